@@ -1,0 +1,311 @@
+package car
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/ipfs/go-cid"
+	"github.com/multiformats/go-multihash"
+
+	"github.com/carload/carload/internal/sha256mb"
+)
+
+// batchBytes is how much of an archive is read and hashed at a time: four
+// leaves of 1 MiB with their framing fill the four lanes of a core.
+const batchBytes = 4<<20 + 4096
+
+// Archive is the recipe of a CARv1 file with one root. Size is what
+// [ArchiveSize] says of the root and the blocks.
+type Archive struct {
+	Root   cid.Cid
+	Blocks List
+	Size   int64
+}
+
+// NewArchive makes the recipe of an archive and works out its size.
+func NewArchive(root cid.Cid, blocks List) Archive {
+	size := HeaderSize(root)
+	for i := range blocks.Len() {
+		b := blocks.At(i)
+		size += b.SectionSize()
+	}
+	return Archive{Root: root, Blocks: blocks, Size: size}
+}
+
+// Packer opens archives. The archives opened by one Packer share hashing lanes
+// and buffers, so a program wants one. The zero value is ready to use, by
+// several goroutines at a time.
+type Packer struct {
+	lanes   sha256mb.Pool
+	batches sync.Pool // of *batch
+}
+
+// Open returns the bytes of a, from the first one on. It holds one batch of a
+// few MiB and one open source at a time, whatever the size of the archive. The
+// caller closes the stream. Cancelling ctx makes reads fail.
+func (p *Packer) Open(ctx context.Context, a Archive) *Stream {
+	b, ok := p.batches.Get().(*batch)
+	if !ok {
+		b = &batch{buf: make([]byte, 0, batchBytes)}
+	}
+	b.reset()
+	b.buf = AppendHeader(b.buf, a.Root)
+	return &Stream{ctx: ctx, packer: p, archive: a, batch: b}
+}
+
+// Stream is the bytes of an [Archive], each block checked before it is handed
+// out. It is for one goroutine. After the last byte CID tells the CID of the
+// whole file.
+type Stream struct {
+	ctx     context.Context //nolint:containedctx // a stream is one read of one request, as http.Request is
+	packer  *Packer
+	archive Archive
+	next    int // first block not yet in a batch
+	batch   *batch
+	rest    []byte // what Read has not handed out yet
+	given   int64  // bytes handed out
+	digest  sha256mb.Digest
+	open    SourceFile
+	openOf  Source
+	err     error
+}
+
+// Read implements io.Reader. The error is io.EOF after exactly Size bytes.
+func (s *Stream) Read(p []byte) (int, error) {
+	if len(s.rest) == 0 {
+		if err := s.fill(); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, s.rest)
+	s.rest = s.rest[n:]
+	s.given += int64(n)
+	return n, nil
+}
+
+// WriteTo implements io.WriterTo: whole batches go to w without another copy.
+func (s *Stream) WriteTo(w io.Writer) (int64, error) {
+	var total int64
+	for {
+		if len(s.rest) == 0 {
+			if err := s.fill(); errors.Is(err, io.EOF) {
+				return total, nil
+			} else if err != nil {
+				return total, err
+			}
+		}
+		n, err := w.Write(s.rest)
+		s.rest = s.rest[n:]
+		s.given += int64(n)
+		total += int64(n)
+		if err != nil {
+			return total, err
+		}
+	}
+}
+
+// CID is the CID of the archive's bytes (codec 0x0202). It is known once the
+// last byte has been read; before that ok is false.
+func (s *Stream) CID() (c cid.Cid, ok bool) {
+	if !errors.Is(s.err, io.EOF) && (s.given != s.archive.Size || s.next != s.archive.Blocks.Len()) {
+		return cid.Undef, false
+	}
+	return CID(s.digest.Sum256()), true
+}
+
+// Close releases what the stream holds. The stream can't be read afterwards.
+func (s *Stream) Close() error {
+	err := s.closeSource()
+	if s.batch != nil {
+		s.packer.batches.Put(s.batch)
+		s.batch, s.rest = nil, nil
+	}
+	if s.err == nil {
+		s.err = errors.New("read of a closed archive")
+	}
+	return err
+}
+
+// fill makes the next batch of checked bytes available in s.rest.
+func (s *Stream) fill() error {
+	if s.err != nil {
+		return s.err
+	}
+	s.err = s.nextBatch()
+	return s.err
+}
+
+func (s *Stream) nextBatch() error {
+	if err := context.Cause(s.ctx); err != nil {
+		return err
+	}
+	if s.given > 0 {
+		s.batch.reset()
+	}
+	for s.next < s.archive.Blocks.Len() {
+		b := s.archive.Blocks.At(s.next)
+		if len(s.batch.buf) > 0 && len(s.batch.buf)+int(b.SectionSize()) > batchBytes {
+			break
+		}
+		if err := s.read(&b); err != nil {
+			return err
+		}
+		s.next++
+	}
+	if len(s.batch.buf) == 0 {
+		if s.given != s.archive.Size {
+			return fmt.Errorf("archive of %s has %d bytes, %d were announced", s.archive.Root, s.given, s.archive.Size)
+		}
+		return io.EOF
+	}
+	if err := s.batch.check(); err != nil {
+		return err
+	}
+	if s.given+int64(len(s.batch.buf)) > s.archive.Size {
+		return fmt.Errorf("archive of %s is longer than the %d bytes announced", s.archive.Root, s.archive.Size)
+	}
+	s.packer.lanes.Write(&s.digest, s.batch.buf)
+	s.rest = s.batch.buf
+	return nil
+}
+
+// read appends the section of b to the batch.
+func (s *Stream) read(b *Block) error {
+	buf := appendUvarint(s.batch.buf, uint64(b.Cid.ByteLen()+b.Size()))
+	buf = append(buf, b.Cid.KeyString()...)
+	start := len(buf)
+	buf = append(buf, b.Head...)
+	if b.Length > 0 {
+		if err := s.openSource(b.Source); err != nil {
+			return err
+		}
+		from := len(buf)
+		buf = grow(buf, b.Length)
+		n, err := s.open.ReadAt(buf[from:], b.Offset)
+		switch {
+		case n == b.Length:
+		case err == nil || errors.Is(err, io.EOF):
+			return &SourceChangedError{b.Source.Name(), b.Offset + int64(n), "it ends there"}
+		default:
+			return fmt.Errorf("read source %q at offset %d: %w", b.Source.Name(), b.Offset+int64(n), err)
+		}
+	}
+	buf = append(buf, b.Tail...)
+	s.batch.buf = buf
+	s.batch.add(b, start)
+	return nil
+}
+
+func (s *Stream) openSource(src Source) error {
+	if s.open != nil && s.openOf == src {
+		return nil
+	}
+	if err := s.closeSource(); err != nil {
+		return err
+	}
+	f, err := src.Open()
+	if err != nil {
+		return fmt.Errorf("open source: %w", err)
+	}
+	s.open, s.openOf = f, src
+	return nil
+}
+
+func (s *Stream) closeSource() error {
+	if s.open == nil {
+		return nil
+	}
+	err := s.open.Close()
+	s.open, s.openOf = nil, nil
+	return err
+}
+
+// grow extends b by n bytes of any value.
+func grow(b []byte, n int) []byte {
+	if len(b)+n <= cap(b) {
+		return b[:len(b)+n]
+	}
+	return append(b, make([]byte, n)...)
+}
+
+// batch is a run of sections in one buffer, and what is needed to check them.
+type batch struct {
+	buf    []byte
+	blocks []batchBlock
+	msgs   [][]byte
+	sums   [][sha256mb.Size]byte
+}
+
+type batchBlock struct {
+	cid        cid.Cid
+	source     Source
+	offset     int64
+	start, end int // of the payload in buf
+}
+
+func (b *batch) reset() {
+	clear(b.blocks) // let go of the sources
+	clear(b.msgs)
+	b.buf, b.blocks, b.msgs, b.sums = b.buf[:0], b.blocks[:0], b.msgs[:0], b.sums[:0]
+}
+
+func (b *batch) add(blk *Block, start int) {
+	b.blocks = append(b.blocks, batchBlock{blk.Cid, blk.Source, blk.Offset, start, len(b.buf)})
+}
+
+// check compares every payload of the batch with its CID.
+func (b *batch) check() error {
+	b.sum()
+	for i := range b.blocks {
+		blk := &b.blocks[i]
+		ok, err := matches(blk.cid, b.msgs[i], &b.sums[i])
+		switch {
+		case err != nil:
+			return err
+		case ok:
+		case blk.source != nil:
+			return &SourceChangedError{blk.source.Name(), blk.offset, "its bytes are no longer those of block " + blk.cid.String()}
+		default:
+			return fmt.Errorf("%w: %s, just before it was to be sent", ErrCorrupt, blk.cid)
+		}
+	}
+	return nil
+}
+
+// sum hashes the payloads of the batch.
+func (b *batch) sum() {
+	for i := range b.blocks {
+		b.msgs = append(b.msgs, b.buf[b.blocks[i].start:b.blocks[i].end])
+	}
+	for len(b.sums) < len(b.msgs) {
+		b.sums = append(b.sums, [sha256mb.Size]byte{})
+	}
+	sha256mb.Sum(b.sums, b.msgs)
+}
+
+// matches reports whether data, whose SHA-256 is sum, has the multihash of c.
+func matches(c cid.Cid, data []byte, sum *[sha256mb.Size]byte) (bool, error) {
+	// The usual CIDs are compared in place: v0 is a bare SHA-256 multihash, v1
+	// puts the version and a one-byte codec before it.
+	key := c.KeyString()
+	if len(key) == 36 && key[0] == 1 {
+		key = key[2:]
+	}
+	if len(key) == 34 && key[0] == multihash.SHA2_256 && key[1] == sha256mb.Size {
+		return key[2:] == string(sum[:]), nil
+	}
+	mh := c.Hash()
+	dec, err := multihash.Decode(mh)
+	if err != nil {
+		return false, fmt.Errorf("block %s: %w", c, err)
+	}
+	got, err := multihash.Sum(data, dec.Code, dec.Length)
+	if err != nil {
+		return false, fmt.Errorf("block %s: hash function 0x%x: %w", c, dec.Code, err)
+	}
+	return bytes.Equal(got, mh), nil
+}

@@ -1,0 +1,440 @@
+package car
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/ipfs/go-cid"
+	"github.com/multiformats/go-multihash"
+	_ "github.com/multiformats/go-multihash/register/all" // archives from elsewhere use any hash
+	"github.com/multiformats/go-varint"
+)
+
+// Limits of what a [Reader] allocates on the word of an archive.
+const (
+	DefaultMaxHeaderBytes  = 32 << 20
+	DefaultMaxSectionBytes = 8 << 20
+)
+
+// ReaderOptions are the knobs of [NewReader]. The zero value is what to use
+// for archives from anywhere.
+type ReaderOptions struct {
+	MaxHeaderBytes  int  // 0 means DefaultMaxHeaderBytes
+	MaxSectionBytes int  // CID and payload; 0 means DefaultMaxSectionBytes
+	Trusted         bool // leave out the check of payloads against CIDs
+}
+
+// Section is one block as it was met in an archive.
+type Section struct {
+	Cid    cid.Cid
+	Data   []byte // the payload; overwritten by a later call of Next
+	Offset int64  // of the section's length prefix, from the start of the CARv1
+}
+
+// Reader reads a CAR file of version 1 or 2 as a stream, and checks each block
+// against its CID. It refuses what breaks the format: varints that are not
+// minimal, empty sections, sections that are cut or too short for their CID,
+// bytes after the end. It holds one batch of a few MiB. It is for one
+// goroutine and does not close what it reads from.
+type Reader struct {
+	// Roots are the CIDs of the header; there may be none.
+	Roots []cid.Cid
+	// Version is 1 or 2, that of the outermost header.
+	Version int
+
+	src     source
+	opts    ReaderOptions
+	payload int64 // bytes of CARv1 left; -1 if the end of the stream ends it
+	offset  int64 // bytes of CARv1 consumed by parsing
+	batch   batch
+	headers []int64 // offset of each section of the batch
+	at      int     // next section of the batch to hand out
+	err     error   // what comes after the batch
+}
+
+// source is a buffered reader with the two calls that parsing needs.
+type source struct {
+	r    io.Reader
+	buf  []byte
+	i, j int
+	err  error
+}
+
+func newSource(r io.Reader) source { return source{r: r, buf: make([]byte, 64<<10)} }
+
+func (s *source) fill() error {
+	if s.err != nil {
+		return s.err
+	}
+	s.i, s.j = 0, 0
+	for range 100 {
+		n, err := s.r.Read(s.buf)
+		s.j, s.err = n, err
+		if n > 0 {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	s.err = io.ErrNoProgress
+	return s.err
+}
+
+func (s *source) ReadByte() (byte, error) {
+	if s.i == s.j {
+		if err := s.fill(); err != nil {
+			return 0, err
+		}
+	}
+	s.i++
+	return s.buf[s.i-1], nil
+}
+
+// readFull fills p; a stream that ends before reports io.ErrUnexpectedEOF.
+// What is more than the buffer holds is read straight into p.
+func (s *source) readFull(p []byte) error {
+	n := copy(p, s.buf[s.i:s.j])
+	s.i += n
+	if n == len(p) {
+		return nil
+	}
+	if s.err != nil {
+		return unexpected(s.err)
+	}
+	_, err := io.ReadFull(s.r, p[n:])
+	return unexpected(err)
+}
+
+func unexpected(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// NewReader reads the header of an archive. Errors of the archive, not of r,
+// match [ErrMalformed].
+func NewReader(r io.Reader, opts ReaderOptions) (*Reader, error) {
+	if opts.MaxHeaderBytes == 0 {
+		opts.MaxHeaderBytes = DefaultMaxHeaderBytes
+	}
+	if opts.MaxSectionBytes == 0 {
+		opts.MaxSectionBytes = DefaultMaxSectionBytes
+	}
+	rd := &Reader{src: newSource(r), opts: opts, payload: -1}
+	version, roots, hasRoots, err := rd.header()
+	if err != nil {
+		return nil, err
+	}
+	rd.Version = version
+	if version == 2 {
+		if hasRoots {
+			return nil, malformed("the version 2 pragma has roots")
+		}
+		if err := rd.enterV2(); err != nil {
+			return nil, err
+		}
+		version, roots, hasRoots, err = rd.header()
+		if err != nil {
+			return nil, err
+		}
+	}
+	if version != 1 {
+		return nil, malformed("version %d is not one this reader knows", version)
+	}
+	if !hasRoots {
+		return nil, malformed("the header has no roots")
+	}
+	rd.Roots = roots
+	return rd, nil
+}
+
+func malformed(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrMalformed, fmt.Sprintf(format, args...))
+}
+
+// enterV2 reads the fixed header of a CARv2, whose pragma was just read, and
+// goes to the CARv1 in it.
+func (r *Reader) enterV2() error {
+	var h [40]byte
+	if err := r.src.readFull(h[:]); err != nil {
+		return r.fail("version 2 header", err)
+	}
+	at, size := binary.LittleEndian.Uint64(h[16:]), binary.LittleEndian.Uint64(h[24:])
+	const fixed = 11 + 40
+	if at < fixed || at > 1<<62 || size == 0 || size > 1<<62 {
+		return malformed("version 2 header puts %d bytes of data at offset %d", size, at)
+	}
+	for skip := int64(at) - fixed; skip > 0; {
+		n := min(skip, 32<<10)
+		if err := r.src.readFull(make([]byte, n)); err != nil {
+			return r.fail("padding of version 2", err)
+		}
+		skip -= n
+	}
+	r.payload, r.offset = int64(size), 0
+	return nil
+}
+
+// fail describes an error met while reading what.
+func (r *Reader) fail(what string, err error) error {
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
+		return malformed("the file ends within the %s at offset %d", what, r.offset)
+	case errors.Is(err, varint.ErrNotMinimal), errors.Is(err, varint.ErrOverflow), errors.Is(err, varint.ErrUnderflow):
+		return malformed("%s at offset %d: %v", what, r.offset, err)
+	}
+	return fmt.Errorf("read archive: %w", err)
+}
+
+// length reads a varint length of what, and reports a clean end by io.EOF.
+func (r *Reader) length(what string, limit int) (int, error) {
+	if r.payload >= 0 && r.offset == r.payload {
+		return 0, io.EOF
+	}
+	n, err := varint.ReadUvarint(&r.src)
+	if errors.Is(err, io.EOF) && r.payload < 0 {
+		return 0, io.EOF // ReadUvarint reports an end after its first byte as io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return 0, r.fail("length of a "+what, err)
+	}
+	if n == 0 {
+		return 0, malformed("the %s at offset %d is empty", what, r.offset)
+	}
+	if n > uint64(limit) {
+		return 0, malformed("the %s at offset %d claims %d bytes, the limit is %d", what, r.offset, n, limit)
+	}
+	size := int64(varint.UvarintSize(n)) + int64(n)
+	if r.payload >= 0 && r.offset+size > r.payload {
+		return 0, malformed("the %s at offset %d goes beyond the end of the data", what, r.offset)
+	}
+	return int(n), nil
+}
+
+// header reads a header section.
+func (r *Reader) header() (version int, roots []cid.Cid, hasRoots bool, err error) {
+	n, err := r.length("header", r.opts.MaxHeaderBytes)
+	if errors.Is(err, io.EOF) {
+		err = malformed("the file is empty")
+	}
+	if err != nil {
+		return 0, nil, false, err
+	}
+	// The length is only a claim: the buffer grows with what really comes.
+	var buf []byte
+	for len(buf) < n {
+		from := len(buf)
+		buf = append(buf, make([]byte, min(n-from, 64<<10))...)
+		if err := r.src.readFull(buf[from:]); err != nil {
+			return 0, nil, false, r.fail("header", err)
+		}
+	}
+	version, roots, hasRoots, err = parseHeader(buf)
+	if err != nil {
+		return 0, nil, false, malformed("header: %v", err)
+	}
+	r.offset += int64(varint.UvarintSize(uint64(n)) + n)
+	return version, roots, hasRoots, nil
+}
+
+// Next returns the next block, or io.EOF after the last one of a well-formed
+// archive. Blocks before a defect are handed out before the error.
+func (r *Reader) Next() (Section, error) {
+	if r.at == len(r.batch.blocks) {
+		if r.err != nil {
+			return Section{}, r.err
+		}
+		r.fillBatch()
+		if len(r.batch.blocks) == 0 {
+			return Section{}, r.err
+		}
+	}
+	b := &r.batch.blocks[r.at]
+	s := Section{Cid: b.cid, Data: r.batch.buf[b.start:b.end:b.end], Offset: r.headers[r.at]}
+	r.at++
+	return s, nil
+}
+
+// fillBatch reads and checks as many sections as one batch takes, and leaves
+// in r.err what comes after them.
+func (r *Reader) fillBatch() {
+	r.batch.reset()
+	r.headers, r.at = r.headers[:0], 0
+	for r.err == nil && len(r.batch.buf) < batchBytes-MaxBlockBytes/2 {
+		r.err = r.section()
+	}
+	if r.opts.Trusted {
+		return
+	}
+	if bad, err := r.batch.firstMismatch(); err != nil {
+		r.err = err
+		r.batch.blocks = r.batch.blocks[:bad]
+	}
+}
+
+// section parses one section into the batch.
+func (r *Reader) section() error {
+	n, err := r.length("section", r.opts.MaxSectionBytes)
+	if err != nil {
+		return err
+	}
+	from := len(r.batch.buf)
+	buf := grow(r.batch.buf, n)
+	if err := r.src.readFull(buf[from:]); err != nil {
+		return r.fail("section", err)
+	}
+	size, c, err := cid.CidFromBytes(buf[from:])
+	if err != nil {
+		return malformed("CID of the section at offset %d: %v", r.offset, err)
+	}
+	if c.Version() == 1 && c.ByteLen() != size {
+		return malformed("CID of the section at offset %d is not canonical", r.offset)
+	}
+	r.batch.buf = buf
+	r.batch.blocks = append(r.batch.blocks, batchBlock{cid: c, start: from + size, end: len(buf)})
+	r.headers = append(r.headers, r.offset)
+	r.offset += int64(varint.UvarintSize(uint64(n)) + n)
+	return nil
+}
+
+// firstMismatch checks the payloads of the batch and tells the first that does
+// not match its CID.
+func (b *batch) firstMismatch() (int, error) {
+	b.sum()
+	for i := range b.blocks {
+		ok, err := matches(b.blocks[i].cid, b.msgs[i], &b.sums[i])
+		if err != nil {
+			return i, err
+		}
+		if !ok {
+			return i, fmt.Errorf("%w: %s", ErrCorrupt, b.blocks[i].cid)
+		}
+	}
+	return len(b.blocks), nil
+}
+
+// parseHeader decodes a CAR header: a DAG-CBOR map of "version" and "roots",
+// in either order.
+func parseHeader(p []byte) (version int, roots []cid.Cid, hasRoots bool, err error) {
+	d := cborReader{p}
+	pairs, err := d.head(majorMap)
+	if err != nil {
+		return 0, nil, false, err
+	}
+	if pairs > 2 {
+		return 0, nil, false, fmt.Errorf("a map of %d entries", pairs)
+	}
+	hasVersion := false
+	for range pairs {
+		key, err := d.bytes(majorText)
+		if err != nil {
+			return 0, nil, false, err
+		}
+		switch {
+		case bytes.Equal(key, []byte("version")) && !hasVersion:
+			hasVersion = true
+			v, err := d.head(majorUint)
+			if err != nil || v > 1<<30 {
+				return 0, nil, false, errors.New("bad version")
+			}
+			version = int(v)
+		case bytes.Equal(key, []byte("roots")) && !hasRoots:
+			hasRoots = true
+			if roots, err = d.roots(); err != nil {
+				return 0, nil, false, err
+			}
+		default:
+			return 0, nil, false, fmt.Errorf("unexpected key %q", key)
+		}
+	}
+	if !hasVersion {
+		return 0, nil, false, errors.New("no version")
+	}
+	if len(d.p) > 0 {
+		return 0, nil, false, fmt.Errorf("%d bytes too many", len(d.p))
+	}
+	return version, roots, hasRoots, nil
+}
+
+// cborReader reads the few kinds of CBOR that a CAR header is made of.
+type cborReader struct{ p []byte }
+
+const (
+	majorUint  = 0
+	majorBytes = 2
+	majorText  = 3
+	majorArray = 4
+	majorMap   = 5
+	majorTag   = 6
+	tagCID     = 42
+)
+
+var errCBOR = errors.New("not the CBOR of a CAR header")
+
+// head reads the head of an item of this major type, minimally encoded.
+func (d *cborReader) head(major byte) (uint64, error) {
+	if len(d.p) == 0 || d.p[0]>>5 != major {
+		return 0, errCBOR
+	}
+	info := d.p[0] & 31
+	d.p = d.p[1:]
+	if info < 24 {
+		return uint64(info), nil
+	}
+	n := 1 << (info - 24)
+	if info > 27 || len(d.p) < n {
+		return 0, errCBOR
+	}
+	var v uint64
+	for _, b := range d.p[:n] {
+		v = v<<8 | uint64(b)
+	}
+	d.p = d.p[n:]
+	if n == 1 && v < 24 || n > 1 && v>>(8*n/2) == 0 {
+		return 0, errCBOR
+	}
+	return v, nil
+}
+
+func (d *cborReader) bytes(major byte) ([]byte, error) {
+	n, err := d.head(major)
+	if err != nil || n > uint64(len(d.p)) {
+		return nil, errCBOR
+	}
+	b := d.p[:n]
+	d.p = d.p[n:]
+	return b, nil
+}
+
+func (d *cborReader) roots() ([]cid.Cid, error) {
+	n, err := d.head(majorArray)
+	if err != nil {
+		return nil, err
+	}
+	roots := []cid.Cid{}
+	for range n { // each turn consumes input or ends
+		tag, err := d.head(majorTag)
+		if err != nil || tag != tagCID {
+			return nil, errCBOR
+		}
+		b, err := d.bytes(majorBytes)
+		if err != nil || len(b) < 1 || b[0] != 0 {
+			return nil, errCBOR
+		}
+		c, err := cid.Cast(b[1:])
+		if err != nil {
+			return nil, fmt.Errorf("root: %w", err)
+		}
+		roots = append(roots, c)
+	}
+	return roots, nil
+}
+
+// IsIdentity reports whether the CID carries its block within itself. Such
+// blocks never have a section of their own.
+func IsIdentity(c cid.Cid) bool { return c.Prefix().MhType == multihash.IDENTITY }
