@@ -1,0 +1,145 @@
+// Package splitter decides which block goes into which shard.
+//
+// A shard is an archive that a service takes in one request. Each one carries
+// the root block and the path from the root to its first new block, so that it
+// stands on its own, and then new blocks, depth first, up to a byte limit that
+// is counted on the very bytes that are sent: header, length prefixes, CIDs
+// and payloads. Every block is new in exactly one shard.
+//
+// Splitting does no I/O and is deterministic: the same blocks and the same
+// limit give the same plan.
+package splitter
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/carload/carload/car"
+)
+
+// Limits of a shard in bytes.
+const (
+	// DefaultMaxShardBytes is right under both readings of "100 MB".
+	DefaultMaxShardBytes = 100_000_000
+	// MaxShardBytes is the most that can be asked for: 100 MiB, where the
+	// services' edge refuses a request.
+	MaxShardBytes = 100 << 20
+)
+
+// ErrBlockTooLarge is wrapped by the error for a block that does not fit into
+// a shard beside the root and its path.
+var ErrBlockTooLarge = errors.New("block does not fit into a shard")
+
+// Options are the knobs of [Split].
+type Options struct {
+	MaxShardBytes int64 // 0 means DefaultMaxShardBytes
+}
+
+// Validate tells what is wrong with the options.
+func (o Options) Validate() error {
+	if o.MaxShardBytes < 0 || o.MaxShardBytes > MaxShardBytes {
+		return fmt.Errorf("shard limit of %d bytes: must be between 1 and %d", o.MaxShardBytes, MaxShardBytes)
+	}
+	return nil
+}
+
+// Plan says how the blocks of a DAG are spread over shards. It refers to the
+// list it was made from. It may be used by several goroutines at a time.
+type Plan struct {
+	Blocks        car.List
+	Shards        []Shard
+	MaxShardBytes int64
+}
+
+// Shard is one archive of a plan: the blocks Path, then the blocks from First
+// to before End, as positions in the plan's list.
+type Shard struct {
+	Path       []int // ancestors of block First, root first; empty if First is the root
+	First, End int
+	Size       int64 // in bytes, exactly as sent
+}
+
+// Archive is the recipe of shard i.
+func (p *Plan) Archive(i int) car.Archive {
+	s := &p.Shards[i]
+	return car.Archive{Root: p.Blocks.At(0).Cid, Blocks: shardBlocks{p.Blocks, s}, Size: s.Size}
+}
+
+// Size is the number of bytes of all shards together.
+func (p *Plan) Size() int64 {
+	var n int64
+	for i := range p.Shards {
+		n += p.Shards[i].Size
+	}
+	return n
+}
+
+// shardBlocks is the list of one shard's blocks.
+type shardBlocks struct {
+	all car.List
+	*Shard
+}
+
+func (s shardBlocks) Len() int { return len(s.Path) + s.End - s.First }
+
+func (s shardBlocks) At(i int) car.Block {
+	if i < len(s.Path) {
+		return s.all.At(s.Path[i])
+	}
+	return s.all.At(s.First + i - len(s.Path))
+}
+
+// Split spreads blocks, which go depth first, parents before children, each
+// CID once, over shards. The only error besides that of the options is one
+// matching [ErrBlockTooLarge].
+func Split(blocks car.List, opts Options) (*Plan, error) {
+	if err := opts.Validate(); err != nil {
+		return nil, err
+	}
+	if opts.MaxShardBytes == 0 {
+		opts.MaxShardBytes = DefaultMaxShardBytes
+	}
+	p := &Plan{Blocks: blocks, MaxShardBytes: opts.MaxShardBytes}
+	var (
+		path   []ancestor // of the block at hand
+		header int64
+		cur    = Shard{}
+	)
+	for i := range blocks.Len() {
+		b := blocks.At(i)
+		size := b.SectionSize()
+		if i == 0 {
+			header = car.HeaderSize(b.Cid)
+			cur.Size = header
+		}
+		path = path[:min(b.Depth, len(path))]
+		if cur.Size+size > opts.MaxShardBytes {
+			// A shard of the root alone is one that services refuse, so the
+			// second block has to fit where the root is.
+			if cur.End-cur.First > 0 && i > 1 {
+				p.Shards = append(p.Shards, cur)
+				cur = Shard{First: i, End: i, Size: header, Path: make([]int, len(path))}
+				for k, a := range path {
+					cur.Path[k] = a.index
+					cur.Size += a.size
+				}
+			}
+			if need := cur.Size + size; need > opts.MaxShardBytes {
+				return nil, fmt.Errorf("%w: %s of %d bytes needs a shard of %d bytes with the root and its path, the limit is %d: raise the limit or use smaller chunks",
+					ErrBlockTooLarge, b.Cid, b.Size(), need, opts.MaxShardBytes)
+			}
+		}
+		cur.Size += size
+		cur.End = i + 1
+		path = append(path, ancestor{i, size})
+	}
+	if cur.End > cur.First {
+		p.Shards = append(p.Shards, cur)
+	}
+	return p, nil
+}
+
+type ancestor struct {
+	index int
+	size  int64
+}
