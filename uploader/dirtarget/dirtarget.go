@@ -1,0 +1,108 @@
+// Package dirtarget is the upload target that writes shards into a directory,
+// one CAR file each.
+package dirtarget
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/carload/carload/uploader"
+)
+
+// Options are the knobs of [New].
+type Options struct {
+	// NoSync leaves it to the system when the files reach the disk.
+	NoSync bool
+}
+
+// Target is a directory. Files are called ROOT-00001-of-00335.car. They appear
+// complete or not at all, and one that is there is replaced by the same bytes.
+// It is safe for concurrent use.
+type Target struct {
+	dir  string
+	opts Options
+}
+
+// New makes a target of a directory, and the directory if it is not there.
+func New(dir string, opts Options) (*Target, error) {
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return nil, err
+	}
+	return &Target{dir, opts}, nil
+}
+
+// String is the directory.
+func (t *Target) String() string { return t.dir }
+
+// FileName is what a shard of this root is called.
+func FileName(root cid.Cid, index, count int) string {
+	return fmt.Sprintf("%s-%05d-of-%05d.car", root, index+1, count)
+}
+
+// Put implements [uploader.Target].
+func (t *Target) Put(ctx context.Context, s *uploader.Shard) (_ uploader.Receipt, err error) {
+	path := filepath.Join(t.dir, FileName(s.Root, s.Index, s.Count))
+	f, err := os.CreateTemp(t.dir, ".carload-*.tmp")
+	if err != nil {
+		return uploader.Receipt{}, permanent(err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, ignoreNotExist(os.Remove(f.Name())))
+		}
+	}()
+	body := s.Open(ctx)
+	_, err = body.WriteTo(f)
+	if err == nil {
+		err = f.Chmod(0o644)
+	}
+	if err == nil && !t.opts.NoSync {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close(), body.Close()); err != nil {
+		return uploader.Receipt{}, permanent(err)
+	}
+	if err = os.Rename(f.Name(), path); err != nil {
+		return uploader.Receipt{}, permanent(err)
+	}
+	if !t.opts.NoSync {
+		if err = syncDir(t.dir); err != nil {
+			return uploader.Receipt{}, permanent(err)
+		}
+	}
+	archive, _ := body.CID()
+	return uploader.Receipt{Root: s.Root, Parts: []cid.Cid{archive}}, nil
+}
+
+// permanent marks an error of the disk: writing again does not help.
+func permanent(err error) error { return diskError{err} }
+
+type diskError struct{ error }
+
+func (e diskError) Unwrap() error { return e.error }
+
+func ignoreNotExist(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// syncDir makes a rename in dir durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// Temporary says no: see [uploader.Retryable].
+func (diskError) Temporary() (bool, time.Duration) { return false, 0 }

@@ -1,0 +1,98 @@
+package uploader
+
+import (
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/ipfs/go-cid"
+)
+
+// Observer is told what happens. Observe is called synchronously from several
+// goroutines and must not block. A panic in it is logged and does not disturb
+// the upload.
+type Observer interface{ Observe(Event) }
+
+// Event is one of the event types of this package.
+type Event interface{ event() }
+
+// Described is sent when pass 1 of an input is done.
+type Described struct {
+	Name   string  `json:"name"`
+	Root   cid.Cid `json:"root"`
+	Bytes  int64   `json:"bytes"` // of payload
+	Blocks int     `json:"blocks"`
+	Shards int     `json:"shards"`
+	Cached bool    `json:"cached"` // the plan was in the ledger
+}
+
+// ShardSent is sent when a shard has its receipt.
+type ShardSent struct {
+	Name     string  `json:"name"`
+	Root     cid.Cid `json:"root"`
+	Index    int     `json:"index"` // from 0
+	Count    int     `json:"count"`
+	Archive  cid.Cid `json:"archive"` // its CAR CID
+	Bytes    int64   `json:"bytes"`
+	Attempts int     `json:"attempts"`
+	Held     bool    `json:"held"` // it was there already and was not sent
+}
+
+// Retrying is sent before a wait for the next try.
+type Retrying struct {
+	Name    string        `json:"name"`
+	Index   int           `json:"index"`
+	Attempt int           `json:"attempt"` // that failed, from 1
+	Wait    time.Duration `json:"waitNanoseconds"`
+	Err     error         `json:"-"`
+}
+
+// Verified is sent when what the verification level asks for has been checked.
+type Verified struct {
+	Name  string      `json:"name"`
+	Root  cid.Cid     `json:"root"`
+	Level VerifyLevel `json:"level"`
+}
+
+func (Described) event() {}
+func (ShardSent) event() {}
+func (Retrying) event()  {}
+func (Verified) event()  {}
+
+func (u *Uploader) observe(e Event) {
+	if u.opts.Observer == nil {
+		return
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			u.opts.Logger.Error("observer panicked", "event", fmt.Sprintf("%T", e), "panic", r)
+		}
+	}()
+	u.opts.Observer.Observe(e)
+}
+
+// Progress is a snapshot of the counters of an [Uploader] since it was made.
+// Totals grow as inputs become known.
+type Progress struct {
+	BytesHashed, BytesToHash int64 // of payload
+	BytesSent, BytesToSend   int64 // of shards; bytes of failed tries are taken back
+	BytesResent              int64 // sent in tries that failed
+	ShardsDone, Shards       int64
+	Retries                  int64
+	InputsDone, Inputs       int64
+}
+
+type counters struct {
+	hashed, toHash, sent, toSend, resent, shardsDone, shards, retries, inputsDone, inputs atomic.Int64
+}
+
+// Progress returns the counters as they are now.
+func (u *Uploader) Progress() Progress {
+	c := &u.progress
+	return Progress{
+		BytesHashed: c.hashed.Load(), BytesToHash: c.toHash.Load(),
+		BytesSent: c.sent.Load(), BytesToSend: c.toSend.Load(), BytesResent: c.resent.Load(),
+		ShardsDone: c.shardsDone.Load(), Shards: c.shards.Load(),
+		Retries: c.retries.Load(), InputsDone: c.inputsDone.Load(), Inputs: c.inputs.Load(),
+	}
+}

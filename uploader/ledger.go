@@ -1,0 +1,97 @@
+package uploader
+
+import (
+	"context"
+	"sync"
+
+	"github.com/ipfs/go-cid"
+)
+
+// Ledger remembers which shards were receipted, so that an interrupted upload
+// goes on where it was. A shard is recorded only after its receipt was checked,
+// and Record returns only when the record is durable: a ledger is never ahead
+// of the service. It is safe for concurrent use.
+type Ledger interface {
+	// Receipts returns the archives recorded for an upload, by shard index.
+	Receipts(ctx context.Context, u UploadKey) (map[int]cid.Cid, error)
+	// Record adds one.
+	Record(ctx context.Context, u UploadKey, index int, archive cid.Cid) error
+	// Finish marks an upload as verified.
+	Finish(ctx context.Context, u UploadKey) error
+	// Forget drops what is known of an upload.
+	Forget(ctx context.Context, u UploadKey) error
+
+	// Plan returns what SavePlan kept under the key, or nil.
+	Plan(ctx context.Context, key string) ([]byte, error)
+	// SavePlan keeps a described source, so that it is not hashed again.
+	SavePlan(ctx context.Context, key string, plan []byte) error
+}
+
+// UploadKey names an upload: shards are the same if all of it is the same.
+type UploadKey struct {
+	Target        string
+	Root          cid.Cid
+	MaxShardBytes int64
+}
+
+// MemoryLedger is a [Ledger] that lasts as long as the process. The zero value
+// is ready to use.
+type MemoryLedger struct {
+	mu       sync.Mutex
+	receipts map[UploadKey]map[int]cid.Cid
+	plans    map[string][]byte
+}
+
+// Receipts implements [Ledger].
+func (l *MemoryLedger) Receipts(_ context.Context, u UploadKey) (map[int]cid.Cid, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := make(map[int]cid.Cid, len(l.receipts[u]))
+	for i, c := range l.receipts[u] {
+		out[i] = c
+	}
+	return out, nil
+}
+
+// Record implements [Ledger].
+func (l *MemoryLedger) Record(_ context.Context, u UploadKey, index int, archive cid.Cid) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.receipts == nil {
+		l.receipts = map[UploadKey]map[int]cid.Cid{}
+	}
+	if l.receipts[u] == nil {
+		l.receipts[u] = map[int]cid.Cid{}
+	}
+	l.receipts[u][index] = archive
+	return nil
+}
+
+// Finish implements [Ledger].
+func (l *MemoryLedger) Finish(context.Context, UploadKey) error { return nil }
+
+// Forget implements [Ledger].
+func (l *MemoryLedger) Forget(_ context.Context, u UploadKey) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.receipts, u)
+	return nil
+}
+
+// Plan implements [Ledger].
+func (l *MemoryLedger) Plan(_ context.Context, key string) ([]byte, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.plans[key], nil
+}
+
+// SavePlan implements [Ledger].
+func (l *MemoryLedger) SavePlan(_ context.Context, key string, plan []byte) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.plans == nil {
+		l.plans = map[string][]byte{}
+	}
+	l.plans[key] = plan
+	return nil
+}

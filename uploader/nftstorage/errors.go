@@ -1,0 +1,118 @@
+package nftstorage
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/carload/carload/uploader"
+)
+
+// APIError is a refusal by the service. It matches [uploader.ErrUnauthorized]
+// and [uploader.ErrNotFound] where that is what it means.
+type APIError struct {
+	Status     int           // HTTP status
+	Code       string        // of the API's envelope; empty if there was none
+	Message    string        // quoted
+	RetryAfter time.Duration // 0 if the service did not say
+}
+
+func (e *APIError) Error() string {
+	s := fmt.Sprintf("the service answered %d %s", e.Status, http.StatusText(e.Status))
+	if e.Code != "" {
+		s += " " + quoteMessage(e.Code)
+	}
+	if e.Message != "" {
+		s += ": " + e.Message
+	}
+	switch e.Status {
+	case http.StatusRequestEntityTooLarge:
+		s += " (its limit is below the size of our shards: set a smaller --max-shard-bytes)"
+	case http.StatusInsufficientStorage:
+		s += " (the service's disk is full)"
+	}
+	return s
+}
+
+// Is reports whether the refusal means target.
+func (e *APIError) Is(target error) bool {
+	switch target {
+	case uploader.ErrUnauthorized:
+		return e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden
+	case uploader.ErrNotFound:
+		return e.Status == http.StatusNotFound
+	}
+	return false
+}
+
+// refusals are messages with status 500 by which the API refuses an archive.
+var refusals = []string{
+	"missing roots", "too many roots", "block too big", "empty CAR", "missing root block",
+	"CAR must contain at least one non-root block",
+}
+
+// Temporary tells whether the same request can succeed later: by status, and
+// for status 500 by whether the API says that the archive is at fault.
+func (e *APIError) Temporary() (bool, time.Duration) {
+	switch e.Status {
+	case http.StatusRequestTimeout, http.StatusTooEarly:
+		return true, e.RetryAfter
+	case http.StatusTooManyRequests:
+		if e.RetryAfter == 0 {
+			return true, 30 * time.Second // how long the original blocks a token
+		}
+		return true, e.RetryAfter
+	case http.StatusServiceUnavailable:
+		return e.Code != "ERROR_MAINTENANCE", e.RetryAfter
+	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported, http.StatusInsufficientStorage:
+		return false, 0
+	case http.StatusInternalServerError:
+		for _, r := range refusals {
+			if e.Code == "Error" && strings.Contains(e.Message, r) {
+				return false, 0
+			}
+		}
+	}
+	return e.Status >= 500, e.RetryAfter
+}
+
+// apiError makes the error of a reply that is not a success.
+func (t *Target) apiError(resp *http.Response) error {
+	e := &APIError{Status: resp.StatusCode, RetryAfter: retryAfter(resp.Header.Get("Retry-After"), time.Now())}
+	p, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10)) // the status says enough if this fails
+	var env envelope
+	if json.Unmarshal(p, &env) == nil && env.Error.Code != "" {
+		e.Code, e.Message = env.Error.Code, quoteMessage(env.Error.Message)
+	}
+	return t.clean(e)
+}
+
+// retryAfter reads seconds or an HTTP date; what makes no sense is 0.
+func retryAfter(s string, now time.Time) time.Duration {
+	if n, err := strconv.ParseInt(strings.TrimSpace(s), 10, 64); err == nil {
+		if n < 0 {
+			return 0
+		}
+		return time.Duration(min(n, 1<<31)) * time.Second
+	}
+	if at, err := http.ParseTime(s); err == nil {
+		return max(0, at.Sub(now))
+	}
+	return 0
+}
+
+// permanent is an error that trying again can't mend.
+type permanent struct{ error }
+
+func (e permanent) Unwrap() error                  { return e.error }
+func (permanent) Temporary() (bool, time.Duration) { return false, 0 }
+
+// temporary is one that it may.
+type temporary struct{ error }
+
+func (e temporary) Unwrap() error                  { return e.error }
+func (temporary) Temporary() (bool, time.Duration) { return true, 0 }

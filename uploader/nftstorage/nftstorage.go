@@ -1,0 +1,395 @@
+// Package nftstorage is the upload target that speaks the HTTP API of
+// NFT.Storage "Classic", as `carload serve` does.
+package nftstorage
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/carload/carload/uploader"
+)
+
+// Limits of what is read on the word of a service.
+const (
+	maxReplyBytes   = 4 << 20
+	maxMessageBytes = 512
+)
+
+// Options are the knobs of [New].
+type Options struct {
+	Endpoint string // base URL of the API, without credentials
+	Token    Token  // the API key
+	// Gateway is the base URL of the trustless gateway that gives blocks back;
+	// empty means the endpoint.
+	Gateway string
+	// AllowHTTP lets the token travel unencrypted to other machines.
+	AllowHTTP bool
+	// Transport sends the requests; nil means one made for bulk bodies.
+	Transport http.RoundTripper
+	// Stall is how long a request may move no byte; 0 means one minute.
+	Stall time.Duration
+	// Pacer, if not nil, is waited for before each request.
+	Pacer Pacer
+	// UserAgent names the program.
+	UserAgent string
+}
+
+// Pacer decides when the next request may be sent.
+type Pacer interface {
+	Wait(ctx context.Context) error
+}
+
+// Token is an API key. Whatever prints it prints a placeholder; Reveal is the
+// only way to its text.
+type Token struct{ secret string }
+
+// NewToken makes a token of its text.
+func NewToken(secret string) (Token, error) {
+	for _, r := range secret {
+		if r <= ' ' || r > '~' || r == '"' || r == '\'' {
+			return Token{}, errors.New("the token has spaces, quotes or control characters: give the bare API key")
+		}
+	}
+	if len(secret) > 8<<10 {
+		return Token{}, errors.New("the token is longer than 8 KiB: that is not an API key")
+	}
+	return Token{secret}, nil
+}
+
+// Reveal returns the secret.
+func (t Token) Reveal() string { return t.secret }
+
+const redacted = "[redacted]"
+
+// String hides the secret.
+func (Token) String() string { return redacted }
+
+// GoString hides the secret.
+func (Token) GoString() string { return redacted }
+
+// MarshalText hides the secret.
+func (Token) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
+// Target is a service. It is safe for concurrent use. Close lets go of idle
+// connections.
+type Target struct {
+	opts    Options
+	base    *url.URL
+	gateway *url.URL
+	client  *http.Client
+}
+
+// New makes a target. It sends nothing.
+func New(opts Options) (*Target, error) {
+	base, err := parseEndpoint(opts.Endpoint, opts.AllowHTTP)
+	if err != nil {
+		return nil, err
+	}
+	t := &Target{opts: opts, base: base, gateway: base}
+	if opts.Gateway != "" {
+		if t.gateway, err = parseEndpoint(opts.Gateway, opts.AllowHTTP); err != nil {
+			return nil, err
+		}
+	}
+	if t.opts.Stall == 0 {
+		t.opts.Stall = time.Minute
+	}
+	if t.opts.UserAgent == "" {
+		t.opts.UserAgent = "carload"
+	}
+	transport := opts.Transport
+	if transport == nil {
+		transport = newTransport()
+	}
+	t.client = &http.Client{Transport: transport, CheckRedirect: checkRedirect}
+	return t, nil
+}
+
+// newTransport is made for bodies of 100 MB: one TCP connection for each
+// transfer (hence no HTTP/2), big buffers, and a look at the service's answer
+// before the body leaves. No timeout covers a whole request.
+func newTransport() *http.Transport {
+	return &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		TLSHandshakeTimeout:   30 * time.Second,
+		ExpectContinueTimeout: 2 * time.Second,
+		IdleConnTimeout:       50 * time.Second, // services close at 60
+		MaxIdleConnsPerHost:   64,
+		WriteBufferSize:       256 << 10,
+		DisableCompression:    true,
+	}
+}
+
+// parseEndpoint checks a base URL before anything is sent to it.
+func parseEndpoint(s string, allowHTTP bool) (*url.URL, error) {
+	u, err := url.Parse(s)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("endpoint: %w", err)
+	case u.User != nil:
+		return nil, errors.New("endpoint: a URL with a user name or password is not accepted; the token is given apart")
+	case u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
+		return nil, fmt.Errorf("endpoint %q: give a full URL such as https://api.example.org", s)
+	case u.RawQuery != "" || u.Fragment != "":
+		return nil, fmt.Errorf("endpoint %q: must end with its path", s)
+	case u.Scheme == "http" && !allowHTTP && !isLoopback(u.Hostname()):
+		return nil, fmt.Errorf("endpoint %q: plain HTTP would show the token to others on the way; use https", s)
+	}
+	u.Path = strings.TrimRight(u.Path, "/")
+	return u, nil
+}
+
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || strings.HasSuffix(host, ".localhost") || ip != nil && ip.IsLoopback()
+}
+
+// checkRedirect follows to the same origin only: bodies and token are for it.
+func checkRedirect(req *http.Request, via []*http.Request) error {
+	if len(via) >= 5 {
+		return errors.New("too many redirects")
+	}
+	if first := via[0].URL; req.URL.Host != first.Host || req.URL.Scheme != first.Scheme {
+		return permanent{fmt.Errorf("refused to follow a redirect from %s to %q, another origin", first.Host, req.URL.Host)}
+	}
+	return nil
+}
+
+// Close lets go of idle connections.
+func (t *Target) Close() error {
+	t.client.CloseIdleConnections()
+	return nil
+}
+
+// String is the endpoint.
+func (t *Target) String() string { return t.base.String() }
+
+// Put implements [uploader.Target] by POST /upload.
+func (t *Target) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt, error) {
+	ctx, alive, stop := watch(ctx, t.opts.Stall)
+	defer stop()
+	open := func() (io.ReadCloser, error) { return aliveBody{s.Open(ctx), alive}, nil }
+	body, _ := open()
+	req, err := t.request(ctx, http.MethodPost, t.base, "/upload", body)
+	if err != nil {
+		return uploader.Receipt{}, errors.Join(err, body.Close())
+	}
+	req.ContentLength, req.GetBody = s.Size, open
+	req.Header.Set("Content-Type", "application/car")
+	req.Header.Set("Expect", "100-continue")
+	if s.Name != "" {
+		req.Header.Set("X-Name", url.PathEscape(s.Name))
+	}
+	var v nft
+	if err := t.do(req, alive, &v); err != nil {
+		return uploader.Receipt{}, err
+	}
+	parts, err := v.parts()
+	return uploader.Receipt{Root: v.root(), Parts: parts}, err
+}
+
+// Status implements [uploader.StatusChecker] by GET /{cid}.
+func (t *Target) Status(ctx context.Context, root cid.Cid) (uploader.Status, error) {
+	var v nft
+	if err := t.get(ctx, "/"+root.String(), &v); err != nil {
+		return uploader.Status{}, err
+	}
+	parts, err := v.parts()
+	return uploader.Status{State: uploader.State(v.Pin.Status), Parts: parts}, err
+}
+
+func (t *Target) get(ctx context.Context, path string, v any) error {
+	ctx, alive, stop := watch(ctx, t.opts.Stall)
+	defer stop()
+	req, err := t.request(ctx, http.MethodGet, t.base, path, nil)
+	if err != nil {
+		return err
+	}
+	return t.do(req, alive, v)
+}
+
+// FetchBlock implements [uploader.BlockFetcher] over the trustless gateway.
+func (t *Target) FetchBlock(ctx context.Context, c cid.Cid, limit int) ([]byte, error) {
+	ctx, alive, stop := watch(ctx, t.opts.Stall)
+	defer stop()
+	resp, err := t.fetch(ctx, "/ipfs/"+c.String()+"?format=raw", "application/vnd.ipld.raw")
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	p, err := io.ReadAll(io.LimitReader(aliveBody{resp.Body, alive}, int64(limit)+1))
+	if err != nil {
+		return nil, t.clean(err)
+	}
+	if len(p) > limit {
+		return nil, permanent{fmt.Errorf("the gateway sent more than the %d bytes of block %s", limit, c)}
+	}
+	return p, nil
+}
+
+// FetchArchive implements [uploader.ArchiveFetcher] over the trustless
+// gateway: the whole DAG, depth first, each block once if the gateway can.
+func (t *Target) FetchArchive(ctx context.Context, root cid.Cid) (io.ReadCloser, error) {
+	ctx, alive, stop := watch(ctx, t.opts.Stall)
+	resp, err := t.fetch(ctx, "/ipfs/"+root.String()+"?format=car&dag-scope=all&car-order=dfs&car-dups=n", "application/vnd.ipld.car; version=1; order=dfs; dups=n")
+	if err != nil {
+		stop()
+		return nil, err
+	}
+	return struct {
+		io.Reader
+		io.Closer
+	}{aliveBody{resp.Body, alive}, closeFunc(func() error { stop(); return resp.Body.Close() })}, nil
+}
+
+type closeFunc func() error
+
+func (f closeFunc) Close() error { return f() }
+
+func (t *Target) fetch(ctx context.Context, path, accept string) (*http.Response, error) {
+	req, err := t.request(ctx, http.MethodGet, t.gateway, path, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Accept", accept)
+	resp, err := t.send(req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		defer resp.Body.Close()
+		return nil, t.apiError(resp)
+	}
+	return resp, nil
+}
+
+// request makes a request to a path below one of the two bases. The token goes
+// to the API's origin only.
+func (t *Target) request(ctx context.Context, method string, base *url.URL, path string, body io.Reader) (*http.Request, error) {
+	req, err := http.NewRequestWithContext(ctx, method, base.String()+path, body)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("User-Agent", t.opts.UserAgent)
+	if t.opts.Token.secret != "" && base.Scheme == t.base.Scheme && base.Host == t.base.Host {
+		req.Header.Set("Authorization", "Bearer "+t.opts.Token.secret)
+	}
+	return req, nil
+}
+
+// send sends a request when its turn has come.
+func (t *Target) send(req *http.Request) (*http.Response, error) {
+	if t.opts.Pacer != nil {
+		if err := t.opts.Pacer.Wait(req.Context()); err != nil {
+			return nil, err
+		}
+	}
+	resp, err := t.client.Do(req)
+	if err != nil {
+		if cause := context.Cause(req.Context()); cause != nil {
+			err = cause
+		}
+		return nil, t.clean(err)
+	}
+	return resp, nil
+}
+
+// do sends a request and decodes the value of the reply's envelope.
+func (t *Target) do(req *http.Request, alive func(), v any) error {
+	resp, err := t.send(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode/100 != 2 {
+		return t.apiError(resp)
+	}
+	p, err := io.ReadAll(io.LimitReader(aliveBody{resp.Body, alive}, maxReplyBytes+1))
+	if err != nil {
+		return t.clean(fmt.Errorf("read the reply: %w", err))
+	}
+	if len(p) > maxReplyBytes {
+		return permanent{fmt.Errorf("the reply of %s is longer than %d bytes: is it the right endpoint?", t, maxReplyBytes)}
+	}
+	if mt, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); mt == "text/html" {
+		return permanent{fmt.Errorf("%s answered with a web page, not with the API's JSON: a login page of the network, or the wrong endpoint", t)}
+	}
+	env := envelope{Value: v}
+	if err := json.Unmarshal(p, &env); err != nil {
+		// Cut on the way, perhaps, though the service has taken what was sent.
+		return temporary{fmt.Errorf("the reply of %s is not the API's JSON: %w", t, err)}
+	}
+	if !env.OK {
+		return &APIError{Status: resp.StatusCode, Code: env.Error.Code, Message: quoteMessage(env.Error.Message)}
+	}
+	return nil
+}
+
+// clean keeps the token out of what an error says.
+func (t *Target) clean(err error) error {
+	if secret := t.opts.Token.secret; secret != "" && strings.Contains(err.Error(), secret) {
+		return errors.New(strings.ReplaceAll(err.Error(), secret, redacted))
+	}
+	return err
+}
+
+// envelope is what wraps every reply of the API.
+type envelope struct {
+	OK    bool `json:"ok"`
+	Value any  `json:"value"`
+	Error struct {
+		Code    string `json:"code"`
+		Message string `json:"message"`
+	} `json:"error"`
+}
+
+// nft is the part of the API's upload object that is used here.
+type nft struct {
+	CID   string   `json:"cid"`
+	Parts []string `json:"parts"`
+	Pin   struct {
+		Status string `json:"status"`
+	} `json:"pin"`
+}
+
+// root is undefined if the reply names none that can be parsed.
+func (v *nft) root() cid.Cid {
+	c, err := cid.Decode(v.CID)
+	if err != nil {
+		return cid.Undef
+	}
+	return c
+}
+
+func (v *nft) parts() ([]cid.Cid, error) {
+	parts := make([]cid.Cid, 0, len(v.Parts))
+	for _, s := range v.Parts {
+		c, err := cid.Decode(s)
+		if err != nil {
+			return nil, permanent{fmt.Errorf("the reply lists %s as a part, which is not a CID", quoteMessage(s))}
+		}
+		parts = append(parts, c)
+	}
+	return parts, nil
+}
+
+// quoteMessage makes text of a service safe to print.
+func quoteMessage(s string) string {
+	if len(s) > maxMessageBytes {
+		s = s[:maxMessageBytes] + "…"
+	}
+	return strconv.Quote(s)
+}

@@ -1,0 +1,131 @@
+package uploader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/carload/carload/car"
+)
+
+// Target is where shards go. Put sends one shard and returns what the far side
+// says it holds. It opens the body once for each time it sends it, sends every
+// byte of it, and closes it. It does not retry: an error with a Temporary
+// method says whether trying again can help (see [Retryable]). Put is called by
+// several goroutines at a time.
+//
+// What else a target can do is discovered by type assertion: [StatusChecker],
+// [BlockFetcher], [ArchiveFetcher].
+type Target interface {
+	// String names the target in messages and in the ledger. It has no secrets.
+	String() string
+	Put(ctx context.Context, s *Shard) (Receipt, error)
+}
+
+// StatusChecker is a target that tells what it holds of a DAG.
+type StatusChecker interface {
+	// Status returns an error matching [ErrNotFound] for a root that the
+	// target does not know.
+	Status(ctx context.Context, root cid.Cid) (Status, error)
+}
+
+// BlockFetcher is a target that gives single blocks back. The caller checks
+// the bytes. At most limit bytes are returned.
+type BlockFetcher interface {
+	FetchBlock(ctx context.Context, c cid.Cid, limit int) ([]byte, error)
+}
+
+// ArchiveFetcher is a target that gives a whole DAG back as a CAR stream. The
+// caller closes it and checks the bytes.
+type ArchiveFetcher interface {
+	FetchArchive(ctx context.Context, root cid.Cid) (io.ReadCloser, error)
+}
+
+// Receipt is a target's answer to a shard.
+type Receipt struct {
+	Root  cid.Cid   // the DAG it took the shard for
+	Parts []cid.Cid // the CIDs of all archives it holds for that DAG
+}
+
+// Status is what a target says of a DAG.
+type Status struct {
+	State State
+	Parts []cid.Cid // as in Receipt
+}
+
+// State is the life of a DAG at a service.
+type State string
+
+// The states of the pinning life cycle.
+const (
+	StateQueued  State = "queued"
+	StatePinning State = "pinning" // some blocks are missing
+	StatePinned  State = "pinned"  // complete
+	StateFailed  State = "failed"
+)
+
+var (
+	// ErrSourceChanged is [car.ErrSourceChanged].
+	ErrSourceChanged = car.ErrSourceChanged
+	// ErrRootMismatch means that the far side took a shard for another DAG
+	// than ours, or does not list it among what it holds.
+	ErrRootMismatch = errors.New("the service's receipt is not for what was sent")
+	// ErrIncomplete means that everything was sent but the service does not
+	// say that the DAG is complete.
+	ErrIncomplete = errors.New("uploaded, but not verified")
+	// ErrUnauthorized means that the service does not take the token.
+	ErrUnauthorized = errors.New("not authorized")
+	// ErrNotFound means that the target does not know the DAG or block.
+	ErrNotFound = errors.New("not found")
+	// ErrStopped means that the upload was asked to stop by [Uploader.Drain].
+	ErrStopped = errors.New("stopped before the end")
+	// ErrUnavailable means that retries were used up.
+	ErrUnavailable = errors.New("the service could not be reached or kept failing")
+)
+
+// ShardError tells which shard failed and how often it was tried.
+type ShardError struct {
+	Name     string // of the upload
+	Index    int    // from 0
+	Count    int
+	Attempts int
+	Err      error
+}
+
+func (e *ShardError) Error() string {
+	s := fmt.Sprintf("shard %d of %d of %q", e.Index+1, e.Count, e.Name)
+	if e.Attempts > 1 {
+		s += fmt.Sprintf(", tried %d times", e.Attempts)
+	}
+	return s + ": " + e.Err.Error()
+}
+
+func (e *ShardError) Unwrap() error { return e.Err }
+
+// Retryable tells whether trying again can help, and how long the far side
+// asked to wait (0 if it did not say). It decides by type: an error may have a
+// method Temporary() (bool, time.Duration); cancellation, changed sources and
+// wrong receipts are final; other errors are of the network.
+func Retryable(err error) (bool, time.Duration) {
+	var t interface{ Temporary() (bool, time.Duration) }
+	switch {
+	case err == nil,
+		errors.Is(err, context.Canceled),
+		errors.Is(err, car.ErrSourceChanged),
+		errors.Is(err, car.ErrCorrupt),
+		errors.Is(err, ErrUnauthorized),
+		errors.Is(err, ErrNotFound),
+		errors.Is(err, ErrStopped):
+		return false, 0
+	case errors.As(err, &t):
+		return t.Temporary()
+	case errors.Is(err, ErrRootMismatch):
+		return false, 0
+	default:
+		return true, 0
+	}
+}

@@ -1,0 +1,188 @@
+package uploader
+
+import (
+	"context"
+	"encoding"
+	"errors"
+	"fmt"
+	"iter"
+	"sync/atomic"
+
+	"github.com/ipfs/go-cid"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/carload/carload/car"
+	"github.com/carload/carload/splitter"
+)
+
+// ErrTooLarge is wrapped by the error for an input beyond
+// [Options.MaxUploadBytes].
+var ErrTooLarge = errors.New("input is too large for one upload")
+
+// DAG is a described input: a list of its blocks, which can be read again.
+type DAG interface {
+	car.List
+	Root() cid.Cid
+	Size() int64 // payload in bytes
+}
+
+// Input is something to upload.
+type Input interface {
+	// Name is what the upload is called at the service and in messages.
+	Name() string
+	// Describe is pass 1. It adds to read what it has read of the payload.
+	Describe(ctx context.Context, read *atomic.Int64) (DAG, error)
+	// Close releases what Describe made. It is called once, after pass 2.
+	Close() error
+}
+
+// Sized is an [Input] that knows its payload before it is described.
+type Sized interface{ Size() int64 }
+
+// Cacheable is an [Input] whose description can be kept in the ledger. The key
+// changes whenever the source may have changed; it is empty if nobody knows.
+type Cacheable interface {
+	CacheKey() string
+	// Restore makes the DAG of what its MarshalBinary returned.
+	Restore(plan []byte) (DAG, error)
+}
+
+type outcome struct {
+	result Result
+	err    error
+}
+
+// Upload runs both passes over every input, and yields one result for each, in
+// the order in which they are done. While inputs are sent, the next one is
+// described. An input that fails does not stop the others. Inputs are pulled
+// one at a time, on another goroutine, when there is room for them. The caller
+// may stop at any result; that cancels what is in flight.
+func (u *Uploader) Upload(ctx context.Context, inputs iter.Seq[Input]) iter.Seq2[Result, error] {
+	return func(yield func(Result, error) bool) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		outcomes := make(chan outcome)
+		var g errgroup.Group
+		g.Go(func() error {
+			defer close(outcomes)
+			u.pull(ctx, inputs, outcomes)
+			return nil
+		})
+		wanted := true
+		for o := range outcomes {
+			if wanted && !yield(o.result, o.err) {
+				wanted = false
+				cancel()
+			}
+		}
+		_ = g.Wait() // it never fails: outcomes carry the errors
+	}
+}
+
+// pull describes one input after the other and hands each on to be sent.
+func (u *Uploader) pull(ctx context.Context, inputs iter.Seq[Input], outcomes chan<- outcome) {
+	var sending errgroup.Group
+	// More inputs than transfers would only hold digests in memory.
+	sending.SetLimit(u.opts.Transfers)
+	for in := range inputs {
+		u.progress.inputs.Add(1)
+		plan, dag, err := u.describe(ctx, in)
+		if err != nil {
+			r := Result{Name: in.Name()}
+			if dag != nil {
+				r.Root, r.Bytes = dag.Root(), dag.Size()
+			}
+			outcomes <- u.done(in, r, err)
+		} else {
+			sending.Go(func() error {
+				r, err := u.Send(ctx, in.Name(), plan)
+				r.Bytes = dag.Size()
+				outcomes <- u.done(in, r, err)
+				return nil
+			})
+		}
+		if ctx.Err() != nil || u.stopping() {
+			break
+		}
+	}
+	_ = sending.Wait()
+}
+
+func (u *Uploader) done(in Input, r Result, err error) outcome {
+	u.progress.inputsDone.Add(1)
+	return outcome{r, errors.Join(err, in.Close())}
+}
+
+// describe runs pass 1 of one input and splits what it finds.
+func (u *Uploader) describe(ctx context.Context, in Input) (*splitter.Plan, DAG, error) {
+	if s, ok := in.(Sized); ok {
+		if err := u.checkSize(in.Name(), s.Size()); err != nil {
+			return nil, nil, err
+		}
+		u.progress.toHash.Add(s.Size())
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(u.draining, func() { cancel(ErrStopped) })()
+
+	dag, cached, err := u.dag(ctx, in)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := u.checkSize(in.Name(), dag.Size()); err != nil {
+		return nil, dag, err
+	}
+	plan, err := splitter.Split(dag, splitter.Options{MaxShardBytes: u.opts.MaxShardBytes})
+	if err != nil {
+		return nil, dag, fmt.Errorf("split %q: %w", in.Name(), err)
+	}
+	u.observe(Described{Name: in.Name(), Root: dag.Root(), Bytes: dag.Size(), Blocks: dag.Len(), Shards: len(plan.Shards), Cached: cached})
+	return plan, dag, nil
+}
+
+// dag describes an input, or takes what the ledger knows of it.
+func (u *Uploader) dag(ctx context.Context, in Input) (dag DAG, cached bool, err error) {
+	c, cacheable := in.(Cacheable)
+	key := ""
+	if cacheable {
+		key = c.CacheKey()
+	}
+	if key != "" && !u.opts.Rehash {
+		plan, err := u.opts.Ledger.Plan(ctx, key)
+		if err != nil {
+			return nil, false, fmt.Errorf("ledger: %w", err)
+		}
+		if plan != nil {
+			dag, err := c.Restore(plan)
+			if err == nil {
+				u.progress.hashed.Add(dag.Size())
+				return dag, true, nil
+			}
+			u.opts.Logger.Warn("the ledger's plan can't be used; describing the source again", "upload", in.Name(), "err", err)
+		}
+	}
+	dag, err = in.Describe(ctx, &u.progress.hashed)
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
+		return nil, false, fmt.Errorf("describe %q: %w", in.Name(), err)
+	}
+	if m, ok := dag.(encoding.BinaryMarshaler); ok && key != "" {
+		plan, err := m.MarshalBinary()
+		if err == nil {
+			err = u.opts.Ledger.SavePlan(ctx, key, plan)
+		}
+		if err != nil {
+			return nil, false, fmt.Errorf("ledger: %w", err)
+		}
+	}
+	return dag, false, nil
+}
+
+func (u *Uploader) checkSize(name string, size int64) error {
+	if limit := u.opts.MaxUploadBytes; limit > 0 && size > limit {
+		return fmt.Errorf("%w: %q has %d bytes, the limit is %d", ErrTooLarge, name, size, limit)
+	}
+	return nil
+}

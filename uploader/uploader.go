@@ -1,0 +1,145 @@
+// Package uploader is the engine, and the front door of the library: sources
+// in, verified roots out.
+//
+// Make an [Uploader] of a [Target] (package nftstorage speaks to a service,
+// package dirtarget writes shards into a directory) and give it [Input]s:
+//
+//	u, err := uploader.New(target, uploader.Options{})
+//	in, err := uploader.File("movie.mkv", chunker.Options{})
+//	for result, err := range u.Upload(ctx, slices.Values([]uploader.Input{in})) {
+//		fmt.Println(result.Root, err)
+//	}
+//
+// Pass 1 describes an input: each byte is read and hashed once, and digests
+// are kept. Pass 2 ships it: shards are regenerated from the source, sent in
+// parallel, retried, receipted, recorded in the [Ledger], and then the target
+// has to say that it holds the whole DAG. While one input is sent the next one
+// is described.
+//
+// Memory does not depend on the size of an input, except for the digests: 32
+// bytes a block. Nothing is printed and there is no global state; what happens
+// is told to an [Observer], and [Uploader.Progress] can be polled.
+package uploader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+	"golang.org/x/time/rate"
+
+	"github.com/carload/carload/car"
+	"github.com/carload/carload/splitter"
+)
+
+// Defaults of [Options].
+const (
+	DefaultTransfers      = 4
+	DefaultRetries        = 5
+	DefaultVerifyTimeout  = 10 * time.Minute
+	DefaultMaxUploadBytes = 31 << 30
+)
+
+// Options are the knobs of [New]. The zero value is good.
+type Options struct {
+	Transfers      int   // shards in flight; 0 means DefaultTransfers
+	MaxShardBytes  int64 // 0 means splitter.DefaultMaxShardBytes
+	MaxUploadBytes int64 // payload of one input; 0 means DefaultMaxUploadBytes, negative no limit
+	Retries        int   // of a shard, after its first try; 0 means DefaultRetries, negative none
+	BytesPerSecond int64 // of all shards together; 0 means no limit
+	Verify         VerifyLevel
+	VerifyTimeout  time.Duration // for the target to report completeness; 0 means DefaultVerifyTimeout
+	SampleBlocks   int           // blocks that VerifySample fetches; 0 means DefaultSampleBlocks
+	NoResume       bool          // send everything, whatever ledger and target hold
+	Rehash         bool          // describe again even if the ledger has the plan of an unchanged source
+	Ledger         Ledger        // nil means one that is forgotten with the Uploader
+	Observer       Observer      // nil for none
+	Logger         *slog.Logger  // nil for none
+}
+
+// Validate tells everything that is wrong with the options.
+func (o Options) Validate() error {
+	var errs []error
+	if o.Transfers < 0 || o.Transfers > 1024 {
+		errs = append(errs, fmt.Errorf("%d transfers: must be between 1 and 1024", o.Transfers))
+	}
+	if err := (splitter.Options{MaxShardBytes: o.MaxShardBytes}).Validate(); err != nil {
+		errs = append(errs, err)
+	}
+	if o.BytesPerSecond < 0 {
+		errs = append(errs, fmt.Errorf("%d bytes per second: must not be negative", o.BytesPerSecond))
+	}
+	if o.Verify < VerifyPinned || o.Verify > VerifyFull {
+		errs = append(errs, fmt.Errorf("unknown verification level %d", o.Verify))
+	}
+	return errors.Join(errs...)
+}
+
+func (o Options) withDefaults() Options {
+	set := func(v *int, def int) {
+		if *v == 0 {
+			*v = def
+		}
+	}
+	set(&o.Transfers, DefaultTransfers)
+	set(&o.Retries, DefaultRetries)
+	set(&o.SampleBlocks, DefaultSampleBlocks)
+	if o.MaxShardBytes == 0 {
+		o.MaxShardBytes = splitter.DefaultMaxShardBytes
+	}
+	if o.MaxUploadBytes == 0 {
+		o.MaxUploadBytes = DefaultMaxUploadBytes
+	}
+	if o.VerifyTimeout == 0 {
+		o.VerifyTimeout = DefaultVerifyTimeout
+	}
+	if o.Ledger == nil {
+		o.Ledger = new(MemoryLedger)
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return o
+}
+
+// Uploader sends inputs to a target. It is safe for concurrent use, and needs
+// no closing.
+type Uploader struct {
+	target   Target
+	opts     Options
+	packer   car.Packer
+	slots    *semaphore.Weighted // transfers, shared by all inputs
+	limiter  *rate.Limiter
+	progress counters
+	breaker  breaker
+
+	// draining is done once Drain was called.
+	draining context.Context //nolint:containedctx // it is the Uploader's own state
+	drain    context.CancelCauseFunc
+}
+
+// New makes an uploader.
+func New(target Target, opts Options) (*Uploader, error) {
+	if err := opts.Validate(); err != nil {
+		return nil, fmt.Errorf("uploader options: %w", err)
+	}
+	u := &Uploader{target: target, opts: opts.withDefaults()}
+	u.draining, u.drain = context.WithCancelCause(context.Background())
+	u.slots = semaphore.NewWeighted(int64(u.opts.Transfers))
+	u.breaker.limit = int64((max(u.opts.Retries, 0) + 1) * u.opts.Transfers)
+	if n := u.opts.BytesPerSecond; n > 0 {
+		// A burst of a tenth of a second keeps the line smooth.
+		u.limiter = rate.NewLimiter(rate.Limit(n), int(min(max(n/10, 16<<10), 4<<20)))
+	}
+	return u, nil
+}
+
+// Drain asks for a stop: no new shard is started, those in flight are
+// finished, and uploads that are not complete end with [ErrStopped]. To stop
+// at once, cancel the context. Drain may be called more than once.
+func (u *Uploader) Drain() { u.drain(ErrStopped) }
+
+func (u *Uploader) stopping() bool { return u.draining.Err() != nil }
