@@ -14,6 +14,7 @@ import (
 	"github.com/ipfs/go-cid"
 
 	"github.com/carload/carload/uploader"
+	"github.com/carload/carload/uploader/nftstorage"
 )
 
 // Sink is the handler of a server that reads what it is sent, throws it away,
@@ -89,8 +90,6 @@ func put(ctx context.Context, client *http.Client, url string, body io.Reader, s
 	return nil
 }
 
-// bulkClient is the client of the bare PUT: the standard library's, with a big
-// buffer.
-func bulkClient() *http.Client {
-	return &http.Client{Transport: &http.Transport{WriteBufferSize: 1 << 20, MaxIdleConnsPerHost: 64}}
-}
+// bulkClient is a client with the transport that uploads use, without a
+// question before each body.
+func bulkClient() *http.Client { return &http.Client{Transport: nftstorage.NewTransport()} }

@@ -36,7 +36,7 @@ type Options struct {
 	Gateway string
 	// AllowHTTP lets the token travel unencrypted to other machines.
 	AllowHTTP bool
-	// Transport sends the requests; nil means one made for bulk bodies.
+	// Transport sends the requests; nil means NewTransport.
 	Transport http.RoundTripper
 	// Stall is how long a request may move no byte; 0 means one minute.
 	Stall time.Duration
@@ -111,26 +111,10 @@ func New(opts Options) (*Target, error) {
 	}
 	transport := opts.Transport
 	if transport == nil {
-		transport = newTransport()
+		transport = NewTransport()
 	}
 	t.client = &http.Client{Transport: transport, CheckRedirect: checkRedirect}
 	return t, nil
-}
-
-// newTransport is made for bodies of 100 MB: one TCP connection for each
-// transfer (hence no HTTP/2), big buffers, and a look at the service's answer
-// before the body leaves. No timeout covers a whole request.
-func newTransport() *http.Transport {
-	return &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-		TLSHandshakeTimeout:   30 * time.Second,
-		ExpectContinueTimeout: 2 * time.Second,
-		IdleConnTimeout:       50 * time.Second, // services close at 60
-		MaxIdleConnsPerHost:   64,
-		WriteBufferSize:       256 << 10,
-		DisableCompression:    true,
-	}
 }
 
 // parseEndpoint checks a base URL before anything is sent to it.

@@ -34,4 +34,22 @@ func (b aliveBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// WriteTo implements io.WriterTo for bodies that can write themselves.
+func (b aliveBody) WriteTo(w io.Writer) (int64, error) {
+	return io.Copy(aliveWriter{w, b.alive}, b.ReadCloser)
+}
+
+type aliveWriter struct {
+	io.Writer
+	alive func()
+}
+
+func (w aliveWriter) Write(p []byte) (int, error) {
+	n, err := w.Writer.Write(p)
+	if n > 0 {
+		w.alive()
+	}
+	return n, err
+}
+
 var _ uploader.Target = (*Target)(nil)

@@ -1,0 +1,65 @@
+package nftstorage
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"time"
+)
+
+// NewTransport makes a transport for bodies of 100 MB: one TCP connection for
+// each transfer (hence no HTTP/2), big writes, and a look at the service's
+// answer before the body leaves. No timeout covers a whole request.
+func NewTransport() *http.Transport {
+	dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
+	return &http.Transport{
+		Proxy: http.ProxyFromEnvironment,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c, err := dialer.DialContext(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return bulkConn{c}, nil
+		},
+		TLSHandshakeTimeout:   30 * time.Second,
+		ExpectContinueTimeout: 2 * time.Second,
+		IdleConnTimeout:       50 * time.Second, // services close at 60
+		MaxIdleConnsPerHost:   64,
+		WriteBufferSize:       64 << 10,
+		DisableCompression:    true,
+	}
+}
+
+// bulkConn is a TCP connection on which a body writes itself. The transport
+// copies a body of known length through a limited reader, in steps of 32 KiB;
+// a body that can write itself has its batch at hand and needs no copy.
+type bulkConn struct{ net.Conn }
+
+// ReadFrom implements io.ReaderFrom.
+func (c bulkConn) ReadFrom(r io.Reader) (int64, error) {
+	lr, ok := r.(*io.LimitedReader)
+	if ok {
+		if body, ok := lr.R.(io.WriterTo); ok {
+			n, err := body.WriteTo(&limitedWriter{c.Conn, lr.N})
+			lr.N -= n
+			return n, err
+		}
+	}
+	return io.Copy(c.Conn, r) // the connection has its own ways for files
+}
+
+// limitedWriter refuses to write more than was announced.
+type limitedWriter struct {
+	w io.Writer
+	n int64
+}
+
+func (l *limitedWriter) Write(p []byte) (int, error) {
+	if int64(len(p)) > l.n {
+		return 0, http.ErrContentLength
+	}
+	n, err := l.w.Write(p)
+	l.n -= int64(n)
+	return n, err
+}
