@@ -54,7 +54,7 @@ func (p *Packer) Open(ctx context.Context, a Archive) *Stream {
 	}
 	b.reset()
 	b.buf = AppendHeader(b.buf, a.Root)
-	return &Stream{ctx: ctx, packer: p, archive: a, batch: b}
+	return &Stream{ctx: ctx, packer: p, archive: a, batch: b, files: openFiles{limit: 1}}
 }
 
 // Stream is the bytes of an [Archive], each block checked before it is handed
@@ -69,8 +69,7 @@ type Stream struct {
 	rest    []byte // what Read has not handed out yet
 	given   int64  // bytes handed out
 	digest  sha256mb.Digest
-	open    SourceFile
-	openOf  Source
+	files   openFiles
 	err     error
 }
 
@@ -119,7 +118,7 @@ func (s *Stream) CID() (c cid.Cid, ok bool) {
 
 // Close releases what the stream holds. The stream can't be read afterwards.
 func (s *Stream) Close() error {
-	err := s.closeSource()
+	err := s.files.close()
 	if s.batch != nil {
 		s.packer.batches.Put(s.batch)
 		s.batch, s.rest = nil, nil
@@ -176,52 +175,8 @@ func (s *Stream) nextBatch() error {
 // read appends the section of b to the batch.
 func (s *Stream) read(b *Block) error {
 	buf := appendUvarint(s.batch.buf, uint64(b.Cid.ByteLen()+b.Size()))
-	buf = append(buf, b.Cid.KeyString()...)
-	start := len(buf)
-	buf = append(buf, b.Head...)
-	if b.Length > 0 {
-		if err := s.openSource(b.Source); err != nil {
-			return err
-		}
-		from := len(buf)
-		buf = grow(buf, b.Length)
-		n, err := s.open.ReadAt(buf[from:], b.Offset)
-		switch {
-		case n == b.Length:
-		case err == nil || errors.Is(err, io.EOF):
-			return &SourceChangedError{b.Source.Name(), b.Offset + int64(n), "it ends there"}
-		default:
-			return fmt.Errorf("read source %q at offset %d: %w", b.Source.Name(), b.Offset+int64(n), err)
-		}
-	}
-	buf = append(buf, b.Tail...)
-	s.batch.buf = buf
-	s.batch.add(b, start)
-	return nil
-}
-
-func (s *Stream) openSource(src Source) error {
-	if s.open != nil && s.openOf == src {
-		return nil
-	}
-	if err := s.closeSource(); err != nil {
-		return err
-	}
-	f, err := src.Open()
-	if err != nil {
-		return fmt.Errorf("open source: %w", err)
-	}
-	s.open, s.openOf = f, src
-	return nil
-}
-
-func (s *Stream) closeSource() error {
-	if s.open == nil {
-		return nil
-	}
-	err := s.open.Close()
-	s.open, s.openOf = nil, nil
-	return err
+	s.batch.buf = append(buf, b.Cid.KeyString()...)
+	return s.batch.read(&s.files, b)
 }
 
 // grow extends b by n bytes of any value.
@@ -244,6 +199,7 @@ type batchBlock struct {
 	cid        cid.Cid
 	source     Source
 	offset     int64
+	claimed    bool
 	start, end int // of the payload in buf
 }
 
@@ -254,7 +210,7 @@ func (b *batch) reset() {
 }
 
 func (b *batch) add(blk *Block, start int) {
-	b.blocks = append(b.blocks, batchBlock{blk.Cid, blk.Source, blk.Offset, start, len(b.buf)})
+	b.blocks = append(b.blocks, batchBlock{blk.Cid, blk.Source, blk.Offset, blk.Claimed, start, len(b.buf)})
 }
 
 // check compares every payload of the batch with its CID.
@@ -267,6 +223,8 @@ func (b *batch) check() error {
 		case err != nil:
 			return err
 		case ok:
+		case blk.claimed:
+			return fmt.Errorf("%w: %s at offset %d of archive %q", ErrCorrupt, blk.cid, blk.offset, blk.source.Name())
 		case blk.source != nil:
 			return &SourceChangedError{blk.source.Name(), blk.offset, "its bytes are no longer those of block " + blk.cid.String()}
 		default:

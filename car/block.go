@@ -36,6 +36,11 @@ type Block struct {
 	Offset int64
 	Length int
 	Tail   []byte
+
+	// Claimed says that the CID comes from an archive and has never been
+	// compared with the bytes. If they differ the archive is corrupt; a source
+	// that was hashed has changed.
+	Claimed bool
 }
 
 // Size is the number of payload bytes.

@@ -47,7 +47,8 @@ type Reader struct {
 
 	src     source
 	opts    ReaderOptions
-	payload int64 // bytes of CARv1 left; -1 if the end of the stream ends it
+	base    int64 // of the CARv1 in the stream
+	payload int64 // bytes of the CARv1; -1 if the end of the stream ends it
 	offset  int64 // bytes of CARv1 consumed by parsing
 	batch   batch
 	headers []int64 // offset of each section of the batch
@@ -176,7 +177,7 @@ func (r *Reader) enterV2() error {
 		}
 		skip -= n
 	}
-	r.payload, r.offset = int64(size), 0
+	r.base, r.payload, r.offset = int64(at), int64(size), 0
 	return nil
 }
 

@@ -1,0 +1,302 @@
+package car
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/carload/carload/internal/links"
+)
+
+// ErrIncomplete is wrapped by errors that report a DAG of which blocks are
+// missing. See [IncompleteError].
+var ErrIncomplete = errors.New("DAG is incomplete")
+
+// IncompleteError names blocks that a DAG needs and the archives don't have.
+// It matches [ErrIncomplete].
+type IncompleteError struct {
+	Root    cid.Cid
+	Missing []cid.Cid // the first ones met
+	Count   int       // of distinct blocks
+	More    bool      // counting stopped there
+}
+
+func (e *IncompleteError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "DAG %s is incomplete: ", e.Root)
+	if e.More {
+		b.WriteString("at least ")
+	}
+	fmt.Fprintf(&b, "%d missing", e.Count)
+	for i, c := range e.Missing {
+		sep := ", "
+		if i == 0 {
+			sep = ": "
+		}
+		b.WriteString(sep + c.String())
+	}
+	if e.Count > len(e.Missing) {
+		b.WriteString(", …")
+	}
+	return b.String()
+}
+
+// Is reports whether target is [ErrIncomplete].
+func (e *IncompleteError) Is(target error) bool { return target == ErrIncomplete }
+
+const (
+	missingListed  = 10
+	missingCounted = 100_000
+	maxDepth       = math.MaxUint16
+)
+
+// DAG is a complete DAG whose blocks lie in archives. It is a [List] of them:
+// depth first, parents before children, each block once, with the CID it is
+// linked by. It holds no payload and may be used by several goroutines at a
+// time.
+type DAG struct {
+	index *Index
+	root  cid.Cid
+	size  int64
+	kinds kinds
+	pages []*[pageLen]entry
+	n     int
+	long  map[int]cid.Cid
+}
+
+// entry is a block of a DAG: a record, and the CID as far as it can differ.
+type entry struct {
+	record uint32
+	depth  uint16
+	kind   uint16
+}
+
+// Import indexes an archive that has one root, and returns the DAG under it.
+func Import(ctx context.Context, src Source) (*DAG, error) {
+	x := new(Index)
+	c, err := x.Add(ctx, src)
+	if err != nil {
+		return nil, err
+	}
+	if len(c.Roots) != 1 {
+		return nil, fmt.Errorf("archive %s has %d roots, it has to have one", strconv.Quote(src.Name()), len(c.Roots))
+	}
+	d, err := x.DAG(ctx, c.Roots[0])
+	if err != nil {
+		return nil, fmt.Errorf("archive %s: %w", strconv.Quote(src.Name()), err)
+	}
+	return d, nil
+}
+
+// Root is the CID of the DAG.
+func (d *DAG) Root() cid.Cid { return d.root }
+
+// Size is the number of payload bytes, each block counted once.
+func (d *DAG) Size() int64 { return d.size }
+
+// Len implements [List].
+func (d *DAG) Len() int { return d.n }
+
+// At implements [List].
+func (d *DAG) At(i int) Block {
+	e := &d.pages[i/pageLen][i%pageLen]
+	r := d.index.record(e.record)
+	c, ok := d.long[i]
+	if !ok {
+		c = d.kinds.list[e.kind].cid(&r.digest)
+	}
+	b := d.index.block(r, c)
+	b.Depth = int(e.depth)
+	return b
+}
+
+// DAG walks the DAG under root through the links of its blocks. It reads and
+// hashes blocks that have links, and no others: those are checked when they
+// are read. Links are followed through DAG-PB, DAG-CBOR and DAG-JSON; blocks of
+// other codecs are leaves. A DAG of which blocks are missing is reported by an
+// [IncompleteError].
+func (x *Index) DAG(ctx context.Context, root cid.Cid) (*DAG, error) {
+	if IsIdentity(root) {
+		return nil, fmt.Errorf("root %s carries its block within itself and can't be in an archive", root)
+	}
+	w := walk{
+		dag:     &DAG{index: x, root: root},
+		visited: make([]uint64, (x.n+63)/64),
+		loader:  &Loader{},
+	}
+	defer w.loader.Close()
+	if err := w.run(ctx); err != nil {
+		return nil, err
+	}
+	if n := len(w.missing); n > 0 {
+		return nil, &IncompleteError{Root: root, Missing: w.listed, Count: n, More: n >= missingCounted}
+	}
+	return w.dag, nil
+}
+
+// walk is the state of a depth-first walk. It has no recursion, and its memory
+// is a fraction of the blocks on the path to the current one.
+type walk struct {
+	dag     *DAG
+	visited []uint64             // records, as nodes of the codec they are indexed with
+	others  map[visited]struct{} // records as nodes of other codecs
+	missing map[string]struct{}
+	listed  []cid.Cid
+	loader  *Loader
+
+	pending []child // of all nodes on the path
+	ends    []int   // where the children of each node on the path end; they are taken from the front
+	nexts   []int
+}
+
+type visited struct {
+	record uint32
+	codec  uint64
+}
+
+// child is a link to be followed.
+type child struct {
+	record uint32
+	kind   uint16
+}
+
+func (w *walk) run(ctx context.Context) error {
+	w.missing = make(map[string]struct{})
+	if err := w.link(w.dag.root); err != nil {
+		return err
+	}
+	w.push(0)
+	for step := 0; len(w.ends) > 0 && len(w.missing) < missingCounted; step++ {
+		if step%1024 == 0 {
+			if err := context.Cause(ctx); err != nil {
+				return err
+			}
+		}
+		top := len(w.ends) - 1
+		if w.nexts[top] == w.ends[top] {
+			w.ends, w.nexts = w.ends[:top], w.nexts[:top]
+			w.pending = w.pending[:w.end()]
+			continue
+		}
+		ch := w.pending[w.nexts[top]]
+		w.nexts[top]++
+		if err := w.visit(ctx, ch, top); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// end is where the children of the innermost node end.
+func (w *walk) end() int {
+	if len(w.ends) == 0 {
+		return 0
+	}
+	return w.ends[len(w.ends)-1]
+}
+
+// push enters a node whose children are pending from this position on.
+func (w *walk) push(from int) {
+	w.nexts = append(w.nexts, from)
+	w.ends = append(w.ends, len(w.pending))
+}
+
+// link notes a link to be followed.
+func (w *walk) link(c cid.Cid) error {
+	n, ok := w.dag.index.find(c)
+	if !ok {
+		if _, ok := w.missing[c.KeyString()]; !ok && len(w.missing) < missingCounted {
+			w.missing[c.KeyString()] = struct{}{}
+			if len(w.listed) < missingListed {
+				w.listed = append(w.listed, c)
+			}
+		}
+		return nil
+	}
+	k, _, err := w.dag.kinds.intern(c)
+	if err != nil {
+		return err
+	}
+	if !w.seen(n, k) {
+		w.pending = append(w.pending, child{n, k})
+	}
+	return nil
+}
+
+// seen reports whether a record was visited as a node of this kind's codec.
+func (w *walk) seen(n uint32, k uint16) bool {
+	codec := w.dag.kinds.list[k].codec
+	if codec == w.codec(n) {
+		return w.visited[n/64]&(1<<(n%64)) != 0
+	}
+	_, ok := w.others[visited{n, codec}]
+	return ok
+}
+
+// codec is what the archive says of a record.
+func (w *walk) codec(n uint32) uint64 {
+	x := w.dag.index
+	return x.kinds.list[x.record(n).kind&^leafFlag].codec
+}
+
+func (w *walk) visit(ctx context.Context, ch child, depth int) error {
+	if w.seen(ch.record, ch.kind) {
+		return nil
+	}
+	d, r := w.dag, w.dag.index.record(ch.record)
+	kd := &d.kinds.list[ch.kind]
+	if kd.codec == w.codec(ch.record) {
+		w.visited[ch.record/64] |= 1 << (ch.record % 64)
+	} else {
+		if w.others == nil {
+			w.others = make(map[visited]struct{})
+		}
+		w.others[visited{ch.record, kd.codec}] = struct{}{}
+	}
+	if depth > maxDepth {
+		return fmt.Errorf("DAG %s is more than %d links deep", d.root, maxDepth)
+	}
+	if d.n == len(d.pages)*pageLen {
+		d.pages = append(d.pages, new([pageLen]entry))
+	}
+	d.pages[d.n/pageLen][d.n%pageLen] = entry{ch.record, uint16(depth), ch.kind}
+	if kd.mhPrefix == "" {
+		if d.long == nil {
+			d.long = make(map[int]cid.Cid)
+		}
+		d.long[d.n] = w.longCID(ch)
+	}
+	d.n++
+	d.size += int64(r.length)
+
+	leaf := r.kind&leafFlag != 0 && kd.codec == w.codec(ch.record) || !links.Possible(kd.codec)
+	if leaf {
+		return nil
+	}
+	b := d.At(d.n - 1)
+	data, err := w.loader.Load(ctx, b)
+	if err != nil {
+		return err
+	}
+	from := len(w.pending)
+	if err := links.Each(b.Cid, data, w.link); err != nil {
+		return err
+	}
+	w.push(from)
+	return nil
+}
+
+// longCID is the CID of a block whose digest the record does not have.
+func (w *walk) longCID(ch child) cid.Cid {
+	stored := w.dag.index.long[ch.record]
+	kd := &w.dag.kinds.list[ch.kind]
+	if kd.codec == stored.Prefix().Codec {
+		return stored
+	}
+	return cid.NewCidV1(kd.codec, stored.Hash())
+}

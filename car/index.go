@@ -1,0 +1,421 @@
+package car
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"strconv"
+
+	"github.com/ipfs/go-cid"
+	"github.com/multiformats/go-multihash"
+	"github.com/multiformats/go-varint"
+
+	"github.com/carload/carload/internal/links"
+)
+
+// Index tells where the blocks of archives are. It holds no payload and some
+// 60 bytes a block, and it has hashed nothing: a CID is what an archive says.
+// Blocks are found by multihash, and one that comes more than once is indexed
+// where it came first. Blocks carried within their CID are left out.
+//
+// The zero value is an empty index. Once archives are added it may be used by
+// several goroutines at a time. It is a [List] of the blocks in the order in
+// which they were met.
+type Index struct {
+	sources []Source
+	kinds   kinds
+	pages   []*[pageLen]record
+	n       int
+	table   []uint32           // 1 + number of a record, by digest; 0 is free
+	long    map[uint32]cid.Cid // of records whose digest is not of 32 bytes
+}
+
+// Contents is what was met in an archive.
+type Contents struct {
+	Version    int // of the outermost header
+	Roots      []cid.Cid
+	Sections   int
+	Duplicates int            // sections whose block had been met before, there or in another archive
+	Inline     int            // sections of blocks that their CID carries
+	Codecs     map[uint64]int // sections by codec of the CID
+	Payload    int64          // bytes of all blocks, duplicates counted each time
+	Size       int64          // bytes of the CARv1
+}
+
+// record is where a block is. A million of them are worth some care.
+type record struct {
+	digest [32]byte // or the SHA-256 of a multihash whose digest has another length
+	offset int64    // of the payload in the source
+	length uint32
+	source uint16
+	kind   uint16 // leafFlag is set if the block has no links
+}
+
+const (
+	pageLen  = 1 << 12
+	leafFlag = 1 << 15
+)
+
+// kind is what CIDs have in common: all but the digest.
+type kind struct {
+	cidPrefix string
+	mhPrefix  string // empty if the digest has another length than 32 bytes
+	codec     uint64
+}
+
+// kinds numbers kinds. There are a few in an archive, unless it is crafted.
+type kinds struct {
+	list   []kind
+	number map[string]uint16
+}
+
+func (k *kinds) add(cidPrefix []byte, versionLen int, codec uint64, long bool) (uint16, error) {
+	if n, ok := k.number[string(cidPrefix)]; ok {
+		return n, nil
+	}
+	if len(k.list) == 1<<12 {
+		return 0, malformed("more than %d kinds of CIDs", len(k.list))
+	}
+	kd := kind{cidPrefix: string(cidPrefix), codec: codec}
+	if !long {
+		kd.mhPrefix = string(cidPrefix[versionLen:])
+	}
+	if k.number == nil {
+		k.number = make(map[string]uint16)
+	}
+	n := uint16(len(k.list))
+	k.list = append(k.list, kd)
+	k.number[kd.cidPrefix] = n
+	return n, nil
+}
+
+// intern returns the number of the kind of c, and its digest as a record has it.
+func (k *kinds) intern(c cid.Cid) (uint16, [32]byte, error) {
+	key := c.KeyString()
+	mh := c.Hash()
+	versionLen := len(key) - len(mh)
+	mhPrefix, digest, err := splitMultihash(mh)
+	if err != nil {
+		return 0, digest, err
+	}
+	n, err := k.add([]byte(key[:versionLen+len(mhPrefix)]), versionLen, c.Prefix().Codec, len(mh)-len(mhPrefix) != 32)
+	return n, digest, err
+}
+
+// splitMultihash returns what comes before the digest, and the digest as a
+// record has it.
+func splitMultihash(mh multihash.Multihash) (prefix []byte, digest [32]byte, err error) {
+	if len(mh) == 34 && mh[0] == multihash.SHA2_256 && mh[1] == 32 {
+		return mh[:2], [32]byte(mh[2:]), nil
+	}
+	dec, err := multihash.Decode(mh)
+	if err != nil {
+		return nil, digest, err
+	}
+	prefix = mh[:len(mh)-len(dec.Digest)]
+	if len(dec.Digest) == 32 {
+		return prefix, [32]byte(dec.Digest), nil
+	}
+	return prefix, sha256.Sum256(mh), nil
+}
+
+// Len is the number of distinct blocks.
+func (x *Index) Len() int { return x.n }
+
+// At returns the block that was met as the i-th.
+func (x *Index) At(i int) Block {
+	r := x.record(uint32(i))
+	c, ok := x.long[uint32(i)]
+	if !ok {
+		c = x.kinds.list[r.kind&^leafFlag].cid(&r.digest)
+	}
+	return x.block(r, c)
+}
+
+// Find returns where the block of c is. The block has that CID, which may be
+// of another version or codec than in the archive.
+func (x *Index) Find(c cid.Cid) (Block, bool) {
+	n, ok := x.find(c)
+	if !ok {
+		return Block{}, false
+	}
+	return x.block(x.record(n), c), true
+}
+
+func (x *Index) find(c cid.Cid) (uint32, bool) {
+	if !c.Defined() || x.n == 0 {
+		return 0, false
+	}
+	mh := c.Hash()
+	prefix, digest, err := splitMultihash(mh)
+	if err != nil {
+		return 0, false
+	}
+	if len(mh)-len(prefix) != 32 {
+		prefix = nil
+	}
+	slot, ok := x.slot(string(prefix), &digest)
+	if !ok {
+		return 0, false
+	}
+	return x.table[slot] - 1, true
+}
+
+func (x *Index) record(n uint32) *record { return &x.pages[n/pageLen][n%pageLen] }
+
+func (x *Index) block(r *record, c cid.Cid) Block {
+	return Block{Cid: c, Source: x.sources[r.source], Offset: r.offset, Length: int(r.length), Claimed: true}
+}
+
+func (k *kind) cid(digest *[32]byte) cid.Cid {
+	b := make([]byte, 0, 64)
+	b = append(append(b, k.cidPrefix...), digest[:]...)
+	_, c, err := cid.CidFromBytes(b)
+	if err != nil {
+		panic(err) // it was parsed before
+	}
+	return c
+}
+
+// slot returns where in the table the block is or would be.
+func (x *Index) slot(mhPrefix string, digest *[32]byte) (slot int, found bool) {
+	mask := len(x.table) - 1
+	for slot = int(binary.LittleEndian.Uint32(digest[:])) & mask; x.table[slot] != 0; slot = (slot + 1) & mask {
+		r := x.record(x.table[slot] - 1)
+		if r.digest == *digest && x.kinds.list[r.kind&^leafFlag].mhPrefix == mhPrefix {
+			return slot, true
+		}
+	}
+	return slot, false
+}
+
+// insert adds a record unless there is one with its multihash.
+func (x *Index) insert(r record) (n uint32, added bool, err error) {
+	if 4*(x.n+1) > 3*len(x.table) {
+		x.table = make([]uint32, max(64, 2*len(x.table)))
+		for i := range x.n {
+			r := x.record(uint32(i))
+			slot, _ := x.slot(x.kinds.list[r.kind&^leafFlag].mhPrefix, &r.digest)
+			x.table[slot] = uint32(i + 1)
+		}
+	}
+	slot, found := x.slot(x.kinds.list[r.kind&^leafFlag].mhPrefix, &r.digest)
+	if found {
+		return x.table[slot] - 1, false, nil
+	}
+	if x.n == math.MaxInt32 {
+		return 0, false, fmt.Errorf("an index takes %d blocks at most", x.n)
+	}
+	if x.n == len(x.pages)*pageLen {
+		x.pages = append(x.pages, new([pageLen]record))
+	}
+	n = uint32(x.n)
+	x.n++
+	*x.record(n) = r
+	x.table[slot] = n + 1
+	return n, true, nil
+}
+
+// Add indexes an archive of version 1 or 2. It is as strict about the format as
+// a [Reader], but reads only what lies around the CIDs of big blocks. Errors of
+// the archive match [ErrMalformed]. After an error the index is of no use.
+func (x *Index) Add(ctx context.Context, src Source) (Contents, error) {
+	c, err := x.add(ctx, src)
+	if err != nil {
+		return Contents{}, fmt.Errorf("index archive %s: %w", strconv.Quote(src.Name()), err)
+	}
+	return c, nil
+}
+
+func (x *Index) add(ctx context.Context, src Source) (Contents, error) {
+	if len(x.sources) > math.MaxUint16 {
+		return Contents{}, fmt.Errorf("an index takes %d archives at most", len(x.sources))
+	}
+	f, err := src.Open()
+	if err != nil {
+		return Contents{}, err
+	}
+	defer f.Close()
+	header, err := NewReader(io.NewSectionReader(f, 0, src.Size()), ReaderOptions{})
+	if err != nil {
+		return Contents{}, err
+	}
+	end := src.Size() - header.base
+	if header.payload >= 0 {
+		if header.payload > end {
+			return Contents{}, malformed("the file ends at byte %d, within the data of %d bytes at offset %d", src.Size(), header.payload, header.base)
+		}
+		end = header.payload
+	}
+	number := uint16(len(x.sources))
+	x.sources = append(x.sources, src)
+	s := scan{
+		index:    x,
+		source:   number,
+		window:   window{r: f, base: header.base, end: end},
+		contents: Contents{Version: header.Version, Roots: header.Roots, Codecs: map[uint64]int{}, Size: end},
+	}
+	for i, at := 0, header.offset; at < end; i++ {
+		if i%1024 == 0 {
+			if err := context.Cause(ctx); err != nil {
+				return Contents{}, err
+			}
+		}
+		if at, err = s.section(at); err != nil {
+			return Contents{}, err
+		}
+	}
+	return s.contents, nil
+}
+
+// scan is the indexing of one archive.
+type scan struct {
+	index    *Index
+	source   uint16
+	window   window
+	contents Contents
+}
+
+// section indexes the section at this offset of the CARv1, and returns where
+// the next one begins.
+func (s *scan) section(at int64) (next int64, err error) {
+	p, err := s.window.at(at)
+	if err != nil {
+		return 0, fmt.Errorf("read at offset %d: %w", at, err)
+	}
+	size, k, err := varint.FromUvarint(p)
+	switch {
+	case err != nil && len(p) < varint.MaxLenUvarint63:
+		return 0, malformed("the file ends within the length of a section at offset %d", at)
+	case err != nil:
+		return 0, malformed("length of a section at offset %d: %v", at, err)
+	case size == 0:
+		return 0, malformed("the section at offset %d is empty", at)
+	case size > DefaultMaxSectionBytes:
+		return 0, malformed("the section at offset %d claims %d bytes, the limit is %d", at, size, DefaultMaxSectionBytes)
+	}
+	next = at + int64(k) + int64(size)
+	if next > s.window.end {
+		return 0, malformed("the section at offset %d goes beyond the end of the data", at)
+	}
+	p = p[k:min(len(p), k+int(size))]
+	var c cid.Cid
+	cidLen, versionLen, codec := usualCID(p)
+	if cidLen == 0 {
+		if cidLen, c, err = cid.CidFromBytes(p); err != nil {
+			return 0, malformed("CID of the section at offset %d: %v", at, err)
+		}
+		if c.ByteLen() != cidLen || !bytes.Equal(c.Bytes(), p[:cidLen]) {
+			return 0, malformed("CID of the section at offset %d is not canonical", at)
+		}
+		codec = c.Prefix().Codec
+	}
+	length := int(size) - cidLen
+	s.contents.Sections++
+	s.contents.Codecs[codec]++
+	s.contents.Payload += int64(length)
+	if c.Defined() && IsIdentity(c) {
+		s.contents.Inline++
+		return next, nil
+	}
+	r := record{offset: s.window.base + at + int64(k+cidLen), length: uint32(length), source: s.source}
+	if c.Defined() {
+		r.kind, r.digest, err = s.index.kinds.intern(c)
+	} else {
+		r.digest = [32]byte(p[cidLen-32 : cidLen])
+		r.kind, err = s.index.kinds.add(p[:cidLen-32], versionLen, codec, false)
+	}
+	if err != nil {
+		return 0, err
+	}
+	if !links.Possible(codec) || codec == links.DagPB && onlyData(p[cidLen:], length) {
+		r.kind |= leafFlag
+	}
+	n, added, err := s.index.insert(r)
+	switch {
+	case err != nil:
+		return 0, err
+	case !added:
+		s.contents.Duplicates++
+	case s.index.kinds.list[r.kind&^leafFlag].mhPrefix == "":
+		if s.index.long == nil {
+			s.index.long = make(map[uint32]cid.Cid)
+		}
+		s.index.long[n] = c
+	}
+	return next, nil
+}
+
+// usualCID recognises the CIDs of nearly all blocks, those of SHA-256 with a
+// codec of one byte, without allocating. For others it returns zeros.
+func usualCID(p []byte) (length, versionLen int, codec uint64) {
+	switch {
+	case len(p) >= 34 && p[0] == multihash.SHA2_256 && p[1] == 32:
+		return 34, 0, links.DagPB
+	case len(p) >= 36 && p[0] == 1 && p[1] < 0x80 && p[2] == multihash.SHA2_256 && p[3] == 32:
+		return 36, 2, uint64(p[1])
+	}
+	return 0, 0, 0
+}
+
+// onlyData reports whether a DAG-PB block of this length, which begins with p,
+// is one Data field from end to end, and so has no links.
+func onlyData(p []byte, length int) bool {
+	if length == 0 {
+		return true
+	}
+	if len(p) < 2 || p[0] != 1<<3|links.WireBytes {
+		return false
+	}
+	n, k := binary.Uvarint(p[1:])
+	return k > 0 && n == uint64(length-1-k)
+}
+
+// Of what a window reads ahead: enough for any length and CID, and so much
+// that small blocks are read in big strides.
+const (
+	maxCIDBytes = 2 << 10
+	peekBytes   = maxCIDBytes + 64
+	shortWindow = 4 << 10
+	longWindow  = 256 << 10
+)
+
+// window is the part of a CARv1 that is in memory.
+type window struct {
+	r     io.ReaderAt
+	base  int64 // of the CARv1 in r
+	end   int64 // of the CARv1
+	buf   []byte
+	start int64 // of buf in the CARv1
+}
+
+// at returns what begins at this offset: peekBytes, fewer only at the end.
+func (w *window) at(off int64) ([]byte, error) {
+	want := min(peekBytes, w.end-off)
+	end := w.start + int64(len(w.buf))
+	if off >= w.start && off+want <= end {
+		return w.buf[off-w.start:][:want], nil
+	}
+	n := int64(shortWindow)
+	if off < end+shortWindow { // the next section is near, and so may be the one after it
+		n = longWindow
+	}
+	n = min(n, w.end-off)
+	if int64(cap(w.buf)) < n {
+		w.buf = make([]byte, n)
+	}
+	w.buf, w.start = w.buf[:n], off
+	if k, err := w.r.ReadAt(w.buf, w.base+off); k < len(w.buf) {
+		w.buf = w.buf[:0]
+		if err == nil || errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return nil, err
+	}
+	return w.buf[:want], nil
+}

@@ -1,0 +1,133 @@
+package car
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// openSources is how many sources a [Loader] keeps open.
+const openSources = 16
+
+// Loader reads blocks into memory and checks each against its CID. The zero
+// value is ready to use, by one goroutine. It keeps a few sources open until
+// Close.
+type Loader struct {
+	batch batch
+	files openFiles
+	out   [][]byte
+}
+
+// Load returns the payload of a block, valid until the next load. Bytes that
+// are not those of the CID are reported as [Packer.Open] does.
+func (l *Loader) Load(ctx context.Context, b Block) ([]byte, error) {
+	out, err := l.LoadAll(ctx, []Block{b})
+	if err != nil {
+		return nil, err
+	}
+	return out[0], nil
+}
+
+// LoadAll returns the payloads of several blocks, which are hashed side by
+// side. They are in memory together, and valid until the next load.
+func (l *Loader) LoadAll(ctx context.Context, blocks []Block) ([][]byte, error) {
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	l.batch.reset()
+	l.files.limit = openSources
+	size := 0
+	for i := range blocks {
+		size += blocks[i].Size()
+	}
+	if cap(l.batch.buf) < size {
+		l.batch.buf = make([]byte, 0, size)
+	}
+	for i := range blocks {
+		if err := l.batch.read(&l.files, &blocks[i]); err != nil {
+			return nil, err
+		}
+	}
+	if err := l.batch.check(); err != nil {
+		return nil, err
+	}
+	l.out = append(l.out[:0], l.batch.msgs...)
+	return l.out, nil
+}
+
+// Close closes the sources that are open. The loader may be used again.
+func (l *Loader) Close() error { return l.files.close() }
+
+// openFiles keeps a few sources open, the last ones used.
+type openFiles struct {
+	limit int // at least 1
+	open  []openFile
+}
+
+type openFile struct {
+	source Source
+	file   SourceFile
+}
+
+// get returns an open file of the source.
+func (o *openFiles) get(src Source) (SourceFile, error) {
+	for i := range o.open {
+		if o.open[i].source == src {
+			f := o.open[i]
+			copy(o.open[1:], o.open[:i])
+			o.open[0] = f
+			return f.file, nil
+		}
+	}
+	if n := len(o.open); n > 0 && n >= o.limit {
+		oldest := o.open[n-1].file
+		o.open = o.open[:n-1]
+		if err := oldest.Close(); err != nil {
+			return nil, err
+		}
+	}
+	f, err := src.Open()
+	if err != nil {
+		return nil, fmt.Errorf("open source: %w", err)
+	}
+	o.open = append(o.open, openFile{})
+	copy(o.open[1:], o.open)
+	o.open[0] = openFile{src, f}
+	return f, nil
+}
+
+func (o *openFiles) close() error {
+	var err error
+	for _, f := range o.open {
+		err = errors.Join(err, f.file.Close())
+	}
+	clear(o.open)
+	o.open = o.open[:0]
+	return err
+}
+
+// read appends the payload of blk to the batch.
+func (b *batch) read(files *openFiles, blk *Block) error {
+	start := len(b.buf)
+	buf := append(b.buf, blk.Head...)
+	if blk.Length > 0 {
+		f, err := files.get(blk.Source)
+		if err != nil {
+			return err
+		}
+		from := len(buf)
+		buf = grow(buf, blk.Length)
+		n, err := f.ReadAt(buf[from:], blk.Offset)
+		switch {
+		case n == blk.Length:
+		case err == nil || errors.Is(err, io.EOF):
+			return &SourceChangedError{blk.Source.Name(), blk.Offset + int64(n), "it ends there"}
+		default:
+			return fmt.Errorf("read source %q at offset %d: %w", blk.Source.Name(), blk.Offset+int64(n), err)
+		}
+	}
+	b.buf = append(buf, blk.Tail...)
+	b.add(blk, start)
+	return nil
+}

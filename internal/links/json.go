@@ -1,0 +1,77 @@
+package links
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+
+	"github.com/ipfs/go-cid"
+)
+
+// jsonOpen is an array or object that was entered.
+type jsonOpen struct {
+	object bool
+	keys   int
+	key    string // that waits for its value, if inKey
+	inKey  bool
+	link   string // value of "/", if it is a string
+	isLink bool
+}
+
+// eachJSON finds the links of a DAG-JSON block: objects whose only key is "/"
+// with a string for its value.
+func eachJSON(block []byte, f func(cid.Cid) error) error {
+	dec := json.NewDecoder(bytes.NewReader(block))
+	dec.UseNumber()
+	var stack []jsonOpen
+	for first := true; ; first = false {
+		t, err := dec.Token()
+		if errors.Is(err, io.EOF) && !first && len(stack) == 0 {
+			return nil
+		}
+		if err != nil {
+			return invalid("DAG-JSON: %v", err)
+		}
+		if len(stack) == 0 && !first {
+			return invalid("DAG-JSON has something after its end")
+		}
+		if len(stack) > maxNesting {
+			return invalid("DAG-JSON is nested too deep")
+		}
+		delim, isDelim := t.(json.Delim)
+		if isDelim && (delim == '}' || delim == ']') {
+			top := stack[len(stack)-1]
+			stack = stack[:len(stack)-1]
+			if !top.isLink || top.keys != 1 {
+				continue
+			}
+			c, err := cid.Decode(top.link)
+			if err != nil {
+				return invalid("CID of a DAG-JSON link: %v", err)
+			}
+			if err := f(c); err != nil {
+				return err
+			}
+			continue
+		}
+		if len(stack) > 0 {
+			top := &stack[len(stack)-1]
+			text, isText := t.(string)
+			switch {
+			case top.object && !top.inKey: // the decoder sees to it that a key is a string
+				top.key, top.inKey = text, true
+				top.keys++
+				continue
+			case top.object:
+				top.inKey = false
+				if top.key == "/" && isText {
+					top.link, top.isLink = text, true
+				}
+			}
+		}
+		if isDelim {
+			stack = append(stack, jsonOpen{object: delim == '{'})
+		}
+	}
+}
