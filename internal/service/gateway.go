@@ -1,0 +1,138 @@
+package service
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"strings"
+
+	"github.com/ipfs/boxo/blockservice"
+	"github.com/ipfs/boxo/exchange/offline"
+	"github.com/ipfs/boxo/gateway"
+	blocks "github.com/ipfs/go-block-format"
+	"github.com/ipfs/go-cid"
+	ipld "github.com/ipfs/go-ipld-format"
+	"github.com/multiformats/go-multihash"
+)
+
+// newGateway returns what puts the gateway in front of another handler: it
+// takes /ipfs/ and the names {cid}.ipfs.localhost.
+func (s *Service) newGateway() (func(http.Handler) http.Handler, error) {
+	bs := blockstore{s.st}
+	backend, err := gateway.NewBlocksBackend(blockservice.New(bs, offline.Exchange(bs)))
+	if err != nil {
+		return nil, fmt.Errorf("make gateway: %w", err)
+	}
+	cfg := gateway.Config{
+		DeserializedResponses: true,
+		NoDNSLink:             true,
+		MetricsRegistry:       s.opts.Registry,
+		PublicGateways: map[string]*gateway.PublicGateway{
+			"localhost": {
+				Paths: []string{"/ipfs"}, UseSubdomains: true, NoDNSLink: true, DeserializedResponses: true,
+			},
+		},
+	}
+	content := gateway.NewHandler(cfg, backend)
+	return func(api http.Handler) http.Handler {
+		paths := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasPrefix(r.URL.Path, "/ipfs/") {
+				content.ServeHTTP(w, r)
+				return
+			}
+			api.ServeHTTP(w, r)
+		})
+		names := gateway.NewHostnameHandler(cfg, backend, content)
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.Contains(r.Host, ".ipfs.") {
+				names.ServeHTTP(w, r)
+				return
+			}
+			paths.ServeHTTP(w, r)
+		})
+	}, nil
+}
+
+// blockstore gives boxo read access to the blocks of the store.
+type blockstore struct{ st *store }
+
+var errReadOnly = errors.New("the gateway does not change blocks")
+
+// DeleteBlock fails.
+func (blockstore) DeleteBlock(context.Context, cid.Cid) error { return errReadOnly }
+
+// Put fails.
+func (blockstore) Put(context.Context, blocks.Block) error { return errReadOnly }
+
+// PutMany fails.
+func (blockstore) PutMany(context.Context, []blocks.Block) error { return errReadOnly }
+
+// AllKeysChan fails.
+func (blockstore) AllKeysChan(context.Context) (<-chan cid.Cid, error) { return nil, errReadOnly }
+
+// Has reports whether a block is held.
+func (b blockstore) Has(ctx context.Context, c cid.Cid) (bool, error) {
+	_, err := b.GetSize(ctx, c)
+	if ipld.IsNotFound(err) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// GetSize returns the length of a block.
+func (b blockstore) GetSize(ctx context.Context, c cid.Cid) (int, error) {
+	if inline, ok := keyOf(c).identity(); ok {
+		return len(inline), nil
+	}
+	l, err := locate(ctx, b.st.read, c.Hash())
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, ipld.ErrNotFound{Cid: c}
+	}
+	return l.len, err
+}
+
+// Get returns a block after checking that it is what its CID says.
+func (b blockstore) Get(ctx context.Context, c cid.Cid) (blocks.Block, error) {
+	if inline, ok := keyOf(c).identity(); ok {
+		return blocks.NewBlockWithCid(inline, c)
+	}
+	l, err := locate(ctx, b.st.read, c.Hash())
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, ipld.ErrNotFound{Cid: c}
+	}
+	if err != nil {
+		return nil, err
+	}
+	data, err := b.st.readBlock(l)
+	if errors.Is(err, fs.ErrNotExist) { // collected in between
+		return nil, ipld.ErrNotFound{Cid: c}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := checkBlock(c, data); err != nil {
+		return nil, err
+	}
+	return blocks.NewBlockWithCid(data, c)
+}
+
+// checkBlock hashes a block that was read from disk.
+func checkBlock(c cid.Cid, data []byte) error {
+	d, err := multihash.Decode(c.Hash())
+	if err != nil {
+		return fmt.Errorf("block %s: %w", c, err)
+	}
+	sum, err := digestOf(d.Code, data)
+	if err != nil {
+		return fmt.Errorf("block %s: %w", c, err)
+	}
+	if string(sum) != string(d.Digest) {
+		return fmt.Errorf("block %s: %w", c, errDamaged)
+	}
+	return nil
+}
+
+var errDamaged = errors.New("the stored bytes do not match the CID")

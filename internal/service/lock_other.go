@@ -1,0 +1,19 @@
+//go:build !unix
+
+package service
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// lockDir opens the lock file; this system has no lock that ends with its
+// process.
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock store: %w", err)
+	}
+	return f, nil
+}

@@ -1,0 +1,122 @@
+package service
+
+// schemaVersion is kept in SQLite's user_version.
+const schemaVersion = 1
+
+// Times are microseconds since 1970. A multihash (mh) is kept in its binary
+// form, and so is a CID where the column is a BLOB.
+const schema = `
+CREATE TABLE settings (
+	name  TEXT PRIMARY KEY,
+	value BLOB NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE users (
+	id                INTEGER PRIMARY KEY,
+	issuer            TEXT NOT NULL UNIQUE,
+	name              TEXT NOT NULL UNIQUE,
+	created           INTEGER NOT NULL,
+	restricted        INTEGER NOT NULL DEFAULT 0,
+	delete_restricted INTEGER NOT NULL DEFAULT 0,
+	pinning           INTEGER NOT NULL DEFAULT 1
+);
+
+CREATE TABLE keys (
+	id           INTEGER PRIMARY KEY,
+	user_id      INTEGER NOT NULL REFERENCES users(id),
+	name         TEXT NOT NULL,
+	hash         BLOB NOT NULL UNIQUE,
+	created      INTEGER NOT NULL,
+	deleted      INTEGER,
+	blocked      INTEGER NOT NULL DEFAULT 0,
+	rate_limited INTEGER NOT NULL DEFAULT 0,
+	quota        INTEGER NOT NULL DEFAULT 0
+);
+CREATE UNIQUE INDEX keys_name ON keys(user_id, name) WHERE deleted IS NULL;
+
+-- payload and payload_end delimit the CARv1 within the file.
+CREATE TABLE shards (
+	id          INTEGER PRIMARY KEY,
+	cid         BLOB NOT NULL UNIQUE,
+	size        INTEGER NOT NULL,
+	payload     INTEGER NOT NULL,
+	payload_end INTEGER NOT NULL,
+	created     INTEGER NOT NULL
+);
+
+CREATE TABLE contents (
+	cid     TEXT PRIMARY KEY,
+	mh      BLOB NOT NULL,
+	codec   INTEGER NOT NULL,
+	size    INTEGER,
+	created INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE uploads (
+	id          INTEGER PRIMARY KEY,
+	user_id     INTEGER NOT NULL REFERENCES users(id),
+	key_id      INTEGER REFERENCES keys(id),
+	source_cid  TEXT NOT NULL,
+	content_cid TEXT NOT NULL REFERENCES contents(cid),
+	type        TEXT NOT NULL,
+	mime        TEXT NOT NULL,
+	name        TEXT,
+	files       TEXT NOT NULL,
+	meta        TEXT,
+	origins     TEXT,
+	inserted    INTEGER NOT NULL,
+	updated     INTEGER NOT NULL,
+	deleted     INTEGER,
+	UNIQUE (user_id, source_cid)
+);
+CREATE INDEX uploads_list ON uploads(user_id, inserted) WHERE deleted IS NULL;
+CREATE INDEX uploads_content ON uploads(content_cid);
+CREATE INDEX uploads_key ON uploads(key_id);
+
+CREATE TABLE upload_shards (
+	seq       INTEGER PRIMARY KEY,
+	upload_id INTEGER NOT NULL REFERENCES uploads(id),
+	shard_id  INTEGER NOT NULL REFERENCES shards(id),
+	UNIQUE (upload_id, shard_id)
+);
+CREATE INDEX upload_shards_shard ON upload_shards(shard_id);
+
+-- Fetches of pinned content that is not held. Whether it is pinned is never
+-- written down: that is what the nodes say.
+CREATE TABLE fetches (
+	content_cid TEXT PRIMARY KEY REFERENCES contents(cid),
+	state       TEXT NOT NULL CHECK (state IN ('queued', 'pinning', 'failed', 'done')),
+	reason      TEXT NOT NULL DEFAULT '',
+	attempts    INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+
+CREATE TABLE blocks (
+	mh    BLOB NOT NULL,
+	shard INTEGER NOT NULL,
+	off   INTEGER NOT NULL,
+	len   INTEGER NOT NULL,
+	PRIMARY KEY (mh, shard)
+) WITHOUT ROWID;
+
+-- pending is the number of children that are not complete, or a state; see
+-- completeness.go.
+CREATE TABLE nodes (
+	id      INTEGER PRIMARY KEY,
+	mh      BLOB NOT NULL,
+	codec   INTEGER NOT NULL,
+	pending INTEGER NOT NULL,
+	UNIQUE (mh, codec)
+);
+CREATE INDEX nodes_ready ON nodes(id) WHERE pending = 0;
+CREATE INDEX nodes_telling ON nodes(id) WHERE pending = -4;
+CREATE INDEX nodes_unread ON nodes(id) WHERE pending = -2;
+
+-- A row says that the node parent links to a block (mh as codec) that is not
+-- complete.
+CREATE TABLE waiting (
+	mh     BLOB NOT NULL,
+	codec  INTEGER NOT NULL,
+	parent INTEGER NOT NULL,
+	PRIMARY KEY (mh, codec, parent)
+) WITHOUT ROWID;
+`
