@@ -7,6 +7,9 @@
 // advances running hashes together, and [Pool] lets goroutines that each feed
 // one long stream share lanes with one another.
 //
+// Lanes need the SHA instructions of amd64 or arm64. Elsewhere, and with the
+// build tag purego, everything here is crypto/sha256.
+//
 // Everything here is safe for concurrent use, except that one [Digest] belongs
 // to one goroutine at a time. Nothing allocates per message. The answers are
 // those of crypto/sha256, always.
@@ -14,7 +17,6 @@ package sha256mb
 
 import (
 	"crypto/sha256"
-	"hash"
 )
 
 // Size is the length of a digest in bytes.
@@ -22,48 +24,91 @@ const Size = sha256.Size
 
 // Sum writes the SHA-256 of msgs[i] to out[i]. The slices have equal lengths.
 func Sum(out [][Size]byte, msgs [][]byte) {
-	for i, m := range msgs {
-		out[i] = sha256.Sum256(m)
+	if active == portable {
+		for i, m := range msgs {
+			out[i] = sha256.Sum256(m)
+		}
+		return
 	}
-}
-
-// Digest is a running SHA-256. The zero value is ready to use.
-type Digest struct {
-	h hash.Hash
-}
-
-// Reset makes d the hash of nothing.
-func (d *Digest) Reset() { d.h = nil }
-
-// Write adds p to the message on the caller's goroutine. It never fails.
-func (d *Digest) Write(p []byte) (int, error) {
-	if d.h == nil {
-		d.h = sha256.New()
+	// The compiler leaves all this on the stack only while every address is
+	// stored by its full name, not through a pointer or a method.
+	var (
+		work [maxLanes]struct {
+			stream
+			state [8]uint32
+			tail  [2 * blockSize]byte
+			out   *[Size]byte
+		}
+		lanes  [maxLanes]*stream
+		loaded int
+	)
+	for {
+		busy := false
+		for i := range work {
+			if !work[i].idle() {
+				busy = true
+				continue
+			}
+			if work[i].out != nil {
+				putDigest(work[i].out, &work[i].state)
+				work[i].out = nil
+			}
+			if loaded < len(msgs) {
+				m := msgs[loaded]
+				whole := len(m) &^ (blockSize - 1)
+				tail := pad(&work[i].tail, m[whole:], uint64(len(m)))
+				work[i].now, work[i].next = m[:whole], tail
+				if whole == 0 {
+					work[i].now, work[i].next = tail, nil
+				}
+				work[i].state = initial
+				work[i].h = &work[i].state
+				work[i].out = &out[loaded]
+				lanes[i] = &work[i].stream
+				loaded++
+				busy = true
+			}
+		}
+		if !busy {
+			return
+		}
+		advance(&lanes, maxStep)
 	}
-	return d.h.Write(p)
-}
-
-// Sum256 returns the digest of what was written so far and leaves d unchanged.
-func (d *Digest) Sum256() (out [Size]byte) {
-	if d.h == nil {
-		return sha256.Sum256(nil)
-	}
-	d.h.Sum(out[:0])
-	return out
 }
 
 // Update writes data[i] to ds[i], advancing all of them together. The slices
 // have equal lengths and the digests are distinct.
 func Update(ds []*Digest, data [][]byte) {
-	for i, d := range ds {
-		d.Write(data[i])
+	if active == portable {
+		for i, d := range ds {
+			d.Write(data[i])
+		}
+		return
+	}
+	var work [maxLanes]update
+	var lanes [maxLanes]*stream
+	for i := range work {
+		lanes[i] = &work[i].stream
+	}
+	loaded := 0
+	for {
+		busy := false
+		for i := range work {
+			w := &work[i]
+			// A loop: what only fills a digest's buffer is done at once.
+			for w.idle() {
+				w.finish()
+				if loaded == len(ds) {
+					break
+				}
+				w.begin(ds[loaded], data[loaded])
+				loaded++
+			}
+			busy = busy || !w.idle()
+		}
+		if !busy {
+			return
+		}
+		advance(&lanes, maxStep)
 	}
 }
-
-// Pool shares lanes between goroutines that each feed one running hash. The
-// zero value is ready to use.
-type Pool struct{}
-
-// Write adds data to d and returns when that is done. Calls made at the same
-// time by other goroutines, for other digests, are advanced together.
-func (p *Pool) Write(d *Digest, data []byte) { d.Write(data) }

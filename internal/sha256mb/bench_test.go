@@ -1,0 +1,140 @@
+package sha256mb_test
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"testing"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/carload/carload/internal/sha256mb"
+)
+
+// stdSum is the baseline: the same messages, one after another.
+func stdSum(out [][sha256mb.Size]byte, msgs [][]byte) {
+	for i, m := range msgs {
+		out[i] = sha256.Sum256(m)
+	}
+}
+
+func BenchmarkSum(b *testing.B) {
+	for _, c := range []struct{ count, size int }{
+		{1, 1 << 20}, {2, 1 << 20}, {3, 1 << 20}, {4, 1 << 20}, {4, 256 << 10}, {1000, 4 << 10}, {1000, 300},
+	} {
+		buf := noise(20, c.count*c.size)
+		msgs := make([][]byte, c.count)
+		for i := range msgs {
+			msgs[i] = buf[i*c.size:][:c.size]
+		}
+		want := make([][sha256mb.Size]byte, c.count)
+		stdSum(want, msgs)
+		for _, by := range []struct {
+			name string
+			sum  func(out [][sha256mb.Size]byte, msgs [][]byte)
+		}{{"std", stdSum}, {"lanes", sha256mb.Sum}} {
+			b.Run(fmt.Sprintf("%dx%d/%s", c.count, c.size, by.name), func(b *testing.B) {
+				out := make([][sha256mb.Size]byte, c.count)
+				b.SetBytes(int64(len(buf)))
+				b.ReportAllocs()
+				for b.Loop() {
+					by.sum(out, msgs)
+				}
+				for i := range out {
+					if out[i] != want[i] {
+						b.Fatalf("message %d: wrong digest", i)
+					}
+				}
+			})
+		}
+	}
+}
+
+// BenchmarkUpdate feeds four digests slices as they come out of the cache.
+func BenchmarkUpdate(b *testing.B) {
+	const total = 1 << 20
+	buf := noise(21, 4*total)
+	var want [4][sha256mb.Size]byte
+	for i := range want {
+		want[i] = sha256.Sum256(buf[i*total:][:total])
+	}
+	for _, size := range []int{16 << 10, 64 << 10} {
+		b.Run(fmt.Sprintf("4x%d", size), func(b *testing.B) {
+			var ds [4]sha256mb.Digest
+			b.SetBytes(4 * total)
+			b.ReportAllocs()
+			for b.Loop() {
+				refs := [4]*sha256mb.Digest{&ds[0], &ds[1], &ds[2], &ds[3]}
+				for i := range ds {
+					ds[i].Reset()
+				}
+				for at := 0; at < total; at += size {
+					var data [4][]byte
+					for i := range data {
+						data[i] = buf[i*total+at:][:size]
+					}
+					sha256mb.Update(refs[:], data[:])
+				}
+				for i := range ds {
+					if ds[i].Sum256() != want[i] {
+						b.Fatalf("digest %d: wrong", i)
+					}
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkPool has four goroutines feed a stream each, a MiB at a time.
+func BenchmarkPool(b *testing.B) {
+	const writers, total, size = 4, 4 << 20, 1 << 20
+	buf := noise(22, writers*total)
+	var want [writers][sha256mb.Size]byte
+	for i := range want {
+		want[i] = sha256.Sum256(buf[i*total:][:total])
+	}
+	var pool sha256mb.Pool
+	for _, by := range []struct {
+		name string
+		hash func(msg []byte) [sha256mb.Size]byte
+	}{
+		{"std", func(msg []byte) [sha256mb.Size]byte {
+			h := sha256.New()
+			for len(msg) > 0 {
+				h.Write(msg[:size])
+				msg = msg[size:]
+			}
+			return [sha256mb.Size]byte(h.Sum(nil))
+		}},
+		{"lanes", func(msg []byte) [sha256mb.Size]byte {
+			var d sha256mb.Digest
+			for len(msg) > 0 {
+				pool.Write(&d, msg[:size])
+				msg = msg[size:]
+			}
+			return d.Sum256()
+		}},
+	} {
+		b.Run(by.name, func(b *testing.B) {
+			b.SetBytes(writers * total)
+			b.ReportAllocs()
+			before := cpuTime()
+			for b.Loop() {
+				var g errgroup.Group
+				for i := range writers {
+					g.Go(func() error {
+						if by.hash(buf[i*total:][:total]) != want[i] {
+							return fmt.Errorf("stream %d: wrong digest", i)
+						}
+						return nil
+					})
+				}
+				if err := g.Wait(); err != nil {
+					b.Fatal(err)
+				}
+			}
+			if spent := cpuTime() - before; spent > 0 {
+				b.ReportMetric(float64(b.N)*writers*total/spent.Seconds()/1e6, "MB/cpu-s")
+			}
+		})
+	}
+}

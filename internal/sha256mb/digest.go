@@ -1,0 +1,124 @@
+package sha256mb
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"hash"
+)
+
+const blockSize = sha256.BlockSize
+
+var initial = [8]uint32{
+	0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
+	0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19,
+}
+
+// Digest is a running SHA-256. The zero value is ready to use.
+type Digest struct {
+	state  [8]uint32       // unset while length is 0
+	buf    [blockSize]byte // the last length%blockSize bytes
+	length uint64
+	std    hash.Hash // instead of all that, where there is no kernel
+}
+
+// Reset makes d the hash of nothing.
+func (d *Digest) Reset() {
+	d.length = 0
+	if d.std != nil {
+		d.std.Reset()
+	}
+}
+
+// Write adds p to the message on the caller's goroutine. It never fails.
+func (d *Digest) Write(p []byte) (int, error) {
+	if active == portable {
+		if d.std == nil {
+			d.std = sha256.New()
+		}
+		return d.std.Write(p)
+	}
+	var u update
+	u.begin(d, p)
+	for lanes := [maxLanes]*stream{&u.stream}; !u.idle(); {
+		advance(&lanes, maxStep)
+	}
+	u.finish()
+	return len(p), nil
+}
+
+// Sum256 returns the digest of what was written so far and leaves d unchanged.
+func (d *Digest) Sum256() [Size]byte {
+	if d.std != nil {
+		return [Size]byte(d.std.Sum(nil))
+	}
+	if d.length == 0 {
+		return sha256.Sum256(nil)
+	}
+	var (
+		out   [Size]byte
+		tail  [2 * blockSize]byte
+		state = d.state
+	)
+	last := pad(&tail, d.buf[:d.length%blockSize], d.length)
+	blocks(1, &[maxLanes]*[8]uint32{&state}, &[maxLanes]*byte{&last[0]}, len(last)/blockSize)
+	putDigest(&out, &state)
+	return out
+}
+
+// update is one write to a digest while it is in a lane.
+type update struct {
+	stream
+	d    *Digest
+	rest []byte
+}
+
+// begin starts the write of p to d. Once u is idle, finish ends it.
+func (u *update) begin(d *Digest, p []byte) {
+	u.d = d
+	if d.length == 0 {
+		d.state = initial
+	}
+	u.h = &d.state
+	held := int(d.length % blockSize)
+	d.length += uint64(len(p))
+	n := 0
+	if held > 0 {
+		n = copy(d.buf[held:], p)
+		if held+n < blockSize {
+			return
+		}
+	}
+	whole := n + (len(p)-n)&^(blockSize-1)
+	u.now, u.next, u.rest = p[n:whole], nil, p[whole:]
+	if held > 0 {
+		u.now, u.next = d.buf[:], u.now
+	}
+}
+
+// finish keeps what did not fill a block, now that the buffer is free.
+func (u *update) finish() {
+	if u.d != nil {
+		copy(u.d.buf[:], u.rest)
+	}
+	u.d, u.rest = nil, nil
+}
+
+// pad writes the end of a message of length bytes, of which rest is not yet
+// hashed, to buf and returns the one or two blocks that it takes.
+func pad(buf *[2 * blockSize]byte, rest []byte, length uint64) []byte {
+	n := copy(buf[:], rest)
+	end := blockSize
+	if n+1+8 > blockSize {
+		end = 2 * blockSize
+	}
+	buf[n] = 0x80
+	clear(buf[n+1 : end-8])
+	binary.BigEndian.PutUint64(buf[end-8:], length*8)
+	return buf[:end]
+}
+
+func putDigest(out *[Size]byte, state *[8]uint32) {
+	for i, v := range state {
+		binary.BigEndian.PutUint32(out[4*i:], v)
+	}
+}
