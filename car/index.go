@@ -392,18 +392,21 @@ type window struct {
 	end   int64 // of the CARv1
 	buf   []byte
 	start int64 // of buf in the CARv1
+	last  int64 // offset asked for before
 }
 
 // at returns what begins at this offset: peekBytes, fewer only at the end.
 func (w *window) at(off int64) ([]byte, error) {
+	defer func() { w.last = off }()
 	want := min(peekBytes, w.end-off)
-	end := w.start + int64(len(w.buf))
-	if off >= w.start && off+want <= end {
+	if off >= w.start && off+want <= w.start+int64(len(w.buf)) {
 		return w.buf[off-w.start:][:want], nil
 	}
-	n := int64(shortWindow)
-	if off < end+shortWindow { // the next section is near, and so may be the one after it
-		n = longWindow
+	// A stride tells how big the sections are: small ones are read, big ones
+	// are jumped over.
+	n := int64(longWindow)
+	if off-w.last > longWindow/16 {
+		n = shortWindow
 	}
 	n = min(n, w.end-off)
 	if int64(cap(w.buf)) < n {
