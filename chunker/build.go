@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"runtime"
 	"sync/atomic"
 
@@ -19,68 +20,221 @@ type Options struct {
 	Profile Profile       // the zero value means UnixFSv1
 	Workers int           // goroutines that read and hash; 0 means one per core
 	Read    *atomic.Int64 // if not nil, counts payload bytes as they are hashed
+
+	// Metadata to store. As in Kubo, either turns raw leaves off.
+	Mode    bool // permissions
+	ModTime bool // time of the last modification
+
+	// What is taken from a tree on disk.
+	Hidden      bool     // also names that begin with a dot
+	Dereference bool     // store what a symlink points to, not the symlink
+	NoEmptyDirs bool     // leave out directories with nothing in them, except the root
+	RawNames    bool     // allow names that are not UTF-8
+	Patterns    []string // what to leave out, as in a .gitignore: the last match decides, "!" takes in again
+	Files       *atomic.Int64
 }
 
 func (o Options) withDefaults() Options {
 	if o.Profile == (Profile{}) {
 		o.Profile = UnixFSv1()
 	}
+	o.Profile = o.Profile.renamed()
 	if o.Workers <= 0 {
 		o.Workers = runtime.GOMAXPROCS(0)
 	}
 	if o.Read == nil {
 		o.Read = new(atomic.Int64)
 	}
+	if o.Files == nil {
+		o.Files = new(atomic.Int64)
+	}
 	return o
 }
 
 // Build describes the DAG of one source: it reads every byte once, hashes the
-// leaves on all cores and keeps 32 bytes of each. A source that ends early is
-// reported by an error matching [car.ErrSourceChanged].
+// leaves on all cores and keeps 32 bytes of each. A source that ends early, or
+// a file that is written to meanwhile, is reported by an error matching
+// [car.ErrSourceChanged].
 func Build(ctx context.Context, src car.Source, opts Options) (*DAG, error) {
-	opts = opts.withDefaults()
-	if err := opts.Profile.Validate(); err != nil {
-		return nil, fmt.Errorf("profile %q: %w", opts.Profile.Name, err)
-	}
-	d := &DAG{profile: opts.Profile, size: src.Size()}
-	l := newLayout(&d.profile, src.Size(), nil)
-	f := file{source: src, layout: l, digests: make([]byte, l.nodes()*digestSize)}
-	if err := describe(ctx, &f, opts); err != nil {
+	b, err := newBuilder(opts)
+	if err != nil {
 		return nil, err
 	}
-	d.finish(f)
-	return d, nil
-}
-
-// finish makes d the DAG of a file whose leaves are described.
-func (d *DAG) finish(f file) {
-	f.hashInner()
-	l := f.layout
-	d.files = []file{f}
-	d.root = makeCID(l.cidPrefix(l.top()), f.digests[len(f.digests)-digestSize:])
-	d.tsize = l.root().tsize
-}
-
-// runBytes is how much a worker reads before it hashes: four leaves of 1 MiB,
-// one for each lane of a core.
-const runBytes = 4 << 20
-
-// describe fills in the digests of a file.
-func describe(ctx context.Context, f *file, opts Options) error {
-	src, err := f.source.Open()
-	if err != nil {
-		return fmt.Errorf("open source: %w", err)
+	n := &node{body: src, size: src.Size()}
+	if s, ok := src.(interface{ Info() fs.FileInfo }); ok {
+		b.keepStat(n, s.Info())
 	}
-	defer src.Close()
+	b.dag.nodes = nodes{blocks: [][]node{{*n}}, n: 1}
+	n = b.dag.nodes.at(0)
+	f, err := openSource(src)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if err := b.describe(ctx, n, f); err != nil {
+		return nil, err
+	}
+	return b.dag, nil
+}
 
-	leaves := f.layout.level[0].count
-	perRun := max(1, runBytes/opts.Profile.ChunkBytes)
-	runs := (leaves + perRun - 1) / perRun
+// builder makes one DAG.
+type builder struct {
+	opts   Options
+	cutter *cutter // if leaves are cut by content
+	dag    *DAG
+}
+
+func newBuilder(opts Options) (*builder, error) {
+	opts = opts.withDefaults()
+	p := opts.Profile
+	if err := p.Validate(); err != nil {
+		return nil, fmt.Errorf("profile %q: %w", p.Name, err)
+	}
+	b := &builder{opts: opts, dag: &DAG{profile: p, plain: p, framed: p}}
+	b.dag.framed.RawLeaves = false
+	if opts.Mode || opts.ModTime {
+		b.dag.plain = b.dag.framed
+	}
+	if p.Chunker != "" {
+		c, err := parseCutter(p.Chunker)
+		if err != nil {
+			return nil, err
+		}
+		b.cutter = &c
+	}
+	return b, nil
+}
+
+// keepStat notes the metadata that the options ask for.
+func (b *builder) keepStat(n *node, info fs.FileInfo) {
+	var s Stat
+	if b.opts.Mode {
+		s.Mode = info.Mode()
+	}
+	if b.opts.ModTime {
+		s.ModTime = info.ModTime()
+	}
+	if !s.zero() {
+		n.stat = &s
+	}
+}
+
+// oneLeaf reports whether a file of that size is a leaf and nothing else.
+func (b *builder) oneLeaf(size int64) bool {
+	switch p := &b.opts.Profile; {
+	case p.Layout != Balanced:
+		return false
+	case b.cutter != nil:
+		return size < int64(b.cutter.min)
+	default:
+		return size <= int64(p.ChunkBytes)
+	}
+}
+
+// finishLeaf completes a node whose digest is that of its only leaf.
+func (b *builder) finishLeaf(n *node) {
+	p := b.dag.recipe(n)
+	n.raw, n.tsize = p.RawLeaves, n.size
+	if !n.raw {
+		n.tsize += int64(leafFrameSize(n.size, n.meta()))
+	}
+}
+
+// finish completes a node whose leaves are described.
+func (f *file) finish(n *node) {
+	var block []byte
+	l := f.layout
+	for i := l.leaves; i < l.nodes(); i++ {
+		block = l.appendInner(block[:0], i, f.digests)
+		digest := sum(block)
+		copy(digestAt(f.digests, i), digest[:])
+	}
+	root := l.root()
+	copy(n.digest[:], digestAt(f.digests, root))
+	n.raw, n.tsize = l.raw(root), l.span(root).tsize
+	if src, ok := n.body.(car.Source); ok {
+		f.source = src
+	}
+	n.body = f
+}
+
+func openSource(src car.Source) (car.SourceFile, error) {
+	f, err := src.Open()
+	if err != nil {
+		return nil, fmt.Errorf("open source: %w", err)
+	}
+	return f, nil
+}
+
+// describe fills in a node of a file, with all workers on it.
+func (b *builder) describe(ctx context.Context, n *node, src io.ReaderAt) error {
+	before, err := statOf(src)
+	if err != nil {
+		return err
+	}
+	p := b.dag.recipe(n)
+	switch {
+	case b.oneLeaf(n.size):
+		h := newBatch(b, p.leafBytes(n.size))
+		if err = h.add(p, n, src, 0, n.size, n.digest[:]); err == nil {
+			h.flush()
+			b.finishLeaf(n)
+		}
+	case b.cutter != nil:
+		err = b.cut(ctx, n, src)
+	default:
+		f := &file{layout: newLayout(p, n.size, n.meta())}
+		f.digests = make([]byte, f.layout.nodes()*digestSize)
+		if err = b.hashLeaves(ctx, n, src, f); err == nil {
+			f.finish(n)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return b.unchanged(n, src, before)
+}
+
+// statOf tells what the file system says of an open source, if it is a file.
+func statOf(src io.ReaderAt) (fs.FileInfo, error) {
+	if f, ok := src.(interface{ Stat() (fs.FileInfo, error) }); ok {
+		return f.Stat()
+	}
+	return nil, nil
+}
+
+// unchanged reports a file that was written to since before. Pass 2 would
+// find out, but not everyone who wants a root goes there.
+func (b *builder) unchanged(n *node, src io.ReaderAt, before fs.FileInfo) error {
+	if before == nil {
+		return nil
+	}
+	now, err := statOf(src)
+	if err != nil {
+		return err
+	}
+	name := b.dag.source(n).Name()
+	if err := sameSize(name, now, n.size); err != nil {
+		return err
+	}
+	if !now.ModTime().Equal(before.ModTime()) {
+		return &car.SourceChangedError{Name: name, Reason: "it was written to while it was read"}
+	}
+	return nil
+}
+
+// lanes is how many leaves a worker hashes at a time.
+const lanes = 4
+
+// hashLeaves fills in the digests of the leaves of one file.
+func (b *builder) hashLeaves(ctx context.Context, n *node, src io.ReaderAt, f *file) error {
+	l := f.layout
+	runs := (l.leaves + lanes - 1) / lanes
 	var next atomic.Int64
 	g, ctx := errgroup.WithContext(ctx)
-	for range min(opts.Workers, runs) {
+	for range min(b.opts.Workers, runs) {
 		g.Go(func() error {
-			h := newHasher(f, src, perRun)
+			h := newBatch(b, l.profile.leafBytes(l.size))
 			for {
 				run := int(next.Add(1)) - 1
 				if run >= runs {
@@ -89,100 +243,116 @@ func describe(ctx context.Context, f *file, opts Options) error {
 				if err := context.Cause(ctx); err != nil {
 					return err
 				}
-				from := run * perRun
-				n, err := h.leaves(from, min(perRun, leaves-from))
-				if err != nil {
-					return err
+				for i := run * lanes; i < min((run+1)*lanes, l.leaves); i++ {
+					from, to := l.leaf(i)
+					if err := h.add(l.profile, n, src, from, to, digestAt(f.digests, i)); err != nil {
+						return err
+					}
 				}
-				opts.Read.Add(n)
+				h.flush()
 			}
 		})
 	}
 	return g.Wait()
 }
 
-// hashInner fills in the digests above the leaves.
-func (f *file) hashInner() {
-	var block []byte
-	var sum [1][sha256mb.Size]byte
-	for level := 1; level <= f.layout.top(); level++ {
-		lv := &f.layout.level[level]
-		for i := range lv.count {
-			block = f.layout.appendInner(block[:0], level, i, f.digests)
-			sha256mb.Sum(sum[:], [][]byte{block})
-			copy(f.digests[(lv.first+i)*digestSize:], sum[0][:])
-		}
+// leafBytes is the most that a leaf of a file of that size takes.
+func (p *Profile) leafBytes(size int64) int {
+	most := int64(p.ChunkBytes)
+	if most == 0 {
+		most = car.MaxBlockBytes
 	}
+	return int(min(most, size)) + leafFraming
 }
 
-// hasher reads and hashes runs of leaves on one goroutine.
-type hasher struct {
-	f    *file
-	src  io.ReaderAt
+// batch is leaves in memory that wait to be hashed together. It belongs to
+// one goroutine.
+type batch struct {
+	b    *builder
 	buf  []byte
 	msgs [][]byte
+	into [][]byte // where the digests go
 	sums [][sha256mb.Size]byte
+	done []described // files to complete once the digests are there
+	read int64
 }
 
-func newHasher(f *file, src io.ReaderAt, perRun int) *hasher {
-	perRun = min(perRun, f.layout.level[0].count)
-	return &hasher{
-		f: f, src: src,
-		buf:  make([]byte, perRun*f.layout.level[0].full.block+leafFraming),
-		msgs: make([][]byte, 0, perRun),
-		sums: make([][sha256mb.Size]byte, perRun),
+// described is a file whose leaves are in a batch or behind it.
+type described struct {
+	node *node
+	file *file // nil: its only leaf is all there is
+}
+
+// Bounds of a batch of small leaves: enough of them to keep the lanes busy
+// although they differ in size, in a buffer that stays in the cache.
+const (
+	batchLeaves = 64
+	batchBytes  = 256 << 10
+)
+
+// newBatch makes a batch with room for one leaf of that size for each lane.
+func newBatch(b *builder, leafBytes int) *batch {
+	return &batch{
+		b:    b,
+		buf:  make([]byte, 0, max(lanes*leafBytes, batchBytes)),
+		sums: make([][sha256mb.Size]byte, batchLeaves),
 	}
 }
 
-// leaves fills in the digests of n leaves and tells how many bytes of the
-// source they were.
-func (h *hasher) leaves(first, n int) (int64, error) {
-	l := h.f.layout
-	from := int64(first) * int64(l.profile.ChunkBytes)
-	to := min(l.size, int64(first+n)*int64(l.profile.ChunkBytes))
-	h.msgs = h.msgs[:0]
-	if l.profile.RawLeaves {
-		// The leaves of a run lie side by side: one read fetches them all.
-		buf := h.buf[:to-from]
-		if err := h.readAt(buf, from); err != nil {
-			return 0, err
-		}
-		for range n {
-			k := min(len(buf), l.profile.ChunkBytes)
-			h.msgs = append(h.msgs, buf[:k])
-			buf = buf[k:]
-		}
-	} else {
-		buf := h.buf[:0]
-		for i := first; i < first+n; i++ {
-			content := l.span(0, i).content
-			head, tail := l.leafFrame(content, l.top() == 0)
-			start := len(buf)
-			buf = append(buf, head...)
-			data := len(buf)
-			buf = buf[:data+int(content)]
-			if err := h.readAt(buf[data:], int64(i)*int64(l.profile.ChunkBytes)); err != nil {
-				return 0, err
-			}
-			buf = append(buf, tail...)
-			h.msgs = append(h.msgs, buf[start:])
-		}
-	}
-	sha256mb.Sum(h.sums[:n], h.msgs)
-	for i := range n {
-		copy(h.f.digests[(first+i)*digestSize:], h.sums[i][:])
-	}
-	return to - from, nil
+// isFull reports whether a leaf of n bytes should go into another batch.
+func (h *batch) isFull(n int) bool {
+	return len(h.msgs) == batchLeaves || len(h.buf)+n > cap(h.buf) || len(h.buf) >= batchBytes && len(h.msgs)%lanes == 0
 }
 
-func (h *hasher) readAt(p []byte, off int64) error {
-	n, err := h.src.ReadAt(p, off)
-	if n == len(p) {
-		return nil
+// add reads a leaf, the bytes from..to of a file, and puts its digest into
+// digest when the batch is flushed.
+func (h *batch) add(p *Profile, n *node, src io.ReaderAt, from, to int64, digest []byte) error {
+	size := int(to - from)
+	if h.isFull(size + leafFraming) {
+		h.flush()
 	}
-	name := h.f.source.Name()
-	if err == nil || errors.Is(err, io.EOF) {
-		return &car.SourceChangedError{Name: name, Offset: off + int64(n), Reason: "it ends there"}
+	start := len(h.buf)
+	meta := ""
+	if n.stat != nil && int64(size) == n.size && p.Layout == Balanced {
+		meta = n.meta() // the leaf is the root
 	}
-	return fmt.Errorf("read source %q at offset %d: %w", name, off+int64(n), err)
+	if !p.RawLeaves {
+		h.buf = appendLeafHead(h.buf, p.leafType(), int64(size), meta)
+	}
+	data := len(h.buf)
+	h.buf = h.buf[:data+size]
+	if k, err := src.ReadAt(h.buf[data:], from); k < size {
+		h.buf = h.buf[:start]
+		name := h.b.dag.source(n).Name()
+		if err == nil || errors.Is(err, io.EOF) {
+			return &car.SourceChangedError{Name: name, Offset: from + int64(k), Reason: "it ends there"}
+		}
+		return fmt.Errorf("read source %q at offset %d: %w", name, from+int64(k), err)
+	}
+	if !p.RawLeaves {
+		h.buf = appendLeafTail(h.buf, int64(size), meta)
+	}
+	h.msgs = append(h.msgs, h.buf[start:])
+	h.into = append(h.into, digest)
+	h.read += int64(size)
+	return nil
+}
+
+// flush hashes what is in the batch.
+func (h *batch) flush() {
+	sha256mb.Sum(h.sums[:len(h.msgs)], h.msgs)
+	for i, into := range h.into {
+		copy(into, h.sums[i][:])
+	}
+	for _, d := range h.done {
+		if d.file != nil {
+			d.file.finish(d.node)
+		} else {
+			h.b.finishLeaf(d.node)
+		}
+	}
+	h.b.opts.Read.Add(h.read)
+	clear(h.into)
+	clear(h.done)
+	h.buf, h.msgs, h.into, h.done, h.read = h.buf[:0], h.msgs[:0], h.into[:0], h.done[:0], 0
 }

@@ -3,6 +3,7 @@ package chunker
 import (
 	"encoding/binary"
 	"iter"
+	"path/filepath"
 	"sync"
 
 	"github.com/ipfs/go-cid"
@@ -16,38 +17,100 @@ import (
 // be used by several goroutines at a time.
 type DAG struct {
 	profile Profile
-	root    cid.Cid
-	size    int64
-	tsize   int64
-	files   []file
+	plain   Profile // recipe of nodes without metadata
+	framed  Profile // recipe of nodes with metadata: never raw leaves
+
+	nodes   nodes
+	entries []uint32 // nodes in the order of the links of their directories
+	shards  []shard
+	mounts  map[*node]string // where on disk the files under a node are
+	skipped []Skipped
 
 	once  sync.Once
 	order []ref // the blocks as a list
 }
 
-// file is the part of a DAG that is made of one source.
+// node is a file, a directory or a symlink. There can be millions: it takes
+// 104 bytes, and one of a small file on disk refers to nothing but its name.
+type node struct {
+	name   string
+	digest [digestSize]byte // of its root block
+	size   int64            // bytes of the files under it
+	tsize  int64            // cumulative size of its blocks
+	body   any              // nil: on disk, one leaf; or car.Source (one leaf), *file, *directory, symlink
+	stat   *Stat            // if it is stored
+	parent *node            // nil if it is the root
+	raw    bool             // the root block is a raw leaf
+	absent bool             // left out of its directory
+}
+
+// file is the body of a node whose blocks are more than one leaf.
 type file struct {
 	source  car.Source
 	layout  *layout
-	digests []byte // leaves, then each level above; 32 bytes a node
-	depth   int    // of the file's root in the DAG
+	digests []byte // by number of the node, 32 bytes each
 }
 
-// ref is a block: the index of its file and its position in the digests.
-type ref struct{ file, pos uint32 }
+// directory is the body of a node with entries.
+type directory struct {
+	first, count uint32 // of DAG.entries
+	shard        uint32 // its root in DAG.shards, if sharded
+	sharded      bool
+}
+
+// symlink is the body of a node that is one: its target.
+type symlink string
+
+// nodes is a list whose elements stay where they are while it grows.
+type nodes struct {
+	blocks [][]node
+	n      int
+}
+
+const nodesPerBlock = 1 << 10
+
+func (s *nodes) add(n node) (uint32, *node) {
+	if s.n%nodesPerBlock == 0 {
+		s.blocks = append(s.blocks, make([]node, nodesPerBlock))
+	}
+	i := s.n
+	s.n++
+	p := s.at(uint32(i))
+	*p = n
+	return uint32(i), p
+}
+
+func (s *nodes) at(i uint32) *node { return &s.blocks[i/nodesPerBlock][i%nodesPerBlock] }
+
+// ref is a block: its node, and which of the node's blocks: a number of its
+// layout, or an index of DAG.shards.
+type ref struct{ node, block, depth uint32 }
+
+// Skipped is something that a tree on disk has and UnixFS has no room for.
+type Skipped struct {
+	Path   string
+	Reason string
+}
 
 // Profile is the recipe the DAG was built with.
 func (d *DAG) Profile() Profile { return d.profile }
 
 // Root is the CID of the DAG.
-func (d *DAG) Root() cid.Cid { return d.root }
+func (d *DAG) Root() cid.Cid {
+	n := d.nodes.at(0)
+	return makeCID(d.plain.cidPrefix(n.raw), n.digest[:])
+}
 
 // Size is the number of payload bytes described.
-func (d *DAG) Size() int64 { return d.size }
+func (d *DAG) Size() int64 { return d.nodes.at(0).size }
 
 // TotalSize is the cumulative size of the blocks, duplicates counted each
 // time: what IPFS calls Tsize.
-func (d *DAG) TotalSize() int64 { return d.tsize }
+func (d *DAG) TotalSize() int64 { return d.nodes.at(0).tsize }
+
+// Skipped lists what was found on disk and left out because it is neither a
+// file nor a directory nor a symlink, ordered by path.
+func (d *DAG) Skipped() []Skipped { return d.skipped }
 
 // Len implements [car.List].
 func (d *DAG) Len() int {
@@ -59,11 +122,80 @@ func (d *DAG) Len() int {
 func (d *DAG) At(i int) car.Block {
 	d.once.Do(d.list)
 	r := d.order[i]
-	f := &d.files[r.file]
-	level, index := f.layout.at(int(r.pos))
-	b := f.layout.block(f.source, level, index, f.digests)
-	b.Depth += f.depth
+	n := d.nodes.at(r.node)
+	var b car.Block
+	switch body := n.body.(type) {
+	case *file:
+		b = body.layout.block(d.source(n), int(r.block), body.digests)
+	case *directory:
+		if body.sharded {
+			b.Cid = makeCID(d.plain.cidPrefix(false), d.shards[r.block].digest[:])
+			b.Head = d.appendShard(nil, n, r.block)
+		} else {
+			b.Cid = makeCID(d.plain.cidPrefix(false), n.digest[:])
+			b.Head = d.appendFlat(make([]byte, 0, d.flatSize(n)), n)
+		}
+	case symlink:
+		b.Cid = makeCID(d.plain.cidPrefix(false), n.digest[:])
+		b.Head = appendSymlink(nil, n)
+	default:
+		p := d.recipe(n)
+		b.Cid = makeCID(p.cidPrefix(n.raw), n.digest[:])
+		b = p.leafBlock(b, d.source(n), 0, n.size, n.meta())
+	}
+	b.Depth = int(r.depth)
 	return b
+}
+
+// recipe is the profile of a file.
+func (d *DAG) recipe(n *node) *Profile {
+	if n.stat != nil {
+		return &d.framed
+	}
+	return &d.plain
+}
+
+// meta is what the metadata of a node adds to its UnixFS message.
+func (n *node) meta() string {
+	if n.stat == nil {
+		return ""
+	}
+	return string(n.stat.append(nil))
+}
+
+// source is where the bytes of a file are.
+func (d *DAG) source(n *node) car.Source {
+	switch body := n.body.(type) {
+	case car.Source:
+		return body
+	case *file:
+		if body.source != nil {
+			return body.source
+		}
+	}
+	return diskFile{d, n}
+}
+
+// diskFile is a file of a tree on disk as a [car.Source]. Its path is put
+// together when it is needed.
+type diskFile struct {
+	dag  *DAG
+	node *node
+}
+
+func (f diskFile) Name() string                  { return f.dag.path(f.node) }
+func (f diskFile) Size() int64                   { return f.node.size }
+func (f diskFile) Open() (car.SourceFile, error) { return reopen(f.Name(), f.node.size) }
+
+// path is where a node is on disk, or in the DAG if it is not on disk.
+func (d *DAG) path(n *node) string {
+	if base, ok := d.mounts[n]; ok {
+		return base
+	}
+	if n.parent == nil {
+		return n.name
+	}
+	return filepath.Join(d.path(n.parent), n.name)
 }
 
 // Blocks iterates over the blocks in the order of the list.
@@ -79,34 +211,64 @@ func (d *DAG) Blocks() iter.Seq[car.Block] {
 
 // list works out the order of the blocks and leaves out what was met before.
 func (d *DAG) list() {
-	seen := newSeen(d)
-	for i := range d.files {
-		l := d.files[i].layout
-		d.walk(seen, uint32(i), l.top(), 0)
+	d.walk(&seen{dag: d, table: make([]uint32, 64)}, 0, 0)
+}
+
+func (d *DAG) walk(s *seen, i, depth uint32) {
+	switch body := d.nodes.at(i).body.(type) {
+	case *file:
+		d.walkFile(s, body.layout, ref{i, uint32(body.layout.root()), depth})
+	case *directory:
+		if body.sharded {
+			d.walkShard(s, ref{i, body.shard, depth})
+		} else if s.add(ref{i, 0, depth}) {
+			for _, child := range d.entriesOf(body) {
+				d.walk(s, child, depth+1)
+			}
+		}
+	default:
+		s.add(ref{i, 0, depth})
 	}
 }
 
-func (d *DAG) walk(seen *seen, file uint32, level, i int) {
-	l := d.files[file].layout
-	if !seen.add(ref{file, uint32(l.level[level].first + i)}) {
+func (d *DAG) walkFile(s *seen, l *layout, r ref) {
+	if !s.add(r) {
 		return // and neither are its children new
 	}
-	if level == 0 {
+	if int(r.block) < l.leaves {
 		return
 	}
-	from := i * l.profile.Width
-	for k := from; k < from+l.children(level, i); k++ {
-		d.walk(seen, file, level-1, k)
+	for child := range l.children(int(r.block)) {
+		d.walkFile(s, l, ref{r.node, uint32(child), r.depth + 1})
+	}
+}
+
+func (d *DAG) walkShard(s *seen, r ref) {
+	if !s.add(r) {
+		return
+	}
+	for link := range d.links(r.block) {
+		if link.sub {
+			d.walkShard(s, ref{r.node, link.index, r.depth + 1})
+		} else {
+			d.walk(s, link.index, r.depth+1)
+		}
 	}
 }
 
 // key is what makes a block the same as another: its digest and whether it is
 // a raw leaf, since one digest can stand for two CIDs.
 func (d *DAG) key(r ref) (digest []byte, raw bool) {
-	f := &d.files[r.file]
-	pos := int(r.pos)
-	raw = f.layout.profile.RawLeaves && pos < f.layout.level[0].count
-	return f.digests[pos*digestSize : (pos+1)*digestSize], raw
+	n := d.nodes.at(r.node)
+	switch body := n.body.(type) {
+	case *file:
+		return digestAt(body.digests, int(r.block)), body.layout.raw(int(r.block))
+	case *directory:
+		if body.sharded {
+			return d.shards[r.block].digest[:], false
+		}
+	}
+	return n.digest[:], n.raw
 }
 
 // seen is the set of blocks listed so far. It is a hash table of positions in
@@ -115,8 +277,6 @@ type seen struct {
 	dag   *DAG
 	table []uint32 // 1 + position; 0 is free
 }
-
-func newSeen(d *DAG) *seen { return &seen{dag: d, table: make([]uint32, 64)} }
 
 // add lists the block unless it was listed before.
 func (s *seen) add(r ref) bool {

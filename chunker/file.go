@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"syscall"
 
 	"github.com/carload/carload/car"
 )
@@ -40,25 +41,38 @@ func (s *FileSource) Size() int64 { return s.info.Size() }
 func (s *FileSource) Info() fs.FileInfo { return s.info }
 
 // Open implements [car.Source].
-func (s *FileSource) Open() (car.SourceFile, error) {
-	f, err := os.Open(s.path)
+func (s *FileSource) Open() (car.SourceFile, error) { return reopen(s.path, s.Size()) }
+
+// openFlags let open(2) return at once should the file be a FIFO by now.
+const openFlags = os.O_RDONLY | syscall.O_NONBLOCK
+
+// reopen opens the regular file at path, which had size bytes when it was
+// described.
+func reopen(path string, size int64) (*os.File, error) {
+	f, err := os.OpenFile(path, openFlags, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, &car.SourceChangedError{Name: s.path, Reason: "it is gone"}
+		return nil, &car.SourceChangedError{Name: path, Reason: "it is gone"}
 	}
 	if err != nil {
 		return nil, err
 	}
 	info, err := f.Stat()
 	if err == nil {
-		switch was, is := s.info.Size(), info.Size(); {
-		case !info.Mode().IsRegular():
-			err = &car.SourceChangedError{Name: s.path, Reason: "it is no longer a regular file"}
-		case is != was:
-			err = &car.SourceChangedError{Name: s.path, Offset: min(is, was), Reason: fmt.Sprintf("it had %d bytes and has %d now", was, is)}
-		}
+		err = sameSize(path, info, size)
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
+}
+
+// sameSize reports a file that is not a regular one of that size any more.
+func sameSize(path string, info fs.FileInfo, size int64) error {
+	switch is := info.Size(); {
+	case !info.Mode().IsRegular():
+		return &car.SourceChangedError{Name: path, Reason: "it is no longer a regular file"}
+	case is != size:
+		return &car.SourceChangedError{Name: path, Offset: min(is, size), Reason: fmt.Sprintf("it had %d bytes and has %d now", size, is)}
+	}
+	return nil
 }

@@ -1,32 +1,31 @@
 package chunker
 
 import (
-	"github.com/carload/carload/car"
-	"github.com/ipfs/go-cid"
-	"github.com/multiformats/go-multihash"
+	"iter"
+
 	"github.com/multiformats/go-varint"
+
+	"github.com/carload/carload/car"
 )
 
-const digestSize = 32
-
-// layout is the balanced DAG of a file of a given size. With chunks of a fixed
-// size everything but the digests follows from the size alone: the number of
-// nodes on each level, the bytes under each node, the length of each block.
-//
-// Level 0 is the leaves; a node of level k+1 takes the next width nodes of
-// level k; the last level has one node. Every group becomes a node, also a
-// last group of one. All nodes of a level are full but the last.
+// layout is the shape of the DAG of a file. Its nodes are numbered: leaves
+// first, in file order, then inner nodes, children before parents, the root
+// last. With leaves of a fixed size all of it, block lengths included, follows
+// from the size of the file; only digests are missing.
 type layout struct {
 	profile *Profile
 	size    int64
-	meta    []byte // fields to append to the root's UnixFS message
-	level   []levelLayout
+	meta    string  // fields to append to the root's UnixFS message
+	leaves  int     // number of leaves
+	ends    []int64 // where each leaf ends, unless all have the same size
+	inner   []inner
 }
 
-type levelLayout struct {
-	count      int // nodes
-	first      int // nodes of the levels below
-	full, last span
+// inner is a node with links: to the nodes from..to, then to those in more.
+type inner struct {
+	from, to int
+	more     []int
+	span
 }
 
 // span is what lies under a node.
@@ -36,203 +35,205 @@ type span struct {
 	tsize   int64 // cumulative size of the DAG
 }
 
-func newLayout(p *Profile, size int64, meta []byte) *layout {
-	l := &layout{profile: p, size: size, meta: meta}
+// newLayout is the layout of a file that is cut every ChunkBytes.
+func newLayout(p *Profile, size int64, meta string) *layout {
 	chunk := int64(p.ChunkBytes)
-	count := max(1, int((size+chunk-1)/chunk))
-	l.level = append(l.level, levelLayout{count: count, full: l.leafSpan(chunk, false), last: l.leafSpan(size-int64(count-1)*chunk, count == 1)})
-	for count > 1 {
-		level := len(l.level)
-		below := &l.level[level-1]
-		lastGroup := (count-1)%p.Width + 1
-		count = (count + p.Width - 1) / p.Width
-		l.level = append(l.level, levelLayout{
-			count: count,
-			first: below.first + below.count,
-			full:  l.innerSpan(p.Width, below.full, below.full, level, false),
-			last:  l.innerSpan(lastGroup, below.full, below.last, level, count == 1),
-		})
+	l := &layout{profile: p, size: size, meta: meta, leaves: int((size + chunk - 1) / chunk)}
+	if size == 0 && p.Layout == Balanced {
+		l.leaves = 1
 	}
+	l.grow()
 	return l
 }
 
+// newCutLayout is the layout of a file whose leaves end at ends.
+func newCutLayout(p *Profile, ends []int64, meta string) *layout {
+	l := &layout{profile: p, size: ends[len(ends)-1], meta: meta, leaves: len(ends), ends: ends}
+	l.grow()
+	return l
+}
+
+// grow puts inner nodes over the leaves.
+func (l *layout) grow() {
+	if l.profile.Layout == Trickle {
+		l.trickle()
+	} else {
+		l.balance()
+	}
+	if len(l.inner) > 0 {
+		root := &l.inner[len(l.inner)-1]
+		root.span = l.innerSpan(root, true)
+	}
+}
+
+// balance groups nodes by the width, level by level, until one is left. Every
+// group becomes a node, also a last group of one.
+func (l *layout) balance() {
+	width := l.profile.Width
+	for from, to := 0, l.leaves; to-from > 1; from, to = to, l.nodes() {
+		for i := from; i < to; i += width {
+			l.add(inner{from: i, to: min(i+width, to)})
+		}
+	}
+}
+
+// trickleRepeat is how many subtrees of each depth a trickle node has.
+const trickleRepeat = 4
+
+// trickle gives each node leaves up to the width, then subtrees of depth 1,
+// 2 and so on, four of each, as long as there are leaves left; the depth of
+// the root's is not bounded. The root is never a leaf.
+func (l *layout) trickle() {
+	next, leaves := 0, l.leaves
+	var fill func(maxDepth int) int
+	fill = func(maxDepth int) int {
+		n := inner{from: next, to: min(next+l.profile.Width, leaves)}
+		next = n.to
+		for depth := 1; (maxDepth < 0 || depth < maxDepth) && next < leaves; depth++ {
+			for i := 0; i < trickleRepeat && next < leaves; i++ {
+				n.more = append(n.more, fill(depth))
+			}
+		}
+		return l.add(n)
+	}
+	fill(-1)
+}
+
+// add makes n the node with the next number.
+func (l *layout) add(n inner) int {
+	n.span = l.innerSpan(&n, false)
+	l.inner = append(l.inner, n)
+	return l.root()
+}
+
 // nodes is the number of blocks, duplicates counted.
-func (l *layout) nodes() int {
-	top := &l.level[l.top()]
-	return top.first + top.count
-}
+func (l *layout) nodes() int { return l.leaves + len(l.inner) }
 
-// top is the level of the root.
-func (l *layout) top() int { return len(l.level) - 1 }
+// root is the number of the root.
+func (l *layout) root() int { return l.nodes() - 1 }
 
-// root is what lies under the root.
-func (l *layout) root() span { return l.level[l.top()].last }
+// raw reports whether a node is a raw block.
+func (l *layout) raw(node int) bool { return node < l.leaves && l.profile.RawLeaves }
 
-// span is what lies under node i of a level.
-func (l *layout) span(level, i int) *span {
-	lv := &l.level[level]
-	if i == lv.count-1 {
-		return &lv.last
+// children are the numbers of the nodes that an inner node links to.
+func (l *layout) children(node int) iter.Seq[int] { return l.inner[node-l.leaves].children() }
+
+func (n *inner) children() iter.Seq[int] {
+	return func(yield func(int) bool) {
+		for i := n.from; i < n.to; i++ {
+			if !yield(i) {
+				return
+			}
+		}
+		for _, i := range n.more {
+			if !yield(i) {
+				return
+			}
+		}
 	}
-	return &lv.full
 }
 
-// children is the number of links of node i of a level above 0.
-func (l *layout) children(level, i int) int {
-	return min(l.profile.Width, l.level[level-1].count-i*l.profile.Width)
-}
-
-// at tells level and index of the node at a position of the digests.
-func (l *layout) at(pos int) (level, i int) {
-	for pos >= l.level[level].first+l.level[level].count {
-		level++
+// leaf is where a leaf begins and ends in the file.
+func (l *layout) leaf(i int) (from, to int64) {
+	if l.ends == nil {
+		chunk := int64(l.profile.ChunkBytes)
+		return int64(i) * chunk, min(int64(i+1)*chunk, l.size)
 	}
-	return level, pos - l.level[level].first
+	if i > 0 {
+		from = l.ends[i-1]
+	}
+	return from, l.ends[i]
 }
 
-func (l *layout) leafSpan(content int64, isRoot bool) span {
-	block := int(content)
+// span is what lies under a node.
+func (l *layout) span(node int) span {
+	if node >= l.leaves {
+		return l.inner[node-l.leaves].span
+	}
+	from, to := l.leaf(node)
+	s := span{content: to - from, block: int(to - from)}
 	if !l.profile.RawLeaves {
-		head, tail := l.leafFrame(content, isRoot)
-		block += len(head) + len(tail)
+		s.block += leafFrameSize(s.content, l.leafMeta())
 	}
-	return span{content: content, block: block, tsize: int64(block)}
+	s.tsize = int64(s.block)
+	return s
 }
 
-// leafFrame is what UnixFS puts before and after the payload of a leaf that is
-// not raw: a dag-pb node whose Data is {Type: File, Data, filesize}.
-func (l *layout) leafFrame(content int64, isRoot bool) (head, tail []byte) {
-	tail = appendField(nil, 3, uint64(content))
+// leafMeta is the metadata of a leaf: it has some if it is the root.
+func (l *layout) leafMeta() string {
+	if l.nodes() == 1 {
+		return l.meta
+	}
+	return ""
+}
+
+// leafType is the type of the UnixFS message of leaves.
+func (p *Profile) leafType() byte {
+	if p.Layout == Trickle {
+		return typeRaw
+	}
+	return typeFile
+}
+
+// innerSpan is what lies under an inner node.
+func (l *layout) innerSpan(n *inner, isRoot bool) span {
+	var s span
+	data := 2
+	for child := range n.children() {
+		c := l.span(child)
+		s.content += c.content
+		s.tsize += c.tsize
+		s.block += linkSize(l.profile.cidPrefix(l.raw(child)), 0, c.tsize)
+		data += 1 + varint.UvarintSize(uint64(c.content))
+	}
+	data += 1 + varint.UvarintSize(uint64(s.content))
 	if isRoot {
-		tail = append(tail, l.meta...)
+		data += len(l.meta)
 	}
-	n := 2 + len(tail)
-	if content > 0 {
-		n += 1 + varint.UvarintSize(uint64(content)) + int(content)
-	}
-	head = append(head, 0x0a)
-	head = appendUvarint(head, uint64(n))
-	head = append(head, 0x08, typeFile)
-	if content > 0 {
-		head = append(head, 0x12)
-		head = appendUvarint(head, uint64(content))
-	}
-	return head, tail
-}
-
-// Types of UnixFS nodes (https://specs.ipfs.tech/unixfs/).
-const typeFile = 2
-
-// innerSpan is what lies under a node of n children, all like full but the
-// last.
-func (l *layout) innerSpan(n int, full, last span, level int, isRoot bool) span {
-	s := span{
-		content: int64(n-1)*full.content + last.content,
-		tsize:   int64(n-1)*full.tsize + last.tsize,
-	}
-	links := (n-1)*l.linkSize(level-1, full.tsize) + l.linkSize(level-1, last.tsize)
-	s.block = links + 1 + varint.UvarintSize(uint64(l.dataSize(n, full, last, s.content, isRoot))) + l.dataSize(n, full, last, s.content, isRoot)
+	s.block += 1 + varint.UvarintSize(uint64(data)) + data
 	s.tsize += int64(s.block)
 	return s
 }
 
-// linkSize is the encoded length of a link to a node of a level.
-func (l *layout) linkSize(level int, tsize int64) int {
-	n := 2 + len(l.cidPrefix(level)) + digestSize + 2 + 1 + varint.UvarintSize(uint64(tsize))
-	return 1 + varint.UvarintSize(uint64(n)) + n
-}
-
-// dataSize is the length of the UnixFS message of an inner node.
-func (l *layout) dataSize(n int, full, last span, content int64, isRoot bool) int {
-	size := 2 + 1 + varint.UvarintSize(uint64(content)) +
-		(n-1)*(1+varint.UvarintSize(uint64(full.content))) + 1 + varint.UvarintSize(uint64(last.content))
-	if isRoot {
-		size += len(l.meta)
+// appendInner appends the block of an inner node: dag-pb, links first, each
+// with an empty name, then the UnixFS message.
+func (l *layout) appendInner(dst []byte, node int, digests []byte) []byte {
+	n := &l.inner[node-l.leaves]
+	data := appendField([]byte{0x08, typeFile}, 3, uint64(n.content))
+	for child := range n.children() {
+		c := l.span(child)
+		dst = appendLink(dst, l.profile.cidPrefix(l.raw(child)), digestAt(digests, child), "", "", c.tsize)
+		data = appendField(data, 4, uint64(c.content))
 	}
-	return size
-}
-
-// appendInner appends the block of node i of a level above 0: dag-pb, links
-// first, each with an empty name, then the UnixFS message.
-func (l *layout) appendInner(dst []byte, level, i int, digests []byte) []byte {
-	n := l.children(level, i)
-	prefix := l.cidPrefix(level - 1)
-	from := i * l.profile.Width
-	below := &l.level[level-1]
-	for k := from; k < from+n; k++ {
-		tsize := l.span(level-1, k).tsize
-		dst = append(dst, 0x12)
-		dst = appendUvarint(dst, uint64(2+len(prefix)+digestSize+2+1+varint.UvarintSize(uint64(tsize))))
-		dst = append(dst, 0x0a, byte(len(prefix)+digestSize))
-		dst = append(dst, prefix...)
-		pos := (below.first + k) * digestSize
-		dst = append(dst, digests[pos:pos+digestSize]...)
-		dst = append(dst, 0x12, 0)
-		dst = appendField(dst, 3, uint64(tsize))
+	if node == l.root() {
+		data = append(data, l.meta...)
 	}
-	s := l.span(level, i)
-	isRoot := level == l.top()
 	dst = append(dst, 0x0a)
-	dst = appendUvarint(dst, uint64(l.dataSize(n, below.full, *l.span(level-1, from+n-1), s.content, isRoot)))
-	dst = append(dst, 0x08, typeFile)
-	dst = appendField(dst, 3, uint64(s.content))
-	for k := from; k < from+n; k++ {
-		dst = appendField(dst, 4, uint64(l.span(level-1, k).content))
-	}
-	if isRoot {
-		dst = append(dst, l.meta...)
-	}
-	return dst
+	dst = appendUvarint(dst, uint64(len(data)))
+	return append(dst, data...)
 }
 
-// cidPrefix is what precedes the digest in the binary CID of a node.
-func (l *layout) cidPrefix(level int) string {
-	switch {
-	case level == 0 && l.profile.RawLeaves:
-		return prefixRaw
-	case l.profile.CidVersion == 0:
-		return prefixV0
-	default:
-		return prefixV1
-	}
-}
+func digestAt(digests []byte, i int) []byte { return digests[i*digestSize : (i+1)*digestSize] }
 
-const (
-	prefixRaw = "\x01\x55\x12\x20" // version 1, raw, sha2-256, 32 bytes
-	prefixV1  = "\x01\x70\x12\x20" // version 1, dag-pb
-	prefixV0  = "\x12\x20"
-)
-
-// makeCID is the CID with one of the prefixes above.
-func makeCID(prefix string, digest []byte) cid.Cid {
-	mh := make([]byte, 0, 2+digestSize)
-	mh = append(mh, multihash.SHA2_256, digestSize)
-	mh = append(mh, digest...)
-	switch prefix {
-	case prefixV0:
-		return cid.NewCidV0(mh)
-	case prefixRaw:
-		return cid.NewCidV1(cid.Raw, mh)
-	default:
-		return cid.NewCidV1(cid.DagProtobuf, mh)
-	}
-}
-
-// block describes node i of a level of the file that src is.
-func (l *layout) block(src car.Source, level, i int, digests []byte) car.Block {
-	pos := (l.level[level].first + i) * digestSize
-	b := car.Block{
-		Cid:   makeCID(l.cidPrefix(level), digests[pos:pos+digestSize]),
-		Depth: l.top() - level,
-	}
-	if level > 0 {
-		b.Head = l.appendInner(make([]byte, 0, l.span(level, i).block), level, i, digests)
+// block describes a node of the file that src is.
+func (l *layout) block(src car.Source, node int, digests []byte) car.Block {
+	b := car.Block{Cid: makeCID(l.profile.cidPrefix(l.raw(node)), digestAt(digests, node))}
+	if node >= l.leaves {
+		b.Head = l.appendInner(make([]byte, 0, l.span(node).block), node, digests)
 		return b
 	}
-	s := l.span(0, i)
-	b.Offset, b.Length = int64(i)*int64(l.profile.ChunkBytes), int(s.content)
-	if !l.profile.RawLeaves {
-		b.Head, b.Tail = l.leafFrame(s.content, l.top() == 0)
+	from, to := l.leaf(node)
+	return l.profile.leafBlock(b, src, from, to, l.leafMeta())
+}
+
+// leafBlock completes the block of a leaf.
+func (p *Profile) leafBlock(b car.Block, src car.Source, from, to int64, meta string) car.Block {
+	b.Offset, b.Length = from, int(to-from)
+	if !p.RawLeaves {
+		frame := appendLeafHead(make([]byte, 0, leafFraming), p.leafType(), to-from, meta)
+		n := len(frame)
+		frame = appendLeafTail(frame, to-from, meta)
+		b.Head, b.Tail = frame[:n:n], frame[n:]
 	}
 	if b.Length > 0 {
 		b.Source = src
@@ -240,15 +241,35 @@ func (l *layout) block(src car.Source, level, i int, digests []byte) car.Block {
 	return b
 }
 
-// appendField appends a varint field of a protobuf message.
-func appendField(dst []byte, field byte, v uint64) []byte {
-	return appendUvarint(append(dst, field<<3), v)
+// appendLeafHead appends what precedes the payload of a leaf that is not raw:
+// a dag-pb node whose Data is {Type, Data, filesize}.
+func appendLeafHead(dst []byte, typ byte, content int64, meta string) []byte {
+	dst = append(dst, 0x0a)
+	dst = appendUvarint(dst, uint64(leafData(content, meta)))
+	dst = append(dst, 0x08, typ)
+	if content > 0 {
+		dst = append(dst, 0x12)
+		dst = appendUvarint(dst, uint64(content))
+	}
+	return dst
 }
 
-func appendUvarint(dst []byte, v uint64) []byte {
-	for v >= 0x80 {
-		dst = append(dst, byte(v)|0x80)
-		v >>= 7
+// appendLeafTail appends what follows the payload of a leaf that is not raw.
+func appendLeafTail(dst []byte, content int64, meta string) []byte {
+	return append(appendField(dst, 3, uint64(content)), meta...)
+}
+
+// leafFrameSize is the number of bytes of head and tail of a leaf.
+func leafFrameSize(content int64, meta string) int {
+	n := leafData(content, meta)
+	return 1 + varint.UvarintSize(uint64(n)) + n - int(content)
+}
+
+// leafData is the length of the UnixFS message of a leaf.
+func leafData(content int64, meta string) int {
+	n := 2 + 1 + varint.UvarintSize(uint64(content)) + len(meta)
+	if content > 0 {
+		n += 1 + varint.UvarintSize(uint64(content)) + int(content)
 	}
-	return append(dst, byte(v))
+	return n
 }

@@ -1,14 +1,18 @@
 package chunker_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/chacha20"
 
@@ -159,48 +163,222 @@ func buildVector(t *testing.T, p chunker.Profile, c content) *chunker.DAG {
 	})
 }
 
+// profile is the profile of a vector.
+func (vs vectorFile) profile(t *testing.T, v vector) chunker.Profile {
+	t.Helper()
+	vp := vs.Profiles[v.P]
+	p := chunker.Profile{Name: v.P, CidVersion: vp.CidVersion, ChunkBytes: vp.Chunk, Width: vp.Width, RawLeaves: vp.RawLeaves, Fanout: vp.Fanout}
+	if v.Chunk != 0 {
+		p.ChunkBytes = v.Chunk
+	}
+	if v.Width != 0 {
+		p.Width = v.Width
+	}
+	if err := p.HAMT.UnmarshalText(fmt.Appendf(nil, "%s>%d", vp.Hamt, vp.HamtMax)); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Layout.UnmarshalText([]byte(vp.Layout)); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func (v vector) stat() chunker.Stat {
+	var s chunker.Stat
+	if v.Mode != nil {
+		s.Mode = fs.FileMode(*v.Mode)
+	}
+	if v.Secs != nil {
+		var nanos int64
+		if v.Nsecs != nil {
+			nanos = int64(*v.Nsecs)
+		}
+		s.ModTime = time.Unix(*v.Secs, nanos)
+	}
+	return s
+}
+
+// check compares a DAG with what the vector says.
+func (v vector) check(t *testing.T, d *chunker.DAG) {
+	t.Helper()
+	if got := d.Root().String(); got != v.CID {
+		t.Errorf("root %s, want %s", got, v.CID)
+	}
+	if d.TotalSize() != v.Tsize {
+		t.Errorf("tsize %d, want %d", d.TotalSize(), v.Tsize)
+	}
+	var bytes int64
+	for b := range d.Blocks() {
+		bytes += int64(b.Size())
+	}
+	if d.Len() != v.Blocks || bytes != v.Bytes {
+		t.Errorf("%d blocks of %d bytes, want %d of %d", d.Len(), bytes, v.Blocks, v.Bytes)
+	}
+}
+
+// withInfo is a source that has a mode and a time.
+type withInfo struct {
+	car.Source
+	stat chunker.Stat
+}
+
+func (s withInfo) Info() fs.FileInfo { return fileInfo{s.stat} }
+
+type fileInfo struct{ stat chunker.Stat }
+
+func (i fileInfo) Name() string       { return "" }
+func (i fileInfo) Size() int64        { return 0 }
+func (i fileInfo) Mode() fs.FileMode  { return i.stat.Mode }
+func (i fileInfo) ModTime() time.Time { return i.stat.ModTime }
+func (i fileInfo) IsDir() bool        { return false }
+func (i fileInfo) Sys() any           { return nil }
+
 func TestFileVectors(t *testing.T) {
 	t.Parallel()
 	vs := readVectors(t)
 	ran := 0
 	for _, v := range vs.Vectors {
-		if v.F == nil || v.Mode != nil || v.Secs != nil {
-			continue
-		}
-		vp := vs.Profiles[v.P]
-		if vp.Layout != "balanced" {
-			continue
-		}
-		if testing.Short() && v.F.R == "chacha20" && v.F.N > 64<<20 {
+		if v.F == nil || testing.Short() && v.F.R == "chacha20" && v.F.N > 64<<20 {
 			continue
 		}
 		ran++
-		p := chunker.Profile{Name: v.P, CidVersion: vp.CidVersion, ChunkBytes: vp.Chunk, Width: vp.Width, RawLeaves: vp.RawLeaves}
-		if v.Chunk != 0 {
-			p.ChunkBytes = v.Chunk
-		}
-		if v.Width != 0 {
-			p.Width = v.Width
-		}
 		t.Run(v.ID, func(t *testing.T) {
 			t.Parallel()
-			d := buildVector(t, p, *v.F)
-			if got := d.Root().String(); got != v.CID {
-				t.Errorf("root %s, want %s", got, v.CID)
+			p := vs.profile(t, v)
+			if v.Mode == nil && v.Secs == nil {
+				v.check(t, buildVector(t, p, *v.F))
+				return
 			}
-			if d.TotalSize() != v.Tsize {
-				t.Errorf("tsize %d, want %d", d.TotalSize(), v.Tsize)
+			opts := chunker.Options{Profile: p, Mode: v.Mode != nil, ModTime: v.Secs != nil}
+			d, err := chunker.Build(t.Context(), withInfo{v.F.source(), v.stat()}, opts)
+			if err != nil {
+				t.Fatal(err)
 			}
-			var bytes int64
-			for b := range d.Blocks() {
-				bytes += int64(b.Size())
-			}
-			if d.Len() != v.Blocks || bytes != v.Bytes {
-				t.Errorf("%d blocks of %d bytes, want %d of %d", d.Len(), bytes, v.Blocks, v.Bytes)
-			}
+			v.check(t, d)
 		})
 	}
-	if ran < 200 {
+	if ran < 225 {
+		t.Errorf("only %d vectors ran", ran)
+	}
+}
+
+// tree is the rule for the content of a tree vector.
+type tree struct {
+	D map[string]tree
+	E bool
+	L string
+	F *content
+	G *generated
+}
+
+type generated struct {
+	Kind         string
+	Count, Start int
+	Fmt, Last    string
+	C            content
+	Dirs         bool
+	Extra        []string
+	Seed         string
+	Len, LastLen int
+}
+
+// addTo adds the tree to t under a path.
+func (n tree) addTo(t *testing.T, to *chunker.Tree, path string) {
+	t.Helper()
+	var err error
+	switch {
+	case n.F != nil:
+		err = to.AddFile(path, n.F.named(path).source(), chunker.Stat{})
+	case n.L != "":
+		err = to.AddSymlink(path, n.L, chunker.Stat{})
+	case n.G != nil:
+		for _, name := range n.G.names() {
+			name = strings.TrimPrefix(path+"/"+name, "/")
+			if n.G.Dirs {
+				name += "/f"
+			}
+			tree{F: &n.G.C}.addTo(t, to, name)
+		}
+	default:
+		if err = to.AddDir(path, chunker.Stat{}); err != nil {
+			break
+		}
+		for name, child := range n.D {
+			child.addTo(t, to, strings.TrimPrefix(path+"/"+name, "/"))
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// named resolves the rules that refer to the name of the file.
+func (c content) named(path string) content {
+	name := path[strings.LastIndexByte(path, '/')+1:]
+	switch c.R {
+	case "self":
+		return content{R: "utf8", S: name}
+	case "self-n-nl":
+		return content{R: "utf8", S: strings.TrimLeft(name, "abcdefghijklmnopqrstuvwxyz") + "\n"}
+	}
+	return c
+}
+
+func (g generated) names() []string {
+	var names []string
+	if g.Kind == "seq" {
+		for i := range g.Count {
+			format := g.Fmt
+			if i == g.Count-1 && g.Last != "" {
+				format = g.Last
+			}
+			names = append(names, fmt.Sprintf(format, g.Start+i))
+		}
+		return append(names, g.Extra...)
+	}
+	const alphabet = "abcdefghijklmnopqrstuvwxyz01234567890-_"
+	stream := make([]byte, g.Count*g.Len+g.LastLen)
+	content{R: "chacha20", N: int64(len(stream)), Seed: g.Seed}.source().(*patternSource).fill(stream, 0)
+	for i := range g.Count {
+		n := g.Len
+		if i == g.Count-1 {
+			n = g.LastLen
+		}
+		name := stream[:n]
+		stream = stream[n:]
+		for k, b := range name {
+			name[k] = alphabet[b%39]
+		}
+		names = append(names, string(name))
+	}
+	return names
+}
+
+func TestTreeVectors(t *testing.T) {
+	t.Parallel()
+	vs := readVectors(t)
+	ran := 0
+	for _, v := range vs.Vectors {
+		if v.T == nil || bytes.Contains(v.T, []byte(`"path"`)) { // the content of that file is not here
+			continue
+		}
+		ran++
+		t.Run(v.ID, func(t *testing.T) {
+			t.Parallel()
+			var n tree
+			if err := json.Unmarshal(v.T, &n); err != nil {
+				t.Fatal(err)
+			}
+			to := chunker.NewTree()
+			n.addTo(t, to, "")
+			d, err := to.Build(t.Context(), chunker.Options{Profile: vs.profile(t, v)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			v.check(t, d)
+		})
+	}
+	if ran < 110 {
 		t.Errorf("only %d vectors ran", ran)
 	}
 }

@@ -1,0 +1,138 @@
+package chunker
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// A profile can be written as text in parts: "cidv1+size-1048576+balanced+…".
+// Each part sets one thing, so that parts after the name of a profile say what
+// is different from it.
+
+// parts spells out what the profile does, without its name.
+func (p Profile) parts() []string {
+	chunker := p.Chunker
+	if chunker == "" {
+		chunker = "size-" + strconv.Itoa(p.ChunkBytes)
+	}
+	leaves := "dag-pb-leaves"
+	if p.RawLeaves {
+		leaves = "raw-leaves"
+	}
+	return []string{
+		"cidv" + strconv.Itoa(p.CidVersion),
+		chunker,
+		p.Layout.String(),
+		"width-" + strconv.Itoa(p.Width),
+		leaves,
+		"hamt-" + p.HAMT.String(),
+		"fanout-" + strconv.Itoa(p.Fanout),
+	}
+}
+
+// Fingerprint spells out what the profile does, whatever its name. Profiles
+// that are the same recipe under two names have one fingerprint. It is stable
+// from release to release, so that it can be part of a key on disk.
+func (p Profile) Fingerprint() string { return strings.Join(p.parts(), "+") }
+
+// With is the profile with one part changed: cidv0, cidv1, size-BYTES, rabin,
+// rabin-AVG, rabin-MIN-AVG-MAX, buzhash, balanced, trickle, width-LINKS,
+// raw-leaves, dag-pb-leaves, hamt-RULE (see [ParseSharding]) or
+// fanout-BUCKETS.
+func (p Profile) With(part string) (Profile, error) {
+	if err := p.set(part); err != nil {
+		return Profile{}, err
+	}
+	if err := p.Validate(); err != nil {
+		return Profile{}, fmt.Errorf("%q: %w", part, err)
+	}
+	return p.renamed(), nil
+}
+
+func (p *Profile) set(part string) error {
+	number := func(prefix string, into *int) error {
+		n, err := strconv.Atoi(strings.TrimPrefix(part, prefix))
+		if err != nil {
+			return fmt.Errorf("%q: a number must follow %q", part, prefix)
+		}
+		*into = n
+		return nil
+	}
+	name, _, _ := strings.Cut(part, "-")
+	switch {
+	case part == "cidv0" || part == "cidv1":
+		p.CidVersion = int(part[4] - '0')
+	case name == "size":
+		p.Chunker = ""
+		return number("size-", &p.ChunkBytes)
+	case name == "rabin" || name == "buzhash":
+		c, err := parseCutter(part)
+		p.ChunkBytes, p.Chunker = 0, c.spec
+		return err
+	case part == "balanced" || part == "trickle":
+		return p.Layout.UnmarshalText([]byte(part))
+	case name == "width":
+		return number("width-", &p.Width)
+	case part == "raw-leaves" || part == "dag-pb-leaves":
+		p.RawLeaves = part == "raw-leaves"
+	case name == "hamt":
+		return p.HAMT.UnmarshalText([]byte(strings.TrimPrefix(part, "hamt-")))
+	case name == "fanout":
+		return number("fanout-", &p.Fanout)
+	default:
+		return fmt.Errorf("%q is no part of a profile", part)
+	}
+	return nil
+}
+
+// ProfileNamed finds a profile by its name. The name of one of [Profiles] may
+// be followed by parts that change it, as in "kubo-cidv1+width-1024", and a
+// [Profile.Fingerprint] names a profile too.
+func ProfileNamed(name string) (Profile, error) {
+	parts := strings.Split(name, "+")
+	p, ok := frozenNamed(parts[0])
+	if ok {
+		parts = parts[1:]
+	} else if len(parts) == 1 {
+		return Profile{}, fmt.Errorf("no profile is called %q", name)
+	}
+	for _, part := range parts {
+		if err := p.set(part); err != nil {
+			return Profile{}, fmt.Errorf("profile %q: %w", name, err)
+		}
+	}
+	if err := p.Validate(); err != nil {
+		return Profile{}, fmt.Errorf("profile %q: %w", name, err)
+	}
+	return p.renamed(), nil
+}
+
+func frozenNamed(name string) (Profile, bool) {
+	for _, f := range frozen() {
+		if f.Name == name {
+			return f.Profile, true
+		}
+	}
+	return Profile{}, false
+}
+
+// renamed is the profile under a name that is true: one of a frozen profile
+// only if it is that profile.
+func (p Profile) renamed() Profile {
+	base, _, _ := strings.Cut(p.Name, "+")
+	was, ok := frozenNamed(base)
+	switch {
+	case ok:
+		p.Name = base
+		old := was.parts()
+		for i, part := range p.parts() {
+			if part != old[i] {
+				p.Name += "+" + part
+			}
+		}
+	case p.Name == "" || strings.Contains(p.Name, "+"):
+		p.Name = p.Fingerprint()
+	}
+	return p
+}

@@ -1,0 +1,359 @@
+package chunker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"unicode/utf8"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/carload/carload/car"
+)
+
+// Tree is a directory that is put together from files and directories on
+// disk, sources, symlinks and empty directories, in any order. Paths are those
+// inside the tree, with slashes; directories on the way are made as needed.
+// Nothing is read before [Tree.Build]. A Tree is for one goroutine and for one
+// build.
+type Tree struct {
+	nodes  nodes
+	dirs   map[string]*node // directories by path
+	mounts map[*node]string // what is read from disk, and where it is
+}
+
+// NewTree makes an empty tree.
+func NewTree() *Tree {
+	t := &Tree{dirs: map[string]*node{}, mounts: map[*node]string{}}
+	_, root := t.nodes.add(node{body: &directory{}})
+	t.dirs[""] = root
+	return t
+}
+
+// AddFile adds a file whose bytes are those of src.
+func (t *Tree) AddFile(path string, src car.Source, stat Stat) error {
+	return t.add(path, node{body: src, size: src.Size()}, stat)
+}
+
+// AddSymlink adds a symlink. Its target is stored as it is.
+func (t *Tree) AddSymlink(path, target string, stat Stat) error {
+	return t.add(path, node{body: symlink(target)}, stat)
+}
+
+// AddDir adds a directory, or gives metadata to one that was made on the way
+// to something else. The path "" is the root.
+func (t *Tree) AddDir(path string, stat Stat) error {
+	n, err := t.dir(path)
+	if err == nil && !stat.zero() {
+		n.stat = &stat
+	}
+	return err
+}
+
+// AddDisk adds the file or directory that is at name on disk, which may be a
+// symlink to one. With the path "" a directory's entries are those of the
+// root.
+func (t *Tree) AddDisk(path, name string) error {
+	if path == "" {
+		t.mounts[t.dirs[""]] = name
+		return nil
+	}
+	dir, base, err := t.parent(path)
+	if err != nil {
+		return err
+	}
+	_, n := t.nodes.add(node{name: base, parent: dir})
+	t.mounts[n] = name
+	return nil
+}
+
+func (t *Tree) add(path string, n node, stat Stat) error {
+	dir, base, err := t.parent(path)
+	if err != nil {
+		return err
+	}
+	n.name, n.parent = base, dir
+	if !stat.zero() {
+		n.stat = &stat
+	}
+	t.nodes.add(n)
+	return nil
+}
+
+// parent is the directory that the last element of path is in.
+func (t *Tree) parent(path string) (dir *node, base string, err error) {
+	parent, base := "", path
+	if i := strings.LastIndexByte(path, '/'); i >= 0 {
+		parent, base = path[:i], path[i+1:]
+	}
+	if base == "" || base == "." || base == ".." || strings.IndexByte(base, 0) >= 0 {
+		return nil, "", fmt.Errorf("%q is no path inside a tree", path)
+	}
+	if i := strings.LastIndexByte(path, '/'); i == 0 {
+		return nil, "", fmt.Errorf("%q is no path inside a tree: it begins with a slash", path)
+	}
+	dir, err = t.dir(parent)
+	return dir, base, err
+}
+
+func (t *Tree) dir(path string) (*node, error) {
+	if n := t.dirs[path]; n != nil {
+		return n, nil
+	}
+	dir, base, err := t.parent(path)
+	if err != nil {
+		return nil, err
+	}
+	_, n := t.nodes.add(node{name: base, parent: dir, body: &directory{}})
+	t.dirs[path] = n
+	return n, nil
+}
+
+// BuildTree describes what is at name on disk, usually a directory. See
+// [Tree.Build].
+func BuildTree(ctx context.Context, name string, opts Options) (*DAG, error) {
+	t := NewTree()
+	if err := t.AddDisk("", name); err != nil {
+		return nil, err
+	}
+	return t.Build(ctx, opts)
+}
+
+// Build describes the tree: it walks what is on disk, reads every file once,
+// many small ones at a time, and keeps about 200 bytes of each. The first file
+// that can't be read ends the build with an error that names it. Two entries
+// of a directory with the same name are an error, whatever their order.
+func (t *Tree) Build(ctx context.Context, opts Options) (*DAG, error) {
+	b, err := newBuilder(opts)
+	if err != nil {
+		return nil, err
+	}
+	b.dag.nodes, b.dag.mounts = t.nodes, t.mounts
+	rules, err := parseRules(opts.Patterns)
+	if err != nil {
+		return nil, err
+	}
+	w := &walker{builder: b, rules: rules, tasks: make(chan task)}
+	defer w.close()
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		defer close(w.tasks)
+		return w.walk(gctx)
+	})
+	for range b.opts.Workers {
+		g.Go(func() error { return w.work(gctx) })
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	for _, big := range w.big {
+		if err := w.describeBig(ctx, big); err != nil {
+			return nil, err
+		}
+	}
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.dag.assemble(b.opts.NoEmptyDirs); err != nil {
+		return nil, err
+	}
+	slices.SortFunc(b.dag.skipped, func(a, b Skipped) int { return strings.Compare(a.Path, b.Path) })
+	return b.dag, nil
+}
+
+// task is some files of one directory on disk, or some files of sources.
+type task struct {
+	dir   *openDir // nil: the nodes have sources
+	nodes []*node
+}
+
+// taskFiles is how many files a worker takes at a time.
+const taskFiles = 64
+
+// bigFileBytes is the size from which on all workers share a file. Smaller
+// ones are read by one worker each, many at a time.
+const bigFileBytes = 32 << 20
+
+// bigFile is a file that is described after the others.
+type bigFile struct {
+	node *node
+	dir  *openDir
+}
+
+// work describes files until there are no more tasks.
+func (w *walker) work(ctx context.Context) error {
+	h := newBatch(w.builder, w.dag.plain.leafBytes(bigFileBytes))
+	for {
+		select {
+		case t, ok := <-w.tasks:
+			if !ok {
+				h.flush()
+				return nil
+			}
+			err := w.describeTask(ctx, h, t)
+			t.dir.release()
+			if err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (w *walker) describeTask(ctx context.Context, h *batch, t task) error {
+	for _, n := range t.nodes {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		src, err := w.open(t.dir, n)
+		if err != nil {
+			return err
+		}
+		if n.size > bigFileBytes {
+			w.mu.Lock()
+			w.big = append(w.big, bigFile{n, t.dir})
+			w.mu.Unlock()
+		} else {
+			err = w.describeSmall(h, n, src)
+		}
+		if err = errors.Join(err, src.Close()); err != nil {
+			return err
+		}
+		w.opts.Files.Add(1)
+	}
+	return nil
+}
+
+// open opens a file for the first time, and learns its size.
+func (w *walker) open(dir *openDir, n *node) (car.SourceFile, error) {
+	if dir == nil {
+		return openSource(n.body.(car.Source))
+	}
+	f, err := dir.root.OpenFile(n.name, openFlags, 0)
+	if err != nil {
+		return nil, w.failed(n, err)
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = &car.SourceChangedError{Name: w.dag.path(n), Reason: "it is no longer a regular file"}
+	}
+	if err != nil {
+		return nil, errors.Join(w.failed(n, err), f.Close())
+	}
+	n.size = info.Size()
+	w.keepStat(n, info)
+	return f, nil
+}
+
+// failed puts the whole path into an error of a call that knew a part of it.
+func (w *walker) failed(n *node, err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return &fs.PathError{Op: "open", Path: w.dag.path(n), Err: pe.Err}
+	}
+	return err
+}
+
+// describeSmall adds the leaves of a file to a batch.
+func (w *walker) describeSmall(h *batch, n *node, src car.SourceFile) error {
+	p := w.dag.recipe(n)
+	if w.oneLeaf(n.size) {
+		err := h.add(p, n, src, 0, n.size, n.digest[:])
+		h.done = append(h.done, described{node: n})
+		return err
+	}
+	if w.cutter != nil {
+		return w.cutSmall(h, p, n, src)
+	}
+	f := &file{layout: newLayout(p, n.size, n.meta())}
+	f.digests = make([]byte, f.layout.nodes()*digestSize)
+	for i := range f.layout.leaves {
+		from, to := f.layout.leaf(i)
+		if err := h.add(p, n, src, from, to, digestAt(f.digests, i)); err != nil {
+			return err
+		}
+	}
+	h.done = append(h.done, described{n, f})
+	return nil
+}
+
+// cutSmall is describeSmall for leaves that are cut by content.
+func (w *walker) cutSmall(h *batch, p *Profile, n *node, src car.SourceFile) error {
+	var leaves cutLeaves
+	for chunk, err := range w.cutter.chunks(n, w.dag.source(n), src) {
+		if err != nil {
+			return err
+		}
+		to := chunk.from + int64(len(chunk.data))
+		if err := h.add(p, n, chunk, chunk.from, to, leaves.add(to)); err != nil {
+			return err
+		}
+	}
+	h.flush() // the digests are about to move
+	leaves.file(p, n).finish(n)
+	return nil
+}
+
+// describeBig describes a file with all workers.
+func (w *walker) describeBig(ctx context.Context, big bigFile) error {
+	src, err := w.openBig(big)
+	if err != nil {
+		return err
+	}
+	return errors.Join(w.describe(ctx, big.node, src), src.Close())
+}
+
+func (w *walker) openBig(big bigFile) (car.SourceFile, error) {
+	n := big.node
+	if big.dir == nil {
+		return openSource(n.body.(car.Source))
+	}
+	dir, err := big.dir.reopen()
+	if err != nil {
+		return nil, w.failed(n, err)
+	}
+	defer dir.Close()
+	f, err := dir.OpenFile(n.name, openFlags, 0)
+	if err != nil {
+		return nil, w.failed(n, err)
+	}
+	info, err := f.Stat()
+	if err == nil {
+		err = sameSize(w.dag.path(n), info, n.size)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// checkName refuses names that other programs could not write down.
+func (w *walker) checkName(dir *node, name string) error {
+	if w.opts.RawNames || utf8.ValidString(name) {
+		return nil
+	}
+	return fmt.Errorf("the name %q in directory %q is not UTF-8: rename it or ask for raw names", name, w.dag.path(dir))
+}
+
+// walker finds files, and its workers describe them.
+type walker struct {
+	*builder
+	rules []rule
+	tasks chan task
+	roots []*os.Root // of what is on disk, open until all is described
+
+	mu  sync.Mutex
+	big []bigFile // guarded by mu
+}
+
+func (w *walker) close() {
+	for _, r := range w.roots {
+		r.Close()
+	}
+}

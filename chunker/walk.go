@@ -1,0 +1,254 @@
+package chunker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"sync/atomic"
+
+	"github.com/carload/carload/car"
+)
+
+// openDir is a directory on disk whose files are being read. It is closed by
+// the last of those who use it.
+type openDir struct {
+	root   *os.Root
+	reopen func() (*os.Root, error)
+	users  atomic.Int32
+}
+
+func (d *openDir) release() {
+	if d != nil && d.users.Add(-1) == 0 {
+		d.root.Close()
+	}
+}
+
+// foundDir is a directory on disk that was found and not yet read.
+type foundDir struct {
+	node  *node
+	base  *mount
+	path  string    // below the mount, with slashes
+	above *foundDir // the directory it is in
+	info  fs.FileInfo
+}
+
+// mount is a directory on disk that is part of a tree.
+type mount struct {
+	root *os.Root
+	path string
+}
+
+// walk sends all files of the tree as tasks.
+func (w *walker) walk(ctx context.Context) error {
+	var (
+		dirs    []*foundDir
+		sources []*node
+	)
+	for i := range w.dag.nodes.n { // what is found on disk comes after these
+		n := w.dag.nodes.at(uint32(i))
+		if n.parent != nil {
+			if err := w.checkName(n.parent, n.name); err != nil {
+				return err
+			}
+		}
+		if name, ok := w.dag.mounts[n]; ok {
+			dir, err := w.mount(n, name)
+			if err != nil {
+				return err
+			}
+			if dir != nil {
+				dirs = append(dirs, dir)
+			}
+		}
+		if src, ok := n.body.(car.Source); ok {
+			n.size = src.Size()
+			sources = append(sources, n)
+		}
+	}
+	if err := w.send(ctx, nil, sources); err != nil {
+		return err
+	}
+	// Depth first, so that the list stays short.
+	for len(dirs) > 0 {
+		dir := dirs[len(dirs)-1]
+		found, err := w.readDir(ctx, dir)
+		if err != nil {
+			return err
+		}
+		dirs = append(dirs[:len(dirs)-1], found...)
+	}
+	return nil
+}
+
+// mount looks at what is on disk. If it is a directory, it is to be read.
+func (w *walker) mount(n *node, name string) (*foundDir, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	w.keepStat(n, info)
+	switch {
+	case info.Mode().IsRegular() && n.parent == nil && w.dag.nodes.n > 1:
+		return nil, fmt.Errorf("%q is a file: nothing can be added to it", name)
+	case info.Mode().IsRegular():
+		src := &FileSource{path: name, info: info}
+		n.body, n.size = src, src.Size()
+		return nil, nil
+	case !info.IsDir():
+		return nil, fmt.Errorf("%q is neither a file nor a directory", name)
+	}
+	root, err := os.OpenRoot(name)
+	if err != nil {
+		return nil, err
+	}
+	w.roots = append(w.roots, root)
+	if n.body == nil {
+		n.body = &directory{}
+	}
+	return &foundDir{node: n, base: &mount{root, name}, path: ".", info: info}, nil
+}
+
+// openDir opens a directory below a mount. It never leaves the mount, unless
+// symlinks are to be followed wherever they lead.
+func (w *walker) openDir(d *foundDir) (*os.Root, error) {
+	if w.opts.Dereference {
+		return os.OpenRoot(filepath.Join(d.base.path, d.path))
+	}
+	return d.base.root.OpenRoot(d.path)
+}
+
+// readDir adds the entries of a directory, sends its files, and returns the
+// directories in it.
+func (w *walker) readDir(ctx context.Context, d *foundDir) (dirs []*foundDir, err error) {
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	root, err := w.openDir(d)
+	if err != nil {
+		return nil, w.failed(d.node, err)
+	}
+	open := &openDir{root: root, reopen: func() (*os.Root, error) { return w.openDir(d) }}
+	open.users.Add(1)
+	defer open.release()
+	list, err := root.Open(".")
+	if err != nil {
+		return nil, w.failed(d.node, err)
+	}
+	entries, err := list.ReadDir(-1)
+	if err == nil && d.info == nil && (w.opts.Mode || w.opts.ModTime || w.opts.Dereference) {
+		if d.info, err = list.Stat(); err == nil {
+			w.keepStat(d.node, d.info)
+		}
+	}
+	if err = errors.Join(err, list.Close()); err != nil {
+		return nil, w.failed(d.node, err)
+	}
+	files := make([]*node, 0, len(entries))
+	for _, e := range entries {
+		name := e.Name()
+		if !w.wanted(d, e) {
+			continue
+		}
+		if err := w.checkName(d.node, name); err != nil {
+			return nil, err
+		}
+		switch typ := e.Type(); {
+		case typ.IsRegular():
+			_, n := w.dag.nodes.add(node{name: name, parent: d.node})
+			files = append(files, n)
+		case typ.IsDir():
+			_, n := w.dag.nodes.add(node{name: name, parent: d.node, body: &directory{}})
+			dirs = append(dirs, &foundDir{node: n, base: d.base, path: path.Join(d.path, name), above: d})
+		case typ&fs.ModeSymlink == 0:
+			w.skip(d, name, typ)
+		case w.opts.Dereference:
+			dir, err := w.follow(ctx, d, name)
+			if err != nil {
+				return nil, err
+			}
+			if dir != nil {
+				dirs = append(dirs, dir)
+			}
+		default:
+			if err := w.symlink(root, d.node, name); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return dirs, w.send(ctx, open, files)
+}
+
+// follow adds what a symlink points to.
+func (w *walker) follow(ctx context.Context, d *foundDir, name string) (*foundDir, error) {
+	full := filepath.Join(w.dag.path(d.node), name)
+	info, err := os.Stat(full)
+	if err != nil {
+		return nil, fmt.Errorf("symlink: %w", err)
+	}
+	switch mode := info.Mode(); {
+	case mode.IsRegular():
+		_, n := w.dag.nodes.add(node{name: name, parent: d.node, body: &FileSource{path: full, info: info}, size: info.Size()})
+		w.keepStat(n, info)
+		return nil, w.send(ctx, nil, []*node{n})
+	case !mode.IsDir():
+		w.skip(d, name, mode)
+		return nil, nil
+	}
+	for a := d; a != nil; a = a.above {
+		if os.SameFile(a.info, info) {
+			return nil, fmt.Errorf("symlink %q leads back to %q, which it is in", full, w.dag.path(a.node))
+		}
+	}
+	_, n := w.dag.nodes.add(node{name: name, parent: d.node, body: &directory{}})
+	w.keepStat(n, info)
+	return &foundDir{node: n, base: d.base, path: path.Join(d.path, name), above: d, info: info}, nil
+}
+
+func (w *walker) skip(d *foundDir, name string, typ fs.FileMode) {
+	reason := "a device"
+	switch {
+	case typ&fs.ModeNamedPipe != 0:
+		reason = "a FIFO"
+	case typ&fs.ModeSocket != 0:
+		reason = "a socket"
+	}
+	w.dag.skipped = append(w.dag.skipped, Skipped{filepath.Join(w.dag.path(d.node), name), reason})
+}
+
+// symlink adds a symlink as it is.
+func (w *walker) symlink(root *os.Root, dir *node, name string) error {
+	_, n := w.dag.nodes.add(node{name: name, parent: dir})
+	target, err := root.Readlink(name)
+	if err != nil {
+		return w.failed(n, err)
+	}
+	n.body = symlink(target)
+	if w.opts.ModTime {
+		info, err := root.Lstat(name)
+		if err != nil {
+			return w.failed(n, err)
+		}
+		w.keepStat(n, info)
+	}
+	return nil
+}
+
+// send hands files to the workers.
+func (w *walker) send(ctx context.Context, dir *openDir, files []*node) error {
+	for len(files) > 0 {
+		n := min(taskFiles, len(files))
+		if dir != nil {
+			dir.users.Add(1)
+		}
+		if err := send(ctx, w.tasks, task{dir, files[:n]}); err != nil {
+			dir.release()
+			return err
+		}
+		files = files[n:]
+	}
+	return nil
+}
