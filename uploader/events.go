@@ -38,10 +38,13 @@ type ShardSent struct {
 	Held     bool    `json:"held"` // it was there already and was not sent
 }
 
+// NoShard is the index in events of requests that are not for a shard.
+const NoShard = -1
+
 // Retrying is sent before a wait for the next try.
 type Retrying struct {
 	Name    string        `json:"name"`
-	Index   int           `json:"index"`
+	Index   int           `json:"index"`   // of the shard, or NoShard
 	Attempt int           `json:"attempt"` // that failed, from 1
 	Wait    time.Duration `json:"waitNanoseconds"`
 	Err     error         `json:"-"`
@@ -49,9 +52,10 @@ type Retrying struct {
 
 // Verified is sent when what the verification level asks for has been checked.
 type Verified struct {
-	Name  string      `json:"name"`
-	Root  cid.Cid     `json:"root"`
-	Level VerifyLevel `json:"level"`
+	Name   string        `json:"name"`
+	Root   cid.Cid       `json:"root"`
+	Level  VerifyLevel   `json:"level"`
+	Sample *SampleReport `json:"sample,omitempty"`
 }
 
 func (Described) event() {}

@@ -2,6 +2,8 @@ package uploader
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/ipfs/go-cid"
@@ -16,10 +18,17 @@ type Ledger interface {
 	Receipts(ctx context.Context, u UploadKey) (map[int]cid.Cid, error)
 	// Record adds one.
 	Record(ctx context.Context, u UploadKey, index int, archive cid.Cid) error
-	// Finish marks an upload as verified.
+	// Finish marks an upload as verified, and clears the suspects of its root.
 	Finish(ctx context.Context, u UploadKey) error
-	// Forget drops what is known of an upload.
+	// Forget drops what is known of an upload, except for suspects.
 	Forget(ctx context.Context, u UploadKey) error
+
+	// Suspects returns the blocks of a root that verification found missing or
+	// wrong at the target. They are sent again, whatever the target says that
+	// it holds. The key's limit does not matter.
+	Suspects(ctx context.Context, u UploadKey) ([]cid.Cid, error)
+	// Suspect puts blocks in the place of those that were suspect.
+	Suspect(ctx context.Context, u UploadKey, blocks []cid.Cid) error
 
 	// Plan returns what SavePlan kept under the key, or nil.
 	Plan(ctx context.Context, key string) ([]byte, error)
@@ -39,6 +48,7 @@ type UploadKey struct {
 type MemoryLedger struct {
 	mu       sync.Mutex
 	receipts map[UploadKey]map[int]cid.Cid
+	suspects map[UploadKey][]cid.Cid // by keys without a limit
 	plans    map[string][]byte
 }
 
@@ -47,9 +57,7 @@ func (l *MemoryLedger) Receipts(_ context.Context, u UploadKey) (map[int]cid.Cid
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	out := make(map[int]cid.Cid, len(l.receipts[u]))
-	for i, c := range l.receipts[u] {
-		out[i] = c
-	}
+	maps.Copy(out, l.receipts[u])
 	return out, nil
 }
 
@@ -68,7 +76,31 @@ func (l *MemoryLedger) Record(_ context.Context, u UploadKey, index int, archive
 }
 
 // Finish implements [Ledger].
-func (l *MemoryLedger) Finish(context.Context, UploadKey) error { return nil }
+func (l *MemoryLedger) Finish(ctx context.Context, u UploadKey) error { return l.Suspect(ctx, u, nil) }
+
+// Suspects implements [Ledger].
+func (l *MemoryLedger) Suspects(_ context.Context, u UploadKey) ([]cid.Cid, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	u.MaxShardBytes = 0
+	return slices.Clone(l.suspects[u]), nil
+}
+
+// Suspect implements [Ledger].
+func (l *MemoryLedger) Suspect(_ context.Context, u UploadKey, blocks []cid.Cid) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	u.MaxShardBytes = 0
+	if len(blocks) == 0 {
+		delete(l.suspects, u)
+		return nil
+	}
+	if l.suspects == nil {
+		l.suspects = map[UploadKey][]cid.Cid{}
+	}
+	l.suspects[u] = slices.Clone(blocks)
+	return nil
+}
 
 // Forget implements [Ledger].
 func (l *MemoryLedger) Forget(_ context.Context, u UploadKey) error {

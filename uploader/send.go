@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,23 +36,29 @@ type Result struct {
 // Send is pass 2 alone: it ships the shards of a plan that the target does not
 // hold yet, under this name, and verifies the outcome. The plan's sources must
 // still be there.
-func (u *Uploader) Send(ctx context.Context, name string, plan *splitter.Plan) (Result, error) {
+func (u *Uploader) Send(ctx context.Context, name string, plan *splitter.Plan) (r Result, err error) {
+	if len(plan.Shards) == 0 {
+		return Result{Name: name}, fmt.Errorf("%q: the plan has no blocks", name)
+	}
 	root := plan.Blocks.At(0).Cid
-	r := Result{Name: name, Root: root, Blocks: plan.Blocks.Len(), Shards: len(plan.Shards), Level: u.opts.Verify}
+	r = Result{Name: name, Root: root, Blocks: plan.Blocks.Len(), Shards: len(plan.Shards), Level: u.opts.Verify}
 	u.progress.toSend.Add(plan.Size())
 	u.progress.shards.Add(int64(len(plan.Shards)))
 	job := &job{u: u, name: name, plan: plan, root: root, result: &r}
 	job.key = UploadKey{Target: u.target.String(), Root: root, MaxShardBytes: plan.MaxShardBytes}
-	if err := job.run(ctx); err != nil {
+	if err = job.run(ctx); err != nil {
 		return r, err
 	}
-	if err := u.verify(ctx, job); err != nil {
+	if r.Sample, err = u.verify(ctx, job.key, name, plan); err != nil {
 		return r, fmt.Errorf("%q (%s): %w", name, root, err)
 	}
-	if err := u.opts.Ledger.Finish(ctx, job.key); err != nil {
-		return r, fmt.Errorf("ledger: %w", err)
+	if _, ok := u.target.(StatusChecker); !ok && r.Level == VerifyPinned {
+		r.Level = VerifyReceipt // nobody can be asked for more
 	}
-	u.observe(Verified{Name: name, Root: root, Level: u.opts.Verify})
+	if err := u.opts.Ledger.Finish(ctx, job.key); err != nil {
+		return r, ledgerError(err)
+	}
+	u.observe(Verified{Name: name, Root: root, Level: r.Level, Sample: r.Sample})
 	return r, nil
 }
 
@@ -62,25 +71,27 @@ type job struct {
 	key    UploadKey
 	result *Result
 	sent   atomic.Int64 // bytes of shards sent
-	done   atomic.Int64 // their number
+	done   atomic.Int64 // shards that have their receipt
+	held   atomic.Int64 // those of them that were there already
+
+	resend map[int]bool // shards with suspect blocks
+
+	mu    sync.Mutex
+	parts map[cid.Cid]bool // archives that the target lists and no receipt accounts for
 }
 
 // run sends every shard that is not held yet.
 func (j *job) run(ctx context.Context) error {
 	u := j.u
-	held, err := j.held(ctx)
+	receipts, err := j.resume(ctx)
 	if err != nil {
 		return fmt.Errorf("%q (%s): %w", j.name, j.root, err)
 	}
-	j.result.Held = len(held)
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(u.opts.Transfers)
 	for i := range j.plan.Shards {
-		if c, ok := held[i]; ok {
-			size := j.plan.Shards[i].Size
-			u.progress.sent.Add(size)
-			u.progress.shardsDone.Add(1)
-			u.observe(ShardSent{Name: j.name, Root: j.root, Index: i, Count: len(j.plan.Shards), Archive: c, Bytes: size, Held: true})
+		if c, ok := receipts[i]; ok {
+			j.isHeld(i, c)
 			continue
 		}
 		if gctx.Err() != nil || u.stopping() {
@@ -92,42 +103,61 @@ func (j *job) run(ctx context.Context) error {
 				return context.Cause(gctx)
 			}
 			defer u.slots.Release(1)
-			if u.stopping() {
-				return ErrStopped
+			err := j.ship(gctx, i)
+			if errors.Is(err, ErrStopped) {
+				return nil // an error would cancel the shards that are still in flight
 			}
-			return j.send(gctx, i)
+			return err
 		})
 	}
 	err = g.Wait()
-	j.result.Sent = j.sent.Load()
-	if err == nil && len(held)+int(j.done.Load()) < len(j.plan.Shards) {
+	j.result.Sent, j.result.Held = j.sent.Load(), int(j.held.Load())
+	switch {
+	case err != nil:
+		return err
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case int(j.done.Load()) < len(j.plan.Shards):
 		return ErrStopped // the only way to leave shards out without an error
 	}
-	return err
+	return nil
 }
 
-// held finds the shards that need not be sent: those that the ledger has a
+// resume finds the shards that need not be sent: those that the ledger has a
 // receipt for and, if the target can be asked, that it still lists. What the
-// target lists and the ledger does not know is found by making the shard's CID
-// here: shards are deterministic.
-func (j *job) held(ctx context.Context) (map[int]cid.Cid, error) {
+// target lists beyond them is left in j.parts: shards are deterministic, so
+// their CIDs tell which they are.
+func (j *job) resume(ctx context.Context) (map[int]cid.Cid, error) {
 	u := j.u
 	if u.opts.NoResume {
-		return nil, u.opts.Ledger.Forget(ctx, j.key)
+		return nil, ledgerError(u.opts.Ledger.Forget(ctx, j.key))
 	}
-	known, err := u.opts.Ledger.Receipts(ctx, j.key)
+	receipts, err := u.opts.Ledger.Receipts(ctx, j.key)
 	if err != nil {
-		return nil, fmt.Errorf("ledger: %w", err)
+		return nil, ledgerError(err)
+	}
+	suspects, err := u.opts.Ledger.Suspects(ctx, j.key)
+	if err != nil {
+		return nil, ledgerError(err)
+	}
+	j.resend = shardsOf(j.plan, suspects)
+	for i := range j.resend {
+		delete(receipts, i)
 	}
 	checker, ok := u.target.(StatusChecker)
 	// One shard is sent sooner than it is asked for.
-	if !ok || len(known) == 0 && len(j.plan.Shards) == 1 {
-		return known, nil
+	if !ok || len(receipts) == 0 && len(j.plan.Shards) == 1 {
+		return receipts, nil
 	}
-	status, err := u.status(ctx, checker, j.root)
+	status, err := u.status(ctx, checker, j.name, j.root)
 	switch {
+	case errors.Is(err, ErrStopped):
+		return nil, err
 	case errors.Is(err, ErrNotFound):
-		return nil, u.opts.Ledger.Forget(ctx, j.key)
+		if len(receipts) > 0 {
+			u.opts.Logger.Warn("the service no longer knows this upload: all of it is sent again", "upload", j.name, "root", j.root)
+		}
+		return nil, ledgerError(u.opts.Ledger.Forget(ctx, j.key))
 	case err != nil:
 		return nil, fmt.Errorf("ask what the service holds: %w", err)
 	}
@@ -135,55 +165,92 @@ func (j *job) held(ctx context.Context) (map[int]cid.Cid, error) {
 	for _, c := range status.Parts {
 		parts[c] = true
 	}
-	held := make(map[int]cid.Cid)
-	for i, c := range known {
-		if parts[c] && i < len(j.plan.Shards) {
-			held[i] = c
-			delete(parts, c)
-		}
-	}
-	if len(parts) == 0 {
-		return held, nil
-	}
-	return held, j.findHeld(ctx, parts, held)
-}
-
-// findHeld regenerates the shards that are not in held, and adds those that
-// are among the parts.
-func (j *job) findHeld(ctx context.Context, parts map[cid.Cid]bool, held map[int]cid.Cid) error {
-	u := j.u
-	cids := make([]cid.Cid, len(j.plan.Shards))
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(u.opts.Transfers)
-	for i := range j.plan.Shards {
-		if _, ok := held[i]; ok {
+	for i, c := range receipts {
+		if i < 0 || i >= len(j.plan.Shards) || !parts[c] {
+			delete(receipts, i)
 			continue
 		}
-		if ctx.Err() != nil || u.stopping() {
-			break
-		}
-		g.Go(func() error {
-			s := u.packer.Open(ctx, j.plan.Archive(i))
-			_, err := io.Copy(io.Discard, s)
-			if err = errors.Join(err, s.Close()); err != nil {
-				return err
+		delete(parts, c)
+	}
+	j.parts = parts
+	return receipts, nil
+}
+
+// shardsOf tells which shards the blocks are new in.
+func shardsOf(plan *splitter.Plan, blocks []cid.Cid) map[int]bool {
+	if len(blocks) == 0 {
+		return nil
+	}
+	wanted := make(map[cid.Cid]bool, len(blocks))
+	for _, c := range blocks {
+		wanted[c] = true
+	}
+	shards := make(map[int]bool)
+	for i := range plan.Shards {
+		for k := plan.Shards[i].First; k < plan.Shards[i].End; k++ {
+			if wanted[plan.Blocks.At(k).Cid] {
+				shards[i] = true
+				break
 			}
-			cids[i], _ = s.CID()
-			return nil
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	for i, c := range cids {
-		if c.Defined() && parts[c] {
-			held[i] = c
-			if err := u.opts.Ledger.Record(ctx, j.key, i, c); err != nil {
-				return fmt.Errorf("ledger: %w", err)
-			}
 		}
 	}
+	return shards
+}
+
+// ship makes sure that the target has shard i.
+func (j *job) ship(ctx context.Context, i int) error {
+	if j.u.stopping() {
+		return ErrStopped
+	}
+	if j.resend[i] {
+		return j.send(ctx, i)
+	}
+	archive, ok, err := j.find(ctx, i)
+	if err != nil {
+		return &ShardError{Name: j.name, Index: i, Count: len(j.plan.Shards), Err: err}
+	}
+	if !ok {
+		return j.send(ctx, i)
+	}
+	if err := j.u.opts.Ledger.Record(ctx, j.key, i, archive); err != nil {
+		return ledgerError(err)
+	}
+	j.isHeld(i, archive)
 	return nil
+}
+
+// find makes the CID of shard i and looks whether the target lists it.
+func (j *job) find(ctx context.Context, i int) (cid.Cid, bool, error) {
+	j.mu.Lock()
+	n := len(j.parts)
+	j.mu.Unlock()
+	if n == 0 {
+		return cid.Undef, false, nil
+	}
+	s := j.u.packer.Open(ctx, j.plan.Archive(i))
+	_, err := io.Copy(io.Discard, s)
+	if err != nil && ctx.Err() == nil {
+		err = &SourceError{err}
+	}
+	if err = errors.Join(err, s.Close()); err != nil {
+		return cid.Undef, false, err
+	}
+	c, _ := s.CID()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	found := j.parts[c]
+	delete(j.parts, c)
+	return c, found, nil
+}
+
+// isHeld counts a shard that was there already.
+func (j *job) isHeld(i int, archive cid.Cid) {
+	size := j.plan.Shards[i].Size
+	j.held.Add(1)
+	j.done.Add(1)
+	j.u.progress.sent.Add(size)
+	j.u.progress.shardsDone.Add(1)
+	j.u.observe(ShardSent{Name: j.name, Root: j.root, Index: i, Count: len(j.plan.Shards), Archive: archive, Bytes: size, Held: true})
 }
 
 // send ships shard i: it tries until there is a receipt, records it, and only
@@ -194,14 +261,16 @@ func (j *job) send(ctx context.Context, i int) error {
 		Root: j.root, Name: j.name, Index: i, Count: len(j.plan.Shards), Size: j.plan.Shards[i].Size,
 		archive: j.plan.Archive(i), packer: &u.packer, limiter: u.limiter, sent: &u.progress.sent, resent: &u.progress.resent,
 	}
-	attempts, err := u.retry(ctx, j.name, i, func() error { return u.attempt(ctx, s) })
+	var archive cid.Cid
+	attempts, err := u.retry(ctx, j.name, i, func() (err error) {
+		archive, err = u.attempt(ctx, s)
+		return err
+	})
 	if err != nil {
-		s.discredit()
 		return &ShardError{Name: j.name, Index: i, Count: s.Count, Attempts: attempts, Err: err}
 	}
-	archive, _ := s.last.CID()
 	if err := u.opts.Ledger.Record(ctx, j.key, i, archive); err != nil {
-		return fmt.Errorf("ledger: %w", err)
+		return ledgerError(err)
 	}
 	j.sent.Add(s.Size)
 	j.done.Add(1)
@@ -210,37 +279,49 @@ func (j *job) send(ctx context.Context, i int) error {
 	return nil
 }
 
-// attempt sends a shard once and checks the receipt.
-func (u *Uploader) attempt(ctx context.Context, s *Shard) error {
+// attempt sends a shard once, checks the receipt, and returns the archive's CID.
+func (u *Uploader) attempt(ctx context.Context, s *Shard) (archive cid.Cid, err error) {
+	ctx, cancel := context.WithCancel(ctx)
 	receipt, err := u.target.Put(ctx, s)
-	if s.last != nil && s.last.err != nil {
-		// The target saw its transport fail; this is why.
-		return s.last.err
+	// A transport may read on after an early answer, until it sees that nobody
+	// listens. What it read is only looked at when it is done.
+	cancel()
+	s.open.Wait()
+	if s.last != nil {
+		defer func() {
+			if err != nil {
+				s.last.discredit()
+			}
+		}()
+		if s.last.err != nil {
+			// The target saw its transport fail; this is why.
+			return cid.Undef, s.last.err
+		}
 	}
 	if err != nil {
-		return err
+		return cid.Undef, err
 	}
 	return s.check(receipt)
 }
 
 // check tells whether the receipt is for this root and lists these very bytes.
-func (s *Shard) check(r Receipt) error {
+func (s *Shard) check(r Receipt) (cid.Cid, error) {
 	if s.last == nil {
-		return fmt.Errorf("%w: the target did not read the shard", ErrRootMismatch)
+		return cid.Undef, fmt.Errorf("%w: the target did not read the shard", ErrRootMismatch)
 	}
 	archive, ok := s.last.CID()
 	if !ok {
-		return fmt.Errorf("%w: the target answered before the shard's last byte", ErrRootMismatch)
+		return cid.Undef, fmt.Errorf("%w: the target answered before the shard's last byte", ErrRootMismatch)
 	}
-	if !r.Root.Defined() || !bytes.Equal(r.Root.Hash(), s.Root.Hash()) {
-		return fmt.Errorf("%w: it names root %s, ours is %s", ErrRootMismatch, r.Root, s.Root)
+	switch {
+	case !r.Root.Defined():
+		return cid.Undef, fmt.Errorf("%w: it names no root, ours is %s", ErrRootMismatch, s.Root)
+	case !bytes.Equal(r.Root.Hash(), s.Root.Hash()):
+		return cid.Undef, fmt.Errorf("%w: it names root %s, ours is %s", ErrRootMismatch, r.Root, s.Root)
+	case !slices.Contains(r.Parts, archive):
+		return cid.Undef, partMissing{fmt.Errorf("%w: archive %s is not among the %d it lists", ErrRootMismatch, archive, len(r.Parts))}
 	}
-	for _, c := range r.Parts {
-		if c == archive {
-			return nil
-		}
-	}
-	return partMissing{fmt.Errorf("%w: archive %s is not among the %d it lists", ErrRootMismatch, archive, len(r.Parts))}
+	return archive, nil
 }
 
 // partMissing is a receipt for the right root that does not list the archive.
@@ -249,6 +330,14 @@ type partMissing struct{ error }
 
 func (e partMissing) Unwrap() error                    { return e.error }
 func (e partMissing) Temporary() (bool, time.Duration) { return true, 0 }
+
+// ledgerError says what failed; nil stays nil.
+func ledgerError(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("ledger: %w", err)
+}
 
 // Waits between tries.
 const (
@@ -278,7 +367,11 @@ func (u *Uploader) retry(ctx context.Context, name string, index int, f func() e
 		if attempt > u.opts.Retries || u.breaker.failed() {
 			return attempt, fmt.Errorf("%w: %w", ErrUnavailable, err)
 		}
-		wait := max(waits.NextBackOff(), min(asked, mostAsked))
+		wait := waits.NextBackOff()
+		if asked > 0 {
+			// Some later than asked for, so that not all come back at once.
+			wait = max(wait, min(asked, mostAsked)+rand.N(firstWait))
+		}
 		u.progress.retries.Add(1)
 		u.observe(Retrying{Name: name, Index: index, Attempt: attempt, Wait: wait, Err: err})
 		u.opts.Logger.Warn("retrying", "upload", name, "shard", index, "attempt", attempt, "wait", wait, "err", err)
@@ -290,16 +383,10 @@ func (u *Uploader) retry(ctx context.Context, name string, index int, f func() e
 
 // wait returns after d, or sooner with the reason to stop.
 func (u *Uploader) wait(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-u.draining.Done():
-		return ErrStopped
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(u.draining, func() { cancel(ErrStopped) })()
+	return u.opts.Clock.Sleep(ctx, d)
 }
 
 // breaker ends the retries of everything once so many tries in a row have

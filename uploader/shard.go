@@ -2,8 +2,11 @@ package uploader
 
 import (
 	"context"
+	"errors"
 	"io"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/ipfs/go-cid"
 	"golang.org/x/time/rate"
@@ -24,72 +27,149 @@ type Shard struct {
 	limiter *rate.Limiter // nil for no limit
 	sent    *atomic.Int64 // all bytes sent, less those of failed tries
 	resent  *atomic.Int64 // those of failed tries
-	last    *body
+
+	open sync.WaitGroup // bodies that are not closed
+	last *body
 }
 
 // Open returns the shard's bytes from the first one on. Each call makes a
 // fresh body, and takes back the progress that was credited to the one before.
-// It is not for concurrent use.
+// It is not for concurrent use, but a transport may still be closing a body
+// that it gave up when the next one is opened.
 func (s *Shard) Open(ctx context.Context) Body {
-	s.discredit()
-	s.last = &body{Stream: s.packer.Open(ctx, s.archive), ctx: ctx, shard: s}
+	if s.last != nil {
+		s.last.discredit()
+	}
+	s.open.Add(1)
+	s.last = &body{stream: s.packer.Open(ctx, s.archive), ctx: ctx, shard: s}
 	return s.last
 }
 
-// discredit takes back the bytes counted for an attempt that failed.
-func (s *Shard) discredit() {
-	if s.last != nil {
-		n := s.last.credited.Swap(0)
-		s.sent.Add(-n)
-		s.resent.Add(n)
-	}
-}
-
 // Body is the bytes of a shard. Its blocks were checked just before they are
-// handed out. CID is known after the last byte.
+// handed out. Reading is for one goroutine; Close may be called by another, any
+// number of times, as transports do. CID is known after the last byte.
 type Body interface {
 	io.ReadCloser
 	io.WriterTo
 	CID() (cid.Cid, bool)
 }
 
+var errClosed = errors.New("read of a closed shard")
+
 // body counts what is taken from a stream, paces it, and remembers its error:
 // a transport may report something vaguer.
 type body struct {
-	*car.Stream
-	ctx      context.Context //nolint:containedctx // of the one attempt that reads the body
-	shard    *Shard
-	credited atomic.Int64
-	err      error
+	stream *car.Stream
+	ctx    context.Context //nolint:containedctx // of the one attempt that reads the body
+	shard  *Shard
+	err    error // of the source; for the reader, and for all once closed
+
+	mu       sync.Mutex
+	busy     bool  // a read is under way
+	closing  bool  // Close was called
+	closeErr error // of the stream
+	credited int64
+	void     bool // what is read counts for nothing any more
 }
 
+// begin starts a read, and reports false if the body was closed.
+func (b *body) begin() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.busy = !b.closing
+	return b.busy
+}
+
+// end ends a read, and closes the stream if Close was called meanwhile.
+func (b *body) end() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.busy = false
+	if b.closing {
+		b.release()
+	}
+}
+
+// Close implements io.Closer. A read that is under way goes on to its end: the
+// stream's buffer is not given to others while it is read.
+func (b *body) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.closing {
+		b.closing = true
+		if !b.busy {
+			b.release()
+		}
+	}
+	return b.closeErr
+}
+
+// release is called once, with the lock held.
+func (b *body) release() {
+	b.closeErr = b.stream.Close()
+	b.shard.open.Done()
+}
+
+func (b *body) CID() (cid.Cid, bool) { return b.stream.CID() }
+
 func (b *body) Read(p []byte) (int, error) {
+	if !b.begin() {
+		return 0, errClosed
+	}
+	defer b.end()
 	if l := b.shard.limiter; l != nil && len(p) > l.Burst() {
 		p = p[:l.Burst()]
 	}
-	n, err := b.Stream.Read(p)
+	n, err := b.stream.Read(p)
 	b.credit(n)
-	if err != nil && err != io.EOF { //nolint:errorlint // Read returns io.EOF itself
-		b.err = err
+	if err != nil {
+		if !errors.Is(err, io.EOF) {
+			b.failed(err)
+		}
+		return n, err
 	}
-	if err == nil {
-		err = b.pace(n)
-	}
-	return n, err
+	return n, b.pace(n)
 }
 
 func (b *body) WriteTo(w io.Writer) (int64, error) {
-	out := &creditWriter{w: w, b: b}
-	n, err := b.Stream.WriteTo(out)
+	if !b.begin() {
+		return 0, errClosed
+	}
+	defer b.end()
+	out := &creditWriter{w: w, b: b, step: firstStep}
+	n, err := b.stream.WriteTo(out)
 	if err != nil && out.err == nil {
-		b.err = err
+		b.failed(err)
 	}
 	return n, err
 }
 
+// failed remembers an error of the source. That the attempt was given up is
+// none: why it was is known better where that was decided.
+func (b *body) failed(err error) {
+	if cause := context.Cause(b.ctx); cause == nil || !errors.Is(err, cause) {
+		b.err = &SourceError{err}
+	}
+}
+
 func (b *body) credit(n int) {
-	b.credited.Add(int64(n))
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.void {
+		b.shard.resent.Add(int64(n))
+		return
+	}
+	b.credited += int64(n)
 	b.shard.sent.Add(int64(n))
+}
+
+// discredit takes back the bytes counted for an attempt that failed.
+func (b *body) discredit() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.shard.sent.Add(-b.credited)
+	b.shard.resent.Add(b.credited)
+	b.credited, b.void = 0, true
 }
 
 func (b *body) pace(n int) error {
@@ -101,22 +181,37 @@ func (b *body) pace(n int) error {
 
 // creditWriter counts and paces what a batch writes.
 type creditWriter struct {
-	w   io.Writer
-	b   *body
-	err error
+	w    io.Writer
+	b    *body
+	step int
+	err  error
 }
 
-// step is how much is written between two looks at the counters.
-const step = 1 << 20
+// Steps of a creditWriter. A write moves no byte that a watchdog could see
+// until it returns, so steps are small while the line is slow.
+const (
+	firstStep = 64 << 10
+	leastStep = 4 << 10
+	mostStep  = 1 << 20
+	fastWrite = 50 * time.Millisecond
+	slowWrite = time.Second
+)
 
 func (c *creditWriter) Write(p []byte) (int, error) {
 	total := 0
 	for len(p) > 0 {
-		k := min(len(p), step)
+		k := min(len(p), c.step)
 		if l := c.b.shard.limiter; l != nil {
 			k = min(k, l.Burst())
 		}
+		start := time.Now()
 		n, err := c.w.Write(p[:k])
+		switch took := time.Since(start); {
+		case took < fastWrite:
+			c.step = min(2*c.step, mostStep)
+		case took > slowWrite:
+			c.step = max(c.step/2, leastStep)
+		}
 		total += n
 		c.b.credit(n)
 		if err == nil {

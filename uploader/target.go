@@ -83,6 +83,10 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrStopped means that the upload was asked to stop by [Uploader.Drain].
 	ErrStopped = errors.New("stopped before the end")
+	// ErrLedgerLocked means that another process has the ledger open.
+	ErrLedgerLocked = errors.New("the ledger is in use by another process")
+	// ErrLedgerDamaged means that a ledger can't be read as it is.
+	ErrLedgerDamaged = errors.New("the ledger is damaged")
 	// ErrUnavailable means that retries were used up.
 	ErrUnavailable = errors.New("the service could not be reached or kept failing")
 )
@@ -106,15 +110,24 @@ func (e *ShardError) Error() string {
 
 func (e *ShardError) Unwrap() error { return e.Err }
 
+// SourceError is an error of reading an input, in either pass. Trying again
+// does not help, and other inputs are not concerned.
+type SourceError struct{ Err error }
+
+func (e *SourceError) Error() string { return e.Err.Error() }
+func (e *SourceError) Unwrap() error { return e.Err }
+
 // Retryable tells whether trying again can help, and how long the far side
 // asked to wait (0 if it did not say). It decides by type: an error may have a
-// method Temporary() (bool, time.Duration); cancellation, changed sources and
-// wrong receipts are final; other errors are of the network.
+// method Temporary() (bool, time.Duration); cancellation, errors of the source
+// and wrong receipts are final; other errors are of the network.
 func Retryable(err error) (bool, time.Duration) {
 	var t interface{ Temporary() (bool, time.Duration) }
+	var source *SourceError
 	switch {
 	case err == nil,
 		errors.Is(err, context.Canceled),
+		errors.As(err, &source),
 		errors.Is(err, car.ErrSourceChanged),
 		errors.Is(err, car.ErrCorrupt),
 		errors.Is(err, ErrUnauthorized),

@@ -47,6 +47,10 @@ type Cacheable interface {
 	Restore(plan []byte) (DAG, error)
 }
 
+// cachedBytes is the least payload whose description is kept: less is sooner
+// hashed again than made durable.
+const cachedBytes = 8 << 20
+
 type outcome struct {
 	result Result
 	err    error
@@ -68,14 +72,18 @@ func (u *Uploader) Upload(ctx context.Context, inputs iter.Seq[Input]) iter.Seq2
 			u.pull(ctx, inputs, outcomes)
 			return nil
 		})
-		wanted := true
+		// Also when the caller's loop panics, nothing is left running.
+		defer func() {
+			cancel()
+			for range outcomes { //nolint:revive // what nobody waits for is dropped
+			}
+			_ = g.Wait() // it never fails: outcomes carry the errors
+		}()
 		for o := range outcomes {
-			if wanted && !yield(o.result, o.err) {
-				wanted = false
-				cancel()
+			if !yield(o.result, o.err) {
+				return
 			}
 		}
-		_ = g.Wait() // it never fails: outcomes carry the errors
 	}
 }
 
@@ -129,6 +137,9 @@ func (u *Uploader) describe(ctx context.Context, in Input) (*splitter.Plan, DAG,
 	if err != nil {
 		return nil, nil, err
 	}
+	if _, ok := in.(Sized); !ok {
+		u.progress.toHash.Add(dag.Size())
+	}
 	if err := u.checkSize(in.Name(), dag.Size()); err != nil {
 		return nil, dag, err
 	}
@@ -150,7 +161,7 @@ func (u *Uploader) dag(ctx context.Context, in Input) (dag DAG, cached bool, err
 	if key != "" && !u.opts.Rehash {
 		plan, err := u.opts.Ledger.Plan(ctx, key)
 		if err != nil {
-			return nil, false, fmt.Errorf("ledger: %w", err)
+			return nil, false, ledgerError(err)
 		}
 		if plan != nil {
 			dag, err := c.Restore(plan)
@@ -165,16 +176,18 @@ func (u *Uploader) dag(ctx context.Context, in Input) (dag DAG, cached bool, err
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
+		} else {
+			err = &SourceError{err}
 		}
 		return nil, false, fmt.Errorf("describe %q: %w", in.Name(), err)
 	}
-	if m, ok := dag.(encoding.BinaryMarshaler); ok && key != "" {
+	if m, ok := dag.(encoding.BinaryMarshaler); ok && key != "" && dag.Size() >= cachedBytes {
 		plan, err := m.MarshalBinary()
 		if err == nil {
 			err = u.opts.Ledger.SavePlan(ctx, key, plan)
 		}
 		if err != nil {
-			return nil, false, fmt.Errorf("ledger: %w", err)
+			return nil, false, ledgerError(err)
 		}
 	}
 	return dag, false, nil

@@ -43,6 +43,9 @@ const (
 	DefaultMaxUploadBytes = 31 << 30
 )
 
+// leastRate keeps the pauses of a slow line well below what looks like a stall.
+const leastRate = 1 << 10
+
 // Options are the knobs of [New]. The zero value is good.
 type Options struct {
 	Transfers      int   // shards in flight; 0 means DefaultTransfers
@@ -58,6 +61,29 @@ type Options struct {
 	Ledger         Ledger        // nil means one that is forgotten with the Uploader
 	Observer       Observer      // nil for none
 	Logger         *slog.Logger  // nil for none
+	Clock          Clock         // nil means that of the machine
+}
+
+// Clock is what waits between tries and between questions go by.
+type Clock interface {
+	Now() time.Time
+	// Sleep returns after d, or with the cause if ctx is done before.
+	Sleep(ctx context.Context, d time.Duration) error
+}
+
+type machineClock struct{}
+
+func (machineClock) Now() time.Time { return time.Now() }
+
+func (machineClock) Sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // Validate tells everything that is wrong with the options.
@@ -69,8 +95,8 @@ func (o Options) Validate() error {
 	if err := (splitter.Options{MaxShardBytes: o.MaxShardBytes}).Validate(); err != nil {
 		errs = append(errs, err)
 	}
-	if o.BytesPerSecond < 0 {
-		errs = append(errs, fmt.Errorf("%d bytes per second: must not be negative", o.BytesPerSecond))
+	if n := o.BytesPerSecond; n < 0 || n > 0 && n < leastRate {
+		errs = append(errs, fmt.Errorf("%d bytes per second: must be at least %d, or 0 for no limit", n, leastRate))
 	}
 	if o.Verify < VerifyPinned || o.Verify > VerifyFull {
 		errs = append(errs, fmt.Errorf("unknown verification level %d", o.Verify))
@@ -99,6 +125,9 @@ func (o Options) withDefaults() Options {
 	if o.Ledger == nil {
 		o.Ledger = new(MemoryLedger)
 	}
+	if o.Clock == nil {
+		o.Clock = machineClock{}
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -126,13 +155,16 @@ func New(target Target, opts Options) (*Uploader, error) {
 	if err := opts.Validate(); err != nil {
 		return nil, fmt.Errorf("uploader options: %w", err)
 	}
+	if err := canVerify(target, opts.Verify); err != nil {
+		return nil, err
+	}
 	u := &Uploader{target: target, opts: opts.withDefaults()}
 	u.draining, u.drain = context.WithCancelCause(context.Background())
 	u.slots = semaphore.NewWeighted(int64(u.opts.Transfers))
 	u.breaker.limit = int64((max(u.opts.Retries, 0) + 1) * u.opts.Transfers)
 	if n := u.opts.BytesPerSecond; n > 0 {
 		// A burst of a tenth of a second keeps the line smooth.
-		u.limiter = rate.NewLimiter(rate.Limit(n), int(min(max(n/10, 16<<10), 4<<20)))
+		u.limiter = rate.NewLimiter(rate.Limit(n), int(min(max(n/10, leastRate), 4<<20)))
 	}
 	return u, nil
 }

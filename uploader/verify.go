@@ -5,9 +5,16 @@ import (
 	"encoding"
 	"errors"
 	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/ipfs/go-cid"
+
+	"github.com/carload/carload/car"
+	"github.com/carload/carload/splitter"
 )
 
 // VerifyLevel is how much is checked before an upload is called done.
@@ -57,8 +64,51 @@ var _ encoding.TextUnmarshaler = (*VerifyLevel)(nil)
 
 // SampleReport is what [VerifySample] bought.
 type SampleReport struct {
-	Blocks int // of the DAG
-	Sample int // fetched and found right
+	Blocks int `json:"blocks"` // of the DAG
+	Sample int `json:"sample"` // fetched and found right
+}
+
+// confidence is the probability that a SampleReport speaks of.
+const confidence = 0.95
+
+// Loss is the least share of the blocks, between 0 and 1, whose loss the
+// sample would have shown with a probability of 95 %.
+func (r *SampleReport) Loss() float64 {
+	if r.Sample >= r.Blocks {
+		return 0
+	}
+	// A sample without repetition finds a little more than this says.
+	return 1 - math.Pow(1-confidence, 1/float64(r.Sample))
+}
+
+func (r *SampleReport) String() string {
+	if r.Sample >= r.Blocks {
+		return fmt.Sprintf("all %d blocks", r.Blocks)
+	}
+	return fmt.Sprintf("%d of %d blocks: any loss above %.2g %% would have been seen with 95 %% probability", r.Sample, r.Blocks, 100*r.Loss())
+}
+
+// VerifyError says what a target did not give back as it was sent. It matches
+// [ErrIncomplete], and [car.ErrCorrupt] if there were blocks with other bytes.
+type VerifyError struct {
+	Root    cid.Cid
+	Missing []cid.Cid // not there
+	Wrong   []cid.Cid // with bytes that do not match
+	Shards  []int     // that would mend it, from 0; nil if the plan is not known
+}
+
+func (e *VerifyError) Error() string {
+	first := append(e.Missing[:len(e.Missing):len(e.Missing)], e.Wrong...)[0]
+	s := fmt.Sprintf("the service lacks %d blocks and has %d with other bytes, first %s", len(e.Missing), len(e.Wrong), first)
+	if n := len(e.Shards); n > 0 {
+		s += fmt.Sprintf("; sending %d of the shards again mends it, first shard %d", n, e.Shards[0]+1)
+	}
+	return s
+}
+
+// Is reports whether the finding means target.
+func (e *VerifyError) Is(target error) bool {
+	return target == ErrIncomplete || target == car.ErrCorrupt && len(e.Wrong) > 0
 }
 
 // Waits between two questions for a status.
@@ -67,34 +117,88 @@ const (
 	mostPoll  = 5 * time.Second
 )
 
-// verify checks what the level asks for, after all receipts.
-func (u *Uploader) verify(ctx context.Context, j *job) error {
-	if u.opts.Verify == VerifyReceipt {
-		return nil
-	}
-	if checker, ok := u.target.(StatusChecker); ok {
-		if err := u.waitPinned(ctx, checker, j.root); err != nil {
-			return err
-		}
+// canVerify tells whether a target has what a level needs.
+func canVerify(target Target, level VerifyLevel) error {
+	_, ok := target.(BlockFetcher)
+	if !ok && level >= VerifySample {
+		return fmt.Errorf("target %s gives no blocks back: it can't be verified at level %s", target, level)
 	}
 	return nil
 }
 
+// Verify checks what the target has of a DAG, without its source: that the
+// target calls it complete and, as the options' level asks, samples of its
+// blocks or all of them. The first finding that is not as it should be is an
+// error matching [ErrIncomplete]; for blocks it is a [*VerifyError], and the
+// ledger remembers them, so that the next upload sends their shards again.
+func (u *Uploader) Verify(ctx context.Context, root cid.Cid) (*SampleReport, error) {
+	key := UploadKey{Target: u.target.String(), Root: root}
+	report, err := u.verify(ctx, key, root.String(), nil)
+	if err != nil {
+		return report, fmt.Errorf("%s: %w", root, err)
+	}
+	if u.opts.Verify == VerifyFull {
+		err = ledgerError(u.opts.Ledger.Suspect(ctx, key, nil))
+	}
+	return report, err
+}
+
+// verify checks what the level asks for. The plan is nil if it is not known.
+func (u *Uploader) verify(ctx context.Context, key UploadKey, name string, plan *splitter.Plan) (*SampleReport, error) {
+	if u.opts.Verify == VerifyReceipt && plan != nil {
+		return nil, nil //nolint:nilnil // there is no sample to report
+	}
+	if checker, ok := u.target.(StatusChecker); ok {
+		if err := u.waitPinned(ctx, checker, name, key.Root); err != nil {
+			return nil, err
+		}
+	}
+	w := newWalk(u, name)
+	var report *SampleReport
+	var err error
+	switch {
+	case u.opts.Verify == VerifyFull:
+		err = w.all(ctx, key.Root)
+	case u.opts.Verify == VerifySample && plan != nil:
+		report, err = w.sample(ctx, plan.Blocks.Len(), func(i int) (cid.Cid, int) {
+			b := plan.Blocks.At(i)
+			return b.Cid, b.Size()
+		})
+	case u.opts.Verify == VerifySample:
+		var list []cid.Cid
+		if list, err = w.list(ctx, key.Root); err == nil {
+			report, err = w.sample(ctx, len(list), func(i int) (cid.Cid, int) { return list[i], car.MaxBlockBytes })
+		}
+	}
+	if err != nil || w.bad == nil {
+		return report, err
+	}
+	w.bad.Root = key.Root
+	suspects := slices.Concat(w.bad.Missing, w.bad.Wrong)
+	if plan != nil {
+		w.bad.Shards = slices.Sorted(maps.Keys(shardsOf(plan, suspects)))
+	}
+	if err := u.opts.Ledger.Suspect(ctx, key, suspects); err != nil {
+		return report, errors.Join(w.bad, ledgerError(err))
+	}
+	return report, w.bad
+}
+
 // waitPinned asks until the target says that the DAG is complete.
-func (u *Uploader) waitPinned(ctx context.Context, checker StatusChecker, root cid.Cid) error {
-	deadline := time.Now().Add(u.opts.VerifyTimeout)
+func (u *Uploader) waitPinned(ctx context.Context, checker StatusChecker, name string, root cid.Cid) error {
+	deadline := u.opts.Clock.Now().Add(u.opts.VerifyTimeout)
 	for poll := firstPoll; ; poll = min(2*poll, mostPoll) {
-		status, err := u.status(ctx, checker, root)
+		status, err := u.status(ctx, checker, name, root)
 		switch {
 		case errors.Is(err, ErrNotFound):
-			status.State = "not known to the service"
+			status.State = "not known to it"
 		case err != nil:
 			return err
 		case status.State == StatePinned:
 			return nil
 		}
-		if status.State == StateFailed || time.Now().Add(poll).After(deadline) {
-			return fmt.Errorf("%w: the service reports the DAG as %s", ErrIncomplete, status.State)
+		if status.State == StateFailed || u.opts.Clock.Now().Add(poll).After(deadline) {
+			return fmt.Errorf("%w: the service reports the DAG as %s", ErrIncomplete, strconv.Quote(string(status.State)))
 		}
 		if err := u.wait(ctx, poll); err != nil {
 			return err
@@ -103,9 +207,9 @@ func (u *Uploader) waitPinned(ctx context.Context, checker StatusChecker, root c
 }
 
 // status asks the target, and again if that can help.
-func (u *Uploader) status(ctx context.Context, checker StatusChecker, root cid.Cid) (Status, error) {
+func (u *Uploader) status(ctx context.Context, checker StatusChecker, name string, root cid.Cid) (Status, error) {
 	var status Status
-	_, err := u.retry(ctx, root.String(), -1, func() (err error) {
+	_, err := u.retry(ctx, name, NoShard, func() (err error) {
 		status, err = checker.Status(ctx, root)
 		return err
 	})

@@ -1,0 +1,224 @@
+package uploadertest
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+)
+
+// Fault serves a request in the place of next, or around it.
+type Fault func(w http.ResponseWriter, r *http.Request, next http.Handler)
+
+// Pass serves a request as if there were no fault.
+func Pass(w http.ResponseWriter, r *http.Request, next http.Handler) { next.ServeHTTP(w, r) }
+
+// Repeat is a fault n times.
+func Repeat(n int, f Fault) []Fault {
+	fs := make([]Fault, n)
+	for i := range fs {
+		fs[i] = f
+	}
+	return fs
+}
+
+// Status refuses with a status and the text of a proxy.
+func Status(status int) Fault {
+	return func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+		http.Error(w, http.StatusText(status), status)
+	}
+}
+
+// Refuse refuses with an error of the API.
+func Refuse(status int, code, message string) Fault {
+	return func(w http.ResponseWriter, _ *http.Request, _ http.Handler) { refuse(w, status, code, message) }
+}
+
+// Maintenance is what the API answers when it takes no uploads.
+var Maintenance = Refuse(http.StatusServiceUnavailable, "ERROR_MAINTENANCE", "API undergoing maintenance")
+
+// OriginTimeout is how a timeout behind the API looks: status 500, and the 524
+// of the edge within the message.
+var OriginTimeout = Refuse(http.StatusInternalServerError, "Error", "unexpected status 524: <html>A timeout occurred</html>")
+
+// RateLimited refuses with 429, and asks to wait as the header says; an empty
+// string leaves it out.
+func RateLimited(retryAfter string) Fault {
+	return func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+		if retryAfter != "" {
+			w.Header().Set("Retry-After", retryAfter)
+		}
+		w.Header().Set("Connection", "close")
+		refuse(w, http.StatusTooManyRequests, "ERROR_RATE_LIMITED", "You are being rate limited")
+	}
+}
+
+// Page answers with a web page, as a captive portal (200) or the edge of a
+// service (413) does. It does not read the body.
+func Page(status int) Fault {
+	return func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+		w.Header().Set("Content-Type", "text/html")
+		w.Header().Set("Connection", "close")
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, "<html><head><title>"+http.StatusText(status)+"</title></head></html>")
+	}
+}
+
+// Redirect sends the client elsewhere.
+func Redirect(status int, url string) Fault {
+	return func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+		w.Header().Set("Location", url)
+		w.WriteHeader(status)
+	}
+}
+
+// Drop reads n bytes of the body and resets the connection.
+func Drop(n int64) Fault {
+	return func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+		_, _ = io.CopyN(io.Discard, r.Body, n)
+		reset(w)
+	}
+}
+
+// Swallow reads the whole body, stores nothing, and closes the connection.
+func Swallow(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+	_, _ = io.Copy(io.Discard, r.Body)
+	reset(w)
+}
+
+// LoseReply serves the request, and resets the connection in place of a reply.
+func LoseReply(w http.ResponseWriter, r *http.Request, next http.Handler) {
+	next.ServeHTTP(httptest.NewRecorder(), r)
+	reset(w)
+}
+
+// Stall reads n bytes of the body and then does nothing until the client gives
+// up.
+func Stall(n int64) Fault {
+	return func(_ http.ResponseWriter, r *http.Request, _ http.Handler) {
+		_, _ = io.CopyN(io.Discard, r.Body, n)
+		<-r.Context().Done()
+	}
+}
+
+// StallReply serves the request, sends the first n bytes of the reply, and then
+// nothing until the client gives up.
+func StallReply(n int) Fault {
+	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		reply := record(r, next)
+		reply.copyHeader(w)
+		_, _ = w.Write(reply.Body.Bytes()[:min(n, reply.Body.Len())])
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	}
+}
+
+// Truncate serves the request and sends n bytes of the reply, as if they were
+// all.
+func Truncate(n int) Fault {
+	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		reply := record(r, next)
+		reply.Header().Del("Content-Length")
+		reply.copyHeader(w)
+		_, _ = w.Write(reply.Body.Bytes()[:min(n, reply.Body.Len())])
+	}
+}
+
+// Break serves the request and resets the connection after n bytes of the reply.
+func Break(n int) Fault {
+	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		reply := record(r, next)
+		reply.Header().Set("Content-Length", strconv.Itoa(reply.Body.Len()))
+		reply.copyHeader(w)
+		_, _ = w.Write(reply.Body.Bytes()[:min(n, reply.Body.Len())])
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// Huge serves the request and replies with n bytes of JSON.
+func Huge(n int64) Fault {
+	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		record(r, next).copyHeader(w)
+		_, _ = io.WriteString(w, `{"ok":true,"value":{"name":"`)
+		p := make([]byte, 64<<10)
+		for i := range p {
+			p[i] = 'x'
+		}
+		for ; n > 0; n -= int64(len(p)) {
+			if _, err := w.Write(p); err != nil {
+				return
+			}
+		}
+		_, _ = io.WriteString(w, `"}}`)
+	}
+}
+
+// Rewrite serves the request and changes the value of the reply.
+func Rewrite(change func(value map[string]any)) Fault {
+	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		reply := record(r, next)
+		var env map[string]any
+		if err := json.Unmarshal(reply.Body.Bytes(), &env); err != nil {
+			http.Error(w, fmt.Sprintf("uploadertest: rewrite what is not JSON: %v", err), http.StatusNotImplemented)
+			return
+		}
+		if value, ok := env["value"].(map[string]any); ok {
+			change(value)
+		}
+		writeJSON(w, reply.Code, env)
+	}
+}
+
+// NamesRoot makes a reply name another root.
+func NamesRoot(root string) Fault { return Rewrite(func(v map[string]any) { v["cid"] = root }) }
+
+// NamesNoRoot makes a reply name no root.
+var NamesNoRoot = Rewrite(func(v map[string]any) { delete(v, "cid") })
+
+// MissingPart makes a reply leave out the last archive.
+var MissingPart = Rewrite(func(v map[string]any) {
+	if parts, ok := v["parts"].([]any); ok && len(parts) > 0 {
+		v["parts"] = parts[:len(parts)-1]
+	}
+})
+
+// Reports makes a reply report a pin status.
+func Reports(status string) Fault {
+	return Rewrite(func(v map[string]any) {
+		if pin, ok := v["pin"].(map[string]any); ok {
+			pin["status"] = status
+		}
+	})
+}
+
+type recorded struct{ *httptest.ResponseRecorder }
+
+func record(r *http.Request, next http.Handler) recorded {
+	rec := recorded{httptest.NewRecorder()}
+	next.ServeHTTP(rec, r)
+	return rec
+}
+
+// copyHeader sends status and header.
+func (r recorded) copyHeader(w http.ResponseWriter) {
+	for k, v := range r.Header() {
+		w.Header()[k] = v
+	}
+	w.WriteHeader(r.Code)
+}
+
+// reset closes the client's connection without a goodbye.
+func reset(w http.ResponseWriter) {
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+	}
+	_ = conn.Close()
+}

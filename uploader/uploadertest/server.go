@@ -1,0 +1,170 @@
+// Package uploadertest is a service to upload to in tests, with faults that
+// happen when the test says so.
+//
+//	srv := uploadertest.NewServer(t, uploadertest.Options{})
+//	srv.Script(uploadertest.Upload, uploadertest.Status(503), uploadertest.LoseReply)
+//
+// The first upload is then refused, and the reply to the second is lost after
+// the shard was stored. A fault that was scripted and did not happen fails the
+// test, so a test can't pass because its fault missed.
+package uploadertest
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// Op is a kind of request.
+type Op int
+
+// The kinds of requests.
+const (
+	Upload  Op = iota // POST /upload
+	Check             // GET /{cid}
+	Block             // GET /ipfs/{cid}?format=raw
+	Archive           // GET /ipfs/{cid}?format=car
+	Other
+)
+
+var opNames = [...]string{"upload", "check", "block", "archive", "other"}
+
+// String is the name of the kind.
+func (o Op) String() string { return opNames[o] }
+
+// Options are the knobs of [NewServer].
+type Options struct {
+	// Handler serves what no fault meets; nil means a [Store] in memory.
+	Handler http.Handler
+	// Token is the key that a Store asks for; empty means "test-token".
+	Token string
+}
+
+// Server is a service on a loopback port, with a script of faults.
+type Server struct {
+	URL   string
+	Token string
+	Store *Store // nil if the handler is another
+
+	handler http.Handler
+
+	mu      sync.Mutex
+	scripts map[Op][]Fault
+	always  map[Op]Fault
+	counts  map[Op]Count
+}
+
+// Count is what was asked for by one kind of request.
+type Count struct {
+	Requests int
+	Bytes    int64 // of request bodies that were read
+	Faults   int   // requests that met one
+}
+
+// NewServer starts a server. It is closed when the test ends; the test fails if
+// there are faults left in a script.
+func NewServer(tb testing.TB, opts Options) *Server {
+	tb.Helper()
+	if opts.Token == "" {
+		opts.Token = "test-token"
+	}
+	s := &Server{Token: opts.Token, handler: opts.Handler, scripts: map[Op][]Fault{}, always: map[Op]Fault{}, counts: map[Op]Count{}}
+	if s.handler == nil {
+		s.Store = NewStore(opts.Token)
+		s.handler = s.Store
+	}
+	srv := httptest.NewServer(s)
+	s.URL = srv.URL
+	tb.Cleanup(func() {
+		srv.CloseClientConnections()
+		srv.Close()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for op, left := range s.scripts {
+			if n := len(left); n > 0 {
+				tb.Errorf("uploadertest: %d faults scripted for requests of kind %q never happened", n, op)
+			}
+		}
+	})
+	return s
+}
+
+// Script adds faults for requests of a kind: each request takes the next one.
+// When there are none left, requests are served. [Pass] serves one before.
+func (s *Server) Script(op Op, faults ...Fault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.scripts[op] = append(s.scripts[op], faults...)
+}
+
+// Always makes every request of a kind meet a fault once its script is used
+// up; nil ends that. It need not happen.
+func (s *Server) Always(op Op, f Fault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.always[op] = f
+}
+
+// Count tells what was asked for so far.
+func (s *Server) Count(op Op) Count {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.counts[op]
+}
+
+// ServeHTTP implements http.Handler, for tests that bring a server of their own.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	op := opOf(r)
+	s.mu.Lock()
+	c := s.counts[op]
+	c.Requests++
+	fault := s.always[op]
+	if script := s.scripts[op]; len(script) > 0 {
+		fault, s.scripts[op] = script[0], script[1:]
+	}
+	if fault != nil {
+		c.Faults++
+	}
+	s.counts[op] = c
+	s.mu.Unlock()
+	r.Body = &countedBody{r.Body, s, op}
+	if fault != nil {
+		fault(w, r, s.handler)
+		return
+	}
+	s.handler.ServeHTTP(w, r)
+}
+
+func opOf(r *http.Request) Op {
+	switch {
+	case r.Method == http.MethodPost && r.URL.Path == "/upload":
+		return Upload
+	case r.Method == http.MethodGet && strings.HasPrefix(r.URL.Path, "/ipfs/"):
+		if r.URL.Query().Get("format") == "car" {
+			return Archive
+		}
+		return Block
+	case r.Method == http.MethodGet && strings.Count(r.URL.Path, "/") == 1 && len(r.URL.Path) > len("/version"):
+		return Check
+	}
+	return Other
+}
+
+type countedBody struct {
+	io.ReadCloser
+	s  *Server
+	op Op
+}
+
+func (b *countedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.s.mu.Lock()
+	defer b.s.mu.Unlock()
+	c := b.s.counts[b.op]
+	c.Bytes += int64(n)
+	b.s.counts[b.op] = c
+	return n, err
+}
