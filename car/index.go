@@ -137,6 +137,9 @@ func (x *Index) At(i int) Block {
 	return x.block(r, c)
 }
 
+// Size is the number of payload bytes of the block that was met as the i-th.
+func (x *Index) Size(i int) int { return int(x.record(uint32(i)).length) }
+
 // Find returns where the block of c is. The block has that CID, which may be
 // of another version or codec than in the archive.
 func (x *Index) Find(c cid.Cid) (Block, bool) {

@@ -5,6 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/carload/carload/internal/sha256mb"
 )
 
 // openSources is how many sources a [Loader] keeps open.
@@ -54,6 +58,32 @@ func (l *Loader) LoadAll(ctx context.Context, blocks []Block) ([][]byte, error) 
 	}
 	l.out = append(l.out[:0], l.batch.msgs...)
 	return l.out, nil
+}
+
+// Read reads a block's bytes into p as they are, which is not to say that
+// they are those of its CID. It returns what p then holds.
+func (l *Loader) Read(b Block, p []byte) ([]byte, error) {
+	l.files.limit = openSources
+	l.batch.reset()
+	kept := l.batch.buf
+	l.batch.buf = p[:0]
+	err := l.batch.read(&l.files, &b)
+	p, l.batch.buf = l.batch.buf, kept
+	return p, err
+}
+
+// Mismatch returns the position of the first payload that is not that of its
+// CID, or -1. They are hashed side by side. A CID of an unknown hash function is
+// an error.
+func Mismatch(cids []cid.Cid, payloads [][]byte) (int, error) {
+	sums := make([][sha256mb.Size]byte, len(payloads))
+	sha256mb.Sum(sums, payloads)
+	for i, c := range cids {
+		if ok, err := matches(c, payloads[i], &sums[i]); err != nil || !ok {
+			return i, err
+		}
+	}
+	return -1, nil
 }
 
 // Close closes the sources that are open. The loader may be used again.

@@ -1,0 +1,99 @@
+package unpack
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"iter"
+	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/carload/carload/car"
+)
+
+// Entry is a file, directory or symlink of a DAG.
+type Entry struct {
+	Path   string // separated by slashes; empty for the root
+	Type   Type   // File, Directory or Symlink
+	Size   int64  // bytes of a file's content
+	Cid    cid.Cid
+	Target string      // of a symlink
+	Mode   fs.FileMode // permissions, if HasMode
+	Mtime  time.Time   // zero if the DAG has none
+
+	HasMode bool
+}
+
+// List yields what is under root, parents first and otherwise in the order of
+// the DAG. Of files it loads the topmost block only. What can't be had comes as
+// an entry with an error of type [*BlockError]; the caller decides whether to
+// go on. An error of another kind is the last thing it yields.
+func List(ctx context.Context, x *car.Index, root cid.Cid) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		l := lister{yield: yield, store: store{index: x}}
+		defer l.store.loader.Close()
+		if err := l.entry(ctx, "", root, 0); err != nil && !errors.Is(err, errStopped) {
+			yield(Entry{}, err)
+		}
+	}
+}
+
+var errStopped = errors.New("stopped")
+
+type lister struct {
+	store   store
+	yield   func(Entry, error) bool
+	entries int64
+}
+
+func (l *lister) emit(e Entry, err error) error {
+	if !l.yield(e, err) {
+		return errStopped
+	}
+	return nil
+}
+
+func (l *lister) entry(ctx context.Context, path string, c cid.Cid, depth int) error {
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	e := Entry{Path: path, Cid: c}
+	if l.entries++; l.entries > DefaultMaxEntries {
+		return ErrTooLarge
+	}
+	if b, err := l.store.find(c); err == nil && c.Prefix().Codec == cid.Raw {
+		e.Type, e.Size = File, int64(b.Size()) // no need to load it
+		return l.emit(e, nil)
+	}
+	n, err := l.store.node(ctx, c)
+	if err == nil && depth > maxDirDepth {
+		err = invalid("directories nested too deep")
+	}
+	if err != nil {
+		return l.emit(e, &BlockError{Path: path, Cid: c, Err: err})
+	}
+	e.Mode, e.HasMode, e.Mtime = fs.FileMode(n.mode)&fs.ModePerm, n.hasMode, n.mtime
+	switch n.typ {
+	case Directory, Shard:
+		e.Type = Directory
+		if err := l.emit(e, nil); err != nil {
+			return err
+		}
+		return l.store.eachEntry(ctx, n, path, func(child dirEntry, err error) error {
+			if err == nil {
+				return l.entry(ctx, join(path, child.name), child.cid, depth+1)
+			}
+			var bad *BlockError
+			if !errors.As(err, &bad) {
+				return err
+			}
+			return l.emit(Entry{Path: bad.Path, Cid: bad.Cid}, err)
+		})
+	case Symlink:
+		e.Type, e.Target = Symlink, string(n.data)
+	default:
+		e.Type, e.Size = File, int64(n.size)
+	}
+	return l.emit(e, nil)
+}

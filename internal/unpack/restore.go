@@ -1,0 +1,306 @@
+package unpack
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/carload/carload/car"
+)
+
+// Options are the knobs of [Restore]. The zero value replaces nothing and stops
+// at the first block that can't be had.
+type Options struct {
+	// Name is how a root that is a file or a symlink is called in the
+	// directory. The default is its CID.
+	Name string
+	// Force replaces files and symlinks that exist. Directories are never
+	// replaced.
+	Force bool
+	// KeepGoing restores what can be had, and reports all that can't.
+	KeepGoing bool
+	// MaxBytes and MaxEntries bound what a DAG may unfold to, since a small
+	// one can stand for any number of bytes and names. 0 means no bound for
+	// bytes, and DefaultMaxEntries.
+	MaxBytes, MaxEntries int64
+	// Wrote, if it is not nil, counts bytes of content as they are written.
+	Wrote *atomic.Int64
+}
+
+// DefaultMaxEntries is how many files, directories and symlinks a DAG may have.
+const DefaultMaxEntries = 50_000_000
+
+// Restored is what [Restore] has made.
+type Restored struct {
+	Files, Dirs, Symlinks int64
+	Bytes                 int64
+}
+
+// maxReported bounds how many errors Restore joins under KeepGoing.
+const maxReported = 100
+
+// Restore writes what is under root into the directory dir, which it makes if
+// need be: the entries of a directory, or a single file. Blocks come from the
+// archives of the index and each is hashed. A file appears under its name when
+// it is complete. Nothing is written outside dir, whatever the DAG says, and
+// symlinks are made but never followed.
+//
+// Errors of the DAG are of type [*BlockError]. Of mode and mtime, where the DAG
+// has them, permissions and times are restored, but not setuid and its kind.
+func Restore(ctx context.Context, x *car.Index, root cid.Cid, dir string, opts Options) (Restored, error) {
+	if opts.Name == "" {
+		opts.Name = root.String()
+	}
+	if opts.MaxEntries == 0 {
+		opts.MaxEntries = DefaultMaxEntries
+	}
+	if opts.Wrote == nil {
+		opts.Wrote = new(atomic.Int64)
+	}
+	if _, err := entry([]byte(opts.Name), root, ""); err != nil || !filepath.IsLocal(opts.Name) {
+		return Restored{}, fmt.Errorf("%q is not the name of a file", opts.Name)
+	}
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return Restored{}, err
+	}
+	r := &restorer{store: store{index: x}, opts: opts}
+	defer r.store.loader.Close()
+	top, err := os.OpenRoot(dir)
+	if err != nil {
+		return Restored{}, err
+	}
+	defer top.Close()
+	err = r.root(ctx, top, root)
+	if len(r.failed) > 0 {
+		if r.count > len(r.failed) {
+			r.failed = append(r.failed, fmt.Errorf("and %d more errors", r.count-len(r.failed)))
+		}
+		err = errors.Join(append(r.failed, err)...)
+	}
+	return r.done, err
+}
+
+type restorer struct {
+	store   store
+	opts    Options
+	done    Restored
+	entries int64
+	claimed int64 // bytes of all files so far, as far as they were begun
+	failed  []error
+	count   int
+}
+
+func (r *restorer) root(ctx context.Context, top *os.Root, c cid.Cid) error {
+	n, err := r.store.node(ctx, c)
+	if err != nil {
+		return &BlockError{Path: c.String(), Cid: c, Err: err}
+	}
+	if n.typ == Directory || n.typ == Shard {
+		return r.fill(ctx, top, n, "", 0)
+	}
+	return r.node(ctx, top, dirEntry{r.opts.Name, c}, n, r.opts.Name, 0)
+}
+
+// fill restores the entries of a directory, and then its mode and time.
+func (r *restorer) fill(ctx context.Context, dir *os.Root, n *node, path string, depth int) error {
+	if depth > maxDirDepth {
+		return &BlockError{Path: path, Err: invalid("directories nested too deep")}
+	}
+	mode, hasMode, mtime := n.mode, n.hasMode, n.mtime
+	err := r.store.eachEntry(ctx, n, path, func(e dirEntry, err error) error {
+		if err == nil {
+			err = r.entry(ctx, dir, e, join(path, e.name), depth)
+		}
+		return r.tolerate(ctx, err)
+	})
+	if err != nil {
+		return err
+	}
+	return attributes(dir, ".", mode, hasMode, mtime)
+}
+
+// tolerate notes an error of the DAG if the rest is to be restored.
+func (r *restorer) tolerate(ctx context.Context, err error) error {
+	var bad *BlockError
+	if !r.opts.KeepGoing || ctx.Err() != nil || !errors.As(err, &bad) || errors.Is(err, ErrTooLarge) {
+		return err
+	}
+	if r.count++; len(r.failed) < maxReported {
+		r.failed = append(r.failed, err)
+	}
+	return nil
+}
+
+func (r *restorer) entry(ctx context.Context, dir *os.Root, e dirEntry, path string, depth int) error {
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	if r.entries++; r.entries > r.opts.MaxEntries {
+		return &BlockError{Path: path, Err: fmt.Errorf("%w: the limit is %d entries", ErrTooLarge, r.opts.MaxEntries)}
+	}
+	if !filepath.IsLocal(e.name) {
+		return &BlockError{Path: path, Cid: e.cid, Err: errors.New("no file of this system can have this name")}
+	}
+	n, err := r.store.node(ctx, e.cid)
+	if err != nil {
+		return &BlockError{Path: path, Cid: e.cid, To: r.sizeOf(e.cid), Err: err}
+	}
+	return r.node(ctx, dir, e, n, path, depth)
+}
+
+// sizeOf is how long a raw block is, if there is one.
+func (r *restorer) sizeOf(c cid.Cid) int64 {
+	if b, err := r.store.find(c); err == nil && c.Prefix().Codec == cid.Raw {
+		return int64(b.Size())
+	}
+	return 0
+}
+
+func (r *restorer) node(ctx context.Context, dir *os.Root, e dirEntry, n *node, path string, depth int) error {
+	switch n.typ {
+	case Directory, Shard:
+		sub, err := enter(dir, e.name)
+		if err != nil {
+			return fmt.Errorf("%q: %w", path, err)
+		}
+		defer sub.Close()
+		r.done.Dirs++
+		return r.fill(ctx, sub, n, path, depth+1)
+	case Symlink:
+		if err := r.symlink(dir, e.name, string(n.data)); err != nil {
+			return fmt.Errorf("%q: %w", path, err)
+		}
+		r.done.Symlinks++
+		return nil
+	}
+	if r.claimed += int64(n.size); r.claimed < 0 || r.opts.MaxBytes > 0 && r.claimed > r.opts.MaxBytes {
+		return &BlockError{Path: path, Cid: e.cid, Err: fmt.Errorf("%w: with this file of %d bytes the limit of %d is passed", ErrTooLarge, n.size, r.opts.MaxBytes)}
+	}
+	if err := r.file(ctx, dir, e, n, path); err != nil {
+		return err
+	}
+	r.done.Files++
+	return nil
+}
+
+// enter opens a directory, made now or before. One behind a symlink is refused.
+func enter(dir *os.Root, name string) (*os.Root, error) {
+	if err := dir.Mkdir(name, 0o777); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
+	info, err := dir.Lstat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.IsDir() {
+		return nil, errors.New("it exists and is not a directory")
+	}
+	return dir.OpenRoot(name)
+}
+
+func (r *restorer) symlink(dir *os.Root, name, target string) error {
+	if !r.opts.Force {
+		return dir.Symlink(target, name)
+	}
+	tmp := tempName()
+	if err := dir.Symlink(target, tmp); err != nil {
+		return err
+	}
+	if err := place(dir, tmp, name, true); err != nil {
+		return errors.Join(err, dir.Remove(tmp))
+	}
+	return nil
+}
+
+// file restores one file: under a temporary name until it is complete.
+func (r *restorer) file(ctx context.Context, dir *os.Root, e dirEntry, n *node, path string) (err error) {
+	if _, err := dir.Lstat(e.name); err == nil && !r.opts.Force {
+		return fmt.Errorf("%q: %w", path, fs.ErrExist)
+	}
+	mode, hasMode, mtime := n.mode, n.hasMode, n.mtime
+	tmp := tempName()
+	f, err := dir.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+	if err != nil {
+		return fmt.Errorf("%q: %w", path, err)
+	}
+	defer func() {
+		if err != nil {
+			f.Close() // once more does no harm
+			err = errors.Join(err, dir.Remove(tmp))
+		}
+	}()
+	c := content{store: &r.store, path: path, w: named{f, path}, wrote: r.opts.Wrote}
+	err = c.node(ctx, e.cid, n, 0)
+	r.done.Bytes += c.off
+	if err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return fmt.Errorf("%q: %w", path, err)
+	}
+	if err := attributes(dir, tmp, mode, hasMode, mtime); err != nil {
+		return fmt.Errorf("%q: %w", path, err)
+	}
+	if err := place(dir, tmp, e.name, r.opts.Force); err != nil {
+		return fmt.Errorf("%q: %w", path, err)
+	}
+	return nil
+}
+
+// named says of a failed write which file it was for.
+type named struct {
+	w    io.Writer
+	path string
+}
+
+func (w named) Write(p []byte) (int, error) {
+	n, err := w.w.Write(p)
+	if err != nil {
+		err = fmt.Errorf("%q: %w", w.path, err)
+	}
+	return n, err
+}
+
+// place gives a complete file its name.
+func place(dir *os.Root, tmp, name string, replace bool) error {
+	if replace {
+		if info, err := dir.Lstat(name); err == nil && info.IsDir() {
+			return errors.New("it exists and is a directory")
+		}
+		return dir.Rename(tmp, name)
+	}
+	// Unlike a rename, a link never replaces a file that came meanwhile. Not
+	// every file system has links.
+	err := dir.Link(tmp, name)
+	if err == nil {
+		return dir.Remove(tmp)
+	}
+	if _, exists := dir.Lstat(name); exists == nil {
+		return fs.ErrExist
+	}
+	return dir.Rename(tmp, name)
+}
+
+// attributes sets permissions and time.
+func attributes(dir *os.Root, name string, mode uint32, hasMode bool, mtime time.Time) error {
+	if !mtime.IsZero() {
+		if err := dir.Chtimes(name, time.Time{}, mtime); err != nil {
+			return err
+		}
+	}
+	if hasMode {
+		return dir.Chmod(name, fs.FileMode(mode)&fs.ModePerm)
+	}
+	return nil
+}
+
+func tempName() string { return ".carload-" + rand.Text() }
