@@ -2,12 +2,18 @@ package uploader
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
 	"sync/atomic"
+	"syscall"
 
+	"github.com/carload/carload/car"
 	"github.com/carload/carload/chunker"
 )
 
-// File is an [Input] of one regular file.
+// File is an [Input] of one regular file. Its name is the path.
 func File(path string, opts chunker.Options) (Input, error) {
 	src, err := chunker.OpenFile(path)
 	if err != nil {
@@ -30,3 +36,153 @@ func (f *fileInput) Describe(ctx context.Context, read *atomic.Int64) (DAG, erro
 	opts.Read = read
 	return chunker.Build(ctx, f.src, opts)
 }
+
+// Archive is an [Input] of the DAG in a CAR file that was made elsewhere. It
+// is not chunked again: its blocks go into new shards under the same root. The
+// archive has one root and is complete.
+func Archive(path string) (Input, error) {
+	src, err := chunker.OpenFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return archiveInput{src}, nil
+}
+
+type archiveInput struct{ src *chunker.FileSource }
+
+func (a archiveInput) Name() string { return a.src.Name() }
+func (a archiveInput) Close() error { return nil }
+
+func (a archiveInput) Describe(ctx context.Context, read *atomic.Int64) (DAG, error) {
+	dag, err := car.Import(ctx, a.src)
+	if err != nil {
+		return nil, err
+	}
+	read.Add(dag.Size())
+	return dag, nil
+}
+
+// StreamOptions are the knobs of [Stream].
+type StreamOptions struct {
+	Chunker chunker.Options
+	// Dir is where the stream is spooled, because pass 2 reads it again. It is
+	// made, for this user only, if it is not there.
+	Dir string
+	// MaxBytes bounds the stream; 0 means DefaultMaxUploadBytes, negative no
+	// limit. A longer one ends with an error matching ErrTooLarge.
+	MaxBytes int64
+}
+
+// Stream is an [Input] of what can be read only once, such as standard input.
+// Describe reads r to its end into a private file that has no name, so nothing
+// is left of it however the process ends; the Input's Close gives the space
+// back. Cancelling does not interrupt a Read of r.
+func Stream(name string, r io.Reader, opts StreamOptions) Input {
+	if opts.MaxBytes == 0 {
+		opts.MaxBytes = DefaultMaxUploadBytes
+	}
+	return &streamInput{name: name, r: r, opts: opts}
+}
+
+type streamInput struct {
+	name  string
+	r     io.Reader
+	opts  StreamOptions
+	spool *spool
+}
+
+func (s *streamInput) Name() string { return s.name }
+
+func (s *streamInput) Describe(ctx context.Context, read *atomic.Int64) (DAG, error) {
+	var err error
+	if s.spool, err = newSpool(s.name, s.opts.Dir); err != nil {
+		return nil, err
+	}
+	if err := s.spool.fill(ctx, s.r, s.opts.MaxBytes); err != nil {
+		return nil, err
+	}
+	opts := s.opts.Chunker
+	opts.Read = read
+	return chunker.Build(ctx, s.spool, opts)
+}
+
+func (s *streamInput) Close() error {
+	if s.spool == nil {
+		return nil
+	}
+	return s.spool.close()
+}
+
+// spool is a copy of a stream on disk, as a [car.Source].
+type spool struct {
+	name   string
+	file   *os.File
+	remove bool // the system keeps the names of open files
+	size   int64
+}
+
+// spareBytes of the file system are left for others.
+const spareBytes = 16 << 20
+
+func newSpool(name, dir string) (*spool, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make a place to spool %q: %w", name, err)
+	}
+	f, err := os.CreateTemp(dir, "stream-*.spool") // mode 0600
+	if err != nil {
+		return nil, fmt.Errorf("spool %q: %w", name, err)
+	}
+	return &spool{name: name, file: f, remove: os.Remove(f.Name()) != nil}, nil
+}
+
+// fill copies the stream, and looks at the free space as it goes: how long the
+// stream is nobody knows.
+func (s *spool) fill(ctx context.Context, r io.Reader, limit int64) error {
+	buf := make([]byte, 1<<20)
+	for checked := int64(-1); ; {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		if checked < 0 || s.size-checked >= 64<<20 {
+			checked = s.size
+			if free, ok := freeBytes(s.file); ok && free < spareBytes {
+				return fmt.Errorf("spool %q: %w: %d bytes are free after %d", s.name, syscall.ENOSPC, free, s.size)
+			}
+		}
+		n, err := io.ReadFull(r, buf)
+		if limit >= 0 && s.size+int64(n) > limit {
+			return fmt.Errorf("%w: %q is longer than %d bytes", ErrTooLarge, s.name, limit)
+		}
+		if _, err := s.file.Write(buf[:n]); err != nil {
+			return fmt.Errorf("spool %q: %w", s.name, err)
+		}
+		s.size += int64(n)
+		switch {
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+			return nil
+		case err != nil:
+			return fmt.Errorf("read %q at offset %d: %w", s.name, s.size, err)
+		}
+	}
+}
+
+func (s *spool) close() error {
+	err := s.file.Close()
+	if s.remove {
+		err = errors.Join(err, os.Remove(s.file.Name()))
+	}
+	return err
+}
+
+// Name implements [car.Source].
+func (s *spool) Name() string { return s.name }
+
+// Size implements [car.Source].
+func (s *spool) Size() int64 { return s.size }
+
+// Open implements [car.Source]. The file stays open until the input is closed.
+func (s *spool) Open() (car.SourceFile, error) { return openSpool{s.file}, nil }
+
+type openSpool struct{ io.ReaderAt }
+
+func (openSpool) Close() error { return nil }

@@ -1,0 +1,69 @@
+package cli
+
+import (
+	"errors"
+	"sync/atomic"
+
+	"github.com/spf13/cobra"
+
+	"github.com/carload/carload/uploader"
+)
+
+func (a *app) cidCommand() *cobra.Command {
+	var in inputFlags
+	var rootOnly bool
+	cmd := &cobra.Command{
+		Use:   "cid PATH…",
+		Short: "Compute root CIDs; nothing is sent or written",
+		Example: `  carload cid movie.mkv
+  carload cid --profile unixfs-v0-2015 movie.mkv
+  tar c photos | carload cid -`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			src, err := a.source(cmd, in, args)
+			if err != nil {
+				return err
+			}
+			return a.describeAll(src, a.newResults(rootOnly), "hashed", nil)
+		},
+	}
+	in.add(cmd)
+	cmd.Flags().BoolVarP(&rootOnly, "root-only", "Q", false, "print the CID only")
+	return cmd
+}
+
+// describeAll runs pass 1 alone over all inputs, and calls then, if it is not
+// nil, with each DAG.
+func (a *app) describeAll(src *source, res *results, what string, then func(name string, dag uploader.DAG) error) error {
+	ctx := a.life.soft
+	var read, total, done, inputs atomic.Int64
+	progress := func() uploader.Progress {
+		return uploader.Progress{BytesHashed: read.Load(), BytesToHash: total.Load(), InputsDone: done.Load(), Inputs: inputs.Load()}
+	}
+	stop := a.showProgress(phases{first: "hashing"}, progress)
+	defer stop()
+	for in := range src.inputs() {
+		inputs.Add(1)
+		sized, ok := in.(uploader.Sized)
+		if ok {
+			total.Add(sized.Size())
+		}
+		r := uploader.Result{Name: in.Name()}
+		dag, err := in.Describe(ctx, &read)
+		if err == nil {
+			r.Root, r.Bytes, r.Blocks = dag.Root(), dag.Size(), dag.Len()
+			if !ok {
+				total.Add(dag.Size())
+			}
+			if then != nil {
+				err = then(in.Name(), dag)
+			}
+		}
+		res.add(r, errors.Join(err, in.Close()))
+		done.Add(1)
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	stop()
+	return res.finish(progress(), what)
+}

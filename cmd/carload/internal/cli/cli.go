@@ -1,0 +1,141 @@
+// Package cli is the command carload: flags, settings, terminal and exit codes
+// around the engine. It is the only place that knows them.
+//
+// Standard output carries results only; everything for people goes to standard
+// error. [Main] is the only place that turns errors into exit codes.
+package cli
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// Stdio is what the command reads and writes.
+type Stdio struct {
+	In       io.Reader
+	Out, Err io.Writer
+}
+
+// app is one run of the command.
+type app struct {
+	stdio Stdio
+	args  []string // of the command line
+	env   environment
+	con   *console
+	log   *slog.Logger
+	life  *lifetime
+
+	global   globalFlags
+	settings settings
+	profiler profiler
+}
+
+// Main runs the command and returns its exit code. The arguments are those
+// after the program's name; the environment is in the form of os.Environ.
+func Main(ctx context.Context, args []string, stdio Stdio, environ []string) int {
+	a := &app{
+		stdio: stdio,
+		args:  args,
+		env:   parseEnvironment(environ),
+		con:   &console{out: stdio.Out, err: stdio.Err},
+		log:   slog.New(slog.DiscardHandler),
+	}
+	tuneMemory(a.env)
+	a.life = newLifetime(ctx, a.con)
+	defer a.life.close()
+
+	root := a.rootCommand()
+	root.SetArgs(args)
+	root.SetIn(stdio.In)
+	root.SetOut(stdio.Out)
+	root.SetErr(stdio.Err)
+	err := root.ExecuteContext(a.life.soft)
+	err = errors.Join(err, a.profiler.stop(), a.con.failure())
+	if err == nil {
+		return exitOK
+	}
+	return a.con.fail(a.life.blame(err))
+}
+
+// globalFlags are the flags of every command.
+type globalFlags struct {
+	config     string
+	verbose    int
+	quiet      bool
+	json       bool
+	progress   progressMode
+	logFormat  string
+	logFile    string
+	cpuProfile string
+	memProfile string
+}
+
+func (a *app) rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "carload",
+		Short: "Move big files into content-addressed storage, verified",
+		Long: `carload cuts files and directories into CAR shards that fit a request, sends
+them in parallel, goes on where it was interrupted, and says "done" only when
+the far side holds everything under the root CID that was computed here.
+
+With no endpoint configured, uploads go into a store of your own on this
+machine: "carload up FILE" needs nothing else.
+
+Every flag has a twin in the environment (--max-shard-bytes is
+CARLOAD_MAX_SHARD_BYTES) and in the configuration file. A flag wins over the
+environment, which wins over the file.
+
+Exit codes: 0 verified, 1 other, 2 usage, 3 some sources unreadable or changed,
+4 uploaded but not verified, 5 network or service failed, 6 mismatch or
+corruption, 7 not authorized, 8 limit reached, 11 locked by another process,
+28 disk full, 130 or 143 interrupted (state is saved).`,
+		Args:              cobra.NoArgs,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return a.prepare(cmd) },
+		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError{err, "carload help " + strings.TrimPrefix(strings.TrimPrefix(cmd.CommandPath(), "carload"), " ")}
+	})
+	f := root.PersistentFlags()
+	g := &a.global
+	f.StringVar(&g.config, "config", "", "read settings from this TOML file instead of the user's")
+	f.CountVarP(&g.verbose, "verbose", "v", "say more (-vv: everything)")
+	f.BoolVarP(&g.quiet, "quiet", "q", false, "print errors and results only")
+	f.BoolVar(&g.json, "json", false, "print JSON lines on standard output instead of plain results")
+	f.TextVar(&g.progress, "progress", progressAuto, "how to show progress: auto, bar, plain or none")
+	f.StringVar(&g.logFormat, "log-format", "text", "form of log lines: text or json")
+	f.StringVar(&g.logFile, "log-file", "", "append log lines to this file instead of standard error")
+	f.StringVar(&g.cpuProfile, "cpuprofile", "", "write a CPU profile to this file")
+	f.StringVar(&g.memProfile, "memprofile", "", "write a heap profile to this file at the end")
+	_ = f.MarkHidden("cpuprofile") // only fails for a flag that does not exist
+	_ = f.MarkHidden("memprofile")
+
+	root.AddCommand(
+		a.upCommand(), a.cidCommand(), a.packCommand(), a.statusCommand(),
+		a.serveCommand(), a.keyCommand(), a.profilesCommand(), a.versionCommand(),
+	)
+	return root
+}
+
+// prepare runs after the flags are parsed and before any command: it fills in
+// the settings from the environment and the file, and starts what they ask for.
+func (a *app) prepare(cmd *cobra.Command) error {
+	if err := a.applySettings(cmd); err != nil {
+		return err
+	}
+	a.con.quiet, a.con.json = a.global.quiet, a.global.json
+	if err := a.openLog(cmd); err != nil {
+		return err
+	}
+	for _, w := range a.settings.warnings {
+		a.con.warn("%s", w)
+	}
+	return a.profiler.start(a.global.cpuProfile, a.global.memProfile)
+}

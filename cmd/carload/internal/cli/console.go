@@ -1,0 +1,135 @@
+package cli
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/term"
+)
+
+// console prints. Results go to standard output, everything for people to
+// standard error. It is safe for concurrent use.
+type console struct {
+	out, err    io.Writer
+	quiet, json bool
+
+	mu     sync.Mutex
+	above  io.Writer // prints above the progress bars, if there are any
+	outErr error     // the first failure to write a result
+}
+
+// showAbove makes lines appear above the progress bars that w belongs to; nil
+// means that there are none any more.
+func (c *console) showAbove(w io.Writer) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.above = w
+}
+
+// line prints a line for people.
+func (c *console) line(s string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	w := c.err
+	if c.above != nil {
+		w = c.above
+	}
+	_, _ = io.WriteString(w, printable(s)+"\n") // nobody is left to tell
+}
+
+// say prints a line for people, unless they asked for quiet.
+func (c *console) say(format string, args ...any) {
+	if !c.quiet {
+		c.line(fmt.Sprintf(format, args...))
+	}
+}
+
+func (c *console) warn(format string, args ...any) {
+	if !c.quiet {
+		c.line("carload: warning: " + fmt.Sprintf(format, args...))
+	}
+}
+
+// errorLine prints an error, what to do about it, and in JSON mode the event.
+func (c *console) errorLine(err error, code int) {
+	c.line("carload: error: " + err.Error())
+	hints := hintsFor(err)
+	for _, h := range hints {
+		c.line("  hint: " + h)
+	}
+	if c.json {
+		c.event(errorEvent{header("error"), printable(err.Error()), code, hints})
+	}
+}
+
+// result prints a line of results.
+func (c *console) result(s string) {
+	if c.json {
+		return
+	}
+	c.write([]byte(s + "\n"))
+}
+
+// event prints a JSON line.
+func (c *console) event(v any) {
+	if !c.json {
+		return
+	}
+	p, err := json.Marshal(v)
+	if err != nil {
+		p = []byte(`{"v":1,"type":"error","message":` + strconv.Quote(err.Error()) + `}`)
+	}
+	c.write(append(p, '\n'))
+}
+
+func (c *console) write(p []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	w := c.out
+	if c.above != nil && isTerminal(c.out) {
+		w = c.above // the bars would tear the line apart
+	}
+	if _, err := w.Write(p); err != nil && c.outErr == nil {
+		c.outErr = err
+	}
+}
+
+// failure is the first error of writing results.
+func (c *console) failure() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.outErr != nil {
+		return fmt.Errorf("write results: %w", c.outErr)
+	}
+	return nil
+}
+
+// isTerminal tells whether v, a reader or writer, is a terminal.
+func isTerminal(v any) bool {
+	f, ok := v.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// eventHeader begins each JSON line.
+type eventHeader struct {
+	V    int       `json:"v"`
+	Type string    `json:"type"`
+	Time time.Time `json:"time"`
+}
+
+func header(kind string) eventHeader { return eventHeader{1, kind, time.Now().UTC()} }
+
+type errorEvent struct {
+	eventHeader
+	Message string   `json:"message"`
+	Code    int      `json:"code"`
+	Hints   []string `json:"hints,omitempty"`
+}
+
+var errNotTerminal = errors.New("not a terminal")

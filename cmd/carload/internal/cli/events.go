@@ -1,0 +1,134 @@
+package cli
+
+import (
+	"github.com/carload/carload/uploader"
+)
+
+// The JSON lines. Fields are only ever added.
+
+type planEvent struct {
+	eventHeader
+	Path    string `json:"path"`
+	Root    string `json:"root"`
+	Profile string `json:"profile,omitempty"`
+	Bytes   int64  `json:"bytes"`
+	Blocks  int    `json:"blocks"`
+	Shards  int    `json:"shards"`
+	Cached  bool   `json:"cached"`
+}
+
+type progressEvent struct {
+	eventHeader
+	BytesHashed int64 `json:"bytesHashed"`
+	BytesToHash int64 `json:"bytesToHash"`
+	BytesSent   int64 `json:"bytesSent"`
+	BytesToSend int64 `json:"bytesToSend"`
+	BytesResent int64 `json:"bytesResent"`
+	ShardsDone  int64 `json:"shardsDone"`
+	Shards      int64 `json:"shards"`
+	Retries     int64 `json:"retries"`
+	InputsDone  int64 `json:"inputsDone"`
+	Inputs      int64 `json:"inputs"`
+}
+
+type shardEvent struct {
+	eventHeader
+	Path     string `json:"path"`
+	Root     string `json:"root"`
+	Index    int    `json:"index"`
+	Count    int    `json:"count"`
+	Archive  string `json:"archive,omitempty"`
+	Bytes    int64  `json:"bytes"`
+	Attempts int    `json:"attempts,omitempty"`
+	Held     bool   `json:"held,omitempty"`
+}
+
+type retryEvent struct {
+	eventHeader
+	Path    string  `json:"path"`
+	Index   int     `json:"index"`
+	Attempt int     `json:"attempt"`
+	Seconds float64 `json:"waitSeconds"`
+	Message string  `json:"message"`
+}
+
+type fileEvent struct {
+	eventHeader
+	Path   string        `json:"path"`
+	Root   string        `json:"root,omitempty"`
+	Bytes  int64         `json:"bytes"`
+	Blocks int           `json:"blocks,omitempty"`
+	Shards int           `json:"shards,omitempty"`
+	Held   int           `json:"held,omitempty"`
+	Sent   int64         `json:"sent,omitempty"`
+	Verify string        `json:"verified,omitempty"`
+	Sample *sampleReport `json:"sample,omitempty"`
+	Code   int           `json:"code"`
+	Error  string        `json:"error,omitempty"`
+}
+
+type sampleReport struct {
+	Blocks int `json:"blocks"`
+	Sample int `json:"sample"`
+}
+
+type skippedEvent struct {
+	eventHeader
+	Path   string `json:"path"`
+	Reason string `json:"reason"`
+}
+
+type summaryEvent struct {
+	eventHeader
+	Inputs  int     `json:"inputs"`
+	Failed  int     `json:"failed"`
+	Bytes   int64   `json:"bytes"`
+	Sent    int64   `json:"sent"`
+	Resent  int64   `json:"resent"`
+	Shards  int     `json:"shards"`
+	Held    int     `json:"held"`
+	Retries int64   `json:"retries"`
+	Seconds float64 `json:"seconds"`
+	Code    int     `json:"code"`
+}
+
+// observer tells the console what the engine does.
+type observer struct {
+	con     *console
+	profile string
+	verbose bool
+}
+
+// Observe implements [uploader.Observer].
+func (o observer) Observe(e uploader.Event) {
+	switch e := e.(type) {
+	case uploader.Described:
+		o.con.event(planEvent{header("plan"), e.Name, e.Root.String(), o.profile, e.Bytes, e.Blocks, e.Shards, e.Cached})
+		if o.verbose {
+			o.con.say("%s is %s: %s, %s in %s", quotePath(e.Name), e.Root, formatBytes(e.Bytes), count(e.Blocks, "block"), count(e.Shards, "shard"))
+		}
+	case uploader.ShardSent:
+		o.con.event(shardEvent{header("shard"), e.Name, e.Root.String(), e.Index, e.Count, e.Archive.String(), e.Bytes, e.Attempts, e.Held})
+		if o.verbose {
+			what := "done"
+			if e.Held {
+				what = "was there"
+			}
+			o.con.say("%s: shard %d of %d %s: %s, %s", quotePath(e.Name), e.Index+1, e.Count, what, e.Archive, formatBytes(e.Bytes))
+		}
+	case uploader.Retrying:
+		o.con.event(retryEvent{header("retry"), e.Name, e.Index, e.Attempt, e.Wait.Seconds(), printable(e.Err.Error())})
+		o.con.say("%s: try %d failed: %v; again in %s", o.attempted(e), e.Attempt, e.Err, formatDuration(e.Wait))
+	case uploader.Verified:
+		if o.verbose {
+			o.con.say("%s: verified (%s)", quotePath(e.Name), e.Level)
+		}
+	}
+}
+
+func (o observer) attempted(e uploader.Retrying) string {
+	if e.Index < 0 {
+		return quotePath(e.Name)
+	}
+	return quotePath(e.Name) + ": shard " + itoa(e.Index+1)
+}

@@ -1,0 +1,215 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/carload/carload/car"
+	"github.com/carload/carload/internal/service"
+	"github.com/carload/carload/splitter"
+	"github.com/carload/carload/uploader"
+	"github.com/carload/carload/uploader/nftstorage"
+)
+
+// Exit codes. They are a promise: scripts decide by them whether to try again.
+const (
+	exitOK          = 0
+	exitOther       = 1
+	exitUsage       = 2
+	exitSources     = 3
+	exitUnverified  = 4
+	exitTemporary   = 5
+	exitMismatch    = 6
+	exitAuth        = 7
+	exitLimit       = 8
+	exitLocked      = 11
+	exitNoSpace     = 28
+	exitInterrupted = 130
+	exitTerminated  = 143
+)
+
+// severity orders the codes: of several inputs the worst one counts.
+var severity = []int{
+	exitOK, exitSources, exitUnverified, exitTemporary, exitLimit, exitOther, exitUsage,
+	exitLocked, exitNoSpace, exitAuth, exitMismatch, exitInterrupted, exitTerminated,
+}
+
+func worse(a, b int) int {
+	if slices.Index(severity, b) > slices.Index(severity, a) {
+		return b
+	}
+	return a
+}
+
+// usageError is a mistake in how the command was called. help is the command
+// that explains it, if there is one.
+type usageError struct {
+	error
+	help string
+}
+
+func (e usageError) Unwrap() error { return e.error }
+
+func usagef(format string, args ...any) error { return usageError{error: fmt.Errorf(format, args...)} }
+
+// hinted is an error with what to type next.
+type hinted struct {
+	error
+	hints []string
+}
+
+func (e hinted) Unwrap() error { return e.error }
+
+func withHint(err error, hints ...string) error {
+	if err == nil {
+		return nil
+	}
+	return hinted{err, hints}
+}
+
+// coded is an error whose exit code is known already.
+type coded struct {
+	error
+	code int
+}
+
+func (e coded) Unwrap() error { return e.error }
+
+// sourceError is a failure to read what the user named.
+type sourceError struct{ error }
+
+func (e sourceError) Unwrap() error { return e.error }
+
+// interrupted is the end by a signal.
+type interrupted struct{ signal os.Signal }
+
+func (e interrupted) Error() string { return fmt.Sprintf("stopped by %s", e.signal) }
+
+func (e interrupted) code() int {
+	if e.signal == syscall.SIGTERM {
+		return exitTerminated
+	}
+	return exitInterrupted
+}
+
+// exitCode decides by type, never by text.
+func exitCode(err error) int {
+	var (
+		known   coded
+		usage   usageError
+		signal  interrupted
+		source  sourceError
+		api     *nftstorage.APIError
+		netFail net.Error
+		path    *fs.PathError
+	)
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &signal):
+		return signal.code()
+	case errors.As(err, &known):
+		return known.code
+	case errors.As(err, &usage), errors.Is(err, splitter.ErrBlockTooLarge):
+		return exitUsage
+	case errors.Is(err, uploader.ErrRootMismatch), errors.Is(err, car.ErrCorrupt), errors.Is(err, car.ErrMalformed):
+		return exitMismatch
+	case errors.Is(err, uploader.ErrUnauthorized):
+		return exitAuth
+	case isNoSpace(err), errors.As(err, &api) && api.Status == http.StatusInsufficientStorage:
+		return exitNoSpace
+	case errors.Is(err, service.ErrLocked):
+		return exitLocked
+	case errors.Is(err, uploader.ErrTooLarge):
+		return exitLimit
+	case errors.Is(err, uploader.ErrSourceChanged), errors.As(err, &source):
+		return exitSources
+	case errors.Is(err, uploader.ErrIncomplete):
+		return exitUnverified
+	case errors.Is(err, uploader.ErrUnavailable):
+		return exitTemporary
+	case errors.As(err, &path):
+		return exitOther
+	case errors.As(err, &netFail):
+		return exitTemporary
+	}
+	return exitOther
+}
+
+func isNoSpace(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG)
+}
+
+// hintsFor says what to do about an error.
+func hintsFor(err error) []string {
+	var hints []string
+	for e := err; e != nil; {
+		var h hinted
+		if !errors.As(e, &h) {
+			break
+		}
+		hints = append(hints, h.hints...)
+		e = h.error
+	}
+	var usage usageError
+	if errors.As(err, &usage) && usage.help != "" {
+		hints = append(hints, usage.help)
+	}
+	switch {
+	case len(hints) > 0:
+	case errors.Is(err, splitter.ErrBlockTooLarge):
+		hints = append(hints, "give a larger --max-shard-bytes, or smaller blocks with --chunker size-N")
+	case errors.Is(err, uploader.ErrTooLarge):
+		hints = append(hints, "--max-upload-bytes sets the limit; the service may have one of its own")
+	case errors.Is(err, uploader.ErrUnauthorized):
+		hints = append(hints, "check the token in CARLOAD_TOKEN, --token-file or --token-command")
+	case errors.Is(err, uploader.ErrSourceChanged):
+		hints = append(hints, "run the same command again when the file is no longer written to")
+	case errors.Is(err, uploader.ErrUnavailable):
+		hints = append(hints, "run the same command again: what has arrived is not sent again")
+	case errors.Is(err, service.ErrLocked):
+		hints = append(hints, "a running carload serve has it: give that one as --endpoint, or name another --store")
+	}
+	return hints
+}
+
+// classify gives the errors of the flag library their place.
+func classify(err error) error {
+	// cobra has no types for these.
+	for _, prefix := range []string{"unknown command ", "accepts ", "requires at least ", "if any flags in the group ", "at least one of the flags "} {
+		if strings.HasPrefix(err.Error(), prefix) {
+			return usageError{err, "carload help"}
+		}
+	}
+	return err
+}
+
+// fail prints an error with its hints and returns the exit code.
+func (c *console) fail(err error) int {
+	var said silent
+	if errors.As(err, &said) {
+		return said.code
+	}
+	err = classify(err)
+	code := exitCode(err)
+	c.errorLine(err, code)
+	return code
+}
+
+func exactArgs(n int, what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == n {
+			return nil
+		}
+		return usageError{fmt.Errorf("give %s", what), "carload help " + cmd.Name()}
+	}
+}

@@ -1,0 +1,282 @@
+package cli
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/carload/carload/chunker"
+	"github.com/carload/carload/uploader"
+)
+
+// inputFlags say what is read and how it becomes a DAG. They are the same for
+// cid, pack and up.
+type inputFlags struct {
+	filesFrom, filesFrom0 string
+	asFile                bool
+	spoolDir              string
+	maxUploadBytes        size
+
+	profile    string
+	chunker    string
+	width      int
+	rawLeaves  bool
+	cidVersion int
+	hamt       string
+	fanout     int
+	trickle    bool
+
+	mode, mtime bool
+	hashers     int
+}
+
+func (i *inputFlags) add(cmd *cobra.Command) {
+	i.maxUploadBytes = uploader.DefaultMaxUploadBytes
+	f := cmd.Flags()
+	f.SortFlags = false
+	f.StringVar(&i.filesFrom, "files-from", "", "read more paths from this file, one a line (- for standard input)")
+	f.StringVar(&i.filesFrom0, "files-from0", "", "the same, with paths that end in a zero byte")
+	f.BoolVar(&i.asFile, "as-file", false, "take a .car file for an ordinary file, instead of the DAG in it")
+	f.StringVar(&i.spoolDir, "spool-dir", "", "where standard input is spooled (default: the user's cache directory)")
+	f.Var(&i.maxUploadBytes, "max-upload-bytes", "refuse inputs that are larger; 0 for no limit")
+
+	f.StringVar(&i.profile, "profile", chunker.UnixFSv1().Name, `recipe for the CID; see "carload profiles"`)
+	f.StringVar(&i.chunker, "chunker", "", "size-N, rabin[-MIN-AVG-MAX] or buzhash, instead of the profile's")
+	f.IntVar(&i.width, "width", 0, "links of an inner node of a file, instead of the profile's")
+	f.BoolVar(&i.rawLeaves, "raw-leaves", false, "raw leaves (or not, with =false), instead of the profile's")
+	f.IntVar(&i.cidVersion, "cid-version", 0, "CID version, 0 or 1, instead of the profile's")
+	f.StringVar(&i.hamt, "hamt", "", "when a directory becomes a HAMT, RULE:N, instead of the profile's")
+	f.IntVar(&i.fanout, "fanout", 0, "buckets of a HAMT node, instead of the profile's")
+	f.BoolVar(&i.trickle, "trickle", false, "trickle layout instead of the balanced one")
+	f.BoolVar(&i.mode, "mode", false, "store permissions, as Kubo does")
+	f.BoolVar(&i.mtime, "mtime", false, "store modification times, as Kubo does")
+	f.IntVar(&i.hashers, "hashers", 0, "goroutines that read and hash (default: one for each core)")
+}
+
+// recipe is the profile with everything that was asked for instead.
+func (i *inputFlags) recipe(flags *pflag.FlagSet) (chunker.Profile, error) {
+	p, err := chunker.ProfileNamed(i.profile)
+	if err != nil {
+		return p, withHint(usageError{error: fmt.Errorf("--profile: %w", err)}, "carload profiles lists them")
+	}
+	with := func(flag, part string) {
+		if err == nil && flags.Changed(flag) {
+			if p, err = p.With(part); err != nil {
+				err = usageError{error: fmt.Errorf("--%s: %w", flag, err)}
+			}
+		}
+	}
+	cut := i.chunker
+	if n, ok := strings.CutPrefix(cut, "size-"); ok {
+		bytes, err := parseSize(n)
+		if err != nil {
+			return p, usageError{error: fmt.Errorf("--chunker: %w", err)}
+		}
+		cut = fmt.Sprintf("size-%d", bytes)
+	}
+	leaves, layout := "dag-pb-leaves", "balanced"
+	if i.rawLeaves {
+		leaves = "raw-leaves"
+	}
+	if i.trickle {
+		layout = "trickle"
+	}
+	with("cid-version", fmt.Sprintf("cidv%d", i.cidVersion))
+	with("chunker", cut)
+	with("trickle", layout)
+	with("width", fmt.Sprintf("width-%d", i.width))
+	with("raw-leaves", leaves)
+	with("hamt", "hamt-"+i.hamt)
+	with("fanout", fmt.Sprintf("fanout-%d", i.fanout))
+	if err != nil {
+		return p, err
+	}
+	if err := p.Validate(); err != nil {
+		return p, usageError{error: err}
+	}
+	return p, nil
+}
+
+// source makes inputs of paths.
+type source struct {
+	app     *app
+	flags   inputFlags
+	options chunker.Options
+	paths   []string
+	limit   int64 // negative for none
+}
+
+// source checks the flags and the arguments; it opens nothing yet.
+func (a *app) source(cmd *cobra.Command, f inputFlags, args []string) (*source, error) {
+	profile, err := f.recipe(cmd.Flags())
+	if err != nil {
+		return nil, err
+	}
+	s := &source{app: a, flags: f, limit: int64(f.maxUploadBytes), paths: args}
+	if s.limit == 0 {
+		s.limit = -1
+	}
+	s.options = chunker.Options{Profile: profile, Workers: f.hashers, Mode: f.mode, ModTime: f.mtime}
+	readers := 0
+	for _, p := range append([]string{f.filesFrom, f.filesFrom0}, args...) {
+		if p == "-" {
+			readers++
+		}
+	}
+	switch {
+	case readers > 1:
+		return nil, usagef("standard input can be read only once")
+	case len(args) == 0 && f.filesFrom == "" && f.filesFrom0 == "":
+		return nil, usageError{errors.New("give at least one path, or - for standard input"), "carload help " + cmd.Name()}
+	case readers > 0 && isTerminal(a.stdio.In):
+		a.con.warn("reading standard input from the terminal")
+	}
+	return s, nil
+}
+
+// inputs yields an input for each path, one at a time. What can't be opened is
+// an input that fails to describe itself.
+func (s *source) inputs() iter.Seq[uploader.Input] {
+	return func(yield func(uploader.Input) bool) {
+		seen := map[string]bool{}
+		for path, err := range s.all() {
+			if err == nil && seen[filepath.Clean(path)] {
+				s.app.con.warn("%s was given more than once", quotePath(path))
+				continue
+			}
+			seen[filepath.Clean(path)] = true
+			var in uploader.Input
+			if err == nil {
+				in, err = s.open(path)
+			}
+			if err != nil {
+				in = failedInput{path, sourceError{err}}
+			}
+			if !yield(in) {
+				return
+			}
+		}
+	}
+}
+
+// all yields the paths of the arguments and then those of the lists.
+func (s *source) all() iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		for _, p := range s.paths {
+			if !yield(p, nil) {
+				return
+			}
+		}
+		for _, list := range []struct {
+			name string
+			end  byte
+		}{{s.flags.filesFrom, '\n'}, {s.flags.filesFrom0, 0}} {
+			if list.name == "" {
+				continue
+			}
+			for p, err := range s.listed(list.name, list.end) {
+				if !yield(p, err) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// maxPathBytes bounds an entry of --files-from.
+const maxPathBytes = 64 << 10
+
+// listed yields the paths in a list. In a list of lines, empty ones and those
+// that begin with # or ; are left out, as rclone does.
+func (s *source) listed(name string, end byte) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		r := s.app.stdin()
+		if name != "-" {
+			f, err := os.Open(name)
+			if err != nil {
+				yield(name, err)
+				return
+			}
+			defer f.Close()
+			r = f
+		}
+		lines := bufio.NewScanner(r)
+		lines.Buffer(nil, maxPathBytes)
+		lines.Split(func(data []byte, atEOF bool) (int, []byte, error) {
+			if i := bytes.IndexByte(data, end); i >= 0 {
+				return i + 1, data[:i], nil
+			}
+			if atEOF && len(data) > 0 {
+				return len(data), data, nil
+			}
+			return 0, nil, nil
+		})
+		for lines.Scan() {
+			p := lines.Text()
+			if end == '\n' {
+				p = strings.TrimSuffix(p, "\r")
+				if strings.HasPrefix(p, "#") || strings.HasPrefix(p, ";") {
+					continue
+				}
+			}
+			if p != "" && !yield(p, nil) {
+				return
+			}
+		}
+		if err := lines.Err(); err != nil {
+			yield(name, fmt.Errorf("list of paths %q: %w", name, err))
+		}
+	}
+}
+
+// open makes the input of one path.
+func (s *source) open(path string) (uploader.Input, error) {
+	if path == "-" {
+		dir := s.flags.spoolDir
+		if dir == "" {
+			cache, err := s.app.env.cacheDir()
+			if err != nil {
+				return nil, fmt.Errorf("%w (--spool-dir)", err)
+			}
+			dir = filepath.Join(cache, "spool")
+		}
+		return uploader.Stream("-", s.app.stdin(), uploader.StreamOptions{Chunker: s.options, Dir: dir, MaxBytes: s.limit}), nil
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case info.Mode().IsRegular() && strings.EqualFold(filepath.Ext(path), ".car") && !s.flags.asFile:
+		return uploader.Archive(path)
+	default:
+		return uploader.File(path, s.options)
+	}
+}
+
+// failedInput is a path that could not be opened.
+type failedInput struct {
+	path string
+	err  error
+}
+
+func (f failedInput) Name() string { return f.path }
+func (f failedInput) Close() error { return nil }
+
+func (f failedInput) Describe(context.Context, *atomic.Int64) (uploader.DAG, error) {
+	return nil, f.err
+}
+
+// stdin is standard input, whose reads end when the command is to stop.
+func (a *app) stdin() io.Reader { return interruptible(a.life.soft, a.stdio.In) }

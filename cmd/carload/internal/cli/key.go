@@ -1,0 +1,132 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/carload/carload/internal/service"
+)
+
+func (a *app) keyCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "key",
+		Short: "Make, list and revoke the keys of the service's store",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(a.keyNewCommand(), a.keyListCommand(), a.keyRevokeCommand())
+	return cmd
+}
+
+// withStore opens the store for f. That needs a store that is not being served.
+func (a *app) withStore(ctx context.Context, flag string, f func(*service.Service) error) (err error) {
+	dir, err := a.storeDir(flag)
+	if err != nil {
+		return err
+	}
+	svc, err := service.Open(ctx, service.Options{Dir: dir, Version: version(), Logger: a.log})
+	if errors.Is(err, service.ErrLocked) {
+		return withHint(fmt.Errorf("store %q: %w", dir, err), "stop the service for a moment, or make the key before it is started")
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, svc.Close()) }()
+	return f(svc)
+}
+
+type keyEvent struct {
+	eventHeader
+	ID          int64     `json:"id"`
+	Name        string    `json:"name"`
+	User        string    `json:"user"`
+	Created     time.Time `json:"created"`
+	RateLimited bool      `json:"rateLimited"`
+	QuotaBytes  int64     `json:"quotaBytes"`
+	Token       string    `json:"token,omitempty"` // of a new key only
+}
+
+func newKeyEvent(k service.Key, token string) keyEvent {
+	return keyEvent{header("key"), k.ID, k.Name, k.User, k.Created, k.RateLimited, k.QuotaBytes, token}
+}
+
+func (a *app) keyNewCommand() *cobra.Command {
+	var store, user string
+	var rateLimited bool
+	var quota size
+	cmd := &cobra.Command{
+		Use:     "new NAME",
+		Short:   "Make a key and print its token, which is shown this once",
+		Example: "  carload key new laptop > token && chmod 600 token",
+		Args:    exactArgs(1, "the key's name"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withStore(cmd.Context(), store, func(svc *service.Service) error {
+				k, token, err := svc.CreateKeyWith(cmd.Context(), service.KeyOptions{Name: args[0], User: user, RateLimited: rateLimited, QuotaBytes: int64(quota)})
+				if errors.Is(err, service.ErrKeyExists) {
+					return usageError{error: fmt.Errorf("%q: %w", args[0], err)}
+				}
+				if err != nil {
+					return err
+				}
+				a.con.event(newKeyEvent(k, token))
+				a.con.result(token)
+				return nil
+			})
+		},
+	}
+	addStore(cmd, &store)
+	cmd.Flags().StringVar(&user, "user", service.DefaultUser, "whose key it is; the keys of one user share its uploads")
+	cmd.Flags().BoolVar(&rateLimited, "rate-limited", false, "30 requests in 10 seconds, as the original had it")
+	cmd.Flags().Var(&quota, "quota", "most bytes of uploads; 0 for no bound")
+	return cmd
+}
+
+func (a *app) keyListCommand() *cobra.Command {
+	var store string
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the keys that are valid: ID, user, day, name",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.withStore(cmd.Context(), store, func(svc *service.Service) error {
+				keys, err := svc.Keys(cmd.Context())
+				for _, k := range keys {
+					a.con.event(newKeyEvent(k, ""))
+					a.con.result(fmt.Sprintf("%d\t%s\t%s\t%s", k.ID, quotePath(k.User), k.Created.UTC().Format(time.DateOnly), quotePath(k.Name)))
+				}
+				return err
+			})
+		},
+	}
+	addStore(cmd, &store)
+	return cmd
+}
+
+func (a *app) keyRevokeCommand() *cobra.Command {
+	var store string
+	cmd := &cobra.Command{
+		Use:   "revoke ID",
+		Short: "Make a key invalid for good; what was uploaded with it stays",
+		Args:  exactArgs(1, `the key's ID, as "carload key list" shows it`),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := strconv.ParseInt(args[0], 10, 64)
+			if err != nil {
+				return usagef("%q is not the ID of a key", args[0])
+			}
+			return a.withStore(cmd.Context(), store, func(svc *service.Service) error {
+				err := svc.RevokeKey(cmd.Context(), id)
+				if errors.Is(err, service.ErrKeyNotFound) {
+					return usageError{error: fmt.Errorf("%d: %w", id, err)}
+				}
+				return err
+			})
+		},
+	}
+	addStore(cmd, &store)
+	return cmd
+}

@@ -1,0 +1,93 @@
+package cli
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/carload/carload/uploader"
+)
+
+// results prints what became of each input, and sums up.
+type results struct {
+	app      *app
+	rootOnly bool
+	hidden   bool // standard output is taken
+	started  time.Time
+
+	inputs, failed, shards, held int
+	bytes, sent                  int64
+	worst                        int
+}
+
+func (a *app) newResults(rootOnly bool) *results {
+	return &results{app: a, rootOnly: rootOnly, started: time.Now()}
+}
+
+// add takes the outcome of one input.
+func (r *results) add(res uploader.Result, err error) {
+	if err != nil {
+		err = r.app.life.blame(err)
+	}
+	code := exitCode(err)
+	if code == exitOther && !res.Root.Defined() {
+		code = exitSources // it could not even be described
+	}
+	r.inputs++
+	r.worst = worse(r.worst, code)
+	r.shards += res.Shards
+	r.held += res.Held
+	r.bytes += res.Bytes
+	r.sent += res.Sent
+	event := fileEvent{eventHeader: header("file"), Path: res.Name, Bytes: res.Bytes, Blocks: res.Blocks, Shards: res.Shards, Held: res.Held, Sent: res.Sent, Code: code}
+	if res.Root.Defined() {
+		event.Root = res.Root.String()
+	}
+	if res.Sample != nil {
+		event.Sample = &sampleReport{res.Sample.Blocks, res.Sample.Sample}
+	}
+	if err != nil {
+		r.failed++
+		event.Error = printable(err.Error())
+		r.app.con.event(event)
+		r.app.con.errorLine(err, code)
+		return
+	}
+	event.Verify = res.Level.String()
+	r.app.con.event(event)
+	line := res.Root.String()
+	if !r.rootOnly {
+		line += "\t" + quotePath(res.Name)
+	}
+	if r.hidden {
+		r.app.con.say("%s", line)
+	} else {
+		r.app.con.result(line)
+	}
+}
+
+// finish sums up, and returns the error of the command. Those of the inputs
+// have been printed.
+func (r *results) finish(p uploader.Progress, what string) error {
+	took := time.Since(r.started)
+	r.app.con.event(summaryEvent{header("summary"), r.inputs, r.failed, r.bytes, r.sent, p.BytesResent, r.shards, r.held, p.Retries, took.Seconds(), r.worst})
+	if r.failed == 0 {
+		line := fmt.Sprintf("%s: %s, %s", what, count(r.inputs, "input"), formatBytes(r.bytes))
+		if r.shards > 0 {
+			line += fmt.Sprintf(", %s (%d there already)", count(r.shards, "shard"), r.held)
+		}
+		if p.Retries > 0 {
+			line += fmt.Sprintf(", %d retries, %s sent again", p.Retries, formatBytes(p.BytesResent))
+		}
+		r.app.con.say("%s, in %s", line, formatDuration(took))
+		return nil
+	}
+	if r.inputs > 1 {
+		r.app.con.line(fmt.Sprintf("carload: error: %d of %d inputs failed", r.failed, r.inputs))
+	}
+	return silent{r.worst}
+}
+
+// silent is an error of which everything has been said.
+type silent struct{ code int }
+
+func (e silent) Error() string { return fmt.Sprintf("failed with exit code %d", e.code) }

@@ -1,0 +1,157 @@
+package cli
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/carload/carload/internal/service"
+)
+
+// defaultListen is where the service listens if nothing else is said.
+const defaultListen = "127.0.0.1:5080"
+
+type serveFlags struct {
+	listen            string
+	store             string
+	tlsCert, tlsKey   string
+	insecure, discard bool
+	maxBodyBytes      size
+	mode              string
+	fetchFrom         []string
+}
+
+func (a *app) serveCommand() *cobra.Command {
+	var f serveFlags
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the service: NFT.Storage's API, and a gateway to what it holds",
+		Long: `Run the service: NFT.Storage's API under /, an IPFS gateway under /ipfs/ to what
+the store holds, and /metrics, /healthz and /readyz. Writing needs a key; make
+one by "carload key new". Its URL is printed when it is ready.
+
+It listens on this machine only, unless it is told otherwise and has
+certificates. SIGINT or SIGTERM finishes the requests it has and ends it.`,
+		Example: `  carload serve
+  carload serve --listen :443 --tls-cert cert.pem --tls-key key.pem --store /srv/carload`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.serve(cmd.Context(), f) },
+	}
+	fl := cmd.Flags()
+	fl.SortFlags = false
+	fl.StringVar(&f.listen, "listen", defaultListen, "address and port to listen on; port 0 takes any")
+	addStore(cmd, &f.store)
+	fl.StringVar(&f.tlsCert, "tls-cert", "", "file with the certificate, in PEM form")
+	fl.StringVar(&f.tlsKey, "tls-key", "", "file with its key")
+	fl.BoolVar(&f.insecure, "insecure", false, "listen on other addresses than loopback without TLS")
+	f.maxBodyBytes = service.DefaultMaxBodyBytes
+	fl.Var(&f.maxBodyBytes, "max-body-bytes", "largest request body")
+	fl.StringVar(&f.mode, "mode", service.ModeReadWriteCreate, "what is allowed: rwc, rw- (nothing new), r-- or --- (maintenance)")
+	fl.StringArrayVar(&f.fetchFrom, "fetch-from", nil, "URL of a trustless gateway to fetch pinned content from; may be repeated")
+	fl.BoolVar(&f.discard, "discard", false, "check uploads but keep no payload; for load tests")
+	return cmd
+}
+
+func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
+	if (f.tlsCert == "") != (f.tlsKey == "") {
+		return usagef("--tls-cert and --tls-key go together")
+	}
+	if err := checkListen(f); err != nil {
+		return err
+	}
+	var certificates []tls.Certificate
+	if f.tlsCert != "" {
+		c, err := tls.LoadX509KeyPair(f.tlsCert, f.tlsKey)
+		if err != nil {
+			return usageError{error: fmt.Errorf("TLS: %w", err)}
+		}
+		certificates = append(certificates, c)
+	}
+	store, err := a.storeDir(f.store)
+	if err != nil {
+		return err
+	}
+	svc, err := service.Open(ctx, service.Options{
+		Dir: store, MaxBodyBytes: int64(f.maxBodyBytes), Mode: f.mode, Version: version(),
+		Discard: f.discard, FetchFrom: f.fetchFrom, Logger: a.log,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, svc.Close()) }()
+	if _, err := localToken(ctx, svc, store); err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", f.listen)
+	if err != nil {
+		return err
+	}
+	server := newServer(svc.Handler(), a.log)
+	url := "http://" + listener.Addr().String()
+	if len(certificates) > 0 {
+		url = "https://" + listener.Addr().String()
+		server.TLSConfig = &tls.Config{Certificates: certificates, MinVersion: tls.VersionTLS12}
+	}
+
+	var g errgroup.Group
+	stopped := make(chan struct{})
+	g.Go(func() error {
+		defer close(stopped)
+		var err error
+		if server.TLSConfig != nil {
+			err = server.ServeTLS(listener, "", "")
+		} else {
+			err = server.Serve(listener)
+		}
+		if errors.Is(err, http.ErrServerClosed) {
+			return nil
+		}
+		return err
+	})
+	endpointFile := filepath.Join(store, localEndpointFile)
+	if err := writePrivate(endpointFile, url+"\n"); err != nil {
+		return errors.Join(err, server.Close(), g.Wait())
+	}
+	a.con.result(url)
+	a.con.event(servingEvent{header("serving"), url, store})
+	a.log.Info("serving", "url", url, "store", store)
+
+	select {
+	case <-stopped:
+	case <-ctx.Done():
+		a.log.Info("stopping", "grace", grace)
+	}
+	err = server.Shutdown(a.life.hard)
+	if err != nil {
+		err = errors.Join(fmt.Errorf("requests were cut off: %w", err), server.Close())
+	}
+	return errors.Join(err, g.Wait(), os.Remove(endpointFile))
+}
+
+type servingEvent struct {
+	eventHeader
+	URL   string `json:"url"`
+	Store string `json:"store"`
+}
+
+// checkListen keeps the service away from others' reach unless that is meant.
+func checkListen(f serveFlags) error {
+	host, _, err := net.SplitHostPort(f.listen)
+	if err != nil {
+		return usageError{error: fmt.Errorf("--listen: %w", err)}
+	}
+	ip := net.ParseIP(host)
+	if host == "localhost" || ip != nil && ip.IsLoopback() || f.tlsCert != "" || f.insecure {
+		return nil
+	}
+	return withHint(usagef("--listen %s: others can reach that address, and could read the keys on their way", f.listen),
+		"give --tls-cert and --tls-key, or --insecure if something before it does TLS")
+}

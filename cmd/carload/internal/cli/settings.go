@@ -1,0 +1,224 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+const (
+	envPrefix      = "CARLOAD_"
+	tokenVariable  = "CARLOAD_TOKEN" //nolint:gosec // the name of the variable, not a token
+	maxConfigBytes = 1 << 20
+)
+
+// settings are what was found besides the flags.
+type settings struct{ warnings []string }
+
+// variable is the twin of a flag in the environment.
+func variable(flag string) string {
+	return envPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// applySettings gives every flag that is not on the command line the value
+// that the environment, or else the configuration file, has for it.
+func (a *app) applySettings(cmd *cobra.Command) error {
+	known := knownFlags(cmd.Root())
+	a.settings.warnings = unknownVariables(a.env, known)
+
+	flags := cmd.Flags()
+	var errs []error
+	set := func(f *pflag.Flag, origin string, values ...string) {
+		for _, v := range values {
+			if err := flags.Set(f.Name, v); err != nil {
+				errs = append(errs, usageError{error: fmt.Errorf("%s: %w", origin, errors.Unwrap(err))})
+			}
+		}
+	}
+	fromEnvironment := func(f *pflag.Flag) {
+		name := variable(f.Name)
+		if v := a.env[name]; v != "" && !f.Changed && f.Name != "help" {
+			set(f, name, splitValue(f, v)...)
+		}
+	}
+	flags.VisitAll(fromEnvironment)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+
+	path, config, err := a.readConfig()
+	if err != nil {
+		return usageError{error: err}
+	}
+	for key := range config {
+		if !slices.Contains(known, key) {
+			return usageError{error: fmt.Errorf("%q: unknown setting %q%s", path, key, suggestion(key, known))}
+		}
+	}
+	flags.VisitAll(func(f *pflag.Flag) {
+		if v, ok := config[f.Name]; ok && !f.Changed {
+			set(f, fmt.Sprintf("%q: %s", path, f.Name), v...)
+		}
+	})
+	return errors.Join(errs...)
+}
+
+// splitValue is the values of a variable: a list has one on each line.
+func splitValue(f *pflag.Flag, v string) []string {
+	if _, list := f.Value.(pflag.SliceValue); list {
+		return strings.FieldsFunc(v, func(r rune) bool { return r == '\n' })
+	}
+	return []string{v}
+}
+
+// knownFlags lists the names of the flags of all commands.
+func knownFlags(cmd *cobra.Command) []string {
+	var names []string
+	add := func(f *pflag.Flag) {
+		if f.Name != "help" {
+			names = append(names, f.Name)
+		}
+	}
+	cmd.PersistentFlags().VisitAll(add)
+	cmd.Flags().VisitAll(add)
+	for _, c := range cmd.Commands() {
+		names = append(names, knownFlags(c)...)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// unknownVariables warns of variables that look like settings and are none.
+func unknownVariables(env environment, flags []string) []string {
+	names := []string{tokenVariable}
+	for _, f := range flags {
+		names = append(names, variable(f))
+	}
+	var warnings []string
+	for k := range env {
+		if strings.HasPrefix(k, envPrefix) && !slices.Contains(names, k) {
+			warnings = append(warnings, fmt.Sprintf("the variable %s is not a setting%s", k, suggestion(k, names)))
+		}
+	}
+	slices.Sort(warnings)
+	return warnings
+}
+
+// suggestion names the closest of the names, if one is close.
+func suggestion(s string, names []string) string {
+	best, at := "", 4
+	for _, n := range names {
+		if d := distance(s, n); d < at {
+			best, at = n, d
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return "; did you mean " + best + "?"
+}
+
+// distance is Levenshtein's.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost = 1 + min(diagonal, row[j], row[j+1])
+			}
+			diagonal, row[j+1] = row[j+1], cost
+		}
+	}
+	return row[len(b)]
+}
+
+// readConfig reads the file that --config names, or the user's if there is
+// one. The values are in the form in which flags take them.
+func (a *app) readConfig() (path string, _ map[string][]string, err error) {
+	path = a.global.config
+	if path == "" {
+		dir, err := a.env.configDir()
+		if err != nil {
+			return "", nil, nil //nolint:nilerr // without a home there is no file
+		}
+		path = filepath.Join(dir, "config.toml")
+	}
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) && a.global.config == "" {
+		return "", nil, nil
+	}
+	if err != nil {
+		return "", nil, fmt.Errorf("configuration: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return "", nil, fmt.Errorf("configuration: %w", err)
+	case !info.Mode().IsRegular():
+		return "", nil, fmt.Errorf("configuration: %q is not a regular file", path)
+	case info.Size() > maxConfigBytes:
+		return "", nil, fmt.Errorf("configuration: %q is larger than %d bytes", path, maxConfigBytes)
+	case runtime.GOOS != "windows" && info.Mode().Perm()&0o002 != 0:
+		return "", nil, fmt.Errorf("configuration: anyone can write to %q, and it can name commands to run; take that right away (chmod o-w)", path)
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxConfigBytes))
+	if err != nil {
+		return "", nil, fmt.Errorf("configuration: %w", err)
+	}
+	var values map[string]any
+	if err := toml.Unmarshal(text, &values); err != nil {
+		var at *toml.DecodeError
+		if errors.As(err, &at) {
+			row, column := at.Position()
+			return "", nil, fmt.Errorf("configuration: %q, line %d, column %d: %w", path, row, column, err)
+		}
+		return "", nil, fmt.Errorf("configuration: %q: %w", path, err)
+	}
+	config := make(map[string][]string, len(values))
+	for key, v := range values {
+		if config[key], err = configValue(v); err != nil {
+			return "", nil, fmt.Errorf("configuration: %q: %s: %w", path, key, err)
+		}
+	}
+	return path, config, nil
+}
+
+func configValue(v any) ([]string, error) {
+	switch v := v.(type) {
+	case string:
+		return []string{v}, nil
+	case int64, float64, bool:
+		return []string{fmt.Sprint(v)}, nil
+	case time.Time:
+		return []string{v.Format(time.RFC3339)}, nil
+	case []any:
+		var all []string
+		for _, e := range v {
+			s, err := configValue(e)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, s...)
+		}
+		return all, nil
+	}
+	return nil, errors.New("must be a string, a number, true or false, or a list of those")
+}

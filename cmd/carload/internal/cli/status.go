@@ -1,0 +1,84 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/ipfs/go-cid"
+	"github.com/spf13/cobra"
+
+	"github.com/carload/carload/uploader"
+)
+
+type statusEvent struct {
+	eventHeader
+	Root  string   `json:"root"`
+	State string   `json:"state"`
+	Parts []string `json:"parts"`
+}
+
+func (a *app) statusCommand() *cobra.Command {
+	var end endpointFlags
+	cmd := &cobra.Command{
+		Use:   "status CID…",
+		Short: "Ask the service what it holds of a DAG",
+		Long: `Ask the service for the state of uploads: pinned (complete), pinning (blocks are
+missing), queued or failed, and how many shards it has. The exit code is 0 if
+all are pinned, and 4 if not.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			roots, err := parseCIDs(args)
+			if err != nil {
+				return err
+			}
+			return a.status(cmd, end, roots)
+		},
+	}
+	end.add(cmd)
+	return cmd
+}
+
+func (a *app) status(cmd *cobra.Command, end endpointFlags, roots []cid.Cid) (err error) {
+	t, err := a.connect(cmd.Context(), end)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, t.close()) }()
+	worst := exitOK
+	for _, root := range roots {
+		s, err := t.Status(cmd.Context(), root)
+		if errors.Is(err, uploader.ErrNotFound) {
+			s.State, err = "unknown", nil
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", root, err)
+		}
+		if s.State != uploader.StatePinned {
+			worst = exitUnverified
+		}
+		event := statusEvent{eventHeader: header("status"), Root: root.String(), State: string(s.State), Parts: []string{}}
+		for _, p := range s.Parts {
+			event.Parts = append(event.Parts, p.String())
+		}
+		a.con.event(event)
+		a.con.result(fmt.Sprintf("%s\t%s\t%d", root, printable(string(s.State)), len(s.Parts)))
+	}
+	if worst != exitOK {
+		return silent{worst}
+	}
+	return nil
+}
+
+func parseCIDs(args []string) ([]cid.Cid, error) {
+	if len(args) == 0 {
+		return nil, usagef("give a CID")
+	}
+	cids := make([]cid.Cid, len(args))
+	for i, s := range args {
+		c, err := cid.Decode(s)
+		if err != nil {
+			return nil, usagef("%q is not a CID", s)
+		}
+		cids[i] = c
+	}
+	return cids, nil
+}

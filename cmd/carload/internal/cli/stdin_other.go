@@ -1,0 +1,11 @@
+//go:build !unix
+
+package cli
+
+import (
+	"context"
+	"io"
+)
+
+// interruptible returns the reader: here nothing can end its reads.
+func interruptible(_ context.Context, r io.Reader) io.Reader { return r }

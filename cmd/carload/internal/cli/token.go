@@ -1,0 +1,166 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/carload/carload/uploader/nftstorage"
+)
+
+const (
+	maxTokenBytes    = 16 << 10
+	tokenCommandTime = time.Minute
+	credentialName   = "carload.token" // in $CREDENTIALS_DIRECTORY, which systemd sets
+)
+
+// tokenFlags say where the API key comes from. There is no flag for the key
+// itself: other users can see the arguments of a process.
+type tokenFlags struct {
+	file    string
+	command string
+}
+
+// token finds the API key: by --token-command, --token-file, CARLOAD_TOKEN, or
+// among the credentials that systemd passes. It is empty if there is none.
+func (a *app) token(ctx context.Context, f tokenFlags) (nftstorage.Token, error) {
+	var text, origin string
+	var err error
+	switch dir := a.env["CREDENTIALS_DIRECTORY"]; {
+	case f.file != "" && f.command != "":
+		return nftstorage.Token{}, usagef("give --token-file or --token-command, not both")
+	case f.command != "":
+		origin = "--token-command"
+		text, err = a.runTokenCommand(ctx, f.command)
+	case f.file != "":
+		origin = fmt.Sprintf("token file %q", f.file)
+		text, err = a.readTokenFile(f.file)
+	case a.env[tokenVariable] != "":
+		origin, text = tokenVariable, a.env[tokenVariable]
+	case dir != "":
+		path := filepath.Join(dir, credentialName)
+		origin = fmt.Sprintf("credential %q", path)
+		if text, err = a.readTokenFile(path); errors.Is(err, os.ErrNotExist) {
+			return nftstorage.Token{}, nil
+		}
+	default:
+		return nftstorage.Token{}, nil
+	}
+	if err != nil {
+		return nftstorage.Token{}, usageError{error: err}
+	}
+	text = strings.TrimSpace(text)
+	if text == "" {
+		return nftstorage.Token{}, usagef("%s: there is no token in it", origin)
+	}
+	token, err := nftstorage.NewToken(text)
+	if err != nil {
+		return nftstorage.Token{}, usagef("%s: %w", origin, err)
+	}
+	return token, nil
+}
+
+func (a *app) readTokenFile(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("token file: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return "", fmt.Errorf("token file: %w", err)
+	}
+	if runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
+		a.con.warn("others can read the token in %q; chmod 600 it", path)
+	}
+	p, err := io.ReadAll(io.LimitReader(f, maxTokenBytes))
+	if err != nil {
+		return "", fmt.Errorf("token file: %w", err)
+	}
+	return string(p), nil
+}
+
+// runTokenCommand runs a program, without a shell, and returns what it prints.
+// Its own words to standard error are shown.
+func (a *app) runTokenCommand(ctx context.Context, command string) (string, error) {
+	argv, err := splitCommand(command)
+	if err != nil {
+		return "", fmt.Errorf("--token-command: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, tokenCommandTime)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...) //nolint:gosec // what the user asks to run
+	out := &cappedBuffer{limit: maxTokenBytes}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = a.stdio.In, out, a.stdio.Err
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("--token-command %q: %w", argv[0], err)
+	}
+	return out.String(), nil
+}
+
+// splitCommand splits a command line at spaces. Single and double quotes keep
+// words together, a backslash keeps the next character; there are no variables
+// and no patterns.
+func splitCommand(s string) ([]string, error) {
+	var argv []string
+	var word strings.Builder
+	inWord := false
+	quote := rune(0)
+	escaped := false
+	for _, r := range s {
+		switch {
+		case escaped:
+			word.WriteRune(r)
+			escaped = false
+		case r == '\\' && quote != '\'':
+			escaped, inWord = true, true
+		case quote != 0 && r == quote:
+			quote = 0
+		case quote != 0:
+			word.WriteRune(r)
+		case r == '\'' || r == '"':
+			quote, inWord = r, true
+		case r == ' ' || r == '\t' || r == '\n':
+			if inWord {
+				argv = append(argv, word.String())
+				word.Reset()
+				inWord = false
+			}
+		default:
+			word.WriteRune(r)
+			inWord = true
+		}
+	}
+	if quote != 0 || escaped {
+		return nil, errors.New("a quote is not closed")
+	}
+	if inWord {
+		argv = append(argv, word.String())
+	}
+	if len(argv) == 0 {
+		return nil, errors.New("it is empty")
+	}
+	return argv, nil
+}
+
+// cappedBuffer keeps the first bytes that are written to it.
+type cappedBuffer struct {
+	bytes.Buffer
+	limit int
+}
+
+// Write implements io.Writer.
+func (b *cappedBuffer) Write(p []byte) (int, error) {
+	if room := b.limit - b.Len(); room > 0 {
+		b.Buffer.Write(p[:min(len(p), room)])
+	}
+	return len(p), nil
+}

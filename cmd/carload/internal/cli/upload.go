@@ -1,0 +1,239 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/carload/carload/car"
+	"github.com/carload/carload/splitter"
+	"github.com/carload/carload/uploader"
+	"github.com/carload/carload/uploader/dirtarget"
+)
+
+// sendFlags are the knobs of the engine.
+type sendFlags struct {
+	transfers     int
+	retries       int
+	maxShardBytes size
+	bwlimit       byteRate
+	verify        uploader.VerifyLevel
+	verifyTimeout time.Duration
+	sample        int
+	noResume      bool
+	checksum      bool
+	dryRun        bool
+	rootOnly      bool
+}
+
+func (s *sendFlags) add(cmd *cobra.Command) {
+	s.maxShardBytes = splitter.DefaultMaxShardBytes
+	f := cmd.Flags()
+	f.IntVar(&s.transfers, "transfers", uploader.DefaultTransfers, "shards in flight")
+	f.Var(&s.maxShardBytes, "max-shard-bytes", "largest shard")
+	f.BoolVarP(&s.rootOnly, "root-only", "Q", false, "print the CID only")
+	f.BoolVarP(&s.dryRun, "dry-run", "n", false, "say what would be done; send and write nothing")
+}
+
+func (s *sendFlags) addRemote(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.IntVar(&s.retries, "retries", uploader.DefaultRetries, "tries of a shard after the first one")
+	f.Var(&s.bwlimit, "bwlimit", "bytes per second of all transfers together; off for no limit")
+	f.TextVar(&s.verify, "verify", uploader.VerifyPinned, "what is checked before it is called done: receipt, pinned, sample or full")
+	f.DurationVar(&s.verifyTimeout, "verify-timeout", uploader.DefaultVerifyTimeout, "how long the service may take to have it complete")
+	f.IntVar(&s.sample, "sample", uploader.DefaultSampleBlocks, "blocks to fetch back with --verify sample")
+	f.BoolVar(&s.noResume, "no-resume", false, "send everything, also what is there")
+	f.BoolVar(&s.checksum, "checksum", false, "hash again what looks unchanged")
+}
+
+// options are those of the engine.
+func (s *sendFlags) options(a *app, src *source) (uploader.Options, error) {
+	if s.transfers < 1 {
+		return uploader.Options{}, usagef("--transfers %d: must be at least 1", s.transfers)
+	}
+	if s.retries < 0 {
+		return uploader.Options{}, usagef("--retries %d: must not be negative", s.retries)
+	}
+	if s.maxShardBytes == 0 {
+		return uploader.Options{}, usagef("--max-shard-bytes: must not be 0")
+	}
+	opts := uploader.Options{
+		Transfers: s.transfers, MaxShardBytes: int64(s.maxShardBytes), MaxUploadBytes: src.limit,
+		Retries: s.retries, BytesPerSecond: int64(s.bwlimit.size), Verify: s.verify, VerifyTimeout: s.verifyTimeout,
+		SampleBlocks: s.sample, NoResume: s.noResume, Rehash: s.checksum,
+		Observer: observer{a.con, src.options.Profile.Name, a.global.verbose > 0},
+		Logger:   a.log,
+	}
+	if s.retries == 0 {
+		opts.Retries = -1 // the engine's word for none
+	}
+	if err := opts.Validate(); err != nil {
+		return opts, usageError{error: err}
+	}
+	return opts, nil
+}
+
+func (a *app) upCommand() *cobra.Command {
+	var in inputFlags
+	var send sendFlags
+	var end endpointFlags
+	var name string
+	cmd := &cobra.Command{
+		Use:     "up PATH…",
+		Aliases: []string{"upload"},
+		Short:   "Upload files and directories, verified",
+		Long: `Upload files, directories, standard input (-) or existing CAR archives to a
+service that speaks the API of NFT.Storage, and verify that it holds them.
+
+Without --endpoint they go into the store of this user on this machine, through
+the built-in service. If an upload is interrupted, the same command goes on
+where it was.`,
+		Example: `  carload up movie.mkv
+  CARLOAD_TOKEN=… carload up --endpoint https://api.example.org movie.mkv photos
+  tar c photos | carload up --name photos.tar -
+  cid=$(carload up -Q movie.mkv)`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			src, err := a.source(cmd, in, args)
+			if err != nil {
+				return err
+			}
+			opts, err := send.options(a, src)
+			if err != nil {
+				return err
+			}
+			if send.dryRun {
+				return a.dryRun(src, opts, send.rootOnly)
+			}
+			return a.up(cmd.Context(), src, opts, end, name, send.rootOnly)
+		},
+	}
+	end.add(cmd)
+	cmd.Flags().StringVar(&name, "name", "", "what the service calls the upload (default: the name of the file)")
+	send.add(cmd)
+	send.addRemote(cmd)
+	in.add(cmd)
+	return cmd
+}
+
+func (a *app) up(ctx context.Context, src *source, opts uploader.Options, end endpointFlags, name string, rootOnly bool) (err error) {
+	target, err := a.connect(ctx, end)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, target.close()) }()
+	target.uploadName = name
+	roots, err := a.ship(src, target, opts, rootOnly, phases{"hashing", "sending"}, "uploaded")
+	if roots != "" {
+		target.sayWhere(a, roots)
+	}
+	return err
+}
+
+// ship runs the engine over the inputs. The root it returns is that of the
+// last input that succeeded.
+func (a *app) ship(src *source, target uploader.Target, opts uploader.Options, rootOnly bool, names phases, what string) (root string, err error) {
+	u, err := uploader.New(target, opts)
+	if err != nil {
+		return "", err
+	}
+	defer context.AfterFunc(a.life.soft, u.Drain)()
+	stop := a.showProgress(names, u.Progress)
+	defer stop()
+	res := a.newResults(rootOnly)
+	for r, err := range u.Upload(a.life.hard, src.inputs()) {
+		res.add(r, err)
+		if err == nil {
+			root = r.Root.String()
+		}
+	}
+	stop()
+	err = res.finish(u.Progress(), what)
+	if err != nil && a.life.soft.Err() != nil {
+		a.con.say("what has arrived is not sent again; go on with:\n  carload %s", shellQuote(a.args))
+	}
+	return root, err
+}
+
+// dryRun describes the inputs and says what would be sent.
+func (a *app) dryRun(src *source, opts uploader.Options, rootOnly bool) error {
+	return a.describeAll(src, a.newResults(rootOnly), "described", func(name string, dag uploader.DAG) error {
+		plan, err := splitter.Split(dag, splitter.Options{MaxShardBytes: opts.MaxShardBytes})
+		if err != nil {
+			return fmt.Errorf("split %q: %w", name, err)
+		}
+		opts.Observer.Observe(uploader.Described{Name: name, Root: dag.Root(), Bytes: dag.Size(), Blocks: dag.Len(), Shards: len(plan.Shards)})
+		for i, s := range plan.Shards {
+			a.con.event(shardEvent{eventHeader: header("shard"), Path: name, Root: dag.Root().String(), Index: i, Count: len(plan.Shards), Bytes: s.Size})
+		}
+		a.con.say("%s: would send %s in %s of at most %s", quotePath(name), formatBytes(plan.Size()), count(len(plan.Shards), "shard"), formatBytes(opts.MaxShardBytes))
+		return nil
+	})
+}
+
+func (a *app) packCommand() *cobra.Command {
+	var in inputFlags
+	var send sendFlags
+	var out string
+	cmd := &cobra.Command{
+		Use:   "pack PATH… -o DIR",
+		Short: "Write the shards into a directory instead of sending them",
+		Long: `Write the shards of files and directories into a directory, as CAR files called
+ROOT-00001-of-00335.car. They appear complete or not at all. With -o - a single
+archive of one input goes to standard output.`,
+		Example: `  carload pack movie.mkv -o shards
+  carload pack movie.mkv -o - | ssh host 'ipfs dag import'`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			src, err := a.source(cmd, in, args)
+			if err != nil {
+				return err
+			}
+			opts, err := send.options(a, src)
+			if err != nil {
+				return err
+			}
+			switch {
+			case send.dryRun:
+				return a.dryRun(src, opts, send.rootOnly)
+			case out == "":
+				return usageError{errors.New("give the directory for the shards by -o DIR"), "carload help pack"}
+			case out == "-":
+				return a.packToStdout(src)
+			}
+			target, err := dirtarget.New(filepath.Clean(out), dirtarget.Options{})
+			if err != nil {
+				return err
+			}
+			_, err = a.ship(src, target, opts, send.rootOnly, phases{"hashing", "writing"}, "packed")
+			return err
+		},
+	}
+	cmd.Flags().StringVarP(&out, "output", "o", "", "directory for the shards, made if it is not there; - for standard output")
+	send.add(cmd)
+	in.add(cmd)
+	return cmd
+}
+
+var errTerminal = errors.New("an archive is not for a terminal: redirect standard output, or give a directory by -o DIR")
+
+// packToStdout writes one archive of one input.
+func (a *app) packToStdout(src *source) error {
+	if isTerminal(a.stdio.Out) {
+		return usageError{error: errTerminal}
+	}
+	if a.con.json {
+		return usagef("-o - and --json both want standard output")
+	}
+	if len(src.paths) != 1 || src.flags.filesFrom != "" || src.flags.filesFrom0 != "" {
+		return usagef("-o - takes one input")
+	}
+	return a.describeAll(src, &results{app: a, started: time.Now(), hidden: true}, "packed", func(_ string, dag uploader.DAG) error {
+		var packer car.Packer
+		s := packer.Open(a.life.soft, car.NewArchive(dag.Root(), dag))
+		_, err := s.WriteTo(a.stdio.Out)
+		return errors.Join(err, s.Close())
+	})
+}
