@@ -370,6 +370,22 @@ func (x *indexer) demand(nodes []freshNode, inner []nodeKey, state map[nodeKey]i
 	return x.insertUnread(unread)
 }
 
+// demandRoot makes sure that a root that is held is a node.
+func (x *indexer) demandRoot(root nodeKey) error {
+	if !hasLinks(root.codec) {
+		return nil
+	}
+	keys := []nodeKey{root}
+	held, err := x.held(keys)
+	if err != nil || !held[root.mh] {
+		return err
+	}
+	if err := x.insertUnread(keys); err != nil {
+		return err
+	}
+	return x.settle()
+}
+
 func (x *indexer) insertUnread(keys []nodeKey) error {
 	return chunks(keys, func(part []nodeKey) error {
 		args := make([]any, 0, 2*len(part))

@@ -67,16 +67,32 @@ func (s *Service) routes() []route {
 	add("GET", "/healthz", "", public, s.healthz)
 	add("GET", "/readyz", "", public, s.readyz)
 	add("GET", "/version", "", public, s.version)
-	add("POST", "/upload", "rwc", keyed|creates, s.upload)
+	add("GET", "/pins", "r", keyed|pinsGuard, s.listPins)
+	add("GET", "/pins/:param", "r", keyed|pinsGuard, s.getPin)
+	add("POST", "/pins", "rwc", keyed|creates|pinsGuard, s.addPin)
+	add("POST", "/pins/:param", "rwc", keyed|creates|pinsGuard, s.replacePin)
+	add("DELETE", "/pins/:param", "rwc", keyed|deletes|pinsGuard, s.deletePin)
 	add("GET", "/check/:param", "r", public, s.check)
 	add("GET", "/", "r", keyed, s.list)
 	add("GET", "/:param", "r", keyed, s.get)
+	add("POST", "/upload", "rwc", keyed|creates, s.upload)
+	add("PATCH", "/upload/:param", "rwc", keyed|creates, s.rename)
+	add("POST", "/store", "rwc", keyed|creates, s.storeNFT)
 	add("DELETE", "/:param", "rwc", keyed|deletes, s.remove)
-	add("GET", "/api/check/:param", "r", public, s.check)
-	add("GET", "/api", "r", keyed, s.list)
-	add("GET", "/api/:param", "r", keyed, s.get)
-	add("POST", "/api/upload", "rwc", keyed|creates, s.upload)
-	add("DELETE", "/api/:param", "rwc", keyed|deletes, s.remove)
+	add("GET", "/user/tags", "r", keyed, s.tags)
+	add("GET", "/internal/tokens", "r", keyed, s.listTokens)
+	add("POST", "/internal/tokens", "rw", keyed|creates, s.createToken)
+	add("DELETE", "/internal/tokens", "rw", keyed|deletes, s.deleteToken)
+	for _, rt := range out { // what old clients ask for
+		switch strings.Join(rt.pattern, "/") {
+		case "pins", "pins/:param", "", "check/:param", ":param", "upload":
+			rt.pattern = append([]string{"api"}, rt.pattern...)
+			if rt.pattern[1] == "" {
+				rt.pattern = rt.pattern[:1]
+			}
+			out = append(out, rt)
+		}
+	}
 	return out
 }
 
@@ -176,6 +192,10 @@ func (c *caller) pass(g guard) error {
 func (s *Service) fail(c *call, err error) error {
 	if errors.Is(err, context.Canceled) && c.ctx.Err() != nil {
 		return nil
+	}
+	var pinning *pinError
+	if errors.As(err, &pinning) {
+		return pinning.write(c.w)
 	}
 	api, expected := asAPIError(err)
 	if !expected {

@@ -35,24 +35,30 @@ type pin struct {
 	Status  string `json:"status"`
 }
 
+// statusColumn is the status of a content c and its fetch f. Whether it is
+// pinned is always worked out, so it cannot be out of date.
+const statusColumn = `CASE
+	WHEN CASE WHEN c.codec IN (112, 113, 297)
+		THEN EXISTS (SELECT 1 FROM nodes n WHERE n.mh = c.mh AND n.codec = c.codec AND n.pending = -1)
+		ELSE EXISTS (SELECT 1 FROM blocks b WHERE b.mh = c.mh) END THEN 'pinned'
+	WHEN f.state IN ('queued', 'failed') THEN f.state
+	ELSE 'pinning' END`
+
 const uploadColumns = `u.id, u.source_cid, u.inserted, u.type, u.mime, k.name, u.files, u.name,
-	c.mh, c.codec, c.size, c.created, f.state
+	c.size, c.created, ` + statusColumn + `
 	FROM uploads u JOIN contents c ON c.cid = u.content_cid
 	LEFT JOIN keys k ON k.id = u.key_id LEFT JOIN fetches f ON f.content_cid = u.content_cid`
 
-// scanNFT reads a row of uploadColumns. The parts and the pin's status are
-// looked up after.
-func scanNFT(scan scanRow) (n nft, id int64, root nodeKey, fetch string, err error) {
+// scanNFT reads a row of uploadColumns. The parts are looked up after.
+func scanNFT(scan scanRow) (n nft, id int64, err error) {
 	var inserted, created int64
 	var kind, mime, files string
-	var scope, name, state sql.NullString
-	var mh []byte
+	var scope, name sql.NullString
 	var size sql.NullInt64
-	err = scan(&id, &n.CID, &inserted, &kind, &mime, &scope, &files, &name, &mh, &root.codec, &size, &created, &state)
+	err = scan(&id, &n.CID, &inserted, &kind, &mime, &scope, &files, &name, &size, &created, &n.Pin.Status)
 	if err != nil {
-		return n, 0, root, "", err
+		return n, 0, err
 	}
-	root.mh = string(mh)
 	n.Created = timestamp(inserted)
 	n.Type = map[string]string{typeNFT: "nft", typeMultipart: "directory", typeRemote: "remote"}[kind]
 	if n.Type == "" {
@@ -67,60 +73,44 @@ func scanNFT(scan scanRow) (n nft, id int64, root nodeKey, fetch string, err err
 		n.Name = &name.String
 	}
 	n.Deals = []struct{}{}
-	n.Pin = pin{CID: n.CID, Created: timestamp(created), Size: &n.Size}
-	return n, id, root, state.String, nil
+	n.Pin.CID, n.Pin.Created, n.Pin.Size = n.CID, timestamp(created), &size.Int64
+	return n, id, nil
 }
 
-// complete fills in what scanNFT left.
-func (s *Service) complete(ctx context.Context, n *nft, id int64, root nodeKey, fetch string) error {
-	n.Parts = []string{}
+// parts lists the CIDs of the shards of an upload, in the order in which they
+// came.
+func (s *Service) parts(ctx context.Context, uploadID int64) ([]string, error) {
+	out := []string{}
 	err := eachRow(ctx, s.st.read,
-		`SELECT s.cid FROM upload_shards us JOIN shards s ON s.id = us.shard_id WHERE us.upload_id = ? ORDER BY us.seq`, []any{id},
+		`SELECT s.cid FROM upload_shards us JOIN shards s ON s.id = us.shard_id WHERE us.upload_id = ? ORDER BY us.seq`, []any{uploadID},
 		func(scan scanRow) error {
 			var raw []byte
 			if err := scan(&raw); err != nil {
 				return err
 			}
 			c, err := cid.Cast(raw)
-			n.Parts = append(n.Parts, c.String())
+			out = append(out, c.String())
 			return err
 		})
 	if err != nil {
-		return fmt.Errorf("list parts: %w", err)
+		return nil, fmt.Errorf("list parts: %w", err)
 	}
-	n.Pin.Status, err = s.pinStatus(ctx, root, fetch)
-	return err
-}
-
-// pinStatus says pinned when all is held, and otherwise how a fetch is going.
-func (s *Service) pinStatus(ctx context.Context, root nodeKey, fetch string) (string, error) {
-	done, err := complete(ctx, s.st.read, root)
-	switch {
-	case err != nil:
-		return "", err
-	case done:
-		return "pinned", nil
-	case fetch == "queued", fetch == "failed":
-		return fetch, nil
-	}
-	return "pinning", nil
+	return out, nil
 }
 
 // lookup finds a user's upload by the CID that it was uploaded under.
 func (s *Service) lookup(ctx context.Context, userID int64, source string) (*nft, error) {
 	row := s.st.read.QueryRowContext(ctx,
 		`SELECT `+uploadColumns+` WHERE u.user_id = ? AND u.source_cid = ? AND u.deleted IS NULL`, userID, source)
-	n, id, root, fetch, err := scanNFT(row.Scan)
+	n, id, err := scanNFT(row.Scan)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, notFound()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("look up upload: %w", err)
 	}
-	if err := s.complete(ctx, &n, id, root, fetch); err != nil {
-		return nil, err
-	}
-	return &n, nil
+	n.Parts, err = s.parts(ctx, id)
+	return &n, err
 }
 
 // parseCID parses a CID as the original does, which knows base58 and base32.
@@ -153,25 +143,21 @@ func (s *Service) check(c *call) error {
 	if err != nil {
 		return err
 	}
-	k := keyOf(root)
 	var size sql.NullInt64
 	var created int64
-	var fetch sql.NullString
-	err = s.st.read.QueryRowContext(c.ctx,
-		`SELECT c.size, c.created, f.state FROM contents c LEFT JOIN fetches f ON f.content_cid = c.cid WHERE c.cid = ?`,
-		k.cid().String()).Scan(&size, &created, &fetch)
+	p := pin{CID: root.String()}
+	err = s.st.read.QueryRowContext(c.ctx, `SELECT c.size, c.created, `+statusColumn+
+		` FROM contents c LEFT JOIN fetches f ON f.content_cid = c.cid WHERE c.cid = ?`,
+		keyOf(root).cid().String()).Scan(&size, &created, &p.Status)
 	if errors.Is(err, sql.ErrNoRows) {
 		return notFound()
 	}
 	if err != nil {
 		return fmt.Errorf("look up content: %w", err)
 	}
-	p := pin{CID: root.String(), Created: timestamp(created)}
+	p.Created = timestamp(created)
 	if size.Valid {
 		p.Size = &size.Int64
-	}
-	if p.Status, err = s.pinStatus(c.ctx, k, fetch.String); err != nil {
-		return err
 	}
 	return c.reply(http.StatusOK, struct {
 		CID   string     `json:"cid"`
@@ -196,32 +182,22 @@ func (s *Service) list(c *call) error {
 	if err != nil {
 		return fmt.Errorf("count uploads: %w", err)
 	}
-	type row struct {
-		n     nft
-		id    int64
-		root  nodeKey
-		fetch string
-	}
-	var rows []row
+	out := []nft{}
+	var ids []int64
 	err = eachRow(c.ctx, s.st.read, `SELECT `+uploadColumns+
 		` WHERE u.user_id = ? AND u.deleted IS NULL AND u.inserted <= ? ORDER BY u.inserted DESC LIMIT ?`,
 		[]any{c.who.userID, before, limit}, func(scan scanRow) error {
-			var r row
-			var err error
-			r.n, r.id, r.root, r.fetch, err = scanNFT(scan)
-			rows = append(rows, r)
+			n, id, err := scanNFT(scan)
+			out, ids = append(out, n), append(ids, id)
 			return err
 		})
 	if err != nil {
 		return fmt.Errorf("list uploads: %w", err)
 	}
-	out := make([]nft, len(rows))
-	for i := range rows {
-		r := &rows[i]
-		if err := s.complete(c.ctx, &r.n, r.id, r.root, r.fetch); err != nil {
+	for i, id := range ids {
+		if out[i].Parts, err = s.parts(c.ctx, id); err != nil {
 			return err
 		}
-		out[i] = r.n
 	}
 	c.w.Header().Set("Count", strconv.Itoa(count))
 	c.w.Header().Set("Access-Control-Expose-Headers", "Count")

@@ -97,6 +97,7 @@ type Service struct {
 	st      *store
 	limits  limiter
 	metrics *metrics
+	fetcher *fetcher
 	handler http.Handler
 
 	mu     sync.RWMutex
@@ -119,6 +120,9 @@ func Open(ctx context.Context, opts Options) (*Service, error) {
 	if s.handler, err = s.newHandler(); err != nil {
 		return nil, errors.Join(err, st.close())
 	}
+	if s.fetcher, err = s.startFetcher(); err != nil {
+		return nil, errors.Join(err, st.close())
+	}
 	return s, nil
 }
 
@@ -130,11 +134,12 @@ func (s *Service) Handler() http.Handler { return s.handler }
 // Close waits for requests that are changing the store, and closes it.
 // Requests that come later fail.
 func (s *Service) Close() error {
+	stopped := s.fetcher.stop()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return nil
 	}
 	s.closed = true
-	return s.st.close()
+	return errors.Join(stopped, s.st.close())
 }

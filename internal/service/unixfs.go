@@ -44,15 +44,20 @@ type builder struct {
 }
 
 func (st *store) newBuilder() (*builder, error) {
+	root, err := importPrefix().Sum(nil)
+	if err != nil {
+		return nil, err
+	}
+	return st.newBuilderFor(root)
+}
+
+// newBuilderFor is newBuilder for a root that is as long as this one.
+func (st *store) newBuilderFor(root cid.Cid) (*builder, error) {
 	file, err := st.newIncoming()
 	if err != nil {
 		return nil, err
 	}
 	b := &builder{st: st, file: file, w: bufio.NewWriterSize(file, 256<<10), at: make(map[cid.Cid]location)}
-	root, err := importPrefix().Sum(nil)
-	if err != nil {
-		return nil, errors.Join(err, file.remove())
-	}
 	header := car.AppendHeader(nil, root)
 	b.off = int64(len(header))
 	if _, err := b.w.Write(header); err != nil {
@@ -63,7 +68,10 @@ func (st *store) newBuilder() (*builder, error) {
 
 // Add writes a node unless it was written before.
 func (b *builder) Add(_ context.Context, nd ipld.Node) error {
-	c, data := nd.Cid(), nd.RawData()
+	return b.write(nd.Cid(), nd.RawData())
+}
+
+func (b *builder) write(c cid.Cid, data []byte) error {
 	if _, ok := b.at[c]; ok {
 		return nil
 	}
@@ -129,16 +137,21 @@ func (b *builder) addFile(r io.Reader) (ipld.Node, error) {
 	return root, nil
 }
 
-// finish puts the root into the header and hashes the file.
-func (b *builder) finish(root ipld.Node) (*submission, error) {
+// finishNode is finish for a UnixFS root, whose size is that of its DAG.
+func (b *builder) finishNode(root ipld.Node) (*submission, error) {
 	size, err := root.Size()
 	if err != nil {
 		return nil, fmt.Errorf("size of root: %w", err)
 	}
+	return b.finish(root.Cid(), int64(size))
+}
+
+// finish puts the root into the header and hashes the file.
+func (b *builder) finish(root cid.Cid, size int64) (*submission, error) {
 	if err := b.w.Flush(); err != nil {
 		return nil, err
 	}
-	header := car.AppendHeader(nil, root.Cid())
+	header := car.AppendHeader(nil, root)
 	if _, err := b.file.f.WriteAt(header, 0); err != nil {
 		return nil, fmt.Errorf("write root: %w", err)
 	}
@@ -147,7 +160,7 @@ func (b *builder) finish(root ipld.Node) (*submission, error) {
 		return nil, err
 	}
 	return &submission{
-		root: root.Cid(), file: b.file, bytes: b.off, size: int64(size),
+		root: root, file: b.file, bytes: b.off, size: size,
 		shard: shard{cid: carCID, payload: 0, end: b.off},
 	}, nil
 }

@@ -23,6 +23,7 @@ const (
 	typeMultipart = "Multipart"
 	typeNFT       = "Nft"
 	typeRemote    = "Remote"
+	typeFetched   = "" // not an upload: blocks for those that pin the root
 )
 
 // submission is a shard that was received, and the upload that it is part of.
@@ -92,7 +93,7 @@ func (s *Service) uploadBlob(c *call, mime string) (err error) {
 	if err != nil {
 		return err
 	}
-	sub, err := b.finish(root)
+	sub, err := b.finishNode(root)
 	if err != nil {
 		return err
 	}
@@ -187,17 +188,35 @@ func (st *store) record(ctx context.Context, tx *sql.Tx, sub *submission) error 
 	if err != nil {
 		return err
 	}
+	x := newIndexer(ctx, st, tx)
 	if fresh {
 		sub.shard.id = id
-		if err := newIndexer(ctx, st, tx).add(sub.shard); err != nil {
+		if err := x.add(sub.shard); err != nil {
 			return err
 		}
+	}
+	if err := x.demandRoot(keyOf(sub.root)); err != nil {
+		return err
+	}
+	if sub.kind == typeFetched {
+		return recordFetched(ctx, tx, sub, id, now)
 	}
 	uploadID, err := recordUpload(ctx, tx, sub, now)
 	if err != nil {
 		return err
 	}
 	_, err = tx.ExecContext(ctx, `INSERT OR IGNORE INTO upload_shards (upload_id, shard_id) VALUES (?, ?)`, uploadID, id)
+	return err
+}
+
+// recordFetched gives a shard to all pins of its root.
+func recordFetched(ctx context.Context, tx *sql.Tx, sub *submission, shardID, now int64) error {
+	content, err := recordContent(ctx, tx, sub.root, -1, now)
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `INSERT OR IGNORE INTO upload_shards (upload_id, shard_id)
+		SELECT id, ? FROM uploads WHERE content_cid = ? AND deleted IS NULL`, shardID, content)
 	return err
 }
 

@@ -1,0 +1,148 @@
+package service
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/ipfs/go-cid"
+	"github.com/multiformats/go-multihash"
+)
+
+// maxMetaBytes bounds the metadata of an NFT, which is held in memory.
+const maxMetaBytes = 1 << 20
+
+// asset is a file of an NFT and where in the metadata it belongs.
+type asset struct {
+	path []string
+	href string
+	dir  cid.Cid
+}
+
+// storeNFT answers POST /store: metadata as JSON and files that belong into it,
+// of which it makes one DAG.
+func (s *Service) storeNFT(c *call) (err error) {
+	if !strings.Contains(c.r.Header.Get("Content-Type"), "multipart/form-data") {
+		return badRequest("Content-Type should be multipart/form-data")
+	}
+	in, err := newForm(c)
+	if err != nil {
+		return err
+	}
+	b, err := s.st.newBuilder()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.file.remove()) }()
+	meta, assets, files, err := b.readNFT(c.ctx, in)
+	if err != nil {
+		return err
+	}
+	root, data, err := b.addNFT(meta, assets)
+	if err != nil {
+		return err
+	}
+	size := int64(0)
+	for _, l := range b.at {
+		size += int64(l.len)
+	}
+	sub, err := b.finish(root, size)
+	if err != nil {
+		return err
+	}
+	sub.kind, sub.files = typeNFT, files
+	if sub.name, err = uploadName(c.r); err != nil {
+		return err
+	}
+	sub.userID, sub.key = c.who.userID, c.who
+	if err := s.accept(c.ctx, sub); err != nil {
+		return err
+	}
+	return c.reply(http.StatusOK, struct {
+		IPNFT string `json:"ipnft"`
+		URL   string `json:"url"`
+		Data  any    `json:"data"`
+	}{root.String(), "ipfs://" + root.String() + "/metadata.json", data})
+}
+
+// readNFT imports the files of the form, each in a directory of its own.
+func (b *builder) readNFT(ctx context.Context, in *form) (meta []byte, assets []asset, files []fileEntry, err error) {
+	for {
+		p, err := in.next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		plain := errors.Is(err, errPlainField)
+		if err != nil && !plain {
+			return nil, nil, nil, err
+		}
+		if p.field == "meta" {
+			if meta, err = io.ReadAll(io.LimitReader(p.body, maxMetaBytes+1)); err != nil {
+				return nil, nil, nil, err
+			}
+			if len(meta) > maxMetaBytes {
+				return nil, nil, nil, badRequest("meta is larger than %d bytes", maxMetaBytes)
+			}
+			continue
+		}
+		if plain {
+			return nil, nil, nil, badRequest("Field `%s` is not a file: expected File part", p.field)
+		}
+		node, err := b.addFile(p.body)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		dir := newDirectory()
+		if err := dir.put(p.name, node); err != nil {
+			return nil, nil, nil, err
+		}
+		wrapped, err := b.addDirectory(ctx, dir)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		assets = append(assets, asset{
+			path: strings.Split(p.field, "."), href: "ipfs://" + wrapped.Cid().String() + "/" + p.name, dir: wrapped.Cid(),
+		})
+		files = append(files, fileEntry{Name: p.name, Type: p.mime})
+	}
+	if meta == nil {
+		return nil, nil, nil, badRequest("Missing `meta` field")
+	}
+	return meta, assets, files, nil
+}
+
+// addNFT writes metadata.json, in which files are URLs, and the root, in which
+// they are links.
+func (b *builder) addNFT(meta []byte, assets []asset) (root cid.Cid, data any, err error) {
+	data, err = parseJSON(meta)
+	if err != nil {
+		return cid.Undef, nil, failure(http.StatusInternalServerError, "SyntaxError", "meta: %v", err)
+	}
+	dag, err := parseJSON(meta)
+	if err != nil {
+		return cid.Undef, nil, failure(http.StatusInternalServerError, "SyntaxError", "meta: %v", err)
+	}
+	for _, a := range assets {
+		data, dag = setIn(data, a.path, a.href), setIn(dag, a.path, a.dir)
+	}
+	object, ok := dag.(*object)
+	if !ok {
+		return cid.Undef, nil, badRequest("`meta` is not a JSON object")
+	}
+	file, err := b.addFile(bytes.NewReader(appendJSON(nil, data)))
+	if err != nil {
+		return cid.Undef, nil, err
+	}
+	object.set("metadata.json", file.Cid())
+	object.set("type", "nft")
+	block := appendCBOR(nil, object)
+	root, err = cid.Prefix{Version: 1, Codec: codecDagCBOR, MhType: multihash.SHA2_256, MhLength: -1}.Sum(block)
+	if err != nil {
+		return cid.Undef, nil, fmt.Errorf("hash metadata: %w", err)
+	}
+	return root, data, b.write(root, block)
+}
