@@ -82,13 +82,20 @@ func (e *APIError) Temporary() (bool, time.Duration) {
 
 // apiError makes the error of a reply that is not a success.
 func (t *Target) apiError(resp *http.Response) error {
-	e := &APIError{Status: resp.StatusCode, RetryAfter: retryAfter(resp.Header.Get("Retry-After"), time.Now())}
 	p, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10)) // the status says enough if this fails
 	var env envelope
-	if json.Unmarshal(p, &env) == nil && env.Error.Code != "" {
-		e.Code, e.Message = env.Error.Code, quoteMessage(env.Error.Message)
+	if json.Unmarshal(p, &env) != nil {
+		env = envelope{}
 	}
-	return t.clean(e)
+	return t.refusal(resp, env)
+}
+
+func (t *Target) refusal(resp *http.Response, env envelope) *APIError {
+	e := &APIError{Status: resp.StatusCode, Code: t.redact(env.Error.Code), RetryAfter: retryAfter(resp.Header.Get("Retry-After"), time.Now())}
+	if env.Error.Message != "" {
+		e.Message = quoteMessage(t.redact(env.Error.Message))
+	}
+	return e
 }
 
 // retryAfter reads seconds or an HTTP date; what makes no sense is 0.

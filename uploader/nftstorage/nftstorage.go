@@ -38,7 +38,7 @@ type Options struct {
 	AllowHTTP bool
 	// Transport sends the requests; nil means NewTransport.
 	Transport http.RoundTripper
-	// Stall is how long a request may move no byte; 0 means one minute.
+	// Stall is how long a request may move no byte; 0 means two minutes.
 	Stall time.Duration
 	// Pacer, if not nil, is waited for before each request.
 	Pacer Pacer
@@ -104,7 +104,7 @@ func New(opts Options) (*Target, error) {
 		}
 	}
 	if t.opts.Stall == 0 {
-		t.opts.Stall = time.Minute
+		t.opts.Stall = 2 * time.Minute
 	}
 	if t.opts.UserAgent == "" {
 		t.opts.UserAgent = "carload"
@@ -163,6 +163,9 @@ func (t *Target) String() string { return t.base.String() }
 
 // Put implements [uploader.Target] by POST /upload.
 func (t *Target) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt, error) {
+	if err := t.turn(ctx); err != nil {
+		return uploader.Receipt{}, err
+	}
 	ctx, alive, stop := watch(ctx, t.opts.Stall)
 	defer stop()
 	open := func() (io.ReadCloser, error) { return aliveBody{s.Open(ctx), alive}, nil }
@@ -196,6 +199,9 @@ func (t *Target) Status(ctx context.Context, root cid.Cid) (uploader.Status, err
 }
 
 func (t *Target) get(ctx context.Context, path string, v any) error {
+	if err := t.turn(ctx); err != nil {
+		return err
+	}
 	ctx, alive, stop := watch(ctx, t.opts.Stall)
 	defer stop()
 	req, err := t.request(ctx, http.MethodGet, t.base, path, nil)
@@ -207,6 +213,9 @@ func (t *Target) get(ctx context.Context, path string, v any) error {
 
 // FetchBlock implements [uploader.BlockFetcher] over the trustless gateway.
 func (t *Target) FetchBlock(ctx context.Context, c cid.Cid, limit int) ([]byte, error) {
+	if err := t.turn(ctx); err != nil {
+		return nil, err
+	}
 	ctx, alive, stop := watch(ctx, t.opts.Stall)
 	defer stop()
 	resp, err := t.fetch(ctx, "/ipfs/"+c.String()+"?format=raw", "application/vnd.ipld.raw")
@@ -216,7 +225,7 @@ func (t *Target) FetchBlock(ctx context.Context, c cid.Cid, limit int) ([]byte, 
 	defer resp.Body.Close()
 	p, err := io.ReadAll(io.LimitReader(aliveBody{resp.Body, alive}, int64(limit)+1))
 	if err != nil {
-		return nil, t.clean(err)
+		return nil, t.failed(ctx, "read the block", err)
 	}
 	if len(p) > limit {
 		return nil, permanent{fmt.Errorf("the gateway sent more than the %d bytes of block %s", limit, c)}
@@ -227,21 +236,38 @@ func (t *Target) FetchBlock(ctx context.Context, c cid.Cid, limit int) ([]byte, 
 // FetchArchive implements [uploader.ArchiveFetcher] over the trustless
 // gateway: the whole DAG, depth first, each block once if the gateway can.
 func (t *Target) FetchArchive(ctx context.Context, root cid.Cid) (io.ReadCloser, error) {
+	if err := t.turn(ctx); err != nil {
+		return nil, err
+	}
 	ctx, alive, stop := watch(ctx, t.opts.Stall)
 	resp, err := t.fetch(ctx, "/ipfs/"+root.String()+"?format=car&dag-scope=all&car-order=dfs&car-dups=n", "application/vnd.ipld.car; version=1; order=dfs; dups=n")
 	if err != nil {
 		stop()
 		return nil, err
 	}
-	return struct {
-		io.Reader
-		io.Closer
-	}{aliveBody{resp.Body, alive}, closeFunc(func() error { stop(); return resp.Body.Close() })}, nil
+	return &archiveBody{aliveBody{resp.Body, alive}, t, ctx, stop}, nil
 }
 
-type closeFunc func() error
+// archiveBody is the body of an archive that is fetched.
+type archiveBody struct {
+	aliveBody
+	t    *Target
+	ctx  context.Context //nolint:containedctx // of the request
+	stop func()
+}
 
-func (f closeFunc) Close() error { return f() }
+func (b *archiveBody) Read(p []byte) (int, error) {
+	n, err := b.aliveBody.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = b.t.failed(b.ctx, "read the archive", err)
+	}
+	return n, err
+}
+
+func (b *archiveBody) Close() error {
+	b.stop()
+	return b.aliveBody.Close()
+}
 
 func (t *Target) fetch(ctx context.Context, path, accept string) (*http.Response, error) {
 	req, err := t.request(ctx, http.MethodGet, t.gateway, path, nil)
@@ -274,19 +300,24 @@ func (t *Target) request(ctx context.Context, method string, base *url.URL, path
 	return req, nil
 }
 
-// send sends a request when its turn has come.
-func (t *Target) send(req *http.Request) (*http.Response, error) {
-	if t.opts.Pacer != nil {
-		if err := t.opts.Pacer.Wait(req.Context()); err != nil {
-			return nil, err
-		}
+// turn waits until the next request may be sent. It comes before the watch for
+// stalls and before a body is opened.
+func (t *Target) turn(ctx context.Context) error {
+	if t.opts.Pacer == nil {
+		return nil
 	}
+	return t.opts.Pacer.Wait(ctx)
+}
+
+// send sends a request.
+func (t *Target) send(req *http.Request) (*http.Response, error) {
 	resp, err := t.client.Do(req)
 	if err != nil {
-		if cause := context.Cause(req.Context()); cause != nil {
-			err = cause
+		var u *url.Error
+		if errors.As(err, &u) {
+			err = u.Err // what it adds is said here, too
 		}
-		return nil, t.clean(err)
+		return nil, t.failed(req.Context(), req.Method+" "+req.URL.Redacted(), err)
 	}
 	return resp, nil
 }
@@ -303,7 +334,7 @@ func (t *Target) do(req *http.Request, alive func(), v any) error {
 	}
 	p, err := io.ReadAll(io.LimitReader(aliveBody{resp.Body, alive}, maxReplyBytes+1))
 	if err != nil {
-		return t.clean(fmt.Errorf("read the reply: %w", err))
+		return t.failed(req.Context(), "read the reply", err)
 	}
 	if len(p) > maxReplyBytes {
 		return permanent{fmt.Errorf("the reply of %s is longer than %d bytes: is it the right endpoint?", t, maxReplyBytes)}
@@ -317,18 +348,39 @@ func (t *Target) do(req *http.Request, alive func(), v any) error {
 		return temporary{fmt.Errorf("the reply of %s is not the API's JSON: %w", t, err)}
 	}
 	if !env.OK {
-		return &APIError{Status: resp.StatusCode, Code: env.Error.Code, Message: quoteMessage(env.Error.Message)}
+		return t.refusal(resp, env)
 	}
 	return nil
 }
 
-// clean keeps the token out of what an error says.
-func (t *Target) clean(err error) error {
-	if secret := t.opts.Token.secret; secret != "" && strings.Contains(err.Error(), secret) {
-		return errors.New(strings.ReplaceAll(err.Error(), secret, redacted))
+// failed makes the error of a request that was cut short: why it was given up
+// if it was, and nothing that would show the token.
+func (t *Target) failed(ctx context.Context, what string, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
 	}
-	return err
+	if msg := t.redact(err.Error()); msg != err.Error() {
+		err = &redactedError{msg, err}
+	}
+	return fmt.Errorf("%s: %w", what, err)
 }
+
+// redact takes the token out of a text.
+func (t *Target) redact(s string) string {
+	if secret := t.opts.Token.secret; secret != "" {
+		return strings.ReplaceAll(s, secret, redacted)
+	}
+	return s
+}
+
+// redactedError says something else than the error it stands for.
+type redactedError struct {
+	msg string
+	err error
+}
+
+func (e *redactedError) Error() string { return e.msg }
+func (e *redactedError) Unwrap() error { return e.err }
 
 // envelope is what wraps every reply of the API.
 type envelope struct {

@@ -148,7 +148,7 @@ func Huge(n int64) Fault {
 		for i := range p {
 			p[i] = 'x'
 		}
-		for ; n > 0; n -= int64(len(p)) {
+		for left := n; left > 0; left -= int64(len(p)) {
 			if _, err := w.Write(p); err != nil {
 				return
 			}

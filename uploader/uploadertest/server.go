@@ -10,6 +10,7 @@
 package uploadertest
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -50,6 +51,7 @@ type Server struct {
 	Store *Store // nil if the handler is another
 
 	handler http.Handler
+	closing context.Context //nolint:containedctx // done when the server is closed
 
 	mu      sync.Mutex
 	scripts map[Op][]Fault
@@ -72,6 +74,8 @@ func NewServer(tb testing.TB, opts Options) *Server {
 		opts.Token = "test-token"
 	}
 	s := &Server{Token: opts.Token, handler: opts.Handler, scripts: map[Op][]Fault{}, always: map[Op]Fault{}, counts: map[Op]Count{}}
+	var stop context.CancelFunc
+	s.closing, stop = context.WithCancel(context.Background())
 	if s.handler == nil {
 		s.Store = NewStore(opts.Token)
 		s.handler = s.Store
@@ -79,6 +83,7 @@ func NewServer(tb testing.TB, opts Options) *Server {
 	srv := httptest.NewServer(s)
 	s.URL = srv.URL
 	tb.Cleanup(func() {
+		stop()
 		srv.CloseClientConnections()
 		srv.Close()
 		s.mu.Lock()
@@ -130,6 +135,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s.counts[op] = c
 	s.mu.Unlock()
+	// The server does not see that a client is gone while there is a body to be
+	// read: what waits for that has to end with the server.
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	defer context.AfterFunc(s.closing, cancel)()
+	r = r.WithContext(ctx)
 	r.Body = &countedBody{r.Body, s, op}
 	if fault != nil {
 		fault(w, r, s.handler)
