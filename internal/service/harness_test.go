@@ -113,7 +113,7 @@ func newServer(t testing.TB, opts service.Options) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &server{t: t, svc: svc, http: httptest.NewServer(svc.Handler())}
+	s := &server{t: t, svc: svc, http: newHTTP(svc)}
 	s.token, err = svc.CreateKey(context.Background(), "test")
 	if err != nil && !strings.Contains(err.Error(), "already") {
 		t.Fatal(err)
@@ -122,6 +122,9 @@ func newServer(t testing.TB, opts service.Options) *server {
 	return s
 }
 
+func newHTTP(svc *service.Service) *httptest.Server { return httptest.NewServer(svc.Handler()) }
+
+// close may be called again.
 func (s *server) close() {
 	s.http.Close()
 	if err := s.svc.Close(); err != nil {

@@ -83,15 +83,22 @@ func (s *Service) routes() []route {
 	add("GET", "/internal/tokens", "r", keyed, s.listTokens)
 	add("POST", "/internal/tokens", "rw", keyed|creates, s.createToken)
 	add("DELETE", "/internal/tokens", "rw", keyed|deletes, s.deleteToken)
-	for _, rt := range out { // what old clients ask for
+	return append(legacy(out), out...)
+}
+
+// legacy are the routes under the prefix that the first clients used.
+func legacy(routes []route) []route {
+	var out []route
+	for _, rt := range routes {
 		switch strings.Join(rt.pattern, "/") {
-		case "pins", "pins/:param", "", "check/:param", ":param", "upload":
+		case "":
+			rt.pattern = []string{"api"}
+		case "pins", "pins/:param", "check/:param", ":param", "upload":
 			rt.pattern = append([]string{"api"}, rt.pattern...)
-			if rt.pattern[1] == "" {
-				rt.pattern = rt.pattern[:1]
-			}
-			out = append(out, rt)
+		default:
+			continue
 		}
+		out = append(out, rt)
 	}
 	return out
 }

@@ -70,7 +70,7 @@ type scanResult struct {
 	payloadEnd int64
 }
 
-// scan checks the CAR that src yields. Errors of the CAR are API errors; those
+// scan checks the CAR that src yields, block by block. Errors of the CAR are API errors; those
 // of src and the sink are returned as they are.
 func (st *store) scan(src io.Reader, sink io.Writer, kept keeper) (*scanResult, error) {
 	buf := st.buffers.Get().(*[]byte)
@@ -113,12 +113,11 @@ func (s *scanner) run() error {
 	}
 	s.result.size = s.read
 	s.result.cid = car.CID(s.digest.Sum256())
-	return s.conclude()
+	return nil
 }
 
-// conclude makes the checks that need the whole file.
-func (s *scanner) conclude() error {
-	r := &s.result
+// conclude makes the checks of an upload that need the whole file.
+func (r *scanResult) conclude() error {
 	switch {
 	case r.blocks == 0:
 		return thrown("empty CAR")

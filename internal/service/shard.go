@@ -69,6 +69,9 @@ func (st *store) receive(src io.Reader) (_ *incoming, _ *scanResult, err error) 
 	if err != nil {
 		return nil, nil, err
 	}
+	if err := res.conclude(); err != nil {
+		return nil, nil, err
+	}
 	return in, res, nil
 }
 

@@ -58,12 +58,17 @@ func openStore(ctx context.Context, dir string, discard bool) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
-	st := &store{dir: dir, discard: discard, lock: lock}
-	st.buffers.New = func() any { b := make([]byte, scanBufferBytes); return &b }
+	st := newStore(dir, discard, lock)
 	if err := st.open(ctx); err != nil {
 		return nil, errors.Join(err, st.close())
 	}
 	return st, nil
+}
+
+func newStore(dir string, discard bool, lock *os.File) *store {
+	st := &store{dir: dir, discard: discard, lock: lock}
+	st.buffers.New = func() any { b := make([]byte, scanBufferBytes); return &b }
+	return st
 }
 
 func (st *store) open(ctx context.Context) error {

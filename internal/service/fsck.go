@@ -1,0 +1,300 @@
+package service
+
+import (
+	"bufio"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/ipfs/go-cid"
+)
+
+// Problem is something that [Service.Fsck] or [Rebuild] found wrong.
+type Problem struct {
+	Shard string // its CID; empty if it is about the index as a whole
+	What  string
+}
+
+func (p Problem) String() string {
+	if p.Shard == "" {
+		return p.What
+	}
+	return p.Shard + ": " + p.What
+}
+
+// FsckReport is what a check of a store found.
+type FsckReport struct {
+	Shards   int
+	Blocks   int64
+	Bytes    int64
+	Orphans  int // files of shards that were never acknowledged; harmless, GC removes them
+	Problems []Problem
+}
+
+func (r *FsckReport) problem(shard cid.Cid, format string, args ...any) {
+	p := Problem{What: fmt.Sprintf(format, args...)}
+	if shard.Defined() {
+		p.Shard = shard.String()
+	}
+	r.Problems = append(r.Problems, p)
+}
+
+// Fsck hashes every block of every shard, and compares the index with them. It
+// changes nothing. Uploads go on meanwhile.
+func (s *Service) Fsck(ctx context.Context) (*FsckReport, error) {
+	r := new(FsckReport)
+	type known struct {
+		shard
+		size int64
+	}
+	var all []known
+	err := eachRow(ctx, s.st.read, `SELECT id, cid, size, payload, payload_end FROM shards ORDER BY id`, nil,
+		func(scan scanRow) error {
+			var k known
+			var raw []byte
+			if err := scan(&k.id, &raw, &k.size, &k.payload, &k.end); err != nil {
+				return err
+			}
+			var err error
+			k.cid, err = cid.Cast(raw)
+			all = append(all, k)
+			return err
+		})
+	if err != nil {
+		return nil, fmt.Errorf("list shards: %w", err)
+	}
+	for _, k := range all {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if err := s.st.fsckShard(ctx, k.shard, k.size, r); err != nil {
+			return nil, err
+		}
+	}
+	err = s.st.eachShardFile(func(c cid.Cid, _ string) error {
+		known, err := s.st.knows(ctx, c)
+		if err == nil && !known {
+			r.Orphans++
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return r, s.st.fsckNodes(ctx, r)
+}
+
+// fsckShard checks one shard file, and that the index has each of its blocks.
+func (st *store) fsckShard(ctx context.Context, sh shard, size int64, r *FsckReport) (err error) {
+	r.Shards++
+	res, f, err := st.rescan(sh.cid)
+	if f != nil {
+		defer func() { err = errors.Join(err, f.Close()) }()
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		r.problem(sh.cid, "%v", err)
+		return nil
+	}
+	r.Bytes += res.size
+	r.Blocks += int64(res.blocks)
+	if res.size != size || res.payload != sh.payload || res.payloadEnd != sh.end {
+		r.problem(sh.cid, "the index has other sizes than the file")
+	}
+	in, err := newSections(f, res.payload, res.payloadEnd)
+	if err != nil {
+		return err
+	}
+	missing := 0
+	for {
+		sec, err := in.next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		var ok bool
+		err = st.read.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM blocks WHERE mh = ? AND shard = ? AND len = ?)`,
+			[]byte(sec.c.Hash()), sh.id, sec.len).Scan(&ok)
+		if err != nil {
+			return fmt.Errorf("look up block: %w", err)
+		}
+		if !ok {
+			missing++
+		}
+	}
+	if missing > 0 {
+		r.problem(sh.cid, "%d of its blocks are not in the index", missing)
+	}
+	return nil
+}
+
+// rescan hashes a shard file again. The caller closes the file, if there is
+// one.
+func (st *store) rescan(want cid.Cid) (*scanResult, *os.File, error) {
+	f, err := os.Open(st.shardPath(want))
+	if err != nil {
+		return nil, nil, err
+	}
+	res, err := st.scan(bufio.NewReaderSize(f, 1<<20), nil, nil)
+	if err == nil && !res.cid.Equals(want) {
+		err = errDamaged
+	}
+	return res, f, err
+}
+
+// fsckNodes checks that what is said of nodes adds up.
+func (st *store) fsckNodes(ctx context.Context, r *FsckReport) error {
+	for _, check := range []struct{ what, query string }{
+		{"%d nodes do not wait for as many children as they count", `SELECT count(*) FROM nodes n
+			LEFT JOIN (SELECT parent, count(*) AS n FROM waiting GROUP BY parent) w ON w.parent = n.id
+			WHERE max(n.pending, 0) <> COALESCE(w.n, 0)`},
+		{"%d nodes wait for leaves that are held", `SELECT count(*) FROM waiting w
+			WHERE w.codec NOT IN (112, 113, 297) AND EXISTS (SELECT 1 FROM blocks b WHERE b.mh = w.mh)`},
+		{"%d nodes wait for nodes that are complete", `SELECT count(*) FROM waiting w
+			JOIN nodes n ON n.mh = w.mh AND n.codec = w.codec WHERE n.pending IN (0, -1, -4)`},
+		{"%d nodes were left unread", `SELECT count(*) FROM nodes WHERE pending IN (0, -2, -4)`},
+		{"%d nodes are not held", `SELECT count(*) FROM nodes n WHERE NOT EXISTS (SELECT 1 FROM blocks b WHERE b.mh = n.mh)`},
+	} {
+		var n int
+		if err := st.read.QueryRowContext(ctx, check.query).Scan(&n); err != nil {
+			return fmt.Errorf("check nodes: %w", err)
+		}
+		if n > 0 {
+			r.problem(cid.Undef, check.what, n)
+		}
+	}
+	return nil
+}
+
+// recoveredUser owns the uploads that [Rebuild] finds nobody to own.
+const recoveredUser = "recovered"
+
+// Rebuild makes the index of a store anew from its shard files, each of which
+// is hashed again. It is for a store whose index is lost or wrong, and that no
+// process has open. Users, keys and uploads are kept if there is an index to
+// keep them from. Shards that no upload has, and nobody deleted, go to the user
+// "recovered". Damaged shards are reported, left where they are and not
+// indexed.
+func Rebuild(ctx context.Context, dir string) (_ *FsckReport, err error) {
+	if _, err := os.Stat(dir); err != nil {
+		return nil, fmt.Errorf("rebuild index: %w", err)
+	}
+	lock, err := lockDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	st := newStore(dir, false, lock)
+	defer func() { err = errors.Join(err, st.close()) }()
+	if err := st.openDatabase(ctx); err != nil {
+		return nil, err
+	}
+	r := new(FsckReport)
+	if err := st.rebuild(ctx, r); err != nil {
+		return nil, fmt.Errorf("rebuild index: %w", err)
+	}
+	return r, nil
+}
+
+func (st *store) rebuild(ctx context.Context, r *FsckReport) error {
+	now := st.now()
+	var owner int64
+	err := st.update(ctx, func(tx *sql.Tx) error {
+		for _, q := range []string{`DELETE FROM blocks`, `DELETE FROM nodes`, `DELETE FROM waiting`} {
+			if _, err := tx.ExecContext(ctx, q); err != nil {
+				return err
+			}
+		}
+		var err error
+		owner, _, err = ensureUser(ctx, tx, recoveredUser, now)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	sound := make(map[string]bool)
+	err = st.eachShardFile(func(c cid.Cid, _ string) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		res, f, err := st.rescan(c)
+		if f != nil {
+			err = errors.Join(err, f.Close())
+		}
+		if err != nil {
+			r.problem(c, "%v", err)
+			return nil
+		}
+		r.Shards++
+		r.Bytes += res.size
+		r.Blocks += int64(res.blocks)
+		sound[c.KeyString()] = true
+		return st.update(ctx, func(tx *sql.Tx) error { return st.reindex(ctx, tx, owner, res) })
+	})
+	if err != nil {
+		return err
+	}
+	return st.update(ctx, func(tx *sql.Tx) error { return st.dropLost(ctx, tx, sound, r) })
+}
+
+// reindex makes a sound shard known again.
+func (st *store) reindex(ctx context.Context, tx *sql.Tx, owner int64, res *scanResult) error {
+	now := st.now()
+	sh := shard{cid: res.cid, payload: res.payload, end: res.payloadEnd}
+	id, fresh, err := st.recordShard(ctx, tx, sh, res.size, now)
+	if err != nil {
+		return err
+	}
+	sh.id = id
+	x := newIndexer(ctx, st, tx)
+	if err := x.add(sh); err != nil {
+		return err
+	}
+	if !fresh {
+		return nil
+	}
+	uploadID, err := recordUpload(ctx, tx, &submission{
+		userID: owner, root: res.root, kind: typeCAR, mime: "application/car", name: "Recovered upload", size: max(res.facts.size, -1),
+	}, now)
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `INSERT OR IGNORE INTO upload_shards (upload_id, shard_id) VALUES (?, ?)`, uploadID, id)
+	return err
+}
+
+// dropLost forgets shards that are in the index and not on disk, so that
+// clients are told to send them again.
+func (st *store) dropLost(ctx context.Context, tx *sql.Tx, sound map[string]bool, r *FsckReport) error {
+	var lost []int64
+	err := eachRow(ctx, tx, `SELECT id, cid FROM shards`, nil, func(scan scanRow) error {
+		var id int64
+		var raw []byte
+		if err := scan(&id, &raw); err != nil {
+			return err
+		}
+		c, err := cid.Cast(raw)
+		if err == nil && !sound[c.KeyString()] {
+			lost = append(lost, id)
+			r.problem(c, "forgotten: it is damaged or lost, and has to be uploaded again")
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, id := range lost {
+		for _, q := range []string{`DELETE FROM upload_shards WHERE shard_id = ?`, `DELETE FROM shards WHERE id = ?`} {
+			if _, err := tx.ExecContext(ctx, q, id); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

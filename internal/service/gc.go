@@ -1,0 +1,238 @@
+package service
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/ipfs/go-cid"
+)
+
+// GCReport says what a collection took away.
+type GCReport struct {
+	Shards int   // that no upload needs any more
+	Files  int   // that were never acknowledged
+	Bytes  int64 // of both
+}
+
+// GC removes the shards that no upload needs. A shard of a deleted upload stays
+// if another upload is complete only because of blocks in it. Uploads wait
+// while it runs; reading goes on.
+func (s *Service) GC(ctx context.Context) (GCReport, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.closed {
+		return GCReport{}, errors.New("collect garbage: the service is closed")
+	}
+	r, err := s.st.collect(ctx)
+	if err != nil {
+		return r, fmt.Errorf("collect garbage: %w", err)
+	}
+	return r, nil
+}
+
+func (st *store) collect(ctx context.Context) (GCReport, error) {
+	st.commit.Lock()
+	defer st.commit.Unlock()
+	var report GCReport
+	var gone []cid.Cid
+	err := st.update(ctx, func(tx *sql.Tx) error {
+		m := &marker{x: newIndexer(ctx, st, tx)}
+		var err error
+		gone, err = m.collect()
+		return err
+	})
+	if err != nil {
+		return report, err
+	}
+	for _, c := range gone {
+		info, err := os.Stat(st.shardPath(c))
+		if err == nil {
+			report.Bytes += info.Size()
+			err = st.removeShard(c)
+		}
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return report, err
+		}
+		report.Shards++
+	}
+	err = st.eachShardFile(func(c cid.Cid, path string) error {
+		known, err := st.knows(ctx, c)
+		if err != nil || known {
+			return err
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			return err
+		}
+		report.Files++
+		report.Bytes += info.Size()
+		return st.removeShard(c)
+	})
+	return report, err
+}
+
+// marker finds the shards that can go. It keeps what it has seen in tables of
+// the transaction, so its memory does not grow with the store.
+type marker struct{ x *indexer }
+
+const markTables = `
+DROP TABLE IF EXISTS temp.unowned; DROP TABLE IF EXISTS temp.needed; DROP TABLE IF EXISTS temp.marked;
+CREATE TEMP TABLE unowned (id INTEGER PRIMARY KEY);
+CREATE TEMP TABLE needed (id INTEGER PRIMARY KEY);
+CREATE TEMP TABLE marked (id INTEGER PRIMARY KEY, mh BLOB NOT NULL, codec INTEGER NOT NULL, UNIQUE (mh, codec));
+INSERT INTO unowned SELECT id FROM shards WHERE id NOT IN
+	(SELECT us.shard_id FROM upload_shards us JOIN uploads u ON u.id = us.upload_id WHERE u.deleted IS NULL);
+`
+
+// collect removes from the database what no upload needs, and returns the
+// shards that are no longer in it.
+func (m *marker) collect() ([]cid.Cid, error) {
+	x := m.x
+	if _, err := x.tx.ExecContext(x.ctx, markTables); err != nil {
+		return nil, fmt.Errorf("find shards without uploads: %w", err)
+	}
+	var unowned bool
+	if err := x.tx.QueryRowContext(x.ctx, `SELECT EXISTS (SELECT 1 FROM unowned)`).Scan(&unowned); err != nil {
+		return nil, err
+	}
+	if unowned {
+		if err := m.mark(); err != nil {
+			return nil, err
+		}
+	}
+	var gone []cid.Cid
+	err := eachRow(x.ctx, x.tx, `SELECT cid FROM shards WHERE id IN (SELECT id FROM unowned EXCEPT SELECT id FROM needed)`, nil,
+		func(scan scanRow) error {
+			var raw []byte
+			if err := scan(&raw); err != nil {
+				return err
+			}
+			c, err := cid.Cast(raw)
+			gone = append(gone, c)
+			return err
+		})
+	if err != nil {
+		return nil, fmt.Errorf("list shards to remove: %w", err)
+	}
+	if len(gone) > 0 {
+		if err := m.sweep(); err != nil {
+			return nil, err
+		}
+	}
+	return gone, m.forget()
+}
+
+// sweep takes the shards out of the index. What is said of nodes that no
+// upload reaches may no longer be true, so it is forgotten; it is worked out
+// again when one reaches them.
+func (m *marker) sweep() error {
+	const doomed = `(SELECT id FROM unowned EXCEPT SELECT id FROM needed)`
+	for _, q := range []string{
+		`DELETE FROM blocks WHERE shard IN ` + doomed,
+		`DELETE FROM nodes WHERE NOT EXISTS (SELECT 1 FROM marked m WHERE m.mh = nodes.mh AND m.codec = nodes.codec)`,
+		`DELETE FROM waiting WHERE parent NOT IN (SELECT id FROM nodes)`,
+		`DELETE FROM upload_shards WHERE shard_id IN ` + doomed,
+		`DELETE FROM shards WHERE id IN ` + doomed,
+	} {
+		if _, err := m.x.tx.ExecContext(m.x.ctx, q); err != nil {
+			return fmt.Errorf("remove shards from the index: %w", err)
+		}
+	}
+	return nil
+}
+
+// forget removes deleted uploads of which nothing is left.
+func (m *marker) forget() error {
+	for _, q := range []string{
+		`DELETE FROM uploads WHERE deleted IS NOT NULL AND NOT EXISTS (SELECT 1 FROM upload_shards us WHERE us.upload_id = uploads.id)`,
+		`DELETE FROM fetches WHERE content_cid NOT IN (SELECT content_cid FROM uploads)`,
+		`DELETE FROM contents WHERE cid NOT IN (SELECT content_cid FROM uploads)`,
+	} {
+		if _, err := m.x.tx.ExecContext(m.x.ctx, q); err != nil {
+			return fmt.Errorf("forget deleted uploads: %w", err)
+		}
+	}
+	return nil
+}
+
+// mark walks all that the uploads reach.
+func (m *marker) mark() error {
+	x := m.x
+	type root struct {
+		id  int64
+		key nodeKey
+		at  location
+	}
+	if _, err := x.tx.ExecContext(x.ctx, `INSERT OR IGNORE INTO marked (mh, codec)
+		SELECT c.mh, c.codec FROM contents c JOIN uploads u ON u.content_cid = c.cid WHERE u.deleted IS NULL`); err != nil {
+		return fmt.Errorf("mark roots: %w", err)
+	}
+	if _, err := x.tx.ExecContext(x.ctx, fmt.Sprintf(needQuery, `SELECT mh FROM marked`)); err != nil {
+		return fmt.Errorf("mark roots: %w", err)
+	}
+	for last := int64(0); ; {
+		var batch []root
+		err := eachRow(x.ctx, x.tx, `SELECT m.id, m.mh, m.codec, s.cid, b.off, b.len FROM marked m
+			JOIN blocks b ON b.mh = m.mh JOIN shards s ON s.id = b.shard
+			WHERE m.id > ? AND m.codec IN (112, 113, 297) GROUP BY m.id ORDER BY m.id LIMIT 64`, []any{last},
+			func(scan scanRow) error {
+				var r root
+				var mh, shardCID []byte
+				if err := scan(&r.id, &mh, &r.key.codec, &shardCID, &r.at.off, &r.at.len); err != nil {
+					return err
+				}
+				r.key.mh = string(mh)
+				var err error
+				r.at.shard, err = cid.Cast(shardCID)
+				batch = append(batch, r)
+				return err
+			})
+		if err != nil {
+			return fmt.Errorf("mark: %w", err)
+		}
+		if len(batch) == 0 {
+			return nil
+		}
+		for _, r := range batch {
+			last = r.id
+			data, err := x.st.readBlock(r.at)
+			if err != nil {
+				return err
+			}
+			if n := parse(r.key, data); !n.broken {
+				if err := m.children(n.links); err != nil {
+					return err
+				}
+			}
+		}
+	}
+}
+
+// needQuery marks a shard for each block that only shards without uploads
+// have, unless one of these is marked already.
+const needQuery = `INSERT OR IGNORE INTO needed SELECT max(shard) FROM blocks WHERE mh IN (%s) GROUP BY mh
+	HAVING min(shard IN (SELECT id FROM unowned)) = 1 AND max(shard IN (SELECT id FROM needed)) = 0`
+
+func (m *marker) children(all []nodeKey) error {
+	return chunks(all, func(part []nodeKey) error {
+		if _, err := m.x.exec(needQuery, `?`, len(part), hashes(part)); err != nil {
+			return fmt.Errorf("mark shards: %w", err)
+		}
+		var args []any
+		for _, k := range part {
+			if hasLinks(k.codec) {
+				args = append(args, []byte(k.mh), k.codec)
+			}
+		}
+		if len(args) == 0 {
+			return nil
+		}
+		if _, err := m.x.exec(`INSERT OR IGNORE INTO marked (mh, codec) VALUES %s`, `(?,?)`, len(args)/2, args); err != nil {
+			return fmt.Errorf("mark nodes: %w", err)
+		}
+		return nil
+	})
+}
