@@ -1,6 +1,7 @@
 package unpack
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -176,6 +177,9 @@ func (r *restorer) node(ctx context.Context, dir *os.Root, e dirEntry, n *node, 
 		r.done.Dirs++
 		return r.fill(ctx, sub, n, path, depth+1)
 	case Symlink:
+		if len(n.data) == 0 || bytes.IndexByte(n.data, 0) >= 0 {
+			return &BlockError{Path: path, Cid: e.cid, Err: invalid("a symlink to %q", n.data)}
+		}
 		if err := r.symlink(dir, e.name, string(n.data)); err != nil {
 			return fmt.Errorf("%q: %w", path, err)
 		}

@@ -120,8 +120,8 @@ type dirEntry struct {
 // error. It loads blocks in between.
 func (s *store) eachEntry(ctx context.Context, dir *node, path string, f func(dirEntry, error) error) error {
 	if dir.typ == Shard {
-		_, err := s.eachOfShard(ctx, dir, path, 0, 0, f)
-		return err
+		d := shardedDir{s, path, dir.fanout, make(map[cid.Cid]struct{}), f}
+		return d.shard(ctx, dir, 0, 0)
 	}
 	// The names are part of the block and won't outlast the next load.
 	entries := make([]dirEntry, 0, len(dir.links))
@@ -155,66 +155,73 @@ type shardLink struct {
 	sub    bool
 }
 
-// eachOfShard is eachEntry for a shard of a directory. The hashes of all names
-// in it begin with this prefix of so many bits. It tells how many there were.
-func (s *store) eachOfShard(ctx context.Context, dir *node, path string, prefix uint64, used int, f func(dirEntry, error) error) (count int, err error) {
-	digits, width, fanout := dir.prefixLen(), bits.TrailingZeros64(dir.fanout), dir.fanout
+// shardedDir is a directory in shards that is being read.
+type shardedDir struct {
+	store  *store
+	path   string
+	fanout uint64
+	met    map[cid.Cid]struct{} // sub-shards; a second link to one would repeat its names
+	f      func(dirEntry, error) error
+}
+
+// shard is eachEntry for a shard. The hashes of all names in it begin with this
+// prefix of so many bits.
+func (d *shardedDir) shard(ctx context.Context, n *node, prefix uint64, used int) error {
+	digits, width := n.prefixLen(), bits.TrailingZeros64(d.fanout)
 	used += width
 	if used > 64 {
-		return 1, f(dirEntry{}, &BlockError{Path: path, Err: invalid("directory shards nested too deep")})
+		return d.f(dirEntry{}, &BlockError{Path: d.path, Err: invalid("directory shards nested too deep")})
 	}
-	all := make([]shardLink, 0, len(dir.links))
-	for _, l := range dir.links {
+	// The names are part of the block and won't outlast the next load.
+	all := make([]shardLink, 0, len(n.links))
+	for _, l := range n.links {
 		bucket, err := parseBucket(l.Name[:digits])
 		if err != nil {
-			return count, err
+			return err
 		}
 		name := l.Name[digits:]
 		sl := shardLink{dirEntry{cid: l.Cid}, prefix<<width | uint64(bucket), len(name) == 0}
 		if !sl.sub {
-			if sl.dirEntry, err = entry(name, l.Cid, path); err == nil && nameHash(name)>>(64-used) != sl.prefix {
-				err = &BlockError{Path: join(path, sl.name), Cid: l.Cid, Err: invalid("a name in a shard of the directory where its hash does not belong")}
+			if sl.dirEntry, err = entry(name, l.Cid, d.path); err == nil && nameHash(name)>>(64-used) != sl.prefix {
+				err = &BlockError{Path: join(d.path, sl.name), Cid: l.Cid, Err: invalid("a name in a shard of the directory where its hash does not belong")}
 			}
 		}
 		if err == nil {
 			all = append(all, sl)
-			continue
-		}
-		count++
-		if err := f(dirEntry{}, err); err != nil {
-			return count, err
+		} else if err := d.f(dirEntry{}, err); err != nil {
+			return err
 		}
 	}
 	for _, l := range all {
 		if !l.sub {
-			count++
-			if err := f(l.dirEntry, nil); err != nil {
-				return count, err
+			if err := d.f(l.dirEntry, nil); err != nil {
+				return err
 			}
 			continue
 		}
-		sub, err := s.node(ctx, l.cid)
-		if err == nil && (sub.typ != Shard || sub.fanout != fanout) {
-			err = invalid("it is not a shard of the directory")
-		}
-		n := 1
+		sub, err := d.sub(ctx, l.cid)
 		if err == nil {
-			if n, err = s.eachOfShard(ctx, sub, path, l.prefix, used, f); err != nil {
-				return count, err
-			}
-			if n == 0 { // it could be linked to over and over
-				err = invalid("an empty shard of a directory")
-			}
+			err = d.shard(ctx, sub, l.prefix, used)
+		} else {
+			err = d.f(dirEntry{}, &BlockError{Path: d.path, Cid: l.cid, Err: err})
 		}
-		count += n
-		if err == nil {
-			continue
-		}
-		if err := f(dirEntry{}, &BlockError{Path: path, Cid: l.cid, Err: err}); err != nil {
-			return count, err
+		if err != nil {
+			return err
 		}
 	}
-	return count, nil
+	return nil
+}
+
+func (d *shardedDir) sub(ctx context.Context, c cid.Cid) (*node, error) {
+	if _, twice := d.met[c]; twice {
+		return nil, invalid("a shard that the directory links to twice")
+	}
+	d.met[c] = struct{}{}
+	n, err := d.store.node(ctx, c)
+	if err == nil && (n.typ != Shard || n.fanout != d.fanout) {
+		err = invalid("it is not a shard of the directory")
+	}
+	return n, err
 }
 
 // entry checks a name.
