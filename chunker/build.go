@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"runtime"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -62,7 +63,7 @@ func Build(ctx context.Context, src car.Source, opts Options) (*DAG, error) {
 	}
 	n := &node{body: src, size: src.Size()}
 	if s, ok := src.(interface{ Info() fs.FileInfo }); ok {
-		b.keepStat(n, s.Info())
+		b.keepStat(n, infoStat(s.Info()))
 	}
 	b.dag.nodes = nodes{blocks: [][]node{{*n}}, n: 1}
 	n = b.dag.nodes.at(0)
@@ -106,13 +107,12 @@ func newBuilder(opts Options) (*builder, error) {
 }
 
 // keepStat notes the metadata that the options ask for.
-func (b *builder) keepStat(n *node, info fs.FileInfo) {
-	var s Stat
-	if b.opts.Mode {
-		s.Mode = info.Mode()
+func (b *builder) keepStat(n *node, s Stat) {
+	if !b.opts.Mode {
+		s.Mode = 0
 	}
-	if b.opts.ModTime {
-		s.ModTime = info.ModTime()
+	if !b.opts.ModTime {
+		s.ModTime = time.Time{}
 	}
 	if !s.zero() {
 		n.stat = &s

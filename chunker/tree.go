@@ -207,11 +207,12 @@ func (w *walker) work(ctx context.Context) error {
 }
 
 func (w *walker) describeTask(ctx context.Context, h *batch, t task) error {
+	var handle fileHandle
 	for _, n := range t.nodes {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		src, err := w.open(t.dir, n)
+		src, err := w.open(&handle, t.dir, n)
 		if err != nil {
 			return err
 		}
@@ -231,33 +232,33 @@ func (w *walker) describeTask(ctx context.Context, h *batch, t task) error {
 }
 
 // open opens a file for the first time, and learns its size.
-func (w *walker) open(dir *openDir, n *node) (car.SourceFile, error) {
+func (w *walker) open(h *fileHandle, dir *openDir, n *node) (car.SourceFile, error) {
 	if dir == nil {
 		return openSource(n.body.(car.Source))
 	}
-	f, err := dir.root.OpenFile(n.name, openFlags, 0)
+	size, stat, err := h.open(dir, n.name)
 	if err != nil {
 		return nil, w.failed(n, err)
 	}
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = &car.SourceChangedError{Name: w.dag.path(n), Reason: "it is no longer a regular file"}
-	}
-	if err != nil {
-		return nil, errors.Join(w.failed(n, err), f.Close())
-	}
-	n.size = info.Size()
-	w.keepStat(n, info)
-	return f, nil
+	n.size = size
+	w.keepStat(n, stat)
+	return h, nil
 }
+
+// errNotRegular is what is wrong with a file that was one when it was listed.
+var errNotRegular = errors.New("it is no longer a regular file")
 
 // failed puts the whole path into an error of a call that knew a part of it.
 func (w *walker) failed(n *node, err error) error {
+	name := w.dag.path(n)
+	if errors.Is(err, errNotRegular) {
+		return &car.SourceChangedError{Name: name, Reason: errNotRegular.Error()}
+	}
 	var pe *fs.PathError
 	if errors.As(err, &pe) {
-		return &fs.PathError{Op: "open", Path: w.dag.path(n), Err: pe.Err}
+		err = pe.Err
 	}
-	return err
+	return &fs.PathError{Op: "open", Path: name, Err: err}
 }
 
 // describeSmall adds the leaves of a file to a batch.

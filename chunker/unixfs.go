@@ -62,6 +62,8 @@ type Stat struct {
 	ModTime time.Time
 }
 
+func infoStat(info fs.FileInfo) Stat { return Stat{info.Mode(), info.ModTime()} }
+
 // zero reports whether there is nothing to store.
 func (s Stat) zero() bool { return unixPerm(s.Mode) == 0 && s.ModTime.IsZero() }
 

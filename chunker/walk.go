@@ -17,12 +17,14 @@ import (
 // the last of those who use it.
 type openDir struct {
 	root   *os.Root
+	list   *os.File // the same, as a file
 	reopen func() (*os.Root, error)
 	users  atomic.Int32
 }
 
 func (d *openDir) release() {
 	if d != nil && d.users.Add(-1) == 0 {
+		d.list.Close()
 		d.root.Close()
 	}
 }
@@ -90,7 +92,7 @@ func (w *walker) mount(n *node, name string) (*foundDir, error) {
 	if err != nil {
 		return nil, err
 	}
-	w.keepStat(n, info)
+	w.keepStat(n, infoStat(info))
 	switch {
 	case info.Mode().IsRegular() && n.parent == nil && w.dag.nodes.n > 1:
 		return nil, fmt.Errorf("%q is a file: nothing can be added to it", name)
@@ -131,20 +133,20 @@ func (w *walker) readDir(ctx context.Context, d *foundDir) (dirs []*foundDir, er
 	if err != nil {
 		return nil, w.failed(d.node, err)
 	}
-	open := &openDir{root: root, reopen: func() (*os.Root, error) { return w.openDir(d) }}
+	list, err := openList(root)
+	if err != nil {
+		return nil, errors.Join(w.failed(d.node, err), root.Close())
+	}
+	open := &openDir{root: root, list: list, reopen: func() (*os.Root, error) { return w.openDir(d) }}
 	open.users.Add(1)
 	defer open.release()
-	list, err := root.Open(".")
-	if err != nil {
-		return nil, w.failed(d.node, err)
-	}
 	entries, err := list.ReadDir(-1)
 	if err == nil && d.info == nil && (w.opts.Mode || w.opts.ModTime || w.opts.Dereference) {
 		if d.info, err = list.Stat(); err == nil {
-			w.keepStat(d.node, d.info)
+			w.keepStat(d.node, infoStat(d.info))
 		}
 	}
-	if err = errors.Join(err, list.Close()); err != nil {
+	if err != nil {
 		return nil, w.failed(d.node, err)
 	}
 	files := make([]*node, 0, len(entries))
@@ -192,7 +194,7 @@ func (w *walker) follow(ctx context.Context, d *foundDir, name string) (*foundDi
 	switch mode := info.Mode(); {
 	case mode.IsRegular():
 		_, n := w.dag.nodes.add(node{name: name, parent: d.node, body: &FileSource{path: full, info: info}, size: info.Size()})
-		w.keepStat(n, info)
+		w.keepStat(n, infoStat(info))
 		return nil, w.send(ctx, nil, []*node{n})
 	case !mode.IsDir():
 		w.skip(d, name, mode)
@@ -204,7 +206,7 @@ func (w *walker) follow(ctx context.Context, d *foundDir, name string) (*foundDi
 		}
 	}
 	_, n := w.dag.nodes.add(node{name: name, parent: d.node, body: &directory{}})
-	w.keepStat(n, info)
+	w.keepStat(n, infoStat(info))
 	return &foundDir{node: n, base: d.base, path: path.Join(d.path, name), above: d, info: info}, nil
 }
 
@@ -232,7 +234,7 @@ func (w *walker) symlink(root *os.Root, dir *node, name string) error {
 		if err != nil {
 			return w.failed(n, err)
 		}
-		w.keepStat(n, info)
+		w.keepStat(n, infoStat(info))
 	}
 	return nil
 }
