@@ -34,7 +34,7 @@ func (c *cutLeaves) add(end int64) []byte {
 
 // file is the body of the node, with room for the digests of inner nodes.
 func (c *cutLeaves) file(p *Profile, n *node) *file {
-	f := &file{layout: newCutLayout(p, c.ends, n.meta())}
+	f := &file{layout: newCutLayout(p, n.size, c.ends, n.meta())}
 	f.digests = append(make([]byte, 0, f.layout.nodes()*digestSize), bytes.Join(c.digests, nil)[:len(c.ends)*digestSize]...)
 	f.digests = f.digests[:cap(f.digests)]
 	return f

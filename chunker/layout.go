@@ -47,8 +47,8 @@ func newLayout(p *Profile, size int64, meta string) *layout {
 }
 
 // newCutLayout is the layout of a file whose leaves end at ends.
-func newCutLayout(p *Profile, ends []int64, meta string) *layout {
-	l := &layout{profile: p, size: ends[len(ends)-1], meta: meta, leaves: len(ends), ends: ends}
+func newCutLayout(p *Profile, size int64, ends []int64, meta string) *layout {
+	l := &layout{profile: p, size: size, meta: meta, leaves: len(ends), ends: ends}
 	l.grow()
 	return l
 }
