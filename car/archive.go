@@ -261,6 +261,9 @@ func matches(c cid.Cid, data []byte, sum *[sha256mb.Size]byte) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("block %s: %w", c, err)
 	}
+	if err := checkDigest(dec.Code, dec.Length); err != nil {
+		return false, fmt.Errorf("block %s: %w", c, err)
+	}
 	got, err := multihash.Sum(data, dec.Code, dec.Length)
 	if err != nil {
 		return false, fmt.Errorf("block %s: hash function 0x%x: %w", c, dec.Code, err)

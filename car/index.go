@@ -1,7 +1,6 @@
 package car
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -310,11 +309,8 @@ func (s *scan) section(at int64) (next int64, err error) {
 	var c cid.Cid
 	cidLen, versionLen, codec := usualCID(p)
 	if cidLen == 0 {
-		if cidLen, c, err = cid.CidFromBytes(p); err != nil {
+		if cidLen, c, err = parseCID(p); err != nil {
 			return 0, malformed("CID of the section at offset %d: %v", at, err)
-		}
-		if c.ByteLen() != cidLen || !bytes.Equal(c.Bytes(), p[:cidLen]) {
-			return 0, malformed("CID of the section at offset %d is not canonical", at)
 		}
 		codec = c.Prefix().Codec
 	}

@@ -28,23 +28,30 @@ import (
 
 var ctx = context.Background()
 
-// wrapV2 makes a CARv2 of a CARv1, with padding and an index.
-func wrapV2(t testing.TB, v1 []byte, opts ...carv2.Option) []byte {
+// wrapV2 makes a CARv2 of a CARv1, with go-car's index and so much padding
+// before and after the data.
+func wrapV2(t testing.TB, v1 []byte, before, after int) []byte {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "v2.car")
-	f, err := os.Create(path)
+	f, err := os.Create(filepath.Join(t.TempDir(), "v2.car"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if err := carv2.WrapV1(bytes.NewReader(v1), f, opts...); err != nil {
+	if err := carv2.WrapV1(bytes.NewReader(v1), f); err != nil {
 		t.Fatal(err)
 	}
-	data, err := os.ReadFile(path)
+	plain, err := os.ReadFile(f.Name())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return data
+	const header = 11 + 40
+	out := bytes.Clone(plain[:header])
+	binary.LittleEndian.PutUint64(out[11+16:], uint64(header+before))
+	binary.LittleEndian.PutUint64(out[11+32:], uint64(header+before+len(v1)+after))
+	out = append(out, make([]byte, before)...)
+	out = append(out, v1...)
+	out = append(out, make([]byte, after)...)
+	return append(out, plain[header+len(v1):]...)
 }
 
 func sameBlocks(t testing.TB, got, want car.List) {
@@ -78,8 +85,8 @@ func TestImport(t *testing.T) {
 					"as written":      v1,
 					"any order":       pack(t, root, shuffled),
 					"duplicates":      pack(t, root, twice),
-					"v2":              wrapV2(t, v1),
-					"v2 with padding": wrapV2(t, v1, carv2.UseDataPadding(1413), carv2.UseIndexPadding(99)),
+					"v2":              wrapV2(t, v1, 0, 0),
+					"v2 with padding": wrapV2(t, v1, 1413, 99),
 				} {
 					d, err := car.Import(ctx, &memory{"x.car", data})
 					if err != nil {
@@ -280,13 +287,13 @@ func TestImportErrors(t *testing.T) {
 }
 
 func wrongSizeV2(t testing.TB, v1 []byte) []byte {
-	d := wrapV2(t, v1)
+	d := wrapV2(t, v1, 0, 0)
 	binary.LittleEndian.PutUint64(d[11+24:], uint64(len(d)))
 	return d
 }
 
 func wrongOffsetV2(t testing.TB, v1 []byte) []byte {
-	d := wrapV2(t, v1)
+	d := wrapV2(t, v1, 0, 0)
 	binary.LittleEndian.PutUint64(d[11+16:], 50)
 	return d
 }

@@ -289,17 +289,38 @@ func (r *Reader) section() error {
 	if err := r.src.readFull(buf[from:]); err != nil {
 		return r.fail("section", err)
 	}
-	size, c, err := cid.CidFromBytes(buf[from:])
+	size, c, err := parseCID(buf[from:])
 	if err != nil {
 		return malformed("CID of the section at offset %d: %v", r.offset, err)
-	}
-	if c.Version() == 1 && c.ByteLen() != size {
-		return malformed("CID of the section at offset %d is not canonical", r.offset)
 	}
 	r.batch.buf = buf
 	r.batch.blocks = append(r.batch.blocks, batchBlock{cid: c, start: from + size, end: len(buf)})
 	r.headers = append(r.headers, r.offset)
 	r.offset += int64(varint.UvarintSize(uint64(n)) + n)
+	return nil
+}
+
+// minDigestBytes is the shortest digest that says something about a block. It
+// is that of SHA-1; what is shorter has been cut, down to nothing if need be.
+const minDigestBytes = 20
+
+// parseCID parses the CID that p begins with.
+func parseCID(p []byte) (size int, c cid.Cid, err error) {
+	size, c, err = cid.CidFromBytes(p)
+	if err != nil {
+		return 0, cid.Undef, err
+	}
+	if c.KeyString() != string(p[:size]) {
+		return 0, cid.Undef, errors.New("not in its canonical form")
+	}
+	mh := c.Prefix()
+	return size, c, checkDigest(mh.MhType, mh.MhLength)
+}
+
+func checkDigest(code uint64, length int) error {
+	if code != multihash.IDENTITY && length < minDigestBytes {
+		return fmt.Errorf("a digest of %d bytes, which says too little", length)
+	}
 	return nil
 }
 
