@@ -1,0 +1,332 @@
+package boltledger_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/ipfs/go-cid"
+	"go.etcd.io/bbolt"
+	"go.uber.org/goleak"
+
+	"github.com/carload/carload/uploader"
+	"github.com/carload/carload/uploader/boltledger"
+	"github.com/carload/carload/uploader/ledgertest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func open(tb testing.TB, path string) *boltledger.Ledger {
+	tb.Helper()
+	l, err := boltledger.Open(path, boltledger.Options{})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = l.Close() })
+	return l
+}
+
+func TestConformance(t *testing.T) {
+	t.Parallel()
+	ledgertest.Run(t, func(t *testing.T) (uploader.Ledger, func() uploader.Ledger) {
+		path := filepath.Join(t.TempDir(), "state", "ledger.db")
+		l := open(t, path)
+		return l, func() uploader.Ledger {
+			if err := l.Close(); err != nil {
+				t.Fatal(err)
+			}
+			l = open(t, path)
+			return l
+		}
+	})
+}
+
+var key = uploader.UploadKey{Target: "https://api.example.org", Root: ledgertest.CID(1), MaxShardBytes: 100}
+
+// filled makes a ledger with something of everything.
+func filled(tb testing.TB, path string, shards int) map[int]cid.Cid {
+	tb.Helper()
+	l, err := boltledger.Open(path, boltledger.Options{NoSync: true})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	receipts := map[int]cid.Cid{}
+	for i := range shards {
+		receipts[i] = ledgertest.CID(i)
+		err = errors.Join(err, l.Record(tb.Context(), key, i, receipts[i]))
+	}
+	err = errors.Join(err,
+		l.Suspect(tb.Context(), key, []cid.Cid{ledgertest.CID(5)}),
+		l.SavePlan(tb.Context(), "small", []byte("plan")),
+		l.SavePlan(tb.Context(), "large", bytes.Repeat([]byte("p"), 30_000)),
+		// What the file falls back to if its newest page is torn is the same.
+		l.Suspect(tb.Context(), key, []cid.Cid{ledgertest.CID(5)}),
+		l.Close())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return receipts
+}
+
+func TestLocked(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "ledger.db")
+	l := open(t, path)
+	if _, err := boltledger.Open(path, boltledger.Options{}); !errors.Is(err, uploader.ErrLedgerLocked) {
+		t.Errorf("error %v", err)
+	}
+	if _, err := boltledger.Repair(path); !errors.Is(err, uploader.ErrLedgerLocked) {
+		t.Errorf("repair: error %v", err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	open(t, path)
+}
+
+func TestFutureVersion(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "ledger.db")
+	filled(t, path, 1)
+	// The checksum of "format" and "9", as any version would write it.
+	db, err := bbolt.Open(path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		return tx.Bucket([]byte("meta")).Put([]byte("format"), append(castagnoli("format9"), '9'))
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	before, _ := os.ReadFile(path)
+	_, err = boltledger.Open(path, boltledger.Options{})
+	if err == nil || errors.Is(err, uploader.ErrLedgerDamaged) || !bytes.Contains([]byte(err.Error()), []byte(`format "9"`)) {
+		t.Errorf("error %v", err)
+	}
+	if after, _ := os.ReadFile(path); !bytes.Equal(before, after) {
+		t.Error("the file was changed")
+	}
+}
+
+func TestReadOnly(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() == 0 {
+		t.Skip("nothing is read-only to root")
+	}
+	path := filepath.Join(t.TempDir(), "ledger.db")
+	filled(t, path, 1)
+	if err := os.Chmod(path, 0o400); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := boltledger.Open(path, boltledger.Options{}); !errors.Is(err, os.ErrPermission) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// TestTruncated cuts a ledger at every page and around: it is refused, left as
+// it is, and what a repair keeps is true.
+func TestTruncated(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	whole := filepath.Join(dir, "whole.db")
+	receipts := filled(t, whole, 200)
+	data, err := os.ReadFile(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	used := len(bytes.TrimRight(data, "\x00"))
+	path := filepath.Join(dir, "ledger.db")
+	for n := 0; n < used; n += 2048 {
+		for _, n := range []int{n, n + 1} {
+			if err := os.WriteFile(path, data[:n], 0o600); err != nil {
+				t.Fatal(err)
+			}
+			refusedAndRepaired(t, path, data[:n], receipts)
+		}
+	}
+}
+
+// refusedAndRepaired wants the ledger refused, and repaired to a true one.
+func refusedAndRepaired(t *testing.T, path string, data []byte, receipts map[int]cid.Cid) {
+	t.Helper()
+	l, err := boltledger.Open(path, boltledger.Options{})
+	if err == nil {
+		_ = l.Close()
+	}
+	if !errors.Is(err, uploader.ErrLedgerDamaged) {
+		t.Fatalf("%d bytes: error %v", len(data), err)
+	}
+	if after, _ := os.ReadFile(path); !bytes.Equal(data, after) {
+		t.Fatalf("%d bytes: the file was changed", len(data))
+	}
+	report, err := boltledger.Repair(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if kept, _ := os.ReadFile(report.Damaged); !bytes.Equal(data, kept) {
+		t.Fatalf("%d bytes: the damaged file was not kept", len(data))
+	}
+	_ = os.Remove(report.Damaged)
+	l, err = boltledger.Open(path, boltledger.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantSubset(t, l, receipts)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantSubset(t *testing.T, l *boltledger.Ledger, receipts map[int]cid.Cid) {
+	t.Helper()
+	got, err := l.Receipts(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range got {
+		if receipts[i] != c {
+			t.Errorf("receipt %d is %s, was %s", i, c, receipts[i])
+		}
+	}
+}
+
+// TestBitFlips flips bits anywhere. The ledger is refused or it is right.
+func TestBitFlips(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	whole := filepath.Join(dir, "whole.db")
+	receipts := filled(t, whole, 200)
+	data, err := os.ReadFile(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	used := len(bytes.TrimRight(data, "\x00"))
+	rng := rand.New(rand.NewPCG(3, 4))
+	path := filepath.Join(dir, "ledger.db")
+	rounds, refused := 250, 0
+	for range rounds {
+		flipped := bytes.Clone(data)
+		at := rng.IntN(used)
+		flipped[at] ^= 1 << rng.IntN(8)
+		if err := os.WriteFile(path, flipped, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		l, err := boltledger.Open(path, boltledger.Options{NoSync: true})
+		if errors.Is(err, uploader.ErrLedgerDamaged) {
+			refused++
+			continue
+		}
+		if err != nil {
+			t.Fatalf("flip at %d: %v", at, err)
+		}
+		got, err := l.Receipts(t.Context(), key)
+		if err != nil || !maps.Equal(got, receipts) {
+			t.Fatalf("flip at %d: %d receipts, %v", at, len(got), err)
+		}
+		suspects, err := l.Suspects(t.Context(), key)
+		plan, perr := l.Plan(t.Context(), "large")
+		if errors.Join(err, perr) != nil || len(suspects) != 1 || len(plan) != 30_000 {
+			t.Fatalf("flip at %d: %d suspects, plan of %d bytes, %v, %v", at, len(suspects), len(plan), err, perr)
+		}
+		if err := errors.Join(l.Record(t.Context(), key, 1000, ledgertest.CID(1000)), l.Close()); err != nil {
+			t.Fatalf("flip at %d: %v", at, err)
+		}
+	}
+	if refused < rounds/20 {
+		t.Errorf("only %d of %d flips were seen", refused, rounds)
+	}
+}
+
+func TestNotALedger(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "ledger.db")
+	for _, data := range [][]byte{{}, []byte("x"), bytes.Repeat([]byte("not a ledger "), 10_000), make([]byte, 1<<16)} {
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		refusedAndRepaired(t, path, data, nil)
+	}
+}
+
+func TestPlansAreBounded(t *testing.T) {
+	t.Parallel()
+	l, err := boltledger.Open(filepath.Join(t.TempDir(), "ledger.db"), boltledger.Options{MaxPlanBytes: 1000, NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for i := range 20 {
+		// The first is used again and again, and stays.
+		for _, k := range []string{"0", fmt.Sprint(i)} {
+			if err := l.SavePlan(t.Context(), k, bytes.Repeat([]byte{byte(i)}, 200)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := l.SavePlan(t.Context(), "huge", make([]byte, 1001)); err != nil {
+		t.Fatal(err)
+	}
+	var kept []string
+	for i := range 20 {
+		if p, err := l.Plan(t.Context(), fmt.Sprint(i)); err != nil {
+			t.Fatal(err)
+		} else if p != nil {
+			kept = append(kept, fmt.Sprint(i))
+		}
+	}
+	if got, want := fmt.Sprint(kept), "[0 16 17 18 19]"; got != want {
+		t.Errorf("kept %s, want %s", got, want)
+	}
+}
+
+func TestUploads(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "ledger.db")
+	filled(t, path, 7)
+	l := open(t, path)
+	other := key
+	other.Target = "elsewhere"
+	if err := errors.Join(l.Record(t.Context(), other, 3, ledgertest.CID(3)), l.Finish(t.Context(), other)); err != nil {
+		t.Fatal(err)
+	}
+	list, err := l.Uploads(t.Context())
+	if err != nil || len(list) != 2 {
+		t.Fatalf("%v, %v", list, err)
+	}
+	for _, u := range list {
+		switch u.UploadKey {
+		case key:
+			if u.Receipts != 7 || u.Suspects != 1 || !u.Finished.IsZero() || u.Begun.IsZero() {
+				t.Errorf("%+v", u)
+			}
+		case other:
+			if u.Receipts != 1 || u.Suspects != 0 || u.Finished.IsZero() {
+				t.Errorf("%+v", u)
+			}
+		default:
+			t.Errorf("%+v", u)
+		}
+	}
+	if _, err := json.Marshal(list); err != nil {
+		t.Error(err)
+	}
+	if n, err := l.ForgetRoot(t.Context(), key.Root); n != 2 || err != nil {
+		t.Errorf("forgot %d, %v", n, err)
+	}
+	if list, err := l.Uploads(t.Context()); len(list) != 0 || err != nil {
+		t.Errorf("%v, %v", list, err)
+	}
+}
+
+func castagnoli(s string) []byte {
+	return binary.BigEndian.AppendUint32(nil, crc32.Checksum([]byte(s), crc32.MakeTable(crc32.Castagnoli)))
+}

@@ -1,0 +1,188 @@
+// Package ledgertest is what every [uploader.Ledger] has to pass.
+package ledgertest
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/ipfs/go-cid"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/carload/carload/car"
+	"github.com/carload/carload/uploader"
+)
+
+// CID returns one of many CIDs of archives.
+func CID(n int) cid.Cid {
+	var digest [32]byte
+	copy(digest[:], fmt.Sprint(n))
+	return car.CID(digest)
+}
+
+// Run tests ledgers. Open returns an empty one, and a function that makes it
+// go away and come back as it would after the end of the process; that is nil
+// for ledgers that don't outlive it.
+func Run(t *testing.T, open func(t *testing.T) (l uploader.Ledger, reopen func() uploader.Ledger)) {
+	t.Helper()
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l, reopen := open(t)
+			if reopen == nil {
+				reopen = func() uploader.Ledger { return l }
+			}
+			test(t, l, reopen)
+		})
+	}
+}
+
+var key = uploader.UploadKey{Target: "https://api.example.org", Root: CID(1), MaxShardBytes: 100}
+
+var tests = map[string]func(t *testing.T, l uploader.Ledger, reopen func() uploader.Ledger){
+	"empty":        testEmpty,
+	"receipts":     testReceipts,
+	"keys":         testKeys,
+	"forget":       testForget,
+	"suspects":     testSuspects,
+	"plans":        testPlans,
+	"concurrently": testConcurrently,
+}
+
+func testEmpty(t *testing.T, l uploader.Ledger, _ func() uploader.Ledger) {
+	wantReceipts(t, l, key, nil)
+	wantSuspects(t, l, key, nil)
+	if p, err := l.Plan(t.Context(), "x"); p != nil || err != nil {
+		t.Errorf("plan %q, %v", p, err)
+	}
+	// What is not there can be finished and forgotten.
+	must(t, l.Finish(t.Context(), key))
+	must(t, l.Forget(t.Context(), key))
+}
+
+func testReceipts(t *testing.T, l uploader.Ledger, reopen func() uploader.Ledger) {
+	want := map[int]cid.Cid{}
+	for _, i := range []int{0, 7, 3, 334, 1 << 20} {
+		want[i] = CID(i)
+		must(t, l.Record(t.Context(), key, i, CID(i)))
+		wantReceipts(t, l, key, want)
+	}
+	l = reopen()
+	wantReceipts(t, l, key, want)
+	want[7] = CID(8)
+	must(t, l.Record(t.Context(), key, 7, CID(8)))
+	must(t, l.Finish(t.Context(), key))
+	wantReceipts(t, reopen(), key, want)
+}
+
+func testKeys(t *testing.T, l uploader.Ledger, reopen func() uploader.Ledger) {
+	keys := []uploader.UploadKey{key, key, key, key}
+	keys[1].Target += "/"
+	keys[2].Root = CID(2)
+	keys[3].MaxShardBytes++
+	for i, k := range keys {
+		must(t, l.Record(t.Context(), k, i, CID(i)))
+	}
+	l = reopen()
+	for i, k := range keys {
+		wantReceipts(t, l, k, map[int]cid.Cid{i: CID(i)})
+	}
+	must(t, l.Forget(t.Context(), keys[2]))
+	wantReceipts(t, l, keys[2], nil)
+	wantReceipts(t, l, keys[3], map[int]cid.Cid{3: CID(3)})
+}
+
+func testForget(t *testing.T, l uploader.Ledger, reopen func() uploader.Ledger) {
+	must(t, l.Record(t.Context(), key, 0, CID(0)))
+	must(t, l.Suspect(t.Context(), key, []cid.Cid{CID(5)}))
+	must(t, l.Forget(t.Context(), key))
+	l = reopen()
+	wantReceipts(t, l, key, nil)
+	wantSuspects(t, l, key, []cid.Cid{CID(5)})
+	must(t, l.Record(t.Context(), key, 1, CID(1)))
+	wantReceipts(t, l, key, map[int]cid.Cid{1: CID(1)})
+}
+
+func testSuspects(t *testing.T, l uploader.Ledger, reopen func() uploader.Ledger) {
+	must(t, l.Suspect(t.Context(), key, []cid.Cid{CID(1), CID(2)}))
+	other := key
+	other.MaxShardBytes = 0
+	wantSuspects(t, reopen(), other, []cid.Cid{CID(1), CID(2)})
+	l = reopen()
+	must(t, l.Suspect(t.Context(), other, []cid.Cid{CID(3)}))
+	wantSuspects(t, l, key, []cid.Cid{CID(3)})
+	must(t, l.Finish(t.Context(), key))
+	l = reopen()
+	wantSuspects(t, l, key, nil)
+	must(t, l.Suspect(t.Context(), key, []cid.Cid{CID(4)}))
+	must(t, l.Suspect(t.Context(), key, nil))
+	wantSuspects(t, l, key, nil)
+}
+
+func testPlans(t *testing.T, l uploader.Ledger, reopen func() uploader.Ledger) {
+	plans := map[string][]byte{"a": []byte("plan"), "b": bytes.Repeat([]byte("0123456789abcdef"), 1<<14), strings.Repeat("long key", 500): {1}}
+	for k, p := range plans {
+		must(t, l.SavePlan(t.Context(), k, p))
+	}
+	must(t, l.SavePlan(t.Context(), "a", []byte("another")))
+	plans["a"] = []byte("another")
+	l = reopen()
+	for k, want := range plans {
+		if got, err := l.Plan(t.Context(), k); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("plan %.10q has %d bytes, %v; want %d", k, len(got), err, len(want))
+		}
+	}
+}
+
+func testConcurrently(t *testing.T, l uploader.Ledger, reopen func() uploader.Ledger) {
+	const n = 64
+	want := map[int]cid.Cid{}
+	var g errgroup.Group
+	for i := range n {
+		want[i] = CID(i)
+		g.Go(func() error {
+			if err := l.Record(t.Context(), key, i, CID(i)); err != nil {
+				return err
+			}
+			got, err := l.Receipts(t.Context(), key)
+			if err == nil && got[i] != CID(i) {
+				err = fmt.Errorf("receipt %d is not there after Record", i)
+			}
+			return err
+		})
+	}
+	must(t, g.Wait())
+	wantReceipts(t, reopen(), key, want)
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantReceipts(t *testing.T, l uploader.Ledger, k uploader.UploadKey, want map[int]cid.Cid) {
+	t.Helper()
+	got, err := l.Receipts(t.Context(), k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("receipts %v, want %v", got, want)
+	}
+}
+
+func wantSuspects(t *testing.T, l uploader.Ledger, k uploader.UploadKey, want []cid.Cid) {
+	t.Helper()
+	got, err := l.Suspects(t.Context(), k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("suspects %v, want %v", got, want)
+	}
+}
