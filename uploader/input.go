@@ -34,7 +34,36 @@ func (f *fileInput) Close() error { return nil }
 func (f *fileInput) Describe(ctx context.Context, read *atomic.Int64) (DAG, error) {
 	opts := f.opts
 	opts.Read = read
-	return chunker.Build(ctx, f.src, opts)
+	return built(chunker.Build(ctx, f.src, opts))
+}
+
+// built keeps a nil DAG from becoming an interface that is not nil.
+func built(dag *chunker.DAG, err error) (DAG, error) {
+	if err != nil {
+		return nil, err
+	}
+	return dag, nil
+}
+
+// Tree is an [Input] of a directory: the tree is put together, but not built yet.
+// It is described once.
+func Tree(name string, tree *chunker.Tree, opts chunker.Options) Input {
+	return &treeInput{name, tree, opts}
+}
+
+type treeInput struct {
+	name string
+	tree *chunker.Tree
+	opts chunker.Options
+}
+
+func (t *treeInput) Name() string { return t.name }
+func (t *treeInput) Close() error { return nil }
+
+func (t *treeInput) Describe(ctx context.Context, read *atomic.Int64) (DAG, error) {
+	opts := t.opts
+	opts.Read = read
+	return built(t.tree.Build(ctx, opts))
 }
 
 // Archive is an [Input] of the DAG in a CAR file that was made elsewhere. It
@@ -103,7 +132,7 @@ func (s *streamInput) Describe(ctx context.Context, read *atomic.Int64) (DAG, er
 	}
 	opts := s.opts.Chunker
 	opts.Read = read
-	return chunker.Build(ctx, s.spool, opts)
+	return built(chunker.Build(ctx, s.spool, opts))
 }
 
 func (s *streamInput) Close() error {

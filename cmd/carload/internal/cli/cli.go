@@ -118,7 +118,8 @@ corruption, 7 not authorized, 8 limit reached, 11 locked by another process,
 	_ = f.MarkHidden("memprofile")
 
 	root.AddCommand(
-		a.upCommand(), a.cidCommand(), a.packCommand(), a.statusCommand(),
+		a.upCommand(), a.cidCommand(), a.packCommand(), a.verifyCommand(), a.statusCommand(),
+		a.unpackCommand(), a.lsCommand(), a.inspectCommand(),
 		a.serveCommand(), a.keyCommand(), a.profilesCommand(), a.versionCommand(),
 	)
 	return root

@@ -108,6 +108,7 @@ func exitCode(err error) int {
 		usage   usageError
 		signal  interrupted
 		source  sourceError
+		reading *uploader.SourceError
 		api     *nftstorage.APIError
 		netFail net.Error
 		path    *fs.PathError
@@ -127,11 +128,11 @@ func exitCode(err error) int {
 		return exitAuth
 	case isNoSpace(err), errors.As(err, &api) && api.Status == http.StatusInsufficientStorage:
 		return exitNoSpace
-	case errors.Is(err, service.ErrLocked):
+	case errors.Is(err, service.ErrLocked), errors.Is(err, uploader.ErrLedgerLocked):
 		return exitLocked
 	case errors.Is(err, uploader.ErrTooLarge):
 		return exitLimit
-	case errors.Is(err, uploader.ErrSourceChanged), errors.As(err, &source):
+	case errors.Is(err, uploader.ErrSourceChanged), errors.As(err, &source), errors.As(err, &reading):
 		return exitSources
 	case errors.Is(err, uploader.ErrIncomplete):
 		return exitUnverified

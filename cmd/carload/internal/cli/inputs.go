@@ -39,6 +39,9 @@ type inputFlags struct {
 
 	mode, mtime bool
 	hashers     int
+
+	hidden, dereference, noEmptyDirs, rawNames, wrap bool
+	filters                                          filters
 }
 
 func (i *inputFlags) add(cmd *cobra.Command) {
@@ -61,6 +64,13 @@ func (i *inputFlags) add(cmd *cobra.Command) {
 	f.BoolVar(&i.trickle, "trickle", false, "trickle layout instead of the balanced one")
 	f.BoolVar(&i.mode, "mode", false, "store permissions, as Kubo does")
 	f.BoolVar(&i.mtime, "mtime", false, "store modification times, as Kubo does")
+	f.BoolVarP(&i.hidden, "hidden", "H", false, "take names that begin with a dot as well")
+	f.BoolVar(&i.dereference, "dereference", false, "store what symlinks point to instead of the symlinks")
+	f.BoolVar(&i.noEmptyDirs, "no-empty-dirs", false, "leave out empty directories")
+	f.BoolVar(&i.rawNames, "raw-names", false, "take names that are not UTF-8 as they are")
+	f.BoolVar(&i.wrap, "wrap", false, "put all arguments into one directory")
+	f.Var(i.filters.flag(""), "exclude", "leave out names that match, as in a .gitignore; the last match decides")
+	f.Var(i.filters.flag("!"), "include", "take in names that match; if this comes first, only those")
 	f.IntVar(&i.hashers, "hashers", 0, "goroutines that read and hash (default: one for each core)")
 }
 
@@ -127,7 +137,10 @@ func (a *app) source(cmd *cobra.Command, f inputFlags, args []string) (*source, 
 	if s.limit == 0 {
 		s.limit = -1
 	}
-	s.options = chunker.Options{Profile: profile, Workers: f.hashers, Mode: f.mode, ModTime: f.mtime}
+	s.options = chunker.Options{
+		Profile: profile, Workers: f.hashers, Mode: f.mode, ModTime: f.mtime,
+		Hidden: f.hidden, Dereference: f.dereference, NoEmptyDirs: f.noEmptyDirs, RawNames: f.rawNames, Patterns: f.filters.patterns,
+	}
 	readers := 0
 	for _, p := range append([]string{f.filesFrom, f.filesFrom0}, args...) {
 		if p == "-" {
@@ -148,6 +161,15 @@ func (a *app) source(cmd *cobra.Command, f inputFlags, args []string) (*source, 
 // inputs yields an input for each path, one at a time. What can't be opened is
 // an input that fails to describe itself.
 func (s *source) inputs() iter.Seq[uploader.Input] {
+	if s.flags.wrap {
+		return func(yield func(uploader.Input) bool) {
+			in, err := s.wrapped()
+			if err != nil {
+				in = failedInput{".", sourceError{err}}
+			}
+			yield(in)
+		}
+	}
 	return func(yield func(uploader.Input) bool) {
 		seen := map[string]bool{}
 		for path, err := range s.all() {
@@ -258,11 +280,78 @@ func (s *source) open(path string) (uploader.Input, error) {
 		return nil, err
 	}
 	switch {
+	case info.IsDir():
+		tree := chunker.NewTree()
+		if err := tree.AddDisk("", path); err != nil {
+			return nil, err
+		}
+		return told{uploader.Tree(path, tree, s.options), s.app.con}, nil
 	case info.Mode().IsRegular() && strings.EqualFold(filepath.Ext(path), ".car") && !s.flags.asFile:
-		return uploader.Archive(path)
-	default:
-		return uploader.File(path, s.options)
+		in, err := uploader.Archive(path)
+		return foreign{in}, err
 	}
+	return uploader.File(path, s.options)
+}
+
+// wrapped is one input: a directory of all the paths.
+func (s *source) wrapped() (uploader.Input, error) {
+	tree := chunker.NewTree()
+	for path, err := range s.all() {
+		if err != nil {
+			return nil, err
+		}
+		if path == "-" {
+			return nil, usagef("standard input has no name to be put into a directory by")
+		}
+		abs, err := filepath.Abs(path) // so that "." has a name
+		if err != nil {
+			return nil, err
+		}
+		if err := tree.AddDisk(filepath.Base(abs), path); err != nil {
+			return nil, err
+		}
+	}
+	return told{uploader.Tree(".", tree, s.options), s.app.con}, nil
+}
+
+// told is an input that says what it left out.
+type told struct {
+	uploader.Input
+	con *console
+}
+
+// Describe implements [uploader.Input].
+func (t told) Describe(ctx context.Context, read *atomic.Int64) (uploader.DAG, error) {
+	dag, err := t.Input.Describe(ctx, read)
+	if d, ok := dag.(*chunker.DAG); ok {
+		skipped := d.Skipped()
+		for i, s := range skipped {
+			t.con.event(skippedEvent{header("skipped"), s.Path, s.Reason})
+			if i < mostSkipped {
+				t.con.warn("skipped %s: %s", quotePath(s.Path), s.Reason)
+			}
+		}
+		if n := len(skipped); n > mostSkipped {
+			t.con.warn("skipped %d more", n-mostSkipped)
+		}
+	}
+	return dag, err
+}
+
+// mostSkipped is how many warnings are shown one by one.
+const mostSkipped = 10
+
+// foreign is an archive that was made elsewhere. What is wrong with it is the
+// source's fault, not that of this run.
+type foreign struct{ uploader.Input }
+
+// Describe implements [uploader.Input].
+func (f foreign) Describe(ctx context.Context, read *atomic.Int64) (uploader.DAG, error) {
+	dag, err := f.Input.Describe(ctx, read)
+	if err != nil && ctx.Err() == nil {
+		err = withHint(coded{err, exitSources}, "--as-file takes the archive for an ordinary file")
+	}
+	return dag, err
 }
 
 // failedInput is a path that could not be opened.

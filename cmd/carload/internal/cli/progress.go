@@ -125,7 +125,7 @@ func (p *progress) plain() {
 
 func counted(n, total int64, m *meter) string {
 	text := formatBytes(n)
-	if total > 0 {
+	if total > 0 && n <= total {
 		text += fmt.Sprintf(" of %s (%d %%)", formatBytes(total), percent(n, total))
 	}
 	if r := m.rate(); r > 0 && n < total {
@@ -135,7 +135,7 @@ func counted(n, total int64, m *meter) string {
 }
 
 func percent(n, total int64) int {
-	if total == 0 {
+	if n >= total {
 		return 100
 	}
 	return int(float64(n) / float64(total) * 100)
@@ -182,7 +182,7 @@ func (b *bars) add(name string, m *meter, of func(uploader.Progress) (n, total i
 		mpb.PrependDecorators(decor.Name(name, decor.WCSyncSpaceR)),
 		mpb.AppendDecorators(
 			text(func(n, total int64) string { return fmt.Sprintf("%3d %%", percent(n, max(total, 1))) }),
-			text(func(n, total int64) string { return formatBytes(n) + " of " + formatBytes(total) }),
+			text(func(n, total int64) string { return formatBytes(n) + " of " + formatBytes(max(n, total)) }),
 			text(func(int64, int64) string { return formatBytes(int64(m.rate())) + "/s" }),
 			text(func(n, total int64) string { return "about " + m.eta(total-n) }),
 		))

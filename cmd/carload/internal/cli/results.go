@@ -54,14 +54,13 @@ func (r *results) add(res uploader.Result, err error) {
 	}
 	event.Verify = res.Level.String()
 	r.app.con.event(event)
-	line := res.Root.String()
-	if !r.rootOnly {
-		line += "\t" + quotePath(res.Name)
-	}
-	if r.hidden {
-		r.app.con.say("%s", line)
-	} else {
-		r.app.con.result(line)
+	switch {
+	case r.hidden:
+		r.app.con.say("%s: root %s", quotePath(res.Name), res.Root)
+	case r.rootOnly:
+		r.app.con.result(res.Root.String())
+	default:
+		r.app.con.result(res.Root.String() + "\t" + quotePath(res.Name))
 	}
 }
 

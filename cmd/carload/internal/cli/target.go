@@ -84,7 +84,7 @@ func (t *target) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt, 
 	switch {
 	case t.uploadName != "":
 		s.Name = t.uploadName
-	case s.Name == "-":
+	case s.Name == "-", s.Name == ".":
 		s.Name = ""
 	default:
 		s.Name = filepath.Base(s.Name)

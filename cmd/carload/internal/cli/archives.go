@@ -1,0 +1,329 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"github.com/ipfs/go-cid"
+	"github.com/multiformats/go-multicodec"
+	"github.com/spf13/cobra"
+
+	"github.com/carload/carload/car"
+	"github.com/carload/carload/chunker"
+	"github.com/carload/carload/internal/unpack"
+	"github.com/carload/carload/uploader"
+)
+
+// archiveSet is the archives that a command was given.
+type archiveSet struct {
+	sources []car.Source
+	root    cid.Cid // undefined if none was named
+}
+
+// archives splits the arguments into an optional root and archives; of a
+// directory all .car files in it are meant.
+func (a *app) archives(cmd *cobra.Command, args []string) (*archiveSet, error) {
+	set := &archiveSet{}
+	if len(args) > 0 {
+		if c, err := cid.Decode(args[0]); err == nil {
+			set.root, args = c, args[1:]
+		}
+	}
+	for _, arg := range args {
+		paths := []string{arg}
+		info, err := os.Stat(arg)
+		if err != nil {
+			return nil, sourceError{err}
+		}
+		if info.IsDir() {
+			if paths, err = carsIn(arg); err != nil {
+				return nil, err
+			}
+		}
+		for _, p := range paths {
+			src, err := chunker.OpenFile(p)
+			if err != nil {
+				return nil, sourceError{err}
+			}
+			set.sources = append(set.sources, src)
+		}
+	}
+	if len(set.sources) == 0 {
+		return nil, usageError{errors.New("give at least one archive, or a directory of archives"), "carload help " + cmd.Name()}
+	}
+	return set, nil
+}
+
+func carsIn(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, sourceError{err}
+	}
+	var paths []string
+	for _, e := range entries {
+		if strings.EqualFold(filepath.Ext(e.Name()), ".car") && !e.IsDir() {
+			paths = append(paths, filepath.Join(dir, e.Name()))
+		}
+	}
+	if len(paths) == 0 {
+		return nil, sourceError{fmt.Errorf("there are no .car files in %q", dir)}
+	}
+	return paths, nil
+}
+
+// index indexes the archives, and returns the roots that are meant: the one
+// that was named, or those of the headers.
+func (s *archiveSet) index(ctx context.Context) (*car.Index, []cid.Cid, error) {
+	x := new(car.Index)
+	var roots []cid.Cid
+	for _, src := range s.sources {
+		c, err := x.Add(ctx, src)
+		if err != nil {
+			return nil, nil, fmt.Errorf("archive %q: %w", src.Name(), err)
+		}
+		for _, r := range c.Roots {
+			if !slices.Contains(roots, r) {
+				roots = append(roots, r)
+			}
+		}
+	}
+	if s.root.Defined() {
+		roots = []cid.Cid{s.root}
+	}
+	return x, roots, nil
+}
+
+// one indexes the archives for a command that wants one root.
+func (s *archiveSet) one(ctx context.Context) (*car.Index, cid.Cid, error) {
+	x, roots, err := s.index(ctx)
+	switch {
+	case err != nil:
+		return nil, cid.Undef, err
+	case len(roots) == 0:
+		return nil, cid.Undef, usagef("the archives name no root: give it as the first argument")
+	case len(roots) > 1:
+		return nil, cid.Undef, usagef("the archives have %d roots, such as %s and %s: give the one that is meant as the first argument", len(roots), roots[0], roots[1])
+	}
+	return x, roots[0], nil
+}
+
+// lacking gives an error of a DAG in archives its exit code.
+func lacking(err error) error {
+	if errors.Is(err, unpack.ErrMissing) || errors.Is(err, car.ErrIncomplete) {
+		return coded{err, exitUnverified}
+	}
+	if errors.Is(err, unpack.ErrInvalid) {
+		return coded{err, exitMismatch}
+	}
+	return err
+}
+
+func (a *app) unpackCommand() *cobra.Command {
+	var out string
+	var opts unpack.Options
+	cmd := &cobra.Command{
+		Use:   "unpack [ROOT] -o DIR SHARD…",
+		Short: "Restore files from shards, every block checked",
+		Long: `Restore what is under a root from shards, or from one archive. Every block is
+hashed before it is used, files appear complete or not at all, and nothing is
+written outside the directory. Of a directory all .car files in it are taken.
+The root can be left out if the archives agree on it.`,
+		Example: `  carload unpack -o restored shards/
+  carload unpack ROOT -o - shards/*.car > movie.mkv`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			set, err := a.archives(cmd, args)
+			switch {
+			case err != nil:
+				return err
+			case out == "":
+				return usageError{errors.New("give the directory to restore into by -o DIR"), "carload help unpack"}
+			case out == "-" && a.con.json:
+				return usagef("-o - and --json both want standard output")
+			}
+			return a.unpack(cmd.Context(), set, out, opts)
+		},
+	}
+	f := cmd.Flags()
+	f.SortFlags = false
+	f.StringVarP(&out, "output", "o", "", "directory to restore into, made if it is not there; - writes one file to standard output")
+	f.BoolVarP(&opts.Force, "force", "f", false, "replace files that exist")
+	f.BoolVar(&opts.KeepGoing, "keep-going", false, "restore what can be had, and report all that can't")
+	f.StringVar(&opts.Name, "file-name", "", "what to call a root that is a file (default: its CID)")
+	limit := (*size)(&opts.MaxBytes)
+	f.Var(limit, "max-bytes", "refuse to write more than this; 0 for no limit")
+	return cmd
+}
+
+type unpackedEvent struct {
+	eventHeader
+	Root     string `json:"root"`
+	Files    int64  `json:"files"`
+	Dirs     int64  `json:"dirs"`
+	Symlinks int64  `json:"symlinks"`
+	Bytes    int64  `json:"bytes"`
+}
+
+func (a *app) unpack(ctx context.Context, set *archiveSet, out string, opts unpack.Options) error {
+	x, root, err := set.one(ctx)
+	if err != nil {
+		return err
+	}
+	if out == "-" {
+		_, err := unpack.WriteFile(ctx, x, root, a.stdio.Out)
+		return lacking(err)
+	}
+	var wrote atomic.Int64
+	opts.Wrote = &wrote
+	stop := a.showProgress(phases{first: "restoring"}, func() uploader.Progress { return uploader.Progress{BytesHashed: wrote.Load()} })
+	made, err := unpack.Restore(ctx, x, root, out, opts)
+	stop()
+	if err != nil {
+		return lacking(err)
+	}
+	a.con.event(unpackedEvent{header("unpacked"), root.String(), made.Files, made.Dirs, made.Symlinks, made.Bytes})
+	a.con.result(root.String() + "\t" + quotePath(out))
+	a.con.say("restored: %s, %d directories, %d symlinks, %s", count(int(made.Files), "file"), made.Dirs, made.Symlinks, formatBytes(made.Bytes))
+	return nil
+}
+
+type entryEvent struct {
+	eventHeader
+	Cid    string `json:"cid"`
+	Kind   string `json:"kind"`
+	Bytes  int64  `json:"bytes"`
+	Path   string `json:"path"`
+	Target string `json:"target,omitempty"`
+}
+
+func (a *app) lsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "ls [ROOT] SHARD…",
+		Short:   "List the tree inside shards: CID, type, bytes, path",
+		Example: "  carload ls shards/",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			set, err := a.archives(cmd, args)
+			if err != nil {
+				return err
+			}
+			return a.ls(cmd.Context(), set)
+		},
+	}
+}
+
+func (a *app) ls(ctx context.Context, set *archiveSet) error {
+	x, root, err := set.one(ctx)
+	if err != nil {
+		return err
+	}
+	worst := exitOK
+	for e, err := range unpack.List(ctx, x, root) {
+		if err != nil {
+			var missing *unpack.BlockError
+			if !errors.As(err, &missing) {
+				return err
+			}
+			err = lacking(err)
+			worst = worse(worst, exitCode(err))
+			a.con.errorLine(err, exitCode(err))
+			continue
+		}
+		a.con.event(entryEvent{header("entry"), e.Cid.String(), e.Type.String(), e.Size, e.Path, e.Target})
+		line := fmt.Sprintf("%s\t%s\t%d\t%s", e.Cid, e.Type, e.Size, quotePath(e.Path))
+		if e.Type == unpack.Symlink {
+			line += " -> " + quotePath(e.Target)
+		}
+		a.con.result(line)
+	}
+	if worst != exitOK {
+		return silent{worst}
+	}
+	return nil
+}
+
+type archiveEvent struct {
+	eventHeader
+	Path       string         `json:"path"`
+	Bytes      int64          `json:"bytes"`
+	Version    int            `json:"version"`
+	Roots      []string       `json:"roots"`
+	Sections   int            `json:"sections"`
+	Duplicates int            `json:"duplicates"`
+	Inline     int            `json:"inline"`
+	Payload    int64          `json:"payloadBytes"`
+	Codecs     map[string]int `json:"codecs"`
+}
+
+type rootEvent struct {
+	eventHeader
+	Root     string   `json:"root"`
+	Complete bool     `json:"complete"`
+	Blocks   int      `json:"blocks,omitempty"`
+	Bytes    int64    `json:"bytes,omitempty"`
+	Missing  []string `json:"missing,omitempty"`
+	Lacks    int      `json:"missingCount,omitempty"`
+	Error    string   `json:"error,omitempty"`
+}
+
+func (a *app) inspectCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "inspect SHARD…",
+		Short: "Show what is in archives, and whether the DAGs in them are complete",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			set, err := a.archives(cmd, args)
+			if err != nil {
+				return err
+			}
+			return a.inspect(cmd.Context(), set)
+		},
+	}
+}
+
+func (a *app) inspect(ctx context.Context, set *archiveSet) error {
+	report, _, err := unpack.Inspect(ctx, set.sources...)
+	if err != nil {
+		return err
+	}
+	for _, c := range report.Archives {
+		e := archiveEvent{
+			eventHeader: header("archive"), Path: c.Name, Bytes: c.Bytes, Version: c.Version, Roots: []string{},
+			Sections: c.Sections, Duplicates: c.Duplicates, Inline: c.Inline, Payload: c.Payload, Codecs: map[string]int{},
+		}
+		var codecs []string
+		for code, n := range c.Codecs {
+			name := multicodec.Code(code).String()
+			e.Codecs[name] = n
+			codecs = append(codecs, fmt.Sprintf("%s %d", name, n))
+		}
+		for _, r := range c.Roots {
+			e.Roots = append(e.Roots, r.String())
+		}
+		slices.Sort(codecs)
+		a.con.event(e)
+		a.con.result(fmt.Sprintf("%s\tCARv%d\t%d bytes\t%d blocks (%s)\troots %s",
+			quotePath(c.Name), c.Version, c.Bytes, c.Sections, strings.Join(codecs, ", "), strings.Join(e.Roots, " ")))
+	}
+	for _, r := range report.Roots {
+		e := rootEvent{eventHeader: header("root"), Root: r.Cid.String(), Complete: r.Complete(), Blocks: r.Blocks, Bytes: r.Bytes}
+		state := fmt.Sprintf("complete\t%d blocks\t%d bytes", r.Blocks, r.Bytes)
+		if r.Missing != nil {
+			for _, c := range r.Missing.Missing {
+				e.Missing = append(e.Missing, c.String())
+			}
+			e.Lacks = r.Missing.Count
+			state = "incomplete\t" + printable(r.Missing.Error())
+		}
+		if r.Err != nil {
+			e.Error = printable(r.Err.Error())
+			state = "damaged\t" + e.Error
+		}
+		a.con.event(e)
+		a.con.result(r.Cid.String() + "\t" + state)
+	}
+	return nil
+}

@@ -1,0 +1,171 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/spf13/cobra"
+
+	"github.com/carload/carload/car"
+	"github.com/carload/carload/internal/unpack"
+	"github.com/carload/carload/uploader"
+)
+
+type verifiedEvent struct {
+	eventHeader
+	Root   string        `json:"root"`
+	Level  string        `json:"level"`
+	Blocks int64         `json:"blocks,omitempty"`
+	Bytes  int64         `json:"bytes,omitempty"`
+	Sample *sampleReport `json:"sample,omitempty"`
+}
+
+type faultEvent struct {
+	eventHeader
+	Root    string `json:"root"`
+	Cid     string `json:"cid"`
+	Message string `json:"message"`
+}
+
+func (a *app) verifyCommand() *cobra.Command {
+	var end endpointFlags
+	var sample int
+	var full bool
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "verify [ROOT] SHARD… | verify ROOT",
+		Short: "Check shards on disk, or what a service holds",
+		Long: `With shards, or a directory of them: check that they hold the whole DAG under the
+root and that every block matches its CID. The root can be left out if the
+archives agree on it.
+
+With a root alone: check that the service holds it. It has to call the DAG
+complete; --sample fetches random blocks back and hashes them, --full fetches
+and hashes all of it. What is missing or wrong is remembered, so that
+"carload up" of the same source mends it.`,
+		Example: `  carload verify shards/
+  carload verify ROOT --sample 300
+  carload verify ROOT --full`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				if root, err := cid.Decode(args[0]); err == nil {
+					level := uploader.VerifyPinned
+					switch {
+					case full && cmd.Flags().Changed("sample"):
+						return usagef("give --sample or --full, not both")
+					case full:
+						level = uploader.VerifyFull
+					case cmd.Flags().Changed("sample"):
+						level = uploader.VerifySample
+						if sample < 1 {
+							return usagef("--sample %d: must be at least 1", sample)
+						}
+					}
+					return a.verifyRemote(cmd.Context(), end, root, uploader.Options{Verify: level, SampleBlocks: sample, VerifyTimeout: timeout})
+				}
+			}
+			set, err := a.archives(cmd, args)
+			if err != nil {
+				return err
+			}
+			return a.verifyArchives(cmd.Context(), set)
+		},
+	}
+	end.add(cmd)
+	cmd.Flags().IntVar(&sample, "sample", uploader.DefaultSampleBlocks, "fetch this many random blocks back from the service")
+	cmd.Flags().DurationVar(&timeout, "verify-timeout", 5*time.Second, "how long the service may take to have it complete")
+	cmd.Flags().BoolVar(&full, "full", false, "fetch everything back from the service")
+	return cmd
+}
+
+// verifyArchives checks the DAGs in archives.
+func (a *app) verifyArchives(ctx context.Context, set *archiveSet) error {
+	x, roots, err := set.index(ctx)
+	if err != nil {
+		return err
+	}
+	if len(roots) == 0 {
+		return usagef("the archives name no root: give it as the first argument")
+	}
+	var checked atomic.Int64
+	var total int64
+	for i := range x.Len() {
+		total += int64(x.Size(i))
+	}
+	stop := a.showProgress(phases{first: "checking"}, func() uploader.Progress {
+		return uploader.Progress{BytesHashed: checked.Load(), BytesToHash: total}
+	})
+	defer stop()
+	worst := exitOK
+	for _, root := range roots {
+		v, err := unpack.VerifyIndex(ctx, x, root, unpack.VerifyOptions{Checked: &checked})
+		if err != nil {
+			return err
+		}
+		for _, f := range v.Faults {
+			code := exitUnverified
+			if !errors.Is(f, unpack.ErrMissing) {
+				code = exitMismatch
+			}
+			worst = worse(worst, code)
+			a.con.event(faultEvent{header("fault"), root.String(), f.Cid.String(), printable(f.Error())})
+			a.con.line("carload: error: " + f.Error())
+		}
+		if v.Count > 0 {
+			a.con.line(fmt.Sprintf("carload: error: %s: %d blocks of the DAG are missing or wrong", root, v.Count))
+			continue
+		}
+		a.con.event(verifiedEvent{eventHeader: header("verified"), Root: root.String(), Level: "full", Blocks: v.Blocks, Bytes: v.Bytes})
+		a.con.result(root.String() + "\tverified")
+		a.con.say("%s: complete: %d blocks, %s", root, v.Blocks, formatBytes(v.Bytes))
+	}
+	if worst != exitOK {
+		return silent{worst}
+	}
+	return nil
+}
+
+// verifyRemote checks what a service holds.
+func (a *app) verifyRemote(ctx context.Context, end endpointFlags, root cid.Cid, opts uploader.Options) (err error) {
+	t, err := a.connect(ctx, end)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, t.close()) }()
+	opts.Observer, opts.Logger = observer{con: a.con}, a.log
+	if err := opts.Validate(); err != nil {
+		return usageError{error: err}
+	}
+	u, err := uploader.New(t, opts)
+	if err != nil {
+		return err
+	}
+	report, err := u.Verify(ctx, root)
+	var finding *uploader.VerifyError
+	if errors.As(err, &finding) {
+		a.faults(root, finding.Missing, "missing")
+		a.faults(root, finding.Wrong, car.ErrCorrupt.Error())
+	}
+	if err != nil {
+		return err
+	}
+	event := verifiedEvent{eventHeader: header("verified"), Root: root.String(), Level: opts.Verify.String()}
+	if report != nil {
+		event.Sample = &sampleReport{report.Blocks, report.Sample}
+		a.con.say("%s: %s", root, report)
+	}
+	a.con.event(event)
+	a.con.result(root.String() + "\t" + opts.Verify.String())
+	return nil
+}
+
+func (a *app) faults(root cid.Cid, blocks []cid.Cid, what string) {
+	for _, c := range blocks {
+		a.con.event(faultEvent{header("fault"), root.String(), c.String(), what})
+		a.con.say("%s: %s", c, what)
+	}
+}
