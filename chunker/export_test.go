@@ -1,6 +1,14 @@
 package chunker
 
-import "github.com/carload/carload/car"
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/carload/carload/car"
+)
 
 // BuildFromLeaves is Build for a source whose leaf digests are known, so that
 // a test can describe 31 GiB of a repeating pattern in no time.
@@ -20,4 +28,31 @@ func BuildFromLeaves(src car.Source, p Profile, leaf func(i int, content int64, 
 	}
 	f.finish(b.dag.nodes.at(0))
 	return b.dag
+}
+
+// BuildMadeUp is Build for a tree on disk of n files, a thousand in each
+// directory, that does not exist: its nodes are those that a walk makes.
+func BuildMadeUp(ctx context.Context, n int, opts Options) (*DAG, error) {
+	b, err := newBuilder(opts)
+	if err != nil {
+		return nil, err
+	}
+	t := NewTree()
+	d := b.dag
+	d.nodes, d.mounts = t.nodes, t.mounts
+	h := newBatch(b, d.plain.leafBytes(1<<20))
+	var dir *node
+	for i := range n {
+		if i%1000 == 0 {
+			_, dir = d.nodes.add(node{name: fmt.Sprintf("dir-%06d", i/1000), parent: d.nodes.at(0), body: &directory{}})
+		}
+		content := strconv.AppendInt(nil, int64(i), 10)
+		_, f := d.nodes.add(node{name: fmt.Sprintf("file-%08d.json", i), parent: dir, size: int64(len(content))})
+		if err := h.add(d.recipe(f), f, bytes.NewReader(content), 0, f.size, f.digest[:]); err != nil {
+			return nil, err
+		}
+		h.done = append(h.done, described{node: f})
+	}
+	h.flush()
+	return d, errors.Join(context.Cause(ctx), d.assemble(false))
 }

@@ -1,0 +1,233 @@
+package chunker_test
+
+import (
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/carload/carload/car"
+	"github.com/carload/carload/chunker"
+)
+
+func TestTreeRefusals(t *testing.T) {
+	t.Parallel()
+	none := chunker.Stat{}
+	for _, path := range []string{"", "/", "/a", "a/", "a//b", ".", "..", "a/../b", "./a", "a/.", "nul\x00"} {
+		tree := chunker.NewTree()
+		if err := tree.AddFile(path, bytesSource("x"), none); err == nil {
+			t.Errorf("%q was taken as a path", path)
+		}
+	}
+	file := func(path string) func(*chunker.Tree) error {
+		return func(tree *chunker.Tree) error { return tree.AddFile(path, bytesSource("x"), none) }
+	}
+	dir := func(path string) func(*chunker.Tree) error {
+		return func(tree *chunker.Tree) error { return tree.AddDir(path, none) }
+	}
+	many := func(more ...func(*chunker.Tree) error) []func(*chunker.Tree) error {
+		for i := range 2000 {
+			more = append(more, file("d/"+strconv.Itoa(i)))
+		}
+		return more
+	}
+	for name, tt := range map[string]struct {
+		add  []func(*chunker.Tree) error
+		want string
+	}{
+		"two files":            {[]func(*chunker.Tree) error{file("d/x"), file("d/x")}, `two entries of directory "d" are called "x"`},
+		"file and directory":   {[]func(*chunker.Tree) error{file("d"), file("d/x")}, `two entries of directory "" are called "d"`},
+		"directory and file":   {[]func(*chunker.Tree) error{dir("d"), file("d")}, `two entries of directory "" are called "d"`},
+		"two in a HAMT":        {many(file("d/7")), `two entries of directory "d" are called "7"`},
+		"not UTF-8":            {[]func(*chunker.Tree) error{file("d/\xff")}, `the name "\xff" in directory "d"`},
+		"collision in a HAMT":  {many(file("d/ipfs-hamt-collision-name-0000001"), file("d/ipfs-00006562330ZZx-7-'FZd4YEQ];")), `"ipfs-00006562330ZZx-7-'FZd4YEQ];" and "ipfs-hamt-collision-name-0000001" have the same hash`},
+		"collision, other way": {many(file("d/ipfs-00006562330ZZx-7-'FZd4YEQ];"), file("d/ipfs-hamt-collision-name-0000001")), `"ipfs-00006562330ZZx-7-'FZd4YEQ];" and "ipfs-hamt-collision-name-0000001" have the same hash`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			tree := chunker.NewTree()
+			for _, add := range tt.add {
+				if err := add(tree); err != nil {
+					t.Fatal(err)
+				}
+			}
+			p := with(t, "storacha", "fanout-1024")
+			if _, err := tree.Build(t.Context(), chunker.Options{Profile: p}); err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("%v, want an error with %s", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestFlatDirectoryTooBig(t *testing.T) {
+	t.Parallel()
+	tree := chunker.NewTree()
+	for i := range 10_000 {
+		if err := tree.AddFile(strings.Repeat("x", 200)+strconv.Itoa(i), bytesSource("x"), chunker.Stat{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := tree.Build(t.Context(), chunker.Options{Profile: with(t, "storacha", "hamt-never")})
+	if err == nil || !strings.Contains(err.Error(), "10000 entries") {
+		t.Error(err)
+	}
+}
+
+// TestMemoryPerFile: describing a tree keeps no more than 512 bytes of a file,
+// the list of its blocks included. CARLOAD_FILES sets how many files.
+func TestMemoryPerFile(t *testing.T) {
+	n := 200_000
+	if s := os.Getenv("CARLOAD_FILES"); s != "" {
+		var err error
+		if n, err = strconv.Atoi(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	heap := func() int64 {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	before := heap()
+	d, err := chunker.BuildMadeUp(t.Context(), n, chunker.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	described := heap() - before
+	blocks := d.Len()
+	listed := heap() - before
+	t.Logf("%d files, %d blocks: %d bytes a file described, %d with the list", n, blocks, described/int64(n), listed/int64(n))
+	if listed > 512*int64(n) {
+		t.Errorf("%d bytes a file", listed/int64(n))
+	}
+	if d.Size() < int64(n) {
+		t.Errorf("%d bytes described", d.Size())
+	}
+	runtime.KeepAlive(d)
+}
+
+// changing is a file that something happens to when half of it was read.
+type changing struct {
+	*chunker.FileSource
+	at     int64
+	change func() error
+}
+
+func (c *changing) Open() (car.SourceFile, error) {
+	f, err := c.FileSource.Open()
+	if err != nil {
+		return nil, err
+	}
+	return changingFile{f.(*os.File), c}, nil
+}
+
+type changingFile struct {
+	*os.File
+	c *changing
+}
+
+func (f changingFile) ReadAt(p []byte, off int64) (int, error) {
+	if off <= f.c.at && f.c.at < off+int64(len(p)) {
+		if err := f.c.change(); err != nil {
+			return 0, err
+		}
+	}
+	return f.File.ReadAt(p, off)
+}
+
+func TestSourceChangesWhileDescribed(t *testing.T) {
+	t.Parallel()
+	for _, p := range []chunker.Profile{chunker.UnixFSv1(), chunker.UnixFSv0(), with(t, "unixfs-v1-2025", "buzhash")} {
+		for what, change := range map[string]func(name string) error{
+			"truncated": func(name string) error { return os.Truncate(name, 2<<20) },
+			"grown":     func(name string) error { return os.Truncate(name, 20<<20) },
+			"edited": func(name string) error {
+				f, err := os.OpenFile(name, os.O_WRONLY, 0)
+				if err != nil {
+					return err
+				}
+				_, err = f.WriteAt([]byte("x"), 100)
+				return errors.Join(err, f.Close())
+			},
+		} {
+			t.Run(p.Name+"/"+what, func(t *testing.T) {
+				t.Parallel()
+				name := filepath.Join(t.TempDir(), "f")
+				if err := os.WriteFile(name, random(10<<20, 1), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				info, err := os.Stat(name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				// The clock of the file system is coarse: what follows must be later.
+				old := info.ModTime().Add(-1e9)
+				if err := os.Chtimes(name, old, old); err != nil {
+					t.Fatal(err)
+				}
+				src, err := chunker.OpenFile(name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, err = chunker.Build(t.Context(), &changing{src, 5 << 20, func() error { return change(name) }}, chunker.Options{Profile: p})
+				if !errors.Is(err, car.ErrSourceChanged) || !strings.Contains(err.Error(), name) {
+					t.Errorf("%v, want that %s changed", err, name)
+				}
+			})
+		}
+	}
+}
+
+// short is a source that reads a few bytes at a time at most.
+type short struct {
+	bytesSource
+	step int
+}
+
+func (s short) Open() (car.SourceFile, error) { return nopCloser{shortAt(s)}, nil }
+
+type shortAt short
+
+// ReadAt keeps the contract of io.ReaderAt: fewer bytes than asked for come
+// with an error.
+func (s shortAt) ReadAt(p []byte, off int64) (int, error) {
+	n := 0
+	for n < len(p) {
+		if off+int64(n) >= int64(len(s.bytesSource)) {
+			return n, io.EOF
+		}
+		n += copy(p[n:min(n+s.step, len(p))], s.bytesSource[off+int64(n):])
+	}
+	return n, nil
+}
+
+func TestReadSteps(t *testing.T) {
+	t.Parallel()
+	for _, spec := range []string{"size-100", "rabin-16-64-200"} {
+		p := with(t, "unixfs-v0-2015", spec, "width-3")
+		for _, size := range []int{0, 1, 99, 100, 101, 300, 301, 900, 901, 12345} {
+			data := bytesSource(random(size, uint64(size)))
+			want, err := chunker.Build(t.Context(), data, chunker.Options{Profile: p, Workers: 1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, step := range []int{1, 7, 64, 100, 4096} {
+				for _, workers := range []int{1, 2, 5} {
+					d, err := chunker.Build(t.Context(), short{data, step}, chunker.Options{Profile: p, Workers: workers})
+					if err != nil {
+						t.Fatal(err)
+					}
+					if !d.Root().Equals(want.Root()) {
+						t.Errorf("%s, %d bytes, %d at a time, %d workers: root %s, want %s", spec, size, step, workers, d.Root(), want.Root())
+					}
+				}
+			}
+		}
+	}
+}
