@@ -12,7 +12,10 @@ func kernels() []kernel {
 	if cpuid7()&sha == 0 || !cpu.X86.HasAVX {
 		return []kernel{portable}
 	}
-	return []kernel{portable, native}
+	if !cpu.X86.HasAVX512VL || !cpu.X86.HasAVX512BW {
+		return []kernel{portable, native}
+	}
+	return []kernel{portable, native, wide}
 }
 
 // blocks adds n blocks at p[i] to the state h[i], for i < w.
@@ -25,6 +28,10 @@ func blocks(w int, h *[maxLanes]*[8]uint32, p *[maxLanes]*byte, n int) {
 	case 3:
 		shaniBlocks3(h, p, n)
 	case 4:
-		shaniBlocks4(h, p, n)
+		if active == wide {
+			shaniWide4(h, p, n)
+		} else {
+			shaniBlocks4(h, p, n)
+		}
 	}
 }

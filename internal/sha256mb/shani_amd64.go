@@ -26,3 +26,8 @@ func shaniBlocks3(h *[4]*[8]uint32, p *[4]*byte, n int)
 //
 //go:noescape
 func shaniBlocks4(h *[4]*[8]uint32, p *[4]*byte, n int)
+
+// shaniWide4 is shaniBlocks4 with the registers of AVX-512VL.
+//
+//go:noescape
+func shaniWide4(h *[4]*[8]uint32, p *[4]*byte, n int)

@@ -30,6 +30,7 @@ func main() {
 	for n := 1; n <= 4; n++ {
 		kernel(n, k, flip)
 	}
+	wide(k, flip)
 	Generate()
 }
 
@@ -187,4 +188,96 @@ func storeState(l lane, h Mem, t reg.VecPhysical) {
 	VPALIGNR(Imm(8), t, l.cdgh, l.cdgh)    // e f g h
 	VMOVDQU(l.abef, h)
 	VMOVDQU(l.cdgh, h.Offset(16))
+}
+
+// wide is the kernel of four lanes for machines with AVX-512VL: its sixteen
+// further registers hold the schedules of all lanes, which otherwise go
+// through the stack at every quad.
+func wide(k, flip Mem) {
+	const n = 4
+	TEXT("shaniWide4", NOSPLIT, "func(h *[4]*[8]uint32, p *[4]*byte, n int)")
+	Doc("shaniWide4 is shaniBlocks4 with the registers of AVX-512VL.")
+	Pragma("noescape")
+
+	low := []reg.VecPhysical{reg.X1, reg.X2, reg.X3, reg.X4, reg.X5, reg.X6, reg.X7, reg.X8}
+	high := []reg.VecPhysical{
+		reg.X16, reg.X17, reg.X18, reg.X19, reg.X20, reg.X21, reg.X22, reg.X23,
+		reg.X24, reg.X25, reg.X26, reg.X27, reg.X28, reg.X29, reg.X30, reg.X31,
+	}
+	temps := []reg.VecPhysical{reg.X9, reg.X10, reg.X11, reg.X12, reg.X13, reg.X14}
+	shuffle := reg.X15
+	gp := []reg.GPPhysical{reg.R8, reg.R9, reg.R10, reg.R11}
+	frame := AllocLocal(n*32 + 64)
+	LEAQ(frame.Offset(63), reg.RSI)
+	ANDQ(I8(-64), reg.RSI)
+	stack := Mem{Base: reg.RSI}
+	var lanes [n]lane
+	var words [n][]reg.VecPhysical
+	for i := range lanes {
+		l := &lanes[i]
+		l.abef, l.cdgh = low[2*i], low[2*i+1]
+		l.data = gp[i]
+		words[i] = high[4*i : 4*i+4]
+		l.saved[0], l.saved[1] = stack.Offset(32*i), stack.Offset(32*i+16)
+	}
+	states, ptrs, blocks := reg.RAX, reg.RBX, reg.RCX
+	Load(Param("h"), states)
+	Load(Param("p"), ptrs)
+	Load(Param("n"), blocks)
+	VZEROUPPER()
+	for i, l := range lanes {
+		MOVQ(Mem{Base: states, Disp: 8 * i}, reg.RDX)
+		MOVQ(Mem{Base: ptrs, Disp: 8 * i}, l.data)
+		loadState(l, Mem{Base: reg.RDX}, temps[0])
+	}
+	VMOVDQU(flip, shuffle)
+
+	Label("block")
+	for _, l := range lanes {
+		VMOVDQU(l.abef, l.saved[0])
+		VMOVDQU(l.cdgh, l.saved[1])
+	}
+	for q := 0; q < 16; q++ {
+		for i, l := range lanes {
+			w := words[i]
+			t1, t2 := temps[0], temps[1]
+			if q < 4 {
+				VMOVDQU(Mem{Base: l.data, Disp: 16 * q}, t1)
+				VPSHUFB(shuffle, t1, t1)
+				VMOVDQA32(t1, w[q])
+				VPADDD(k.Offset(16*q), t1, wk)
+			} else {
+				VPADDD(k.Offset(16*q), w[q%4], wk)
+			}
+			SHA256RNDS2(wk, l.abef, l.cdgh)
+			VPSHUFD(Imm(0x0e), wk, wk)
+			SHA256RNDS2(wk, l.cdgh, l.abef)
+			// Words 4(q-3) and on make words 4(q+1) and on.
+			if q >= 3 && q < 15 {
+				r := q + 1
+				VMOVDQA32(w[r%4], t1)
+				VMOVDQA32(w[(r+1)%4], t2)
+				SHA256MSG1(t2, t1)
+				VMOVDQA32(w[(r+3)%4], t2)
+				VPALIGNR(Imm(4), w[(r+2)%4], t2, wk)
+				VPADDD(wk, t1, t1)
+				SHA256MSG2(t2, t1)
+				VMOVDQA32(t1, w[r%4])
+			}
+		}
+	}
+	for _, l := range lanes {
+		VPADDD(l.saved[0], l.abef, l.abef)
+		VPADDD(l.saved[1], l.cdgh, l.cdgh)
+		ADDQ(Imm(64), l.data)
+	}
+	DECQ(blocks)
+	JNZ(LabelRef("block"))
+
+	for i, l := range lanes {
+		MOVQ(Mem{Base: states, Disp: 8 * i}, reg.RDX)
+		storeState(l, Mem{Base: reg.RDX}, temps[0])
+	}
+	VZEROUPPER()
+	RET()
 }
