@@ -120,7 +120,8 @@ corruption, 7 not authorized, 8 limit reached, 11 locked by another process,
 	root.AddCommand(
 		a.upCommand(), a.cidCommand(), a.packCommand(), a.verifyCommand(), a.statusCommand(),
 		a.unpackCommand(), a.lsCommand(), a.inspectCommand(),
-		a.serveCommand(), a.keyCommand(), a.profilesCommand(), a.versionCommand(),
+		a.listCommand(), a.rmCommand(), a.pinCommand(), a.serveCommand(), a.keyCommand(), a.serviceCommand(),
+		a.ledgerCommand(), a.profilesCommand(), a.versionCommand(),
 	)
 	return root
 }

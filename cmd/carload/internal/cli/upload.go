@@ -81,7 +81,7 @@ func (a *app) upCommand() *cobra.Command {
 	var in inputFlags
 	var send sendFlags
 	var end endpointFlags
-	var name string
+	var name, ledger string
 	cmd := &cobra.Command{
 		Use:     "up PATH…",
 		Aliases: []string{"upload"},
@@ -108,13 +108,19 @@ where it was.`,
 			if send.dryRun {
 				return a.dryRun(src, opts, send.rootOnly)
 			}
-			return a.up(cmd.Context(), src, opts, end, name, send.rootOnly)
+			l, closeLedger, err := a.openLedger(ledger)
+			if err != nil {
+				return err
+			}
+			opts.Ledger = l
+			return errors.Join(a.up(cmd.Context(), src, opts, end, name, send.rootOnly), closeLedger())
 		},
 	}
 	end.add(cmd)
 	cmd.Flags().StringVar(&name, "name", "", "what the service calls the upload (default: the name of the file)")
 	send.add(cmd)
 	send.addRemote(cmd)
+	addLedger(cmd, &ledger)
 	in.add(cmd)
 	return cmd
 }

@@ -36,6 +36,7 @@ func (a *app) verifyCommand() *cobra.Command {
 	var sample int
 	var full bool
 	var timeout time.Duration
+	var ledger string
 	cmd := &cobra.Command{
 		Use:   "verify [ROOT] SHARD… | verify ROOT",
 		Short: "Check shards on disk, or what a service holds",
@@ -65,7 +66,12 @@ and hashes all of it. What is missing or wrong is remembered, so that
 							return usagef("--sample %d: must be at least 1", sample)
 						}
 					}
-					return a.verifyRemote(cmd.Context(), end, root, uploader.Options{Verify: level, SampleBlocks: sample, VerifyTimeout: timeout})
+					l, closeLedger, err := a.openLedger(ledger)
+					if err != nil {
+						return err
+					}
+					opts := uploader.Options{Verify: level, SampleBlocks: sample, VerifyTimeout: timeout, Ledger: l}
+					return errors.Join(a.verifyRemote(cmd.Context(), end, root, opts), closeLedger())
 				}
 			}
 			set, err := a.archives(cmd, args)
@@ -78,6 +84,7 @@ and hashes all of it. What is missing or wrong is remembered, so that
 	end.add(cmd)
 	cmd.Flags().IntVar(&sample, "sample", uploader.DefaultSampleBlocks, "fetch this many random blocks back from the service")
 	cmd.Flags().DurationVar(&timeout, "verify-timeout", 5*time.Second, "how long the service may take to have it complete")
+	addLedger(cmd, &ledger)
 	cmd.Flags().BoolVar(&full, "full", false, "fetch everything back from the service")
 	return cmd
 }

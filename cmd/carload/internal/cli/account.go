@@ -1,0 +1,172 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/carload/carload/uploader/nftstorage"
+)
+
+// withTarget connects to the service that the flags mean, for f.
+func (a *app) withTarget(ctx context.Context, end endpointFlags, f func(*target) error) (err error) {
+	t, err := a.connect(ctx, end)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, t.close()) }()
+	return f(t)
+}
+
+type uploadEvent struct {
+	eventHeader
+	Root    string    `json:"root"`
+	Name    string    `json:"name"`
+	Bytes   int64     `json:"bytes"`
+	Created time.Time `json:"created"`
+	State   string    `json:"state"`
+	Parts   int       `json:"parts"`
+}
+
+func (a *app) listCommand() *cobra.Command {
+	var end endpointFlags
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the uploads at the service: CID, state, bytes, time, name",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.withTarget(cmd.Context(), end, func(t *target) error {
+				for u, err := range t.List(cmd.Context()) {
+					if err != nil {
+						return err
+					}
+					a.con.event(uploadEvent{header("upload"), u.Root.String(), u.Name, u.Bytes, u.Created, string(u.State), len(u.Parts)})
+					a.con.result(fmt.Sprintf("%s\t%s\t%d\t%s\t%s", u.Root, printable(string(u.State)), u.Bytes, u.Created.UTC().Format(time.RFC3339), quotePath(u.Name)))
+				}
+				return nil
+			})
+		},
+	}
+	end.add(cmd)
+	return cmd
+}
+
+func (a *app) rmCommand() *cobra.Command {
+	var end endpointFlags
+	cmd := &cobra.Command{
+		Use:   "rm CID…",
+		Short: "Delete uploads at the service",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			roots, err := parseCIDs(args)
+			if err != nil {
+				return err
+			}
+			return a.withTarget(cmd.Context(), end, func(t *target) error {
+				for _, root := range roots {
+					if err := t.Delete(cmd.Context(), root); err != nil {
+						return fmt.Errorf("%s: %w", root, err)
+					}
+					a.con.event(uploadEvent{eventHeader: header("deleted"), Root: root.String()})
+					a.con.result(root.String() + "\tdeleted")
+				}
+				return nil
+			})
+		},
+	}
+	end.add(cmd)
+	return cmd
+}
+
+type pinEvent struct {
+	eventHeader
+	ID      string    `json:"id"`
+	Cid     string    `json:"cid"`
+	Name    string    `json:"name"`
+	State   string    `json:"state"`
+	Created time.Time `json:"created"`
+}
+
+func (a *app) pinLine(p nftstorage.Pin) {
+	a.con.event(pinEvent{header("pin"), p.ID, p.Cid.String(), p.Name, string(p.State), p.Created})
+	a.con.result(fmt.Sprintf("%s\t%s\t%s\t%s", p.Cid, printable(string(p.State)), quotePath(p.ID), quotePath(p.Name)))
+}
+
+func (a *app) pinCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "pin",
+		Short: "Ask the service to hold DAGs that it has or can fetch",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(a.pinAddCommand(), a.pinListCommand(), a.pinRmCommand())
+	return cmd
+}
+
+func (a *app) pinAddCommand() *cobra.Command {
+	var end endpointFlags
+	var name string
+	cmd := &cobra.Command{
+		Use:   "add CID…",
+		Short: "Pin DAGs: prints CID, state, ID and name",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cids, err := parseCIDs(args)
+			if err != nil {
+				return err
+			}
+			return a.withTarget(cmd.Context(), end, func(t *target) error {
+				for _, c := range cids {
+					p, err := t.AddPin(cmd.Context(), c, name)
+					if err != nil {
+						return fmt.Errorf("%s: %w", c, err)
+					}
+					a.pinLine(p)
+				}
+				return nil
+			})
+		},
+	}
+	end.add(cmd)
+	cmd.Flags().StringVar(&name, "name", "", "what the service calls the pin")
+	return cmd
+}
+
+func (a *app) pinListCommand() *cobra.Command {
+	var end endpointFlags
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the pins: CID, state, ID, name",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.withTarget(cmd.Context(), end, func(t *target) error {
+				for p, err := range t.Pins(cmd.Context()) {
+					if err != nil {
+						return err
+					}
+					a.pinLine(p)
+				}
+				return nil
+			})
+		},
+	}
+	end.add(cmd)
+	return cmd
+}
+
+func (a *app) pinRmCommand() *cobra.Command {
+	var end endpointFlags
+	cmd := &cobra.Command{
+		Use:   "rm ID",
+		Short: "Withdraw a pin",
+		Args:  exactArgs(1, `the pin's ID, as "carload pin list" shows it`),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withTarget(cmd.Context(), end, func(t *target) error {
+				return t.RemovePin(cmd.Context(), args[0])
+			})
+		},
+	}
+	end.add(cmd)
+	return cmd
+}

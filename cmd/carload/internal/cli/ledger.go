@@ -1,0 +1,237 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/carload/carload/uploader"
+	"github.com/carload/carload/uploader/boltledger"
+)
+
+// noLedger is the --ledger that keeps nothing.
+const noLedger = "none"
+
+func addLedger(cmd *cobra.Command, path *string) {
+	cmd.Flags().StringVar(path, "ledger", "", "file that remembers what was sent (default: in the user's state directory; none keeps nothing)")
+}
+
+func (a *app) ledgerPath(flag string) (string, error) {
+	if flag != "" {
+		return filepath.Abs(flag)
+	}
+	dir, err := a.env.stateDir()
+	if err != nil {
+		return "", usageError{error: fmt.Errorf("%w (--ledger)", err)}
+	}
+	return filepath.Join(dir, "ledger.db"), nil
+}
+
+// openLedger opens the ledger that the flag means. The caller calls the
+// function at the end.
+func (a *app) openLedger(flag string) (uploader.Ledger, func() error, error) {
+	if flag == noLedger {
+		return new(uploader.MemoryLedger), func() error { return nil }, nil
+	}
+	l, err := a.boltLedger(flag)
+	if err != nil {
+		return nil, nil, err
+	}
+	return l, l.Close, nil
+}
+
+func (a *app) boltLedger(flag string) (*boltledger.Ledger, error) {
+	path, err := a.ledgerPath(flag)
+	if err != nil {
+		return nil, err
+	}
+	l, err := boltledger.Open(path, boltledger.Options{})
+	switch {
+	case errors.Is(err, uploader.ErrLedgerLocked):
+		return nil, withHint(err, "another carload uses it: wait for it, or give this one another by --ledger FILE")
+	case errors.Is(err, uploader.ErrLedgerDamaged):
+		return nil, withHint(err, "carload ledger repair saves what can be read")
+	}
+	return l, err
+}
+
+func (a *app) withLedger(flag string, f func(*boltledger.Ledger) error) (err error) {
+	l, err := a.boltLedger(flag)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.Close()) }()
+	return f(l)
+}
+
+func (a *app) ledgerCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "ledger",
+		Short: "Look into the record of what was sent where",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(a.ledgerListCommand(), a.ledgerShowCommand(), a.ledgerForgetCommand(), a.ledgerRepairCommand())
+	return cmd
+}
+
+type ledgerEvent struct {
+	eventHeader
+	Root          string    `json:"root"`
+	Target        string    `json:"target"`
+	MaxShardBytes int64     `json:"maxShardBytes"`
+	Receipts      int       `json:"receipts"`
+	Suspects      int       `json:"suspects"`
+	Begun         time.Time `json:"begun"`
+	Finished      time.Time `json:"finished,omitzero"`
+}
+
+func (a *app) ledgerListCommand() *cobra.Command {
+	var path string
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List uploads: CID, state, receipts, largest shard, time, target",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.withLedger(path, func(l *boltledger.Ledger) error {
+				uploads, err := l.Uploads(cmd.Context())
+				for _, u := range uploads {
+					a.con.event(ledgerEvent{header("ledger"), u.Root.String(), u.Target, u.MaxShardBytes, u.Receipts, u.Suspects, u.Begun, u.Finished})
+					state := "unfinished"
+					if !u.Finished.IsZero() {
+						state = "verified"
+					}
+					if u.Suspects > 0 {
+						state = fmt.Sprintf("%d blocks to mend", u.Suspects)
+					}
+					a.con.result(fmt.Sprintf("%s\t%s\t%d\t%d\t%s\t%s", u.Root, state, u.Receipts, u.MaxShardBytes, u.Begun.UTC().Format(time.RFC3339), quotePath(u.Target)))
+				}
+				return err
+			})
+		},
+	}
+	addLedger(cmd, &path)
+	return cmd
+}
+
+type receiptEvent struct {
+	eventHeader
+	Root    string `json:"root"`
+	Target  string `json:"target"`
+	Index   int    `json:"index"`
+	Archive string `json:"archive"`
+}
+
+func (a *app) ledgerShowCommand() *cobra.Command {
+	var path string
+	cmd := &cobra.Command{
+		Use:   "show CID",
+		Short: "List the receipts of an upload: number, CID of the shard, target",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			roots, err := parseCIDs(args)
+			if err != nil {
+				return err
+			}
+			return a.withLedger(path, func(l *boltledger.Ledger) error { return a.ledgerShow(cmd.Context(), l, roots[0].String()) })
+		},
+	}
+	addLedger(cmd, &path)
+	return cmd
+}
+
+func (a *app) ledgerShow(ctx context.Context, l *boltledger.Ledger, root string) error {
+	uploads, err := l.Uploads(ctx)
+	if err != nil {
+		return err
+	}
+	found := false
+	for _, u := range uploads {
+		if u.Root.String() != root {
+			continue
+		}
+		found = true
+		receipts, err := l.Receipts(ctx, u.UploadKey)
+		if err != nil {
+			return err
+		}
+		indexes := make([]int, 0, len(receipts))
+		for i := range receipts {
+			indexes = append(indexes, i)
+		}
+		slices.Sort(indexes)
+		for _, i := range indexes {
+			a.con.event(receiptEvent{header("receipt"), root, u.Target, i, receipts[i].String()})
+			a.con.result(fmt.Sprintf("%d\t%s\t%s", i+1, receipts[i], quotePath(u.Target)))
+		}
+	}
+	if !found {
+		return fmt.Errorf("the ledger knows no upload of %s", root)
+	}
+	return nil
+}
+
+func (a *app) ledgerForgetCommand() *cobra.Command {
+	var path string
+	cmd := &cobra.Command{
+		Use:   "forget CID…",
+		Short: "Forget uploads; the service is asked what it holds the next time",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			roots, err := parseCIDs(args)
+			if err != nil {
+				return err
+			}
+			return a.withLedger(path, func(l *boltledger.Ledger) error {
+				for _, root := range roots {
+					n, err := l.ForgetRoot(cmd.Context(), root)
+					if err != nil {
+						return err
+					}
+					if n == 0 {
+						return fmt.Errorf("the ledger knows no upload of %s", root)
+					}
+					a.con.result(root.String() + "\tforgotten")
+				}
+				return nil
+			})
+		},
+	}
+	addLedger(cmd, &path)
+	return cmd
+}
+
+type repairEvent struct {
+	eventHeader
+	Kept    int    `json:"kept"`
+	Lost    int    `json:"lost"`
+	Damaged string `json:"damaged"`
+}
+
+func (a *app) ledgerRepairCommand() *cobra.Command {
+	var path string
+	cmd := &cobra.Command{
+		Use:   "repair",
+		Short: "Make a new ledger of what can be read of a damaged one, which is kept",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			file, err := a.ledgerPath(path)
+			if err != nil {
+				return err
+			}
+			report, err := boltledger.Repair(file)
+			if err != nil {
+				return err
+			}
+			a.con.event(repairEvent{header("repaired"), report.Kept, report.Lost, report.Damaged})
+			a.con.result(fmt.Sprintf("%s\t%d kept\t%d lost", quotePath(file), report.Kept, report.Lost))
+			a.con.say("the old ledger is now %s; what is lost is asked from the service", quotePath(report.Damaged))
+			return nil
+		},
+	}
+	addLedger(cmd, &path)
+	return cmd
+}

@@ -1,0 +1,258 @@
+package nftstorage
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"iter"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/carload/carload/uploader"
+)
+
+// Upload is what the service says of one of the account's uploads.
+type Upload struct {
+	Root    cid.Cid
+	Name    string // as the service has it; not fit for a terminal
+	Bytes   int64
+	Created time.Time
+	State   uploader.State
+	Parts   []cid.Cid
+}
+
+// pageSize keeps a page of uploads with hundreds of parts each below what is
+// read of a reply.
+const pageSize = 50
+
+type listed struct {
+	nft
+	Size    int64     `json:"size"`
+	Created time.Time `json:"created"`
+	Pin     struct {
+		Status string `json:"status"`
+		Name   string `json:"name"`
+	} `json:"pin"`
+	Name string `json:"name"`
+}
+
+// List yields the account's uploads, the newest first. An error is the last
+// thing it yields.
+func (t *Target) List(ctx context.Context) iter.Seq2[Upload, error] {
+	return func(yield func(Upload, error) bool) {
+		before := ""
+		seen := map[string]bool{} // of the time that the next page begins with: it does so inclusively
+		for {
+			query := url.Values{"limit": {strconv.Itoa(pageSize)}}
+			if before != "" {
+				query.Set("before", before)
+			}
+			var page []listed
+			if err := t.get(ctx, "/?"+query.Encode(), &page); err != nil {
+				yield(Upload{}, err)
+				return
+			}
+			fresh := 0
+			for _, l := range page {
+				if at := l.Created.UTC().Format(time.RFC3339Nano); at != before {
+					before = at
+					clear(seen)
+				}
+				if seen[l.CID] {
+					continue
+				}
+				seen[l.CID] = true
+				fresh++
+				u, err := l.upload()
+				if !yield(u, err) || err != nil {
+					return
+				}
+			}
+			if fresh == 0 || len(page) < pageSize {
+				return
+			}
+		}
+	}
+}
+
+func (l *listed) upload() (Upload, error) {
+	parts, err := l.parts()
+	if err == nil && !l.root().Defined() {
+		err = permanent{fmt.Errorf("the reply lists %s as an upload, which is not a CID", quoteMessage(l.CID))}
+	}
+	u := Upload{Root: l.root(), Name: l.Name, Bytes: l.Size, Created: l.Created, State: uploader.State(l.Pin.Status), Parts: parts}
+	if u.Name == "" {
+		u.Name = l.Pin.Name
+	}
+	return u, err
+}
+
+// Delete takes an upload from the account. The error matches
+// [uploader.ErrNotFound] if there is no such upload.
+func (t *Target) Delete(ctx context.Context, root cid.Cid) error {
+	resp, err := t.exchange(ctx, http.MethodDelete, "/"+root.String(), nil)
+	if err != nil {
+		return err
+	}
+	var env envelope
+	if err := json.Unmarshal(resp, &env); err != nil || !env.OK {
+		return permanent{fmt.Errorf("the reply of %s does not say that %s was deleted", t, root)}
+	}
+	return nil
+}
+
+// Pin is a request to hold a DAG, by the pinning service API.
+type Pin struct {
+	ID      string
+	Cid     cid.Cid
+	Name    string // as the service has it
+	State   uploader.State
+	Created time.Time
+}
+
+type pinStatus struct {
+	RequestID string    `json:"requestid"`
+	Status    string    `json:"status"`
+	Created   time.Time `json:"created"`
+	Pin       struct {
+		Cid  string `json:"cid"`
+		Name string `json:"name,omitempty"`
+	} `json:"pin"`
+}
+
+func (p *pinStatus) pin() (Pin, error) {
+	c, err := cid.Decode(p.Pin.Cid)
+	if err != nil {
+		return Pin{}, permanent{fmt.Errorf("the reply lists %s as pinned, which is not a CID", quoteMessage(p.Pin.Cid))}
+	}
+	return Pin{ID: p.RequestID, Cid: c, Name: p.Pin.Name, State: uploader.State(p.Status), Created: p.Created}, nil
+}
+
+// AddPin asks the service to hold a DAG, and to fetch what it lacks.
+func (t *Target) AddPin(ctx context.Context, c cid.Cid, name string) (Pin, error) {
+	var p pinStatus
+	p.Pin.Cid, p.Pin.Name = c.String(), name
+	body, err := json.Marshal(p.Pin)
+	if err != nil {
+		return Pin{}, err
+	}
+	if err := t.pins(ctx, http.MethodPost, "/pins", body, &p); err != nil {
+		return Pin{}, err
+	}
+	return p.pin()
+}
+
+// RemovePin withdraws a pin by its ID.
+func (t *Target) RemovePin(ctx context.Context, id string) error {
+	return t.pins(ctx, http.MethodDelete, "/pins/"+url.PathEscape(id), nil, nil)
+}
+
+// Pins yields the account's pins in any state, the newest first. An error is
+// the last thing it yields.
+func (t *Target) Pins(ctx context.Context) iter.Seq2[Pin, error] {
+	return func(yield func(Pin, error) bool) {
+		before := ""
+		seen := map[string]bool{}
+		for {
+			query := url.Values{"limit": {strconv.Itoa(pageSize)}, "status": {"queued,pinning,pinned,failed"}}
+			if before != "" {
+				query.Set("before", before)
+			}
+			var page struct {
+				Results []pinStatus `json:"results"`
+			}
+			if err := t.pins(ctx, http.MethodGet, "/pins?"+query.Encode(), nil, &page); err != nil {
+				yield(Pin{}, err)
+				return
+			}
+			fresh := 0
+			for _, r := range page.Results {
+				before = r.Created.UTC().Format(time.RFC3339Nano)
+				if seen[r.RequestID] {
+					continue
+				}
+				seen[r.RequestID] = true
+				fresh++
+				p, err := r.pin()
+				if !yield(p, err) || err != nil {
+					return
+				}
+			}
+			if fresh == 0 || len(page.Results) < pageSize {
+				return
+			}
+		}
+	}
+}
+
+// pins makes a request of the pinning API, whose replies have no envelope.
+func (t *Target) pins(ctx context.Context, method, path string, body []byte, v any) error {
+	p, err := t.exchange(ctx, method, path, body)
+	if err != nil || v == nil {
+		return err
+	}
+	if err := json.Unmarshal(p, v); err != nil {
+		return temporary{fmt.Errorf("the reply of %s is not the API's JSON: %w", t, err)}
+	}
+	return nil
+}
+
+// exchange sends a small request and returns the body of a good reply.
+func (t *Target) exchange(ctx context.Context, method, path string, body []byte) ([]byte, error) {
+	if err := t.turn(ctx); err != nil {
+		return nil, err
+	}
+	ctx, alive, stop := watch(ctx, t.opts.Stall)
+	defer stop()
+	var r io.Reader
+	if body != nil {
+		r = bytes.NewReader(body)
+	}
+	req, err := t.request(ctx, method, t.base, path, r)
+	if err != nil {
+		return nil, err
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := t.send(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	p, err := io.ReadAll(io.LimitReader(aliveBody{resp.Body, alive}, maxReplyBytes+1))
+	if err != nil {
+		return nil, t.failed(ctx, "read the reply", err)
+	}
+	if len(p) > maxReplyBytes {
+		return nil, permanent{fmt.Errorf("the reply of %s is longer than %d bytes: is it the right endpoint?", t, maxReplyBytes)}
+	}
+	if resp.StatusCode/100 != 2 {
+		return nil, t.pinError(resp, p)
+	}
+	return p, nil
+}
+
+// pinError reads either of the API's two forms of errors.
+func (t *Target) pinError(resp *http.Response, body []byte) error {
+	var e struct {
+		Error struct {
+			Code, Message   string
+			Reason, Details string
+		} `json:"error"`
+	}
+	var env envelope
+	if json.Unmarshal(body, &e) == nil {
+		env.Error.Code, env.Error.Message = e.Error.Code, e.Error.Message
+		if e.Error.Reason != "" {
+			env.Error.Code, env.Error.Message = e.Error.Reason, e.Error.Details
+		}
+	}
+	return t.refusal(resp, env)
+}
