@@ -32,7 +32,8 @@ type Ledger interface {
 
 	// Plan returns what SavePlan kept under the key, or nil.
 	Plan(ctx context.Context, key string) ([]byte, error)
-	// SavePlan keeps a described source, so that it is not hashed again.
+	// SavePlan keeps a described source, so that it is not hashed again. An
+	// empty plan takes the place of what was kept.
 	SavePlan(ctx context.Context, key string, plan []byte) error
 }
 

@@ -2,7 +2,6 @@ package uploader
 
 import (
 	"context"
-	"encoding"
 	"errors"
 	"fmt"
 	"iter"
@@ -38,18 +37,6 @@ type Input interface {
 
 // Sized is an [Input] that knows its payload before it is described.
 type Sized interface{ Size() int64 }
-
-// Cacheable is an [Input] whose description can be kept in the ledger. The key
-// changes whenever the source may have changed; it is empty if nobody knows.
-type Cacheable interface {
-	CacheKey() string
-	// Restore makes the DAG of what its MarshalBinary returned.
-	Restore(plan []byte) (DAG, error)
-}
-
-// cachedBytes is the least payload whose description is kept: less is sooner
-// hashed again than made durable.
-const cachedBytes = 8 << 20
 
 type outcome struct {
 	result Result
@@ -105,6 +92,10 @@ func (u *Uploader) pull(ctx context.Context, inputs iter.Seq[Input], outcomes ch
 			sending.Go(func() error {
 				r, err := u.Send(ctx, in.Name(), plan)
 				r.Bytes = dag.Size()
+				if key := cacheKey(in); key != "" && errors.Is(err, ErrSourceChanged) {
+					// What is remembered of the source is not true, whatever its key says.
+					err = errors.Join(err, ledgerError(u.opts.Ledger.SavePlan(ctx, key, nil)))
+				}
 				outcomes <- u.done(in, r, err)
 				return nil
 			})
@@ -153,24 +144,13 @@ func (u *Uploader) describe(ctx context.Context, in Input) (*splitter.Plan, DAG,
 
 // dag describes an input, or takes what the ledger knows of it.
 func (u *Uploader) dag(ctx context.Context, in Input) (dag DAG, cached bool, err error) {
-	c, cacheable := in.(Cacheable)
-	key := ""
-	if cacheable {
-		key = c.CacheKey()
+	key := cacheKey(in)
+	if dag, err = u.restore(ctx, in, key); err != nil {
+		return nil, false, err
 	}
-	if key != "" && !u.opts.Rehash {
-		plan, err := u.opts.Ledger.Plan(ctx, key)
-		if err != nil {
-			return nil, false, ledgerError(err)
-		}
-		if plan != nil {
-			dag, err := c.Restore(plan)
-			if err == nil {
-				u.progress.hashed.Add(dag.Size())
-				return dag, true, nil
-			}
-			u.opts.Logger.Warn("the ledger's plan can't be used; describing the source again", "upload", in.Name(), "err", err)
-		}
+	if dag != nil {
+		u.progress.hashed.Add(dag.Size())
+		return dag, true, nil
 	}
 	dag, err = in.Describe(ctx, &u.progress.hashed)
 	if err != nil {
@@ -181,16 +161,7 @@ func (u *Uploader) dag(ctx context.Context, in Input) (dag DAG, cached bool, err
 		}
 		return nil, false, fmt.Errorf("describe %q: %w", in.Name(), err)
 	}
-	if m, ok := dag.(encoding.BinaryMarshaler); ok && key != "" && dag.Size() >= cachedBytes {
-		plan, err := m.MarshalBinary()
-		if err == nil {
-			err = u.opts.Ledger.SavePlan(ctx, key, plan)
-		}
-		if err != nil {
-			return nil, false, ledgerError(err)
-		}
-	}
-	return dag, false, nil
+	return dag, false, u.keep(ctx, in, key, dag)
 }
 
 func (u *Uploader) checkSize(name string, size int64) error {
