@@ -473,38 +473,112 @@ func (x *indexer) settle() error {
 	}
 }
 
-// propagate tells parents of nodes that became complete, level by level.
+// narrow is the number of ready nodes up to which they are passed on one by
+// one. That is cheaper for deep DAGs, and by levels for wide ones.
+const narrow = 32
+
+// propagate tells parents of nodes that became complete.
 func (x *indexer) propagate() error {
 	for {
-		started, err := x.step(`UPDATE nodes SET pending = -4 WHERE pending = 0`)
-		if err != nil || started == 0 {
+		var ready []nodeKey
+		err := eachRow(x.ctx, x.tx, `SELECT mh, codec FROM nodes WHERE pending = 0 LIMIT 33`, nil, func(scan scanRow) error {
+			var mh []byte
+			var k nodeKey
+			err := scan(&mh, &k.codec)
+			k.mh = string(mh)
+			ready = append(ready, k)
 			return err
+		})
+		switch {
+		case err != nil:
+			return fmt.Errorf("look up complete nodes: %w", err)
+		case len(ready) == 0:
+			return nil
+		case len(ready) <= narrow:
+			err = x.tellOneByOne(ready)
+		default:
+			err = x.tellLevel()
 		}
-		for _, q := range []string{
-			`UPDATE nodes SET pending = pending - w.n FROM
-				(SELECT waiting.parent AS parent, count(*) AS n FROM nodes AS c JOIN waiting ON waiting.mh = c.mh AND waiting.codec = c.codec
-				 WHERE c.pending = -4 GROUP BY waiting.parent) AS w
-				WHERE nodes.id = w.parent`,
-			`DELETE FROM waiting WHERE (mh, codec) IN (SELECT mh, codec FROM nodes WHERE pending = -4)`,
-			`UPDATE nodes SET pending = -1 WHERE pending = -4`,
-		} {
-			if _, err := x.step(q); err != nil {
-				return err
-			}
+		if err != nil {
+			return fmt.Errorf("pass completeness on: %w", err)
 		}
 	}
 }
 
-func (x *indexer) step(query string) (int64, error) {
-	s, err := x.prepare(query)
-	if err != nil {
-		return 0, err
+// tellOneByOne goes up from ready nodes. When there are too many it leaves the
+// rest as ready.
+func (x *indexer) tellOneByOne(ready []nodeKey) error {
+	var del, dec, done *sql.Stmt
+	for _, p := range []struct {
+		stmt  **sql.Stmt
+		query string
+	}{
+		{&del, `DELETE FROM waiting WHERE mh = ? AND codec = ? RETURNING parent`},
+		{&dec, `UPDATE nodes SET pending = pending - 1 WHERE id = ? RETURNING pending, mh, codec`},
+		{&done, `UPDATE nodes SET pending = -1 WHERE mh = ? AND codec = ?`},
+	} {
+		var err error
+		if *p.stmt, err = x.prepare(p.query); err != nil {
+			return err
+		}
 	}
-	res, err := s.ExecContext(x.ctx)
-	if err != nil {
-		return 0, fmt.Errorf("pass completeness on: %w", err)
+	var parents []int64
+	for len(ready) > 0 && len(ready) <= narrow {
+		k := ready[len(ready)-1]
+		ready = ready[:len(ready)-1]
+		if _, err := done.ExecContext(x.ctx, []byte(k.mh), k.codec); err != nil {
+			return err
+		}
+		rows, err := del.QueryContext(x.ctx, []byte(k.mh), k.codec)
+		if err != nil {
+			return err
+		}
+		parents = parents[:0]
+		err = drainRows(rows, func(scan scanRow) error {
+			var id int64
+			err := scan(&id)
+			parents = append(parents, id)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		for _, id := range parents {
+			var pending int64
+			var mh []byte
+			var up nodeKey
+			if err := dec.QueryRowContext(x.ctx, id).Scan(&pending, &mh, &up.codec); err != nil {
+				return err
+			}
+			if pending == nodeReady && len(ready) <= narrow {
+				up.mh = string(mh)
+				ready = append(ready, up)
+			}
+		}
 	}
-	return res.RowsAffected()
+	return nil
+}
+
+// tellLevel tells the parents of all ready nodes at once.
+func (x *indexer) tellLevel() error {
+	for _, q := range []string{
+		`UPDATE nodes SET pending = -4 WHERE pending = 0`,
+		`UPDATE nodes SET pending = pending - w.n FROM
+			(SELECT waiting.parent AS parent, count(*) AS n FROM nodes AS c JOIN waiting ON waiting.mh = c.mh AND waiting.codec = c.codec
+			 WHERE c.pending = -4 GROUP BY waiting.parent) AS w
+			WHERE nodes.id = w.parent`,
+		`DELETE FROM waiting WHERE (mh, codec) IN (SELECT mh, codec FROM nodes WHERE pending = -4)`,
+		`UPDATE nodes SET pending = -1 WHERE pending = -4`,
+	} {
+		s, err := x.prepare(q)
+		if err != nil {
+			return err
+		}
+		if _, err := s.ExecContext(x.ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // readUnread reads some nodes from where they are held.

@@ -206,7 +206,7 @@ func (v *saver) flush(ctx context.Context) (err error) {
 	b := v.b
 	v.b = nil
 	defer func() { err = errors.Join(err, b.file.remove()) }()
-	sub, err := b.finish(v.root, -1)
+	sub, err := b.finish(ctx, v.root, -1)
 	if err != nil {
 		return err
 	}

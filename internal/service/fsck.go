@@ -1,13 +1,13 @@
 package service
 
 import (
-	"bufio"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/ipfs/go-cid"
 )
@@ -90,7 +90,7 @@ func (s *Service) Fsck(ctx context.Context) (*FsckReport, error) {
 // fsckShard checks one shard file, and that the index has each of its blocks.
 func (st *store) fsckShard(ctx context.Context, sh shard, size int64, r *FsckReport) (err error) {
 	r.Shards++
-	res, f, err := st.rescan(sh.cid)
+	res, f, err := st.rescan(ctx, sh.cid)
 	if f != nil {
 		defer func() { err = errors.Join(err, f.Close()) }()
 	}
@@ -111,22 +111,21 @@ func (st *store) fsckShard(ctx context.Context, sh shard, size int64, r *FsckRep
 		return err
 	}
 	missing := 0
-	for {
+	batch := make(map[string]int, statementRows)
+	for end := false; !end; {
 		sec, err := in.next()
-		if errors.Is(err, io.EOF) {
-			break
+		if end = errors.Is(err, io.EOF); !end {
+			if err != nil {
+				return err
+			}
+			batch[string(sec.c.Hash())] = sec.len
 		}
-		if err != nil {
-			return err
-		}
-		var ok bool
-		err = st.read.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM blocks WHERE mh = ? AND shard = ? AND len = ?)`,
-			[]byte(sec.c.Hash()), sh.id, sec.len).Scan(&ok)
-		if err != nil {
-			return fmt.Errorf("look up block: %w", err)
-		}
-		if !ok {
-			missing++
+		if len(batch) == statementRows || end && len(batch) > 0 {
+			if err := st.subtractIndexed(ctx, sh.id, batch); err != nil {
+				return err
+			}
+			missing += len(batch)
+			clear(batch)
 		}
 	}
 	if missing > 0 {
@@ -135,14 +134,37 @@ func (st *store) fsckShard(ctx context.Context, sh shard, size int64, r *FsckRep
 	return nil
 }
 
+// subtractIndexed takes those blocks out of the batch that the index has in a
+// shard with this length.
+func (st *store) subtractIndexed(ctx context.Context, shardID int64, batch map[string]int) error {
+	args := []any{shardID}
+	for mh := range batch {
+		args = append(args, []byte(mh))
+	}
+	query := `SELECT mh, len FROM blocks WHERE shard = ? AND mh IN (?` + strings.Repeat(",?", len(batch)-1) + `)`
+	err := eachRow(ctx, st.read, query, args, func(scan scanRow) error {
+		var mh []byte
+		var n int
+		err := scan(&mh, &n)
+		if batch[string(mh)] == n {
+			delete(batch, string(mh))
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("look up blocks: %w", err)
+	}
+	return nil
+}
+
 // rescan hashes a shard file again. The caller closes the file, if there is
 // one.
-func (st *store) rescan(want cid.Cid) (*scanResult, *os.File, error) {
+func (st *store) rescan(ctx context.Context, want cid.Cid) (*scanResult, *os.File, error) {
 	f, err := os.Open(st.shardPath(want))
 	if err != nil {
 		return nil, nil, err
 	}
-	res, err := st.scan(bufio.NewReaderSize(f, 1<<20), nil, nil)
+	res, err := st.scan(ctx, f, -1, nil, nil)
 	if err == nil && !res.cid.Equals(want) {
 		err = errDamaged
 	}
@@ -190,7 +212,7 @@ func Rebuild(ctx context.Context, dir string) (_ *FsckReport, err error) {
 	if err != nil {
 		return nil, err
 	}
-	st := newStore(dir, false, lock)
+	st := newStore(dir, false, 0, lock)
 	defer func() { err = errors.Join(err, st.close()) }()
 	if err := st.openDatabase(ctx); err != nil {
 		return nil, err
@@ -223,7 +245,7 @@ func (st *store) rebuild(ctx context.Context, r *FsckReport) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		res, f, err := st.rescan(c)
+		res, f, err := st.rescan(ctx, c)
 		if f != nil {
 			err = errors.Join(err, f.Close())
 		}

@@ -50,7 +50,7 @@ func (s *Service) storeNFT(c *call) (err error) {
 	for _, l := range b.at {
 		size += int64(l.len)
 	}
-	sub, err := b.finish(root, size)
+	sub, err := b.finish(c.ctx, root, size)
 	if err != nil {
 		return err
 	}

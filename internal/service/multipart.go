@@ -126,7 +126,7 @@ func (s *Service) uploadMultipart(c *call) (err error) {
 	if err != nil {
 		return err
 	}
-	sub, err := b.finishNode(root)
+	sub, err := b.finishNode(c.ctx, root)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package service
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -70,12 +71,16 @@ type scanResult struct {
 	payloadEnd int64
 }
 
-// scan checks the CAR that src yields, block by block. Errors of the CAR are API errors; those
-// of src and the sink are returned as they are.
-func (st *store) scan(src io.Reader, sink io.Writer, kept keeper) (*scanResult, error) {
-	buf := st.buffers.Get().(*[]byte)
-	defer st.buffers.Put(buf)
-	s := &scanner{src: src, sink: sink, kept: kept, pool: &st.hash, buf: *buf, limit: -1}
+// scan checks the CAR that src yields, block by block. Its length may be given
+// as -1 if it is unknown. Errors of the CAR are API errors; those of src and
+// the sink are returned as they are.
+func (st *store) scan(ctx context.Context, src io.Reader, length int64, sink io.Writer, kept keeper) (*scanResult, error) {
+	buf, release, err := st.buffer(ctx, length)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	s := &scanner{src: src, sink: sink, kept: kept, pool: &st.hash, buf: buf, limit: -1}
 	if err := s.run(); err != nil {
 		return nil, err
 	}

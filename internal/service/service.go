@@ -24,6 +24,9 @@ const (
 // DefaultMaxBodyBytes is what the original took in one request.
 const DefaultMaxBodyBytes = 100 << 20
 
+// DefaultBufferBytes lets 30 large uploads be received at a time.
+const DefaultBufferBytes = 128 << 20
+
 // Options are the knobs of [Open]. Only Dir has to be set.
 type Options struct {
 	Dir          string
@@ -35,6 +38,11 @@ type Options struct {
 	// out the payloads of leaves. It is for load tests: such a store cannot
 	// give back what was uploaded.
 	Discard bool
+
+	// BufferBytes bounds the memory that requests use together to check what
+	// they receive; 0 means DefaultBufferBytes. A large upload takes 4.25 MiB
+	// while it is received, and others wait for memory.
+	BufferBytes int64
 
 	// FetchFrom are base URLs of trustless gateways, from which content is
 	// fetched that is pinned but not held.
@@ -53,6 +61,9 @@ type Options struct {
 func (o Options) withDefaults() Options {
 	if o.MaxBodyBytes == 0 {
 		o.MaxBodyBytes = DefaultMaxBodyBytes
+	}
+	if o.BufferBytes == 0 {
+		o.BufferBytes = DefaultBufferBytes
 	}
 	if o.Mode == "" {
 		o.Mode = ModeReadWriteCreate
@@ -112,7 +123,7 @@ func Open(ctx context.Context, opts Options) (*Service, error) {
 	if err := opts.validate(); err != nil {
 		return nil, fmt.Errorf("open service: %w", err)
 	}
-	st, err := openStore(ctx, opts.Dir, opts.Discard)
+	st, err := openStore(ctx, opts.Dir, opts.Discard, opts.BufferBytes)
 	if err != nil {
 		return nil, err
 	}

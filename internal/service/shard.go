@@ -50,7 +50,7 @@ func (in *incoming) keep(off int64, p []byte) error {
 }
 
 // receive checks the CAR that src yields while writing it to a file.
-func (st *store) receive(src io.Reader) (_ *incoming, _ *scanResult, err error) {
+func (st *store) receive(ctx context.Context, src io.Reader, length int64) (_ *incoming, _ *scanResult, err error) {
 	in, err := st.newIncoming()
 	if err != nil {
 		return nil, nil, err
@@ -62,9 +62,9 @@ func (st *store) receive(src io.Reader) (_ *incoming, _ *scanResult, err error) 
 	}()
 	var res *scanResult
 	if st.discard {
-		res, err = st.scan(src, nil, in)
+		res, err = st.scan(ctx, src, length, nil, in)
 	} else {
-		res, err = st.scan(src, in, nil)
+		res, err = st.scan(ctx, src, length, in, nil)
 	}
 	if err != nil {
 		return nil, nil, err

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/carload/carload/internal/sha256mb"
 )
@@ -29,7 +30,8 @@ type store struct {
 	write   *sql.DB // one connection
 	salt    []byte
 	hash    sha256mb.Pool
-	buffers sync.Pool // *[]byte of scanBufferBytes
+	buffers sync.Pool           // *[]byte of scanBufferBytes
+	memory  *semaphore.Weighted // bytes of buffers in use
 
 	// commit is held while a shard file is put in its place and made known to
 	// the database, and while files are taken away. So a file that no row
@@ -48,7 +50,7 @@ const (
 
 // openStore opens or creates the store and takes away what an earlier process
 // left unfinished.
-func openStore(ctx context.Context, dir string, discard bool) (*store, error) {
+func openStore(ctx context.Context, dir string, discard bool, memory int64) (*store, error) {
 	for _, d := range []string{dir, filepath.Join(dir, shardsDir), filepath.Join(dir, incomingDir)} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, fmt.Errorf("create store: %w", err)
@@ -58,15 +60,15 @@ func openStore(ctx context.Context, dir string, discard bool) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
-	st := newStore(dir, discard, lock)
+	st := newStore(dir, discard, memory, lock)
 	if err := st.open(ctx); err != nil {
 		return nil, errors.Join(err, st.close())
 	}
 	return st, nil
 }
 
-func newStore(dir string, discard bool, lock *os.File) *store {
-	st := &store{dir: dir, discard: discard, lock: lock}
+func newStore(dir string, discard bool, memory int64, lock *os.File) *store {
+	st := &store{dir: dir, discard: discard, lock: lock, memory: semaphore.NewWeighted(max(memory, scanBufferBytes))}
 	st.buffers.New = func() any { b := make([]byte, scanBufferBytes); return &b }
 	return st
 }
@@ -147,6 +149,23 @@ func (st *store) migrate(ctx context.Context) error {
 		_, err := tx.ExecContext(ctx, fmt.Sprintf(`PRAGMA user_version = %d`, schemaVersion))
 		return err
 	})
+}
+
+// buffer returns a buffer for reading a stream of this many bytes, -1 if that
+// is unknown, when there is memory for it. The caller calls release.
+func (st *store) buffer(ctx context.Context, length int64) (buf []byte, release func(), err error) {
+	size := int64(scanBufferBytes)
+	if length >= 0 {
+		size = min(size, length+1)
+	}
+	if err := st.memory.Acquire(ctx, size); err != nil {
+		return nil, nil, fmt.Errorf("wait for memory: %w", err)
+	}
+	if size < scanBufferBytes/4 {
+		return make([]byte, size), func() { st.memory.Release(size) }, nil
+	}
+	p := st.buffers.Get().(*[]byte)
+	return *p, func() { st.buffers.Put(p); st.memory.Release(size) }, nil
 }
 
 // update runs f in the one transaction that may write.

@@ -138,16 +138,16 @@ func (b *builder) addFile(r io.Reader) (ipld.Node, error) {
 }
 
 // finishNode is finish for a UnixFS root, whose size is that of its DAG.
-func (b *builder) finishNode(root ipld.Node) (*submission, error) {
+func (b *builder) finishNode(ctx context.Context, root ipld.Node) (*submission, error) {
 	size, err := root.Size()
 	if err != nil {
 		return nil, fmt.Errorf("size of root: %w", err)
 	}
-	return b.finish(root.Cid(), int64(size))
+	return b.finish(ctx, root.Cid(), int64(size))
 }
 
 // finish puts the root into the header and hashes the file.
-func (b *builder) finish(root cid.Cid, size int64) (*submission, error) {
+func (b *builder) finish(ctx context.Context, root cid.Cid, size int64) (*submission, error) {
 	if err := b.w.Flush(); err != nil {
 		return nil, err
 	}
@@ -155,7 +155,7 @@ func (b *builder) finish(root cid.Cid, size int64) (*submission, error) {
 	if _, err := b.file.f.WriteAt(header, 0); err != nil {
 		return nil, fmt.Errorf("write root: %w", err)
 	}
-	carCID, err := b.st.hashFile(io.NewSectionReader(b.file.f, 0, b.off))
+	carCID, err := b.st.hashFile(ctx, io.NewSectionReader(b.file.f, 0, b.off))
 	if err != nil {
 		return nil, err
 	}
@@ -166,13 +166,16 @@ func (b *builder) finish(root cid.Cid, size int64) (*submission, error) {
 }
 
 // hashFile returns the CID of a CAR file.
-func (st *store) hashFile(r io.Reader) (cid.Cid, error) {
-	buf := st.buffers.Get().(*[]byte)
-	defer st.buffers.Put(buf)
+func (st *store) hashFile(ctx context.Context, r *io.SectionReader) (cid.Cid, error) {
+	buf, release, err := st.buffer(ctx, r.Size())
+	if err != nil {
+		return cid.Undef, err
+	}
+	defer release()
 	var digest sha256mb.Digest
 	for {
-		n, err := io.ReadFull(r, *buf)
-		st.hash.Write(&digest, (*buf)[:n])
+		n, err := io.ReadFull(r, buf)
+		st.hash.Write(&digest, buf[:n])
 		switch {
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 			return car.CID(digest.Sum256()), nil

@@ -63,7 +63,7 @@ func (s *Service) upload(c *call) error {
 }
 
 func (s *Service) uploadCAR(c *call, mime string) (err error) {
-	file, res, err := s.st.receive(c.body)
+	file, res, err := s.st.receive(c.ctx, c.body, c.r.ContentLength)
 	if err != nil {
 		return err
 	}
@@ -93,7 +93,7 @@ func (s *Service) uploadBlob(c *call, mime string) (err error) {
 	if err != nil {
 		return err
 	}
-	sub, err := b.finishNode(root)
+	sub, err := b.finishNode(c.ctx, root)
 	if err != nil {
 		return err
 	}

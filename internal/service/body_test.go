@@ -1,0 +1,103 @@
+package service_test
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/carload/carload/internal/service"
+)
+
+// rawRequest sends bytes as they are and returns the connection.
+func rawRequest(t *testing.T, s *server, head string, body []byte) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", s.http.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() }) // some tests close it themselves
+	if _, err := fmt.Fprintf(conn, "POST /upload HTTP/1.1\r\nHost: x\r\nContent-Type: application/car\r\nAuthorization: Bearer %s\r\n%s\r\n", s.token, head); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Write(body); err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+func statusOf(t *testing.T, conn net.Conn) int {
+	t.Helper()
+	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, res.Body); err != nil {
+		t.Fatal(err)
+	}
+	if err := res.Body.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return res.StatusCode
+}
+
+func TestBodies(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := newServer(t, service.Options{Dir: dir, IdleTimeout: 200 * time.Millisecond})
+	shard := carOf(raw("body"))
+	empty := files(t, dir)
+
+	conn := rawRequest(t, s, fmt.Sprintf("Content-Length: %d\r\n", len(shard)+5), shard)
+	if got := statusOf(t, conn); got != 400 { // stands still before its end
+		t.Errorf("slow body: %d", got)
+	}
+	conn = rawRequest(t, s, fmt.Sprintf("Content-Length: %d\r\n", len(shard)+5), shard)
+	if err := conn.Close(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the dropped upload is cleared away", func() bool { return files(t, dir) == empty })
+	conn = rawRequest(t, s, fmt.Sprintf("Content-Length: %d\r\n", len(shard)-5), shard[:len(shard)-5])
+	if got := statusOf(t, conn); got != 500 { // a whole body, a cut CAR
+		t.Errorf("short body: %d", got)
+	}
+	chunked := fmt.Sprintf("%x\r\n%s\r\n%x\r\n%s\r\n0\r\n\r\n", 10, shard[:10], len(shard)-10, shard[10:])
+	conn = rawRequest(t, s, "Transfer-Encoding: chunked\r\n", []byte(chunked))
+	if got := statusOf(t, conn); got != 200 {
+		t.Errorf("chunked: %d", got)
+	}
+	conn = rawRequest(t, s, fmt.Sprintf("Content-Length: %d\r\nExpect: 100-continue\r\n", len(shard)), nil)
+	line, err := bufio.NewReader(conn).ReadString('\n')
+	if err != nil || !strings.Contains(line, "100 Continue") {
+		t.Fatalf("%q %v", line, err)
+	}
+	if _, err := conn.Write(shard); err != nil {
+		t.Fatal(err)
+	}
+	if got := statusOf(t, conn); got != 200 {
+		t.Errorf("after 100-continue: %d", got)
+	}
+}
+
+// A client that sends all of its body before it reads gets its answer, although
+// that is known from the first block on.
+func TestAnswerSurvivesALongBody(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, service.Options{})
+	body := flip(carOf(raw("first")), -1)
+	body = append(body, make([]byte, 32<<20)...)
+	conn := rawRequest(t, s, fmt.Sprintf("Content-Length: %d\r\n", len(body)), body)
+	if got := statusOf(t, conn); got != 400 {
+		t.Errorf("%d", got)
+	}
+	stranger := *s
+	stranger.token = "nonsense"
+	conn = rawRequest(t, &stranger, fmt.Sprintf("Content-Length: %d\r\n", len(body)), body)
+	if got := statusOf(t, conn); got != 401 {
+		t.Errorf("%d", got)
+	}
+}

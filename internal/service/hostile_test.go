@@ -1,0 +1,132 @@
+package service_test
+
+import (
+	"encoding/binary"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/carload/carload/internal/service"
+)
+
+// peakHeap runs f and returns how much the heap grew at most, sampled.
+func peakHeap(f func()) (peak uint64, took time.Duration) {
+	// The test's own archives would let garbage pile up.
+	defer debug.SetGCPercent(debug.SetGCPercent(20))
+	runtime.GC()
+	var before, now runtime.MemStats
+	runtime.ReadMemStats(&before)
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				runtime.ReadMemStats(&now)
+				if now.HeapInuse > before.HeapInuse {
+					peak = max(peak, now.HeapInuse-before.HeapInuse)
+				}
+			case <-stop:
+				return
+			}
+		}
+	}()
+	start := time.Now()
+	f()
+	took = time.Since(start)
+	close(stop)
+	<-done
+	return peak, took
+}
+
+// Archives that are valid and made to cost as much as they can.
+func TestHostileCARs(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a while")
+	}
+	s := newServer(t, service.Options{})
+	digest := make([]byte, 32)
+	n := uint64(0)
+	absent := func() cid.Cid {
+		n++
+		binary.BigEndian.PutUint64(digest, n)
+		return cid.NewCidV1(cid.Raw, append([]byte{0x12, 0x20}, digest...))
+	}
+	const maxHeap = 64 << 20
+
+	wide := func() []block { // links to what is not there
+		var nodes []block
+		for range 5 {
+			links := make([]cid.Cid, 40_000)
+			for i := range links {
+				links[i] = absent()
+			}
+			nodes = append(nodes, pbNode("wide", links...))
+		}
+		return nodes
+	}
+	chain := func(parentsFirst bool) []block { // each node links to the one before
+		nodes := []block{raw("end")}
+		for range 10_000 {
+			nodes = append(nodes, cborNode("chain", nodes[len(nodes)-1].c))
+		}
+		if parentsFirst {
+			slices.Reverse(nodes)
+		}
+		return nodes
+	}
+	ladder := func() []block { // 2^60 paths over 60 nodes
+		nodes := []block{raw("a"), raw("b")}
+		for range 60 {
+			last := nodes[len(nodes)-2:]
+			nodes = append(nodes, pbNode("left", last[0].c, last[1].c), pbNode("right", last[0].c, last[1].c))
+		}
+		slices.Reverse(nodes)
+		return nodes
+	}
+	tiny := func() []block { // as many blocks as fit
+		nodes := []block{raw("")}
+		for i := range 50_000 {
+			nodes = append(nodes, blockOf(cid.Raw, binary.BigEndian.AppendUint32(nil, uint32(i))))
+		}
+		return nodes
+	}
+	for _, row := range []struct {
+		name   string
+		blocks []block
+		status string
+	}{
+		{"200,000 absent links", wide(), "pinning"},
+		{"deep, parents first", chain(true), "pinned"},
+		{"many paths", ladder(), "pinned"},
+		{"tiny blocks", tiny(), "pinned"},
+		{"one block, many times", slices.Repeat([]block{raw("again")}, 100_000), "pinned"},
+	} {
+		body := carOf(row.blocks...)
+		var a *answer
+		peak, took := peakHeap(func() { a = s.putCAR(body) })
+		t.Logf("%s: %d bytes, %v, heap %d MiB", row.name, len(body), took, peak>>20)
+		if u := a.upload(t); u.Pin.Status != row.status {
+			t.Errorf("%s: %s", row.name, u.Pin.Status)
+		}
+		if peak > maxHeap {
+			t.Errorf("%s: the heap grew by %d MiB", row.name, peak>>20)
+		}
+	}
+	nodes := chain(false)
+	root := nodes[len(nodes)-1]
+	start := time.Now()
+	if u := s.putCAR(carFile([]cid.Cid{root.c}, nodes...)).upload(t); u.Pin.Status != "pinned" {
+		t.Errorf("deep, children first: %s", u.Pin.Status)
+	}
+	t.Logf("deep, children first: %v", time.Since(start))
+	if f := fsck(t, s); len(f.Problems) > 0 {
+		t.Errorf("%+v", f.Problems)
+	}
+}
