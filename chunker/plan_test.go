@@ -2,6 +2,8 @@ package chunker_test
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"testing"
 
@@ -106,4 +108,29 @@ func FuzzPlanDecode(f *testing.F) {
 			t.Errorf("blocks of %d bytes of a file of %d", bytes, size)
 		}
 	})
+}
+
+// BenchmarkRestoreFile is the time from the start of a program to the first
+// byte that an interrupted upload of 31 GiB can send.
+func BenchmarkRestoreFile(b *testing.B) {
+	src := content{R: "zero", N: 31 << 30}.source()
+	d := chunker.BuildFromLeaves(src, chunker.UnixFSv1(), func(i int, _ int64, _, _ []byte) [32]byte {
+		return sha256.Sum256(binary.BigEndian.AppendUint64(nil, uint64(i)))
+	})
+	plan, err := d.MarshalBinary()
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(float64(len(plan)), "plan-bytes")
+	for b.Loop() {
+		r, err := chunker.RestoreFile(src, plan)
+		if err != nil || r.Root() != d.Root() {
+			b.Fatal(r.Root(), err)
+		}
+		if r.Len() != d.Len() {
+			b.Fatal(r.Len())
+		}
+		for range r.Blocks() {
+		}
+	}
 }
