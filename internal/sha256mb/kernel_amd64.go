@@ -9,13 +9,15 @@ import "golang.org/x/sys/cpu"
 // kernels are all that this machine can run, the best one last.
 func kernels() []kernel {
 	const sha = 1 << 29
+	ks := []kernel{portable}
 	if cpuid7()&sha == 0 || !cpu.X86.HasAVX {
-		return []kernel{portable}
+		return ks
 	}
-	if !cpu.X86.HasAVX512VL || !cpu.X86.HasAVX512BW {
-		return []kernel{portable, native}
+	ks = append(ks, native)
+	if cpu.X86.HasAVX2 && cpu.X86.HasAVX512F && cpu.X86.HasAVX512VL {
+		ks = append(ks, mixed)
 	}
-	return []kernel{portable, native, wide}
+	return ks
 }
 
 // blocks adds n blocks at p[i] to the state h[i], for i < w.
@@ -28,8 +30,8 @@ func blocks(w int, h *[maxLanes]*[8]uint32, p *[maxLanes]*byte, n int) {
 	case 3:
 		shaniBlocks3(h, p, n)
 	case 4:
-		if active == wide {
-			shaniWide4(h, p, n)
+		if active == mixed {
+			mixedBlocks4(h, p, n)
 		} else {
 			shaniBlocks4(h, p, n)
 		}

@@ -7,27 +7,27 @@ package sha256mb
 // cpuid7 returns EBX of CPUID leaf 7, or 0 if there is no such leaf.
 func cpuid7() (ebx uint32)
 
-// shaniBlocks1 adds n blocks of 64 bytes at p[i] to the state h[i], for i < 1.
+// shaniBlocks1 adds n blocks at p[i] to the state h[i], for i < 1.
 //
 //go:noescape
 func shaniBlocks1(h *[4]*[8]uint32, p *[4]*byte, n int)
 
-// shaniBlocks2 adds n blocks of 64 bytes at p[i] to the state h[i], for i < 2.
+// shaniBlocks2 adds n blocks at p[i] to the state h[i], for i < 2.
 //
 //go:noescape
 func shaniBlocks2(h *[4]*[8]uint32, p *[4]*byte, n int)
 
-// shaniBlocks3 adds n blocks of 64 bytes at p[i] to the state h[i], for i < 3.
+// shaniBlocks3 adds n blocks at p[i] to the state h[i], for i < 3.
 //
 //go:noescape
 func shaniBlocks3(h *[4]*[8]uint32, p *[4]*byte, n int)
 
-// shaniBlocks4 adds n blocks of 64 bytes at p[i] to the state h[i], for i < 4.
+// shaniBlocks4 adds n blocks at p[i] to the state h[i], for i < 4.
 //
 //go:noescape
 func shaniBlocks4(h *[4]*[8]uint32, p *[4]*byte, n int)
 
-// shaniWide4 is shaniBlocks4 with the registers of AVX-512VL.
+// mixedBlocks4 adds n blocks at p[i] to the state h[i], for i < 4.
 //
 //go:noescape
-func shaniWide4(h *[4]*[8]uint32, p *[4]*byte, n int)
+func mixedBlocks4(h *[4]*[8]uint32, p *[4]*byte, n int)
