@@ -3,6 +3,7 @@ package sha256mb_test
 import (
 	"crypto/sha256"
 	"fmt"
+	"hash"
 	"testing"
 
 	"golang.org/x/sync/errgroup"
@@ -34,9 +35,7 @@ func BenchmarkSum(b *testing.B) {
 		}{{"std", stdSum}, {"lanes", sha256mb.Sum}} {
 			b.Run(fmt.Sprintf("%dx%d/%s", c.count, c.size, by.name), func(b *testing.B) {
 				out := make([][sha256mb.Size]byte, c.count)
-				b.SetBytes(int64(len(buf)))
-				b.ReportAllocs()
-				for b.Loop() {
+				for loop := meter(b, len(buf)); loop(); {
 					by.sum(out, msgs)
 				}
 				for i := range out {
@@ -58,12 +57,28 @@ func BenchmarkUpdate(b *testing.B) {
 		want[i] = sha256.Sum256(buf[i*total:][:total])
 	}
 	for _, size := range []int{16 << 10, 64 << 10} {
-		b.Run(fmt.Sprintf("4x%d", size), func(b *testing.B) {
+		b.Run(fmt.Sprintf("4x%d/std", size), func(b *testing.B) {
+			hs := [4]hash.Hash{sha256.New(), sha256.New(), sha256.New(), sha256.New()}
+			for loop := meter(b, len(buf)); loop(); {
+				for _, h := range hs {
+					h.Reset()
+				}
+				for at := 0; at < total; at += size {
+					for i, h := range hs {
+						h.Write(buf[i*total+at:][:size])
+					}
+				}
+				for i, h := range hs {
+					if [sha256mb.Size]byte(h.Sum(nil)) != want[i] {
+						b.Fatalf("digest %d: wrong", i)
+					}
+				}
+			}
+		})
+		b.Run(fmt.Sprintf("4x%d/lanes", size), func(b *testing.B) {
 			var ds [4]sha256mb.Digest
-			b.SetBytes(4 * total)
-			b.ReportAllocs()
-			for b.Loop() {
-				refs := [4]*sha256mb.Digest{&ds[0], &ds[1], &ds[2], &ds[3]}
+			refs := [4]*sha256mb.Digest{&ds[0], &ds[1], &ds[2], &ds[3]}
+			for loop := meter(b, len(buf)); loop(); {
 				for i := range ds {
 					ds[i].Reset()
 				}
@@ -84,57 +99,71 @@ func BenchmarkUpdate(b *testing.B) {
 	}
 }
 
-// BenchmarkPool has four goroutines feed a stream each, a MiB at a time.
+// BenchmarkPool has goroutines feed a stream each, a MiB at a time.
 func BenchmarkPool(b *testing.B) {
-	const writers, total, size = 4, 4 << 20, 1 << 20
-	buf := noise(22, writers*total)
-	var want [writers][sha256mb.Size]byte
-	for i := range want {
-		want[i] = sha256.Sum256(buf[i*total:][:total])
+	const total, size = 4 << 20, 1 << 20
+	for _, writers := range []int{1, 4, 8} {
+		buf := noise(22, writers*total)
+		want := make([][sha256mb.Size]byte, writers)
+		for i := range want {
+			want[i] = sha256.Sum256(buf[i*total:][:total])
+		}
+		var pool sha256mb.Pool
+		for _, by := range []struct {
+			name string
+			hash func(msg []byte) [sha256mb.Size]byte
+		}{
+			{"std", func(msg []byte) [sha256mb.Size]byte {
+				h := sha256.New()
+				for len(msg) > 0 {
+					h.Write(msg[:size])
+					msg = msg[size:]
+				}
+				return [sha256mb.Size]byte(h.Sum(nil))
+			}},
+			{"lanes", func(msg []byte) [sha256mb.Size]byte {
+				var d sha256mb.Digest
+				for len(msg) > 0 {
+					pool.Write(&d, msg[:size])
+					msg = msg[size:]
+				}
+				return d.Sum256()
+			}},
+		} {
+			b.Run(fmt.Sprintf("%d/%s", writers, by.name), func(b *testing.B) {
+				for loop := meter(b, len(buf)); loop(); {
+					var g errgroup.Group
+					for i := range writers {
+						g.Go(func() error {
+							if by.hash(buf[i*total:][:total]) != want[i] {
+								return fmt.Errorf("stream %d: wrong digest", i)
+							}
+							return nil
+						})
+					}
+					if err := g.Wait(); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
 	}
-	var pool sha256mb.Pool
-	for _, by := range []struct {
-		name string
-		hash func(msg []byte) [sha256mb.Size]byte
-	}{
-		{"std", func(msg []byte) [sha256mb.Size]byte {
-			h := sha256.New()
-			for len(msg) > 0 {
-				h.Write(msg[:size])
-				msg = msg[size:]
-			}
-			return [sha256mb.Size]byte(h.Sum(nil))
-		}},
-		{"lanes", func(msg []byte) [sha256mb.Size]byte {
-			var d sha256mb.Digest
-			for len(msg) > 0 {
-				pool.Write(&d, msg[:size])
-				msg = msg[size:]
-			}
-			return d.Sum256()
-		}},
-	} {
-		b.Run(by.name, func(b *testing.B) {
-			b.SetBytes(writers * total)
-			b.ReportAllocs()
-			before := cpuTime()
-			for b.Loop() {
-				var g errgroup.Group
-				for i := range writers {
-					g.Go(func() error {
-						if by.hash(buf[i*total:][:total]) != want[i] {
-							return fmt.Errorf("stream %d: wrong digest", i)
-						}
-						return nil
-					})
-				}
-				if err := g.Wait(); err != nil {
-					b.Fatal(err)
-				}
-			}
-			if spent := cpuTime() - before; spent > 0 {
-				b.ReportMetric(float64(b.N)*writers*total/spent.Seconds()/1e6, "MB/cpu-s")
-			}
-		})
+}
+
+// meter returns b.Loop, and reports bytes by time and by CPU time: other
+// work on the machine spoils the first.
+func meter(b *testing.B, bytes int) func() bool {
+	b.SetBytes(int64(bytes))
+	b.ReportAllocs()
+	rounds, before := 0, cpuTime()
+	return func() bool {
+		if b.Loop() {
+			rounds++
+			return true
+		}
+		if spent := cpuTime() - before; spent > 0 {
+			b.ReportMetric(float64(rounds)*float64(bytes)/spent.Seconds()/(1<<30), "GiB/cpu-s")
+		}
+		return false
 	}
 }

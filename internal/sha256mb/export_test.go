@@ -8,10 +8,15 @@ var kernelNames = map[kernel]string{portable: "portable", native: "native", mixe
 // must not be a parallel test.
 func EachKernel(t *testing.T, test func(t *testing.T)) {
 	t.Helper()
+	WithKernels(func(name string) { t.Run(name, test) })
+}
+
+// WithKernels is EachKernel for what has no *testing.T.
+func WithKernels(do func(name string)) {
 	defer func(k kernel) { active = k }(active)
 	for _, k := range kernels() {
 		active = k
-		t.Run(kernelNames[k], test)
+		do(kernelNames[k])
 	}
 }
 
