@@ -166,7 +166,7 @@ func (u *Uploader) verify(ctx context.Context, key UploadKey, name string, plan 
 		})
 	case u.opts.Verify == VerifySample:
 		var list []cid.Cid
-		if list, err = w.list(ctx, key.Root); err == nil {
+		if list, err = w.list(ctx, key.Root); err == nil && w.bad == nil {
 			report, err = w.sample(ctx, len(list), func(i int) (cid.Cid, int) { return list[i], car.MaxBlockBytes })
 		}
 	}

@@ -184,7 +184,7 @@ func (t *Target) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt, 
 	if err := t.do(req, alive, &v); err != nil {
 		return uploader.Receipt{}, err
 	}
-	parts, err := v.parts()
+	parts, err := t.parts(v.Parts)
 	return uploader.Receipt{Root: v.root(), Parts: parts}, err
 }
 
@@ -194,7 +194,7 @@ func (t *Target) Status(ctx context.Context, root cid.Cid) (uploader.Status, err
 	if err := t.get(ctx, "/"+root.String(), &v); err != nil {
 		return uploader.Status{}, err
 	}
-	parts, err := v.parts()
+	parts, err := t.parts(v.Parts)
 	return uploader.Status{State: uploader.State(v.Pin.Status), Parts: parts}, err
 }
 
@@ -410,12 +410,12 @@ func (v *nft) root() cid.Cid {
 	return c
 }
 
-func (v *nft) parts() ([]cid.Cid, error) {
-	parts := make([]cid.Cid, 0, len(v.Parts))
-	for _, s := range v.Parts {
+func (t *Target) parts(list []string) ([]cid.Cid, error) {
+	parts := make([]cid.Cid, 0, len(list))
+	for _, s := range list {
 		c, err := cid.Decode(s)
 		if err != nil {
-			return nil, permanent{fmt.Errorf("the reply lists %s as a part, which is not a CID", quoteMessage(s))}
+			return nil, permanent{fmt.Errorf("the reply lists %s as a part, which is not a CID", quoteMessage(t.redact(s)))}
 		}
 		parts = append(parts, c)
 	}

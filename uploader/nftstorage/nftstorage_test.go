@@ -1,0 +1,265 @@
+package nftstorage_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"go.uber.org/goleak"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/carload/carload/uploader"
+	"github.com/carload/carload/uploader/nftstorage"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// waits makes n requests at a time and tells when they began.
+func waits(t *testing.T, n int, pacers ...nftstorage.Pacer) []time.Time {
+	t.Helper()
+	var mu sync.Mutex
+	var at []time.Time
+	var g errgroup.Group
+	for i := range n {
+		g.Go(func() error {
+			err := pacers[i%len(pacers)].Wait(t.Context())
+			mu.Lock()
+			defer mu.Unlock()
+			at = append(at, time.Now())
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	slices.SortFunc(at, time.Time.Compare)
+	return at
+}
+
+// wantExact wants never more than n within a window, and no time lost.
+func wantExact(t *testing.T, at []time.Time, n int, length time.Duration) {
+	t.Helper()
+	for i := n; i < len(at); i++ {
+		if d := at[i].Sub(at[i-n]); d != length {
+			t.Errorf("requests %d and %d are %s apart, want %s", i-n, i, d, length)
+		}
+	}
+}
+
+func TestWindow(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w, err := nftstorage.NewWindow(nftstorage.HostedRequests, nftstorage.HostedWindow)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantExact(t, waits(t, 100, w), 30, 10*time.Second)
+		// After a pause there is room for one window, not for more.
+		<-time.After(time.Hour)
+		at := waits(t, 61, w)
+		wantExact(t, at, 30, 10*time.Second)
+		if d := at[29].Sub(at[0]); d != 0 {
+			t.Errorf("the first 30 took %s", d)
+		}
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cancel(errors.New("enough"))
+		if err := w.Wait(ctx); err == nil || err.Error() != "enough" {
+			t.Errorf("error %v", err)
+		}
+	})
+}
+
+func TestSharedWindow(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	token, _ := nftstorage.NewToken("eyJhbGciOi.secret.token")
+	other, _ := nftstorage.NewToken("another")
+	synctest.Test(t, func(t *testing.T) {
+		window := func(token nftstorage.Token) *nftstorage.Window {
+			w, err := nftstorage.NewSharedWindow(dir, token, 30, 10*time.Second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return w
+		}
+		at := waits(t, 95, window(token), window(token), window(token))
+		wantExact(t, at, 30, 10*time.Second)
+		if at := waits(t, 30, window(other)); at[29].Sub(at[0]) != 0 {
+			t.Error("another token waits as well")
+		}
+	})
+	files, err := os.ReadDir(dir)
+	if err != nil || len(files) != 2 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	for _, f := range files {
+		data, err := os.ReadFile(filepath.Join(dir, f.Name()))
+		if err != nil || strings.Contains(f.Name()+string(data), "secret") {
+			t.Errorf("%q tells the token, %v", f.Name(), err)
+		}
+		// What a broken file or a clock that was a year ahead left is no obstacle.
+		for i := range data[16:] {
+			data[16+i] = 0x7f
+		}
+		for _, data := range [][]byte{data, data[:9], nil, []byte(strings.Repeat("\xff", 1000))} {
+			if err := os.WriteFile(filepath.Join(dir, f.Name()), data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			w, err := nftstorage.NewSharedWindow(dir, token, 30, 10*time.Second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			if err := w.Wait(ctx); err != nil {
+				t.Error(err)
+			}
+			cancel()
+		}
+	}
+}
+
+func TestWindowOptions(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{-1, 0, 1 << 20} {
+		if _, err := nftstorage.NewWindow(n, time.Second); err == nil {
+			t.Errorf("%d requests: no error", n)
+		}
+	}
+	if _, err := nftstorage.NewWindow(1, 0); err == nil {
+		t.Error("no window: no error")
+	}
+}
+
+const secret = "eyJhbGciOiJIUzI1NiJ9.c2VjcmV0.c2lnbmF0dXJl"
+
+func TestTokenIsNotShown(t *testing.T) {
+	t.Parallel()
+	token, err := nftstorage.NewToken(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log strings.Builder
+	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "token", token, "opts", nftstorage.Options{Token: token})
+	out, err := json.Marshal(nftstorage.Options{Token: token, Endpoint: "x", UserAgent: "y"}.Token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts := nftstorage.Options{Token: token}
+	for _, s := range []string{log.String(), string(out), fmt.Sprint(token), fmt.Sprintf("%v %+v %#v %s %q", token, token, token, token, token),
+		fmt.Sprintf("%v %+v", opts, &opts)} {
+		if strings.Contains(s, "c2VjcmV0") {
+			t.Errorf("%s", s)
+		}
+	}
+	if token.Reveal() != secret {
+		t.Error("the token is lost")
+	}
+	for _, bad := range []string{"two words", "line\nbreak", `"quoted"`, "'quoted'", "tab\t", "ümlaut", strings.Repeat("x", 10_000)} {
+		if _, err := nftstorage.NewToken(bad); err == nil || strings.Contains(err.Error(), bad) {
+			t.Errorf("%.20q: error %v", bad, err)
+		}
+	}
+}
+
+// TestEchoedToken meets services that send the token back in what they say.
+func TestEchoedToken(t *testing.T) {
+	t.Parallel()
+	token, _ := nftstorage.NewToken(secret)
+	root := cid.MustParse("bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi")
+	replies := map[string]func(w http.ResponseWriter, got string){
+		"message": func(w http.ResponseWriter, got string) {
+			w.WriteHeader(http.StatusForbidden)
+			fmt.Fprintf(w, `{"ok":false,"error":{"code":"ERROR %s","message":"%s is blocked: %s"}}`, got, strings.Repeat("x", 480), got)
+		},
+		"reset": func(http.ResponseWriter, string) { panic(http.ErrAbortHandler) },
+		"header": func(w http.ResponseWriter, got string) {
+			w.Header().Set("Location", "http://"+got+".example.org/")
+			w.WriteHeader(http.StatusTemporaryRedirect)
+		},
+		"part": func(w http.ResponseWriter, got string) {
+			fmt.Fprintf(w, `{"ok":true,"value":{"cid":"%s","parts":["%s"]}}`, root, got)
+		},
+		"type": func(w http.ResponseWriter, got string) { fmt.Fprintf(w, `{"ok":%q}`, got) },
+	}
+	for name, reply := range replies {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { reply(w, r.Header.Get("Authorization")[7:]) }))
+			defer srv.Close()
+			target, err := nftstorage.New(nftstorage.Options{Endpoint: srv.URL, Token: token})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer target.Close()
+			_, err = target.Status(t.Context(), root)
+			if err == nil || strings.Contains(fmt.Sprintf("%v %+v %#v", err, err, err), "c2VjcmV0") {
+				t.Errorf("error %v", err)
+			}
+			var api *nftstorage.APIError
+			if name == "message" && (!errors.As(err, &api) || !errors.Is(err, uploader.ErrUnauthorized) || strings.Contains(api.Code+api.Message, "c2Vj")) {
+				t.Errorf("error %#v", err)
+			}
+		})
+	}
+}
+
+func TestTokenStaysAtItsOrigin(t *testing.T) {
+	t.Parallel()
+	token, _ := nftstorage.NewToken(secret)
+	root := cid.MustParse("bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi")
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "" {
+			t.Error("the token went to another origin")
+		}
+		http.NotFound(w, r)
+	}))
+	defer elsewhere.Close()
+	api := httptest.NewServer(http.RedirectHandler(elsewhere.URL, http.StatusPermanentRedirect))
+	defer api.Close()
+	target, err := nftstorage.New(nftstorage.Options{Endpoint: api.URL, Gateway: elsewhere.URL, Token: token})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer target.Close()
+	if _, err := target.Status(t.Context(), root); err == nil || !strings.Contains(err.Error(), "another origin") {
+		t.Errorf("error %v", err)
+	}
+	if _, err := target.FetchBlock(t.Context(), root, 100); !errors.Is(err, uploader.ErrNotFound) {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestEndpoints(t *testing.T) {
+	t.Parallel()
+	for endpoint, ok := range map[string]bool{
+		"https://api.example.org": true, "https://api.example.org/": true, "https://api.example.org/base/path": true,
+		"http://127.0.0.1:3000": true, "http://localhost": true, "http://[::1]:80": true,
+		"": false, "api.example.org": false, "ftp://api.example.org": false, "http://api.example.org": false, "https://": false,
+		"https://user@api.example.org": false, "https://user:pass@api.example.org": false, "https://api.example.org/?x=1": false,
+		"https://api.example.org/#x": false, "http://localhost.example.org": false, "://": false,
+	} {
+		_, err := nftstorage.New(nftstorage.Options{Endpoint: endpoint})
+		if (err == nil) != ok {
+			t.Errorf("%q: error %v", endpoint, err)
+		}
+		if err != nil && strings.Contains(err.Error(), "pass@") {
+			t.Errorf("%q: error %v", endpoint, err)
+		}
+	}
+	if _, err := nftstorage.New(nftstorage.Options{Endpoint: "http://api.example.org", AllowHTTP: true}); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,155 @@
+package nftstorage
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+// The rate that hosted NFT.Storage takes from one token. Beyond it the token
+// is blocked for half a minute.
+const (
+	HostedRequests = 30
+	HostedWindow   = 10 * time.Second
+)
+
+// Window is a [Pacer] that lets at most a number of requests begin within any
+// window of a length. Unlike a token bucket it never lets through twice as
+// many. It is safe for concurrent use.
+type Window struct {
+	n      int
+	length time.Duration
+	path   string // of the file that processes share; empty for none
+
+	mu   sync.Mutex
+	ring ring
+}
+
+// NewWindow makes a pacer for one process.
+func NewWindow(requests int, length time.Duration) (*Window, error) {
+	if requests < 1 || requests > 1<<16 || length <= 0 {
+		return nil, fmt.Errorf("%d requests per %s: must be at least one in some time", requests, length)
+	}
+	return &Window{n: requests, length: length, ring: newRing(requests)}, nil
+}
+
+// NewSharedWindow makes a pacer that all processes share that use the token
+// and the directory. What is kept there does not tell the token.
+func NewSharedWindow(dir string, token Token, requests int, length time.Duration) (*Window, error) {
+	w, err := NewWindow(requests, length)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	digest := sha256.Sum256([]byte("carload rate " + token.secret))
+	w.path = filepath.Join(dir, "rate-"+hex.EncodeToString(digest[:8]))
+	return w, nil
+}
+
+// Wait implements [Pacer]. Requests go in the order in which they came; one
+// that is cancelled while it waits has used up its place.
+func (w *Window) Wait(ctx context.Context) error {
+	at, err := w.reserve()
+	if err != nil {
+		return err
+	}
+	t := time.NewTimer(time.Until(at))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// reserve takes the next place and tells when it is.
+func (w *Window) reserve() (at time.Time, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.path == "" {
+		return w.ring.next(time.Now(), w.length), nil
+	}
+	err = withLocked(w.path, func(f *os.File) error {
+		if err := w.ring.load(f); err != nil {
+			return err
+		}
+		at = w.ring.next(time.Now(), w.length)
+		return w.ring.store(f)
+	})
+	if err != nil {
+		return at, fmt.Errorf("share the request rate: %w", err)
+	}
+	return at, nil
+}
+
+// ring is when the last n requests were, or will be, in order of time.
+type ring struct {
+	at   []int64 // Unix time in nanoseconds; 0 is never
+	head int     // the oldest
+}
+
+func newRing(n int) ring { return ring{at: make([]int64, n)} }
+
+// mostAhead is how many windows ahead places can be taken. A time beyond that
+// was written by a clock that was wrong.
+const mostAhead = 100
+
+// next takes the next place.
+func (r *ring) next(now time.Time, length time.Duration) time.Time {
+	t := now.UnixNano()
+	for _, at := range r.at {
+		if at > t+mostAhead*int64(length) {
+			*r = newRing(len(r.at))
+			break
+		}
+	}
+	if oldest := r.at[r.head]; oldest != 0 {
+		t = max(t, oldest+int64(length))
+	}
+	// Never before the place that was taken last: the order is what the oldest
+	// is known by.
+	t = max(t, r.at[(r.head+len(r.at)-1)%len(r.at)])
+	r.at[r.head] = t
+	r.head = (r.head + 1) % len(r.at)
+	return time.Unix(0, t)
+}
+
+// load reads the ring. A file that is not a ring of this size is an empty one.
+func (r *ring) load(f *os.File) error {
+	buf := make([]byte, 8*(len(r.at)+2))
+	n, err := f.ReadAt(buf, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	head := binary.LittleEndian.Uint64(buf[8:])
+	*r = newRing(len(r.at))
+	if n < len(buf) || binary.LittleEndian.Uint64(buf) != uint64(len(r.at)) || head >= uint64(len(r.at)) {
+		return nil
+	}
+	r.head = int(head)
+	for i := range r.at {
+		r.at[i] = int64(binary.LittleEndian.Uint64(buf[8*(i+2):]))
+	}
+	return nil
+}
+
+func (r *ring) store(f *os.File) error {
+	buf := binary.LittleEndian.AppendUint64(nil, uint64(len(r.at)))
+	buf = binary.LittleEndian.AppendUint64(buf, uint64(r.head))
+	for _, at := range r.at {
+		buf = binary.LittleEndian.AppendUint64(buf, uint64(at))
+	}
+	_, err := f.WriteAt(buf, 0)
+	return err
+}

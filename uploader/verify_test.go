@@ -1,0 +1,212 @@
+package uploader_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"testing"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/carload/carload/car"
+	"github.com/carload/carload/splitter"
+	"github.com/carload/carload/uploader"
+	"github.com/carload/carload/uploader/nftstorage"
+	"github.com/carload/carload/uploader/uploadertest"
+)
+
+// TestVerifyFinds loses and damages blocks at a service that still says
+// pinned. Both levels that fetch find it, with and without the source, say
+// which shards mend it, and the next upload sends just those.
+func TestVerifyFinds(t *testing.T) {
+	t.Parallel()
+	for _, level := range []uploader.VerifyLevel{uploader.VerifySample, uploader.VerifyFull} {
+		for _, withSource := range []bool{true, false} {
+			for _, block := range []int{0, 1, 9, -1} { // root, a node, a leaf of the first shards, the last
+				for _, damage := range []bool{false, true} {
+					name := fmt.Sprintf("%s/source=%t/block=%d/damage=%t", level, withSource, block, damage)
+					t.Run(name, func(t *testing.T) { verifyFinds(t, level, withSource, block, damage) })
+				}
+			}
+		}
+	}
+}
+
+func verifyFinds(t *testing.T, level uploader.VerifyLevel, withSource bool, block int, damage bool) {
+	t.Parallel()
+	srv := uploadertest.NewServer(t, uploadertest.Options{})
+	srv.Always(uploadertest.Check, uploadertest.Reports("pinned"))
+	path := randomFile(t, fileBytes, 1)
+	plan := planOf(t, path)
+	if block < 0 {
+		block = plan.Blocks.Len() - 1
+	}
+	c := plan.Blocks.At(block).Cid
+	shard := slices.IndexFunc(plan.Shards, func(s splitter.Shard) bool { return s.First <= block && block < s.End })
+	ledger := new(uploader.MemoryLedger)
+	target := newTarget(t, srv)
+	upload := func(level uploader.VerifyLevel) (uploader.Result, error) {
+		return uploadOne(t.Context(), newUploader(t, target, uploader.Options{Ledger: ledger, Verify: level}), input(t, path))
+	}
+	first, err := upload(uploader.VerifyPinned)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if damage {
+		srv.Store.Damage(c)
+	} else {
+		srv.Store.Lose(c)
+	}
+	if withSource {
+		_, err = upload(level)
+	} else {
+		_, err = newUploader(t, target, uploader.Options{Ledger: ledger, Verify: level}).Verify(t.Context(), first.Root)
+	}
+	var found *uploader.VerifyError
+	if !errors.As(err, &found) || !errors.Is(err, uploader.ErrIncomplete) || errors.Is(err, car.ErrCorrupt) != damage {
+		t.Fatalf("error %v", err)
+	}
+	missing, wrong := []cid.Cid{c}, []cid.Cid(nil)
+	if damage {
+		missing, wrong = wrong, missing
+	}
+	if !slices.Equal(found.Missing, missing) || !slices.Equal(found.Wrong, wrong) || found.Root != first.Root {
+		t.Errorf("found %+v, want block %s", found, c)
+	}
+	if withSource && !slices.Equal(found.Shards, []int{shard}) {
+		t.Errorf("shards %v, want %d", found.Shards, shard)
+	}
+	before := srv.Count(uploadertest.Upload)
+	r, err := upload(uploader.VerifyFull)
+	if err != nil || r.Held != r.Shards-1 || srv.Count(uploadertest.Upload).Bytes-before.Bytes != plan.Shards[shard].Size {
+		t.Errorf("mending: %+v, %v, %d bytes sent", r, err, srv.Count(uploadertest.Upload).Bytes-before.Bytes)
+	}
+	if r, err := upload(uploader.VerifyPinned); err != nil || r.Held != r.Shards {
+		t.Errorf("after mending: %+v, %v", r, err)
+	}
+}
+
+// TestVerifyWithoutSource is `carload verify` of what is as it should be.
+func TestVerifyWithoutSource(t *testing.T) {
+	t.Parallel()
+	srv := uploadertest.NewServer(t, uploadertest.Options{})
+	path := randomFile(t, fileBytes, 1)
+	plan := planOf(t, path)
+	root := plan.Blocks.At(0).Cid
+	for _, level := range []uploader.VerifyLevel{uploader.VerifyPinned, uploader.VerifySample, uploader.VerifyFull} {
+		u := newUploader(t, newTarget(t, srv), uploader.Options{Verify: level, SampleBlocks: 7})
+		if _, err := u.Verify(t.Context(), root); level == uploader.VerifyPinned && !errors.Is(err, uploader.ErrIncomplete) {
+			t.Errorf("%s before there is anything: error %v", level, err)
+		}
+		if _, err := uploadOne(t.Context(), u, input(t, path)); err != nil {
+			t.Fatal(err)
+		}
+		before := srv.Count(uploadertest.Block).Requests
+		report, err := u.Verify(t.Context(), root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if level == uploader.VerifySample && (report == nil || report.Blocks != plan.Blocks.Len() || report.Sample != 7) {
+			t.Errorf("report %+v of %d blocks", report, plan.Blocks.Len())
+		}
+		if n := srv.Count(uploadertest.Block).Requests - before; level == uploader.VerifyFull && n != 0 {
+			t.Errorf("%d blocks were fetched by themselves", n)
+		}
+	}
+}
+
+// TestVerifyFullOverBrokenArchives breaks the archive that is fetched at many places; what it
+// lacks is fetched by itself.
+func TestVerifyFullOverBrokenArchives(t *testing.T) {
+	t.Parallel()
+	srv := uploadertest.NewServer(t, uploadertest.Options{})
+	path := randomFile(t, fileBytes, 1)
+	root := rootOf(t, path)
+	if _, err := uploadOne(t.Context(), newUploader(t, newTarget(t, srv), uploader.Options{}), input(t, path)); err != nil {
+		t.Fatal(err)
+	}
+	faults := map[string]uploadertest.Fault{
+		"empty":    uploadertest.Truncate(0),
+		"header":   uploadertest.Break(59),
+		"a byte":   uploadertest.Break(60),
+		"early":    uploadertest.Break(30_000),
+		"cut":      uploadertest.Truncate(300_000),
+		"dropped":  uploadertest.Break(500_000),
+		"stalled":  uploadertest.StallReply(400_000),
+		"no page":  uploadertest.Page(200),
+		"no route": uploadertest.Status(404),
+	}
+	for name, fault := range faults {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			// A script for each: they run at the same time.
+			srv := uploadertest.NewServer(t, uploadertest.Options{Handler: srv.Store})
+			srv.Script(uploadertest.Archive, fault)
+			target := newTarget(t, srv, func(o *nftstorage.Options) {
+				if name == "stalled" {
+					o.Stall = 300e6
+				}
+			})
+			u := newUploader(t, target, uploader.Options{Verify: uploader.VerifyFull})
+			if _, err := u.Verify(t.Context(), root); err != nil {
+				t.Error(err)
+			}
+			if name != "dropped" && name != "stalled" && srv.Count(uploadertest.Archive).Requests+srv.Count(uploadertest.Block).Requests < 2 {
+				t.Error("nothing more was fetched")
+			}
+		})
+	}
+}
+
+func TestVerifyGivesUp(t *testing.T) {
+	t.Parallel()
+	srv := uploadertest.NewServer(t, uploadertest.Options{})
+	path := randomFile(t, fileBytes, 1)
+	ledger := new(uploader.MemoryLedger)
+	target := newTarget(t, srv)
+	if _, err := uploadOne(t.Context(), newUploader(t, target, uploader.Options{Ledger: ledger}), input(t, path)); err != nil {
+		t.Fatal(err)
+	}
+	srv.Always(uploadertest.Block, uploadertest.Status(503))
+	srv.Always(uploadertest.Archive, uploadertest.Status(503))
+	for _, level := range []uploader.VerifyLevel{uploader.VerifySample, uploader.VerifyFull} {
+		u := newUploader(t, target, uploader.Options{Verify: level, Ledger: ledger})
+		_, err := u.Verify(t.Context(), rootOf(t, path))
+		var found *uploader.VerifyError
+		if !errors.Is(err, uploader.ErrUnavailable) || errors.As(err, &found) {
+			t.Errorf("%s: error %v", level, err)
+		}
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cancel(errors.New("enough"))
+		if _, err := u.Verify(ctx, rootOf(t, path)); err == nil || !errors.Is(err, context.Cause(ctx)) {
+			t.Errorf("%s: error %v", level, err)
+		}
+	}
+	suspects, err := ledger.Suspects(t.Context(), uploader.UploadKey{Target: srv.URL, Root: rootOf(t, path)})
+	if len(suspects) > 0 || err != nil {
+		t.Errorf("a service that is down made %d blocks suspect, %v", len(suspects), err)
+	}
+}
+
+func TestSampleReport(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		report uploader.SampleReport
+		loss   float64
+		want   string
+	}{
+		{uploader.SampleReport{Blocks: 31744, Sample: 300}, 0.00994, "300 of 31744 blocks: any loss above 0.99 % would have been seen with 95 % probability"},
+		{uploader.SampleReport{Blocks: 10, Sample: 1}, 0.95, "1 of 10 blocks: any loss above 95 % would have been seen with 95 % probability"},
+		{uploader.SampleReport{Blocks: 10, Sample: 10}, 0, "all 10 blocks"},
+	}
+	for _, test := range tests {
+		if got := test.report.Loss(); math.Abs(got-test.loss) > 1e-4 {
+			t.Errorf("%+v: loss %f, want %f", test.report, got, test.loss)
+		}
+		if got := test.report.String(); got != test.want {
+			t.Errorf("%q, want %q", got, test.want)
+		}
+	}
+}
