@@ -184,7 +184,7 @@ func (t *Target) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt, 
 	if err := t.do(req, alive, &v); err != nil {
 		return uploader.Receipt{}, err
 	}
-	parts, err := t.parts(v.Parts)
+	parts, err := v.parts()
 	return uploader.Receipt{Root: v.root(), Parts: parts}, err
 }
 
@@ -194,7 +194,7 @@ func (t *Target) Status(ctx context.Context, root cid.Cid) (uploader.Status, err
 	if err := t.get(ctx, "/"+root.String(), &v); err != nil {
 		return uploader.Status{}, err
 	}
-	parts, err := t.parts(v.Parts)
+	parts, err := v.parts()
 	return uploader.Status{State: uploader.State(v.Pin.Status), Parts: parts}, err
 }
 
@@ -410,12 +410,13 @@ func (v *nft) root() cid.Cid {
 	return c
 }
 
-func (t *Target) parts(list []string) ([]cid.Cid, error) {
-	parts := make([]cid.Cid, 0, len(list))
-	for _, s := range list {
+// parts does not quote what it can't parse: it could be anything, a token too.
+func (v *nft) parts() ([]cid.Cid, error) {
+	parts := make([]cid.Cid, 0, len(v.Parts))
+	for i, s := range v.Parts {
 		c, err := cid.Decode(s)
 		if err != nil {
-			return nil, permanent{fmt.Errorf("the reply lists %s as a part, which is not a CID", quoteMessage(t.redact(s)))}
+			return nil, permanent{fmt.Errorf("number %d of the %d parts in the reply is not a CID", i+1, len(v.Parts))}
 		}
 		parts = append(parts, c)
 	}
