@@ -2,7 +2,6 @@ package chunker
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -223,18 +222,20 @@ func (b *builder) unchanged(n *node, src io.ReaderAt, before fs.FileInfo) error 
 	return nil
 }
 
-// lanes is how many leaves a worker hashes at a time.
-const lanes = 4
-
 // hashLeaves fills in the digests of the leaves of one file.
 func (b *builder) hashLeaves(ctx context.Context, n *node, src io.ReaderAt, f *file) error {
 	l := f.layout
-	runs := (l.leaves + lanes - 1) / lanes
+	perRun := lanes
+	if !l.bigLeaves() {
+		perRun = batchLeaves
+	}
+	runs := (l.leaves + perRun - 1) / perRun
+	workers := min(b.opts.Workers, runs)
 	var next atomic.Int64
 	g, ctx := errgroup.WithContext(ctx)
-	for range min(b.opts.Workers, runs) {
+	for range workers {
 		g.Go(func() error {
-			h := newBatch(b, l.profile.leafBytes(l.size))
+			hash := b.leafHasher(n, src, f)
 			for {
 				run := int(next.Add(1)) - 1
 				if run >= runs {
@@ -243,17 +244,48 @@ func (b *builder) hashLeaves(ctx context.Context, n *node, src io.ReaderAt, f *f
 				if err := context.Cause(ctx); err != nil {
 					return err
 				}
-				for i := run * lanes; i < min((run+1)*lanes, l.leaves); i++ {
-					from, to := l.leaf(i)
-					if err := h.add(l.profile, n, src, from, to, digestAt(f.digests, i)); err != nil {
-						return err
-					}
+				if ahead := run + workers; ahead < runs {
+					from, _ := l.leaf(ahead * perRun)
+					_, to := l.leaf(min((ahead+1)*perRun, l.leaves) - 1)
+					readAhead(src, from, to)
 				}
-				h.flush()
+				first := run * perRun
+				if err := hash(first, min(perRun, l.leaves-first)); err != nil {
+					return err
+				}
 			}
 		})
 	}
 	return g.Wait()
+}
+
+// leafHasher is how a goroutine hashes a run of leaves: four big ones in
+// lockstep, or as many small ones as a batch takes.
+func (b *builder) leafHasher(n *node, src io.ReaderAt, f *file) func(first, count int) error {
+	l := f.layout
+	if l.bigLeaves() {
+		s, name := new(lockstep), func() string { return b.dag.source(n).Name() }
+		return func(first, count int) error {
+			if err := s.leaves(l, src, name, first, count, f.digests); err != nil {
+				return err
+			}
+			from, _ := l.leaf(first)
+			_, to := l.leaf(first + count - 1)
+			b.opts.Read.Add(to - from)
+			return nil
+		}
+	}
+	h := newBatch(b, l.profile.leafBytes(l.size))
+	return func(first, count int) error {
+		for i := first; i < first+count; i++ {
+			from, to := l.leaf(i)
+			if err := h.add(l.profile, n, src, from, to, digestAt(f.digests, i)); err != nil {
+				return err
+			}
+		}
+		h.flush()
+		return nil
+	}
 }
 
 // leafBytes is the most that a leaf of a file of that size takes.
@@ -321,13 +353,9 @@ func (h *batch) add(p *Profile, n *node, src io.ReaderAt, from, to int64, digest
 	}
 	data := len(h.buf)
 	h.buf = h.buf[:data+size]
-	if k, err := src.ReadAt(h.buf[data:], from); k < size {
+	if err := readFull(src, func() string { return h.b.dag.source(n).Name() }, h.buf[data:], from); err != nil {
 		h.buf = h.buf[:start]
-		name := h.b.dag.source(n).Name()
-		if err == nil || errors.Is(err, io.EOF) {
-			return &car.SourceChangedError{Name: name, Offset: from + int64(k), Reason: "it ends there"}
-		}
-		return fmt.Errorf("read source %q at offset %d: %w", name, from+int64(k), err)
+		return err
 	}
 	if !p.RawLeaves {
 		h.buf = appendLeafTail(h.buf, int64(size), meta)

@@ -145,6 +145,9 @@ func (l *layout) leaf(i int) (from, to int64) {
 	return from, l.ends[i]
 }
 
+// bigLeaves reports whether leaves are hashed a step at a time.
+func (l *layout) bigLeaves() bool { return l.profile.ChunkBytes > stepBytes }
+
 // span is what lies under a node.
 func (l *layout) span(node int) span {
 	if node >= l.leaves {
