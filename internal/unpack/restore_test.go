@@ -97,20 +97,7 @@ func TestRestoreProperty(t *testing.T) {
 			trickle:    rapid.Bool().Draw(t, "trickle"),
 			fanout:     rapid.SampledFrom([]int{0, 8, 16, 256, 1024}).Draw(t, "fanout"),
 		}
-		name := rapid.StringMatching(`[a-c]{1,2}|[^/\x00]{1,8}`).Filter(func(s string) bool { return s != "." && s != ".." && len(s) < 200 })
-		tr := tree{}
-		for range rapid.IntRange(0, 12).Draw(t, "entries") {
-			path := strings.Join(rapid.SliceOfN(name, 1, 3).Draw(t, "path"), "/")
-			switch rapid.IntRange(0, 5).Draw(t, "kind") {
-			case 0:
-				path += "/"
-			case 1:
-				tr[path] = "-> " + rapid.StringMatching(`(\.\./)?[a-c]{1,2}(/[a-c])?`).Draw(t, "target")
-				continue
-			}
-			tr[path] = mod251(rapid.IntRange(0, 2000).Draw(t, "size"))
-		}
-		tr = tr.proper()
+		tr := drawTree(t)
 		blocks := r.build(t, tr)
 		largest := int64(0)
 		for _, b := range blocks {
@@ -162,6 +149,23 @@ func TestRestoreProperty(t *testing.T) {
 			t.Fatalf("verified %+v, %v, want %d blocks", v, err, len(blocks))
 		}
 	})
+}
+
+func drawTree(t *rapid.T) tree {
+	name := rapid.StringMatching(`[a-c]{1,2}|[^/\x00]{1,8}`).Filter(func(s string) bool { return s != "." && s != ".." && len(s) < 200 })
+	tr := tree{}
+	for range rapid.IntRange(0, 12).Draw(t, "entries") {
+		path := strings.Join(rapid.SliceOfN(name, 1, 3).Draw(t, "path"), "/")
+		switch rapid.IntRange(0, 5).Draw(t, "kind") {
+		case 0:
+			path += "/"
+		case 1:
+			tr[path] = "-> " + rapid.StringMatching(`(\.\./)?[a-c]{1,2}(/[a-c])?`).Draw(t, "target")
+			continue
+		}
+		tr[path] = mod251(rapid.IntRange(0, 2000).Draw(t, "size"))
+	}
+	return tr.proper()
 }
 
 // proper leaves out what can't be: something under what is no directory.
