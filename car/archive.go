@@ -69,6 +69,7 @@ type Stream struct {
 	rest    []byte // what Read has not handed out yet
 	given   int64  // bytes handed out
 	digest  sha256mb.Digest
+	hashing *sha256mb.Write // of the last batch, into digest
 	files   openFiles
 	err     error
 }
@@ -113,7 +114,16 @@ func (s *Stream) CID() (c cid.Cid, ok bool) {
 	if !errors.Is(s.err, io.EOF) && (s.given != s.archive.Size || s.next != s.archive.Blocks.Len()) {
 		return cid.Undef, false
 	}
+	s.waitHashed()
 	return CID(s.digest.Sum256()), true
+}
+
+// waitHashed returns when the last batch is part of the digest.
+func (s *Stream) waitHashed() {
+	if s.hashing != nil {
+		s.hashing.Wait()
+		s.hashing = nil
+	}
 }
 
 // Close releases what the stream holds. The stream can't be read afterwards.
@@ -142,6 +152,7 @@ func (s *Stream) nextBatch() error {
 	if err := context.Cause(s.ctx); err != nil {
 		return err
 	}
+	s.waitHashed()
 	if s.given > 0 {
 		s.batch.reset()
 	}
@@ -167,7 +178,9 @@ func (s *Stream) nextBatch() error {
 	if s.given+int64(len(s.batch.buf)) > s.archive.Size {
 		return fmt.Errorf("archive of %s is longer than the %d bytes announced", s.archive.Root, s.archive.Size)
 	}
-	s.packer.lanes.Write(&s.digest, s.batch.buf)
+	// The whole file's hash is one long stream and needs company in the lanes.
+	// It is waited for when the batch has been handed out.
+	s.hashing = s.packer.lanes.Start(&s.digest, s.batch.buf)
 	s.rest = s.batch.buf
 	return nil
 }

@@ -13,40 +13,64 @@ const poolMin = 8 << 10
 // Pool shares lanes between goroutines that each feed one running hash. The
 // zero value is ready to use.
 //
-// It has no goroutine of its own. The first caller leads: it runs its own
-// write and those of the callers that come meanwhile, who sleep. When its own
-// is done it hands the lead to one of them.
+// It has no goroutine of its own. The first who waits for a write leads: it
+// runs its own and whatever else was started, and others who wait meanwhile
+// sleep. When its own is done it hands the lead to one of them.
 type Pool struct {
 	mu      sync.Mutex
-	waiting []*write // in order of arrival, or of progress for those put back
+	waiting []*Write // not in a lane, in order of arrival, or of progress for those put back
 	leaders int
-	spare   []*write
+	spare   []*Write
 }
 
-// write is one call of Pool.Write.
-type write struct {
+// Write is a write that was started.
+type Write struct {
 	update
-	wake chan bool // true: take the lead; false: done
+	pool  *Pool     // nil if there is nothing to wait for
+	awake bool      // its owner does not wait yet, and can't be woken to lead
+	wake  chan bool // true: take the lead; false: done
 }
+
+var done = new(Write)
 
 // Write adds data to d and returns when that is done. Calls made at the same
 // time by other goroutines, for other digests, are advanced together.
-func (p *Pool) Write(d *Digest, data []byte) {
+func (p *Pool) Write(d *Digest, data []byte) { p.Start(d, data).Wait() }
+
+// Start begins to add data to d. The caller must not touch either before Wait
+// of what it returns; in between others may have done the work. So the more a
+// caller does before it waits, the more writes share the lanes.
+func (p *Pool) Start(d *Digest, data []byte) *Write {
 	if active == portable || len(data) < poolMin {
 		d.Write(data)
-		return
+		return done
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	w := p.take()
 	w.begin(d, data)
+	w.awake = true
+	p.waiting = append(p.waiting, w)
+	return w
+}
+
+// Wait returns when the write is done. It is called once.
+func (w *Write) Wait() {
+	p := w.pool
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	w.awake = false
+	at := slices.Index(p.waiting, w)
 	// Callers that fill a set of lanes by themselves need not wait for the
 	// leader that is at work.
-	if p.leaders == 0 || len(p.waiting)+1 >= maxLanes && p.leaders < runtime.GOMAXPROCS(0) {
+	if at >= 0 && (p.leaders == 0 || len(p.waiting) >= maxLanes && p.leaders < runtime.GOMAXPROCS(0)) {
+		p.waiting = slices.Delete(p.waiting, at, at+1)
 		p.leaders++
 		p.lead(w)
 	} else {
-		p.waiting = append(p.waiting, w)
 		p.mu.Unlock()
 		lead := <-w.wake
 		p.mu.Lock()
@@ -57,21 +81,21 @@ func (p *Pool) Write(d *Digest, data []byte) {
 	p.spare = append(p.spare, w)
 }
 
-func (p *Pool) take() *write {
+func (p *Pool) take() *Write {
 	if n := len(p.spare); n > 0 {
 		w := p.spare[n-1]
 		p.spare = p.spare[:n-1]
 		return w
 	}
 	// One token: the wake-up is sent under the lock and must not block.
-	return &write{wake: make(chan bool, 1)}
+	return &Write{pool: p, wake: make(chan bool, 1)}
 }
 
 // lead runs own and, beside it, what is waiting. It returns when own is done
 // and the lead is with another caller or with none. It is called with p.mu
 // held, and lets go of it while it hashes.
-func (p *Pool) lead(own *write) {
-	crew := [maxLanes]*write{own}
+func (p *Pool) lead(own *Write) {
+	crew := [maxLanes]*Write{own}
 	n := 1
 	for {
 		took := copy(crew[n:], p.waiting)
@@ -98,17 +122,18 @@ func (p *Pool) lead(own *write) {
 		}
 	}
 	p.waiting = slices.Insert(p.waiting, 0, crew[:n]...)
-	if len(p.waiting) == 0 {
-		p.leaders--
+	next := slices.IndexFunc(p.waiting, func(w *Write) bool { return !w.awake })
+	if next < 0 {
+		p.leaders-- // the owners of the rest will lead when they come to wait
 		return
 	}
-	p.waiting[0].wake <- true
-	p.waiting = slices.Delete(p.waiting, 0, 1)
+	p.waiting[next].wake <- true
+	p.waiting = slices.Delete(p.waiting, next, next+1)
 }
 
 // run advances the writes of a crew until one of them is done, and no further
 // than maxStep, so that newcomers get into free lanes soon.
-func run(crew []*write) {
+func run(crew []*Write) {
 	var lanes [maxLanes]*stream
 	for i, w := range crew {
 		lanes[i] = &w.stream

@@ -40,3 +40,31 @@ func TestPool(t *testing.T) {
 		}
 	})
 }
+
+// Writes that are started early and waited for late must not keep those who
+// wait from going on, whoever leads.
+func TestPoolStart(t *testing.T) {
+	buf := noise(9, 200<<10)
+	sha256mb.EachKernel(t, func(t *testing.T) {
+		var pool sha256mb.Pool
+		var g errgroup.Group
+		for id := range 9 {
+			g.Go(func() error {
+				rng := rand.New(rand.NewPCG(uint64(id), 3))
+				var d sha256mb.Digest
+				want := sha256.New()
+				for range 40 {
+					n := rng.IntN(len(buf))
+					w := pool.Start(&d, buf[:n])
+					want.Write(buf[:n]) // others may lead meanwhile
+					w.Wait()
+				}
+				if d.Sum256() != [sha256mb.Size]byte(want.Sum(nil)) {
+					t.Errorf("writer %d: wrong digest", id)
+				}
+				return nil
+			})
+		}
+		g.Wait()
+	})
+}
