@@ -54,7 +54,10 @@ func TestList(t *testing.T) {
 	}
 	// It stops when it is told to.
 	n := 0
-	for range unpack.List(ctx, x, blocks[0].Cid) {
+	for _, err := range unpack.List(ctx, x, blocks[0].Cid) {
+		if err != nil {
+			t.Error(err)
+		}
 		if n++; n == 3 {
 			break
 		}

@@ -238,7 +238,7 @@ func (r *restorer) file(ctx context.Context, dir *os.Root, e dirEntry, n *node, 
 	}
 	defer func() {
 		if err != nil {
-			f.Close() // once more does no harm
+			_ = f.Close() // it may be closed
 			err = errors.Join(err, dir.Remove(tmp))
 		}
 	}()

@@ -106,11 +106,7 @@ func TestRestoreProperty(t *testing.T) {
 		limit := 200 + largest*rapid.Int64Range(12, 40).Draw(t, "limit")
 		x := index(t, shards(t, blocks, limit)...)
 
-		dir, err := os.MkdirTemp("", "carload-test-")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer os.RemoveAll(dir)
+		dir := scratch(t)
 		if _, err := unpack.Restore(ctx, x, blocks[0].Cid, dir, unpack.Options{}); err != nil {
 			t.Fatal(err)
 		}
@@ -149,6 +145,20 @@ func TestRestoreProperty(t *testing.T) {
 			t.Fatalf("verified %+v, %v, want %d blocks", v, err, len(blocks))
 		}
 	})
+}
+
+// scratch is a directory that is gone after one run of a property.
+func scratch(t *rapid.T) string {
+	dir, err := os.MkdirTemp("", "carload-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }
 
 func drawTree(t *rapid.T) tree {

@@ -51,11 +51,7 @@ func TestRoundTrip(t *testing.T) {
 		profile.Width = rapid.IntRange(2, 6).Draw(t, "width")
 		profile.HAMT.Limit = rapid.IntRange(1, 300).Draw(t, "HAMT")
 		tr := drawTree(t)
-		work, err := os.MkdirTemp("", "carload-test-")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer os.RemoveAll(work)
+		work := scratch(t)
 		in, out := filepath.Join(work, "in"), filepath.Join(work, "out")
 		if err := os.Mkdir(in, 0o777); err != nil {
 			t.Fatal(err)
