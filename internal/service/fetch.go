@@ -177,7 +177,6 @@ type saver struct {
 	s    *Service
 	root cid.Cid
 	b    *builder
-	n    int
 }
 
 func (v *saver) save(ctx context.Context, c cid.Cid, data []byte) error {
@@ -188,7 +187,6 @@ func (v *saver) save(ctx context.Context, c cid.Cid, data []byte) error {
 		}
 		v.b = b
 	}
-	v.n++
 	if err := v.b.write(c, data); err != nil {
 		return err
 	}

@@ -1,0 +1,70 @@
+package service_test
+
+import (
+	"encoding/binary"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/carload/carload/internal/service"
+)
+
+// An upload with the shape of 31 GiB in leaves of 1 MiB: 31,744 leaves under 31
+// nodes, 95 leaves to a shard. Leaves are small here; what a shard costs the
+// index does not depend on that.
+func TestLateShardsCostWhatEarlyOnesDo(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a while")
+	}
+	s := newServer(t, service.Options{})
+	const leaves, width, perShard = 31 << 10, 1 << 10, 95
+	all := make([]block, leaves)
+	for i := range all {
+		all[i] = blockOf(cid.Raw, binary.BigEndian.AppendUint32(nil, uint32(i)))
+	}
+	var inner []block
+	var top []cid.Cid
+	for i := 0; i < leaves; i += width {
+		links := make([]cid.Cid, width)
+		for j := range links {
+			links[j] = all[i+j].c
+		}
+		inner = append(inner, pbNode("inner", links...))
+		top = append(top, inner[len(inner)-1].c)
+	}
+	root := pbNode("root", top...)
+
+	var took []time.Duration
+	for from := 0; from < leaves; from += perShard {
+		shard := []block{root, inner[from/width]}
+		to := min(from+perShard, leaves)
+		for i := from; i < to; i++ {
+			if i%width == 0 && i > from {
+				shard = append(shard, inner[i/width])
+			}
+			shard = append(shard, all[i])
+		}
+		body := carOf(shard...)
+		start := time.Now()
+		u := s.putCAR(body).upload(t)
+		took = append(took, time.Since(start))
+		if want := map[bool]string{true: "pinned", false: "pinning"}[to == leaves]; u.Pin.Status != want {
+			t.Fatalf("shard %d: %s, want %s", len(took), u.Pin.Status, want)
+		}
+		if len(u.Parts) != len(took) {
+			t.Fatalf("%d parts after %d shards", len(u.Parts), len(took))
+		}
+	}
+	median := func(d []time.Duration) time.Duration {
+		d = slices.Clone(d)
+		slices.Sort(d)
+		return d[len(d)/2]
+	}
+	early, late := median(took[:60]), median(took[len(took)-60:])
+	t.Logf("%d shards; median of the first 60: %v, of the last 60: %v; the last: %v", len(took), early, late, took[len(took)-1])
+	if late > 3*early { // twice, and some for the noise of a busy machine
+		t.Errorf("a late shard took %v, an early one %v", late, early)
+	}
+}
