@@ -98,6 +98,9 @@ func (o Options) Validate() error {
 	if n := o.BytesPerSecond; n < 0 || n > 0 && n < leastRate {
 		errs = append(errs, fmt.Errorf("%d bytes per second: must be at least %d, or 0 for no limit", n, leastRate))
 	}
+	if o.SampleBlocks < 0 {
+		errs = append(errs, fmt.Errorf("a sample of %d blocks: must not be negative", o.SampleBlocks))
+	}
 	if o.Verify < VerifyPinned || o.Verify > VerifyFull {
 		errs = append(errs, fmt.Errorf("unknown verification level %d", o.Verify))
 	}

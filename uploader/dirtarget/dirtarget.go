@@ -32,6 +32,10 @@ type Target struct {
 
 // New makes a target of a directory, and the directory if it is not there.
 func New(dir string, opts Options) (*Target, error) {
+	dir, err := filepath.Abs(dir) // the ledger knows it by its name
+	if err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return nil, err
 	}
