@@ -42,7 +42,7 @@ func (p *Pool) Write(d *Digest, data []byte) { p.Start(d, data).Wait() }
 // caller does before it waits, the more writes share the lanes.
 func (p *Pool) Start(d *Digest, data []byte) *Write {
 	if active == portable || len(data) < poolMin {
-		d.Write(data)
+		_, _ = d.Write(data)
 		return done
 	}
 	p.mu.Lock()

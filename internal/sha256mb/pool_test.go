@@ -2,6 +2,7 @@ package sha256mb_test
 
 import (
 	"crypto/sha256"
+	"fmt"
 	"math/rand/v2"
 	"testing"
 
@@ -30,13 +31,15 @@ func TestPool(t *testing.T) {
 							want.Write(buf[off : off+n])
 						}
 						if d.Sum256() != [sha256mb.Size]byte(want.Sum(nil)) {
-							t.Errorf("writer %d of %d: wrong digest", id, writers)
+							return fmt.Errorf("writer %d of %d: wrong digest", id, writers)
 						}
 					}
 					return nil
 				})
 			}
-			g.Wait()
+			if err := g.Wait(); err != nil {
+				t.Error(err)
+			}
 		}
 	})
 }

@@ -60,7 +60,7 @@ func TestSumKnown(t *testing.T) {
 				t.Errorf("message %d: got %s, want %s", i, got, v.want)
 			}
 			var d sha256mb.Digest
-			d.Write(msgs[i])
+			_, _ = d.Write(msgs[i])
 			if got := d.Sum256(); hex.EncodeToString(got[:]) != v.want {
 				t.Errorf("digest %d: got %x, want %s", i, got, v.want)
 			}
@@ -167,11 +167,11 @@ func TestDigestOfNothing(t *testing.T) {
 		if d.Sum256() != want {
 			t.Error("zero value: wrong digest")
 		}
-		d.Write(nil)
+		_, _ = d.Write(nil)
 		if d.Sum256() != want {
 			t.Error("after an empty write: wrong digest")
 		}
-		d.Write([]byte("x"))
+		_, _ = d.Write([]byte("x"))
 		d.Reset()
 		if d.Sum256() != want {
 			t.Error("after Reset: wrong digest")
@@ -224,7 +224,7 @@ func TestAllocations(t *testing.T) {
 	for name, f := range map[string]func(){
 		"Sum":    func() { sha256mb.Sum(out, msgs) },
 		"Update": func() { sha256mb.Update(ds, msgs) },
-		"Digest": func() { ds[0].Write(buf); out[0] = ds[0].Sum256(); ds[0].Reset() },
+		"Digest": func() { _, _ = ds[0].Write(buf); out[0] = ds[0].Sum256(); ds[0].Reset() },
 		"Pool":   func() { pool.Write(ds[1], buf) },
 	} {
 		if n := testing.AllocsPerRun(100, f); n != 0 {
