@@ -320,7 +320,8 @@ func TestImportDepth(t *testing.T) {
 	chain := func(n int) car.Blocks {
 		blocks := car.Blocks{block(t, cid.Raw, multihash.SHA2_256, n, []byte("end"))}
 		for i := range n {
-			blocks = append(blocks, block(t, cid.DagCBOR, multihash.SHA2_256, n-1-i, encode(t, cid.DagCBOR, linkList(t, blocks[i].Cid))))
+			link := "\xd8\x2a\x58\x25\x00" + blocks[i].Cid.KeyString() // as DAG-CBOR
+			blocks = append(blocks, block(t, cid.DagCBOR, multihash.SHA2_256, n-1-i, []byte(link)))
 		}
 		slices.Reverse(blocks)
 		return blocks

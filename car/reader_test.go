@@ -67,7 +67,7 @@ func equalBlocks(a, b car.Blocks) bool {
 func TestReader(t *testing.T) {
 	t.Parallel()
 	small := boxoFile(t, mod251(30_000), 1024, 4, 0)
-	big := boxoFile(t, mod251(11<<20), 1<<20, 4, 1)
+	big := boxoFile(t, mod251(6<<20), 1<<20, 4, 1)
 	many := boxoFile(t, mod251(100_000), 5, 400, 1)
 	for name, blocks := range map[string]car.Blocks{"small": small, "big": big, "many": many, "none": nil} {
 		root := small[0].Cid
