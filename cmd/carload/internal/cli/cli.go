@@ -45,7 +45,6 @@ func Main(ctx context.Context, args []string, stdio Stdio, environ []string) int
 		con:   &console{out: stdio.Out, err: stdio.Err},
 		log:   slog.New(slog.DiscardHandler),
 	}
-	tuneMemory(a.env)
 	a.life = newLifetime(ctx, a.con)
 	defer a.life.close()
 

@@ -32,17 +32,12 @@ func (a *app) ledgerPath(flag string) (string, error) {
 	return filepath.Join(dir, "ledger.db"), nil
 }
 
-// openLedger opens the ledger that the flag means. The caller calls the
-// function at the end.
-func (a *app) openLedger(flag string) (uploader.Ledger, func() error, error) {
+// withSomeLedger opens the ledger that the flag means, for f.
+func (a *app) withSomeLedger(flag string, f func(uploader.Ledger) error) error {
 	if flag == noLedger {
-		return new(uploader.MemoryLedger), func() error { return nil }, nil
+		return f(new(uploader.MemoryLedger))
 	}
-	l, err := a.boltLedger(flag)
-	if err != nil {
-		return nil, nil, err
-	}
-	return l, l.Close, nil
+	return a.withLedger(flag, func(l *boltledger.Ledger) error { return f(l) })
 }
 
 func (a *app) boltLedger(flag string) (*boltledger.Ledger, error) {

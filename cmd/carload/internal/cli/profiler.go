@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
-	"runtime/debug"
 	"runtime/pprof"
 
 	"github.com/spf13/cobra"
@@ -43,15 +42,6 @@ func (p *profiler) stop() (err error) {
 		err = errors.Join(err, pprof.WriteHeapProfile(f), f.Close())
 	}
 	return err
-}
-
-// tuneMemory keeps the heap close to what is in use. What is allocated is
-// buffers that live as long as the run, so collecting more often costs next to
-// nothing.
-func tuneMemory(env environment) {
-	if env["GOGC"] == "" {
-		debug.SetGCPercent(25)
-	}
 }
 
 // openLog opens the log that the flags ask for.

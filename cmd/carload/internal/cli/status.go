@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -30,22 +31,17 @@ all are pinned, and 4 if not.`,
 			if err != nil {
 				return err
 			}
-			return a.status(cmd, end, roots)
+			return a.withTarget(cmd.Context(), end, func(t *target) error { return a.status(cmd.Context(), t, roots) })
 		},
 	}
 	end.add(cmd)
 	return cmd
 }
 
-func (a *app) status(cmd *cobra.Command, end endpointFlags, roots []cid.Cid) (err error) {
-	t, err := a.connect(cmd.Context(), end)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, t.close()) }()
+func (a *app) status(ctx context.Context, t *target, roots []cid.Cid) error {
 	worst := exitOK
 	for _, root := range roots {
-		s, err := t.Status(cmd.Context(), root)
+		s, err := t.Status(ctx, root)
 		if errors.Is(err, uploader.ErrNotFound) {
 			s.State, err = "unknown", nil
 		}

@@ -108,12 +108,17 @@ where it was.`,
 			if send.dryRun {
 				return a.dryRun(src, opts, send.rootOnly)
 			}
-			l, closeLedger, err := a.openLedger(ledger)
-			if err != nil {
-				return err
-			}
-			opts.Ledger = l
-			return errors.Join(a.up(cmd.Context(), src, opts, end, name, send.rootOnly), closeLedger())
+			return a.withTarget(cmd.Context(), end, func(t *target) error {
+				t.uploadName = name
+				return a.withSomeLedger(ledger, func(l uploader.Ledger) error {
+					opts.Ledger = l
+					root, err := a.ship(src, t, opts, send.rootOnly, phases{"hashing", "sending"}, "uploaded")
+					if root != "" {
+						t.sayWhere(a, root)
+					}
+					return err
+				})
+			})
 		},
 	}
 	end.add(cmd)
@@ -123,20 +128,6 @@ where it was.`,
 	addLedger(cmd, &ledger)
 	in.add(cmd)
 	return cmd
-}
-
-func (a *app) up(ctx context.Context, src *source, opts uploader.Options, end endpointFlags, name string, rootOnly bool) (err error) {
-	target, err := a.connect(ctx, end)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, target.close()) }()
-	target.uploadName = name
-	roots, err := a.ship(src, target, opts, rootOnly, phases{"hashing", "sending"}, "uploaded")
-	if roots != "" {
-		target.sayWhere(a, roots)
-	}
-	return err
 }
 
 // ship runs the engine over the inputs. The root it returns is that of the

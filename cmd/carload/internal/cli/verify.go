@@ -66,12 +66,13 @@ and hashes all of it. What is missing or wrong is remembered, so that
 							return usagef("--sample %d: must be at least 1", sample)
 						}
 					}
-					l, closeLedger, err := a.openLedger(ledger)
-					if err != nil {
-						return err
-					}
-					opts := uploader.Options{Verify: level, SampleBlocks: sample, VerifyTimeout: timeout, Ledger: l}
-					return errors.Join(a.verifyRemote(cmd.Context(), end, root, opts), closeLedger())
+					opts := uploader.Options{Verify: level, SampleBlocks: sample, VerifyTimeout: timeout}
+					return a.withTarget(cmd.Context(), end, func(t *target) error {
+						return a.withSomeLedger(ledger, func(l uploader.Ledger) error {
+							opts.Ledger = l
+							return a.verifyRemote(cmd.Context(), t, root, opts)
+						})
+					})
 				}
 			}
 			set, err := a.archives(cmd, args)
@@ -137,12 +138,7 @@ func (a *app) verifyArchives(ctx context.Context, set *archiveSet) error {
 }
 
 // verifyRemote checks what a service holds.
-func (a *app) verifyRemote(ctx context.Context, end endpointFlags, root cid.Cid, opts uploader.Options) (err error) {
-	t, err := a.connect(ctx, end)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, t.close()) }()
+func (a *app) verifyRemote(ctx context.Context, t *target, root cid.Cid, opts uploader.Options) error {
 	opts.Observer, opts.Logger = observer{con: a.con}, a.log
 	if err := opts.Validate(); err != nil {
 		return usageError{error: err}
