@@ -59,8 +59,8 @@ type fileEvent struct {
 	Bytes  int64         `json:"bytes"`
 	Blocks int           `json:"blocks,omitempty"`
 	Shards int           `json:"shards,omitempty"`
-	Held   int           `json:"held,omitempty"`
-	Sent   int64         `json:"sent,omitempty"`
+	Held   int           `json:"shardsHeld,omitempty"`
+	Sent   int64         `json:"bytesSent,omitempty"`
 	Verify string        `json:"verified,omitempty"`
 	Sample *sampleReport `json:"sample,omitempty"`
 	Code   int           `json:"code"`
@@ -83,10 +83,10 @@ type summaryEvent struct {
 	Inputs  int     `json:"inputs"`
 	Failed  int     `json:"failed"`
 	Bytes   int64   `json:"bytes"`
-	Sent    int64   `json:"sent"`
-	Resent  int64   `json:"resent"`
+	Sent    int64   `json:"bytesSent"`
+	Resent  int64   `json:"bytesResent"`
 	Shards  int     `json:"shards"`
-	Held    int     `json:"held"`
+	Held    int     `json:"shardsHeld"`
 	Retries int64   `json:"retries"`
 	Seconds float64 `json:"seconds"`
 	Code    int     `json:"code"`

@@ -1,0 +1,209 @@
+//go:build unix
+
+package cli_test
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// line is what the tests read of a JSON line.
+type line struct {
+	V     int       `json:"v"`
+	Type  string    `json:"type"`
+	Time  time.Time `json:"time"`
+	Index int       `json:"index"`
+	Held  bool      `json:"held"`
+	Root  string    `json:"root"`
+}
+
+// newCommand is carload in a home of its own.
+func newCommand(t *testing.T, home string, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command("carload", args...)
+	cmd.Env = []string{"HOME=" + home, "PATH=" + os.Getenv("PATH")}
+	cmd.Dir = home
+	return cmd
+}
+
+func randomFile(t *testing.T, dir string, size int64) string {
+	t.Helper()
+	path := filepath.Join(dir, "movie")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = io.CopyN(f, rand.NewChaCha8([32]byte{2}), size)
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func exitCode(err error) int {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return exit.ExitCode()
+	}
+	if err != nil {
+		return -2
+	}
+	return 0
+}
+
+// An upload that is told to stop finishes what is in flight, says how to go
+// on, and the same command goes on from there.
+func TestStopAndGoOn(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		signal os.Signal
+		code   int
+	}{{os.Interrupt, 130}, {syscall.SIGTERM, 143}} {
+		t.Run(tt.signal.String(), func(t *testing.T) {
+			t.Parallel()
+			home := t.TempDir()
+			file := randomFile(t, home, 12<<20)
+			args := []string{"up", "--json", "--max-shard-bytes", "1100kB", "--transfers", "1", "--bwlimit", "8MB", file}
+
+			var stderr bytes.Buffer
+			cmd := newCommand(t, home, args...)
+			cmd.Stderr = &stderr
+			stdout, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			sent := 0
+			for lines := bufio.NewScanner(stdout); lines.Scan(); {
+				var l line
+				if err := json.Unmarshal(lines.Bytes(), &l); err != nil {
+					t.Errorf("%s: %v", lines.Text(), err)
+				}
+				if l.Type != "shard" {
+					continue
+				}
+				if sent++; sent == 2 {
+					if err := cmd.Process.Signal(tt.signal); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			if code := exitCode(cmd.Wait()); code != tt.code {
+				t.Fatalf("exit code %d, want %d\n%s", code, tt.code, stderr.String())
+			}
+			if want := "carload up --json"; !strings.Contains(stderr.String(), want) {
+				t.Errorf("standard error does not say %q:\n%s", want, stderr.String())
+			}
+
+			out, err := newCommand(t, home, args...).Output()
+			if err != nil {
+				t.Fatalf("the same command again: %v", err)
+			}
+			held := 0
+			for text := range strings.Lines(string(out)) {
+				var l line
+				if err := json.Unmarshal([]byte(text), &l); err != nil {
+					t.Fatalf("%s: %v", text, err)
+				}
+				if l.Type == "shard" && l.Held {
+					held++
+				}
+			}
+			if held != sent {
+				t.Errorf("%d shards were there, %d had been sent", held, sent)
+			}
+		})
+	}
+}
+
+// A second signal does not wait.
+func TestSecondSignal(t *testing.T) {
+	t.Parallel()
+	home := t.TempDir()
+	file := randomFile(t, home, 4<<20)
+	cmd := newCommand(t, home, "up", "--json", "--bwlimit", "100kB", file)
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for lines := bufio.NewScanner(stdout); lines.Scan() && !strings.Contains(lines.Text(), `"plan"`); {
+	}
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	for lines := bufio.NewScanner(stderr); lines.Scan() && !strings.Contains(lines.Text(), "once more"); {
+	}
+	started := time.Now()
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	err = cmd.Wait()
+	if took := time.Since(started); took > 10*time.Second {
+		t.Errorf("it took %s to end", took)
+	}
+	if err == nil {
+		t.Error("it ended as if all was well")
+	}
+}
+
+// Waiting for standard input ends with a signal, and leaves nothing.
+func TestStopReading(t *testing.T) {
+	t.Parallel()
+	home := t.TempDir()
+	cmd := newCommand(t, home, "cid", "-v", "-")
+	in, out, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	cmd.Stdin = in
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := in.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.WriteString("the beginning"); err != nil {
+		t.Fatal(err)
+	}
+	// The spool's directory appears when it begins to read.
+	spool := filepath.Join(home, ".cache", "carload", "spool")
+	poll := time.NewTicker(5 * time.Millisecond)
+	defer poll.Stop()
+	for {
+		if _, err := os.Stat(spool); err == nil {
+			break
+		}
+		<-poll.C
+	}
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if code := exitCode(cmd.Wait()); code != 130 {
+		t.Errorf("exit code %d, want 130", code)
+	}
+	left, err := os.ReadDir(spool)
+	if err != nil || len(left) > 0 {
+		t.Errorf("left in the spool: %v, %v", left, err)
+	}
+}
