@@ -2,7 +2,7 @@ package sha256mb
 
 import "testing"
 
-var kernelNames = map[kernel]string{portable: "portable", native: "native", mixed: "mixed", wide: "wide"}
+var kernelNames = map[kernel]string{portable: "portable", native: "native", mixed: "mixed"}
 
 // EachKernel runs test with every kernel of this machine in turn. The caller
 // must not be a parallel test.

@@ -7,7 +7,6 @@ const (
 	portable kernel = iota // crypto/sha256
 	native                 // the SHA instructions of this architecture
 	mixed                  // the same, beside AVX-512
-	wide                   // the same with the registers of AVX-512: a fifth faster on Zen 4
 )
 
 // active is what this machine computes with. Only tests change it.
