@@ -2,6 +2,7 @@ package interop_test
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -92,7 +93,7 @@ func carCIDs(t *testing.T, path string) (cids []string) {
 	}
 	for {
 		s, err := r.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return cids
 		}
 		if err != nil {
