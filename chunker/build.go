@@ -6,6 +6,8 @@ import (
 	"io"
 	"io/fs"
 	"runtime"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -25,13 +27,34 @@ type Options struct {
 	Mode    bool // permissions
 	ModTime bool // time of the last modification
 
-	// What is taken from a tree on disk.
-	Hidden      bool     // also names that begin with a dot
-	Dereference bool     // store what a symlink points to, not the symlink
-	NoEmptyDirs bool     // leave out directories with nothing in them, except the root
-	RawNames    bool     // allow names that are not UTF-8
-	Patterns    []string // what to leave out, as in a .gitignore: the last match decides, "!" takes in again
-	Files       *atomic.Int64
+	// What is taken from a tree.
+	Hidden      bool          // from disk, also names that begin with a dot
+	Dereference bool          // from disk, what a symlink points to, not the symlink
+	Patterns    []string      // what to leave on disk, as in a .gitignore: the last match decides, "!" takes in again
+	NoEmptyDirs bool          // leave out directories with nothing in them, except the root
+	RawNames    bool          // allow names that are not UTF-8
+	Files       *atomic.Int64 // if not nil, counts files of the tree as they are read
+}
+
+// Fingerprint spells out the options that a root depends on. It is stable
+// from release to release, so that it can be part of a key on disk.
+func (o Options) Fingerprint() string {
+	parts := []string{o.withDefaults().Profile.Fingerprint()}
+	for _, flag := range []struct {
+		name string
+		set  bool
+	}{
+		{"mode", o.Mode}, {"mtime", o.ModTime}, {"hidden", o.Hidden}, {"dereference", o.Dereference},
+		{"no-empty-dirs", o.NoEmptyDirs},
+	} {
+		if flag.set {
+			parts = append(parts, flag.name)
+		}
+	}
+	for _, p := range o.Patterns {
+		parts = append(parts, strconv.Quote(p))
+	}
+	return strings.Join(parts, "+")
 }
 
 func (o Options) withDefaults() Options {
@@ -107,6 +130,9 @@ func newBuilder(opts Options) (*builder, error) {
 
 // keepStat notes the metadata that the options ask for.
 func (b *builder) keepStat(n *node, s Stat) {
+	if !b.opts.Mode && !b.opts.ModTime {
+		return
+	}
 	if !b.opts.Mode {
 		s.Mode = 0
 	}

@@ -85,10 +85,14 @@ func (s Stat) append(dst []byte) []byte {
 // unixPerm is the mode as chmod(2) takes it.
 func unixPerm(m fs.FileMode) uint16 {
 	perm := uint16(m.Perm())
-	for bit, unix := range map[fs.FileMode]uint16{fs.ModeSetuid: 0o4000, fs.ModeSetgid: 0o2000, fs.ModeSticky: 0o1000} {
-		if m&bit != 0 {
-			perm |= unix
-		}
+	if m&fs.ModeSetuid != 0 {
+		perm |= 0o4000
+	}
+	if m&fs.ModeSetgid != 0 {
+		perm |= 0o2000
+	}
+	if m&fs.ModeSticky != 0 {
+		perm |= 0o1000
 	}
 	return perm
 }
