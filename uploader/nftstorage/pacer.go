@@ -59,6 +59,9 @@ func NewSharedWindow(dir string, token Token, requests int, length time.Duration
 // Wait implements [Pacer]. Requests go in the order in which they came; one
 // that is cancelled while it waits has used up its place.
 func (w *Window) Wait(ctx context.Context) error {
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
 	at, err := w.reserve()
 	if err != nil {
 		return err
