@@ -61,11 +61,11 @@ func (s *Service) rename(c *call) error {
 	row := uploadRow{BackupURLs: []string{}}
 	err := c.readJSON(&in)
 	if err == nil {
-		err = s.st.update(c.ctx, func(tx *sql.Tx) error {
+		err = s.st.update(c.r.Context(), func(tx *sql.Tx) error {
 			var inserted, updated int64
 			var files string
 			var origins, meta sql.NullString
-			err := tx.QueryRowContext(c.ctx, `UPDATE uploads SET name = ?, updated = ?
+			err := tx.QueryRowContext(c.r.Context(), `UPDATE uploads SET name = ?, updated = ?
 				WHERE user_id = ? AND source_cid = ? AND deleted IS NULL
 				RETURNING id, user_id, key_id, content_cid, source_cid, mime, type, name, files, origins, meta, inserted, updated`,
 				in.Name, s.st.now(), c.who.userID, c.param).
@@ -88,7 +88,7 @@ func (s *Service) rename(c *call) error {
 	if err != nil {
 		return err
 	}
-	parts, err := s.parts(c.ctx, row.ID)
+	parts, err := s.parts(c.r.Context(), row.ID)
 	if err != nil {
 		return err
 	}
@@ -117,7 +117,7 @@ type tokenRow struct {
 }
 
 func (s *Service) listTokens(c *call) error {
-	keys, err := s.keys(c.ctx, `k.user_id = ?`, c.who.userID)
+	keys, err := s.keys(c.r.Context(), `k.user_id = ?`, c.who.userID)
 	if err != nil {
 		return err
 	}
@@ -141,10 +141,10 @@ func (s *Service) createToken(c *call) error {
 		return thrown("Token name is required.")
 	}
 	var user string
-	if err := s.st.read.QueryRowContext(c.ctx, `SELECT name FROM users WHERE id = ?`, c.who.userID).Scan(&user); err != nil {
+	if err := s.st.read.QueryRowContext(c.r.Context(), `SELECT name FROM users WHERE id = ?`, c.who.userID).Scan(&user); err != nil {
 		return fmt.Errorf("look up user: %w", err)
 	}
-	k, token, err := s.CreateKeyWith(c.ctx, KeyOptions{
+	k, token, err := s.CreateKeyWith(c.r.Context(), KeyOptions{
 		Name: in.Name, User: user, RateLimited: c.who.rateLimited, QuotaBytes: c.who.quota,
 	})
 	if errors.Is(err, ErrKeyExists) {
@@ -176,14 +176,14 @@ func (s *Service) deleteToken(c *call) error {
 	if err != nil {
 		return thrown("Token not found.")
 	}
-	keys, err := s.keys(c.ctx, `k.user_id = ? AND k.id = ?`, c.who.userID, id)
+	keys, err := s.keys(c.r.Context(), `k.user_id = ? AND k.id = ?`, c.who.userID, id)
 	if err != nil {
 		return err
 	}
 	if len(keys) == 0 {
 		return thrown("Token not found.")
 	}
-	if err := s.RevokeKey(c.ctx, id); err != nil && !errors.Is(err, ErrKeyNotFound) {
+	if err := s.RevokeKey(c.r.Context(), id); err != nil && !errors.Is(err, ErrKeyNotFound) {
 		return err
 	}
 	return c.reply(http.StatusOK, nil)

@@ -292,7 +292,9 @@ func TestTooLargeIsAnsweredFirst(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fmt.Fprintf(conn, "POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n", 100<<20+1)
+	if _, err := fmt.Fprintf(conn, "POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n", 100<<20+1); err != nil {
+		t.Fatal(err)
+	}
 	buf := make([]byte, 12)
 	if _, err := io.ReadFull(conn, buf); err != nil || string(buf) != "HTTP/1.1 413" {
 		t.Errorf("%q %v", buf, err)

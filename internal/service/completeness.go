@@ -31,18 +31,25 @@ const (
 
 // indexer makes the blocks of one shard known, within one transaction.
 type indexer struct {
-	ctx   context.Context
+	ctx   context.Context //nolint:containedctx // an indexer lives as long as its transaction
 	st    *store
 	tx    *sql.Tx
-	stmts map[string]*sql.Stmt
+	stmts map[string]prepared
 }
 
 func newIndexer(ctx context.Context, st *store, tx *sql.Tx) *indexer {
-	return &indexer{ctx: ctx, st: st, tx: tx, stmts: make(map[string]*sql.Stmt)}
+	return &indexer{ctx: ctx, st: st, tx: tx, stmts: make(map[string]prepared)}
+}
+
+// prepared is a statement that its transaction closes.
+type prepared interface {
+	ExecContext(ctx context.Context, args ...any) (sql.Result, error)
+	QueryContext(ctx context.Context, args ...any) (*sql.Rows, error)
+	QueryRowContext(ctx context.Context, args ...any) *sql.Row
 }
 
 // prepare keeps the statements of a transaction, which closes them.
-func (x *indexer) prepare(query string) (*sql.Stmt, error) {
+func (x *indexer) prepare(query string) (prepared, error) {
 	if s, ok := x.stmts[query]; ok {
 		return s, nil
 	}
@@ -55,16 +62,18 @@ func (x *indexer) prepare(query string) (*sql.Stmt, error) {
 }
 
 // exec runs a statement whose %s stands for n times row.
-func (x *indexer) exec(query, row string, n int, args []any) (sql.Result, error) {
+func (x *indexer) exec(query, row string, n int, args []any) error {
 	query = fmt.Sprintf(query, strings.Repeat(row+",", n-1)+row)
 	if n < statementRows {
-		return x.tx.ExecContext(x.ctx, query, args...)
+		_, err := x.tx.ExecContext(x.ctx, query, args...)
+		return err
 	}
 	s, err := x.prepare(query)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return s.ExecContext(x.ctx, args...)
+	_, err = s.ExecContext(x.ctx, args...)
+	return err
 }
 
 // query is exec for statements that return rows.
@@ -161,7 +170,7 @@ func (x *indexer) hold(shardID int64, batch []section) error {
 	for _, s := range batch {
 		args = append(args, []byte(s.c.Hash()), shardID, s.off, s.len)
 	}
-	if _, err := x.exec(`INSERT OR IGNORE INTO blocks (mh, shard, off, len) VALUES %s`, `(?,?,?,?)`, len(batch), args); err != nil {
+	if err := x.exec(`INSERT OR IGNORE INTO blocks (mh, shard, off, len) VALUES %s`, `(?,?,?,?)`, len(batch), args); err != nil {
 		return fmt.Errorf("index blocks: %w", err)
 	}
 	return nil
@@ -225,7 +234,7 @@ func (x *indexer) wake(batch []section) error {
 		`DELETE FROM waiting WHERE mh IN (%s) AND ` + leaf,
 		`INSERT OR IGNORE INTO nodes (mh, codec, pending) SELECT DISTINCT mh, codec, -2 FROM waiting WHERE mh IN (%s)`,
 	} {
-		if _, err := x.exec(q, `?`, len(mhs), mhs); err != nil {
+		if err := x.exec(q, `?`, len(mhs), mhs); err != nil {
 			return fmt.Errorf("wake parents: %w", err)
 		}
 	}
@@ -392,7 +401,7 @@ func (x *indexer) insertUnread(keys []nodeKey) error {
 		for _, k := range part {
 			args = append(args, []byte(k.mh), k.codec)
 		}
-		if _, err := x.exec(`INSERT OR IGNORE INTO nodes (mh, codec, pending) VALUES %s`, `(?,?,-2)`, len(part), args); err != nil {
+		if err := x.exec(`INSERT OR IGNORE INTO nodes (mh, codec, pending) VALUES %s`, `(?,?,-2)`, len(part), args); err != nil {
 			return fmt.Errorf("index nodes: %w", err)
 		}
 		return nil
@@ -437,7 +446,7 @@ func (x *indexer) insert(nodes []freshNode) error {
 			for _, e := range part {
 				args = append(args, []byte(e.child.mh), e.child.codec, e.parent)
 			}
-			if _, err := x.exec(`INSERT INTO waiting (mh, codec, parent) VALUES %s`, `(?,?,?)`, len(part), args); err != nil {
+			if err := x.exec(`INSERT INTO waiting (mh, codec, parent) VALUES %s`, `(?,?,?)`, len(part), args); err != nil {
 				return fmt.Errorf("index links: %w", err)
 			}
 			return nil
@@ -508,9 +517,9 @@ func (x *indexer) propagate() error {
 // tellOneByOne goes up from ready nodes. When there are too many it leaves the
 // rest as ready.
 func (x *indexer) tellOneByOne(ready []nodeKey) error {
-	var del, dec, done *sql.Stmt
+	var del, dec, done prepared
 	for _, p := range []struct {
-		stmt  **sql.Stmt
+		stmt  *prepared
 		query string
 	}{
 		{&del, `DELETE FROM waiting WHERE mh = ? AND codec = ? RETURNING parent`},

@@ -40,8 +40,8 @@ type fetcher struct {
 	group  *errgroup.Group
 }
 
-func (s *Service) startFetcher() (*fetcher, error) {
-	ctx, cancel := context.WithCancel(context.Background())
+func (s *Service) startFetcher(ctx context.Context) (*fetcher, error) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // fetches outlive the call
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.ResponseHeaderTimeout = s.opts.IdleTimeout
 	f := &fetcher{

@@ -54,16 +54,31 @@ func TestUploadForm(t *testing.T) {
 		size  int64
 		files int
 	}{
-		{"two files", []formPart{{"file", "name1", octets, one}, {"file", "name2", octets, two}},
-			"bafybeifrkxqq5bbn4fkykfyggoltlb7vn3moyhr3pldzx3me6yiukcfsem", 130, 2},
-		{"without names", []formPart{{"file", "blob", octets, one}, {"file", "blob", octets, two}},
-			"bafybeiaowg4ssqzemwgdlisgphib54clq62arief7ssabov5r3pbfh7vje", 66, 2},
-		{"no file name at all", []formPart{{"file", "", octets, one}, {"file", "", octets, two}},
-			"bafybeiaowg4ssqzemwgdlisgphib54clq62arief7ssabov5r3pbfh7vje", 66, 2},
-		{"extensions", []formPart{{"file", "name1.png", "", one}, {"file", "name2.png", "", two}},
-			"bafybeieoib3k2cy2x7nlmsfpid3fhnhlewib7ekatui4i27qfio6vutmzm", 138, 2},
-		{"other fields do not count", []formPart{{"x", "", "", "y"}, {"file", "hello.txt", "", "hello world"}},
-			"bafybeic6svhkwl3y2wvkj33weshyjjs5cbvgijh7yo3kjasyglrdwe2l74", 0, 1},
+		{
+			"two files",
+			[]formPart{{"file", "name1", octets, one}, {"file", "name2", octets, two}},
+			"bafybeifrkxqq5bbn4fkykfyggoltlb7vn3moyhr3pldzx3me6yiukcfsem", 130, 2,
+		},
+		{
+			"without names",
+			[]formPart{{"file", "blob", octets, one}, {"file", "blob", octets, two}},
+			"bafybeiaowg4ssqzemwgdlisgphib54clq62arief7ssabov5r3pbfh7vje", 66, 2,
+		},
+		{
+			"no file name at all",
+			[]formPart{{"file", "", octets, one}, {"file", "", octets, two}},
+			"bafybeiaowg4ssqzemwgdlisgphib54clq62arief7ssabov5r3pbfh7vje", 66, 2,
+		},
+		{
+			"extensions",
+			[]formPart{{"file", "name1.png", "", one}, {"file", "name2.png", "", two}},
+			"bafybeieoib3k2cy2x7nlmsfpid3fhnhlewib7ekatui4i27qfio6vutmzm", 138, 2,
+		},
+		{
+			"other fields do not count",
+			[]formPart{{"x", "", "", "y"}, {"file", "hello.txt", "", "hello world"}},
+			"bafybeic6svhkwl3y2wvkj33weshyjjs5cbvgijh7yo3kjasyglrdwe2l74", 0, 1,
+		},
 		{"directory", []formPart{
 			{"file", "hello.txt", "", "hello world"},
 			{"file", "metadata.json", "", "{\n  \"from\": \"incognito\"\n}"},

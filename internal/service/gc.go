@@ -218,7 +218,7 @@ const needQuery = `INSERT OR IGNORE INTO needed SELECT max(shard) FROM blocks WH
 
 func (m *marker) children(all []nodeKey) error {
 	return chunks(all, func(part []nodeKey) error {
-		if _, err := m.x.exec(needQuery, `?`, len(part), hashes(part)); err != nil {
+		if err := m.x.exec(needQuery, `?`, len(part), hashes(part)); err != nil {
 			return fmt.Errorf("mark shards: %w", err)
 		}
 		var args []any
@@ -230,7 +230,7 @@ func (m *marker) children(all []nodeKey) error {
 		if len(args) == 0 {
 			return nil
 		}
-		if _, err := m.x.exec(`INSERT OR IGNORE INTO marked (mh, codec) VALUES %s`, `(?,?)`, len(args)/2, args); err != nil {
+		if err := m.x.exec(`INSERT OR IGNORE INTO marked (mh, codec) VALUES %s`, `(?,?)`, len(args)/2, args); err != nil {
 			return fmt.Errorf("mark nodes: %w", err)
 		}
 		return nil

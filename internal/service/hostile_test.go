@@ -47,7 +47,7 @@ func peakHeap(f func()) (peak uint64, took time.Duration) {
 
 // Archives that are valid and made to cost as much as they can.
 func TestHostileCARs(t *testing.T) {
-	if testing.Short() {
+	if testing.Short() || underRace {
 		t.Skip("takes a while")
 	}
 	s := newServer(t, service.Options{})

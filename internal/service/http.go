@@ -17,7 +17,6 @@ import (
 type call struct {
 	w     http.ResponseWriter
 	r     *http.Request
-	ctx   context.Context
 	param string // what stood in the path for :param
 	who   *caller
 	body  *body
@@ -54,6 +53,7 @@ func (s *Service) newHandler() (http.Handler, error) {
 		return nil, err
 	}
 	routes := s.routes()
+	//nolint:contextcheck // the request carries its context
 	api := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.serveAPI(routes, w, r) })
 	return s.observe(gateway(api)), nil
 }
@@ -132,15 +132,15 @@ next:
 // serveAPI answers a request that is not for the gateway.
 func (s *Service) serveAPI(routes []route, w http.ResponseWriter, r *http.Request) {
 	b := newBody(w, r, s.opts.MaxBodyBytes, s.opts.IdleTimeout)
-	c := &call{w: w, r: r, ctx: r.Context(), body: b}
+	c := &call{w: w, r: r, body: b}
 	err := s.dispatch(routes, c)
 	if err != nil {
 		err = s.fail(c, err)
 	}
 	if err != nil {
-		s.log.LogAttrs(c.ctx, slog.LevelError, "write reply", slog.Any("error", err), requestID(c.ctx))
+		s.log.LogAttrs(c.r.Context(), slog.LevelError, "write reply", slog.Any("error", err), requestID(c.r.Context()))
 	}
-	b.drain(c.ctx)
+	b.drain(c.r.Context())
 }
 
 func (s *Service) dispatch(routes []route, c *call) error {
@@ -158,7 +158,7 @@ func (s *Service) dispatch(routes []route, c *call) error {
 	allowOrigin(c.w, c.r)
 	c.param = param
 	if rt.guard&keyed != 0 {
-		who, err := s.authenticate(c.ctx, c.r)
+		who, err := s.authenticate(c.r.Context(), c.r)
 		if err != nil {
 			return err
 		}
@@ -197,7 +197,7 @@ func (c *caller) pass(g guard) error {
 
 // fail tells the client what it may know of an error, and the log the rest.
 func (s *Service) fail(c *call, err error) error {
-	if errors.Is(err, context.Canceled) && c.ctx.Err() != nil {
+	if errors.Is(err, context.Canceled) && c.r.Context().Err() != nil {
 		return nil
 	}
 	var pinning *pinError
@@ -206,8 +206,8 @@ func (s *Service) fail(c *call, err error) error {
 	}
 	api, expected := asAPIError(err)
 	if !expected {
-		s.log.LogAttrs(c.ctx, slog.LevelError, "request failed",
-			slog.String("method", c.r.Method), slog.String("path", c.r.URL.Path), slog.Any("error", err), requestID(c.ctx))
+		s.log.LogAttrs(c.r.Context(), slog.LevelError, "request failed",
+			slog.String("method", c.r.Method), slog.String("path", c.r.URL.Path), slog.Any("error", err), requestID(c.r.Context()))
 	}
 	return api.write(c.w)
 }
@@ -377,7 +377,7 @@ func (s *Service) healthz(c *call) error { return writeJSON(c.w, http.StatusOK, 
 
 // readyz reports whether the store answers.
 func (s *Service) readyz(c *call) error {
-	if err := s.st.read.PingContext(c.ctx); err != nil {
+	if err := s.st.read.PingContext(c.r.Context()); err != nil {
 		return failure(http.StatusServiceUnavailable, "ERROR_NOT_READY", "The store does not answer.")
 	}
 	return writeJSON(c.w, http.StatusOK, okReply{OK: true})

@@ -38,7 +38,7 @@ func (s *Service) storeNFT(c *call) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.file.remove()) }()
-	meta, assets, files, err := b.readNFT(c.ctx, in)
+	meta, assets, files, err := b.readNFT(c.r.Context(), in)
 	if err != nil {
 		return err
 	}
@@ -50,7 +50,7 @@ func (s *Service) storeNFT(c *call) (err error) {
 	for _, l := range b.at {
 		size += int64(l.len)
 	}
-	sub, err := b.finish(c.ctx, root, size)
+	sub, err := b.finish(c.r.Context(), root, size)
 	if err != nil {
 		return err
 	}
@@ -59,7 +59,7 @@ func (s *Service) storeNFT(c *call) (err error) {
 		return err
 	}
 	sub.userID, sub.key = c.who.userID, c.who
-	if err := s.accept(c.ctx, sub); err != nil {
+	if err := s.accept(c.r.Context(), sub); err != nil {
 		return err
 	}
 	return c.reply(http.StatusOK, struct {

@@ -122,11 +122,11 @@ func (s *Service) uploadMultipart(c *call) (err error) {
 	if len(files) == 0 {
 		return thrown("expected at least one file part")
 	}
-	root, err := b.addDirectory(c.ctx, top)
+	root, err := b.addDirectory(c.r.Context(), top)
 	if err != nil {
 		return err
 	}
-	sub, err := b.finishNode(c.ctx, root)
+	sub, err := b.finishNode(c.r.Context(), root)
 	if err != nil {
 		return err
 	}

@@ -130,7 +130,7 @@ func (s *Service) get(c *call) error {
 	if err != nil {
 		return err
 	}
-	n, err := s.lookup(c.ctx, c.who.userID, root.String())
+	n, err := s.lookup(c.r.Context(), c.who.userID, root.String())
 	if err != nil {
 		return err
 	}
@@ -146,7 +146,7 @@ func (s *Service) check(c *call) error {
 	var size sql.NullInt64
 	var created int64
 	p := pin{CID: root.String()}
-	err = s.st.read.QueryRowContext(c.ctx, `SELECT c.size, c.created, `+statusColumn+
+	err = s.st.read.QueryRowContext(c.r.Context(), `SELECT c.size, c.created, `+statusColumn+
 		` FROM contents c LEFT JOIN fetches f ON f.content_cid = c.cid WHERE c.cid = ?`,
 		keyOf(root).cid().String()).Scan(&size, &created, &p.Status)
 	if errors.Is(err, sql.ErrNoRows) {
@@ -177,14 +177,14 @@ func (s *Service) list(c *call) error {
 		return badRequest("invalid params")
 	}
 	var count int
-	err = s.st.read.QueryRowContext(c.ctx,
+	err = s.st.read.QueryRowContext(c.r.Context(),
 		`SELECT count(*) FROM uploads WHERE user_id = ? AND deleted IS NULL AND inserted <= ?`, c.who.userID, before).Scan(&count)
 	if err != nil {
 		return fmt.Errorf("count uploads: %w", err)
 	}
 	out := []nft{}
 	var ids []int64
-	err = eachRow(c.ctx, s.st.read, `SELECT `+uploadColumns+
+	err = eachRow(c.r.Context(), s.st.read, `SELECT `+uploadColumns+
 		` WHERE u.user_id = ? AND u.deleted IS NULL AND u.inserted <= ? ORDER BY u.inserted DESC LIMIT ?`,
 		[]any{c.who.userID, before, limit}, func(scan scanRow) error {
 			n, id, err := scanNFT(scan)
@@ -195,7 +195,7 @@ func (s *Service) list(c *call) error {
 		return fmt.Errorf("list uploads: %w", err)
 	}
 	for i, id := range ids {
-		if out[i].Parts, err = s.parts(c.ctx, id); err != nil {
+		if out[i].Parts, err = s.parts(c.r.Context(), id); err != nil {
 			return err
 		}
 	}
@@ -239,7 +239,7 @@ func (s *Service) remove(c *call) error {
 	if err != nil {
 		return err
 	}
-	gone, err := s.forget(c.ctx, c.who.userID, root.String())
+	gone, err := s.forget(c.r.Context(), c.who.userID, root.String())
 	if err != nil {
 		return err
 	}

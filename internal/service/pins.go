@@ -186,7 +186,7 @@ func (s *Service) addPin(c *call) error {
 
 // replacePin answers POST /pins/:requestid.
 func (s *Service) replacePin(c *call) error {
-	if _, err := s.lookupPin(c.ctx, c.who.userID, c.param); err != nil {
+	if _, err := s.lookupPin(c.r.Context(), c.who.userID, c.param); err != nil {
 		return err
 	}
 	p, err := c.readPin()
@@ -202,7 +202,7 @@ func (s *Service) replacePin(c *call) error {
 // pin registers a pin in place of another, if one is named, and has its content
 // fetched if it is not held.
 func (s *Service) pin(c *call, p newPin, instead string) error {
-	ctx := context.WithoutCancel(c.ctx)
+	ctx := context.WithoutCancel(c.r.Context())
 	err := s.st.update(ctx, func(tx *sql.Tx) error {
 		now := s.st.now()
 		id, err := recordUpload(ctx, tx, &submission{
@@ -230,7 +230,7 @@ func (s *Service) pin(c *call, p newPin, instead string) error {
 		return fmt.Errorf("pin %s: %w", p.root, err)
 	}
 	s.fetcher.poke()
-	out, err := s.lookupPin(c.ctx, c.who.userID, p.root.String())
+	out, err := s.lookupPin(c.r.Context(), c.who.userID, p.root.String())
 	if err != nil {
 		return err
 	}
@@ -253,7 +253,7 @@ func (s *Service) getPin(c *call) error {
 	if err != nil {
 		return err
 	}
-	p, err := s.lookupPin(c.ctx, c.who.userID, id)
+	p, err := s.lookupPin(c.r.Context(), c.who.userID, id)
 	if err != nil {
 		return err
 	}
@@ -265,7 +265,7 @@ func (s *Service) deletePin(c *call) error {
 	if err != nil {
 		return err
 	}
-	gone, err := s.forget(c.ctx, c.who.userID, id)
+	gone, err := s.forget(c.r.Context(), c.who.userID, id)
 	if err != nil {
 		return err
 	}
@@ -375,13 +375,13 @@ func (s *Service) listPins(c *call) error {
 		return err
 	}
 	var count int
-	err = s.st.read.QueryRowContext(c.ctx, `SELECT count(*) FROM uploads u JOIN contents c ON c.cid = u.content_cid
+	err = s.st.read.QueryRowContext(c.r.Context(), `SELECT count(*) FROM uploads u JOIN contents c ON c.cid = u.content_cid
 		LEFT JOIN fetches f ON f.content_cid = u.content_cid WHERE `+f.where, f.args...).Scan(&count)
 	if err != nil {
 		return fmt.Errorf("count pins: %w", err)
 	}
 	results := []pinStatus{}
-	err = eachRow(c.ctx, s.st.read, `SELECT `+pinColumns+` WHERE `+f.where+` ORDER BY u.inserted DESC LIMIT ?`,
+	err = eachRow(c.r.Context(), s.st.read, `SELECT `+pinColumns+` WHERE `+f.where+` ORDER BY u.inserted DESC LIMIT ?`,
 		append(f.args, f.limit), func(scan scanRow) error {
 			p, err := scanPin(scan)
 			results = append(results, p)

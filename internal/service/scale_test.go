@@ -15,7 +15,7 @@ import (
 // nodes, 95 leaves to a shard. Leaves are small here; what a shard costs the
 // index does not depend on that.
 func TestLateShardsCostWhatEarlyOnesDo(t *testing.T) {
-	if testing.Short() {
+	if testing.Short() || underRace {
 		t.Skip("takes a while")
 	}
 	s := newServer(t, service.Options{})

@@ -229,7 +229,7 @@ func (s *scanner) header() error {
 	case n == 0:
 		return thrown("Invalid CAR header (zero length)")
 	case n > uint64(len(p)-size):
-		if n > uint64(len(s.buf)-size) {
+		if n > scanBufferBytes-varint.MaxLenUvarint63 {
 			return thrown("Invalid CAR header (%d bytes is too long)", n)
 		}
 		return thrown("Unexpected end of data")

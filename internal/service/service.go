@@ -131,7 +131,7 @@ func Open(ctx context.Context, opts Options) (*Service, error) {
 	if s.handler, err = s.newHandler(); err != nil {
 		return nil, errors.Join(err, st.close())
 	}
-	if s.fetcher, err = s.startFetcher(); err != nil {
+	if s.fetcher, err = s.startFetcher(ctx); err != nil {
 		return nil, errors.Join(err, st.close())
 	}
 	return s, nil

@@ -50,7 +50,7 @@ type fileEntry struct {
 // upload answers POST /upload. What the body is, the content type decides.
 func (s *Service) upload(c *call) error {
 	mime := c.r.Header.Get("Content-Type")
-	if err := s.checkQuota(c.ctx, s.st.read, c.who, max(c.r.ContentLength, 0)); err != nil {
+	if err := s.checkQuota(c.r.Context(), s.st.read, c.who, max(c.r.ContentLength, 0)); err != nil {
 		return err
 	}
 	switch {
@@ -63,7 +63,7 @@ func (s *Service) upload(c *call) error {
 }
 
 func (s *Service) uploadCAR(c *call, mime string) (err error) {
-	file, res, err := s.st.receive(c.ctx, c.body, c.r.ContentLength)
+	file, res, err := s.st.receive(c.r.Context(), c.body, c.r.ContentLength)
 	if err != nil {
 		return err
 	}
@@ -93,7 +93,7 @@ func (s *Service) uploadBlob(c *call, mime string) (err error) {
 	if err != nil {
 		return err
 	}
-	sub, err := b.finishNode(c.ctx, root)
+	sub, err := b.finishNode(c.r.Context(), root)
 	if err != nil {
 		return err
 	}
@@ -108,10 +108,10 @@ func (s *Service) finish(c *call, sub *submission) error {
 		return err
 	}
 	sub.userID, sub.key, sub.name = c.who.userID, c.who, name
-	if err := s.accept(c.ctx, sub); err != nil {
+	if err := s.accept(c.r.Context(), sub); err != nil {
 		return err
 	}
-	n, err := s.lookup(c.ctx, c.who.userID, sub.root.String())
+	n, err := s.lookup(c.r.Context(), c.who.userID, sub.root.String())
 	if err != nil {
 		return err
 	}
