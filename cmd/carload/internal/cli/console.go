@@ -34,13 +34,20 @@ func (c *console) showAbove(w io.Writer) {
 
 // line prints a line for people.
 func (c *console) line(s string) {
+	_, _ = c.Write([]byte(printable(s) + "\n")) // nobody is left to tell
+}
+
+// Write implements io.Writer: whole lines for standard error, that need no
+// escaping any more.
+func (c *console) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	w := c.err
 	if c.above != nil {
-		w = c.above
+		if n, err := c.above.Write(p); err == nil {
+			return n, nil
+		}
 	}
-	_, _ = io.WriteString(w, printable(s)+"\n") // nobody is left to tell
+	return c.err.Write(p)
 }
 
 // say prints a line for people, unless they asked for quiet.
@@ -91,11 +98,12 @@ func (c *console) event(v any) {
 func (c *console) write(p []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	w := c.out
-	if c.above != nil && isTerminal(c.out) {
-		w = c.above // the bars would tear the line apart
+	if c.above != nil && isTerminal(c.out) { // the bars would tear the line apart
+		if _, err := c.above.Write(p); err == nil {
+			return
+		}
 	}
-	if _, err := w.Write(p); err != nil && c.outErr == nil {
+	if _, err := c.out.Write(p); err != nil && c.outErr == nil {
 		c.outErr = err
 	}
 }

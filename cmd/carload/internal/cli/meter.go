@@ -36,20 +36,17 @@ func (m *meter) rate() float64 {
 	return float64(last.count-first.count) / seconds
 }
 
-// eta is how long what is left will take at this rate, or "?".
+// eta is how long what is left will take at this rate, for people.
 func (m *meter) eta(left int64) string {
 	r := m.rate()
 	if r == 0 {
 		return "?"
 	}
 	d := time.Duration(float64(left) / r * float64(time.Second))
-	if left <= 0 {
-		d = 0
-	}
 	if d > 100*time.Hour || d < 0 {
 		return "?"
 	}
-	return formatDuration(d)
+	return "about " + formatDuration(d)
 }
 
 // formatDuration is a duration for people.

@@ -129,7 +129,7 @@ func counted(n, total int64, m *meter) string {
 		text += fmt.Sprintf(" of %s (%d %%)", formatBytes(total), percent(n, total))
 	}
 	if r := m.rate(); r > 0 && n < total {
-		text += fmt.Sprintf(" at %s/s, about %s left", formatBytes(int64(r)), m.eta(total-n))
+		text += fmt.Sprintf(" at %s/s, %s left", formatBytes(int64(r)), m.eta(total-n))
 	}
 	return text
 }
@@ -183,8 +183,12 @@ func (b *bars) add(name string, m *meter, of func(uploader.Progress) (n, total i
 		mpb.AppendDecorators(
 			text(func(n, total int64) string { return fmt.Sprintf("%3d %%", percent(n, max(total, 1))) }),
 			text(func(n, total int64) string { return formatBytes(n) + " of " + formatBytes(max(n, total)) }),
-			text(func(int64, int64) string { return formatBytes(int64(m.rate())) + "/s" }),
-			text(func(n, total int64) string { return "about " + m.eta(total-n) }),
+			text(func(n, total int64) string {
+				if n >= total {
+					return "" // what was reached, not how fast
+				}
+				return formatBytes(int64(m.rate())) + "/s, " + m.eta(total-n) + " left"
+			}),
 		))
 }
 

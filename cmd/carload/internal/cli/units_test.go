@@ -169,8 +169,8 @@ func TestMeter(t *testing.T) {
 	if r := m.rate(); r != 1000 {
 		t.Errorf("rate %v, want 1000", r)
 	}
-	if eta := m.eta(90_000); eta != "1m30s" {
-		t.Errorf("eta %s, want 1m30s", eta)
+	if eta := m.eta(90_000); eta != "about 1m30s" {
+		t.Errorf("eta %s, want about 1m30s", eta)
 	}
 	if len(m.samples) > int(meterWindow/time.Second)+2 {
 		t.Errorf("%d samples are kept", len(m.samples))
