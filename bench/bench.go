@@ -45,6 +45,8 @@ type Stage struct {
 	Agrees  string   // stages with the same value must find the same root
 	Service bool     // needs Job.Endpoint
 	Run     func(ctx context.Context, j Job) (Outcome, error)
+	// Peer, instead of Run, is the command line of another program.
+	Peer func(j Job) []string
 }
 
 // Options are the knobs of [Run].
@@ -52,6 +54,7 @@ type Options struct {
 	Job
 	Rounds int
 	Stages []string // names; empty means all
+	Peers  bool     // also the other programs that are installed
 	// Exec makes the command that runs one stage and prints its [Outcome] as
 	// JSON. See [RunStage].
 	Exec func(ctx context.Context, stage string, j Job) *exec.Cmd
@@ -78,6 +81,7 @@ type Row struct {
 	PeakRSS int64     `json:"peakRSSBytes"`
 	Rate    float64   `json:"bytesPerSecond"` // by the median
 	Ratios  []Ratio   `json:"ratios"`
+	Err     string    `json:"error,omitempty"` // why a peer has no figures
 }
 
 // Ratio compares a stage with another one, round by round.
@@ -130,7 +134,14 @@ func Run(ctx context.Context, o Options) (Report, error) {
 			if o.Log != nil {
 				o.Log(round, s.Name)
 			}
+			if rows[i].Err != "" {
+				continue
+			}
 			out, usage, err := runOnce(ctx, o, s)
+			if err != nil && s.Peer != nil && ctx.Err() == nil {
+				rows[i].Err = err.Error() // a peer's trouble is not ours
+				continue
+			}
 			if err != nil {
 				return rep, err
 			}
@@ -153,11 +164,14 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	for i, s := range stages {
 		r := &rows[i]
 		r.Stage, r.What = s.Name, s.What
+		if r.Err != "" {
+			continue
+		}
 		r.Median, r.CPU = median(r.Seconds), median(cpu[i])
 		r.Rate /= r.Median
 		for _, name := range s.Against {
 			k := slices.IndexFunc(stages, func(s Stage) bool { return s.Name == name })
-			if k < 0 {
+			if k < 0 || rows[k].Err != "" {
 				continue
 			}
 			ratios := make([]float64, o.Rounds)
@@ -184,6 +198,9 @@ func selected(o Options) ([]Stage, error) {
 			stages = append(stages, s)
 		}
 	}
+	if o.Peers {
+		stages = append(stages, peers()...)
+	}
 	for _, name := range o.Stages {
 		if _, ok := Find(name); !ok {
 			return nil, fmt.Errorf("no stage is called %q", name)
@@ -201,6 +218,9 @@ func runOnce(ctx context.Context, o Options, s Stage) (out Outcome, u usage, err
 			return out, u, fmt.Errorf("prepare stage %q: %w", s.Name, err)
 		}
 		defer func() { err = errors.Join(err, cleanup()) }()
+	}
+	if s.Peer != nil {
+		return runPeer(ctx, s, j)
 	}
 	cmd := o.Exec(ctx, s.Name, j)
 	p, err := cmd.Output()

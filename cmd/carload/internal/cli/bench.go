@@ -25,6 +25,7 @@ type benchFlags struct {
 	transfers int
 	stages    []string
 	dir       string
+	peers     bool
 }
 
 type benchEvent struct {
@@ -51,6 +52,7 @@ room for two copies of the file.`,
 	fl.IntVar(&f.transfers, "transfers", uploader.DefaultTransfers, "shards in flight")
 	fl.StringArrayVar(&f.stages, "stage", nil, "measure this stage only; may be repeated")
 	fl.StringVar(&f.dir, "scratch-dir", "", "where files are written (default: beside the file)")
+	fl.BoolVar(&f.peers, "peers", false, "also time ipfs, car, ipfs-car and sha256sum, where they are installed")
 	return cmd
 }
 
@@ -91,7 +93,7 @@ func (a *app) bench(ctx context.Context, file string, f benchFlags) (err error) 
 
 	report, err := bench.Run(ctx, bench.Options{
 		Job:    bench.Job{Path: file, SinkURL: sink, Transfers: f.transfers},
-		Rounds: f.rounds, Stages: f.stages,
+		Rounds: f.rounds, Stages: f.stages, Peers: f.peers,
 		Exec: b.exec, Prepare: func(s bench.Stage, j *bench.Job) (func() error, error) { return b.prepare(ctx, s, j) },
 		Log: func(round int, stage string) {
 			if round == 0 {
@@ -125,6 +127,10 @@ func benchTable(r bench.Report) string {
 	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "stage\tseconds\tGiB/s\tCPU s\tpeak MiB\tas a multiple of\n")
 	for _, row := range r.Rows {
+		if row.Err != "" {
+			fmt.Fprintf(w, "%s\t\t\t\t\t%s\n", row.Stage, printable(row.Err))
+			continue
+		}
 		var ratios []string
 		for _, x := range row.Ratios {
 			ratios = append(ratios, fmt.Sprintf("%s %.2f (%.2f to %.2f)", x.Against, x.Median, x.Min, x.Max))
