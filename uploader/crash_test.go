@@ -218,7 +218,7 @@ func TestCrash(t *testing.T) {
 		t.Skip("runs some dozens of processes")
 	}
 	t.Parallel()
-	instants := 12
+	instants := 6
 	if os.Getenv("CARLOAD_TEST_LONG") != "" {
 		instants = 150
 	}
@@ -251,7 +251,7 @@ func TestCrash(t *testing.T) {
 			t.Fatalf("the child wrote %q, %v", out, err)
 		}
 		if size.name == "large" && os.Getenv("CARLOAD_TEST_LONG") == "" {
-			writes = 4 // the first, and each kind of them
+			writes = 2
 		}
 		var most int64
 		kills := 0
