@@ -44,7 +44,10 @@ func (o Options) Fingerprint() string {
 		name string
 		set  bool
 	}{
-		{"mode", o.Mode}, {"mtime", o.ModTime}, {"hidden", o.Hidden}, {"dereference", o.Dereference},
+		{"mode", o.Mode},
+		{"mtime", o.ModTime},
+		{"hidden", o.Hidden},
+		{"dereference", o.Dereference},
 		{"no-empty-dirs", o.NoEmptyDirs},
 	} {
 		if flag.set {

@@ -158,8 +158,10 @@ func drawProfile(t *rapid.T) chunker.Profile {
 		name += "+" + part
 	}
 	for _, parts := range [][]string{
-		{"balanced", "trickle"}, {"raw-leaves", "dag-pb-leaves"},
-		{"hamt-never", "hamt-links-count>3", "hamt-block-bytes>=200", "hamt-links-bytes>150"}, {"fanout-8", "fanout-256", "fanout-1024"},
+		{"balanced", "trickle"},
+		{"raw-leaves", "dag-pb-leaves"},
+		{"hamt-never", "hamt-links-count>3", "hamt-block-bytes>=200", "hamt-links-bytes>150"},
+		{"fanout-8", "fanout-256", "fanout-1024"},
 	} {
 		name += "+" + rapid.SampledFrom(parts).Draw(t, "part")
 	}

@@ -122,12 +122,20 @@ func TestWalk(t *testing.T) {
 		{"hidden", some, chunker.Options{Hidden: true}, some},
 		{"no empty directories", some, chunker.Options{NoEmptyDirs: true}, without("empty/", "nothing/but/")},
 		{"nothing", map[string]string{}, chunker.Options{NoEmptyDirs: true}, map[string]string{"/": ""}},
-		{"followed", map[string]string{"a/b": "B", "c": "-> a", "d": "-> a/b", "e/f": "-> ../c/b"},
-			chunker.Options{Dereference: true}, map[string]string{"a/b": "B", "c/b": "B", "d": "B", "e/f": "B"}},
+		{
+			"followed",
+			map[string]string{"a/b": "B", "c": "-> a", "d": "-> a/b", "e/f": "-> ../c/b"},
+			chunker.Options{Dereference: true},
+			map[string]string{"a/b": "B", "c/b": "B", "d": "B", "e/f": "B"},
+		},
 		{"left out", some, chunker.Options{Patterns: []string{"*", "!/b", "!b/**", "d/", "!zero"}}, map[string]string{"b/c": "C", "zero": ""}},
 		{"by name", some, chunker.Options{Patterns: append([]string{"c", "e", "n*", "line*", "same", "/empty"}, noLinks...)}, map[string]string{"a": "A", "b/d/": "", "zero": ""}},
-		{"one match decides", map[string]string{"x.log": "1", "y.log": "2", "sub/x.log": "3"},
-			chunker.Options{Patterns: []string{"*.log", "!x.log", "sub/x.log"}}, map[string]string{"x.log": "1", "sub/": ""}},
+		{
+			"one match decides",
+			map[string]string{"x.log": "1", "y.log": "2", "sub/x.log": "3"},
+			chunker.Options{Patterns: []string{"*.log", "!x.log", "sub/x.log"}},
+			map[string]string{"x.log": "1", "sub/": ""},
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

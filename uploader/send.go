@@ -399,5 +399,7 @@ type breaker struct {
 func (b *breaker) succeeded()   { b.fails.Store(0) }
 func (b *breaker) failed() bool { return b.fails.Add(1) >= b.limit }
 
-var _ Body = (*body)(nil)
-var _ car.List = (DAG)(nil)
+var (
+	_ Body     = (*body)(nil)
+	_ car.List = DAG(nil)
+)

@@ -126,7 +126,7 @@ func TestCancelAnywhere(t *testing.T) {
 				}
 			}
 		}
-		var mu = make(chan struct{}, 1)
+		mu := make(chan struct{}, 1)
 		obs := observerFunc(func(uploader.Event) { mu <- struct{}{}; tick(); <-mu })
 		u = newUploader(t, target, uploader.Options{Ledger: ledger, Observer: obs, NoResume: true, Transfers: 3})
 		srv.Always(uploadertest.Upload, tickBody(func() { mu <- struct{}{}; tick(); <-mu }))

@@ -216,12 +216,15 @@ func TestFaults(t *testing.T) {
 		verify  uploader.VerifyLevel
 	}{
 		{name: "bursts of 5xx", upload: []uploadertest.Fault{
-			uploadertest.Status(500), uploadertest.Status(502), uploadertest.Status(503), uploadertest.Status(504), uploadertest.OriginTimeout}, resends: 5},
+			uploadertest.Status(500), uploadertest.Status(502), uploadertest.Status(503), uploadertest.Status(504), uploadertest.OriginTimeout,
+		}, resends: 5},
 		{name: "endless 503", always: uploadertest.Status(503), want: uploader.ErrUnavailable, resends: -1},
 		{name: "rate limited", upload: []uploadertest.Fault{uploadertest.RateLimited("35"), uploadertest.RateLimited("")}, resends: 2},
 		{name: "unauthorized at first", always: uploadertest.Refuse(401, "ERROR_TOKEN_NOT_FOUND", "API Key not found."), want: uploader.ErrUnauthorized, resends: -1},
-		{name: "unauthorized later", upload: []uploadertest.Fault{uploadertest.Pass, uploadertest.Pass, uploadertest.Refuse(401, "ERROR_TOKEN_NOT_FOUND", "gone")},
-			always: uploadertest.Refuse(401, "ERROR_TOKEN_NOT_FOUND", "gone"), want: uploader.ErrUnauthorized, resends: -1},
+		{
+			name: "unauthorized later", upload: []uploadertest.Fault{uploadertest.Pass, uploadertest.Pass, uploadertest.Refuse(401, "ERROR_TOKEN_NOT_FOUND", "gone")},
+			always: uploadertest.Refuse(401, "ERROR_TOKEN_NOT_FOUND", "gone"), want: uploader.ErrUnauthorized, resends: -1,
+		},
 		{name: "blocked", always: uploadertest.Refuse(403, "ERROR_TOKEN_BLOCKED", "API Key is blocked."), want: uploader.ErrUnauthorized, resends: -1},
 		{name: "other root", first: func(*uploadertest.Server, cid.Cid) uploadertest.Fault { return uploadertest.NamesRoot(other) }, want: uploader.ErrRootMismatch, resends: -1},
 		{name: "no root", first: func(*uploadertest.Server, cid.Cid) uploadertest.Fault { return uploadertest.NamesNoRoot }, want: uploader.ErrRootMismatch, resends: -1},

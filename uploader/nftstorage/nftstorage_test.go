@@ -158,8 +158,10 @@ func TestTokenIsNotShown(t *testing.T) {
 		t.Fatal(err)
 	}
 	opts := nftstorage.Options{Token: token}
-	for _, s := range []string{log.String(), string(out), fmt.Sprint(token), fmt.Sprintf("%v %+v %#v %s %q", token, token, token, token, token),
-		fmt.Sprintf("%v %+v", opts, &opts)} {
+	for _, s := range []string{
+		log.String(), string(out), fmt.Sprint(token), fmt.Sprintf("%v %+v %#v %s %q", token, token, token, token, token),
+		fmt.Sprintf("%v %+v", opts, &opts),
+	} {
 		if strings.Contains(s, "c2VjcmV0") {
 			t.Errorf("%s", s)
 		}
