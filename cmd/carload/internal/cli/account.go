@@ -160,7 +160,7 @@ func (a *app) pinRmCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rm ID",
 		Short: "Withdraw a pin",
-		Args:  exactArgs(1, `the pin's ID, as "carload pin list" shows it`),
+		Args:  oneArg(`the pin's ID, as "carload pin list" shows it`),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withTarget(cmd.Context(), end, func(t *target) error {
 				return t.RemovePin(cmd.Context(), args[0])

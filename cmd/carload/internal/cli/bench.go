@@ -43,7 +43,7 @@ in turns, beside what the machine can do without us. Ratios are of one round:
 they hold when the speed of the machine drifts. The scratch directory needs
 room for two copies of the file.`,
 		Example: "  carload bench movie.mkv --rounds 5\n  carload bench movie.mkv --stage describe --stage sha256",
-		Args:    exactArgs(1, "the file to measure with"),
+		Args:    oneArg("the file to measure with"),
 		RunE:    func(cmd *cobra.Command, args []string) error { return a.bench(cmd.Context(), args[0], f) },
 	}
 	fl := cmd.Flags()
@@ -125,17 +125,17 @@ func stageNames() string {
 func benchTable(r bench.Report) string {
 	var text strings.Builder
 	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "stage\tseconds\tGiB/s\tCPU s\tpeak MiB\tas a multiple of\n")
+	_, _ = fmt.Fprintf(w, "stage\tseconds\tGiB/s\tCPU s\tpeak MiB\tas a multiple of\n")
 	for _, row := range r.Rows {
 		if row.Err != "" {
-			fmt.Fprintf(w, "%s\t\t\t\t\t%s\n", row.Stage, printable(row.Err))
+			_, _ = fmt.Fprintf(w, "%s\t\t\t\t\t%s\n", row.Stage, printable(row.Err))
 			continue
 		}
 		var ratios []string
 		for _, x := range row.Ratios {
 			ratios = append(ratios, fmt.Sprintf("%s %.2f (%.2f to %.2f)", x.Against, x.Median, x.Min, x.Max))
 		}
-		fmt.Fprintf(w, "%s\t%.3f\t%.2f\t%.2f\t%.0f\t%s\n", row.Stage, row.Median, row.Rate/(1<<30), row.CPU, float64(row.PeakRSS)/(1<<20), strings.Join(ratios, ", "))
+		_, _ = fmt.Fprintf(w, "%s\t%.3f\t%.2f\t%.2f\t%.0f\t%s\n", row.Stage, row.Median, row.Rate/(1<<30), row.CPU, float64(row.PeakRSS)/(1<<20), strings.Join(ratios, ", "))
 	}
 	_ = w.Flush() // a strings.Builder takes everything
 	return strings.TrimRight(text.String(), "\n")
@@ -224,7 +224,7 @@ func (a *app) benchStageCommand() *cobra.Command {
 		Use:    "bench-stage NAME",
 		Short:  "Run one stage of bench, whose job is on standard input",
 		Hidden: true,
-		Args:   exactArgs(1, "the name of a stage"),
+		Args:   oneArg("the name of a stage"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var j bench.Job
 			if err := json.NewDecoder(a.stdin()).Decode(&j); err != nil {

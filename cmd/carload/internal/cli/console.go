@@ -2,7 +2,6 @@ package cli
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -139,5 +138,3 @@ type errorEvent struct {
 	Code    int      `json:"code"`
 	Hints   []string `json:"hints,omitempty"`
 }
-
-var errNotTerminal = errors.New("not a terminal")

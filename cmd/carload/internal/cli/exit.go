@@ -206,9 +206,9 @@ func (c *console) fail(err error) int {
 	return code
 }
 
-func exactArgs(n int, what string) cobra.PositionalArgs {
+func oneArg(what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if len(args) == n {
+		if len(args) == 1 {
 			return nil
 		}
 		return usageError{fmt.Errorf("give %s", what), "carload help " + cmd.Name()}

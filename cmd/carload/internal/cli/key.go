@@ -63,7 +63,7 @@ func (a *app) keyNewCommand() *cobra.Command {
 		Use:     "new NAME",
 		Short:   "Make a key and print its token, which is shown this once",
 		Example: "  carload key new laptop > token && chmod 600 token",
-		Args:    exactArgs(1, "the key's name"),
+		Args:    oneArg("the key's name"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withStore(cmd.Context(), store, func(svc *service.Service) error {
 				k, token, err := svc.CreateKeyWith(cmd.Context(), service.KeyOptions{Name: args[0], User: user, RateLimited: rateLimited, QuotaBytes: int64(quota)})
@@ -112,7 +112,7 @@ func (a *app) keyRevokeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "revoke ID",
 		Short: "Make a key invalid for good; what was uploaded with it stays",
-		Args:  exactArgs(1, `the key's ID, as "carload key list" shows it`),
+		Args:  oneArg(`the key's ID, as "carload key list" shows it`),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := strconv.ParseInt(args[0], 10, 64)
 			if err != nil {
