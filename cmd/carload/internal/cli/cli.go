@@ -7,7 +7,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"io"
 	"log/slog"
 	"strings"
@@ -53,12 +52,13 @@ func Main(ctx context.Context, args []string, stdio Stdio, environ []string) int
 	root.SetIn(stdio.In)
 	root.SetOut(stdio.Out)
 	root.SetErr(stdio.Err)
-	err := root.ExecuteContext(a.life.soft)
-	err = errors.Join(err, a.profiler.stop(), a.con.failure())
-	if err == nil {
-		return exitOK
+	code := exitOK
+	for _, err := range []error{root.ExecuteContext(a.life.soft), a.profiler.stop(), a.con.failure()} {
+		if err != nil {
+			code = worse(code, a.con.fail(a.life.blame(err)))
+		}
 	}
-	return a.con.fail(a.life.blame(err))
+	return code
 }
 
 // globalFlags are the flags of every command.

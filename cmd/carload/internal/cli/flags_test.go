@@ -41,6 +41,8 @@ func valueFor(f *pflag.Flag) string {
 		return "true"
 	case "int", "count", "size", "size/s":
 		return "7"
+	case "rate":
+		return "7/1s"
 	case "duration":
 		return "7m0s"
 	}

@@ -29,6 +29,7 @@ type endpointFlags struct {
 	token        tokenFlags
 	insecureHTTP bool
 	stall        time.Duration
+	rate         requestRate
 }
 
 func (e *endpointFlags) add(cmd *cobra.Command) {
@@ -40,6 +41,8 @@ func (e *endpointFlags) add(cmd *cobra.Command) {
 	f.StringVar(&e.token.command, "token-command", "", "program that prints the API key; run without a shell")
 	f.BoolVar(&e.insecureHTTP, "insecure-http", false, "send the key unencrypted to another machine")
 	f.DurationVar(&e.stall, "stall-timeout", time.Minute, "give a request up when no byte moved for so long")
+	e.rate.text = rateAuto
+	f.Var(&e.rate, "tpslimit", "requests in a time, such as 30/10s; off for no limit; auto is 30/10s, and off on this machine")
 	addStore(cmd, &e.store)
 }
 
@@ -138,16 +141,19 @@ func (a *app) connect(ctx context.Context, f endpointFlags) (*target, error) {
 			return nil, err
 		}
 	}
-	t.Target, err = nftstorage.New(nftstorage.Options{
-		Endpoint: t.url, Gateway: f.gateway, Token: token, AllowHTTP: f.insecureHTTP, Stall: f.stall, UserAgent: "carload/" + version(),
-	})
-	if err != nil {
-		if t.local != nil {
-			err = errors.Join(err, t.local.close())
+	pacer, err := a.pacer(f.rate, t.url, token)
+	if err == nil {
+		t.Target, err = nftstorage.New(nftstorage.Options{
+			Endpoint: t.url, Gateway: f.gateway, Token: token, AllowHTTP: f.insecureHTTP, Stall: f.stall, Pacer: pacer, UserAgent: "carload/" + version(),
+		})
+		if err != nil {
+			err = usageError{error: err}
 		}
-		return nil, usageError{error: err}
 	}
-	return t, nil
+	if err != nil && t.local != nil {
+		err = errors.Join(err, t.local.close())
+	}
+	return t, err
 }
 
 // Files in the store beside the service's own: the key that this user's

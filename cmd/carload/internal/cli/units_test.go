@@ -181,6 +181,35 @@ func TestMeter(t *testing.T) {
 	}
 }
 
+func TestRequestRate(t *testing.T) {
+	t.Parallel()
+	a := newTestApp(t, "HOME="+t.TempDir())
+	token, err := nftstorage.NewToken("key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		rate, endpoint string
+		paced          bool
+	}{
+		{"auto", "https://api.nft.storage", true}, {"auto", "http://127.0.0.1:5080", false}, {"auto", "http://[::1]:5080", false},
+		{"off", "https://api.nft.storage", false}, {"5/1s", "http://localhost:1", true},
+	} {
+		var r requestRate
+		if err := r.Set(tt.rate); err != nil {
+			t.Fatal(err)
+		}
+		if p, err := a.pacer(r, tt.endpoint, token); err != nil || (p != nil) != tt.paced {
+			t.Errorf("%s at %s: pacer %v, %v", tt.rate, tt.endpoint, p, err)
+		}
+	}
+	for _, text := range []string{"", "30", "30/", "/10s", "0/10s", "30/0s", "30/10", "-1/10s", "x/10s"} {
+		if err := new(requestRate).Set(text); err == nil {
+			t.Errorf("rate %q was taken", text)
+		}
+	}
+}
+
 func TestFilters(t *testing.T) {
 	t.Parallel()
 	var f filters

@@ -1,0 +1,78 @@
+package cli
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/carload/carload/uploader/nftstorage"
+)
+
+// requestRate is a flag for how many requests are sent in a time: "30/10s",
+// "off", or "auto", which is what hosted NFT.Storage takes, and off for a
+// service on this machine.
+type requestRate struct {
+	text     string
+	requests int
+	window   time.Duration
+}
+
+const (
+	rateAuto = "auto"
+	rateOff  = "off"
+)
+
+// Set implements pflag.Value.
+func (r *requestRate) Set(s string) error {
+	*r = requestRate{text: s}
+	if s == rateAuto || s == rateOff {
+		return nil
+	}
+	number, window, ok := strings.Cut(s, "/")
+	var err error
+	if r.requests, err = strconv.Atoi(number); err == nil && ok {
+		r.window, err = time.ParseDuration(window)
+	}
+	if err != nil || !ok || r.requests < 1 || r.window <= 0 {
+		return fmt.Errorf("rate %q: use auto, off, or a number of requests and a time, such as 30/10s", s)
+	}
+	return nil
+}
+
+// String implements pflag.Value.
+func (r *requestRate) String() string { return r.text }
+
+// Type implements pflag.Value.
+func (r *requestRate) Type() string { return "rate" }
+
+// pacer is what keeps the rate towards an endpoint; nil for none. Processes of
+// this user that use the same key share it.
+func (a *app) pacer(r requestRate, endpoint string, token nftstorage.Token) (nftstorage.Pacer, error) {
+	if r.text == rateAuto {
+		r.requests, r.window = nftstorage.HostedRequests, nftstorage.HostedWindow
+		if isLoopback(endpoint) {
+			return nil, nil
+		}
+	}
+	if r.text == rateOff {
+		return nil, nil
+	}
+	dir, err := a.env.stateDir()
+	if err != nil { // nothing to share it through
+		return nftstorage.NewWindow(r.requests, r.window)
+	}
+	return nftstorage.NewSharedWindow(filepath.Join(dir, "rate"), token, r.requests, r.window)
+}
+
+func isLoopback(endpoint string) bool {
+	u, err := url.Parse(endpoint)
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(u.Hostname())
+	return u.Hostname() == "localhost" || ip != nil && ip.IsLoopback()
+}
