@@ -69,15 +69,14 @@ type nodes struct {
 
 const nodesPerBlock = 1 << 10
 
-func (s *nodes) add(n node) (uint32, *node) {
+func (s *nodes) add(n node) *node {
 	if s.n%nodesPerBlock == 0 {
 		s.blocks = append(s.blocks, make([]node, nodesPerBlock))
 	}
-	i := s.n
+	p := s.at(uint32(s.n))
 	s.n++
-	p := s.at(uint32(i))
 	*p = n
-	return uint32(i), p
+	return p
 }
 
 func (s *nodes) at(i uint32) *node { return &s.blocks[i/nodesPerBlock][i%nodesPerBlock] }

@@ -44,10 +44,10 @@ func BuildMadeUp(ctx context.Context, n int, opts Options) (*DAG, error) {
 	var dir *node
 	for i := range n {
 		if i%1000 == 0 {
-			_, dir = d.nodes.add(node{name: fmt.Sprintf("dir-%06d", i/1000), parent: d.nodes.at(0), body: &directory{}})
+			dir = d.nodes.add(node{name: fmt.Sprintf("dir-%06d", i/1000), parent: d.nodes.at(0), body: &directory{}})
 		}
 		content := strconv.AppendInt(nil, int64(i), 10)
-		_, f := d.nodes.add(node{name: fmt.Sprintf("file-%08d.json", i), parent: dir, size: int64(len(content))})
+		f := d.nodes.add(node{name: fmt.Sprintf("file-%08d.json", i), parent: dir, size: int64(len(content))})
 		if err := h.add(d.recipe(f), f, bytes.NewReader(content), 0, f.size, f.digest[:]); err != nil {
 			return nil, err
 		}

@@ -30,7 +30,7 @@ type Tree struct {
 // NewTree makes an empty tree.
 func NewTree() *Tree {
 	t := &Tree{dirs: map[string]*node{}, mounts: map[*node]string{}}
-	_, root := t.nodes.add(node{body: &directory{}})
+	root := t.nodes.add(node{body: &directory{}})
 	t.dirs[""] = root
 	return t
 }
@@ -67,7 +67,7 @@ func (t *Tree) AddDisk(path, name string) error {
 	if err != nil {
 		return err
 	}
-	_, n := t.nodes.add(node{name: base, parent: dir})
+	n := t.nodes.add(node{name: base, parent: dir})
 	t.mounts[n] = name
 	return nil
 }
@@ -109,7 +109,7 @@ func (t *Tree) dir(path string) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, n := t.nodes.add(node{name: base, parent: dir, body: &directory{}})
+	n := t.nodes.add(node{name: base, parent: dir, body: &directory{}})
 	t.dirs[path] = n
 	return n, nil
 }
@@ -355,6 +355,6 @@ type walker struct {
 
 func (w *walker) close() {
 	for _, r := range w.roots {
-		r.Close()
+		_ = r.Close() // it was only read
 	}
 }

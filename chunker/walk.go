@@ -24,8 +24,8 @@ type openDir struct {
 
 func (d *openDir) release() {
 	if d != nil && d.users.Add(-1) == 0 {
-		d.list.Close()
-		d.root.Close()
+		_ = d.list.Close() // both were only read
+		_ = d.root.Close()
 	}
 }
 
@@ -160,10 +160,10 @@ func (w *walker) readDir(ctx context.Context, d *foundDir) (dirs []*foundDir, er
 		}
 		switch typ := e.Type(); {
 		case typ.IsRegular():
-			_, n := w.dag.nodes.add(node{name: name, parent: d.node})
+			n := w.dag.nodes.add(node{name: name, parent: d.node})
 			files = append(files, n)
 		case typ.IsDir():
-			_, n := w.dag.nodes.add(node{name: name, parent: d.node, body: &directory{}})
+			n := w.dag.nodes.add(node{name: name, parent: d.node, body: &directory{}})
 			dirs = append(dirs, &foundDir{node: n, base: d.base, path: path.Join(d.path, name), above: d})
 		case typ&fs.ModeSymlink == 0:
 			w.skip(d, name, typ)
@@ -193,7 +193,7 @@ func (w *walker) follow(ctx context.Context, d *foundDir, name string) (*foundDi
 	}
 	switch mode := info.Mode(); {
 	case mode.IsRegular():
-		_, n := w.dag.nodes.add(node{name: name, parent: d.node, body: &FileSource{path: full, info: info}, size: info.Size()})
+		n := w.dag.nodes.add(node{name: name, parent: d.node, body: &FileSource{path: full, info: info}, size: info.Size()})
 		w.keepStat(n, infoStat(info))
 		return nil, w.send(ctx, nil, []*node{n})
 	case !mode.IsDir():
@@ -205,7 +205,7 @@ func (w *walker) follow(ctx context.Context, d *foundDir, name string) (*foundDi
 			return nil, fmt.Errorf("symlink %q leads back to %q, which it is in", full, w.dag.path(a.node))
 		}
 	}
-	_, n := w.dag.nodes.add(node{name: name, parent: d.node, body: &directory{}})
+	n := w.dag.nodes.add(node{name: name, parent: d.node, body: &directory{}})
 	w.keepStat(n, infoStat(info))
 	return &foundDir{node: n, base: d.base, path: path.Join(d.path, name), above: d, info: info}, nil
 }
@@ -223,7 +223,7 @@ func (w *walker) skip(d *foundDir, name string, typ fs.FileMode) {
 
 // symlink adds a symlink as it is.
 func (w *walker) symlink(root *os.Root, dir *node, name string) error {
-	_, n := w.dag.nodes.add(node{name: name, parent: dir})
+	n := w.dag.nodes.add(node{name: name, parent: dir})
 	target, err := root.Readlink(name)
 	if err != nil {
 		return w.failed(n, err)

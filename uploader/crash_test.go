@@ -79,8 +79,8 @@ func (o *order) run() (err error) {
 	if err != nil {
 		return err
 	}
-	fmt.Println(r.Root, ledger.writes.Load())
-	return nil
+	_, err = fmt.Fprintln(os.Stdout, r.Root, ledger.writes.Load())
+	return err
 }
 
 // mortalLedger kills the process at one of its writes.

@@ -62,7 +62,7 @@ func (u *Uploader) Upload(ctx context.Context, inputs iter.Seq[Input]) iter.Seq2
 		// Also when the caller's loop panics, nothing is left running.
 		defer func() {
 			cancel()
-			for range outcomes { //nolint:revive // what nobody waits for is dropped
+			for range outcomes { // what nobody waits for is dropped
 			}
 			_ = g.Wait() // it never fails: outcomes carry the errors
 		}()

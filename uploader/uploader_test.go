@@ -287,7 +287,7 @@ func TestFaults(t *testing.T) {
 			u := newUploader(t, target, opts)
 			r, err := uploadOne(t.Context(), u, input(t, path))
 			switch {
-			case test.want == errPermanent && err != nil:
+			case errors.Is(test.want, errPermanent) && err != nil:
 				if again, _ := uploader.Retryable(err); again {
 					t.Errorf("retryable: %v", err)
 				}

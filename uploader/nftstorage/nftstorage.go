@@ -240,6 +240,7 @@ func (t *Target) FetchArchive(ctx context.Context, root cid.Cid) (io.ReadCloser,
 		return nil, err
 	}
 	ctx, alive, stop := watch(ctx, t.opts.Stall)
+	//nolint:bodyclose // the body is handed on, and its reader closes it
 	resp, err := t.fetch(ctx, "/ipfs/"+root.String()+"?format=car&dag-scope=all&car-order=dfs&car-dups=n", "application/vnd.ipld.car; version=1; order=dfs; dups=n")
 	if err != nil {
 		stop()
