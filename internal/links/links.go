@@ -45,14 +45,19 @@ func Possible(codec uint64) bool {
 // it. A block that does not decode is reported by an error matching
 // [ErrInvalid], possibly after some calls of f.
 func Each(c cid.Cid, data []byte, f func(cid.Cid) error) error {
-	if err := each(c.Prefix().Codec, data, f, 0); err != nil {
+	if err := OfCodec(c.Prefix().Codec, data, f); err != nil {
 		return fmt.Errorf("links of block %s: %w", c, err)
 	}
 	return nil
 }
 
+// OfCodec is [Each] for a block of which only the codec is known.
+func OfCodec(codec uint64, data []byte, f func(cid.Cid) error) error {
+	return each(codec, data, f, 0)
+}
+
 func each(codec uint64, data []byte, f func(cid.Cid) error, depth int) error {
-	visit := func(c cid.Cid) error {
+	return Direct(codec, data, func(c cid.Cid) error {
 		inline, ok := Identity(c)
 		if !ok {
 			return f(c)
@@ -61,15 +66,20 @@ func each(codec uint64, data []byte, f func(cid.Cid) error, depth int) error {
 			return invalid("blocks within CIDs are nested too deep")
 		}
 		return each(c.Prefix().Codec, inline, f, depth+1)
-	}
+	})
+}
+
+// Direct is [OfCodec] that does not look into identity CIDs: it calls f for
+// them as for all others.
+func Direct(codec uint64, data []byte, f func(cid.Cid) error) error {
 	switch codec {
 	case DagPB:
-		_, err := DecodePB(data, func(l PBLink) error { return visit(l.Cid) })
+		_, err := DecodePB(data, func(l PBLink) error { return f(l.Cid) })
 		return err
 	case DagCBOR:
-		return eachCBOR(data, visit)
+		return eachCBOR(data, f)
 	case DagJSON:
-		return eachJSON(data, visit)
+		return eachJSON(data, f)
 	}
 	return nil
 }

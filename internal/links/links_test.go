@@ -179,6 +179,36 @@ func TestEachStops(t *testing.T) {
 	}
 }
 
+func TestDirect(t *testing.T) {
+	t.Parallel()
+	a := sum(t, links.Raw, multihash.SHA2_256, "a")
+	for codec, data := range map[uint64]func(cid.Cid) string{
+		links.DagPB: pbLong, links.DagCBOR: cborLong, links.DagJSON: func(c cid.Cid) string { return fmt.Sprintf(`{"/":"%s"}`, c) },
+	} {
+		inline := sum(t, codec, multihash.IDENTITY, data(a))
+		find := func(each func(uint64, []byte, func(cid.Cid) error) error) (got []cid.Cid) {
+			if err := each(codec, []byte(data(inline)), func(c cid.Cid) error { got = append(got, c); return nil }); err != nil {
+				t.Errorf("codec 0x%x: %v", codec, err)
+			}
+			return got
+		}
+		if got := find(links.Direct); !slices.Equal(got, []cid.Cid{inline}) {
+			t.Errorf("codec 0x%x: direct links %v", codec, got)
+		}
+		if got := find(links.OfCodec); !slices.Equal(got, []cid.Cid{a}) {
+			t.Errorf("codec 0x%x: links %v", codec, got)
+		}
+		broken := sum(t, codec, multihash.IDENTITY, strings.Repeat("!", 30))
+		nop := func(cid.Cid) error { return nil }
+		if err := links.Direct(codec, []byte(data(broken)), nop); err != nil {
+			t.Errorf("codec 0x%x: direct links: %v", codec, err)
+		}
+		if err := links.OfCodec(codec, []byte(data(broken)), nop); !errors.Is(err, links.ErrInvalid) {
+			t.Errorf("codec 0x%x: links of a broken inline block: %v", codec, err)
+		}
+	}
+}
+
 // theirs finds links with the codecs of go-ipld-prime.
 func theirs(codec uint64, data []byte) ([]cid.Cid, error) {
 	var b datamodel.NodeBuilder
