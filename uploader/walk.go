@@ -193,11 +193,11 @@ func (w *walk) fetch(ctx context.Context, c cid.Cid, size int) ([]byte, error) {
 		return nil, fmt.Errorf("fetch block %s: %w", c, err)
 	}
 	if !missing {
-		got, err := c.Prefix().Sum(data)
+		bad, err := car.Mismatch([]cid.Cid{c}, [][]byte{data})
 		if err != nil {
-			return nil, fmt.Errorf("block %s: %w", c, err)
+			return nil, err
 		}
-		if got.Equals(c) {
+		if bad < 0 {
 			if data == nil {
 				data = []byte{}
 			}
