@@ -63,11 +63,13 @@ func TestPoolStart(t *testing.T) {
 					w.Wait()
 				}
 				if d.Sum256() != [sha256mb.Size]byte(want.Sum(nil)) {
-					t.Errorf("writer %d: wrong digest", id)
+					return fmt.Errorf("writer %d: wrong digest", id)
 				}
 				return nil
 			})
 		}
-		g.Wait()
+		if err := g.Wait(); err != nil {
+			t.Error(err)
+		}
 	})
 }
