@@ -48,7 +48,7 @@ func TestSlowLine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const stall = 500 * time.Millisecond
+	const stall = 1500 * time.Millisecond
 	target, err := nftstorage.New(nftstorage.Options{Endpoint: srv.URL, Token: token, Stall: stall})
 	if err != nil {
 		t.Fatal(err)
