@@ -1,0 +1,221 @@
+//go:build unix
+
+package cli_test
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+const repository = "../../../.."
+
+func readme(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(repository, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// fenced is what is in the blocks of a language.
+func fenced(text, language string) (blocks []string) {
+	for _, m := range regexp.MustCompile("(?ms)^```"+language+"\n(.*?)^```$").FindAllStringSubmatch(text, -1) {
+		blocks = append(blocks, m[1])
+	}
+	return blocks
+}
+
+// startService runs a command line of carload serve until the test ends, and
+// returns the URL that it prints when it is ready.
+func startService(t *testing.T, home string, args ...string) string {
+	t.Helper()
+	cmd := newCommand(t, home, args...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := cmd.Process.Signal(os.Interrupt); err != nil {
+			t.Error(err)
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("carload %s: %v\n%s", strings.Join(args, " "), err, stderr.String())
+		}
+	})
+	url, err := bufio.NewReader(stdout).ReadString('\n')
+	if err != nil {
+		t.Fatalf("carload %s: %v\n%s", strings.Join(args, " "), err, stderr.String())
+	}
+	return strings.TrimSpace(url)
+}
+
+// Every example in the README runs: the shell's as one session of a shell, from
+// top to bottom, and Go's as a program. What they leave open is filled in:
+//
+//	https://api.example.org    a service of this test, and … its token
+//	movie.mkv, photos, ROOT    files made here, and the root of the first
+//	/srv/carload, :8080        a directory of this test, and any port
+//	carload serve …            runs beside the shell
+//	go run ./cmd/carload       carload as it is tested
+//	go install …@latest        go list: that the package is where it is said to be
+//	go test ./...              nothing: it is what runs this
+func TestReadme(t *testing.T) {
+	t.Parallel()
+	home := t.TempDir()
+	movie, err := os.ReadFile(randomFile(t, home, 3_000_000))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string][]byte{"movie.mkv": movie, "photos/a.jpg": []byte("a"), "README.md": []byte("read me")} {
+		path := filepath.Join(home, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, content, 0o400); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before, err := os.Stat(filepath.Join(home, "movie.mkv"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := newCommand(t, home, "cid", "-Q", "movie.mkv").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rootCID := strings.TrimSpace(string(root))
+	url := startService(t, home, "serve", "-q", "--store", "service", "--listen", "127.0.0.1:0")
+	token, err := os.ReadFile(filepath.Join(home, "service", "local-token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	module, err := filepath.Abs(repository)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fill := strings.NewReplacer(
+		"https://api.example.org", url, "…", strings.TrimSpace(string(token)),
+		"ROOT", rootCID,
+		"/srv/carload", filepath.Join(home, "srv"), "127.0.0.1:8080", "127.0.0.1:0",
+		"go run ./cmd/carload", "carload",
+		"go install", "cd '"+module+"'; go list", "@latest", "; cd - >/dev/null",
+		"go test ./...", ":",
+	)
+
+	var script, services []string
+	for _, block := range fenced(readme(t), "sh") {
+		for line := range strings.Lines(fill.Replace(block)) {
+			if strings.HasPrefix(line, "carload serve") {
+				services = append(services, line)
+			} else {
+				script = append(script, line)
+			}
+		}
+	}
+	if len(script) < 10 || len(services) == 0 {
+		t.Fatalf("found %d lines and %d services in the README", len(script), len(services))
+	}
+	sh := exec.Command("sh", "-eux", "-c", strings.Join(script, ""))
+	sh.Dir, sh.Env = home, append(goEnv(t), "HOME="+home)
+	if out, err := sh.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, line := range services {
+		startService(t, home, strings.Fields(line)[1:]...)
+	}
+
+	// What the README says comes of it.
+	resp, err := http.Get(url + "/ipfs/" + rootCID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if got, err := io.ReadAll(resp.Body); err != nil || !bytes.Equal(got, movie) {
+		t.Errorf("the gateway gives %d bytes that are not the file's: %v", len(got), err)
+	}
+	if got, err := os.ReadFile(filepath.Join(home, "restored", "movie.mkv")); err != nil || !bytes.Equal(got, movie) {
+		t.Errorf("unpack gives %d bytes that are not the file's: %v", len(got), err)
+	}
+
+	after, err := os.Stat(filepath.Join(home, "movie.mkv"))
+	if err != nil || after.ModTime() != before.ModTime() || after.Mode() != before.Mode() || !os.SameFile(before, after) {
+		t.Errorf("the source was touched: %v, then %v, %v", before, after, err)
+	}
+
+	examples := fenced(readme(t), "go")
+	if len(examples) == 0 {
+		t.Fatal("the README has no example in Go")
+	}
+	for i, source := range examples {
+		program := filepath.Join(home, fmt.Sprintf("example%d", i))
+		if err := os.WriteFile(program+".go", []byte(source), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		build := exec.Command("go", "build", "-o", program, program+".go")
+		build.Dir = repository
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		run := exec.Command(program, url, "movie.mkv")
+		run.Dir, run.Env = home, []string{"TOKEN=" + strings.TrimSpace(string(token))}
+		if out, err := run.CombinedOutput(); err != nil || string(out) != rootCID+" <nil>\n" {
+			t.Errorf("the example prints %q: %v", out, err)
+		}
+	}
+}
+
+// goEnv lets go find its caches from another home.
+func goEnv(t *testing.T) []string {
+	t.Helper()
+	env := []string{"PATH=" + os.Getenv("PATH")}
+	for _, name := range []string{"GOCACHE", "GOMODCACHE", "GOFLAGS", "GOPATH"} {
+		value, err := exec.Command("go", "env", name).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		env = append(env, name+"="+strings.TrimSpace(string(value)))
+	}
+	return env
+}
+
+// The tests that the README names as proof are there.
+func TestReadmeNamesTests(t *testing.T) {
+	t.Parallel()
+	var sources strings.Builder
+	err := filepath.WalkDir(repository, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		source, err := os.ReadFile(path)
+		sources.Write(source)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := regexp.MustCompile("`((?:Test|Fuzz)[A-Z]\\w*)").FindAllStringSubmatch(readme(t), -1)
+	if len(names) == 0 {
+		t.Error("the README names no test")
+	}
+	for _, name := range names {
+		if !strings.Contains(sources.String(), "\nfunc "+name[1]+"(") {
+			t.Errorf("no test is called %s", name[1])
+		}
+	}
+}
