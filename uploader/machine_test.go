@@ -204,7 +204,10 @@ func TestStopEarly(t *testing.T) {
 		}
 	})
 	results := 0
-	for range newUploader(t, new(nowhere), uploader.Options{}).Upload(t.Context(), inputs) {
+	for _, err := range newUploader(t, new(nowhere), uploader.Options{}).Upload(t.Context(), inputs) {
+		if err != nil {
+			t.Error(err)
+		}
 		if results++; results == 10 {
 			break
 		}

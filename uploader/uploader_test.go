@@ -500,7 +500,10 @@ func TestCallerPanics(t *testing.T) {
 			t.Error("no panic")
 		}
 	}()
-	for range u.Upload(t.Context(), slices.Values([]uploader.Input{input(t, path), input(t, path)})) {
+	for _, err := range u.Upload(t.Context(), slices.Values([]uploader.Input{input(t, path), input(t, path)})) {
+		if err != nil {
+			t.Error(err)
+		}
 		panic("caller")
 	}
 }

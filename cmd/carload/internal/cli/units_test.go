@@ -192,8 +192,11 @@ func TestRequestRate(t *testing.T) {
 		rate, endpoint string
 		paced          bool
 	}{
-		{"auto", "https://api.nft.storage", true}, {"auto", "http://127.0.0.1:5080", false}, {"auto", "http://[::1]:5080", false},
-		{"off", "https://api.nft.storage", false}, {"5/1s", "http://localhost:1", true},
+		{"auto", "https://api.nft.storage", true},
+		{"auto", "http://127.0.0.1:5080", false},
+		{"auto", "http://[::1]:5080", false},
+		{"off", "https://api.nft.storage", false},
+		{"5/1s", "http://localhost:1", true},
 	} {
 		var r requestRate
 		if err := r.Set(tt.rate); err != nil {
