@@ -174,7 +174,7 @@ func TestReadme(t *testing.T) {
 		}
 		run := exec.Command(program, url, "movie.mkv")
 		run.Dir, run.Env = home, []string{"TOKEN=" + strings.TrimSpace(string(token))}
-		if out, err := run.CombinedOutput(); err != nil || string(out) != rootCID+" <nil>\n" {
+		if out, err := run.CombinedOutput(); err != nil || string(out) != rootCID+"\n" {
 			t.Errorf("the example prints %q: %v", out, err)
 		}
 	}
