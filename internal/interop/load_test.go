@@ -57,6 +57,7 @@ func TestLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	serve.Stderr = os.Stderr // what the service has to say of a failure
 	if err := serve.Start(); err != nil {
 		t.Fatal(err)
 	}
