@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/carload/carload/car"
 	"github.com/carload/carload/chunker"
 	"github.com/carload/carload/uploader"
 )
@@ -349,7 +350,12 @@ type foreign struct{ uploader.Input }
 func (f foreign) Describe(ctx context.Context, read *atomic.Int64) (uploader.DAG, error) {
 	dag, err := f.Input.Describe(ctx, read)
 	if err != nil && ctx.Err() == nil {
-		err = withHint(coded{err, exitSources}, "--as-file takes the archive for an ordinary file")
+		hint := "--as-file takes the archive for an ordinary file"
+		var incomplete *car.IncompleteError
+		if errors.As(err, &incomplete) {
+			hint = "one shard of several does not hold the whole DAG: upload what the shards were made of; carload unpack restores it"
+		}
+		err = withHint(coded{err, exitSources}, hint)
 	}
 	return dag, err
 }

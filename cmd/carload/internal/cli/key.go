@@ -31,7 +31,7 @@ func (a *app) withStore(ctx context.Context, flag string, f func(*service.Servic
 	}
 	svc, err := service.Open(ctx, service.Options{Dir: dir, Version: version(), Logger: a.log})
 	if errors.Is(err, service.ErrLocked) {
-		return withHint(fmt.Errorf("store %q: %w", dir, err), "stop the service for a moment, or make the key before it is started")
+		return withHint(fmt.Errorf("store %q: %w", dir, err), "another process serves this store: stop it for a moment")
 	}
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ type results struct {
 	app      *app
 	rootOnly bool
 	hidden   bool // standard output is taken
+	verifies bool // what succeeds was verified, to the level that was asked for
 	started  time.Time
 
 	inputs, failed, shards, held int
@@ -52,7 +53,9 @@ func (r *results) add(res uploader.Result, err error) {
 		r.app.con.errorLine(err, code)
 		return
 	}
-	event.Verify = res.Level.String()
+	if r.verifies {
+		event.Verify = res.Level.String()
+	}
 	r.app.con.event(event)
 	switch {
 	case r.hidden:

@@ -141,6 +141,7 @@ func (a *app) ship(src *source, target uploader.Target, opts uploader.Options, r
 	stop := a.showProgress(names, u.Progress)
 	defer stop()
 	res := a.newResults(rootOnly)
+	_, res.verifies = target.(uploader.StatusChecker) // a directory can't be asked
 	for r, err := range u.Upload(a.life.hard, src.inputs()) {
 		res.add(r, err)
 		if err == nil {
@@ -150,7 +151,8 @@ func (a *app) ship(src *source, target uploader.Target, opts uploader.Options, r
 	stop()
 	err = res.finish(u.Progress(), what)
 	if err != nil && a.life.soft.Err() != nil {
-		a.con.say("what has arrived is not sent again; go on with:\n  carload %s", shellQuote(a.args))
+		a.con.say("what has arrived is not sent again; go on with:")
+		a.con.say("  carload %s", shellQuote(a.args))
 	}
 	return root, err
 }
