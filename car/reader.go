@@ -170,6 +170,10 @@ func (r *Reader) enterV2() error {
 	if at < fixed || at > 1<<62 || size == 0 || size > 1<<62 {
 		return malformed("version 2 header puts %d bytes of data at offset %d", size, at)
 	}
+	// The index is never used, but others refuse a file that can't have it there.
+	if index := binary.LittleEndian.Uint64(h[32:]); index > 1<<62 {
+		return malformed("version 2 header puts the index at offset %d", index)
+	}
 	for skip := int64(at) - fixed; skip > 0; {
 		n := min(skip, 32<<10)
 		if err := r.src.readFull(make([]byte, n)); err != nil {
