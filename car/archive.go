@@ -129,6 +129,8 @@ func (s *Stream) waitHashed() {
 // Close releases what the stream holds. The stream can't be read afterwards.
 func (s *Stream) Close() error {
 	err := s.files.close()
+	// The batch may be in a lane, on behalf of this stream or of another's.
+	s.waitHashed()
 	if s.batch != nil {
 		s.packer.batches.Put(s.batch)
 		s.batch, s.rest = nil, nil

@@ -611,3 +611,35 @@ func TestPackerIsShared(t *testing.T) {
 		})
 	}
 }
+
+// A transport that knows the length reads no further than the last byte and
+// closes the body. The next archive may then take the buffer, and the CID of
+// the first must still be that of its bytes.
+func TestCIDAfterClose(t *testing.T) {
+	t.Parallel()
+	one := car.Blocks{block(t, cid.Raw, multihash.SHA2_256, 0, bytes.Repeat([]byte("one "), 64<<10))}
+	two := car.Blocks{block(t, cid.Raw, multihash.SHA2_256, 0, bytes.Repeat([]byte("two "), 64<<10))}
+	var p car.Packer
+	for range 20 { // a pool may give a buffer to nobody
+		a := car.NewArchive(one[0].Cid, one)
+		s := p.Open(ctx, a)
+		data := make([]byte, a.Size)
+		if _, err := io.ReadFull(s, data); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		other := p.Open(ctx, car.NewArchive(two[0].Cid, two))
+		if _, err := io.Copy(io.Discard, other); err != nil {
+			t.Fatal(err)
+		}
+		got, ok := s.CID()
+		if want := car.CID(sha256.Sum256(data)); !ok || got != want {
+			t.Fatalf("CID %s, %v, want %s", got, ok, want)
+		}
+		if err := other.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
