@@ -103,7 +103,7 @@ func (a *app) runTokenCommand(ctx context.Context, command string) (string, erro
 	if err := cmd.Run(); err != nil {
 		return "", fmt.Errorf("--token-command %q: %w", argv[0], err)
 	}
-	return out.String(), nil
+	return out.buf.String(), nil
 }
 
 // splitCommand splits a command line at spaces. Single and double quotes keep
@@ -153,14 +153,14 @@ func splitCommand(s string) ([]string, error) {
 
 // cappedBuffer keeps the first bytes that are written to it.
 type cappedBuffer struct {
-	bytes.Buffer
+	buf   bytes.Buffer // not embedded: io.Copy would go round Write by its ReadFrom
 	limit int
 }
 
 // Write implements io.Writer.
 func (b *cappedBuffer) Write(p []byte) (int, error) {
-	if room := b.limit - b.Len(); room > 0 {
-		b.Buffer.Write(p[:min(len(p), room)])
+	if room := b.limit - b.buf.Len(); room > 0 {
+		b.buf.Write(p[:min(len(p), room)])
 	}
 	return len(p), nil
 }

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -99,6 +101,15 @@ func TestSplitCommand(t *testing.T) {
 		if got, err := splitCommand(in); err == nil {
 			t.Errorf("splitCommand(%q) = %q, want an error", in, got)
 		}
+	}
+}
+
+func TestCappedBuffer(t *testing.T) {
+	t.Parallel()
+	b := &cappedBuffer{limit: 10}
+	n, err := io.Copy(b, io.LimitReader(strings.NewReader(strings.Repeat("x", 2000)), 1000))
+	if n != 1000 || err != nil || b.buf.Len() != 10 {
+		t.Errorf("kept %d of %d bytes, %v", b.buf.Len(), n, err)
 	}
 }
 
