@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"strconv"
 	"time"
 
@@ -23,12 +25,30 @@ func (a *app) keyCommand() *cobra.Command {
 	return cmd
 }
 
-// withStore opens the store for f. That needs a store that is not being served.
-func (a *app) withStore(ctx context.Context, flag string, f func(*service.Service) error) (err error) {
+// storeThere is the directory of a store that is there already.
+func (a *app) storeThere(flag string) (string, error) {
 	dir, err := a.storeDir(flag)
+	if err != nil {
+		return "", err
+	}
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return "", withHint(usagef("there is no store at %q", dir), "carload up, carload serve and carload key new make one; --store names another")
+	}
+	return dir, nil
+}
+
+// withStore opens a store that is there for f. That needs one that is not being
+// served.
+func (a *app) withStore(ctx context.Context, flag string, f func(*service.Service) error) error {
+	dir, err := a.storeThere(flag)
 	if err != nil {
 		return err
 	}
+	return a.openStore(ctx, dir, f)
+}
+
+// openStore opens the store in a directory for f, or makes it.
+func (a *app) openStore(ctx context.Context, dir string, f func(*service.Service) error) (err error) {
 	svc, err := service.Open(ctx, service.Options{Dir: dir, Version: version(), Logger: a.log})
 	if errors.Is(err, service.ErrLocked) {
 		return withHint(fmt.Errorf("store %q: %w", dir, err), "another process serves this store: stop it for a moment")
@@ -65,7 +85,11 @@ func (a *app) keyNewCommand() *cobra.Command {
 		Example: "  carload key new laptop > token && chmod 600 token",
 		Args:    oneArg("the key's name"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withStore(cmd.Context(), store, func(svc *service.Service) error {
+			dir, err := a.storeDir(store)
+			if err != nil {
+				return err
+			}
+			return a.openStore(cmd.Context(), dir, func(svc *service.Service) error {
 				k, token, err := svc.CreateKeyWith(cmd.Context(), service.KeyOptions{Name: args[0], User: user, RateLimited: rateLimited, QuotaBytes: int64(quota)})
 				if errors.Is(err, service.ErrKeyExists) {
 					return usageError{error: fmt.Errorf("%q: %w", args[0], err)}

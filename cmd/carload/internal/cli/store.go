@@ -37,7 +37,7 @@ func (a *app) fsckCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if rebuild {
-				dir, err := a.storeDir(store)
+				dir, err := a.storeThere(store)
 				if err != nil {
 					return err
 				}
