@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -32,32 +34,47 @@ func (a *app) ledgerPath(flag string) (string, error) {
 	return filepath.Join(dir, "ledger.db"), nil
 }
 
-// withSomeLedger opens the ledger that the flag means, for f.
+// ledgerThere is the path of a ledger that is there already.
+func (a *app) ledgerThere(flag string) (string, error) {
+	path, err := a.ledgerPath(flag)
+	if err != nil {
+		return "", err
+	}
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return "", withHint(usagef("there is no ledger at %q", path), "carload up makes one; --ledger names another")
+	}
+	return path, nil
+}
+
+// withSomeLedger opens the ledger that the flag means, or makes it, for f.
 func (a *app) withSomeLedger(flag string, f func(uploader.Ledger) error) error {
 	if flag == noLedger {
 		return f(new(uploader.MemoryLedger))
 	}
-	return a.withLedger(flag, func(l *boltledger.Ledger) error { return f(l) })
-}
-
-func (a *app) boltLedger(flag string) (*boltledger.Ledger, error) {
 	path, err := a.ledgerPath(flag)
 	if err != nil {
-		return nil, err
+		return err
 	}
+	return openLedger(path, func(l *boltledger.Ledger) error { return f(l) })
+}
+
+// withLedger opens a ledger that is there, for f.
+func (a *app) withLedger(flag string, f func(*boltledger.Ledger) error) error {
+	path, err := a.ledgerThere(flag)
+	if err != nil {
+		return err
+	}
+	return openLedger(path, f)
+}
+
+func openLedger(path string, f func(*boltledger.Ledger) error) (err error) {
 	l, err := boltledger.Open(path, boltledger.Options{})
 	switch {
 	case errors.Is(err, uploader.ErrLedgerLocked):
-		return nil, withHint(err, "another carload uses it: wait for it, or give this one another by --ledger FILE")
+		return withHint(err, "another carload uses it: wait for it, or give this one another by --ledger FILE")
 	case errors.Is(err, uploader.ErrLedgerDamaged):
-		return nil, withHint(err, "carload ledger repair saves what can be read")
-	}
-	return l, err
-}
-
-func (a *app) withLedger(flag string, f func(*boltledger.Ledger) error) (err error) {
-	l, err := a.boltLedger(flag)
-	if err != nil {
+		return withHint(err, "carload ledger repair saves what can be read")
+	case err != nil:
 		return err
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
@@ -213,7 +230,7 @@ func (a *app) ledgerRepairCommand() *cobra.Command {
 		Short: "Make a new ledger of what can be read of a damaged one, which is kept",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			file, err := a.ledgerPath(path)
+			file, err := a.ledgerThere(path)
 			if err != nil {
 				return err
 			}
