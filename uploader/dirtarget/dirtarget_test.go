@@ -1,0 +1,192 @@
+package dirtarget_test
+
+import (
+	"errors"
+	"io/fs"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/carload/carload/car"
+	"github.com/carload/carload/chunker"
+	"github.com/carload/carload/splitter"
+	"github.com/carload/carload/uploader"
+	"github.com/carload/carload/uploader/dirtarget"
+)
+
+// makePlan is the plan of a file of random bytes, and the shards it makes by
+// the names of their files.
+func makePlan(t *testing.T) (*splitter.Plan, map[string]string) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "file")
+	data := make([]byte, 5<<20+1)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(data)
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	src, err := chunker.OpenFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dag, err := chunker.Build(t.Context(), src, chunker.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan, err := splitter.Split(dag, splitter.Options{MaxShardBytes: 5 << 19})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{}
+	var packer car.Packer
+	for i := range plan.Shards {
+		name := filepath.Join(t.TempDir(), "shard")
+		f, err := os.Create(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := packer.Open(t.Context(), plan.Archive(i))
+		_, err = s.WriteTo(f)
+		if err := errors.Join(err, s.Close(), f.Close()); err != nil {
+			t.Fatal(err)
+		}
+		want[dirtarget.FileName(dag.Root(), i, len(plan.Shards))] = read(t, name)
+	}
+	if len(want) < 2 {
+		t.Fatalf("%d shards", len(want))
+	}
+	return plan, want
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	p, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(p)
+}
+
+// send ships the plan to a directory, one shard at a time.
+func send(t *testing.T, dir string, plan *splitter.Plan, opts dirtarget.Options) error {
+	t.Helper()
+	target, err := dirtarget.New(dir, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, err := uploader.New(target, uploader.Options{Transfers: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = u.Send(t.Context(), "file", plan)
+	return err
+}
+
+func names(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := make([]string, 0, len(entries))
+	for _, e := range entries {
+		list = append(list, e.Name())
+	}
+	return list
+}
+
+func wantShards(t *testing.T, dir string, want map[string]string) {
+	t.Helper()
+	if got := names(t, dir); !slices.Equal(got, slices.Sorted(maps.Keys(want))) {
+		t.Fatalf("the directory has %q", got)
+	}
+	for name, data := range want {
+		if read(t, filepath.Join(dir, name)) != data {
+			t.Errorf("%s has other bytes than the shard", name)
+		}
+	}
+}
+
+// wantFinal checks that a shard failed with an error of the disk, at once.
+func wantFinal(t *testing.T, err, want error) {
+	t.Helper()
+	var shard *uploader.ShardError
+	if !errors.Is(err, want) || !errors.As(err, &shard) || shard.Attempts != 1 || errors.Is(err, uploader.ErrUnavailable) {
+		t.Errorf("error %v, want %v at the first try", err, want)
+	}
+}
+
+// TestPut writes shards, synced or not, and again over what is there, whole or
+// not.
+func TestPut(t *testing.T) {
+	plan, want := makePlan(t)
+	for name, opts := range map[string]dirtarget.Options{"sync": {}, "no sync": {NoSync: true}} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "made", "here")
+			for _, damage := range []func(path string) error{
+				func(string) error { return nil },
+				func(path string) error { return os.Truncate(path, 1000) },
+				os.Remove,
+			} {
+				if err := send(t, dir, plan, opts); err != nil {
+					t.Fatal(err)
+				}
+				wantShards(t, dir, want)
+				if err := damage(filepath.Join(dir, names(t, dir)[0])); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := send(t, dir, plan, opts); err != nil {
+				t.Fatal(err)
+			}
+			wantShards(t, dir, want)
+		})
+	}
+}
+
+// TestNameTaken: a directory is where a shard should be. It stays, and so does
+// nothing else.
+func TestNameTaken(t *testing.T) {
+	plan, want := makePlan(t)
+	dir := t.TempDir()
+	first := slices.Min(slices.Collect(maps.Keys(want)))
+	if err := os.MkdirAll(filepath.Join(dir, first, "full"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	err := send(t, dir, plan, dirtarget.Options{})
+	var link *os.LinkError
+	if !errors.As(err, &link) {
+		t.Fatalf("error %v", err)
+	}
+	wantFinal(t, err, link.Err)
+	if got := names(t, dir); !slices.Equal(got, []string{first}) {
+		t.Errorf("the directory has %q", got)
+	}
+}
+
+// TestNoDirectory: the directory goes away after New, or is a file.
+func TestNoDirectory(t *testing.T) {
+	plan, _ := makePlan(t)
+	dir := filepath.Join(t.TempDir(), "gone")
+	target, err := dirtarget.New(dir, dirtarget.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	u, err := uploader.New(target, uploader.Options{Transfers: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = u.Send(t.Context(), "file", plan)
+	wantFinal(t, err, fs.ErrNotExist)
+	if err := os.WriteFile(dir, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := dirtarget.New(dir, dirtarget.Options{}); err == nil {
+		t.Error("a file was taken for a directory")
+	}
+}
