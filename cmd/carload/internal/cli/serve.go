@@ -91,8 +91,8 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 		return err
 	}
 	listener, err := net.Listen("tcp", f.listen)
-	if err != nil {
-		return err
+	if err != nil { // not a failure of the network: trying again does not help
+		return withHint(coded{err, exitOther}, "give an address of this machine that is free by --listen; port 0 takes any that is")
 	}
 	server := newServer(svc.Handler(), a.log)
 	url := "http://" + listener.Addr().String()
