@@ -75,7 +75,10 @@ func (r *results) finish(p uploader.Progress, what string) error {
 	if r.failed == 0 {
 		line := fmt.Sprintf("%s: %s, %s", what, count(r.inputs, "input"), formatBytes(r.bytes))
 		if r.shards > 0 {
-			line += fmt.Sprintf(", %s (%d there already)", count(r.shards, "shard"), r.held)
+			line += ", " + count(r.shards, "shard")
+			if r.verifies || r.held > 0 { // a directory is not asked what it has
+				line += fmt.Sprintf(" (%d there already)", r.held)
+			}
 		}
 		if p.Retries > 0 {
 			line += fmt.Sprintf(", %d retries, %s sent again", p.Retries, formatBytes(p.BytesResent))
