@@ -1,6 +1,7 @@
 package uploadertest
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -263,7 +264,7 @@ func (s *Store) gateway(w http.ResponseWriter, r *http.Request, path string) {
 		if data == nil {
 			return errMissing
 		}
-		p = appendUvarint(p, uint64(c.ByteLen()+len(data)))
+		p = binary.AppendUvarint(p, uint64(c.ByteLen()+len(data)))
 		p = append(append(p, c.KeyString()...), data...)
 		if len(p) < 1<<20 {
 			return nil
@@ -276,14 +277,6 @@ func (s *Store) gateway(w http.ResponseWriter, r *http.Request, path string) {
 		_ = http.NewResponseController(w).Flush()
 		panic(http.ErrAbortHandler) // the only way to tell that more should have come
 	}
-}
-
-func appendUvarint(p []byte, v uint64) []byte {
-	for v >= 0x80 {
-		p = append(p, byte(v)|0x80)
-		v >>= 7
-	}
-	return append(p, byte(v))
 }
 
 func refuse(w http.ResponseWriter, status int, code, message string) {
