@@ -61,6 +61,7 @@ func (t sinkTarget) String() string { return t.url }
 
 func (t sinkTarget) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt, error) {
 	body := s.Open(ctx)
+	defer body.Close() // no request may have come to own it
 	if err := put(ctx, t.client, t.url, body, s.Size); err != nil {
 		return uploader.Receipt{}, err
 	}
