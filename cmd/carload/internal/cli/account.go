@@ -54,6 +54,13 @@ func (a *app) listCommand() *cobra.Command {
 	return cmd
 }
 
+// goneEvent says that there is no more of a root at the service ("deleted") or
+// in the ledger ("forgotten").
+type goneEvent struct {
+	eventHeader
+	Root string `json:"root"`
+}
+
 func (a *app) rmCommand() *cobra.Command {
 	var end endpointFlags
 	cmd := &cobra.Command{
@@ -69,7 +76,7 @@ func (a *app) rmCommand() *cobra.Command {
 					if err := t.Delete(cmd.Context(), root); err != nil {
 						return fmt.Errorf("%s: %w", root, err)
 					}
-					a.con.event(uploadEvent{eventHeader: header("deleted"), Root: root.String()})
+					a.con.event(goneEvent{header("deleted"), root.String()})
 					a.con.result(root.String() + "\tdeleted")
 				}
 				return nil
