@@ -142,14 +142,21 @@ type receiptEvent struct {
 func (a *app) ledgerShowCommand() *cobra.Command {
 	var path string
 	cmd := &cobra.Command{
-		Use:   "show CID",
-		Short: "List the receipts of an upload: number, CID of the shard, target",
+		Use:   "show CID…",
+		Short: "List the receipts of uploads: number, CID of the shard, target",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			roots, err := parseCIDs(args)
 			if err != nil {
 				return err
 			}
-			return a.withLedger(path, func(l *boltledger.Ledger) error { return a.ledgerShow(cmd.Context(), l, roots[0].String()) })
+			return a.withLedger(path, func(l *boltledger.Ledger) error {
+				for _, root := range roots {
+					if err := a.ledgerShow(cmd.Context(), l, root.String()); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
 		},
 	}
 	addLedger(cmd, &path)
