@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"sync/atomic"
 
@@ -65,5 +66,9 @@ func (a *app) describeAll(src *source, res *results, what string, then func(name
 		}
 	}
 	stop()
-	return res.finish(progress(), what)
+	err := res.finish(progress(), what)
+	if cause := context.Cause(ctx); err == nil && cause != nil {
+		return cause // between two inputs, so that none of them failed
+	}
+	return err
 }
