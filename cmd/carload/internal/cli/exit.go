@@ -178,7 +178,7 @@ func hintsFor(err error) []string {
 	case errors.Is(err, uploader.ErrUnavailable):
 		hints = append(hints, "run the same command again: what has arrived is not sent again")
 	case errors.Is(err, service.ErrLocked):
-		hints = append(hints, "a running carload serve has it: give that one as --endpoint, or name another --store")
+		hints = append(hints, "another carload has it: wait for it, or give it as --endpoint if it is carload serve, or name another --store")
 	}
 	return hints
 }
