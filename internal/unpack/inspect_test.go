@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/ipfs/go-cid"
+	"github.com/multiformats/go-multihash"
 
 	"github.com/carload/carload/car"
 	"github.com/carload/carload/internal/links"
@@ -241,6 +242,32 @@ func TestVerify(t *testing.T) {
 			if !linked {
 				t.Errorf("%v: its parent does not link to it", f)
 			}
+		}
+	}
+}
+
+// A block that is there does not stand in for one that only looks like it.
+func TestVerifyTellsNodesApart(t *testing.T) {
+	t.Parallel()
+	d := new(dag)
+	file := d.file([]uint64{4}, d.raw("leaf"))
+	blocks := car.Blocks{file, file}
+	blocks[0].Cid = cid.NewCidV1(1<<32|cid.DagProtobuf, file.Cid.Hash()) // a codec without links
+
+	other := must[multihash.Multihash](t)(multihash.Sum([]byte("not there"), multihash.SHA2_512, -1))
+	named := d.raw(string(other))
+	missing := car.Block{Cid: cid.NewCidV1(cid.Raw, other)}
+
+	for _, links := range [][]link{
+		{{name: "a", to: blocks[0]}, {name: "b", to: blocks[1]}},
+		{{name: "a", to: blocks[1]}, {name: "b", to: blocks[0]}},
+		{{name: "a", to: named}, {name: "b", to: missing}},
+		{{name: "a", to: missing}, {name: "b", to: named}},
+	} {
+		root := d.dir(links...)
+		v, err := unpack.Verify(ctx, root.Cid, newRemote(append(blocks, root, named)), unpack.VerifyOptions{Workers: 1})
+		if err != nil || v.Count != 1 || !errors.Is(v.Faults[0], unpack.ErrMissing) {
+			t.Errorf("%+v, %v", v, err)
 		}
 	}
 }

@@ -162,16 +162,16 @@ type pendingLink struct{ cid, parent cid.Cid }
 // nodeKey is what makes a block the same node as another.
 type nodeKey struct {
 	digest [32]byte
-	codec  uint32
+	codec  uint64 // its complement if digest is that of a multihash
 }
 
 func keyOf(c cid.Cid) nodeKey {
-	k := nodeKey{codec: uint32(c.Prefix().Codec)}
+	k := nodeKey{codec: c.Prefix().Codec}
 	mh := c.Hash()
 	if len(mh) == 34 && mh[0] == multihash.SHA2_256 {
 		k.digest = [32]byte(mh[2:])
 	} else {
-		k.digest = sha256.Sum256(mh)
+		k.digest, k.codec = sha256.Sum256(mh), ^k.codec
 	}
 	return k
 }
