@@ -221,38 +221,6 @@ func (t *Target) exchange(ctx context.Context, method, path string, body []byte)
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	resp, err := t.send(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	p, err := io.ReadAll(io.LimitReader(aliveBody{resp.Body, alive}, maxReplyBytes+1))
-	if err != nil {
-		return nil, t.failed(ctx, "read the reply", err)
-	}
-	if len(p) > maxReplyBytes {
-		return nil, permanent{fmt.Errorf("the reply of %s is longer than %d bytes: is it the right endpoint?", t, maxReplyBytes)}
-	}
-	if resp.StatusCode/100 != 2 {
-		return nil, t.pinError(resp, p)
-	}
-	return p, nil
-}
-
-// pinError reads either of the API's two forms of errors.
-func (t *Target) pinError(resp *http.Response, body []byte) error {
-	var e struct {
-		Error struct {
-			Code, Message   string
-			Reason, Details string
-		} `json:"error"`
-	}
-	var env envelope
-	if json.Unmarshal(body, &e) == nil {
-		env.Error.Code, env.Error.Message = e.Error.Code, e.Error.Message
-		if e.Error.Reason != "" {
-			env.Error.Code, env.Error.Message = e.Error.Reason, e.Error.Details
-		}
-	}
-	return t.refusal(resp, env)
+	_, p, err := t.reply(req, alive) //nolint:bodyclose // it is closed there
+	return p, err
 }

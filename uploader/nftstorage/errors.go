@@ -90,10 +90,15 @@ func (t *Target) apiError(resp *http.Response) error {
 	return t.refusal(resp, env)
 }
 
+// refusal reads either of the API's two forms of errors.
 func (t *Target) refusal(resp *http.Response, env envelope) *APIError {
-	e := &APIError{Status: resp.StatusCode, Code: t.redact(env.Error.Code), RetryAfter: retryAfter(resp.Header.Get("Retry-After"), time.Now())}
-	if env.Error.Message != "" {
-		e.Message = quoteMessage(t.redact(env.Error.Message))
+	code, message := env.Error.Code, env.Error.Message
+	if env.Error.Reason != "" {
+		code, message = env.Error.Reason, env.Error.Details
+	}
+	e := &APIError{Status: resp.StatusCode, Code: t.redact(code), RetryAfter: retryAfter(resp.Header.Get("Retry-After"), time.Now())}
+	if message != "" {
+		e.Message = quoteMessage(t.redact(message))
 	}
 	return e
 }

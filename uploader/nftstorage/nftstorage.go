@@ -323,22 +323,31 @@ func (t *Target) send(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// do sends a request and decodes the value of the reply's envelope.
-func (t *Target) do(req *http.Request, alive func(), v any) error {
+// reply sends a request and returns a good reply, with its body.
+func (t *Target) reply(req *http.Request, alive func()) (*http.Response, []byte, error) {
 	resp, err := t.send(req)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode/100 != 2 {
-		return t.apiError(resp)
+		return nil, nil, t.apiError(resp)
 	}
 	p, err := io.ReadAll(io.LimitReader(aliveBody{resp.Body, alive}, maxReplyBytes+1))
 	if err != nil {
-		return t.failed(req.Context(), "read the reply", err)
+		return nil, nil, t.failed(req.Context(), "read the reply", err)
 	}
 	if len(p) > maxReplyBytes {
-		return permanent{fmt.Errorf("the reply of %s is longer than %d bytes: is it the right endpoint?", t, maxReplyBytes)}
+		return nil, nil, permanent{fmt.Errorf("the reply of %s is longer than %d bytes: is it the right endpoint?", t, maxReplyBytes)}
+	}
+	return resp, p, nil
+}
+
+// do sends a request and decodes the value of the reply's envelope.
+func (t *Target) do(req *http.Request, alive func(), v any) error {
+	resp, p, err := t.reply(req, alive)
+	if err != nil {
+		return err
 	}
 	if mt, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); mt == "text/html" {
 		return permanent{fmt.Errorf("%s answered with a web page, not with the API's JSON: a login page of the network, or the wrong endpoint", t)}
@@ -390,6 +399,8 @@ type envelope struct {
 	Error struct {
 		Code    string `json:"code"`
 		Message string `json:"message"`
+		Reason  string `json:"reason"` // of the pinning API, as is the next
+		Details string `json:"details"`
 	} `json:"error"`
 }
 
