@@ -3,6 +3,7 @@ package car
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -189,7 +190,7 @@ func (s *Stream) nextBatch() error {
 
 // read appends the section of b to the batch.
 func (s *Stream) read(b *Block) error {
-	buf := appendUvarint(s.batch.buf, uint64(b.Cid.ByteLen()+b.Size()))
+	buf := binary.AppendUvarint(s.batch.buf, uint64(b.Cid.ByteLen()+b.Size()))
 	s.batch.buf = append(buf, b.Cid.KeyString()...)
 	return s.batch.read(&s.files, b)
 }

@@ -15,6 +15,7 @@
 package car
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strconv"
@@ -71,7 +72,7 @@ func AppendHeader(dst []byte, root cid.Cid) []byte {
 	body = append(body, 0) // the multibase prefix that DAG-CBOR asks for
 	body = append(body, root.KeyString()...)
 	body = append(body, "\x67version\x01"...)
-	dst = appendUvarint(dst, uint64(len(body)))
+	dst = binary.AppendUvarint(dst, uint64(len(body)))
 	return append(dst, body...)
 }
 
@@ -92,14 +93,6 @@ func appendByteStringHead(dst []byte, n int) []byte {
 func SectionSize(c cid.Cid, n int) int64 {
 	body := c.ByteLen() + n
 	return int64(varint.UvarintSize(uint64(body)) + body)
-}
-
-func appendUvarint(dst []byte, v uint64) []byte {
-	for v >= 0x80 {
-		dst = append(dst, byte(v)|0x80)
-		v >>= 7
-	}
-	return append(dst, byte(v))
 }
 
 // CID is the CID of a CAR file whose bytes have this SHA-256 digest.

@@ -1,6 +1,7 @@
 package chunker
 
 import (
+	"encoding/binary"
 	"iter"
 
 	"github.com/multiformats/go-varint"
@@ -212,7 +213,7 @@ func (l *layout) appendInner(dst []byte, node int, digests []byte) []byte {
 		data = append(data, l.meta...)
 	}
 	dst = append(dst, 0x0a)
-	dst = appendUvarint(dst, uint64(len(data)))
+	dst = binary.AppendUvarint(dst, uint64(len(data)))
 	return append(dst, data...)
 }
 
@@ -248,11 +249,11 @@ func (p *Profile) leafBlock(b car.Block, src car.Source, from, to int64, meta st
 // a dag-pb node whose Data is {Type, Data, filesize}.
 func appendLeafHead(dst []byte, typ byte, content int64, meta string) []byte {
 	dst = append(dst, 0x0a)
-	dst = appendUvarint(dst, uint64(leafData(content, meta)))
+	dst = binary.AppendUvarint(dst, uint64(leafData(content, meta)))
 	dst = append(dst, 0x08, typ)
 	if content > 0 {
 		dst = append(dst, 0x12)
-		dst = appendUvarint(dst, uint64(content))
+		dst = binary.AppendUvarint(dst, uint64(content))
 	}
 	return dst
 }

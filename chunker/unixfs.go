@@ -1,6 +1,7 @@
 package chunker
 
 import (
+	"encoding/binary"
 	"io/fs"
 	"time"
 
@@ -100,12 +101,12 @@ func unixPerm(m fs.FileMode) uint16 {
 // appendLink appends a link of a dag-pb node.
 func appendLink(dst []byte, prefix string, digest []byte, hex, name string, tsize int64) []byte {
 	dst = append(dst, 0x12)
-	dst = appendUvarint(dst, uint64(linkBody(prefix, len(hex)+len(name), tsize)))
+	dst = binary.AppendUvarint(dst, uint64(linkBody(prefix, len(hex)+len(name), tsize)))
 	dst = append(dst, 0x0a, byte(len(prefix)+digestSize))
 	dst = append(dst, prefix...)
 	dst = append(dst, digest...)
 	dst = append(dst, 0x12)
-	dst = appendUvarint(dst, uint64(len(hex)+len(name)))
+	dst = binary.AppendUvarint(dst, uint64(len(hex)+len(name)))
 	dst = append(dst, hex...)
 	dst = append(dst, name...)
 	return appendField(dst, 3, uint64(tsize))
@@ -123,19 +124,11 @@ func linkBody(prefix string, name int, tsize int64) int {
 
 // appendField appends a varint field of a protobuf message.
 func appendField(dst []byte, field byte, v uint64) []byte {
-	return appendUvarint(append(dst, field<<3), v)
+	return binary.AppendUvarint(append(dst, field<<3), v)
 }
 
 // appendBytes appends a field of bytes to a protobuf message.
 func appendBytes(dst []byte, field byte, p string) []byte {
-	dst = appendUvarint(append(dst, field<<3|2), uint64(len(p)))
+	dst = binary.AppendUvarint(append(dst, field<<3|2), uint64(len(p)))
 	return append(dst, p...)
-}
-
-func appendUvarint(dst []byte, v uint64) []byte {
-	for v >= 0x80 {
-		dst = append(dst, byte(v)|0x80)
-		v >>= 7
-	}
-	return append(dst, byte(v))
 }
