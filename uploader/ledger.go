@@ -33,7 +33,7 @@ type Ledger interface {
 	// Plan returns what SavePlan kept under the key, or nil.
 	Plan(ctx context.Context, key string) ([]byte, error)
 	// SavePlan keeps a described source, so that it is not hashed again. An
-	// empty plan takes the place of what was kept.
+	// empty plan drops what was kept.
 	SavePlan(ctx context.Context, key string, plan []byte) error
 }
 
@@ -122,6 +122,10 @@ func (l *MemoryLedger) Plan(_ context.Context, key string) ([]byte, error) {
 func (l *MemoryLedger) SavePlan(_ context.Context, key string, plan []byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if len(plan) == 0 {
+		delete(l.plans, key)
+		return nil
+	}
 	if l.plans == nil {
 		l.plans = map[string][]byte{}
 	}

@@ -350,6 +350,9 @@ func savePlan(tx *bbolt.Tx, id, plan []byte, limit int64) error {
 			return err
 		}
 	}
+	if len(plan) == 0 {
+		return plans.Delete(id) // what takes no room would never be taken off
+	}
 	n, err := order.NextSequence()
 	if err != nil {
 		return err

@@ -129,7 +129,15 @@ func testPlans(t *testing.T, l uploader.Ledger, reopen func() uploader.Ledger) {
 	}
 	must(t, l.SavePlan(t.Context(), "a", []byte("another")))
 	plans["a"] = []byte("another")
+	must(t, l.SavePlan(t.Context(), "gone", []byte("plan")))
+	must(t, l.SavePlan(t.Context(), "gone", nil))
+	must(t, l.SavePlan(t.Context(), "never there", nil))
 	l = reopen()
+	for _, k := range []string{"gone", "never there"} {
+		if p, err := l.Plan(t.Context(), k); p != nil || err != nil {
+			t.Errorf("plan %q has %d bytes, %v", k, len(p), err)
+		}
+	}
 	for k, want := range plans {
 		if got, err := l.Plan(t.Context(), k); err != nil || !bytes.Equal(got, want) {
 			t.Errorf("plan %.10q has %d bytes, %v; want %d", k, len(got), err, len(want))
