@@ -192,6 +192,16 @@ func TestSoak(t *testing.T) {
 	if p.BytesSent != plan.Size() {
 		t.Errorf("progress %+v", p)
 	}
+	// What is left is what the test itself holds: the service's connections to
+	// its database, and requests that stall until the server ends.
+	_ = target.Close()
+	const databases = 9 * 2
+	for deadline := time.Now().Add(10 * time.Second); descriptors(t) > before+met["stall"]+databases; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Errorf("%d descriptors are open, %d were before, %d requests stall", descriptors(t), before, met["stall"])
+			break
+		}
+	}
 	if heap > 512<<20 {
 		t.Errorf("%d MiB of heap", heap>>20)
 	}
