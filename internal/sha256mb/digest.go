@@ -95,12 +95,13 @@ func (u *update) begin(d *Digest, p []byte) {
 	}
 }
 
-// finish keeps what did not fill a block, now that the buffer is free.
+// finish keeps what did not fill a block, now that the buffer is free, and lets
+// go of the digest: a spare write must not keep alive what that is part of.
 func (u *update) finish() {
 	if u.d != nil {
 		copy(u.d.buf[:], u.rest)
 	}
-	u.d, u.rest = nil, nil
+	u.d, u.h, u.rest = nil, nil, nil
 }
 
 // pad writes the end of a message of length bytes, of which rest is not yet
