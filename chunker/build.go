@@ -2,6 +2,7 @@ package chunker
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"io/fs"
@@ -174,7 +175,7 @@ func (f *file) finish(n *node) {
 	l := f.layout
 	for i := l.leaves; i < l.nodes(); i++ {
 		block = l.appendInner(block[:0], i, f.digests)
-		digest := sum(block)
+		digest := sha256.Sum256(block)
 		copy(digestAt(f.digests, i), digest[:])
 	}
 	root := l.root()

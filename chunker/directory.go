@@ -3,6 +3,7 @@ package chunker
 import (
 	"bytes"
 	"cmp"
+	"crypto/sha256"
 	"fmt"
 	"iter"
 	"math/bits"
@@ -13,7 +14,6 @@ import (
 	"github.com/spaolacci/murmur3"
 
 	"github.com/carload/carload/car"
-	"github.com/carload/carload/internal/sha256mb"
 )
 
 // shard is a node of a HAMT. Its entries lie side by side in DAG.entries,
@@ -61,7 +61,7 @@ func (d *DAG) assemble(dropEmpty bool) error {
 		n := d.nodes.at(uint32(i))
 		if _, ok := n.body.(symlink); ok {
 			buf = appendSymlink(buf[:0], n)
-			n.digest, n.tsize = sum(buf), int64(len(buf))
+			n.digest, n.tsize = sha256.Sum256(buf), int64(len(buf))
 			continue
 		}
 		dir, ok := n.body.(*directory)
@@ -154,15 +154,9 @@ func (d *DAG) buildFlat(n *node, kids []uint32, buf []byte) ([]byte, error) {
 	if len(buf) > car.MaxBlockBytes {
 		return nil, fmt.Errorf("directory %q has %d entries and would be a block of %d bytes, the limit is %d: let it become a HAMT", d.path(n), len(kids), len(buf), car.MaxBlockBytes)
 	}
-	n.digest = sum(buf)
+	n.digest = sha256.Sum256(buf)
 	n.tsize += int64(len(buf))
 	return buf, nil
-}
-
-func sum(block []byte) [digestSize]byte {
-	var out [1][sha256mb.Size]byte
-	sha256mb.Sum(out[:], [][]byte{block})
-	return out[0]
 }
 
 func (d *DAG) duplicate(k uint32) error {
@@ -251,7 +245,7 @@ func (h *hamt) build(n *node, from, to int, level uint8) (tsize int64) {
 	s := &h.shards[index]
 	s.end = uint32(len(h.shards))
 	h.buf = h.appendShard(h.buf[:0], n, index)
-	s.digest = sum(h.buf)
+	s.digest = sha256.Sum256(h.buf)
 	s.tsize = tsize + int64(len(h.buf))
 	return s.tsize
 }
