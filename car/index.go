@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"math"
 	"strconv"
@@ -30,7 +31,8 @@ type Index struct {
 	kinds   kinds
 	pages   []*[pageLen]record
 	n       int
-	table   []uint32           // 1 + number of a record, by digest; 0 is free
+	table   []uint32           // 1 + number of a record, by the hash of its digest; 0 is free
+	seed    maphash.Seed       // of that hash; set with the table
 	long    map[uint32]cid.Cid // of records whose digest is not of 32 bytes
 }
 
@@ -186,8 +188,10 @@ func (k *kind) cid(digest *[32]byte) cid.Cid {
 
 // slot returns where in the table the block is or would be.
 func (x *Index) slot(mhPrefix string, digest *[32]byte) (slot int, found bool) {
+	// An archive says which digests it has: without a seed it could choose them
+	// to meet in one place of the table.
 	mask := len(x.table) - 1
-	for slot = int(binary.LittleEndian.Uint32(digest[:])) & mask; x.table[slot] != 0; slot = (slot + 1) & mask {
+	for slot = int(maphash.Bytes(x.seed, digest[:])) & mask; x.table[slot] != 0; slot = (slot + 1) & mask {
 		r := x.record(x.table[slot] - 1)
 		if r.digest == *digest && x.kinds.list[r.kind&^leafFlag].mhPrefix == mhPrefix {
 			return slot, true
@@ -198,6 +202,9 @@ func (x *Index) slot(mhPrefix string, digest *[32]byte) (slot int, found bool) {
 
 // insert adds a record unless there is one with its multihash.
 func (x *Index) insert(r record) (n uint32, added bool, err error) {
+	if x.table == nil {
+		x.seed = maphash.MakeSeed()
+	}
 	if 4*(x.n+1) > 3*len(x.table) {
 		x.table = make([]uint32, max(64, 2*len(x.table)))
 		for i := range x.n {
