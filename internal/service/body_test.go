@@ -2,10 +2,13 @@ package service_test
 
 import (
 	"bufio"
+	"database/sql"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -80,6 +83,77 @@ func TestBodies(t *testing.T) {
 	}
 	if got := statusOf(t, conn); got != 200 {
 		t.Errorf("after 100-continue: %d", got)
+	}
+}
+
+// A client that closes its side after the body, as some do, still gets the
+// answer, and one that says what became of the upload.
+func TestAnswerAfterHalfClose(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := newServer(t, service.Options{Dir: dir})
+	db, err := sql.Open("sqlite", filepath.Join(dir, "index.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	db.SetMaxOpenConns(1)
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if _, err := db.ExecContext(t.Context(), "BEGIN IMMEDIATE"); err != nil {
+		t.Fatal(err)
+	}
+	block := raw("half closed")
+	shard := carOf(block)
+	conn := rawRequest(t, s, fmt.Sprintf("Content-Length: %d\r\n", len(shard)), shard)
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(300 * time.Millisecond) // the shard waits for the index by now
+	if _, err := db.ExecContext(t.Context(), "ROLLBACK"); err != nil {
+		t.Fatal(err)
+	}
+	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(res.Body)
+	if err := errors.Join(err, res.Body.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if res.StatusCode != 200 || !strings.Contains(string(body), block.c.String()) {
+		t.Errorf("%s with body %q", res.Status, body)
+	}
+}
+
+// A request that ends because its client closed its side is no success.
+func TestHalfCloseIsNoSuccess(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := newServer(t, service.Options{Dir: dir, BufferBytes: 1})
+	before := files(t, dir)
+	rawRequest(t, s, "Content-Length: 50000000\r\n", nil) // has all the memory
+	waitFor(t, "the first upload", func() bool { return files(t, dir) != before })
+	time.Sleep(300 * time.Millisecond)
+	conn, err := net.Dial("tcp", s.http.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := conn.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if _, err := fmt.Fprintf(conn, "POST /upload HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: 4\r\n\r\nblob", s.token); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if got := statusOf(t, conn); got != 503 {
+		t.Errorf("%d", got)
 	}
 }
 

@@ -198,7 +198,9 @@ func (c *caller) pass(g guard) error {
 // fail tells the client what it may know of an error, and the log the rest.
 func (s *Service) fail(c *call, err error) error {
 	if errors.Is(err, context.Canceled) && c.r.Context().Err() != nil {
-		return nil
+		// A handler that writes nothing says 200, and who closed only its own
+		// side of the connection would believe it.
+		err = failure(http.StatusServiceUnavailable, "HTTP_ERROR", "the connection was closed before the request was done")
 	}
 	var pinning *pinError
 	if errors.As(err, &pinning) {

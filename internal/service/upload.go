@@ -111,7 +111,9 @@ func (s *Service) finish(c *call, sub *submission) error {
 	if err := s.accept(c.r.Context(), sub); err != nil {
 		return err
 	}
-	n, err := s.lookup(c.r.Context(), c.who.userID, sub.root.String())
+	// As in accept: what is stored is answered, even to a client that seems to
+	// have hung up, for it may have closed only its own side.
+	n, err := s.lookup(context.WithoutCancel(c.r.Context()), c.who.userID, sub.root.String())
 	if err != nil {
 		return err
 	}
