@@ -139,7 +139,9 @@ func Open(ctx context.Context, opts Options) (*Service, error) {
 
 // Handler serves the API, the gateway under /ipfs/, and /metrics, /healthz and
 // /readyz. It wants a server whose IdleTimeout is a minute or more, which is
-// how long clients keep connections.
+// how long clients keep connections. If it has a ReadHeaderTimeout, that should
+// be as long: it also ends connections that a client opened and has not used
+// yet, and an upload that takes one at that moment fails without a reply.
 func (s *Service) Handler() http.Handler { return s.handler }
 
 // Close waits for requests that are changing the store, and closes it.
