@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -154,6 +155,31 @@ func TestHalfCloseIsNoSuccess(t *testing.T) {
 	}
 	if got := statusOf(t, conn); got != 503 {
 		t.Errorf("%d", got)
+	}
+}
+
+// Uploads that are each given a whole buffer wait for one, though they would
+// fit into less.
+func TestMemoryIsCountedAsTaken(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, service.Options{BufferBytes: 1})
+	const head = "Content-Length: 2000000\r\nExpect: 100-continue\r\n"
+	first := rawRequest(t, s, head, nil)
+	if line, err := bufio.NewReader(first).ReadString('\n'); err != nil || !strings.Contains(line, "100 Continue") {
+		t.Fatalf("%q %v", line, err)
+	}
+	second := rawRequest(t, s, head, nil)
+	if err := second.SetReadDeadline(time.Now().Add(300 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(second).ReadString('\n'); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("%q %v", line, err)
+	}
+	if err := errors.Join(first.Close(), second.SetReadDeadline(time.Time{})); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(second).ReadString('\n'); err != nil || !strings.Contains(line, "100 Continue") {
+		t.Fatalf("%q %v", line, err)
 	}
 }
 

@@ -155,13 +155,13 @@ func (st *store) migrate(ctx context.Context) error {
 // is unknown, when there is memory for it. The caller calls release.
 func (st *store) buffer(ctx context.Context, length int64) (buf []byte, release func(), err error) {
 	size := int64(scanBufferBytes)
-	if length >= 0 {
-		size = min(size, length+1)
+	if length >= 0 && length+1 < size/4 {
+		size = length + 1
 	}
 	if err := st.memory.Acquire(ctx, size); err != nil {
 		return nil, nil, fmt.Errorf("wait for memory: %w", err)
 	}
-	if size < scanBufferBytes/4 {
+	if size < scanBufferBytes {
 		return make([]byte, size), func() { st.memory.Release(size) }, nil
 	}
 	p := st.buffers.Get().(*[]byte)
