@@ -148,8 +148,7 @@ func checkListen(f serveFlags) error {
 	if err != nil {
 		return usageError{error: fmt.Errorf("--listen: %w", err)}
 	}
-	ip := net.ParseIP(host)
-	if host == "localhost" || ip != nil && ip.IsLoopback() || f.tlsCert != "" || f.insecure {
+	if isLoopbackHost(host) || f.tlsCert != "" || f.insecure {
 		return nil
 	}
 	return withHint(usagef("--listen %s: others can reach that address, and could read the keys on their way", f.listen),

@@ -37,10 +37,8 @@ func parseSize(s string) (int64, error) {
 		return 0, fmt.Errorf("size %q: %q is not a number", s, number)
 	}
 	r.Mul(r, new(big.Rat).SetInt64(scale))
-	if !r.IsInt() {
-		if scale == 1 {
-			return 0, fmt.Errorf("size %q: there are no parts of bytes", s)
-		}
+	if scale == 1 && !r.IsInt() {
+		return 0, fmt.Errorf("size %q: there are no parts of bytes", s)
 	}
 	n := new(big.Int).Quo(r.Num(), r.Denom())
 	if !n.IsInt64() {
@@ -62,12 +60,7 @@ func (v *size) Set(s string) error {
 // String implements pflag.Value.
 func (v *size) String() string {
 	n := int64(*v)
-	for _, u := range []string{"GiB", "MiB", "KiB"} {
-		if scale := units[strings.ToLower(u)]; n != 0 && n%scale == 0 {
-			return strconv.FormatInt(n/scale, 10) + u
-		}
-	}
-	for _, u := range []string{"GB", "MB", "kB"} {
+	for _, u := range []string{"GiB", "MiB", "KiB", "GB", "MB", "kB"} {
 		if scale := units[strings.ToLower(u)]; n != 0 && n%scale == 0 {
 			return strconv.FormatInt(n/scale, 10) + u
 		}
