@@ -40,7 +40,7 @@ func ServeSink(ctx context.Context, ready func(url string)) error {
 	if err != nil {
 		return err
 	}
-	srv := &http.Server{Handler: Sink(), ReadHeaderTimeout: 10 * time.Second}
+	srv := &http.Server{Handler: Sink(), ReadHeaderTimeout: time.Minute}
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()
 	ready("http://" + l.Addr().String())

@@ -224,8 +224,11 @@ func (e *embedded) close() error {
 // newServer has timeouts on silence, none on how long a body may take.
 func newServer(h http.Handler, log *slog.Logger) *http.Server {
 	return &http.Server{
-		Handler:           h,
-		ReadHeaderTimeout: 10 * time.Second,
+		Handler: h,
+		// It also runs for a connection that was made and is not used yet. A
+		// client's pool keeps such connections, and must be the first to give
+		// them up: otherwise an upload takes one that is being closed.
+		ReadHeaderTimeout: time.Minute,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"slices"
 	"strings"
@@ -241,5 +242,15 @@ func TestFilters(t *testing.T) {
 	}
 	if got := exclude.GetSlice(); !slices.Equal(got, []string{"*.log", "tmp/"}) {
 		t.Errorf("excluded: %q", got)
+	}
+}
+
+// A connection that a client made and did not use yet must not be closed by the
+// server while the client may still take it.
+func TestServerOutwaitsClients(t *testing.T) {
+	t.Parallel()
+	srv := newServer(nil, slog.New(slog.DiscardHandler))
+	if idle := nftstorage.NewTransport().IdleConnTimeout; srv.ReadHeaderTimeout <= idle || srv.IdleTimeout <= idle {
+		t.Errorf("the server waits %s and %s, the client %s", srv.ReadHeaderTimeout, srv.IdleTimeout, idle)
 	}
 }
