@@ -262,8 +262,6 @@ func (b *body) Read(p []byte) (int, error) {
 	// Tests and wrappers may have no deadline; then bodies may stand still.
 	_ = b.rc.SetReadDeadline(time.Now().Add(b.idle))
 	n, err := b.r.Read(p)
-	// The time until the next read is ours, not the client's.
-	_ = b.rc.SetReadDeadline(time.Time{})
 	if b.left -= int64(n); b.left < 0 {
 		err = tooLarge()
 	}
@@ -291,6 +289,7 @@ func (b *body) drain(ctx context.Context) {
 	for b.err == nil && ctx.Err() == nil {
 		_, _ = b.Read(buf) // the error is kept
 	}
+	_ = b.rc.SetReadDeadline(time.Time{})
 }
 
 type requestIDKey struct{}

@@ -25,7 +25,7 @@ func NewTransport() *http.Transport {
 		TLSHandshakeTimeout:   30 * time.Second,
 		ExpectContinueTimeout: 2 * time.Second,
 		IdleConnTimeout:       50 * time.Second, // services close at 60
-		MaxIdleConnsPerHost:   1024, // the most transfers there can be
+		MaxIdleConnsPerHost:   1024,             // the most transfers there can be
 		WriteBufferSize:       64 << 10,
 		DisableCompression:    true,
 	}
