@@ -196,7 +196,9 @@ func TestSoak(t *testing.T) {
 	// its database, and requests that stall until the server ends.
 	_ = target.Close()
 	const databases = 9 * 2
-	for deadline := time.Now().Add(10 * time.Second); descriptors(t) > before+met["stall"]+databases; time.Sleep(50 * time.Millisecond) {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(10 * time.Second); descriptors(t) > before+met["stall"]+databases; <-tick.C {
 		if time.Now().After(deadline) {
 			t.Errorf("%d descriptors are open, %d were before, %d requests stall", descriptors(t), before, met["stall"])
 			break

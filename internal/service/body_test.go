@@ -112,7 +112,7 @@ func TestAnswerAfterHalfClose(t *testing.T) {
 	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(300 * time.Millisecond) // the shard waits for the index by now
+	waitFor(t, "the shard at the index", func() bool { return strings.Contains(files(t, dir), ".car") })
 	if _, err := db.ExecContext(t.Context(), "ROLLBACK"); err != nil {
 		t.Fatal(err)
 	}
@@ -134,10 +134,16 @@ func TestHalfCloseIsNoSuccess(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	s := newServer(t, service.Options{Dir: dir, BufferBytes: 1})
-	before := files(t, dir)
-	rawRequest(t, s, "Content-Length: 50000000\r\n", nil) // has all the memory
-	waitFor(t, "the first upload", func() bool { return files(t, dir) != before })
-	time.Sleep(300 * time.Millisecond)
+	rawRequest(t, s, "Content-Length: 50000000\r\n", carOf(raw(strings.Repeat("a", 1<<20)), raw(strings.Repeat("b", 1<<20)),
+		raw(strings.Repeat("c", 1<<20)), raw(strings.Repeat("d", 1<<20)), raw(strings.Repeat("e", 1<<20))))
+	waitFor(t, "the first upload to have all the memory", func() bool {
+		received, err := filepath.Glob(filepath.Join(dir, "incoming", "*"))
+		if err != nil || len(received) == 0 {
+			return false
+		}
+		st, err := os.Stat(received[0])
+		return err == nil && st.Size() > 0
+	})
 	conn, err := net.Dial("tcp", s.http.Listener.Addr().String())
 	if err != nil {
 		t.Fatal(err)

@@ -345,7 +345,7 @@ func (t *Target) reply(req *http.Request, alive func()) (*http.Response, []byte,
 
 // do sends a request and decodes the value of the reply's envelope.
 func (t *Target) do(req *http.Request, alive func(), v any) error {
-	resp, p, err := t.reply(req, alive)
+	resp, p, err := t.reply(req, alive) //nolint:bodyclose // it is closed there
 	if err != nil {
 		return err
 	}
