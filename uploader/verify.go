@@ -130,7 +130,8 @@ func canVerify(target Target, level VerifyLevel) error {
 // target calls it complete and, as the options' level asks, samples of its
 // blocks or all of them. The first finding that is not as it should be is an
 // error matching [ErrIncomplete]; for blocks it is a [*VerifyError], and the
-// ledger remembers them, so that the next upload sends their shards again.
+// ledger remembers them, so that the next upload sends their shards again; also
+// those that were found before the verification failed for another reason.
 func (u *Uploader) Verify(ctx context.Context, root cid.Cid) (*SampleReport, error) {
 	key := UploadKey{Target: u.target.String(), Root: root}
 	report, err := u.verify(ctx, key, root.String(), nil)
@@ -170,7 +171,7 @@ func (u *Uploader) verify(ctx context.Context, key UploadKey, name string, plan 
 			report, err = w.sample(ctx, len(list), func(i int) (cid.Cid, int) { return list[i], car.MaxBlockBytes })
 		}
 	}
-	if err != nil || w.bad == nil {
+	if w.bad == nil {
 		return report, err
 	}
 	w.bad.Root = key.Root
@@ -178,10 +179,38 @@ func (u *Uploader) verify(ctx context.Context, key UploadKey, name string, plan 
 	if plan != nil {
 		w.bad.Shards = slices.Sorted(maps.Keys(shardsOf(plan, suspects)))
 	}
-	if err := u.opts.Ledger.Suspect(ctx, key, suspects); err != nil {
-		return report, errors.Join(w.bad, ledgerError(err))
+	found := error(w.bad)
+	if err != nil {
+		found = fmt.Errorf("%w; then the rest could not be looked at: %w", found, err)
 	}
-	return report, w.bad
+	all := err == nil && u.opts.Verify == VerifyFull
+	if err := u.suspect(ctx, key, suspects, all); err != nil {
+		return report, errors.Join(found, ledgerError(err))
+	}
+	return report, found
+}
+
+// suspect has the ledger remember blocks, also if ctx is done: what was found
+// is true. Unless all blocks were looked at, those that it remembers already
+// may be lacking still.
+func (u *Uploader) suspect(ctx context.Context, key UploadKey, blocks []cid.Cid, all bool) error {
+	ctx = context.WithoutCancel(ctx)
+	if !all {
+		known, err := u.opts.Ledger.Suspects(ctx, key)
+		if err != nil {
+			return err
+		}
+		have := make(map[cid.Cid]bool, len(blocks))
+		for _, c := range blocks {
+			have[c] = true
+		}
+		for _, c := range known {
+			if len(blocks) < mostSuspects && !have[c] {
+				blocks = append(blocks, c)
+			}
+		}
+	}
+	return u.opts.Ledger.Suspect(ctx, key, blocks)
 }
 
 // waitPinned asks until the target says that the DAG is complete.

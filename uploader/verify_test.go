@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/http"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/ipfs/go-cid"
@@ -187,6 +190,117 @@ func TestVerifyGivesUp(t *testing.T) {
 	suspects, err := ledger.Suspects(t.Context(), uploader.UploadKey{Target: srv.URL, Root: rootOf(t, path)})
 	if len(suspects) > 0 || err != nil {
 		t.Errorf("a service that is down made %d blocks suspect, %v", len(suspects), err)
+	}
+}
+
+// loyal is a ledger that does nothing for those who are gone.
+type loyal struct{ uploader.MemoryLedger }
+
+func (l *loyal) Suspect(ctx context.Context, u uploader.UploadKey, blocks []cid.Cid) error {
+	return errors.Join(context.Cause(ctx), l.MemoryLedger.Suspect(ctx, u, blocks))
+}
+
+// TestVerifyEndsEarly: the gateway goes down, or the user has enough, after the
+// first of several missing blocks was found. It is told beside the reason, and
+// added to what the ledger remembers, so the next upload sends it.
+func TestVerifyEndsEarly(t *testing.T) {
+	t.Parallel()
+	for _, level := range []uploader.VerifyLevel{uploader.VerifySample, uploader.VerifyFull} {
+		for _, withSource := range []bool{true, false} {
+			for _, want := range []error{uploader.ErrUnavailable, errEnough} {
+				t.Run(fmt.Sprintf("%s/source=%t/%v", level, withSource, want), func(t *testing.T) {
+					verifyEndsEarly(t, level, withSource, want)
+				})
+			}
+		}
+	}
+}
+
+var errEnough = errors.New("the user has enough")
+
+func verifyEndsEarly(t *testing.T, level uploader.VerifyLevel, withSource bool, want error) {
+	t.Parallel()
+	srv := uploadertest.NewServer(t, uploadertest.Options{})
+	srv.Always(uploadertest.Check, uploadertest.Reports("pinned"))
+	srv.Always(uploadertest.Archive, uploadertest.Status(http.StatusNotFound)) // blocks are asked for one by one
+	path := randomFile(t, fileBytes, 1)
+	plan := planOf(t, path)
+	ledger := new(loyal)
+	target := newTarget(t, srv)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	check := func(level uploader.VerifyLevel, withSource bool) (r uploader.Result, err error) {
+		u := newUploader(t, target, uploader.Options{Ledger: ledger, Verify: level, Transfers: 1})
+		if withSource {
+			return uploadOne(ctx, u, input(t, path))
+		}
+		_, err = u.Verify(ctx, plan.Blocks.At(0).Cid)
+		return r, err
+	}
+	first, err := check(uploader.VerifyPinned, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := uploader.UploadKey{Target: srv.URL, Root: first.Root, MaxShardBytes: shardBytes}
+	resent := map[cid.Cid]bool{}
+	if !withSource { // an earlier verification found something, too
+		c := plan.Blocks.At(plan.Blocks.Len() - 1).Cid
+		resent[c] = true
+		if err := ledger.Suspect(ctx, key, []cid.Cid{c}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lost := map[string]bool{}
+	for i := range plan.Blocks.Len() - 1 {
+		if c := plan.Blocks.At(i).Cid; c.Prefix().Codec == cid.Raw && i%3 == 0 {
+			lost[c.String()] = true
+			srv.Store.Lose(c)
+		}
+	}
+	var down atomic.Bool
+	srv.Always(uploadertest.Block, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if !down.Load() {
+			down.Store(lost[strings.TrimPrefix(r.URL.Path, "/ipfs/")])
+			next.ServeHTTP(w, r)
+			return
+		}
+		if errors.Is(want, errEnough) {
+			cancel(errEnough)
+		}
+		http.Error(w, "down", http.StatusServiceUnavailable)
+	})
+
+	_, err = check(level, withSource)
+	var found *uploader.VerifyError
+	if !errors.Is(err, want) || !errors.As(err, &found) || !errors.Is(err, uploader.ErrIncomplete) {
+		t.Fatalf("error %v", err)
+	}
+	if found.Root != first.Root || len(found.Missing) != 1 || !lost[found.Missing[0].String()] || len(found.Wrong) > 0 || withSource != (len(found.Shards) == 1) {
+		t.Errorf("found %+v", found)
+	}
+	resent[found.Missing[0]] = true
+	suspects, err := ledger.Suspects(t.Context(), key)
+	if err != nil || len(suspects) != len(resent) {
+		t.Errorf("suspects %v, %v", suspects, err)
+	}
+	shards := map[int]bool{}
+	for _, c := range suspects {
+		if !resent[c] {
+			t.Errorf("%s is suspect", c)
+		}
+		i := slices.IndexFunc(plan.Shards, func(s splitter.Shard) bool {
+			for k := s.First; k < s.End; k++ {
+				if plan.Blocks.At(k).Cid == c {
+					return true
+				}
+			}
+			return false
+		})
+		shards[i] = true
+	}
+	ctx = t.Context()
+	if r, err := check(uploader.VerifyPinned, true); err != nil || r.Held != r.Shards-len(shards) {
+		t.Errorf("mending: %+v, %v; want %d shards sent", r, err, len(shards))
 	}
 }
 
