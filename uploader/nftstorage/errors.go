@@ -1,7 +1,9 @@
 package nftstorage
 
 import (
+	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -115,6 +117,36 @@ func retryAfter(s string, now time.Time) time.Duration {
 		return max(0, at.Sub(now))
 	}
 	return 0
+}
+
+// ProxyError is a refusal by a proxy on the way to the service.
+type ProxyError struct {
+	Host   string // of the proxy; empty if it did not have to be asked for a tunnel
+	Status int    // HTTP status
+}
+
+func (e *ProxyError) Error() string {
+	s := "the proxy"
+	if e.Host != "" {
+		s += " " + e.Host
+	}
+	s += fmt.Sprintf(" answered %d %s", e.Status, http.StatusText(e.Status))
+	if e.Status == http.StatusProxyAuthRequired {
+		s += " (give it a user name and password within its URL, in HTTPS_PROXY or HTTP_PROXY)"
+	}
+	return s
+}
+
+// Temporary tells whether the proxy can think better of it.
+func (e *ProxyError) Temporary() (bool, time.Duration) {
+	return e.Status >= 500 || e.Status == http.StatusRequestTimeout || e.Status == http.StatusTooManyRequests, 0
+}
+
+// distrusted tells whether a connection failed by whom it leads to, which is
+// the same the next time.
+func distrusted(err error) bool {
+	var certificate *tls.CertificateVerificationError
+	return errors.As(err, &certificate) || errors.Is(err, http.ErrSchemeMismatch)
 }
 
 // permanent is an error that trying again can't mend.

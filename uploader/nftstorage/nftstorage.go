@@ -318,7 +318,14 @@ func (t *Target) send(req *http.Request) (*http.Response, error) {
 		if errors.As(err, &u) {
 			err = u.Err // what it adds is said here, too
 		}
+		if distrusted(err) {
+			err = permanent{err}
+		}
 		return nil, t.failed(req.Context(), req.Method+" "+req.URL.Redacted(), err)
+	}
+	if resp.StatusCode == http.StatusProxyAuthRequired {
+		_ = resp.Body.Close()
+		return nil, t.failed(req.Context(), req.Method+" "+req.URL.Redacted(), &ProxyError{Status: resp.StatusCode})
 	}
 	return resp, nil
 }

@@ -5,12 +5,14 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"time"
 )
 
 // NewTransport makes a transport for bodies of 100 MB: one TCP connection for
 // each transfer (hence no HTTP/2), big writes, and a look at the service's
-// answer before the body leaves. No timeout covers a whole request.
+// answer before the body leaves. No timeout covers a whole request. Proxies are
+// those of the environment: HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
 func NewTransport() *http.Transport {
 	dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
 	return &http.Transport{
@@ -21,6 +23,12 @@ func NewTransport() *http.Transport {
 				return nil, err
 			}
 			return bulkConn{c}, nil
+		},
+		OnProxyConnectResponse: func(_ context.Context, proxy *url.URL, _ *http.Request, resp *http.Response) error {
+			if resp.StatusCode != http.StatusOK {
+				return &ProxyError{Host: proxy.Host, Status: resp.StatusCode}
+			}
+			return nil
 		},
 		TLSHandshakeTimeout:   30 * time.Second,
 		ExpectContinueTimeout: 2 * time.Second,

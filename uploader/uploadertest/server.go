@@ -11,7 +11,9 @@ package uploadertest
 
 import (
 	"context"
+	"crypto/tls"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -42,6 +44,8 @@ type Options struct {
 	Handler http.Handler
 	// Token is the key that a Store asks for; empty means "test-token".
 	Token string
+	// TLS makes the server speak HTTPS.
+	TLS *tls.Config
 }
 
 // Server is a service on a loopback port, with a script of faults.
@@ -80,7 +84,15 @@ func NewServer(tb testing.TB, opts Options) *Server {
 		s.Store = NewStore(opts.Token)
 		s.handler = s.Store
 	}
-	srv := httptest.NewServer(s)
+	srv := httptest.NewUnstartedServer(s)
+	// Handshakes that fail are what tests are about.
+	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	if opts.TLS != nil {
+		srv.TLS = opts.TLS
+		srv.StartTLS()
+	} else {
+		srv.Start()
+	}
 	s.URL = srv.URL
 	tb.Cleanup(func() {
 		stop()

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -177,6 +178,14 @@ func hintsFor(err error) []string {
 		hints = append(hints, "run the same command again when the file is no longer written to")
 	case errors.Is(err, uploader.ErrUnavailable):
 		hints = append(hints, "run the same command again: what has arrived is not sent again")
+	case errors.As(err, new(x509.UnknownAuthorityError)):
+		hints = append(hints, "if the service has a certificate authority of its own, name its certificate by --ca-cert")
+	case errors.As(err, new(x509.HostnameError)):
+		hints = append(hints, "give --endpoint with the name that the certificate is for")
+	case errors.As(err, new(x509.CertificateInvalidError)):
+		hints = append(hints, "if the service's certificate is in order, see whether this machine's clock is right")
+	case errors.Is(err, http.ErrSchemeMismatch):
+		hints = append(hints, "the service speaks plain HTTP there: see whether --endpoint has the right port and scheme")
 	case errors.Is(err, service.ErrLocked):
 		hints = append(hints, "another carload has it: wait for it, or give it as --endpoint if it is carload serve, or name another --store")
 	}

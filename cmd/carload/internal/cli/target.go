@@ -2,8 +2,11 @@ package cli
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -28,6 +31,7 @@ type endpointFlags struct {
 	store        string
 	token        tokenFlags
 	insecureHTTP bool
+	caCert       string
 	stall        time.Duration
 	rate         requestRate
 }
@@ -40,6 +44,7 @@ func (e *endpointFlags) add(cmd *cobra.Command) {
 	f.StringVar(&e.token.file, "token-file", "", "file with the API key; the variable CARLOAD_TOKEN can hold it as well")
 	f.StringVar(&e.token.command, "token-command", "", "program that prints the API key; run without a shell")
 	f.BoolVar(&e.insecureHTTP, "insecure-http", false, "send the key unencrypted to another machine")
+	f.StringVar(&e.caCert, "ca-cert", "", "trust the certificate authorities in this PEM file as well as the system's")
 	f.DurationVar(&e.stall, "stall-timeout", time.Minute, "give a request up when no byte moved for so long")
 	e.rate.text = rateAuto
 	f.Var(&e.rate, "tpslimit", "requests in a time, such as 30/10s; off for no limit; auto is 30/10s, and off on this machine")
@@ -141,19 +146,60 @@ func (a *app) connect(ctx context.Context, f endpointFlags) (*target, error) {
 			return nil, err
 		}
 	}
-	pacer, err := a.pacer(f.rate, t.url, token)
-	if err == nil {
-		t.Target, err = nftstorage.New(nftstorage.Options{
-			Endpoint: t.url, Gateway: f.gateway, Token: token, AllowHTTP: f.insecureHTTP, Stall: f.stall, Pacer: pacer, UserAgent: "carload/" + version(),
-		})
-		if err != nil {
-			err = usageError{error: err}
-		}
-	}
+	t.Target, err = a.client(f, t.url, token)
 	if err != nil && t.local != nil {
 		err = errors.Join(err, t.local.close())
 	}
 	return t, err
+}
+
+// client is the target at a URL.
+func (a *app) client(f endpointFlags, url string, token nftstorage.Token) (*nftstorage.Target, error) {
+	transport := nftstorage.NewTransport()
+	if f.caCert != "" {
+		roots, err := rootsAnd(f.caCert)
+		if err != nil {
+			return nil, usageError{error: fmt.Errorf("--ca-cert: %w", err)}
+		}
+		transport.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	}
+	pacer, err := a.pacer(f.rate, url, token)
+	if err != nil {
+		return nil, err
+	}
+	t, err := nftstorage.New(nftstorage.Options{
+		Endpoint: url, Gateway: f.gateway, Token: token, AllowHTTP: f.insecureHTTP, Transport: transport, Stall: f.stall, Pacer: pacer,
+		UserAgent: "carload/" + version(),
+	})
+	if err != nil {
+		return nil, usageError{error: err}
+	}
+	return t, nil
+}
+
+// maxCertBytes is more than all the authorities that systems trust.
+const maxCertBytes = 4 << 20
+
+// rootsAnd is the certificate authorities that the system trusts and those in
+// a PEM file.
+func rootsAnd(path string) (*x509.CertPool, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	p, err := io.ReadAll(io.LimitReader(f, maxCertBytes))
+	if err != nil {
+		return nil, err
+	}
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		roots = x509.NewCertPool() // the system has none
+	}
+	if !roots.AppendCertsFromPEM(p) {
+		return nil, fmt.Errorf("%q has no certificate in PEM form", path)
+	}
+	return roots, nil
 }
 
 // Files in the store beside the service's own: the key that this user's
