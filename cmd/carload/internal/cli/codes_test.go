@@ -36,6 +36,11 @@ func TestExitCodesOfAService(t *testing.T) {
 		"never pinned": {uploadertest.Check, uploadertest.Reports("pinning"), 4, "pinning"},
 		"disk full":    {uploadertest.Upload, uploadertest.Status(http.StatusInsufficientStorage), 28, "507"},
 		"down":         {uploadertest.Upload, uploadertest.Status(http.StatusServiceUnavailable), 5, "503"},
+		"stalls":       {uploadertest.Upload, uploadertest.Stall(1 << 20), 5, "no byte moved for 2s"},
+		"rate limit":   {uploadertest.Upload, uploadertest.RateLimited("1"), 5, "429"},
+		"too large":    {uploadertest.Upload, uploadertest.Page(http.StatusRequestEntityTooLarge), 1, "--max-shard-bytes"},
+		"web page":     {uploadertest.Upload, uploadertest.Page(http.StatusOK), 1, "web page"},
+		"elsewhere":    {uploadertest.Upload, uploadertest.Redirect(http.StatusPermanentRedirect, "http://127.0.0.1:1/"), 1, "another origin"},
 		"key refused":  {uploadertest.Upload, uploadertest.Refuse(http.StatusForbidden, "ERROR_TOKEN_BLOCKED", "API Key is blocked."), 7, "blocked"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -43,7 +48,7 @@ func TestExitCodesOfAService(t *testing.T) {
 			srv := uploadertest.NewServer(t, uploadertest.Options{})
 			srv.Always(tt.op, tt.fault)
 			home := t.TempDir()
-			cmd := upTo(t, srv, home, "--retries", "0", "--verify-timeout", "100ms", randomFile(t, home, 3<<20))
+			cmd := upTo(t, srv, home, "--retries", "0", "--verify-timeout", "100ms", "--stall-timeout", "2s", randomFile(t, home, 3<<20))
 			var stdout, stderr bytes.Buffer
 			cmd.Stdout, cmd.Stderr = &stdout, &stderr
 			if code := exitCode(cmd.Run()); code != tt.code {
