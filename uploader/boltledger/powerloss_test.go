@@ -1,0 +1,348 @@
+package boltledger_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/carload/carload/chunker"
+	"github.com/carload/carload/uploader"
+	"github.com/carload/carload/uploader/boltledger"
+	"github.com/carload/carload/uploader/ledgertest"
+	"github.com/carload/carload/uploader/nftstorage"
+	"github.com/carload/carload/uploader/uploadertest"
+)
+
+// sectorBytes is what a disk writes as a whole or not at all.
+const sectorBytes = 512
+
+// merge is the file a with the sectors of b that are chosen by their number.
+func merge(a, b []byte, chosen func(sector int) bool) []byte {
+	out := make([]byte, max(len(a), len(b)))
+	copy(out, a)
+	for at := 0; at < len(b); at += sectorBytes {
+		if end := min(at+sectorBytes, len(b)); chosen(at / sectorBytes) {
+			copy(out[at:end], b[at:end])
+		}
+	}
+	return out
+}
+
+// outage is a file as it can be after the power fails during one change.
+type outage struct {
+	name string
+	file []byte
+	done bool // the change took place
+}
+
+// kindsOfOutages is how many [outages] gives.
+const kindsOfOutages = 8
+
+// outages are files between two that were durable. A change is data pages,
+// then a sync, then one of the two pages at the file's head that say where the
+// data is, then a sync: until a sync, any of the sectors may have been written.
+func outages(before, after []byte, rng *rand.Rand) []outage {
+	head := 2 * os.Getpagesize() / sectorBytes
+	data := func(sector int) bool { return sector >= head }
+	list := []outage{
+		{"nothing was written", before, false},
+		{"the file has grown", merge(before, make([]byte, len(after)), func(s int) bool { return s*sectorBytes >= len(before) }), false},
+		{"the data was written", merge(before, after, data), false},
+		{"all of it was written", after, true},
+	}
+	for i := range kindsOfOutages - len(list) {
+		list = append(list, outage{
+			fmt.Sprintf("some of the data was written (%d)", i),
+			merge(before, after, func(s int) bool { return data(s) && rng.IntN(2) == 0 }), false,
+		})
+	}
+	return list
+}
+
+// known is what a ledger says of key.
+type known struct {
+	receipts map[int]cid.Cid
+	suspects []cid.Cid
+	plan     []byte
+}
+
+func (k known) equal(other known) bool {
+	return maps.Equal(k.receipts, other.receipts) && slices.Equal(k.suspects, other.suspects) && bytes.Equal(k.plan, other.plan)
+}
+
+func ask(t *testing.T, l *boltledger.Ledger) known {
+	t.Helper()
+	receipts, err := l.Receipts(t.Context(), key)
+	suspects, serr := l.Suspects(t.Context(), key)
+	plan, perr := l.Plan(t.Context(), "plan")
+	if err := errors.Join(err, serr, perr); err != nil {
+		t.Fatal(err)
+	}
+	return known{receipts, suspects, plan}
+}
+
+// changes are writes to a ledger of every kind, small and large.
+func changes(ctx context.Context, l *boltledger.Ledger) []func() error {
+	var list []func() error
+	for i := range 12 {
+		list = append(list, func() error { return l.Record(ctx, key, i, ledgertest.CID(i)) })
+	}
+	plan := func(size int, fill byte) func() error {
+		return func() error { return l.SavePlan(ctx, "plan", bytes.Repeat([]byte{fill}, size)) }
+	}
+	list = append(list,
+		plan(100_000, 'a'),
+		func() error { return l.Suspect(ctx, key, []cid.Cid{ledgertest.CID(5), ledgertest.CID(6)}) },
+		func() error { return l.Record(ctx, key, 3, ledgertest.CID(333)) },
+		plan(300_000, 'b'),
+		func() error { return l.Finish(ctx, key) },
+		func() error { return l.Forget(ctx, key) },
+		func() error { return l.Record(ctx, key, 0, ledgertest.CID(0)) },
+		plan(50_000, 'c'),
+		func() error { return l.Record(ctx, key, 1, ledgertest.CID(1)) },
+	)
+	return list
+}
+
+// TestPowerLoss cuts the power at any point of any change. The ledger opens, it
+// has what was durable and the change wholly or not at all, and it goes on.
+func TestPowerLoss(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path, lost := filepath.Join(dir, "ledger.db"), filepath.Join(dir, "lost.db")
+	l := open(t, path)
+	rng := rand.New(rand.NewPCG(22, 1))
+	before, old := read(t, path), ask(t, l)
+	for n, change := range changes(t.Context(), l) {
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+		after, now := read(t, path), ask(t, l)
+		for _, o := range outages(before, after, rng) {
+			if err := os.WriteFile(lost, o.file, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			again, err := boltledger.Open(lost, boltledger.Options{NoSync: true})
+			if err != nil {
+				t.Fatalf("change %d, %s: %v", n, o.name, err)
+			}
+			want := old
+			if o.done {
+				want = now
+			}
+			if got := ask(t, again); !got.equal(want) {
+				t.Errorf("change %d, %s: %d receipts, %d suspects, a plan of %d bytes; want %d, %d, %d", n, o.name,
+					len(got.receipts), len(got.suspects), len(got.plan), len(want.receipts), len(want.suspects), len(want.plan))
+			}
+			if err := again.Record(t.Context(), key, 1000, ledgertest.CID(1000)); err != nil {
+				t.Fatalf("change %d, %s: %v", n, o.name, err)
+			}
+			if got := ask(t, again); got.receipts[1000] != ledgertest.CID(1000) || len(got.receipts) != len(want.receipts)+1 {
+				t.Errorf("change %d, %s: a record after it is not there", n, o.name)
+			}
+			if err := again.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before, old = after, now
+	}
+}
+
+// TestPowerLossOnALyingDisk has a disk that reports writes as durable that it
+// keeps in any order: some of the changes' sectors are there, others are not.
+// The ledger is refused, or nothing that it says is untrue.
+func TestPowerLossOnALyingDisk(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path, lost := filepath.Join(dir, "ledger.db"), filepath.Join(dir, "lost.db")
+	l := open(t, path)
+	files := [][]byte{read(t, path)}
+	ever := map[int]map[cid.Cid]bool{} // receipts that were true at some time
+	for _, change := range changes(t.Context(), l) {
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, read(t, path))
+		for i, c := range ask(t, l).receipts {
+			if ever[i] == nil {
+				ever[i] = map[cid.Cid]bool{}
+			}
+			ever[i][c] = true
+		}
+	}
+	isTrue := func(k known) bool {
+		for i, c := range k.receipts {
+			if !ever[i][c] {
+				return false
+			}
+		}
+		for _, c := range k.suspects {
+			if c != ledgertest.CID(5) && c != ledgertest.CID(6) {
+				return false
+			}
+		}
+		return len(k.plan) == 0 || bytes.Count(k.plan, k.plan[:1]) == len(k.plan) && slices.Contains([]int{100_000, 300_000, 50_000}, len(k.plan))
+	}
+	rng := rand.New(rand.NewPCG(22, 2))
+	const rounds = 150
+	refused := 0
+	for round := range rounds {
+		// The disk has all that was written up to a change, and of the next few what it likes.
+		first := rng.IntN(len(files) - 1)
+		file := files[first]
+		for n := first + 1; n < min(first+1+rng.IntN(4)+1, len(files)); n++ {
+			last := files[n-1]
+			file = merge(file, files[n], func(s int) bool {
+				at := s * sectorBytes
+				changed := at >= len(last) || !bytes.Equal(files[n][at:at+sectorBytes], last[at:at+sectorBytes])
+				return changed && rng.IntN(2) == 0
+			})
+		}
+		if err := os.WriteFile(lost, file, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		again, err := boltledger.Open(lost, boltledger.Options{NoSync: true})
+		if errors.Is(err, uploader.ErrLedgerDamaged) {
+			refused++
+			report, rerr := boltledger.Repair(lost)
+			if rerr != nil {
+				t.Fatalf("round %d: %v", round, rerr)
+			}
+			if err := os.Remove(report.Damaged); err != nil {
+				t.Fatal(err)
+			}
+			again, err = boltledger.Open(lost, boltledger.Options{NoSync: true})
+		}
+		if err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		if got := ask(t, again); !isTrue(got) {
+			t.Errorf("round %d: %+v", round, got)
+		}
+		if err := errors.Join(again.Record(t.Context(), key, 1000, ledgertest.CID(1000)), again.Close()); err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+	}
+	if refused == 0 || refused == rounds {
+		t.Errorf("%d of %d files were refused", refused, rounds)
+	}
+}
+
+func read(t *testing.T, path string) []byte {
+	t.Helper()
+	p, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// doomed is a ledger under which the power fails at its n-th receipt.
+type doomed struct {
+	*boltledger.Ledger
+	t             *testing.T
+	left          int
+	before, after []byte
+}
+
+var errPower = errors.New("the power is out")
+
+func (d *doomed) Record(ctx context.Context, u uploader.UploadKey, index int, archive cid.Cid) error {
+	if d.left--; d.left > 0 {
+		return d.Ledger.Record(ctx, u, index, archive)
+	}
+	d.before = read(d.t, d.Path())
+	if err := d.Ledger.Record(ctx, u, index, archive); err != nil {
+		return err
+	}
+	d.after = read(d.t, d.Path())
+	return errPower
+}
+
+// TestUploadAfterPowerLoss cuts the power while each of an upload's receipts is
+// recorded. The upload goes on with what was durable, sends nothing again that
+// the service has, and completes.
+func TestUploadAfterPowerLoss(t *testing.T) {
+	t.Parallel()
+	const shards = 5
+	dir := t.TempDir()
+	source := filepath.Join(dir, "source")
+	data := make([]byte, 20*16<<10)
+	_, _ = rand.NewChaCha8([32]byte{22}).Read(data)
+	if err := os.WriteFile(source, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	profile := chunker.UnixFSv1()
+	profile.ChunkBytes = 16 << 10
+	const shardBytes = 70_000
+	rng := rand.New(rand.NewPCG(22, 3))
+	srv := uploadertest.NewServer(t, uploadertest.Options{})
+	token, err := nftstorage.NewToken(srv.Token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	target, err := nftstorage.New(nftstorage.Options{Endpoint: srv.URL, Token: token})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = target.Close() })
+	upload := func(l uploader.Ledger) (r uploader.Result, err error) {
+		in, err := uploader.File(source, chunker.Options{Profile: profile, Workers: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		u, err := uploader.New(target, uploader.Options{Ledger: l, MaxShardBytes: shardBytes, Transfers: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for r, err = range u.Upload(t.Context(), slices.Values([]uploader.Input{in})) {
+		}
+		return r, err
+	}
+	for at := 1; at <= shards; at++ {
+		for kind := range kindsOfOutages {
+			srv.Store.Reset()
+			d := &doomed{Ledger: open(t, filepath.Join(dir, fmt.Sprintf("ledger-%d-%d", at, kind))), t: t, left: at}
+			first, err := upload(d)
+			if !errors.Is(err, errPower) || first.Shards != shards {
+				t.Fatalf("%+v, %v", first, err)
+			}
+			o := outages(d.before, d.after, rng)[kind]
+			path := filepath.Join(dir, "lost")
+			if err := errors.Join(d.Close(), os.WriteFile(path, o.file, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			l := open(t, path)
+			k := uploader.UploadKey{Target: srv.URL, Root: first.Root, MaxShardBytes: shardBytes}
+			receipts, err := l.Receipts(t.Context(), k)
+			durable := at - 1
+			if o.done {
+				durable = at
+			}
+			if err != nil || len(receipts) != durable {
+				t.Errorf("power cut at receipt %d, %s: %d receipts, %v", at, o.name, len(receipts), err)
+			}
+			before := srv.Count(uploadertest.Upload).Requests
+			r, err := upload(l)
+			sent := srv.Count(uploadertest.Upload).Requests - before
+			if err != nil || !srv.Store.Complete(r.Root) || r.Held != at || sent != shards-at {
+				t.Errorf("power cut at receipt %d, %s: %+v, %d sent, %v", at, o.name, r, sent, err)
+			}
+			if receipts, err := l.Receipts(t.Context(), k); err != nil || len(receipts) != shards {
+				t.Errorf("power cut at receipt %d, %s: %d receipts in the end, %v", at, o.name, len(receipts), err)
+			}
+			if err := l.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
