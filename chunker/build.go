@@ -261,11 +261,16 @@ func (b *builder) hashLeaves(ctx context.Context, n *node, src io.ReaderAt, f *f
 	}
 	runs := (l.leaves + perRun - 1) / perRun
 	workers := min(b.opts.Workers, runs)
+	var mapped mapping
+	if l.bigLeaves() {
+		mapped = newMapping(src, l.size)
+		defer mapped.close()
+	}
 	var next atomic.Int64
 	g, ctx := errgroup.WithContext(ctx)
 	for range workers {
 		g.Go(func() error {
-			hash := b.leafHasher(n, src, f)
+			hash := b.leafHasher(n, src, mapped, f)
 			for {
 				run := int(next.Add(1)) - 1
 				if run >= runs {
@@ -291,10 +296,10 @@ func (b *builder) hashLeaves(ctx context.Context, n *node, src io.ReaderAt, f *f
 
 // leafHasher is how a goroutine hashes a run of leaves: four big ones in
 // lockstep, or as many small ones as a batch takes.
-func (b *builder) leafHasher(n *node, src io.ReaderAt, f *file) func(first, count int) error {
+func (b *builder) leafHasher(n *node, src io.ReaderAt, mapped mapping, f *file) func(first, count int) error {
 	l := f.layout
 	if l.bigLeaves() {
-		s, name := new(lockstep), func() string { return b.dag.source(n).Name() }
+		s, name := &lockstep{mapped: mapped}, func() string { return b.dag.source(n).Name() }
 		return func(first, count int) error {
 			if err := s.leaves(l, src, name, first, count, f.digests); err != nil {
 				return err

@@ -12,38 +12,86 @@ import (
 // lanes is how many leaves a worker hashes at a time.
 const lanes = 4
 
-// stepBytes is how much of each leaf is read before it is hashed. Four steps
-// stay in the second-level cache of a core, so that the hash does not wait for
-// memory a second time. Of a GiB in the page cache, on two busy cores of an AMD
-// EPYC (2026-11), reading and hashing took 0.47 s of CPU time this way; 0.48
-// with steps of 32 KiB, 0.44 to 0.52 with 128 KiB, 0.47 to 0.54 when 4 MiB were
-// read before they were hashed. Mapping the file took 0.39, but the goroutine
-// of a page that has to come from disk keeps its processor, and a file that is
-// truncated kills the program.
+// stepBytes is how much of each leaf is read before it is hashed, where a file
+// can't be mapped. Four steps stay in the second-level cache of a core, so that
+// the hash does not wait for memory a second time.
 const stepBytes = 64 << 10
 
-// lockstep hashes big leaves of one file, lanes of them at a time and a step
-// of each in turn. It belongs to one goroutine.
+// lockstep hashes big leaves of one file, lanes of them at a time: all of them
+// at once where the file is mapped, else a step of each in turn. It belongs to
+// one goroutine.
 type lockstep struct {
-	lane [lanes]struct {
+	mapped mapping
+	lane   [lanes]struct {
 		digest     sha256mb.Digest
 		head, tail []byte // what is to be hashed before and after the payload
 		next, end  int64  // of the payload, in the file
-		buf        [stepBytes]byte
 	}
+	bufs *[lanes][stepBytes]byte // nil until something is read
 }
 
 // leaves fills in the digests of count leaves, at most one for each lane.
 func (s *lockstep) leaves(l *layout, src io.ReaderAt, name func() string, first, count int, digests []byte) error {
+	s.begin(l, first, count)
+	if !s.hashMapped(count) {
+		s.begin(l, first, count)
+		if err := s.readAndHash(src, name, count); err != nil {
+			return err
+		}
+	}
+	for i := range count {
+		sum := s.lane[i].digest.Sum256()
+		copy(digestAt(digests, first+i), sum[:])
+	}
+	return nil
+}
+
+// begin puts leaves into the lanes.
+func (s *lockstep) begin(l *layout, first, count int) {
 	for i := range count {
 		lane := &s.lane[i]
 		lane.digest.Reset()
 		lane.next, lane.end = l.leaf(first + i)
-		lane.head, lane.tail = nil, nil
 		if p := l.profile; !p.RawLeaves {
-			lane.head = appendLeafHead(lane.head, p.leafType(), lane.end-lane.next, l.leafMeta())
-			lane.tail = appendLeafTail(lane.tail, lane.end-lane.next, l.leafMeta())
+			lane.head = appendLeafHead(lane.head[:0], p.leafType(), lane.end-lane.next, l.leafMeta())
+			lane.tail = appendLeafTail(lane.tail[:0], lane.end-lane.next, l.leafMeta())
 		}
+	}
+}
+
+// hashMapped hashes the leaves in the lanes where the page cache has them. It
+// reports false if that is not possible.
+//
+// Of a GiB in the page cache, on an AMD EPYC with Linux 6.18 (2026-11), reading
+// takes 0.12 s of CPU time. So does mapping it page by page; but where the page
+// cache has larger pieces, as of files that were written by the MiB or come
+// from disk, mapping takes 0.01 to 0.03 s.
+func (s *lockstep) hashMapped(count int) bool {
+	from, to := s.lane[0].next, s.lane[count-1].end
+	return s.mapped.populate(from, to) &&
+		s.mapped.use(from, to, func(data []byte) { s.hash(from, data, count) })
+}
+
+// hash hashes the leaves in the lanes, whose payloads are in data. That begins
+// at offset base of the file.
+func (s *lockstep) hash(base int64, data []byte, count int) {
+	var (
+		digests           [lanes]*sha256mb.Digest
+		heads, mid, tails [lanes][]byte
+	)
+	for i := range count {
+		lane := &s.lane[i]
+		digests[i], heads[i], mid[i], tails[i] = &lane.digest, lane.head, data[lane.next-base:lane.end-base], lane.tail
+	}
+	sha256mb.Update(digests[:count], heads[:count])
+	sha256mb.Update(digests[:count], mid[:count])
+	sha256mb.Update(digests[:count], tails[:count])
+}
+
+// readAndHash reads and hashes the leaves in the lanes.
+func (s *lockstep) readAndHash(src io.ReaderAt, name func() string, count int) error {
+	if s.bufs == nil {
+		s.bufs = new([lanes][stepBytes]byte)
 	}
 	for {
 		var (
@@ -62,34 +110,29 @@ func (s *lockstep) leaves(l *layout, src io.ReaderAt, name func() string, first,
 			}
 		}
 		if n == 0 {
-			break
+			return nil
 		}
 		sha256mb.Update(digests[:n], data[:n])
 	}
-	for i := range count {
-		sum := s.lane[i].digest.Sum256()
-		copy(digestAt(digests, first+i), sum[:])
-	}
-	return nil
 }
 
 // read reads the next step of a lane: nothing if it is through.
 func (s *lockstep) read(i int, src io.ReaderAt, name func() string) ([]byte, error) {
-	lane := &s.lane[i]
-	n := copy(lane.buf[:], lane.head)
+	lane, buf := &s.lane[i], &s.bufs[i]
+	n := copy(buf[:], lane.head)
 	lane.head = lane.head[n:]
-	payload := lane.buf[n:min(stepBytes, n+int(lane.end-lane.next))]
+	payload := buf[n:min(stepBytes, n+int(lane.end-lane.next))]
 	if err := readFull(src, name, payload, lane.next); err != nil {
 		return nil, err
 	}
 	n += len(payload)
 	lane.next += int64(len(payload))
 	if lane.next == lane.end {
-		k := copy(lane.buf[n:], lane.tail)
+		k := copy(buf[n:], lane.tail)
 		lane.tail = lane.tail[k:]
 		n += k
 	}
-	return lane.buf[:n], nil
+	return buf[:n], nil
 }
 
 // readFull fills p from the source with that name.

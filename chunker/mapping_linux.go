@@ -1,0 +1,70 @@
+package chunker
+
+import (
+	"io"
+	"os"
+	"runtime"
+	"runtime/debug"
+
+	"golang.org/x/sys/unix"
+)
+
+// mapping is a file in the address space, for workers that hash it where the
+// page cache has it. The zero value maps nothing.
+type mapping struct{ data []byte }
+
+// newMapping maps the first size bytes of src, if it is a file and can be
+// mapped. Nothing is read yet.
+func newMapping(src io.ReaderAt, size int64) mapping {
+	// Nothing but a file itself: what wraps one may read something else.
+	f, isFile := src.(*os.File)
+	if !isFile || int64(int(size)) != size {
+		return mapping{}
+	}
+	data, err := unix.Mmap(int(f.Fd()), 0, int(size), unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return mapping{}
+	}
+	return mapping{data}
+}
+
+func (m mapping) close() {
+	if m.data != nil {
+		_ = unix.Munmap(m.data) // fails only for what is not mapped
+	}
+}
+
+// pages is what of the mapping holds the bytes from..to.
+func (m mapping) pages(from, to int64) []byte { return m.data[from&^int64(os.Getpagesize()-1) : to] }
+
+// populate makes the bytes from..to of the file accessible and reports whether
+// they are. What is not in memory is read here, where the scheduler sees a
+// system call and not a goroutine that computes.
+func (m mapping) populate(from, to int64) bool {
+	return m.data != nil && unix.Madvise(m.pages(from, to), unix.MADV_POPULATE_READ) == nil
+}
+
+// use calls f with the bytes from..to of the file, and then gives them up: the
+// page cache keeps them, but they count as ours no more. It reports whether f
+// could read them all. They can go any time, if the file is truncated or its
+// disk fails. It is safe for concurrent use.
+func (m mapping) use(from, to int64, f func([]byte)) (ok bool) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil && !isFault(r) {
+			panic(r)
+		}
+		_ = unix.Madvise(m.pages(from, to), unix.MADV_DONTNEED)
+	}()
+	f(m.data[from:to])
+	return true
+}
+
+// isFault tells a fault of memory from what else a program can panic with.
+func isFault(r any) bool {
+	_, is := r.(interface {
+		runtime.Error
+		Addr() uintptr
+	})
+	return is
+}
