@@ -2,7 +2,6 @@ package uploader_test
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -131,7 +130,6 @@ func TestNameServer(t *testing.T) {
 func TestProxy(t *testing.T) {
 	t.Parallel()
 	ca := uploadertest.NewAuthority(t)
-	withTLS := &tls.Config{Certificates: []tls.Certificate{ca.Certificate("localhost", time.Now().Add(time.Hour))}}
 	const user = "me:proxy-password"
 	tests := []struct {
 		name   string
@@ -148,7 +146,7 @@ func TestProxy(t *testing.T) {
 				t.Parallel()
 				opts := uploadertest.Options{}
 				if tunnel {
-					opts.TLS = withTLS
+					opts.TLS = serving(ca)
 				}
 				srv := uploadertest.NewServer(t, opts)
 				proxy := uploadertest.NewProxy(t, srv.URL, user)

@@ -27,6 +27,11 @@ func secure(tb testing.TB, roots *x509.CertPool, proxy *url.URL) *http.Transport
 	return tr
 }
 
+// serving is how a server on a loopback address shows a certificate.
+func serving(ca *uploadertest.Authority) *tls.Config {
+	return &tls.Config{Certificates: []tls.Certificate{ca.Certificate("localhost", time.Now().Add(time.Hour))}}
+}
+
 // TestTLS meets servers that can't be trusted. Nothing is sent to them, and
 // what is wrong is told at once; that a handshake fails is worth a retry only
 // if it is not for whom it is with.
@@ -45,8 +50,8 @@ func TestTLS(t *testing.T) {
 		as     []any
 		final  bool
 	}{
-		{"trusted", &tls.Config{Certificates: []tls.Certificate{ours.Certificate("localhost", later)}}, nil, nil, true},
-		{"unknown authority", &tls.Config{Certificates: []tls.Certificate{others.Certificate("localhost", later)}}, nil, []any{&certificate, &unknown}, true},
+		{"trusted", serving(ours), nil, nil, true},
+		{"unknown authority", serving(others), nil, []any{&certificate, &unknown}, true},
 		{"expired", &tls.Config{Certificates: []tls.Certificate{ours.Certificate("localhost", time.Now().Add(-time.Minute))}}, nil, []any{&certificate, &invalid}, true},
 		{"another name", &tls.Config{Certificates: []tls.Certificate{ours.Certificate("api.example.org", later)}}, nil, []any{&certificate, &name}, true},
 		{"plain HTTP", nil, http.ErrSchemeMismatch, nil, true},

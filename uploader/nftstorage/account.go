@@ -208,7 +208,7 @@ func (t *Target) exchange(ctx context.Context, method, path string, body []byte)
 	if err := t.turn(ctx); err != nil {
 		return nil, err
 	}
-	ctx, alive, stop := watch(ctx, t.opts.Stall)
+	ctx, dog, stop := watch(ctx, t.opts.Stall)
 	defer stop()
 	var r io.Reader
 	if body != nil {
@@ -221,6 +221,6 @@ func (t *Target) exchange(ctx context.Context, method, path string, body []byte)
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	_, p, err := t.reply(req, alive) //nolint:bodyclose // it is closed there
+	_, p, err := t.reply(req, dog) //nolint:bodyclose // it is closed there
 	return p, err
 }

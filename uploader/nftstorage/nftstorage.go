@@ -166,9 +166,9 @@ func (t *Target) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt, 
 	if err := t.turn(ctx); err != nil {
 		return uploader.Receipt{}, err
 	}
-	ctx, alive, stop := watch(ctx, t.opts.Stall)
+	ctx, dog, stop := watch(ctx, t.opts.Stall)
 	defer stop()
-	open := func() (io.ReadCloser, error) { return aliveBody{s.Open(ctx), alive}, nil }
+	open := func() (io.ReadCloser, error) { return sourceBody{s.Open(ctx), dog}, nil }
 	body, _ := open()
 	req, err := t.request(ctx, http.MethodPost, t.base, "/upload", body)
 	if err != nil {
@@ -181,7 +181,7 @@ func (t *Target) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt, 
 		req.Header.Set("X-Name", url.PathEscape(s.Name))
 	}
 	var v nft
-	if err := t.do(req, alive, &v); err != nil {
+	if err := t.do(req, dog, &v); err != nil {
 		return uploader.Receipt{}, err
 	}
 	parts, err := v.parts()
@@ -202,13 +202,13 @@ func (t *Target) get(ctx context.Context, path string, v any) error {
 	if err := t.turn(ctx); err != nil {
 		return err
 	}
-	ctx, alive, stop := watch(ctx, t.opts.Stall)
+	ctx, dog, stop := watch(ctx, t.opts.Stall)
 	defer stop()
 	req, err := t.request(ctx, http.MethodGet, t.base, path, nil)
 	if err != nil {
 		return err
 	}
-	return t.do(req, alive, v)
+	return t.do(req, dog, v)
 }
 
 // FetchBlock implements [uploader.BlockFetcher] over the trustless gateway.
@@ -216,14 +216,14 @@ func (t *Target) FetchBlock(ctx context.Context, c cid.Cid, limit int) ([]byte, 
 	if err := t.turn(ctx); err != nil {
 		return nil, err
 	}
-	ctx, alive, stop := watch(ctx, t.opts.Stall)
+	ctx, dog, stop := watch(ctx, t.opts.Stall)
 	defer stop()
 	resp, err := t.fetch(ctx, "/ipfs/"+c.String()+"?format=raw", "application/vnd.ipld.raw")
 	if err != nil {
 		return nil, err
 	}
 	defer resp.Body.Close()
-	p, err := io.ReadAll(io.LimitReader(aliveBody{resp.Body, alive}, int64(limit)+1))
+	p, err := io.ReadAll(io.LimitReader(aliveBody{resp.Body, dog}, int64(limit)+1))
 	if err != nil {
 		return nil, t.failed(ctx, "read the block", err)
 	}
@@ -239,14 +239,14 @@ func (t *Target) FetchArchive(ctx context.Context, root cid.Cid) (io.ReadCloser,
 	if err := t.turn(ctx); err != nil {
 		return nil, err
 	}
-	ctx, alive, stop := watch(ctx, t.opts.Stall)
+	ctx, dog, stop := watch(ctx, t.opts.Stall)
 	//nolint:bodyclose // the body is handed on, and its reader closes it
 	resp, err := t.fetch(ctx, "/ipfs/"+root.String()+"?format=car&dag-scope=all&car-order=dfs&car-dups=n", "application/vnd.ipld.car; version=1; order=dfs; dups=n")
 	if err != nil {
 		stop()
 		return nil, err
 	}
-	return &archiveBody{aliveBody{resp.Body, alive}, t, ctx, stop}, nil
+	return &archiveBody{aliveBody{resp.Body, dog}, t, ctx, stop}, nil
 }
 
 // archiveBody is the body of an archive that is fetched.
@@ -331,7 +331,7 @@ func (t *Target) send(req *http.Request) (*http.Response, error) {
 }
 
 // reply sends a request and returns a good reply, with its body.
-func (t *Target) reply(req *http.Request, alive func()) (*http.Response, []byte, error) {
+func (t *Target) reply(req *http.Request, dog *watchdog) (*http.Response, []byte, error) {
 	resp, err := t.send(req)
 	if err != nil {
 		return nil, nil, err
@@ -340,7 +340,7 @@ func (t *Target) reply(req *http.Request, alive func()) (*http.Response, []byte,
 	if resp.StatusCode/100 != 2 {
 		return nil, nil, t.apiError(resp)
 	}
-	p, err := io.ReadAll(io.LimitReader(aliveBody{resp.Body, alive}, maxReplyBytes+1))
+	p, err := io.ReadAll(io.LimitReader(aliveBody{resp.Body, dog}, maxReplyBytes+1))
 	if err != nil {
 		return nil, nil, t.failed(req.Context(), "read the reply", err)
 	}
@@ -351,8 +351,8 @@ func (t *Target) reply(req *http.Request, alive func()) (*http.Response, []byte,
 }
 
 // do sends a request and decodes the value of the reply's envelope.
-func (t *Target) do(req *http.Request, alive func(), v any) error {
-	resp, p, err := t.reply(req, alive) //nolint:bodyclose // it is closed there
+func (t *Target) do(req *http.Request, dog *watchdog, v any) error {
+	resp, p, err := t.reply(req, dog) //nolint:bodyclose // it is closed there
 	if err != nil {
 		return err
 	}

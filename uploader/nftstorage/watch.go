@@ -13,18 +13,18 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// watch returns a context that is cancelled when alive has not been called for
-// the time given, and the system has not sent any of what it was handed either:
-// a request may take as long as it likes, but not stand still. The caller calls
-// stop at the end.
-func watch(parent context.Context, stall time.Duration) (ctx context.Context, alive, stop func()) {
+// watch returns a context that is cancelled when the watchdog was not told for
+// the time given that a byte moved, and the system has not sent any of what it
+// was handed either: a request may take as long as it likes, but not stand
+// still. The caller calls stop at the end.
+func watch(parent context.Context, stall time.Duration) (ctx context.Context, w *watchdog, stop func()) {
 	ctx, cancel := context.WithCancelCause(parent)
-	w := &watchdog{stall: stall, queued: math.MaxInt, bark: func() {
+	w = &watchdog{stall: stall, queued: math.MaxInt, bark: func() {
 		cancel(temporary{fmt.Errorf("no byte moved for %s", stall)})
 	}}
 	w.timer = time.AfterFunc(stall, w.look)
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: w.gotConn})
-	return ctx, w.alive, func() { w.timer.Stop(); cancel(nil) }
+	return ctx, w, func() { w.timer.Stop(); cancel(nil) }
 }
 
 // watchdog looks whether a request moves.
@@ -36,6 +36,7 @@ type watchdog struct {
 	mu     sync.Mutex
 	conn   net.Conn
 	queued int // bytes that the system had still to send
+	source int // reads of a source that are under way
 }
 
 func (w *watchdog) gotConn(info httptrace.GotConnInfo) {
@@ -44,7 +45,17 @@ func (w *watchdog) gotConn(info httptrace.GotConnInfo) {
 	w.conn, w.queued = info.Conn, math.MaxInt
 }
 
+// alive tells that a byte moved.
 func (w *watchdog) alive() { w.timer.Reset(w.stall) }
+
+// waits tells that what is waited for is the source of a request (+1), or no
+// longer (-1): how long that takes is not for the network to answer for.
+func (w *watchdog) waits(n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.source += n
+	w.alive()
+}
 
 // look is called when no byte was handed over for a while. On a slow line the
 // system may have minutes' worth of them in its buffer; they are to get fewer
@@ -52,6 +63,10 @@ func (w *watchdog) alive() { w.timer.Reset(w.stall) }
 func (w *watchdog) look() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.source > 0 {
+		w.alive()
+		return
+	}
 	queued, ok := unsent(w.conn)
 	if !ok || queued == 0 || queued >= w.queued {
 		w.bark()
@@ -61,36 +76,50 @@ func (w *watchdog) look() {
 	w.timer.Reset(w.stall)
 }
 
-// aliveBody tells the watch of every read.
+// aliveBody is the body of a reply: each read of it moved bytes.
 type aliveBody struct {
 	io.ReadCloser
-	alive func()
+	dog *watchdog
 }
 
 func (b aliveBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if n > 0 {
-		b.alive()
+		b.dog.alive()
 	}
 	return n, err
 }
 
-// WriteTo implements io.WriterTo for bodies that can write themselves.
-func (b aliveBody) WriteTo(w io.Writer) (int64, error) {
-	return io.Copy(aliveWriter{w, b.alive}, b.ReadCloser)
+// sourceBody is the body of a request. It is the source that is waited for
+// while it is read, and the network in between.
+type sourceBody struct {
+	uploader.Body
+	dog *watchdog
 }
 
-type aliveWriter struct {
+func (b sourceBody) Read(p []byte) (int, error) {
+	b.dog.waits(+1)
+	defer b.dog.waits(-1)
+	return b.Body.Read(p)
+}
+
+// WriteTo implements io.WriterTo.
+func (b sourceBody) WriteTo(w io.Writer) (int64, error) {
+	b.dog.waits(+1)
+	defer b.dog.waits(-1)
+	return b.Body.WriteTo(lineWriter{w, b.dog})
+}
+
+// lineWriter is where the body of a request goes.
+type lineWriter struct {
 	io.Writer
-	alive func()
+	dog *watchdog
 }
 
-func (w aliveWriter) Write(p []byte) (int, error) {
-	n, err := w.Writer.Write(p)
-	if n > 0 {
-		w.alive()
-	}
-	return n, err
+func (w lineWriter) Write(p []byte) (int, error) {
+	w.dog.waits(-1)
+	defer w.dog.waits(+1)
+	return w.Writer.Write(p)
 }
 
 var _ uploader.Target = (*Target)(nil)
