@@ -131,6 +131,37 @@ func TestSharedWindow(t *testing.T) {
 	}
 }
 
+// TestClockSetBack: the clock goes back a day, or on by one, between two
+// requests. Nobody waits for the time that was, and the rate is exact again.
+func TestClockSetBack(t *testing.T) {
+	t.Parallel()
+	token, err := nftstorage.NewToken(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	shared := func() (*nftstorage.Window, error) { return nftstorage.NewSharedWindow(dir, token, 30, 10*time.Second) }
+	alone := func() (*nftstorage.Window, error) { return nftstorage.NewWindow(30, 10*time.Second) }
+	for _, make := range []func() (*nftstorage.Window, error){shared, alone} {
+		w, err := make()
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Each bubble begins at the same time, and the second goes on for a day before it asks.
+		for _, later := range []time.Duration{0, 24 * time.Hour, 0} {
+			synctest.Test(t, func(t *testing.T) {
+				<-time.After(later)
+				start := time.Now()
+				at := waits(t, 95, w)
+				wantExact(t, at, 30, 10*time.Second)
+				if d := at[29].Sub(start); d != 0 {
+					t.Errorf("%s later: the first 30 took %s", later, d)
+				}
+			})
+		}
+	}
+}
+
 func TestWindowOptions(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int{-1, 0, 1 << 20} {

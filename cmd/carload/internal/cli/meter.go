@@ -14,8 +14,11 @@ type sample struct {
 }
 
 // add notes the counter. A counter that went back (bytes of a failed try are
-// taken back) is fine.
+// taken back) is fine. After a clock that went back it begins anew.
 func (m *meter) add(at time.Time, count int64) {
+	if n := len(m.samples); n > 0 && at.Before(m.samples[n-1].at) {
+		m.samples = m.samples[:0]
+	}
 	m.samples = append(m.samples, sample{at, count})
 	// One sample older than the window stays, to measure from.
 	for len(m.samples) > 2 && at.Sub(m.samples[1].at) >= meterWindow {

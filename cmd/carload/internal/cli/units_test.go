@@ -193,6 +193,33 @@ func TestMeter(t *testing.T) {
 	}
 }
 
+// A clock that is set back a day costs the meter its samples and nothing else.
+func TestMeterAfterTheClockWasSet(t *testing.T) {
+	t.Parallel()
+	for _, jump := range []time.Duration{-24 * time.Hour, -time.Second, 24 * time.Hour} {
+		var m meter
+		at := time.Unix(1e9, 0)
+		for i := range int64(200) {
+			if i == 100 {
+				at = at.Add(jump)
+			}
+			m.add(at.Add(time.Duration(i)*time.Second), i*1000)
+			if r := m.rate(); r < 0 || r > 1100 {
+				t.Fatalf("jump of %s: rate %v at sample %d", jump, r, i)
+			}
+			if eta := m.eta(90_000); strings.Contains(eta, "-") {
+				t.Fatalf("jump of %s: eta %s at sample %d", jump, eta, i)
+			}
+		}
+		if r := m.rate(); r != 1000 {
+			t.Errorf("jump of %s: rate %v, want 1000", jump, r)
+		}
+		if len(m.samples) > int(meterWindow/time.Second)+2 {
+			t.Errorf("jump of %s: %d samples are kept", jump, len(m.samples))
+		}
+	}
+}
+
 func TestRequestRate(t *testing.T) {
 	t.Parallel()
 	a := newTestApp(t, "HOME="+t.TempDir())
