@@ -168,6 +168,8 @@ func hintsFor(err error) []string {
 	}
 	switch {
 	case len(hints) > 0:
+	case errors.Is(err, syscall.EMFILE):
+		hints = append(hints, "let it have more open files (ulimit -n), or give fewer --transfers")
 	case errors.Is(err, splitter.ErrBlockTooLarge):
 		hints = append(hints, "give a larger --max-shard-bytes, or smaller blocks with --chunker size-N")
 	case errors.Is(err, uploader.ErrTooLarge):
