@@ -29,7 +29,6 @@ func TestFewDescriptors(t *testing.T) {
 	}
 	up := func(descriptors int, args ...string) (stdout, stderr string, code int) {
 		cmd := upTo(t, srv, home, append([]string{"-Q", "--retries", "0", "--max-shard-bytes", "1100kB", "--transfers", "6", file}, args...)...)
-		cmd.Env = append(cmd.Env, "GORACE=atexit_sleep_ms=50")
 		if descriptors > 0 {
 			cmd.Args = append([]string{"sh", "-c", fmt.Sprintf(`ulimit -n %d; exec carload "$@"`, descriptors)}, cmd.Args...)
 			if cmd.Path, err = exec.LookPath("sh"); err != nil {
