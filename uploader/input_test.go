@@ -139,3 +139,26 @@ func TestArchiveOfATree(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A file that has content and no size is not taken for an empty one.
+func TestFileWithoutSize(t *testing.T) {
+	t.Parallel()
+	const path = "/proc/self/status"
+	content, err := os.ReadFile(path)
+	if info, serr := os.Stat(path); err != nil || serr != nil || info.Size() > 0 || len(content) == 0 {
+		t.Skipf("there is none here: %v, %v", err, serr)
+	}
+	u := newUploader(t, new(nowhere), uploader.Options{})
+	r, err := uploadOne(t.Context(), u, input(t, path))
+	var source *uploader.SourceError
+	if !errors.As(err, &source) || !strings.Contains(err.Error(), "no size") || r.Root.Defined() {
+		t.Errorf("%+v, %v", r, err)
+	}
+	empty := filepath.Join(t.TempDir(), "empty")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := uploadOne(t.Context(), u, input(t, empty)); err != nil || r.Bytes != 0 || r.Blocks != 1 {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
