@@ -64,7 +64,9 @@ func TestLateShardsCostWhatEarlyOnesDo(t *testing.T) {
 	}
 	early, late := median(took[:60]), median(took[len(took)-60:])
 	t.Logf("%d shards; median of the first 60: %v, of the last 60: %v; the last: %v", len(took), early, late, took[len(took)-1])
-	if late > 3*early { // twice, and some for the noise of a busy machine
+	// Not a matter of speed: a cost that grows with what is held already would
+	// make this a factor of hundreds.
+	if late > 10*early {
 		t.Errorf("a late shard took %v, an early one %v", late, early)
 	}
 }

@@ -49,13 +49,21 @@ func (a *app) describeAll(src *source, res *results, what string, then func(name
 			total.Add(sized.Size())
 		}
 		r := uploader.Result{Name: in.Name()}
-		dag, err := in.Describe(ctx, &read)
+		var dag uploader.DAG
+		var err error
+		if ok {
+			err = src.checkSize(in.Name(), sized.Size())
+		}
+		if err == nil {
+			dag, err = in.Describe(ctx, &read)
+		}
 		if err == nil {
 			r.Root, r.Bytes, r.Blocks = dag.Root(), dag.Size(), dag.Len()
 			if !ok {
 				total.Add(dag.Size())
+				err = src.checkSize(in.Name(), dag.Size())
 			}
-			if then != nil {
+			if err == nil && then != nil {
 				err = then(in.Name(), dag)
 			}
 		}

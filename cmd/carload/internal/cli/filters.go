@@ -1,6 +1,11 @@
 package cli
 
-import "strings"
+import (
+	"errors"
+	"strings"
+
+	"github.com/bmatcuk/doublestar/v4"
+)
 
 // filters are the patterns of --exclude and --include, in the order in which
 // they were given.
@@ -18,6 +23,9 @@ type filterFlag struct {
 // Set adds a pattern. If the first one takes something in, all else is left
 // out; directories stay, so that what is in them can match.
 func (f *filterFlag) Set(pattern string) error {
+	if p := strings.Trim(pattern, "/"); p == "" || !doublestar.ValidatePattern(p) {
+		return errors.New("the pattern can't be understood")
+	}
 	if f.prefix == "!" && len(f.filters.patterns) == 0 {
 		f.filters.patterns = []string{"*", "!*/"}
 	}

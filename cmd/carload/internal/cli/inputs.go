@@ -159,6 +159,14 @@ func (a *app) source(cmd *cobra.Command, f inputFlags, args []string) (*source, 
 	return s, nil
 }
 
+// checkSize refuses an input that is beyond the limit, as the engine does.
+func (s *source) checkSize(name string, size int64) error {
+	if s.limit >= 0 && size > s.limit {
+		return fmt.Errorf("%w: %q has %d bytes, the limit is %d", uploader.ErrTooLarge, name, size, s.limit)
+	}
+	return nil
+}
+
 // inputs yields an input for each path, one at a time. What can't be opened is
 // an input that fails to describe itself.
 func (s *source) inputs() iter.Seq[uploader.Input] {

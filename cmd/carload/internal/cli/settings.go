@@ -67,7 +67,10 @@ func (a *app) applySettings(cmd *cobra.Command) error {
 		}
 	}
 	flags.VisitAll(func(f *pflag.Flag) {
-		if v, ok := config[f.Name]; ok && !f.Changed {
+		v, ok := config[f.Name]
+		if _, list := f.Value.(pflag.SliceValue); ok && !list && len(v) != 1 {
+			errs = append(errs, usageError{error: fmt.Errorf("%q: %s takes one value, not a list", path, f.Name)})
+		} else if ok && !f.Changed {
 			set(f, fmt.Sprintf("%q: %s", path, f.Name), v...)
 		}
 	})
