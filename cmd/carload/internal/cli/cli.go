@@ -45,6 +45,7 @@ func Main(ctx context.Context, args []string, stdio Stdio, environ []string) int
 		log:   slog.New(slog.DiscardHandler),
 	}
 	a.life = newLifetime(ctx, a.con)
+	a.con.onErr = a.life.stop // results that nobody gets are not worth going on for
 	defer a.life.close()
 
 	root := a.rootCommand()

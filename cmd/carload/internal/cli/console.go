@@ -19,8 +19,9 @@ type console struct {
 	quiet, json bool
 
 	mu     sync.Mutex
-	above  io.Writer // prints above the progress bars, if there are any
-	outErr error     // the first failure to write a result
+	above  io.Writer   // prints above the progress bars, if there are any
+	outErr error       // the first failure to write a result
+	onErr  func(error) // is told of it; nil for nobody
 }
 
 // showAbove makes lines appear above the progress bars that w belongs to; nil
@@ -104,6 +105,9 @@ func (c *console) write(p []byte) {
 	}
 	if _, err := c.out.Write(p); err != nil && c.outErr == nil {
 		c.outErr = err
+		if c.onErr != nil {
+			c.onErr(err)
+		}
 	}
 }
 

@@ -22,6 +22,7 @@ const grace = 30 * time.Second
 type lifetime struct {
 	soft, hard context.Context //nolint:containedctx // of the whole process
 
+	stop  context.CancelCauseFunc // ends soft
 	end   context.CancelFunc
 	group errgroup.Group
 }
@@ -29,14 +30,19 @@ type lifetime struct {
 func newLifetime(ctx context.Context, con *console) *lifetime {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	// Nobody reads what is said any more. That is an error of the write, and no
+	// reason to die in the middle.
+	broken := make(chan os.Signal, 1)
+	signal.Notify(broken, syscall.SIGPIPE)
 	hard, cancelHard := context.WithCancelCause(ctx)
 	soft, cancelSoft := context.WithCancelCause(ctx)
 	ended, end := context.WithCancel(context.Background())
-	l := &lifetime{soft: soft, hard: hard, end: end}
+	l := &lifetime{soft: soft, hard: hard, stop: cancelSoft, end: end}
 	l.group.Go(func() error {
 		defer cancelHard(nil)
 		defer cancelSoft(nil)
 		defer signal.Stop(signals)
+		defer signal.Stop(broken)
 		select {
 		case <-ended.Done():
 			return nil

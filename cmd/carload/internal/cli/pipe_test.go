@@ -1,0 +1,60 @@
+//go:build unix
+
+package cli_test
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/carload/carload/uploader/uploadertest"
+)
+
+// brokenPipe is a pipe that nobody reads.
+func brokenPipe(t *testing.T) *os.File {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = w.Close() })
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// An upload whose messages nobody reads any more goes on to its end. One whose
+// results nobody reads stops as if it was told to, and is no success.
+func TestBrokenPipe(t *testing.T) {
+	t.Parallel()
+	srv := uploadertest.NewServer(t, uploadertest.Options{})
+	home := t.TempDir()
+	file := randomFile(t, home, 6<<20)
+	up := func(args ...string) *exec.Cmd {
+		return upTo(t, srv, home, append(args, "-vv", "--max-shard-bytes", "1100kB", "--transfers", "1", file)...)
+	}
+
+	var stderr bytes.Buffer
+	deaf := up("--json")
+	deaf.Stdout, deaf.Stderr = brokenPipe(t), &stderr
+	if code := exitCode(deaf.Run()); code != 1 || !strings.Contains(stderr.String(), "write results: ") {
+		t.Errorf("nobody reads results: exit code %d\n%s", code, stderr.String())
+	}
+	sent := srv.Count(uploadertest.Upload).Requests
+	if sent > 1 {
+		t.Errorf("%d shards were sent for nobody", sent)
+	}
+
+	var stdout bytes.Buffer
+	mute := up("--progress", "plain")
+	mute.Stdout, mute.Stderr = &stdout, brokenPipe(t)
+	if code := exitCode(mute.Run()); code != 0 || !strings.Contains(stdout.String(), "\t"+file) {
+		t.Errorf("nobody reads messages: exit code %d, %q", code, stdout.String())
+	}
+	if n := srv.Count(uploadertest.Upload).Requests; n != 6 {
+		t.Errorf("%d shards were sent, want each once", n)
+	}
+}
