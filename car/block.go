@@ -27,7 +27,7 @@ type SourceFile interface {
 
 // Block is one block of a DAG: its CID, and where its bytes are. The payload
 // is Head, then Length bytes of Source from Offset on, then Tail. A block held
-// in memory has a Head only.
+// in memory has a Head only. Head and Tail are shared, and only read.
 type Block struct {
 	Cid    cid.Cid
 	Depth  int // number of links between the root and this block

@@ -5,6 +5,7 @@ import (
 	"iter"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"github.com/ipfs/go-cid"
 
@@ -28,7 +29,19 @@ type DAG struct {
 
 	once  sync.Once
 	order []ref // the blocks as a list
+
+	// Every shard asks for the blocks on the path to its first new one, and
+	// those with many links take a while and much memory to make again.
+	recent atomic.Pointer[recentBlock]
 }
+
+// recentBlock is what At made last of what is worth keeping.
+type recentBlock struct {
+	at    int
+	block car.Block
+}
+
+const recentMinBytes = 4 << 10
 
 // node is a file, a directory or a symlink. There can be millions: it takes
 // 104 bytes, and one of a small file on disk refers to nothing but its name.
@@ -120,6 +133,9 @@ func (d *DAG) Len() int {
 // At implements [car.List].
 func (d *DAG) At(i int) car.Block {
 	d.once.Do(d.list)
+	if r := d.recent.Load(); r != nil && r.at == i {
+		return r.block
+	}
 	r := d.order[i]
 	n := d.nodes.at(r.node)
 	var b car.Block
@@ -143,6 +159,9 @@ func (d *DAG) At(i int) car.Block {
 		b = p.leafBlock(b, d.source(n), 0, n.size, n.meta())
 	}
 	b.Depth = int(r.depth)
+	if len(b.Head) >= recentMinBytes {
+		d.recent.Store(&recentBlock{i, b})
+	}
 	return b
 }
 

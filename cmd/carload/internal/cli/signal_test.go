@@ -9,13 +9,17 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/carload/carload/uploader/uploadertest"
 )
 
 // line is what the tests read of a JSON line.
@@ -124,6 +128,77 @@ func TestStopAndGoOn(t *testing.T) {
 			}
 			if held != sent {
 				t.Errorf("%d shards were there, %d had been sent", held, sent)
+			}
+		})
+	}
+}
+
+// A signal while the source is hashed, or while the service is asked whether it
+// has everything, ends the command soon; the same command again completes.
+func TestStopBeforeAndAfterSending(t *testing.T) {
+	t.Parallel()
+	for _, phase := range []string{"hashing", "verifying"} {
+		t.Run(phase, func(t *testing.T) {
+			t.Parallel()
+			srv := uploadertest.NewServer(t, uploadertest.Options{})
+			home := t.TempDir()
+			file := randomFile(t, home, 3<<20)
+			reached := make(chan struct{})
+			var once sync.Once
+			args := []string{"--json", file}
+			if phase == "hashing" {
+				// While the first input is sent and after that, the next one is
+				// hashed: zeros, for seconds.
+				large := file + "-large"
+				if err := errors.Join(os.WriteFile(large, nil, 0o600), os.Truncate(large, 31<<30)); err != nil {
+					t.Fatal(err)
+				}
+				args = append(args, large)
+			} else {
+				srv.Always(uploadertest.Check, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+					once.Do(func() { close(reached) })
+					uploadertest.Reports("pinning")(w, r, next)
+				})
+			}
+			up := upTo(t, srv, home, args...)
+			stdout, err := up.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := up.Start(); err != nil {
+				t.Fatal(err)
+			}
+			read := make(chan struct{})
+			go func() {
+				defer close(read)
+				for lines := bufio.NewScanner(stdout); lines.Scan(); {
+					if phase == "hashing" && strings.Contains(lines.Text(), `"type":"file"`) {
+						once.Do(func() { close(reached) })
+					}
+				}
+			}()
+			select {
+			case <-reached:
+			case <-read:
+				t.Error("it ended before the signal")
+			}
+			started := time.Now()
+			if err := up.Process.Signal(os.Interrupt); err != nil {
+				t.Fatal(err)
+			}
+			<-read
+			if code := exitCode(up.Wait()); code != 130 {
+				t.Errorf("exit code %d, want 130", code)
+			}
+			if took := time.Since(started); took > 5*time.Second {
+				t.Errorf("it took %s to end", took)
+			}
+			srv.Always(uploadertest.Check, nil)
+			if out, err := upTo(t, srv, home, "-Q", file).Output(); err != nil || len(out) == 0 {
+				t.Errorf("the same command again: %q, %v", out, err)
+			}
+			if n := srv.Count(uploadertest.Upload).Requests; n != 1 {
+				t.Errorf("%d shards were sent, want 1", n)
 			}
 		})
 	}
