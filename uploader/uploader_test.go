@@ -200,9 +200,12 @@ func TestUpload(t *testing.T) {
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	const shards = 7
-	v0 := func(srv *uploadertest.Server, root cid.Cid) uploadertest.Fault {
-		return uploadertest.NamesRoot(cid.NewCidV0(root.Hash()).String())
+	spelled := func(spell func(cid.Cid) string) func(*uploadertest.Server, cid.Cid) uploadertest.Fault {
+		return func(_ *uploadertest.Server, root cid.Cid) uploadertest.Fault {
+			return uploadertest.NamesRoot(spell(root))
+		}
 	}
+	v0 := spelled(func(c cid.Cid) string { return cid.NewCidV0(c.Hash()).String() })
 	other := "bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi"
 	tests := []struct {
 		name    string
@@ -229,6 +232,14 @@ func TestFaults(t *testing.T) {
 		{name: "other root", first: func(*uploadertest.Server, cid.Cid) uploadertest.Fault { return uploadertest.NamesRoot(other) }, want: uploader.ErrRootMismatch, resends: -1},
 		{name: "no root", first: func(*uploadertest.Server, cid.Cid) uploadertest.Fault { return uploadertest.NamesNoRoot }, want: uploader.ErrRootMismatch, resends: -1},
 		{name: "root spelled as v0", first: v0},
+		{name: "root in upper case", first: spelled(func(c cid.Cid) string { return strings.ToUpper(c.String()) })},
+		{name: "root in base 36", first: spelled(func(c cid.Cid) string {
+			s, _ := c.StringOfBase('k') // an empty string would be no root
+			return s
+		})},
+		{name: "root with spaces", first: spelled(func(c cid.Cid) string { return " " + c.String() + " " }), want: uploader.ErrRootMismatch, resends: -1},
+		{name: "root with a codec of its own", first: spelled(func(c cid.Cid) string { return cid.NewCidV1(cid.Raw, c.Hash()).String() })},
+		{name: "refused with status 200", always: uploadertest.Refuse(200, "ERROR_X", "no"), want: errPermanent, resends: -1},
 		{name: "part missing once", upload: []uploadertest.Fault{uploadertest.MissingPart}, resends: 1},
 		{name: "part missing always", always: uploadertest.Rewrite(func(v map[string]any) { v["parts"] = []string{} }), want: uploader.ErrRootMismatch, resends: -1},
 		{name: "part that is no CID", first: func(*uploadertest.Server, cid.Cid) uploadertest.Fault {
@@ -262,6 +273,7 @@ func TestFaults(t *testing.T) {
 		{name: "redirect elsewhere", always: uploadertest.Redirect(307, "http://127.0.0.1:1/upload"), want: errPermanent, resends: -1},
 		{name: "redirect loop", always: uploadertest.Redirect(308, "/upload"), want: uploader.ErrUnavailable, resends: -1},
 		{name: "redirect here", upload: []uploadertest.Fault{uploadertest.Redirect(308, "/upload")}},
+		{name: "redirect here for now", upload: []uploadertest.Fault{uploadertest.Redirect(307, "/upload")}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
