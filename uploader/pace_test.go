@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -19,7 +21,6 @@ import (
 	"github.com/carload/carload/splitter"
 	"github.com/carload/carload/uploader"
 	"github.com/carload/carload/uploader/nftstorage"
-	"github.com/carload/carload/uploader/uploadertest"
 )
 
 // paced is a source that takes its time for each KiB, once that is set, and
@@ -59,40 +60,101 @@ func planPaced(t *testing.T, p *paced, profile chunker.Profile, shard int64) *sp
 	return plan
 }
 
+// slowLine is a transport that takes its time for each piece of a body.
+type slowLine struct {
+	perPiece time.Duration
+	writes   bool // the body writes itself
+}
+
+func (l slowLine) RoundTrip(req *http.Request) (*http.Response, error) {
+	defer req.Body.Close()
+	body, ok := req.Body.(uploader.Body)
+	if !ok {
+		return nil, fmt.Errorf("the body is a %T", req.Body)
+	}
+	root, _ := req.Context().Value(rootKey{}).(cid.Cid)
+	wait := func() error {
+		if l.perPiece == 0 {
+			return nil
+		}
+		return pause(req.Context(), l.perPiece)
+	}
+	var err error
+	if l.writes {
+		_, err = body.WriteTo(writerFunc(func(p []byte) (int, error) { return len(p), wait() }))
+	} else {
+		for buf := make([]byte, 32<<10); err == nil; {
+			if _, err = body.Read(buf); err == nil {
+				err = wait()
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			err = nil
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	archive, _ := body.CID()
+	reply := fmt.Sprintf(`{"ok":true,"value":{"cid":"%s","parts":["%s"]}}`, root, archive)
+	return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(reply)), Request: req}, nil
+}
+
+// rootKey is what a request's context has the root under.
+type rootKey struct{}
+
 // TestSlowSource reads from a disk on which a shard takes much longer than a
-// request may stand still. The network is not blamed for it.
+// request may stand still. The network is not blamed for it; it is for pauses
+// of its own.
 func TestSlowSource(t *testing.T) {
 	t.Parallel()
-	for _, secured := range []bool{false, true} {
-		t.Run(fmt.Sprintf("TLS=%t", secured), func(t *testing.T) {
-			t.Parallel()
-			src := &paced{data: randomBytes(12*leafBytes, 34)}
-			plan := planPaced(t, src, profile(), shardBytes)
-			src.perKiB.Store(int64(5 * time.Millisecond))
-			const stall = 200 * time.Millisecond
-			opts := uploadertest.Options{}
-			ca := uploadertest.NewAuthority(t)
-			if secured {
-				opts.TLS = serving(ca)
-			}
-			srv := uploadertest.NewServer(t, opts)
-			target := newTarget(t, srv, func(o *nftstorage.Options) { o.Stall, o.Transport = stall, secure(t, ca.Pool(), nil) })
-			u := newUploader(t, target, uploader.Options{Transfers: 2})
-			start := time.Now()
-			r, err := u.Send(t.Context(), "x", plan)
-			if err != nil || !srv.Store.Complete(r.Root) {
-				t.Fatalf("%+v, %v", r, err)
-			}
-			if p := u.Progress(); p.Retries > 0 || p.BytesResent > 0 || srv.Count(uploadertest.Upload).Bytes != plan.Size() {
-				t.Errorf("%+v, %+v arrived", p, srv.Count(uploadertest.Upload))
-			}
-			if took := time.Since(start); took < 2*stall {
-				t.Errorf("it took %s, which shows nothing", took)
-			}
-			if n := src.read.Load(); n != src.Size() {
-				t.Errorf("%d bytes were read, the source has %d", n, src.Size())
-			}
-		})
+	const stall = time.Minute
+	for _, test := range []struct {
+		name         string
+		source, line time.Duration // for a KiB, for a piece
+		want         error
+	}{
+		{"slow disk", 5 * time.Second, 0, nil},
+		{"slow disk and slow line", 5 * time.Second, stall - time.Second, nil},
+		{"slow line", 0, stall - time.Second, nil},
+		{"line that stands still", 0, stall + time.Second, uploader.ErrUnavailable},
+	} {
+		for _, writes := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/writes=%t", test.name, writes), func(t *testing.T) {
+				t.Parallel()
+				src := &paced{data: randomBytes(12*leafBytes, 34)}
+				plan := planPaced(t, src, profile(), shardBytes)
+				src.perKiB.Store(int64(test.source))
+				synctest.Test(t, func(t *testing.T) {
+					target, err := nftstorage.New(nftstorage.Options{Endpoint: "http://localhost", Transport: slowLine{test.line, writes}, Stall: stall})
+					if err != nil {
+						t.Fatal(err)
+					}
+					u := newUploader(t, target, uploader.Options{Transfers: 1, NoResume: true, Verify: uploader.VerifyReceipt, Retries: 2})
+					start := time.Now()
+					_, err = u.Send(context.WithValue(t.Context(), rootKey{}, plan.Blocks.At(0).Cid), "x", plan)
+					if !errors.Is(err, test.want) || (err == nil) != (test.want == nil) {
+						t.Fatalf("error %v, want %v", err, test.want)
+					}
+					p := u.Progress()
+					if test.want != nil {
+						if p.Retries != 2 || p.BytesSent != 0 || !strings.Contains(err.Error(), "no byte moved for 1m0s") {
+							t.Errorf("%+v, %v", p, err)
+						}
+						return
+					}
+					if p.Retries > 0 || p.BytesResent > 0 || p.BytesSent != plan.Size() {
+						t.Errorf("progress %+v", p)
+					}
+					if n := src.read.Load(); n != src.Size() {
+						t.Errorf("%d bytes were read, the source has %d", n, src.Size())
+					}
+					if took := time.Since(start); took < 3*stall {
+						t.Errorf("it took %s, which shows nothing", took)
+					}
+				})
+			})
+		}
 	}
 }
 

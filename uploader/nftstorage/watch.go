@@ -19,10 +19,12 @@ import (
 // still. The caller calls stop at the end.
 func watch(parent context.Context, stall time.Duration) (ctx context.Context, w *watchdog, stop func()) {
 	ctx, cancel := context.WithCancelCause(parent)
-	w = &watchdog{stall: stall, queued: math.MaxInt, bark: func() {
+	w = &watchdog{stall: stall, moved: time.Now(), queued: math.MaxInt, bark: func() {
 		cancel(temporary{fmt.Errorf("no byte moved for %s", stall)})
 	}}
+	w.mu.Lock() // the timer may be quicker than its name
 	w.timer = time.AfterFunc(stall, w.look)
+	w.mu.Unlock()
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: w.gotConn})
 	return ctx, w, func() { w.timer.Stop(); cancel(nil) }
 }
@@ -30,10 +32,11 @@ func watch(parent context.Context, stall time.Duration) (ctx context.Context, w 
 // watchdog looks whether a request moves.
 type watchdog struct {
 	stall time.Duration
-	timer *time.Timer
 	bark  func()
 
 	mu     sync.Mutex
+	timer  *time.Timer
+	moved  time.Time // the last byte, or the end of a wait for the source
 	conn   net.Conn
 	queued int // bytes that the system had still to send
 	source int // reads of a source that are under way
@@ -46,7 +49,7 @@ func (w *watchdog) gotConn(info httptrace.GotConnInfo) {
 }
 
 // alive tells that a byte moved.
-func (w *watchdog) alive() { w.timer.Reset(w.stall) }
+func (w *watchdog) alive() { w.waits(0) }
 
 // waits tells that what is waited for is the source of a request (+1), or no
 // longer (-1): how long that takes is not for the network to answer for.
@@ -54,17 +57,20 @@ func (w *watchdog) waits(n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.source += n
-	w.alive()
+	w.moved = time.Now()
 }
 
-// look is called when no byte was handed over for a while. On a slow line the
-// system may have minutes' worth of them in its buffer; they are to get fewer
-// from one look to the next.
+// look is called when no byte may have been handed over for a while. On a slow
+// line the system may have minutes' worth of them in its buffer; they are to
+// get fewer from one look to the next.
 func (w *watchdog) look() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.source > 0 {
-		w.alive()
+		w.moved = time.Now()
+	}
+	if left := w.stall - time.Since(w.moved); left > 0 {
+		w.timer.Reset(left)
 		return
 	}
 	queued, ok := unsent(w.conn)
