@@ -164,7 +164,7 @@ func (c *crash) run(o order, life time.Duration) (out string, killed bool) {
 		defer cancel()
 	}
 	cmd := exec.CommandContext(ctx, os.Args[0])
-	cmd.Env = append(os.Environ(), "CARLOAD_TEST_CHILD="+string(text))
+	cmd.Env = append(os.Environ(), "CARLOAD_TEST_CHILD="+string(text), "GORACE=atexit_sleep_ms=50")
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err = cmd.Run()
@@ -304,7 +304,7 @@ func TestSecondProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
-	cmd.Env = append(os.Environ(), "CARLOAD_TEST_CHILD="+string(text))
+	cmd.Env = append(os.Environ(), "CARLOAD_TEST_CHILD="+string(text), "GORACE=atexit_sleep_ms=50")
 	out, err := cmd.CombinedOutput()
 	if err == nil || !strings.Contains(string(out), uploader.ErrLedgerLocked.Error()) {
 		t.Errorf("error %v: %s", err, out)

@@ -78,7 +78,7 @@ func TestNameServer(t *testing.T) {
 		name     string
 		resolver resolver
 		says     string
-		dns      bool
+		dns      bool // whether it tells of itself
 	}{
 		{"no such name", func(uint16) (byte, net.IP) { return noSuchName, nil }, "no such host", true},
 		{"out of order", func(uint16) (byte, net.IP) { return serverFailure, nil }, "server misbehaving", true},
@@ -92,17 +92,17 @@ func TestNameServer(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			upload := func(r resolver) (*uploader.Uploader, error) {
+			upload := func(r resolver, stall time.Duration) (*uploader.Uploader, error) {
 				tr := nftstorage.NewTransport()
 				tr.DialContext = (&net.Dialer{Resolver: &net.Resolver{PreferGo: true, Dial: r.dial}}).DialContext
 				target := newTarget(t, srv, func(o *nftstorage.Options) {
-					o.Endpoint, o.AllowHTTP, o.Transport, o.Stall = "http://api.example.org.:"+port, true, tr, 200*time.Millisecond
+					o.Endpoint, o.AllowHTTP, o.Transport, o.Stall = "http://api.example.org.:"+port, true, tr, stall
 				})
 				u := newUploader(t, target, uploader.Options{Retries: 2, Transfers: 1})
 				_, err := uploadOne(t.Context(), u, input(t, randomFile(t, fileBytes, 1)))
 				return u, err
 			}
-			u, err := upload(test.resolver)
+			u, err := upload(test.resolver, 200*time.Millisecond)
 			var dns *net.DNSError
 			if !errors.Is(err, uploader.ErrUnavailable) || errors.As(err, &dns) != test.dns || !strings.Contains(err.Error(), test.says) {
 				t.Errorf("error %v", err)
@@ -118,7 +118,7 @@ func TestNameServer(t *testing.T) {
 					return 0, net.IPv4(127, 0, 0, 1).To4()
 				}
 				return 0, nil
-			})
+			}, 0)
 			if err != nil {
 				t.Errorf("with a name server that works: %v", err)
 			}
