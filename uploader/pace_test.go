@@ -73,19 +73,19 @@ func (l slowLine) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, fmt.Errorf("the body is a %T", req.Body)
 	}
 	root, _ := req.Context().Value(rootKey{}).(cid.Cid)
-	wait := func() error {
+	wait := func(ctx context.Context) error {
 		if l.perPiece == 0 {
 			return nil
 		}
-		return pause(req.Context(), l.perPiece)
+		return pause(ctx, l.perPiece)
 	}
 	var err error
 	if l.writes {
-		_, err = body.WriteTo(writerFunc(func(p []byte) (int, error) { return len(p), wait() }))
+		_, err = body.WriteTo(writerFunc(func(p []byte) (int, error) { return len(p), wait(req.Context()) }))
 	} else {
 		for buf := make([]byte, 32<<10); err == nil; {
 			if _, err = body.Read(buf); err == nil {
-				err = wait()
+				err = wait(req.Context())
 			}
 		}
 		if errors.Is(err, io.EOF) {

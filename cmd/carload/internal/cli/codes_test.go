@@ -36,7 +36,7 @@ func TestExitCodesOfAService(t *testing.T) {
 		"never pinned": {uploadertest.Check, uploadertest.Reports("pinning"), 4, "pinning"},
 		"disk full":    {uploadertest.Upload, uploadertest.Status(http.StatusInsufficientStorage), 28, "507"},
 		"down":         {uploadertest.Upload, uploadertest.Status(http.StatusServiceUnavailable), 5, "503"},
-		"stalls":       {uploadertest.Upload, uploadertest.Stall(1 << 20), 5, "no byte moved for 2s"},
+		"stalls":       {uploadertest.Upload, uploadertest.Stall(1 << 20), 5, "no byte moved for 500ms"},
 		"rate limit":   {uploadertest.Upload, uploadertest.RateLimited("1"), 5, "429"},
 		"too large":    {uploadertest.Upload, uploadertest.Page(http.StatusRequestEntityTooLarge), 1, "--max-shard-bytes"},
 		"web page":     {uploadertest.Upload, uploadertest.Page(http.StatusOK), 1, "web page"},
@@ -48,7 +48,10 @@ func TestExitCodesOfAService(t *testing.T) {
 			srv := uploadertest.NewServer(t, uploadertest.Options{})
 			srv.Always(tt.op, tt.fault)
 			home := t.TempDir()
-			cmd := upTo(t, srv, home, "--retries", "0", "--verify-timeout", "100ms", "--stall-timeout", "2s", randomFile(t, home, 3<<20))
+			cmd := upTo(t, srv, home, "--retries", "0", "--verify-timeout", "100ms", randomFile(t, home, 3<<20))
+			if name == "stalls" {
+				cmd.Args = append(cmd.Args, "--stall-timeout", "500ms")
+			}
 			var stdout, stderr bytes.Buffer
 			cmd.Stdout, cmd.Stderr = &stdout, &stderr
 			if code := exitCode(cmd.Run()); code != tt.code {
