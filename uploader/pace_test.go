@@ -72,20 +72,15 @@ func (l slowLine) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !ok {
 		return nil, fmt.Errorf("the body is a %T", req.Body)
 	}
-	root, _ := req.Context().Value(rootKey{}).(cid.Cid)
-	wait := func(ctx context.Context) error {
-		if l.perPiece == 0 {
-			return nil
-		}
-		return pause(ctx, l.perPiece)
-	}
+	ctx := req.Context()
+	root, _ := ctx.Value(rootKey{}).(cid.Cid)
 	var err error
 	if l.writes {
-		_, err = body.WriteTo(writerFunc(func(p []byte) (int, error) { return len(p), wait(req.Context()) }))
+		_, err = body.WriteTo(writerFunc(func(p []byte) (int, error) { return len(p), pause(ctx, l.perPiece) }))
 	} else {
 		for buf := make([]byte, 32<<10); err == nil; {
 			if _, err = body.Read(buf); err == nil {
-				err = wait(req.Context())
+				err = pause(ctx, l.perPiece)
 			}
 		}
 		if errors.Is(err, io.EOF) {
