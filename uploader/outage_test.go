@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -230,5 +231,39 @@ func TestClosedBetweenShards(t *testing.T) {
 	}
 	if p := u.Progress(); store.Count(uploadertest.Upload).Bytes != p.BytesToSend || p.BytesResent != 0 {
 		t.Errorf("%+v arrived, progress %+v", store.Count(uploadertest.Upload), p)
+	}
+}
+
+// TestBreaker: a service that is down is asked a bounded number of times,
+// however many shards and inputs there are to send to it.
+func TestBreaker(t *testing.T) {
+	t.Parallel()
+	const retries, transfers = 5, 3
+	srv := uploadertest.NewServer(t, uploadertest.Options{})
+	srv.Always(uploadertest.Upload, uploadertest.Status(http.StatusServiceUnavailable))
+	u := newUploader(t, newTarget(t, srv), uploader.Options{Retries: retries, Transfers: transfers, NoResume: true})
+	ins := make([]uploader.Input, 10)
+	for i := range ins {
+		ins[i] = input(t, randomFile(t, fileBytes, uint64(i)))
+	}
+	results := 0
+	for _, err := range u.Upload(t.Context(), slices.Values(ins)) {
+		results++
+		if !errors.Is(err, uploader.ErrUnavailable) {
+			t.Errorf("error %v", err)
+		}
+	}
+	// Once it is open, each shard that is begun is one more try, and the first
+	// that fails ends its input.
+	n := srv.Count(uploadertest.Upload).Requests
+	if most := (retries+1)*transfers + len(ins)*transfers; results != len(ins) || n > most {
+		t.Errorf("%d results, %d requests, want at most %d", results, n, most)
+	}
+	if p := u.Progress(); p.BytesSent != 0 || p.ShardsDone != 0 {
+		t.Errorf("progress %+v", p)
+	}
+	srv.Always(uploadertest.Upload, nil)
+	if _, err := uploadOne(t.Context(), u, ins[0]); err != nil {
+		t.Errorf("when it is up again: %v", err)
 	}
 }
