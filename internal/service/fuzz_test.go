@@ -61,20 +61,74 @@ func FuzzRequest(f *testing.F) {
 		f.Add(row[0], row[1], row[2], "")
 	}
 	f.Add("POST", "/store", "--x\r\nContent-Disposition: form-data; name=\"meta\"\r\n\r\n{\"a\":{}}\r\n--x--", "multipart/form-data; boundary=x")
+	_, ask := asker(f)
+	f.Fuzz(func(t *testing.T, method, path, body, mime string) {
+		ask(t, method, path, body, http.Header{"Content-Type": {mime}})
+	})
+}
+
+// FuzzForm sends anything as the parts of a form.
+func FuzzForm(f *testing.F) {
+	part := func(head, body string) string { return "--x\r\n" + head + "\r\n\r\n" + body + "\r\n" }
+	f.Add("/upload", part(`Content-Disposition: form-data; name="file"; filename="a/b.txt"`, "content")+
+		part(`Content-Disposition: form-data; name="file"; filename="a/../b"`, "content")+"--x--")
+	f.Add("/upload", part(`Content-Disposition: form-data; name="file"; filename="%E4"`, "")+part(`Content-Disposition: form-data; name="file"; filename="%E4"`, "")+"--x--")
+	f.Add("/store", part(`Content-Disposition: form-data; name="meta"`, `{"name":"n","image":null,"properties":{"a":{"b":null}}}`)+
+		part(`Content-Disposition: form-data; name="image"; filename="i.png"`, "png")+
+		part(`Content-Disposition: form-data; name="properties.a.b"; filename="b"`, "b")+"--x--")
+	_, ask := asker(f)
+	f.Fuzz(func(t *testing.T, path, body string) {
+		ask(t, http.MethodPost, path, body, http.Header{"Content-Type": {"multipart/form-data; boundary=x"}})
+	})
+}
+
+// FuzzPins sends anything to the pinning API.
+func FuzzPins(f *testing.F) {
+	const c = "bafkreidvbhs33ighmljlvr7zbv2ywwzcmp5adtf4kqvlly67cy56bdtmve"
+	f.Add("POST", "", `{"cid":"`+c+`","name":"n","meta":{"a":"b"},"origins":["/ip4/127.0.0.1/tcp/1/p2p/x"]}`)
+	f.Add("GET", "?cid="+c+"&name=n&match=partial&status=pinned,queued&before=2030-01-01T00:00:00Z&limit=2&meta={\"a\":\"b\"}", "")
+	f.Add("GET", "/"+c, "")
+	f.Add("POST", "/"+c, `{"cid":"`+c+`"}`)
+	f.Add("DELETE", "/"+c, "")
+	_, ask := asker(f)
+	f.Fuzz(func(t *testing.T, method, rest, body string) {
+		ask(t, method, "/pins"+rest, body, http.Header{"Content-Type": {"application/json"}})
+	})
+}
+
+// FuzzGateway asks the gateway for anything.
+func FuzzGateway(f *testing.F) {
+	s, ask := asker(f)
+	root := s.do(http.MethodPost, "/upload", []byte("--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a/b.txt\"\r\n\r\ncontent\r\n--x--"),
+		"Content-Type", "multipart/form-data; boundary=x").upload(f).CID
+	f.Add(root+"/a/b.txt", "", "bytes=1-3")
+	f.Add(root+"?format=car&dag-scope=entity&entity-bytes=0:-1", "", "")
+	f.Add(root+"/a?format=raw", "", "")
+	f.Add(root, "application/vnd.ipld.car; version=1; order=dfs; dups=n", "")
+	f.Add(root+"/a", "application/vnd.ipld.dag-json", "bytes=-2,5-")
+	f.Fuzz(func(t *testing.T, rest, accept, span string) {
+		ask(t, http.MethodGet, "/ipfs/"+rest, "", http.Header{"Accept": {accept}, "Range": {span}})
+	})
+}
+
+// asker starts a service and returns what sends it one request and looks at
+// the answer: there must be one, and it must not be that something is wrong
+// with the service.
+func asker(f *testing.F) (*server, func(t *testing.T, method, path, body string, header http.Header)) {
 	s := newServer(f, service.Options{})
 	handler := s.svc.Handler()
-	f.Fuzz(func(t *testing.T, method, path, body, mime string) {
+	return s, func(t *testing.T, method, path, body string, header http.Header) {
 		req, err := http.NewRequestWithContext(t.Context(), method, "http://x"+path, strings.NewReader(body))
 		if err != nil || !strings.HasPrefix(path, "/") {
 			return
 		}
 		req.RequestURI = path
+		req.Header = header
 		req.Header.Set("Authorization", "Bearer "+s.token)
-		req.Header.Set("Content-Type", mime)
 		rec := httptest.NewRecorder()
 		handler.ServeHTTP(rec, req)
 		if rec.Code == http.StatusInternalServerError && strings.Contains(rec.Body.String(), "Internal error") {
 			t.Errorf("%s %s: %s", method, path, rec.Body)
 		}
-	})
+	}
 }
