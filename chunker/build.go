@@ -375,6 +375,11 @@ func (h *batch) isFull(n int) bool {
 // digest when the batch is flushed.
 func (h *batch) add(p *Profile, n *node, src io.ReaderAt, from, to int64, digest []byte) error {
 	size := int(to - from)
+	if n.size == 0 {
+		if err := wantEmpty(src, h.b.dag.source(n).Name()); err != nil {
+			return err
+		}
+	}
 	if h.isFull(size + leafFraming) {
 		h.flush()
 	}
@@ -398,6 +403,15 @@ func (h *batch) add(p *Profile, n *node, src io.ReaderAt, from, to int64, digest
 	h.msgs = append(h.msgs, h.buf[start:])
 	h.into = append(h.into, digest)
 	h.read += int64(size)
+	return nil
+}
+
+// wantEmpty fails for a file that has no size but content, as those that the
+// system makes up when they are read, such as in /proc.
+func wantEmpty(src io.ReaderAt, name string) error {
+	if n, _ := src.ReadAt(make([]byte, 1), 0); n > 0 {
+		return fmt.Errorf("%q has content but no size: give it on standard input", name)
+	}
 	return nil
 }
 

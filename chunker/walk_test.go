@@ -426,3 +426,15 @@ func (c cancels) Open() (car.SourceFile, error) {
 	c.do()
 	return c.bytesSource.Open()
 }
+
+// What the system makes up when it is read has no size.
+func TestFilesWithoutSize(t *testing.T) {
+	t.Parallel()
+	const dir = "/proc/sys/kernel/random"
+	if _, err := os.Stat(dir); err != nil {
+		t.Skip(err)
+	}
+	if d, err := chunker.BuildTree(t.Context(), dir, chunker.Options{}); err == nil || !strings.Contains(err.Error(), "no size") {
+		t.Errorf("%v, %v", d, err)
+	}
+}

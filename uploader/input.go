@@ -32,28 +32,9 @@ func (f *fileInput) Size() int64  { return f.src.Size() }
 func (f *fileInput) Close() error { return nil }
 
 func (f *fileInput) Describe(ctx context.Context, read *atomic.Int64) (DAG, error) {
-	if f.src.Size() == 0 {
-		if err := wantEmpty(f.src); err != nil {
-			return nil, err
-		}
-	}
 	opts := f.opts
 	opts.Read = read
 	return built(chunker.Build(ctx, f.src, opts))
-}
-
-// wantEmpty fails for a file that has no size but content, as those that the
-// system makes up when they are read, such as in /proc.
-func wantEmpty(src *chunker.FileSource) error {
-	file, err := src.Open()
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	if n, _ := file.ReadAt(make([]byte, 1), 0); n > 0 {
-		return fmt.Errorf("%q has content but no size: give it on standard input", src.Name())
-	}
-	return nil
 }
 
 // built keeps a nil DAG from becoming an interface that is not nil.
