@@ -54,11 +54,18 @@ func (a *app) listCommand() *cobra.Command {
 	return cmd
 }
 
-// goneEvent says that there is no more of a root at the service ("deleted") or
-// in the ledger ("forgotten").
+// goneEvent says that something is no more: a root at the service ("deleted")
+// or in the ledger ("forgotten"), a pin ("withdrawn") or a key ("revoked").
 type goneEvent struct {
 	eventHeader
-	Root string `json:"root"`
+	Root string `json:"root,omitempty"`
+	ID   string `json:"id,omitempty"` // of what is no root
+}
+
+// gone reports a goneEvent; its type and one of the two are set.
+func (a *app) gone(e goneEvent) {
+	a.con.event(e)
+	a.con.result(e.Root + quotePath(e.ID) + "\t" + e.Type)
 }
 
 func (a *app) rmCommand() *cobra.Command {
@@ -76,8 +83,7 @@ func (a *app) rmCommand() *cobra.Command {
 					if err := t.Delete(cmd.Context(), root); err != nil {
 						return fmt.Errorf("%s: %w", root, err)
 					}
-					a.con.event(goneEvent{header("deleted"), root.String()})
-					a.con.result(root.String() + "\tdeleted")
+					a.gone(goneEvent{eventHeader: header("deleted"), Root: root.String()})
 				}
 				return nil
 			})
@@ -170,7 +176,11 @@ func (a *app) pinRmCommand() *cobra.Command {
 		Args:  oneArg(`the pin's ID, as "carload pin list" shows it`),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withTarget(cmd.Context(), end, func(t *target) error {
-				return t.RemovePin(cmd.Context(), args[0])
+				if err := t.RemovePin(cmd.Context(), args[0]); err != nil {
+					return err
+				}
+				a.gone(goneEvent{eventHeader: header("withdrawn"), ID: args[0]})
+				return nil
 			})
 		},
 	}

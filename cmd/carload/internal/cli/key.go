@@ -147,7 +147,11 @@ func (a *app) keyRevokeCommand() *cobra.Command {
 				if errors.Is(err, service.ErrKeyNotFound) {
 					return usageError{error: fmt.Errorf("%d: %w", id, err)}
 				}
-				return err
+				if err != nil {
+					return err
+				}
+				a.gone(goneEvent{eventHeader: header("revoked"), ID: args[0]})
+				return nil
 			})
 		},
 	}

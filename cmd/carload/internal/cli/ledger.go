@@ -213,8 +213,7 @@ func (a *app) ledgerForgetCommand() *cobra.Command {
 					if n == 0 {
 						return fmt.Errorf("the ledger knows no upload of %s", root)
 					}
-					a.con.event(goneEvent{header("forgotten"), root.String()})
-					a.con.result(root.String() + "\tforgotten")
+					a.gone(goneEvent{eventHeader: header("forgotten"), Root: root.String()})
 				}
 				return nil
 			})
