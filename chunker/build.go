@@ -255,9 +255,9 @@ func (b *builder) unchanged(n *node, src io.ReaderAt, before fs.FileInfo) error 
 // hashLeaves fills in the digests of the leaves of one file.
 func (b *builder) hashLeaves(ctx context.Context, n *node, src io.ReaderAt, f *file) error {
 	l := f.layout
-	perRun := lanes
-	if !l.bigLeaves() {
-		perRun = batchLeaves
+	perRun := batchLeaves
+	if l.bigLeaves() {
+		perRun = max(lanes, runBytes/l.profile.ChunkBytes)
 	}
 	runs := (l.leaves + perRun - 1) / perRun
 	workers := min(b.opts.Workers, runs)
@@ -294,8 +294,8 @@ func (b *builder) hashLeaves(ctx context.Context, n *node, src io.ReaderAt, f *f
 	return g.Wait()
 }
 
-// leafHasher is how a goroutine hashes a run of leaves: four big ones in
-// lockstep, or as many small ones as a batch takes.
+// leafHasher is how a goroutine hashes a run of leaves: big ones in lockstep, or
+// as many small ones as a batch takes.
 func (b *builder) leafHasher(n *node, src io.ReaderAt, mapped mapping, f *file) func(first, count int) error {
 	l := f.layout
 	if l.bigLeaves() {
