@@ -2036,545 +2036,545 @@ block:
 	ADDQ           DI, R9
 	ADDQ           DI, R10
 	ADDQ           DI, R11
+	VPRORD         $0x07, Y25, Y9
+	VPRORD         $0x12, Y25, Y10
 	VMOVQ          (SI), X0
 	SHA256RNDS2    X0, X1, X2
 	VPRORD         $0x11, Y23, Y12
 	VPRORD         $0x13, Y23, Y13
-	VPSRLD         $0x0a, Y23, Y14
-	VPTERNLOGD     $0x96, Y12, Y13, Y14
 	VMOVQ          8(SI), X0
 	SHA256RNDS2    X0, X3, X4
-	VPSRLD         $0x03, Y25, Y11
-	VPRORD         $0x12, Y25, Y10
-	VPRORD         $0x07, Y25, Y9
-	VPADDD         Y29, Y17, Y17
-	VPADDD         Y14, Y16, Y16
-	VPTERNLOGD     $0x96, Y9, Y10, Y11
 	VMOVQ          16(SI), X0
 	SHA256RNDS2    X0, X5, X6
-	VPADDD         Y11, Y17, Y17
+	VPADDD         Y29, Y17, Y17
+	VPSRLD         $0x03, Y25, Y11
+	VMOVQ          24(SI), X0
+	SHA256RNDS2    X0, X7, X8
+	VPSRLD         $0x0a, Y23, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y16, Y16
 	VPADDD         pairConstants<>+256(SB), Y16, Y15
-	VMOVQ          24(SI), X0
-	SHA256RNDS2    X0, X7, X8
-	VMOVDQU        Y15, (SI)
 	VPBLENDMD      Y16, Y23, K1, Y31
 	VPSHUFD        $0xb1, Y31, Y31
+	VPADDD         Y11, Y17, Y17
+	VMOVDQU        Y15, (SI)
+	VPRORD         $0x07, Y26, Y9
+	VPRORD         $0x12, Y26, Y10
 	VMOVQ          32(SI), X0
 	SHA256RNDS2    X0, X2, X1
 	VPRORD         $0x11, Y16, Y12
 	VPRORD         $0x13, Y16, Y13
-	VPSRLD         $0x0a, Y16, Y14
-	VPTERNLOGD     $0x96, Y12, Y13, Y14
 	VMOVQ          40(SI), X0
 	SHA256RNDS2    X0, X4, X3
-	VPSRLD         $0x03, Y26, Y11
-	VPRORD         $0x12, Y26, Y10
-	VPRORD         $0x07, Y26, Y9
-	VPADDD         Y30, Y18, Y18
-	VPADDD         Y14, Y17, Y17
-	VPTERNLOGD     $0x96, Y9, Y10, Y11
 	VMOVQ          48(SI), X0
 	SHA256RNDS2    X0, X6, X5
-	VPADDD         Y11, Y18, Y18
+	VPADDD         Y30, Y18, Y18
+	VPSRLD         $0x03, Y26, Y11
+	VMOVQ          56(SI), X0
+	SHA256RNDS2    X0, X8, X7
+	VPSRLD         $0x0a, Y16, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y17, Y17
 	VPADDD         pairConstants<>+288(SB), Y17, Y15
-	VMOVQ          56(SI), X0
-	SHA256RNDS2    X0, X8, X7
-	VMOVDQU        Y15, 32(SI)
 	VPBLENDMD      Y17, Y16, K1, Y24
 	VPSHUFD        $0xb1, Y24, Y24
+	VPADDD         Y11, Y18, Y18
+	VMOVDQU        Y15, 32(SI)
+	VPRORD         $0x07, Y27, Y9
+	VPRORD         $0x12, Y27, Y10
 	VMOVQ          64(SI), X0
 	SHA256RNDS2    X0, X1, X2
 	VPRORD         $0x11, Y17, Y12
 	VPRORD         $0x13, Y17, Y13
-	VPSRLD         $0x0a, Y17, Y14
-	VPTERNLOGD     $0x96, Y12, Y13, Y14
 	VMOVQ          72(SI), X0
 	SHA256RNDS2    X0, X3, X4
-	VPSRLD         $0x03, Y27, Y11
-	VPRORD         $0x12, Y27, Y10
-	VPRORD         $0x07, Y27, Y9
-	VPADDD         Y31, Y19, Y19
-	VPADDD         Y14, Y18, Y18
-	VPTERNLOGD     $0x96, Y9, Y10, Y11
 	VMOVQ          80(SI), X0
 	SHA256RNDS2    X0, X5, X6
-	VPADDD         Y11, Y19, Y19
+	VPADDD         Y31, Y19, Y19
+	VPSRLD         $0x03, Y27, Y11
+	VMOVQ          88(SI), X0
+	SHA256RNDS2    X0, X7, X8
+	VPSRLD         $0x0a, Y17, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y18, Y18
 	VPADDD         pairConstants<>+320(SB), Y18, Y15
-	VMOVQ          88(SI), X0
-	SHA256RNDS2    X0, X7, X8
-	VMOVDQU        Y15, 64(SI)
 	VPBLENDMD      Y18, Y17, K1, Y25
 	VPSHUFD        $0xb1, Y25, Y25
+	VPADDD         Y11, Y19, Y19
+	VMOVDQU        Y15, 64(SI)
+	VPRORD         $0x07, Y28, Y9
+	VPRORD         $0x12, Y28, Y10
 	VMOVQ          96(SI), X0
 	SHA256RNDS2    X0, X2, X1
 	VPRORD         $0x11, Y18, Y12
 	VPRORD         $0x13, Y18, Y13
-	VPSRLD         $0x0a, Y18, Y14
-	VPTERNLOGD     $0x96, Y12, Y13, Y14
 	VMOVQ          104(SI), X0
 	SHA256RNDS2    X0, X4, X3
-	VPSRLD         $0x03, Y28, Y11
-	VPRORD         $0x12, Y28, Y10
-	VPRORD         $0x07, Y28, Y9
-	VPADDD         Y24, Y20, Y20
-	VPADDD         Y14, Y19, Y19
-	VPTERNLOGD     $0x96, Y9, Y10, Y11
 	VMOVQ          112(SI), X0
 	SHA256RNDS2    X0, X6, X5
-	VPADDD         Y11, Y20, Y20
+	VPADDD         Y24, Y20, Y20
+	VPSRLD         $0x03, Y28, Y11
+	VMOVQ          120(SI), X0
+	SHA256RNDS2    X0, X8, X7
+	VPSRLD         $0x0a, Y18, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y19, Y19
 	VPADDD         pairConstants<>+352(SB), Y19, Y15
-	VMOVQ          120(SI), X0
-	SHA256RNDS2    X0, X8, X7
-	VMOVDQU        Y15, 96(SI)
 	VPBLENDMD      Y19, Y18, K1, Y26
 	VPSHUFD        $0xb1, Y26, Y26
+	VPADDD         Y11, Y20, Y20
+	VMOVDQU        Y15, 96(SI)
+	VPRORD         $0x07, Y29, Y9
+	VPRORD         $0x12, Y29, Y10
 	VMOVQ          128(SI), X0
 	SHA256RNDS2    X0, X1, X2
 	VPRORD         $0x11, Y19, Y12
 	VPRORD         $0x13, Y19, Y13
-	VPSRLD         $0x0a, Y19, Y14
-	VPTERNLOGD     $0x96, Y12, Y13, Y14
 	VMOVQ          136(SI), X0
 	SHA256RNDS2    X0, X3, X4
-	VPSRLD         $0x03, Y29, Y11
-	VPRORD         $0x12, Y29, Y10
-	VPRORD         $0x07, Y29, Y9
-	VPADDD         Y25, Y21, Y21
-	VPADDD         Y14, Y20, Y20
-	VPTERNLOGD     $0x96, Y9, Y10, Y11
 	VMOVQ          144(SI), X0
 	SHA256RNDS2    X0, X5, X6
-	VPADDD         Y11, Y21, Y21
+	VPADDD         Y25, Y21, Y21
+	VPSRLD         $0x03, Y29, Y11
+	VMOVQ          152(SI), X0
+	SHA256RNDS2    X0, X7, X8
+	VPSRLD         $0x0a, Y19, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y20, Y20
 	VPADDD         pairConstants<>+384(SB), Y20, Y15
-	VMOVQ          152(SI), X0
-	SHA256RNDS2    X0, X7, X8
-	VMOVDQU        Y15, 128(SI)
 	VPBLENDMD      Y20, Y19, K1, Y27
 	VPSHUFD        $0xb1, Y27, Y27
+	VPADDD         Y11, Y21, Y21
+	VMOVDQU        Y15, 128(SI)
+	VPRORD         $0x07, Y30, Y9
+	VPRORD         $0x12, Y30, Y10
 	VMOVQ          160(SI), X0
 	SHA256RNDS2    X0, X2, X1
 	VPRORD         $0x11, Y20, Y12
 	VPRORD         $0x13, Y20, Y13
-	VPSRLD         $0x0a, Y20, Y14
-	VPTERNLOGD     $0x96, Y12, Y13, Y14
 	VMOVQ          168(SI), X0
 	SHA256RNDS2    X0, X4, X3
-	VPSRLD         $0x03, Y30, Y11
-	VPRORD         $0x12, Y30, Y10
-	VPRORD         $0x07, Y30, Y9
-	VPADDD         Y26, Y22, Y22
-	VPADDD         Y14, Y21, Y21
-	VPTERNLOGD     $0x96, Y9, Y10, Y11
 	VMOVQ          176(SI), X0
 	SHA256RNDS2    X0, X6, X5
-	VPADDD         Y11, Y22, Y22
+	VPADDD         Y26, Y22, Y22
+	VPSRLD         $0x03, Y30, Y11
+	VMOVQ          184(SI), X0
+	SHA256RNDS2    X0, X8, X7
+	VPSRLD         $0x0a, Y20, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y21, Y21
 	VPADDD         pairConstants<>+416(SB), Y21, Y15
-	VMOVQ          184(SI), X0
-	SHA256RNDS2    X0, X8, X7
-	VMOVDQU        Y15, 160(SI)
 	VPBLENDMD      Y21, Y20, K1, Y28
 	VPSHUFD        $0xb1, Y28, Y28
+	VPADDD         Y11, Y22, Y22
+	VMOVDQU        Y15, 160(SI)
+	VPRORD         $0x07, Y31, Y9
+	VPRORD         $0x12, Y31, Y10
 	VMOVQ          192(SI), X0
 	SHA256RNDS2    X0, X1, X2
 	VPRORD         $0x11, Y21, Y12
 	VPRORD         $0x13, Y21, Y13
-	VPSRLD         $0x0a, Y21, Y14
-	VPTERNLOGD     $0x96, Y12, Y13, Y14
 	VMOVQ          200(SI), X0
 	SHA256RNDS2    X0, X3, X4
-	VPSRLD         $0x03, Y31, Y11
-	VPRORD         $0x12, Y31, Y10
-	VPRORD         $0x07, Y31, Y9
-	VPADDD         Y27, Y23, Y23
-	VPADDD         Y14, Y22, Y22
-	VPTERNLOGD     $0x96, Y9, Y10, Y11
 	VMOVQ          208(SI), X0
 	SHA256RNDS2    X0, X5, X6
-	VPADDD         Y11, Y23, Y23
+	VPADDD         Y27, Y23, Y23
+	VPSRLD         $0x03, Y31, Y11
+	VMOVQ          216(SI), X0
+	SHA256RNDS2    X0, X7, X8
+	VPSRLD         $0x0a, Y21, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y22, Y22
 	VPADDD         pairConstants<>+448(SB), Y22, Y15
-	VMOVQ          216(SI), X0
-	SHA256RNDS2    X0, X7, X8
-	VMOVDQU        Y15, 192(SI)
 	VPBLENDMD      Y22, Y21, K1, Y29
 	VPSHUFD        $0xb1, Y29, Y29
+	VPADDD         Y11, Y23, Y23
+	VMOVDQU        Y15, 192(SI)
+	VPRORD         $0x07, Y24, Y9
+	VPRORD         $0x12, Y24, Y10
 	VMOVQ          224(SI), X0
 	SHA256RNDS2    X0, X2, X1
 	VPRORD         $0x11, Y22, Y12
 	VPRORD         $0x13, Y22, Y13
-	VPSRLD         $0x0a, Y22, Y14
-	VPTERNLOGD     $0x96, Y12, Y13, Y14
 	VMOVQ          232(SI), X0
 	SHA256RNDS2    X0, X4, X3
-	VPSRLD         $0x03, Y24, Y11
-	VPRORD         $0x12, Y24, Y10
-	VPRORD         $0x07, Y24, Y9
-	VPADDD         Y28, Y16, Y16
-	VPADDD         Y14, Y23, Y23
-	VPTERNLOGD     $0x96, Y9, Y10, Y11
 	VMOVQ          240(SI), X0
 	SHA256RNDS2    X0, X6, X5
-	VPADDD         Y11, Y16, Y16
-	VPADDD         pairConstants<>+480(SB), Y23, Y15
+	VPADDD         Y28, Y16, Y16
+	VPSRLD         $0x03, Y24, Y11
 	VMOVQ          248(SI), X0
 	SHA256RNDS2    X0, X8, X7
-	VMOVDQU        Y15, 224(SI)
+	VPSRLD         $0x0a, Y22, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y23, Y23
+	VPADDD         pairConstants<>+480(SB), Y23, Y15
 	VPBLENDMD      Y23, Y22, K1, Y30
 	VPSHUFD        $0xb1, Y30, Y30
+	VPADDD         Y11, Y16, Y16
+	VMOVDQU        Y15, 224(SI)
+	VPRORD         $0x07, Y25, Y9
+	VPRORD         $0x12, Y25, Y10
 	VMOVQ          (SI), X0
 	SHA256RNDS2    X0, X1, X2
 	VPRORD         $0x11, Y23, Y12
 	VPRORD         $0x13, Y23, Y13
-	VPSRLD         $0x0a, Y23, Y14
-	VPTERNLOGD     $0x96, Y12, Y13, Y14
 	VMOVQ          8(SI), X0
 	SHA256RNDS2    X0, X3, X4
-	VPSRLD         $0x03, Y25, Y11
-	VPRORD         $0x12, Y25, Y10
-	VPRORD         $0x07, Y25, Y9
-	VPADDD         Y29, Y17, Y17
-	VPADDD         Y14, Y16, Y16
-	VPTERNLOGD     $0x96, Y9, Y10, Y11
 	VMOVQ          16(SI), X0
 	SHA256RNDS2    X0, X5, X6
-	VPADDD         Y11, Y17, Y17
-	VPADDD         pairConstants<>+512(SB), Y16, Y15
+	VPADDD         Y29, Y17, Y17
+	VPSRLD         $0x03, Y25, Y11
 	VMOVQ          24(SI), X0
 	SHA256RNDS2    X0, X7, X8
-	VMOVDQU        Y15, (SI)
+	VPSRLD         $0x0a, Y23, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y16, Y16
+	VPADDD         pairConstants<>+512(SB), Y16, Y15
 	VPBLENDMD      Y16, Y23, K1, Y31
 	VPSHUFD        $0xb1, Y31, Y31
+	VPADDD         Y11, Y17, Y17
+	VMOVDQU        Y15, (SI)
+	VPRORD         $0x07, Y26, Y9
+	VPRORD         $0x12, Y26, Y10
 	VMOVQ          32(SI), X0
 	SHA256RNDS2    X0, X2, X1
 	VPRORD         $0x11, Y16, Y12
 	VPRORD         $0x13, Y16, Y13
-	VPSRLD         $0x0a, Y16, Y14
-	VPTERNLOGD     $0x96, Y12, Y13, Y14
 	VMOVQ          40(SI), X0
 	SHA256RNDS2    X0, X4, X3
-	VPSRLD         $0x03, Y26, Y11
-	VPRORD         $0x12, Y26, Y10
-	VPRORD         $0x07, Y26, Y9
-	VPADDD         Y30, Y18, Y18
-	VPADDD         Y14, Y17, Y17
-	VPTERNLOGD     $0x96, Y9, Y10, Y11
 	VMOVQ          48(SI), X0
 	SHA256RNDS2    X0, X6, X5
-	VPADDD         Y11, Y18, Y18
-	VPADDD         pairConstants<>+544(SB), Y17, Y15
+	VPADDD         Y30, Y18, Y18
+	VPSRLD         $0x03, Y26, Y11
 	VMOVQ          56(SI), X0
 	SHA256RNDS2    X0, X8, X7
-	VMOVDQU        Y15, 32(SI)
+	VPSRLD         $0x0a, Y16, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y17, Y17
+	VPADDD         pairConstants<>+544(SB), Y17, Y15
 	VPBLENDMD      Y17, Y16, K1, Y24
 	VPSHUFD        $0xb1, Y24, Y24
+	VPADDD         Y11, Y18, Y18
+	VMOVDQU        Y15, 32(SI)
+	VPRORD         $0x07, Y27, Y9
+	VPRORD         $0x12, Y27, Y10
 	VMOVQ          64(SI), X0
 	SHA256RNDS2    X0, X1, X2
 	VPRORD         $0x11, Y17, Y12
 	VPRORD         $0x13, Y17, Y13
-	VPSRLD         $0x0a, Y17, Y14
-	VPTERNLOGD     $0x96, Y12, Y13, Y14
 	VMOVQ          72(SI), X0
 	SHA256RNDS2    X0, X3, X4
-	VPSRLD         $0x03, Y27, Y11
-	VPRORD         $0x12, Y27, Y10
-	VPRORD         $0x07, Y27, Y9
-	VPADDD         Y31, Y19, Y19
-	VPADDD         Y14, Y18, Y18
-	VPTERNLOGD     $0x96, Y9, Y10, Y11
 	VMOVQ          80(SI), X0
 	SHA256RNDS2    X0, X5, X6
-	VPADDD         Y11, Y19, Y19
-	VPADDD         pairConstants<>+576(SB), Y18, Y15
+	VPADDD         Y31, Y19, Y19
+	VPSRLD         $0x03, Y27, Y11
 	VMOVQ          88(SI), X0
 	SHA256RNDS2    X0, X7, X8
-	VMOVDQU        Y15, 64(SI)
+	VPSRLD         $0x0a, Y17, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y18, Y18
+	VPADDD         pairConstants<>+576(SB), Y18, Y15
 	VPBLENDMD      Y18, Y17, K1, Y25
 	VPSHUFD        $0xb1, Y25, Y25
+	VPADDD         Y11, Y19, Y19
+	VMOVDQU        Y15, 64(SI)
+	VPRORD         $0x07, Y28, Y9
+	VPRORD         $0x12, Y28, Y10
 	VMOVQ          96(SI), X0
 	SHA256RNDS2    X0, X2, X1
 	VPRORD         $0x11, Y18, Y12
 	VPRORD         $0x13, Y18, Y13
-	VPSRLD         $0x0a, Y18, Y14
-	VPTERNLOGD     $0x96, Y12, Y13, Y14
 	VMOVQ          104(SI), X0
 	SHA256RNDS2    X0, X4, X3
-	VPSRLD         $0x03, Y28, Y11
-	VPRORD         $0x12, Y28, Y10
-	VPRORD         $0x07, Y28, Y9
-	VPADDD         Y24, Y20, Y20
-	VPADDD         Y14, Y19, Y19
-	VPTERNLOGD     $0x96, Y9, Y10, Y11
 	VMOVQ          112(SI), X0
 	SHA256RNDS2    X0, X6, X5
-	VPADDD         Y11, Y20, Y20
-	VPADDD         pairConstants<>+608(SB), Y19, Y15
+	VPADDD         Y24, Y20, Y20
+	VPSRLD         $0x03, Y28, Y11
 	VMOVQ          120(SI), X0
 	SHA256RNDS2    X0, X8, X7
-	VMOVDQU        Y15, 96(SI)
+	VPSRLD         $0x0a, Y18, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y19, Y19
+	VPADDD         pairConstants<>+608(SB), Y19, Y15
 	VPBLENDMD      Y19, Y18, K1, Y26
 	VPSHUFD        $0xb1, Y26, Y26
+	VPADDD         Y11, Y20, Y20
+	VMOVDQU        Y15, 96(SI)
+	VPRORD         $0x07, Y29, Y9
+	VPRORD         $0x12, Y29, Y10
 	VMOVQ          128(SI), X0
 	SHA256RNDS2    X0, X1, X2
 	VPRORD         $0x11, Y19, Y12
 	VPRORD         $0x13, Y19, Y13
-	VPSRLD         $0x0a, Y19, Y14
-	VPTERNLOGD     $0x96, Y12, Y13, Y14
 	VMOVQ          136(SI), X0
 	SHA256RNDS2    X0, X3, X4
-	VPSRLD         $0x03, Y29, Y11
-	VPRORD         $0x12, Y29, Y10
-	VPRORD         $0x07, Y29, Y9
-	VPADDD         Y25, Y21, Y21
-	VPADDD         Y14, Y20, Y20
-	VPTERNLOGD     $0x96, Y9, Y10, Y11
 	VMOVQ          144(SI), X0
 	SHA256RNDS2    X0, X5, X6
-	VPADDD         Y11, Y21, Y21
-	VPADDD         pairConstants<>+640(SB), Y20, Y15
+	VPADDD         Y25, Y21, Y21
+	VPSRLD         $0x03, Y29, Y11
 	VMOVQ          152(SI), X0
 	SHA256RNDS2    X0, X7, X8
-	VMOVDQU        Y15, 128(SI)
+	VPSRLD         $0x0a, Y19, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y20, Y20
+	VPADDD         pairConstants<>+640(SB), Y20, Y15
 	VPBLENDMD      Y20, Y19, K1, Y27
 	VPSHUFD        $0xb1, Y27, Y27
+	VPADDD         Y11, Y21, Y21
+	VMOVDQU        Y15, 128(SI)
+	VPRORD         $0x07, Y30, Y9
+	VPRORD         $0x12, Y30, Y10
 	VMOVQ          160(SI), X0
 	SHA256RNDS2    X0, X2, X1
 	VPRORD         $0x11, Y20, Y12
 	VPRORD         $0x13, Y20, Y13
-	VPSRLD         $0x0a, Y20, Y14
-	VPTERNLOGD     $0x96, Y12, Y13, Y14
 	VMOVQ          168(SI), X0
 	SHA256RNDS2    X0, X4, X3
-	VPSRLD         $0x03, Y30, Y11
-	VPRORD         $0x12, Y30, Y10
-	VPRORD         $0x07, Y30, Y9
-	VPADDD         Y26, Y22, Y22
-	VPADDD         Y14, Y21, Y21
-	VPTERNLOGD     $0x96, Y9, Y10, Y11
 	VMOVQ          176(SI), X0
 	SHA256RNDS2    X0, X6, X5
-	VPADDD         Y11, Y22, Y22
-	VPADDD         pairConstants<>+672(SB), Y21, Y15
+	VPADDD         Y26, Y22, Y22
+	VPSRLD         $0x03, Y30, Y11
 	VMOVQ          184(SI), X0
 	SHA256RNDS2    X0, X8, X7
-	VMOVDQU        Y15, 160(SI)
+	VPSRLD         $0x0a, Y20, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y21, Y21
+	VPADDD         pairConstants<>+672(SB), Y21, Y15
 	VPBLENDMD      Y21, Y20, K1, Y28
 	VPSHUFD        $0xb1, Y28, Y28
+	VPADDD         Y11, Y22, Y22
+	VMOVDQU        Y15, 160(SI)
+	VPRORD         $0x07, Y31, Y9
+	VPRORD         $0x12, Y31, Y10
 	VMOVQ          192(SI), X0
 	SHA256RNDS2    X0, X1, X2
 	VPRORD         $0x11, Y21, Y12
 	VPRORD         $0x13, Y21, Y13
-	VPSRLD         $0x0a, Y21, Y14
-	VPTERNLOGD     $0x96, Y12, Y13, Y14
 	VMOVQ          200(SI), X0
 	SHA256RNDS2    X0, X3, X4
-	VPSRLD         $0x03, Y31, Y11
-	VPRORD         $0x12, Y31, Y10
-	VPRORD         $0x07, Y31, Y9
-	VPADDD         Y27, Y23, Y23
-	VPADDD         Y14, Y22, Y22
-	VPTERNLOGD     $0x96, Y9, Y10, Y11
 	VMOVQ          208(SI), X0
 	SHA256RNDS2    X0, X5, X6
-	VPADDD         Y11, Y23, Y23
-	VPADDD         pairConstants<>+704(SB), Y22, Y15
+	VPADDD         Y27, Y23, Y23
+	VPSRLD         $0x03, Y31, Y11
 	VMOVQ          216(SI), X0
 	SHA256RNDS2    X0, X7, X8
-	VMOVDQU        Y15, 192(SI)
+	VPSRLD         $0x0a, Y21, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y22, Y22
+	VPADDD         pairConstants<>+704(SB), Y22, Y15
 	VPBLENDMD      Y22, Y21, K1, Y29
 	VPSHUFD        $0xb1, Y29, Y29
+	VPADDD         Y11, Y23, Y23
+	VMOVDQU        Y15, 192(SI)
+	VPRORD         $0x07, Y24, Y9
+	VPRORD         $0x12, Y24, Y10
 	VMOVQ          224(SI), X0
 	SHA256RNDS2    X0, X2, X1
 	VPRORD         $0x11, Y22, Y12
 	VPRORD         $0x13, Y22, Y13
-	VPSRLD         $0x0a, Y22, Y14
-	VPTERNLOGD     $0x96, Y12, Y13, Y14
 	VMOVQ          232(SI), X0
 	SHA256RNDS2    X0, X4, X3
-	VPSRLD         $0x03, Y24, Y11
-	VPRORD         $0x12, Y24, Y10
-	VPRORD         $0x07, Y24, Y9
-	VPADDD         Y28, Y16, Y16
-	VPADDD         Y14, Y23, Y23
-	VPTERNLOGD     $0x96, Y9, Y10, Y11
 	VMOVQ          240(SI), X0
 	SHA256RNDS2    X0, X6, X5
-	VPADDD         Y11, Y16, Y16
-	VPADDD         pairConstants<>+736(SB), Y23, Y15
+	VPADDD         Y28, Y16, Y16
+	VPSRLD         $0x03, Y24, Y11
 	VMOVQ          248(SI), X0
 	SHA256RNDS2    X0, X8, X7
-	VMOVDQU        Y15, 224(SI)
+	VPSRLD         $0x0a, Y22, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y23, Y23
+	VPADDD         pairConstants<>+736(SB), Y23, Y15
 	VPBLENDMD      Y23, Y22, K1, Y30
 	VPSHUFD        $0xb1, Y30, Y30
+	VPADDD         Y11, Y16, Y16
+	VMOVDQU        Y15, 224(SI)
+	VPRORD         $0x07, Y25, Y9
+	VPRORD         $0x12, Y25, Y10
 	VMOVQ          (SI), X0
 	SHA256RNDS2    X0, X1, X2
 	VPRORD         $0x11, Y23, Y12
 	VPRORD         $0x13, Y23, Y13
-	VPSRLD         $0x0a, Y23, Y14
-	VPTERNLOGD     $0x96, Y12, Y13, Y14
 	VMOVQ          8(SI), X0
 	SHA256RNDS2    X0, X3, X4
-	VPSRLD         $0x03, Y25, Y11
-	VPRORD         $0x12, Y25, Y10
-	VPRORD         $0x07, Y25, Y9
-	VPADDD         Y29, Y17, Y17
-	VPADDD         Y14, Y16, Y16
-	VPTERNLOGD     $0x96, Y9, Y10, Y11
 	VMOVQ          16(SI), X0
 	SHA256RNDS2    X0, X5, X6
-	VPADDD         Y11, Y17, Y17
-	VPADDD         pairConstants<>+768(SB), Y16, Y15
+	VPADDD         Y29, Y17, Y17
+	VPSRLD         $0x03, Y25, Y11
 	VMOVQ          24(SI), X0
 	SHA256RNDS2    X0, X7, X8
-	VMOVDQU        Y15, (SI)
+	VPSRLD         $0x0a, Y23, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y16, Y16
+	VPADDD         pairConstants<>+768(SB), Y16, Y15
 	VPBLENDMD      Y16, Y23, K1, Y31
 	VPSHUFD        $0xb1, Y31, Y31
+	VPADDD         Y11, Y17, Y17
+	VMOVDQU        Y15, (SI)
+	VPRORD         $0x07, Y26, Y9
+	VPRORD         $0x12, Y26, Y10
 	VMOVQ          32(SI), X0
 	SHA256RNDS2    X0, X2, X1
 	VPRORD         $0x11, Y16, Y12
 	VPRORD         $0x13, Y16, Y13
-	VPSRLD         $0x0a, Y16, Y14
-	VPTERNLOGD     $0x96, Y12, Y13, Y14
 	VMOVQ          40(SI), X0
 	SHA256RNDS2    X0, X4, X3
-	VPSRLD         $0x03, Y26, Y11
-	VPRORD         $0x12, Y26, Y10
-	VPRORD         $0x07, Y26, Y9
-	VPADDD         Y30, Y18, Y18
-	VPADDD         Y14, Y17, Y17
-	VPTERNLOGD     $0x96, Y9, Y10, Y11
 	VMOVQ          48(SI), X0
 	SHA256RNDS2    X0, X6, X5
-	VPADDD         Y11, Y18, Y18
-	VPADDD         pairConstants<>+800(SB), Y17, Y15
+	VPADDD         Y30, Y18, Y18
+	VPSRLD         $0x03, Y26, Y11
 	VMOVQ          56(SI), X0
 	SHA256RNDS2    X0, X8, X7
-	VMOVDQU        Y15, 32(SI)
+	VPSRLD         $0x0a, Y16, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y17, Y17
+	VPADDD         pairConstants<>+800(SB), Y17, Y15
 	VPBLENDMD      Y17, Y16, K1, Y24
 	VPSHUFD        $0xb1, Y24, Y24
+	VPADDD         Y11, Y18, Y18
+	VMOVDQU        Y15, 32(SI)
+	VPRORD         $0x07, Y27, Y9
+	VPRORD         $0x12, Y27, Y10
 	VMOVQ          64(SI), X0
 	SHA256RNDS2    X0, X1, X2
 	VPRORD         $0x11, Y17, Y12
 	VPRORD         $0x13, Y17, Y13
-	VPSRLD         $0x0a, Y17, Y14
-	VPTERNLOGD     $0x96, Y12, Y13, Y14
 	VMOVQ          72(SI), X0
 	SHA256RNDS2    X0, X3, X4
-	VPSRLD         $0x03, Y27, Y11
-	VPRORD         $0x12, Y27, Y10
-	VPRORD         $0x07, Y27, Y9
-	VPADDD         Y31, Y19, Y19
-	VPADDD         Y14, Y18, Y18
-	VPTERNLOGD     $0x96, Y9, Y10, Y11
 	VMOVQ          80(SI), X0
 	SHA256RNDS2    X0, X5, X6
-	VPADDD         Y11, Y19, Y19
-	VPADDD         pairConstants<>+832(SB), Y18, Y15
+	VPADDD         Y31, Y19, Y19
+	VPSRLD         $0x03, Y27, Y11
 	VMOVQ          88(SI), X0
 	SHA256RNDS2    X0, X7, X8
-	VMOVDQU        Y15, 64(SI)
+	VPSRLD         $0x0a, Y17, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y18, Y18
+	VPADDD         pairConstants<>+832(SB), Y18, Y15
 	VPBLENDMD      Y18, Y17, K1, Y25
 	VPSHUFD        $0xb1, Y25, Y25
+	VPADDD         Y11, Y19, Y19
+	VMOVDQU        Y15, 64(SI)
+	VPRORD         $0x07, Y28, Y9
+	VPRORD         $0x12, Y28, Y10
 	VMOVQ          96(SI), X0
 	SHA256RNDS2    X0, X2, X1
 	VPRORD         $0x11, Y18, Y12
 	VPRORD         $0x13, Y18, Y13
-	VPSRLD         $0x0a, Y18, Y14
-	VPTERNLOGD     $0x96, Y12, Y13, Y14
 	VMOVQ          104(SI), X0
 	SHA256RNDS2    X0, X4, X3
-	VPSRLD         $0x03, Y28, Y11
-	VPRORD         $0x12, Y28, Y10
-	VPRORD         $0x07, Y28, Y9
-	VPADDD         Y24, Y20, Y20
-	VPADDD         Y14, Y19, Y19
-	VPTERNLOGD     $0x96, Y9, Y10, Y11
 	VMOVQ          112(SI), X0
 	SHA256RNDS2    X0, X6, X5
-	VPADDD         Y11, Y20, Y20
-	VPADDD         pairConstants<>+864(SB), Y19, Y15
+	VPADDD         Y24, Y20, Y20
+	VPSRLD         $0x03, Y28, Y11
 	VMOVQ          120(SI), X0
 	SHA256RNDS2    X0, X8, X7
-	VMOVDQU        Y15, 96(SI)
+	VPSRLD         $0x0a, Y18, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y19, Y19
+	VPADDD         pairConstants<>+864(SB), Y19, Y15
 	VPBLENDMD      Y19, Y18, K1, Y26
 	VPSHUFD        $0xb1, Y26, Y26
+	VPADDD         Y11, Y20, Y20
+	VMOVDQU        Y15, 96(SI)
+	VPRORD         $0x07, Y29, Y9
+	VPRORD         $0x12, Y29, Y10
 	VMOVQ          128(SI), X0
 	SHA256RNDS2    X0, X1, X2
 	VPRORD         $0x11, Y19, Y12
 	VPRORD         $0x13, Y19, Y13
-	VPSRLD         $0x0a, Y19, Y14
-	VPTERNLOGD     $0x96, Y12, Y13, Y14
 	VMOVQ          136(SI), X0
 	SHA256RNDS2    X0, X3, X4
-	VPSRLD         $0x03, Y29, Y11
-	VPRORD         $0x12, Y29, Y10
-	VPRORD         $0x07, Y29, Y9
-	VPADDD         Y25, Y21, Y21
-	VPADDD         Y14, Y20, Y20
-	VPTERNLOGD     $0x96, Y9, Y10, Y11
 	VMOVQ          144(SI), X0
 	SHA256RNDS2    X0, X5, X6
-	VPADDD         Y11, Y21, Y21
-	VPADDD         pairConstants<>+896(SB), Y20, Y15
+	VPADDD         Y25, Y21, Y21
+	VPSRLD         $0x03, Y29, Y11
 	VMOVQ          152(SI), X0
 	SHA256RNDS2    X0, X7, X8
-	VMOVDQU        Y15, 128(SI)
+	VPSRLD         $0x0a, Y19, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y20, Y20
+	VPADDD         pairConstants<>+896(SB), Y20, Y15
 	VPBLENDMD      Y20, Y19, K1, Y27
 	VPSHUFD        $0xb1, Y27, Y27
+	VPADDD         Y11, Y21, Y21
+	VMOVDQU        Y15, 128(SI)
+	VPRORD         $0x07, Y30, Y9
+	VPRORD         $0x12, Y30, Y10
 	VMOVQ          160(SI), X0
 	SHA256RNDS2    X0, X2, X1
 	VPRORD         $0x11, Y20, Y12
 	VPRORD         $0x13, Y20, Y13
-	VPSRLD         $0x0a, Y20, Y14
-	VPTERNLOGD     $0x96, Y12, Y13, Y14
 	VMOVQ          168(SI), X0
 	SHA256RNDS2    X0, X4, X3
-	VPSRLD         $0x03, Y30, Y11
-	VPRORD         $0x12, Y30, Y10
-	VPRORD         $0x07, Y30, Y9
-	VPADDD         Y26, Y22, Y22
-	VPADDD         Y14, Y21, Y21
-	VPTERNLOGD     $0x96, Y9, Y10, Y11
 	VMOVQ          176(SI), X0
 	SHA256RNDS2    X0, X6, X5
-	VPADDD         Y11, Y22, Y22
-	VPADDD         pairConstants<>+928(SB), Y21, Y15
+	VPADDD         Y26, Y22, Y22
+	VPSRLD         $0x03, Y30, Y11
 	VMOVQ          184(SI), X0
 	SHA256RNDS2    X0, X8, X7
+	VPSRLD         $0x0a, Y20, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y21, Y21
+	VPADDD         pairConstants<>+928(SB), Y21, Y15
+	VPADDD         Y11, Y22, Y22
 	VMOVDQU        Y15, 160(SI)
+	VPRORD         $0x07, Y31, Y9
+	VPRORD         $0x12, Y31, Y10
 	VMOVQ          192(SI), X0
 	SHA256RNDS2    X0, X1, X2
 	VPRORD         $0x11, Y21, Y12
 	VPRORD         $0x13, Y21, Y13
-	VPSRLD         $0x0a, Y21, Y14
-	VPTERNLOGD     $0x96, Y12, Y13, Y14
 	VMOVQ          200(SI), X0
 	SHA256RNDS2    X0, X3, X4
-	VPSRLD         $0x03, Y31, Y11
-	VPRORD         $0x12, Y31, Y10
-	VPRORD         $0x07, Y31, Y9
-	VPADDD         Y27, Y23, Y23
-	VPADDD         Y14, Y22, Y22
-	VPTERNLOGD     $0x96, Y9, Y10, Y11
 	VMOVQ          208(SI), X0
 	SHA256RNDS2    X0, X5, X6
-	VPADDD         Y11, Y23, Y23
-	VPADDD         pairConstants<>+960(SB), Y22, Y15
+	VPADDD         Y27, Y23, Y23
+	VPSRLD         $0x03, Y31, Y11
 	VMOVQ          216(SI), X0
 	SHA256RNDS2    X0, X7, X8
+	VPSRLD         $0x0a, Y21, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y22, Y22
+	VPADDD         pairConstants<>+960(SB), Y22, Y15
+	VPADDD         Y11, Y23, Y23
 	VMOVDQU        Y15, 192(SI)
 	VMOVQ          224(SI), X0
 	SHA256RNDS2    X0, X2, X1
 	VPRORD         $0x11, Y22, Y12
 	VPRORD         $0x13, Y22, Y13
-	VPSRLD         $0x0a, Y22, Y14
-	VPTERNLOGD     $0x96, Y12, Y13, Y14
 	VMOVQ          232(SI), X0
 	SHA256RNDS2    X0, X4, X3
-	VPADDD         Y14, Y23, Y23
 	VMOVQ          240(SI), X0
 	SHA256RNDS2    X0, X6, X5
-	VPADDD         pairConstants<>+992(SB), Y23, Y15
 	VMOVQ          248(SI), X0
 	SHA256RNDS2    X0, X8, X7
+	VPSRLD         $0x0a, Y22, Y14
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y23, Y23
+	VPADDD         pairConstants<>+992(SB), Y23, Y15
 	VMOVDQU        Y15, 224(SI)
 	VBROADCASTI128 flipWords<>+0(SB), Y11
 	VMOVQ          (SI), X0
