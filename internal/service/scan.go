@@ -160,7 +160,10 @@ func (s *scanner) fill() error {
 	case err != nil:
 		return err
 	}
-	s.pool.Write(&s.digest, fresh)
+	// The file is written meanwhile, and other uploads find company for their
+	// digests in the lanes.
+	hashing := s.pool.Start(&s.digest, fresh)
+	defer hashing.Wait()
 	if s.sink != nil {
 		if _, err := s.sink.Write(fresh); err != nil {
 			return err

@@ -30,11 +30,18 @@ func (st *store) newIncoming() (*incoming, error) {
 	return &incoming{st: st, f: f}, nil
 }
 
+// writebackStep is what the kernel is asked to write in multiples of. The rest
+// waits for the next write: to add to a page that is being written is slow.
+const writebackStep = 1 << 20
+
 // Write appends to the file.
 func (in *incoming) Write(p []byte) (int, error) {
 	n, err := in.f.WriteAt(p, in.off)
-	startWriteback(in.f, in.off, int64(n))
+	from := in.off &^ (writebackStep - 1)
 	in.off += int64(n)
+	if to := in.off &^ (writebackStep - 1); to > from {
+		startWriteback(in.f, from, to-from)
+	}
 	if err != nil {
 		return n, fmt.Errorf("receive shard: %w", err)
 	}
