@@ -11,6 +11,8 @@ import (
 
 	"github.com/ipfs/go-cid"
 	"github.com/multiformats/go-varint"
+
+	"github.com/carload/carload/internal/durable"
 )
 
 // incoming is a shard file that is being received. Whoever makes one either
@@ -18,7 +20,7 @@ import (
 type incoming struct {
 	st   *store
 	f    *os.File
-	off  int64 // of the next sequential write
+	out  *durable.Writer
 	done bool
 }
 
@@ -27,21 +29,12 @@ func (st *store) newIncoming() (*incoming, error) {
 	if err != nil {
 		return nil, fmt.Errorf("receive shard: %w", err)
 	}
-	return &incoming{st: st, f: f}, nil
+	return &incoming{st: st, f: f, out: durable.NewWriter(f)}, nil
 }
-
-// writebackStep is what the kernel is asked to write in multiples of. The rest
-// waits for the next write: to add to a page that is being written is slow.
-const writebackStep = 1 << 20
 
 // Write appends to the file.
 func (in *incoming) Write(p []byte) (int, error) {
-	n, err := in.f.WriteAt(p, in.off)
-	from := in.off &^ (writebackStep - 1)
-	in.off += int64(n)
-	if to := in.off &^ (writebackStep - 1); to > from {
-		startWriteback(in.f, from, to-from)
-	}
+	n, err := in.out.Write(p)
 	if err != nil {
 		return n, fmt.Errorf("receive shard: %w", err)
 	}
@@ -100,7 +93,7 @@ func (in *incoming) publish(c cid.Cid) error {
 	path := in.st.shardPath(c)
 	dir := filepath.Dir(path)
 	if err := os.Mkdir(dir, 0o700); err == nil {
-		if err := syncDir(filepath.Dir(dir)); err != nil {
+		if err := durable.SyncDir(filepath.Dir(dir)); err != nil {
 			return err
 		}
 	} else if !errors.Is(err, os.ErrExist) {
@@ -110,7 +103,7 @@ func (in *incoming) publish(c cid.Cid) error {
 		return fmt.Errorf("publish shard: %w", err)
 	}
 	in.done = true
-	return syncDir(dir)
+	return durable.SyncDir(dir)
 }
 
 // remove closes the file, and removes it unless it was published. It may be
@@ -274,5 +267,5 @@ func (st *store) removeShard(c cid.Cid) error {
 	if err := os.Remove(path); err != nil {
 		return fmt.Errorf("remove shard: %w", err)
 	}
-	return syncDir(filepath.Dir(path))
+	return durable.SyncDir(filepath.Dir(path))
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/ipfs/go-cid"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/carload/carload/internal/durable"
 	"github.com/carload/carload/internal/sha256mb"
 )
 
@@ -103,7 +104,7 @@ func (st *store) openDatabase(ctx context.Context) error {
 	}
 	st.read.SetMaxOpenConns(8)
 	st.read.SetMaxIdleConns(8)
-	if err := syncDir(st.dir); err != nil {
+	if err := durable.SyncDir(st.dir); err != nil {
 		return err
 	}
 	return nil
@@ -267,12 +268,4 @@ func (st *store) clearIncoming() error {
 		}
 	}
 	return nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("sync directory: %w", err)
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -23,6 +23,7 @@ import (
 	"go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
 
+	"github.com/carload/carload/internal/durable"
 	"github.com/carload/carload/uploader"
 )
 
@@ -173,15 +174,7 @@ func create(path string) error {
 	if err != nil {
 		err = os.Rename(tmp.Name(), path) // a file system without links
 	}
-	return errors.Join(err, syncDir(filepath.Dir(path)))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return errors.Join(err, durable.SyncDir(filepath.Dir(path)))
 }
 
 // explain adds what to do to an error.

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"github.com/carload/carload/internal/durable"
 )
 
 // Report is what a [Repair] did.
@@ -56,7 +58,7 @@ func repair(path string) (r Report, err error) {
 	if err := os.Rename(path, r.Damaged); err != nil {
 		return r, err
 	}
-	return r, errors.Join(os.Rename(fresh, path), syncDir(filepath.Dir(path)))
+	return r, errors.Join(os.Rename(fresh, path), durable.SyncDir(filepath.Dir(path)))
 }
 
 // salvage copies what is whole.

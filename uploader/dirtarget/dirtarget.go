@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/ipfs/go-cid"
 
+	"github.com/carload/carload/internal/durable"
 	"github.com/carload/carload/uploader"
 )
 
@@ -63,7 +65,11 @@ func (t *Target) Put(ctx context.Context, s *uploader.Shard) (_ uploader.Receipt
 		}
 	}()
 	body := s.Open(ctx)
-	_, err = body.WriteTo(f)
+	var w io.Writer = f
+	if !t.opts.NoSync {
+		w = durable.NewWriter(f)
+	}
+	_, err = body.WriteTo(w)
 	if err == nil {
 		err = f.Chmod(0o644)
 	}
@@ -77,7 +83,7 @@ func (t *Target) Put(ctx context.Context, s *uploader.Shard) (_ uploader.Receipt
 		return uploader.Receipt{}, permanent(err)
 	}
 	if !t.opts.NoSync {
-		if err = syncDir(t.dir); err != nil {
+		if err = durable.SyncDir(t.dir); err != nil {
 			return uploader.Receipt{}, permanent(err)
 		}
 	}
@@ -97,15 +103,6 @@ func ignoreNotExist(err error) error {
 		return nil
 	}
 	return err
-}
-
-// syncDir makes a rename in dir durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // Temporary says no: see [uploader.Retryable].
