@@ -74,7 +74,11 @@ func (t *Target) List(ctx context.Context) iter.Seq2[Upload, error] {
 					return
 				}
 			}
-			if fresh == 0 || len(page) < pageSize {
+			if len(page) < pageSize {
+				return
+			}
+			if fresh == 0 {
+				yield(Upload{}, t.stuck("uploads", before))
 				return
 			}
 		}
@@ -184,11 +188,21 @@ func (t *Target) Pins(ctx context.Context) iter.Seq2[Pin, error] {
 					return
 				}
 			}
-			if fresh == 0 || len(page.Results) < pageSize {
+			if len(page.Results) < pageSize {
+				return
+			}
+			if fresh == 0 {
+				yield(Pin{}, t.stuck("pins", before))
 				return
 			}
 		}
 	}
+}
+
+// stuck says that a list may go on, but can't be asked for: the pages of the
+// API begin with a time, and this one has more than a page.
+func (t *Target) stuck(what, at string) error {
+	return permanent{fmt.Errorf("%s can't list all %s: it has %d or more of %s, which fill a page", t, what, pageSize, at)}
 }
 
 // pins makes a request of the pinning API, whose replies have no envelope.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
+	"github.com/multiformats/go-multihash"
 	"go.uber.org/goleak"
 	"golang.org/x/sync/errgroup"
 
@@ -295,4 +297,64 @@ func TestEndpoints(t *testing.T) {
 	if _, err := nftstorage.New(nftstorage.Options{Endpoint: "http://api.example.org", AllowHTTP: true}); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestListOfOneMoment has more uploads and pins of the same time than a page
+// takes: a list that can't be whole must not seem to be.
+func TestListOfOneMoment(t *testing.T) {
+	t.Parallel()
+	const total = 60
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		limit, err := strconv.Atoi(r.FormValue("limit"))
+		if err != nil {
+			t.Error(err)
+		}
+		const created = "2026-01-02T03:04:05.006Z"
+		var uploads, pins []any
+		for i := range min(limit, total) {
+			c := cid.NewCidV1(cid.Raw, sum(t, fmt.Sprint(i))).String()
+			uploads = append(uploads, map[string]any{"cid": c, "created": created, "pin": map[string]any{"cid": c, "status": "pinned"}})
+			pins = append(pins, map[string]any{"requestid": c, "status": "pinned", "created": created, "pin": map[string]any{"cid": c}})
+		}
+		var answer any = map[string]any{"ok": true, "value": uploads}
+		if r.URL.Path == "/pins" {
+			answer = map[string]any{"count": total, "results": pins}
+		}
+		if err := json.NewEncoder(w).Encode(answer); err != nil {
+			t.Error(err)
+		}
+	}))
+	defer srv.Close()
+	token, err := nftstorage.NewToken("token")
+	if err != nil {
+		t.Fatal(err)
+	}
+	target, err := nftstorage.New(nftstorage.Options{Endpoint: srv.URL, Token: token})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer target.Close()
+	listed, last := 0, error(nil)
+	for _, last = range target.List(t.Context()) {
+		listed++
+	}
+	if listed != 51 || last == nil || !strings.Contains(last.Error(), "can't list all uploads") {
+		t.Errorf("%d uploads, %v", listed, last)
+	}
+	listed, last = 0, nil
+	for _, last = range target.Pins(t.Context()) {
+		listed++
+	}
+	if listed != 51 || last == nil || !strings.Contains(last.Error(), "can't list all pins") {
+		t.Errorf("%d pins, %v", listed, last)
+	}
+}
+
+func sum(t *testing.T, s string) multihash.Multihash {
+	t.Helper()
+	mh, err := multihash.Sum([]byte(s), multihash.SHA2_256, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mh
 }
