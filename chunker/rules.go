@@ -16,27 +16,40 @@ type rule struct {
 	take    bool // take in what an earlier rule left out
 }
 
-// parseRules understands what gitignore(5) does: a pattern without a slash
-// matches a name at any depth, one with a slash a path from the top; a slash
-// at the end asks for a directory; "!" in front takes in again.
+// CheckPattern tells what is wrong with a pattern for [Options].
+func CheckPattern(pattern string) error {
+	_, err := parseRule(pattern)
+	return err
+}
+
 func parseRules(patterns []string) ([]rule, error) {
 	var rules []rule
 	for _, text := range patterns {
-		var r rule
-		p, take := strings.CutPrefix(text, "!")
-		r.take = take
-		p, r.dirOnly = strings.CutSuffix(p, "/")
-		if p, anchored := strings.CutPrefix(p, "/"); anchored || strings.Contains(p, "/") {
-			r.pattern = p
-		} else {
-			r.pattern = "**/" + p
-		}
-		if p == "" || !doublestar.ValidatePattern(r.pattern) {
-			return nil, fmt.Errorf("pattern %q can't be understood", text)
+		r, err := parseRule(text)
+		if err != nil {
+			return nil, err
 		}
 		rules = append(rules, r)
 	}
 	return rules, nil
+}
+
+// parseRule understands what gitignore(5) does: a pattern without a slash
+// matches a name at any depth, one with a slash a path from the top; a slash
+// at the end asks for a directory; "!" in front takes in again.
+func parseRule(text string) (r rule, err error) {
+	p, take := strings.CutPrefix(text, "!")
+	r.take = take
+	p, r.dirOnly = strings.CutSuffix(p, "/")
+	if p, anchored := strings.CutPrefix(p, "/"); anchored || strings.Contains(p, "/") {
+		r.pattern = p
+	} else {
+		r.pattern = "**/" + p
+	}
+	if p == "" || !doublestar.ValidatePattern(r.pattern) {
+		return rule{}, fmt.Errorf("pattern %q can't be understood", text)
+	}
+	return r, nil
 }
 
 // wanted reports whether an entry of a directory belongs to the tree. What is

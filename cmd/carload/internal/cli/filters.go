@@ -1,10 +1,9 @@
 package cli
 
 import (
-	"errors"
 	"strings"
 
-	"github.com/bmatcuk/doublestar/v4"
+	"github.com/carload/carload/chunker"
 )
 
 // filters are the patterns of --exclude and --include, in the order in which
@@ -23,8 +22,8 @@ type filterFlag struct {
 // Set adds a pattern. If the first one takes something in, all else is left
 // out; directories stay, so that what is in them can match.
 func (f *filterFlag) Set(pattern string) error {
-	if p := strings.Trim(pattern, "/"); p == "" || !doublestar.ValidatePattern(p) {
-		return errors.New("the pattern can't be understood")
+	if err := chunker.CheckPattern(f.prefix + pattern); err != nil {
+		return err
 	}
 	if f.prefix == "!" && len(f.filters.patterns) == 0 {
 		f.filters.patterns = []string{"*", "!*/"}
