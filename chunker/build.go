@@ -375,10 +375,8 @@ func (h *batch) isFull(n int) bool {
 // digest when the batch is flushed.
 func (h *batch) add(p *Profile, n *node, src io.ReaderAt, from, to int64, digest []byte) error {
 	size := int(to - from)
-	if n.size == 0 {
-		if err := wantEmpty(src, h.b.dag.source(n).Name()); err != nil {
-			return err
-		}
+	if n.size == 0 && hasContent(src) {
+		return fmt.Errorf("%q has content but no size: give it on standard input", h.b.dag.source(n).Name())
 	}
 	if h.isFull(size + leafFraming) {
 		h.flush()
@@ -406,13 +404,11 @@ func (h *batch) add(p *Profile, n *node, src io.ReaderAt, from, to int64, digest
 	return nil
 }
 
-// wantEmpty fails for a file that has no size but content, as those that the
-// system makes up when they are read, such as in /proc.
-func wantEmpty(src io.ReaderAt, name string) error {
-	if n, _ := src.ReadAt(make([]byte, 1), 0); n > 0 {
-		return fmt.Errorf("%q has content but no size: give it on standard input", name)
-	}
-	return nil
+// hasContent reports whether there is anything to read. Files that the system
+// makes up when they are read, such as in /proc, have content but no size.
+func hasContent(src io.ReaderAt) bool {
+	n, _ := src.ReadAt(make([]byte, 1), 0)
+	return n > 0
 }
 
 // flush hashes what is in the batch.
