@@ -2,6 +2,8 @@ package durable_test
 
 import (
 	"bytes"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -11,25 +13,34 @@ import (
 
 func TestWriter(t *testing.T) {
 	t.Parallel()
-	want := bytes.Repeat([]byte("0123456"), 1<<20)
-	for _, step := range []int{1 << 20, 1<<20 - 1, 1<<20 + 1, 3<<20 + 7, len(want)} {
-		f, err := os.Create(filepath.Join(t.TempDir(), "f"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		w := durable.NewWriter(f)
-		for rest := want; len(rest) > 0; {
-			n, err := w.Write(rest[:min(step, len(rest))])
+	long := bytes.Repeat([]byte("0123456"), 1<<20)
+	var writers durable.Writers
+	for _, step := range []int{1 << 20, 1<<20 - 1, 1<<20 + 1, 3<<20 + 7, len(long)} {
+		for _, size := range []int{0, 1, 1<<20 - 1, 1 << 20, 1<<20 + 1, 3 << 20, len(long)} {
+			want := long[:size]
+			f, err := os.Create(filepath.Join(t.TempDir(), "f"))
 			if err != nil {
 				t.Fatal(err)
 			}
-			rest = rest[n:]
-		}
-		if err := f.Close(); err != nil {
-			t.Fatal(err)
-		}
-		if got, err := os.ReadFile(f.Name()); err != nil || !bytes.Equal(got, want) {
-			t.Errorf("steps of %d: %d bytes, %v", step, len(got), err)
+			w := writers.New(f)
+			for rest := want; len(rest) > 0; {
+				n, err := w.Write(rest[:min(step, len(rest))])
+				if err != nil {
+					t.Fatal(err)
+				}
+				rest = rest[n:]
+			}
+			if err := w.Sync(); err != nil {
+				t.Fatal(err)
+			}
+			// The file can be used like any other afterwards.
+			got := make([]byte, size+1)
+			if n, err := f.ReadAt(got, 0); n != size || err != io.EOF || !bytes.Equal(got[:n], want) {
+				t.Errorf("%d bytes in steps of %d: got %d, %v", size, step, n, err)
+			}
+			if err := f.Close(); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 }
@@ -43,8 +54,16 @@ func TestWriterError(t *testing.T) {
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := durable.NewWriter(f).Write([]byte("x")); n != 0 || err == nil {
-		t.Errorf("%d, %v", n, err)
+	var writers durable.Writers
+	if n, err := writers.New(f).Write(make([]byte, 1<<20)); n != 0 || !errors.Is(err, os.ErrClosed) {
+		t.Errorf("a piece: %d, %v", n, err)
+	}
+	w := writers.New(f)
+	if n, err := w.Write([]byte("x")); n != 1 || err != nil {
+		t.Errorf("less than a piece: %d, %v", n, err)
+	}
+	if err := w.Sync(); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("sync: %v", err)
 	}
 }
 

@@ -20,7 +20,7 @@ import (
 type incoming struct {
 	st   *store
 	f    *os.File
-	out  *durable.Writer
+	out  *durable.Writer // nil if nothing is written by Write
 	done bool
 }
 
@@ -29,10 +29,10 @@ func (st *store) newIncoming() (*incoming, error) {
 	if err != nil {
 		return nil, fmt.Errorf("receive shard: %w", err)
 	}
-	return &incoming{st: st, f: f, out: durable.NewWriter(f)}, nil
+	return &incoming{st: st, f: f}, nil
 }
 
-// Write appends to the file.
+// Write appends to the file of a shard that is received.
 func (in *incoming) Write(p []byte) (int, error) {
 	n, err := in.out.Write(p)
 	if err != nil {
@@ -64,6 +64,7 @@ func (st *store) receive(ctx context.Context, src io.Reader, length int64) (_ *i
 	if st.discard {
 		res, err = st.scan(ctx, src, length, nil, in)
 	} else {
+		in.out = st.writers.New(in.f)
 		res, err = st.scan(ctx, src, length, in, nil)
 	}
 	if err != nil {
@@ -82,7 +83,11 @@ func (in *incoming) sync(size int64) error {
 			return fmt.Errorf("receive shard: %w", err)
 		}
 	}
-	if err := in.f.Sync(); err != nil {
+	flush := in.f.Sync
+	if in.out != nil {
+		flush = in.out.Sync
+	}
+	if err := flush(); err != nil {
 		return fmt.Errorf("sync shard: %w", err)
 	}
 	return nil

@@ -57,7 +57,7 @@ func (st *store) newBuilderFor(root cid.Cid) (*builder, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &builder{st: st, file: file, w: bufio.NewWriterSize(file, 256<<10), at: make(map[cid.Cid]location)}
+	b := &builder{st: st, file: file, w: bufio.NewWriterSize(file.f, 256<<10), at: make(map[cid.Cid]location)}
 	header := car.AppendHeader(nil, root)
 	b.off = int64(len(header))
 	if _, err := b.w.Write(header); err != nil {

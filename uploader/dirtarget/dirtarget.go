@@ -28,8 +28,9 @@ type Options struct {
 // complete or not at all, and one that is there is replaced by the same bytes.
 // It is safe for concurrent use.
 type Target struct {
-	dir  string
-	opts Options
+	dir     string
+	opts    Options
+	writers durable.Writers
 }
 
 // New makes a target of a directory, and the directory if it is not there.
@@ -41,7 +42,7 @@ func New(dir string, opts Options) (*Target, error) {
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return nil, err
 	}
-	return &Target{dir, opts}, nil
+	return &Target{dir: dir, opts: opts}, nil
 }
 
 // String is the directory.
@@ -65,18 +66,7 @@ func (t *Target) Put(ctx context.Context, s *uploader.Shard) (_ uploader.Receipt
 		}
 	}()
 	body := s.Open(ctx)
-	var w io.Writer = f
-	if !t.opts.NoSync {
-		w = durable.NewWriter(f)
-	}
-	_, err = body.WriteTo(w)
-	if err == nil {
-		err = f.Chmod(0o644)
-	}
-	if err == nil && !t.opts.NoSync {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close(), body.Close()); err != nil {
+	if err = errors.Join(t.write(f, body), f.Close(), body.Close()); err != nil {
 		return uploader.Receipt{}, permanent(err)
 	}
 	if err = os.Rename(f.Name(), path); err != nil {
@@ -89,6 +79,22 @@ func (t *Target) Put(ctx context.Context, s *uploader.Shard) (_ uploader.Receipt
 	}
 	archive, _ := body.CID()
 	return uploader.Receipt{Root: s.Root, Parts: []cid.Cid{archive}}, nil
+}
+
+// write writes all of body to f, which is empty.
+func (t *Target) write(f *os.File, body io.WriterTo) error {
+	if err := f.Chmod(0o644); err != nil {
+		return err
+	}
+	if t.opts.NoSync {
+		_, err := body.WriteTo(f)
+		return err
+	}
+	w := t.writers.New(f)
+	if _, err := body.WriteTo(w); err != nil {
+		return err
+	}
+	return w.Sync()
 }
 
 // permanent marks an error of the disk: writing again does not help.

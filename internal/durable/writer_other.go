@@ -1,0 +1,11 @@
+//go:build !linux
+
+package durable
+
+import "os"
+
+func setDirect(*os.File, bool) bool { return false }
+
+func isMisaligned(error) bool { return false }
+
+func startWriteback(*os.File, int64, int64) {}
