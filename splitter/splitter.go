@@ -38,7 +38,7 @@ type Options struct {
 // Validate tells what is wrong with the options.
 func (o Options) Validate() error {
 	if o.MaxShardBytes < 0 || o.MaxShardBytes > MaxShardBytes {
-		return fmt.Errorf("shard limit of %d bytes: must be between 1 and %d", o.MaxShardBytes, MaxShardBytes)
+		return fmt.Errorf("shard limit of %d bytes: must be at most %d, or 0 for the default", o.MaxShardBytes, MaxShardBytes)
 	}
 	return nil
 }

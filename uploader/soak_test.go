@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -88,7 +87,7 @@ func newBadLine(t *testing.T, to string, stall time.Duration, seed uint64) *badL
 			return nil
 		},
 		ErrorLog:     slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
-		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { hangUp(w) },
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { uploadertest.Reset(w) },
 	}
 	srv := httptest.NewServer(l)
 	l.URL = srv.URL
@@ -98,18 +97,6 @@ func newBadLine(t *testing.T, to string, stall time.Duration, seed uint64) *badL
 		transport.CloseIdleConnections()
 	})
 	return l
-}
-
-// hangUp resets a client's connection.
-func hangUp(w http.ResponseWriter) {
-	conn, _, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		panic(http.ErrAbortHandler)
-	}
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0)
-	}
-	_ = conn.Close()
 }
 
 // draw decides what happens to a request.

@@ -83,7 +83,7 @@ func asAPIError(err error) (*apiError, bool) {
 	switch {
 	case errors.As(err, &api):
 		return api, true
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EFBIG):
 		return diskFull(), false
 	case errors.As(err, &body):
 		return failure(http.StatusBadRequest, "HTTP_ERROR", "the request body ended early or came too slowly"), true

@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -113,6 +117,19 @@ type Service struct {
 
 	mu     sync.RWMutex
 	closed bool // guarded by mu
+}
+
+// IsStore tells whether [Open] would find a store in a directory, whole or not,
+// and not make one.
+func IsStore(dir string) (bool, error) {
+	for _, name := range []string{databaseName, shardsDir} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			return true, nil
+		} else if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
+			return false, err
+		}
+	}
+	return false, nil
 }
 
 // Open opens the store in opts.Dir, or makes a new one, and removes what an

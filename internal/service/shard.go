@@ -21,7 +21,7 @@ type incoming struct {
 	st   *store
 	f    *os.File
 	out  *durable.Writer // nil if nothing is written by Write
-	done bool
+	done bool            // it has the name of a shard
 }
 
 func (st *store) newIncoming() (*incoming, error) {

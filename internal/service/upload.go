@@ -149,22 +149,24 @@ func (s *Service) accept(ctx context.Context, sub *submission) error {
 	start := time.Now()
 	s.st.commit.Lock()
 	defer s.st.commit.Unlock()
-	if err := sub.file.publish(sub.shard.cid); err != nil {
-		return err
+	err := sub.file.publish(sub.shard.cid)
+	if err == nil {
+		err = s.st.update(ctx, func(tx *sql.Tx) error {
+			if err := s.checkQuota(ctx, tx, sub.key, sub.bytes); err != nil {
+				return err
+			}
+			return s.st.record(ctx, tx, sub)
+		})
 	}
-	err := s.st.update(ctx, func(tx *sql.Tx) error {
-		if err := s.checkQuota(ctx, tx, sub.key, sub.bytes); err != nil {
-			return err
-		}
-		return s.st.record(ctx, tx, sub)
-	})
-	if err != nil {
+	if err != nil && sub.file.done {
 		// A commit that failed may have taken place: the index says.
 		if known, kerr := s.st.knows(ctx, sub.shard.cid); kerr != nil {
 			err = errors.Join(err, kerr) // the next start decides
 		} else if !known {
 			err = errors.Join(err, s.st.removeShard(sub.shard.cid))
 		}
+	}
+	if err != nil {
 		return fmt.Errorf("store shard %s: %w", sub.shard.cid, err)
 	}
 	s.metrics.shards.Inc()

@@ -79,20 +79,20 @@ func Redirect(status int, url string) Fault {
 func Drop(n int64) Fault {
 	return func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
 		_, _ = io.CopyN(io.Discard, r.Body, n)
-		reset(w)
+		Reset(w)
 	}
 }
 
 // Swallow reads the whole body, stores nothing, and closes the connection.
 func Swallow(w http.ResponseWriter, r *http.Request, _ http.Handler) {
 	_, _ = io.Copy(io.Discard, r.Body)
-	reset(w)
+	Reset(w)
 }
 
 // LoseReply serves the request, and resets the connection in place of a reply.
 func LoseReply(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	next.ServeHTTP(httptest.NewRecorder(), r)
-	reset(w)
+	Reset(w)
 }
 
 // Stall reads n bytes of the body and then does nothing until the client gives
@@ -211,8 +211,8 @@ func (r recorded) copyHeader(w http.ResponseWriter) {
 	w.WriteHeader(r.Code)
 }
 
-// reset closes the client's connection without a goodbye.
-func reset(w http.ResponseWriter) {
+// Reset closes the client's connection without a goodbye.
+func Reset(w http.ResponseWriter) {
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		panic(http.ErrAbortHandler)

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"strconv"
 	"time"
 
@@ -31,7 +29,9 @@ func (a *app) storeThere(flag string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+	if is, err := service.IsStore(dir); err != nil {
+		return "", err
+	} else if !is {
 		return "", withHint(usagef("there is no store at %q", dir), "carload up, carload serve and carload key new make one; --store names another")
 	}
 	return dir, nil

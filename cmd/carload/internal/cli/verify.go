@@ -56,8 +56,6 @@ and hashes all of it. What is missing or wrong is remembered, so that
 				if root, err := cid.Decode(args[0]); err == nil {
 					level := uploader.VerifyPinned
 					switch {
-					case full && cmd.Flags().Changed("sample"):
-						return usagef("give --sample or --full, not both")
 					case full:
 						level = uploader.VerifyFull
 					case cmd.Flags().Changed("sample"):
@@ -86,7 +84,7 @@ and hashes all of it. What is missing or wrong is remembered, so that
 	cmd.Flags().IntVar(&sample, "sample", uploader.DefaultSampleBlocks, "fetch this many random blocks back from the service")
 	cmd.Flags().DurationVar(&timeout, "verify-timeout", 5*time.Second, "how long the service may take to have it complete")
 	addLedger(cmd, &ledger)
-	cmd.Flags().BoolVar(&full, "full", false, "fetch everything back from the service")
+	cmd.Flags().BoolVar(&full, "full", false, "fetch everything back from the service, whatever --sample says")
 	return cmd
 }
 
