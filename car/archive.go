@@ -51,9 +51,10 @@ type Packer struct {
 func (p *Packer) Open(ctx context.Context, a Archive) *Stream {
 	b, ok := p.batches.Get().(*batch)
 	if !ok {
-		b = &batch{buf: make([]byte, 0, batchBytes)}
+		b = &batch{room: make([]byte, batchBytes+pageBytes)}
 	}
 	b.reset()
+	b.alignTo(0)
 	b.buf = AppendHeader(b.buf, a.Root)
 	return &Stream{ctx: ctx, packer: p, archive: a, batch: b, files: openFiles{limit: 1}}
 }
@@ -158,6 +159,7 @@ func (s *Stream) nextBatch() error {
 	s.waitHashed()
 	if s.given > 0 {
 		s.batch.reset()
+		s.batch.alignTo(s.given)
 	}
 	for s.next < s.archive.Blocks.Len() {
 		b := s.archive.Blocks.At(s.next)
@@ -206,6 +208,7 @@ func grow(b []byte, n int) []byte {
 // batch is a run of sections in one buffer, and what is needed to check them.
 type batch struct {
 	buf    []byte
+	room   []byte // that buf is in, if its place matters
 	blocks []batchBlock
 	msgs   [][]byte
 	sums   [][sha256mb.Size]byte
@@ -224,6 +227,14 @@ func (b *batch) reset() {
 	clear(b.msgs)
 	b.buf, b.blocks, b.msgs, b.sums = b.buf[:0], b.blocks[:0], b.msgs[:0], b.sums[:0]
 }
+
+// pageBytes is what direct writes to a disk have to be aligned to. Who writes
+// whole batches to one can do so without another copy, if a byte's place in its
+// page is that in the file. What make returns begins with a page if it is large.
+const pageBytes = 4096
+
+// alignTo lets the batch begin where the byte at this offset of a file belongs.
+func (b *batch) alignTo(off int64) { b.buf = b.room[off%pageBytes:][:0] }
 
 func (b *batch) add(blk *Block, start int) {
 	b.blocks = append(b.blocks, batchBlock{blk.Cid, blk.Source, blk.Offset, blk.Claimed, start, len(b.buf)})

@@ -5,7 +5,6 @@ package durable
 import (
 	"errors"
 	"os"
-	"sync"
 	"unsafe"
 )
 
@@ -19,91 +18,110 @@ func SyncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-const (
-	// pieceBytes is what goes to the disk at a time. Larger pieces are no faster.
-	pieceBytes = 1 << 20
-	// alignBytes is what disks and file systems want the place of a piece in
-	// memory and in the file to be a multiple of, at most.
-	alignBytes = 4096
-)
+// AlignBytes is what disks and file systems want the place of a piece in memory
+// and in the file to be a multiple of, at most.
+const AlignBytes = 4096
 
-// Writers makes Writers, which share buffers. The zero value is ready to use, by
-// several goroutines at a time.
-type Writers struct {
-	pieces sync.Pool // of *piece
-}
+// directBytes is the least first write that goes straight to the disk. What is
+// small does not keep a disk busy.
+const directBytes = 1 << 20
 
-// piece is a buffer that is aligned.
-type piece struct{ data []byte }
-
-func newPiece() *piece {
-	p := make([]byte, pieceBytes+alignBytes)
-	off := -uintptr(unsafe.Pointer(unsafe.SliceData(p))) % alignBytes
-	return &piece{p[off:][:pieceBytes:pieceBytes]}
-}
-
-// Writer writes to a file from its beginning. Where the system can, what is
-// large goes straight from its buffer of 1 MiB to the disk: what has to be on
-// the disk anyway gains nothing by a way through the page cache, which takes
-// more of the processor than all else that is done to it. Elsewhere the system
-// is asked to write out meanwhile. A Writer is not safe for concurrent use.
+// Writer writes to a file from its beginning, for a sync at its end.
+//
+// What has to be on the disk anyway gains nothing by a way through the page
+// cache, which takes more of the processor than all else that is done to it. So
+// where the system can, what is large goes straight from the caller's buffers to
+// the disk. That takes a buffer where a byte's address and its place in the file
+// agree modulo AlignBytes, with the first byte at a multiple of that, as is that
+// of any slice of some MiB that make returns. Elsewhere the system is asked to
+// write out meanwhile.
+//
+// A Writer holds a page. It needs no Close. It is not safe for concurrent use.
 type Writer struct {
-	from   *Writers
-	f      *os.File
-	piece  *piece
-	n      int   // bytes in piece
-	off    int64 // of piece in the file
-	direct bool
+	f       *os.File
+	off     int64  // of the next byte to go to the file
+	direct  bool   // not through the page cache
+	page    []byte // what waits for the rest of its page
+	pending int    // bytes in it
 }
 
-// New returns a Writer to f, which is empty. Until [Writer.Sync] has returned
-// nothing else may be done with f but closing it, which is the caller's, too.
-func (ws *Writers) New(f *os.File) *Writer {
-	p, ok := ws.pieces.Get().(*piece)
-	if !ok {
-		p = newPiece()
-	}
-	return &Writer{from: ws, f: f, piece: p}
-}
+// NewWriter returns a Writer to f, which is empty. Until [Writer.Sync] has
+// returned nothing else may be done with f but closing it, which is the
+// caller's.
+func NewWriter(f *os.File) *Writer { return &Writer{f: f} }
 
-// Write implements io.Writer. What was written may be in the file, or on its
-// way.
+// Write implements io.Writer.
 func (w *Writer) Write(p []byte) (int, error) {
-	total := len(p)
-	for len(p) > 0 {
-		n := copy(w.piece.data[w.n:], p)
-		w.n += n
-		if w.n == pieceBytes {
-			if err := w.flush(); err != nil {
-				return total - len(p), err
-			}
-		}
-		p = p[n:]
+	if w.off == 0 && w.pending == 0 && len(p) >= directBytes && isAligned(p) && setDirect(w.f, true) {
+		w.direct = true
+		w.page = newPage()
 	}
-	return total, nil
+	rest := p
+	if w.pending > 0 {
+		n := copy(w.page[w.pending:], rest)
+		rest = rest[n:]
+		if w.pending += n; w.pending < AlignBytes {
+			return len(p), nil
+		}
+		if err := w.put(w.page); err != nil {
+			return 0, err
+		}
+		w.pending = 0
+	}
+	if w.direct && len(rest) > 0 && !isAligned(rest) {
+		if err := w.indirect(); err != nil {
+			return len(p) - len(rest), err
+		}
+	}
+	whole := len(rest)
+	if w.direct {
+		whole &^= AlignBytes - 1
+	}
+	if err := w.put(rest[:whole]); err != nil {
+		return len(p) - len(rest), err
+	}
+	rest = rest[whole:]
+	if w.direct {
+		w.pending = copy(w.page, rest)
+		return len(p), nil
+	}
+	if err := w.put(rest); err != nil {
+		return len(p) - len(rest), err
+	}
+	return len(p), nil
 }
 
-// flush writes the piece, which is full.
-func (w *Writer) flush() error {
-	if w.off == 0 {
-		w.direct = setDirect(w.f, true)
+// put writes p to the file: whole pages, if directly.
+func (w *Writer) put(p []byte) error {
+	if len(p) == 0 {
+		return nil
 	}
-	_, err := w.f.WriteAt(w.piece.data, w.off)
+	_, err := w.f.WriteAt(p, w.off)
 	if w.direct && isMisaligned(err) {
 		if err := w.indirect(); err != nil {
 			return err
 		}
-		_, err = w.f.WriteAt(w.piece.data, w.off)
+		_, err = w.f.WriteAt(p, w.off)
 	}
 	if err != nil {
 		return err
 	}
+	from := w.off
+	w.off += int64(len(p))
 	if !w.direct {
-		startWriteback(w.f, w.off, pieceBytes)
+		w.writeback(from)
 	}
-	w.off += pieceBytes
-	w.n = 0
 	return nil
+}
+
+// writeback has the system begin to write what is in the page cache from that
+// offset on, in whole MiB: to go on in a page that is being written is slow.
+func (w *Writer) writeback(from int64) {
+	const step = 1 << 20
+	from &^= step - 1
+	if to := w.off &^ (step - 1); to > from {
+		startWriteback(w.f, from, to-from)
+	}
 }
 
 // indirect writes through the page cache from now on.
@@ -117,15 +135,20 @@ func (w *Writer) indirect() error {
 
 // Sync makes the file durable with all that was written. It is the last call.
 func (w *Writer) Sync() error {
-	// The end of the file is no whole page.
-	err := w.indirect()
-	if err == nil {
-		_, err = w.f.WriteAt(w.piece.data[:w.n], w.off)
+	// The end of a file is no whole page.
+	if err := w.indirect(); err != nil {
+		return err
 	}
-	w.from.pieces.Put(w.piece)
-	w.piece = nil
-	if err != nil {
+	if err := w.put(w.page[:w.pending]); err != nil {
 		return err
 	}
 	return w.f.Sync()
+}
+
+func isAligned(p []byte) bool { return uintptr(unsafe.Pointer(unsafe.SliceData(p)))%AlignBytes == 0 }
+
+func newPage() []byte {
+	p := make([]byte, 2*AlignBytes)
+	off := -uintptr(unsafe.Pointer(unsafe.SliceData(p))) % AlignBytes
+	return p[off:][:AlignBytes:AlignBytes]
 }

@@ -14,7 +14,6 @@ import (
 func TestWriter(t *testing.T) {
 	t.Parallel()
 	long := bytes.Repeat([]byte("0123456"), 1<<20)
-	var writers durable.Writers
 	for _, step := range []int{1 << 20, 1<<20 - 1, 1<<20 + 1, 3<<20 + 7, len(long)} {
 		for _, size := range []int{0, 1, 1<<20 - 1, 1 << 20, 1<<20 + 1, 3 << 20, len(long)} {
 			want := long[:size]
@@ -22,7 +21,7 @@ func TestWriter(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			w := writers.New(f)
+			w := durable.NewWriter(f)
 			for rest := want; len(rest) > 0; {
 				n, err := w.Write(rest[:min(step, len(rest))])
 				if err != nil {
@@ -54,13 +53,9 @@ func TestWriterError(t *testing.T) {
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
-	var writers durable.Writers
-	if n, err := writers.New(f).Write(make([]byte, 1<<20)); n != 0 || !errors.Is(err, os.ErrClosed) {
-		t.Errorf("a piece: %d, %v", n, err)
-	}
-	w := writers.New(f)
-	if n, err := w.Write([]byte("x")); n != 1 || err != nil {
-		t.Errorf("less than a piece: %d, %v", n, err)
+	w := durable.NewWriter(f)
+	if n, err := w.Write(make([]byte, 2<<20)); n != 0 || !errors.Is(err, os.ErrClosed) {
+		t.Errorf("write: %d, %v", n, err)
 	}
 	if err := w.Sync(); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("sync: %v", err)

@@ -1,6 +1,9 @@
 package durable
 
-// Misalign gives w a buffer that no disk takes.
-func (w *Writer) Misalign() {
-	w.piece = &piece{make([]byte, pieceBytes+1)[1:]}
+// SkipByte has w go on at the second byte of the file, where nothing can be
+// written directly, and not know it.
+func (w *Writer) SkipByte() {
+	w.direct = setDirect(w.f, true)
+	w.page = newPage()
+	w.off = 1
 }

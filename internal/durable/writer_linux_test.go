@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -20,38 +21,53 @@ func isDirect(t *testing.T, f *os.File) bool {
 	return flags&unix.O_DIRECT != 0
 }
 
-// TestWriterDirect: the file is written past the page cache, until its end or
-// until it turns out that it can't be.
+// TestWriterDirect: what is large and aligned is written past the page cache,
+// until it is so no longer, or the file system does not take it.
 func TestWriterDirect(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	probe := filepath.Join(dir, "probe")
-	fd, err := unix.Open(probe, unix.O_CREAT|unix.O_WRONLY|unix.O_DIRECT, 0o600)
+	fd, err := unix.Open(filepath.Join(dir, "probe"), unix.O_CREAT|unix.O_WRONLY|unix.O_DIRECT, 0o600)
 	if err != nil {
 		t.Skipf("no direct writing here: %v", err)
 	}
 	if err := unix.Close(fd); err != nil {
 		t.Fatal(err)
 	}
-	want := bytes.Repeat([]byte("0123456"), 300_000)
-	for name, misaligned := range map[string]bool{"aligned": false, "misaligned": true} {
-		t.Run(name, func(t *testing.T) {
-			f, err := os.Create(filepath.Join(dir, name))
+	data := bytes.Repeat([]byte("0123456"), 400_000)
+	elsewhere := slices.Concat([]byte("x"), data)[1:]
+	for _, c := range []struct {
+		name   string
+		skip   bool
+		writes [][]byte
+		direct bool
+	}{
+		{name: "whole", writes: [][]byte{data}, direct: true},
+		{name: "in parts", writes: [][]byte{data[:2<<20+5], data[2<<20+5:]}, direct: true},
+		{name: "page by page", writes: [][]byte{data[:1<<20+5], data[1<<20+5:][:7], data[1<<20+12:]}, direct: true},
+		{name: "small at first", writes: [][]byte{data[:100], data[100:]}},
+		{name: "not aligned", writes: [][]byte{elsewhere}},
+		{name: "not aligned later", writes: [][]byte{data[:2<<20+5], elsewhere[2<<20+5:]}},
+		{name: "refused", skip: true, writes: [][]byte{data}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f, err := os.Create(filepath.Join(dir, c.name))
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer f.Close()
-			var writers durable.Writers
-			w := writers.New(f)
-			if misaligned {
-				w.Misalign()
+			w := durable.NewWriter(f)
+			want := slices.Concat(c.writes...)
+			if c.skip {
+				w.SkipByte()
+				want = slices.Concat([]byte{0}, want)
 			}
-			if _, err := w.Write(want); err != nil {
-				t.Fatal(err)
+			for _, p := range c.writes {
+				if n, err := w.Write(p); n != len(p) || err != nil {
+					t.Fatalf("%d of %d bytes, %v", n, len(p), err)
+				}
 			}
-			// A file system may take what is not aligned.
-			if !misaligned && !isDirect(t, f) {
-				t.Error("written through the page cache")
+			if direct := isDirect(t, f); direct != c.direct {
+				t.Errorf("direct: %v", direct)
 			}
 			if err := w.Sync(); err != nil {
 				t.Fatal(err)

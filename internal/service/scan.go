@@ -15,15 +15,18 @@ import (
 	"github.com/spaolacci/murmur3"
 
 	"github.com/carload/carload/car"
+	"github.com/carload/carload/internal/durable"
 	"github.com/carload/carload/internal/sha256mb"
 )
 
 const (
 	maxBlockBytes = 2 << 20
 	maxCIDBytes   = 4 << 10
-	// scanBufferBytes takes four sections of 1 MiB, so that their digests can
-	// share the lanes, and the largest section that may come.
-	scanBufferBytes = 4<<20 + 256<<10
+	// scanBytes takes four sections of 1 MiB, so that their digests can share the
+	// lanes, and the largest section that may come.
+	scanBytes = 4<<20 + 256<<10
+	// scanBufferBytes is that from any place in a page on.
+	scanBufferBytes = scanBytes + durable.AlignBytes
 	scanBatch       = 1024
 )
 
@@ -147,8 +150,14 @@ func (s *scanner) fill() error {
 		return nil
 	}
 	if s.start > 0 {
-		s.end = copy(s.buf, s.buf[s.start:s.end])
-		s.start = 0
+		// What is read goes to the disk from where a byte's place in its page is
+		// that in the file.
+		at := int(s.position() % durable.AlignBytes)
+		if len(s.buf) < scanBufferBytes {
+			at = 0
+		}
+		s.end = at + copy(s.buf[at:], s.buf[s.start:s.end])
+		s.start = at
 	}
 	n, err := io.ReadFull(s.src, s.buf[s.end:])
 	fresh := s.buf[s.end : s.end+n]
@@ -232,7 +241,7 @@ func (s *scanner) header() error {
 	case n == 0:
 		return thrown("Invalid CAR header (zero length)")
 	case n > uint64(len(p)-size):
-		if n > scanBufferBytes-varint.MaxLenUvarint63 {
+		if n > scanBytes-varint.MaxLenUvarint63 {
 			return thrown("Invalid CAR header (%d bytes is too long)", n)
 		}
 		return thrown("Unexpected end of data")

@@ -64,7 +64,7 @@ func (st *store) receive(ctx context.Context, src io.Reader, length int64) (_ *i
 	if st.discard {
 		res, err = st.scan(ctx, src, length, nil, in)
 	} else {
-		in.out = st.writers.New(in.f)
+		in.out = durable.NewWriter(in.f)
 		res, err = st.scan(ctx, src, length, in, nil)
 	}
 	if err != nil {

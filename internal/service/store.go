@@ -33,7 +33,6 @@ type store struct {
 	hash    sha256mb.Pool
 	buffers sync.Pool           // *[]byte of scanBufferBytes
 	memory  *semaphore.Weighted // bytes of buffers in use
-	writers durable.Writers
 
 	// commit is held while a shard file is put in its place and made known to
 	// the database, and while files are taken away. So a file that no row

@@ -30,7 +30,6 @@ type Options struct {
 type Target struct {
 	dir     string
 	opts    Options
-	writers durable.Writers
 }
 
 // New makes a target of a directory, and the directory if it is not there.
@@ -90,7 +89,7 @@ func (t *Target) write(f *os.File, body io.WriterTo) error {
 		_, err := body.WriteTo(f)
 		return err
 	}
-	w := t.writers.New(f)
+	w := durable.NewWriter(f)
 	if _, err := body.WriteTo(w); err != nil {
 		return err
 	}
