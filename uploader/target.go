@@ -34,7 +34,9 @@ type StatusChecker interface {
 }
 
 // BlockFetcher is a target that gives single blocks back. The caller checks
-// the bytes. At most limit bytes are returned.
+// the bytes. At most limit bytes are returned; an error matching
+// [car.ErrCorrupt] means that the target has more of them, so that they are
+// not the block's.
 type BlockFetcher interface {
 	FetchBlock(ctx context.Context, c cid.Cid, limit int) ([]byte, error)
 }

@@ -92,7 +92,7 @@ func (r *SampleReport) String() string {
 // [ErrIncomplete], and [car.ErrCorrupt] if there were blocks with other bytes.
 type VerifyError struct {
 	Root    cid.Cid
-	Missing []cid.Cid // not there
+	Missing []cid.Cid // not there, or not to be had while others were
 	Wrong   []cid.Cid // with bytes that do not match
 	Shards  []int     // that would mend it, from 0; nil if the plan is not known
 }
@@ -154,7 +154,7 @@ func (u *Uploader) verify(ctx context.Context, key UploadKey, name string, plan 
 			return nil, err
 		}
 	}
-	w := newWalk(u, name)
+	w := newWalk(u, name, plan)
 	var report *SampleReport
 	var err error
 	switch {

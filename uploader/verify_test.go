@@ -181,6 +181,14 @@ func TestVerifyGivesUp(t *testing.T) {
 		if !errors.Is(err, uploader.ErrUnavailable) || errors.As(err, &found) {
 			t.Errorf("%s: error %v", level, err)
 		}
+		before := srv.Count(uploadertest.Block).Requests
+		_, err = uploadOne(t.Context(), newUploader(t, target, uploader.Options{Verify: level, Ledger: ledger}), input(t, path))
+		if !errors.Is(err, uploader.ErrUnavailable) || errors.As(err, &found) {
+			t.Errorf("%s with the source: error %v", level, err)
+		}
+		if n := srv.Count(uploadertest.Block).Requests - before; n > 40 {
+			t.Errorf("%s: %d requests until it was given up on", level, n)
+		}
 		ctx, cancel := context.WithCancelCause(t.Context())
 		cancel(errors.New("enough"))
 		if _, err := u.Verify(ctx, rootOf(t, path)); err == nil || !errors.Is(err, context.Cause(ctx)) {
@@ -190,6 +198,118 @@ func TestVerifyGivesUp(t *testing.T) {
 	suspects, err := ledger.Suspects(t.Context(), uploader.UploadKey{Target: srv.URL, Root: rootOf(t, path)})
 	if len(suspects) > 0 || err != nil {
 		t.Errorf("a service that is down made %d blocks suspect, %v", len(suspects), err)
+	}
+}
+
+// blockFault meets requests for these blocks only.
+func blockFault(fault uploadertest.Fault, blocks ...cid.Cid) uploadertest.Fault {
+	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		for _, c := range blocks {
+			if strings.HasSuffix(r.URL.Path, "/"+c.String()) {
+				fault(w, r, next)
+				return
+			}
+		}
+		next.ServeHTTP(w, r)
+	}
+}
+
+// TestVerifyFailingBlock: the gateway fails for one block, which is damaged on
+// its disk or longer than it should be, and gives the others. The block becomes
+// suspect, and the next upload sends its shard.
+func TestVerifyFailingBlock(t *testing.T) {
+	t.Parallel()
+	longer := func(n int) uploadertest.Fault {
+		return func(w http.ResponseWriter, _ *http.Request, _ http.Handler) { _, _ = w.Write(make([]byte, n)) }
+	}
+	faults := []struct {
+		name  string
+		fault uploadertest.Fault
+		wrong bool
+	}{
+		{"fails", uploadertest.Status(http.StatusInternalServerError), false},
+		{"gone", uploadertest.Status(http.StatusGone), false},
+		{"longer", longer(leafBytes + 1), true},
+		{"huge", longer(car.MaxBlockBytes + 1), true},
+	}
+	for _, fault := range faults {
+		for _, level := range []uploader.VerifyLevel{uploader.VerifySample, uploader.VerifyFull} {
+			for _, withSource := range []bool{true, false} {
+				for _, block := range []int{0, 1, 9} {
+					if block == 0 && !withSource && !fault.wrong {
+						continue // there is no other block to ask for
+					}
+					t.Run(fmt.Sprintf("%s/%s/source=%t/block=%d", fault.name, level, withSource, block), func(t *testing.T) {
+						verifyFailingBlock(t, level, withSource, block, fault.fault, fault.wrong)
+					})
+				}
+			}
+		}
+	}
+}
+
+func verifyFailingBlock(t *testing.T, level uploader.VerifyLevel, withSource bool, block int, fault uploadertest.Fault, wrong bool) {
+	t.Parallel()
+	srv := uploadertest.NewServer(t, uploadertest.Options{})
+	path := randomFile(t, fileBytes, 1)
+	plan := planOf(t, path)
+	c := plan.Blocks.At(block).Cid
+	ledger := new(uploader.MemoryLedger)
+	target := newTarget(t, srv)
+	// One transfer: the retries of one block are all that the breaker stands.
+	u := newUploader(t, target, uploader.Options{Ledger: ledger, Verify: level, Transfers: 1})
+	pinned := newUploader(t, target, uploader.Options{Ledger: ledger})
+	if _, err := uploadOne(t.Context(), pinned, input(t, path)); err != nil {
+		t.Fatal(err)
+	}
+	srv.Always(uploadertest.Archive, uploadertest.Status(http.StatusNotFound))
+	srv.Always(uploadertest.Block, blockFault(fault, c))
+	var err error
+	if withSource {
+		_, err = uploadOne(t.Context(), u, input(t, path))
+	} else {
+		_, err = u.Verify(t.Context(), plan.Blocks.At(0).Cid)
+	}
+	var found *uploader.VerifyError
+	if !errors.As(err, &found) || errors.Is(err, uploader.ErrUnavailable) || errors.Is(err, car.ErrCorrupt) != wrong {
+		t.Fatalf("error %v", err)
+	}
+	if list := slices.Concat(found.Missing, found.Wrong); !slices.Equal(list, []cid.Cid{c}) || len(found.Wrong) > 0 != wrong {
+		t.Errorf("found %+v, want block %s", found, c)
+	}
+	srv.Always(uploadertest.Block, uploadertest.Pass)
+	if r, err := uploadOne(t.Context(), u, input(t, path)); err != nil || r.Held != r.Shards-1 {
+		t.Errorf("mending: %+v, %v", r, err)
+	}
+}
+
+// TestVerifyManyFailingBlocks: a gateway that fails for most blocks is given up
+// on, and what it failed for is suspect.
+func TestVerifyManyFailingBlocks(t *testing.T) {
+	t.Parallel()
+	srv := uploadertest.NewServer(t, uploadertest.Options{})
+	path := randomFile(t, fileBytes, 1)
+	plan := planOf(t, path)
+	u := newUploader(t, newTarget(t, srv), uploader.Options{Verify: uploader.VerifyFull})
+	if _, err := uploadOne(t.Context(), u, input(t, path)); err != nil {
+		t.Fatal(err)
+	}
+	var leaves []cid.Cid
+	for i := range plan.Blocks.Len() {
+		if c := plan.Blocks.At(i).Cid; c.Prefix().Codec == cid.Raw {
+			leaves = append(leaves, c)
+		}
+	}
+	srv.Always(uploadertest.Archive, uploadertest.Status(http.StatusNotFound))
+	srv.Always(uploadertest.Block, blockFault(uploadertest.Status(http.StatusBadGateway), leaves...))
+	before := srv.Count(uploadertest.Block).Faults
+	_, err := u.Verify(t.Context(), plan.Blocks.At(0).Cid)
+	var found *uploader.VerifyError
+	if !errors.Is(err, uploader.ErrUnavailable) || !errors.As(err, &found) || len(found.Missing) == 0 || len(found.Missing) >= len(leaves) {
+		t.Errorf("error %v", err)
+	}
+	if n := srv.Count(uploadertest.Block).Faults - before; n > 200 {
+		t.Errorf("%d requests until it was given up on", n)
 	}
 }
 

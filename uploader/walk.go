@@ -13,6 +13,7 @@ import (
 
 	"github.com/carload/carload/car"
 	"github.com/carload/carload/internal/links"
+	"github.com/carload/carload/splitter"
 )
 
 // walk fetches blocks back from a target and looks at each.
@@ -25,16 +26,24 @@ type walk struct {
 	stack []cid.Cid        // linked to, perhaps seen meanwhile
 	state map[cid.Cid]bool // linked to: whether the block was seen
 
-	mu  sync.Mutex
-	bad *VerifyError // nil as long as all is well
+	plan *splitter.Plan // nil if it is not known
+
+	mu     sync.Mutex
+	bad    *VerifyError // nil as long as all is well
+	good   cid.Cid      // a block that was had; undefined before the first
+	failed int          // blocks that failed though others could be had
 }
+
+// mostFailed bounds how many blocks are tried to the end while others can be
+// had: each takes all its retries.
+const mostFailed = 16
 
 // mostSuspects bounds the list of what is wrong. What is beyond it shows the
 // next time.
 const mostSuspects = 100_000
 
-func newWalk(u *Uploader, name string) *walk {
-	w := &walk{u: u, name: name, state: map[cid.Cid]bool{}}
+func newWalk(u *Uploader, name string, plan *splitter.Plan) *walk {
+	w := &walk{u: u, name: name, plan: plan, state: map[cid.Cid]bool{}}
 	w.blocks, _ = u.target.(BlockFetcher)
 	w.archives, _ = u.target.(ArchiveFetcher)
 	return w
@@ -166,6 +175,7 @@ func (w *walk) stream(ctx context.Context, c cid.Cid) error {
 		// A block that nothing links to so far proves nothing.
 		if seen, linked := w.state[s.Cid]; linked && !seen {
 			w.visit(s.Cid, s.Data)
+			w.had(s.Cid)
 		}
 		if w.u.stopping() {
 			return ErrStopped
@@ -188,33 +198,84 @@ func (w *walk) fetch(ctx context.Context, c cid.Cid, size int) ([]byte, error) {
 		data, err = w.blocks.FetchBlock(ctx, c, size)
 		return err
 	})
-	missing := errors.Is(err, ErrNotFound)
-	if err != nil && !missing {
-		return nil, fmt.Errorf("fetch block %s: %w", c, err)
-	}
-	if !missing {
+	switch {
+	case err == nil:
 		bad, err := car.Mismatch([]cid.Cid{c}, [][]byte{data})
 		if err != nil {
 			return nil, err
 		}
-		if bad < 0 {
-			if data == nil {
-				data = []byte{}
-			}
-			return data, nil
+		if bad >= 0 {
+			w.suspect(c, true)
+			return nil, nil
 		}
+		w.had(c)
+		if data == nil {
+			data = []byte{}
+		}
+		return data, nil
+	case errors.Is(err, car.ErrCorrupt):
+		w.suspect(c, true)
+		return nil, nil
+	case errors.Is(err, ErrNotFound), w.alone(ctx, c, err):
+		w.suspect(c, false)
+		return nil, nil
 	}
+	return nil, fmt.Errorf("fetch block %s: %w", c, err)
+}
+
+// had notes a block that was had.
+func (w *walk) had(c cid.Cid) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.good = c
+}
+
+// suspect notes a block that is wrong, or missing.
+func (w *walk) suspect(c cid.Cid, wrong bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.bad == nil {
 		w.bad = new(VerifyError)
 	}
-	if len(w.bad.Missing)+len(w.bad.Wrong) < mostSuspects {
-		if missing {
-			w.bad.Missing = append(w.bad.Missing, c)
-		} else {
-			w.bad.Wrong = append(w.bad.Wrong, c)
+	switch {
+	case len(w.bad.Missing)+len(w.bad.Wrong) >= mostSuspects:
+	case wrong:
+		w.bad.Wrong = append(w.bad.Wrong, c)
+	default:
+		w.bad.Missing = append(w.bad.Missing, c)
+	}
+}
+
+// alone tells whether it is this block alone that can't be had, for this
+// reason: a service that is down is not a service that lacks a block.
+func (w *walk) alone(ctx context.Context, c cid.Cid, reason error) bool {
+	if ctx.Err() != nil || errors.Is(reason, ErrStopped) || errors.Is(reason, ErrUnauthorized) || !w.answers(ctx, c) {
+		return false
+	}
+	w.u.breaker.succeeded()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.failed++; w.failed > mostFailed {
+		return false
+	}
+	w.u.opts.Logger.Warn("a block can't be had, though others can: it counts as missing", "upload", w.name, "block", c, "err", reason)
+	return true
+}
+
+// answers tells whether the target gives back any block but c.
+func (w *walk) answers(ctx context.Context, c cid.Cid) bool {
+	w.mu.Lock()
+	other := w.good
+	w.mu.Unlock()
+	for range 3 {
+		if other.Defined() && !other.Equals(c) {
+			if _, err := w.blocks.FetchBlock(ctx, other, car.MaxBlockBytes); err == nil {
+				return true
+			}
+		}
+		if w.plan != nil {
+			other = w.plan.Blocks.At(rand.IntN(w.plan.Blocks.Len())).Cid
 		}
 	}
-	return nil, nil
+	return false
 }

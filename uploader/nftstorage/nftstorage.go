@@ -18,6 +18,7 @@ import (
 
 	"github.com/ipfs/go-cid"
 
+	"github.com/carload/carload/car"
 	"github.com/carload/carload/uploader"
 )
 
@@ -228,7 +229,7 @@ func (t *Target) FetchBlock(ctx context.Context, c cid.Cid, limit int) ([]byte, 
 		return nil, t.failed(ctx, "read the block", err)
 	}
 	if len(p) > limit {
-		return nil, permanent{fmt.Errorf("the gateway sent more than the %d bytes of block %s", limit, c)}
+		return nil, permanent{fmt.Errorf("%w: the gateway sent more than %d bytes for block %s", car.ErrCorrupt, limit, c)}
 	}
 	return p, nil
 }
