@@ -22,6 +22,18 @@ var ErrLocked = errors.New("the store is in use by another process")
 // [Rebuild] makes a new one from them.
 var ErrIndexMissing = errors.New("the store has shards but its index is missing; rebuild it from the shards")
 
+// ErrRebuilding is returned by [Open] when a [Rebuild] was interrupted: the
+// index lacks what it had not come to. Another Rebuild makes it whole.
+var ErrRebuilding = errors.New("rebuilding the store's index was interrupted; rebuild it again from the shards")
+
+// ErrDiscards is returned by [Open] and [Rebuild] when the store was filled
+// with [Options].Discard: it lacks the payloads.
+var ErrDiscards = errors.New("the store was made to discard payloads, and can be used for nothing else")
+
+// ErrKeeps is returned by [Open] with [Options].Discard when the store has
+// shards whose payloads are kept.
+var ErrKeeps = errors.New("the store keeps payloads, which discarding would destroy")
+
 // apiError is an error as clients see it.
 type apiError struct {
 	status  int

@@ -203,7 +203,8 @@ const recoveredUser = "recovered"
 // process has open. Users, keys and uploads are kept if there is an index to
 // keep them from. Shards that no upload has, and nobody deleted, go to the user
 // "recovered". Damaged shards are reported, left where they are and not
-// indexed.
+// indexed. After a rebuild that was interrupted [Open] refuses the store until
+// another one comes to its end.
 func Rebuild(ctx context.Context, dir string) (_ *FsckReport, err error) {
 	if _, err := os.Stat(dir); err != nil {
 		return nil, fmt.Errorf("rebuild index: %w", err)
@@ -212,10 +213,10 @@ func Rebuild(ctx context.Context, dir string) (_ *FsckReport, err error) {
 	if err != nil {
 		return nil, err
 	}
-	st := newStore(dir, false, 0, lock)
+	st := newStore(Options{Dir: dir}.withDefaults(), lock)
 	defer func() { err = errors.Join(err, st.close()) }()
-	if err := st.openDatabase(ctx); err != nil {
-		return nil, err
+	if err := st.open(ctx, true); err != nil {
+		return nil, fmt.Errorf("rebuild index: %w", err)
 	}
 	r := new(FsckReport)
 	if err := st.rebuild(ctx, r); err != nil {
@@ -250,6 +251,9 @@ func (st *store) rebuild(ctx context.Context, r *FsckReport) error {
 			err = errors.Join(err, f.Close())
 		}
 		if err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
 			r.problem(c, "%v", err)
 			return nil
 		}
@@ -262,7 +266,12 @@ func (st *store) rebuild(ctx context.Context, r *FsckReport) error {
 	if err != nil {
 		return err
 	}
-	return st.update(ctx, func(tx *sql.Tx) error { return st.dropLost(ctx, tx, sound, r) })
+	return st.update(ctx, func(tx *sql.Tx) error {
+		if err := st.dropLost(ctx, tx, sound, r); err != nil {
+			return err
+		}
+		return unset(ctx, tx, settingRebuilding)
+	})
 }
 
 // reindex makes a sound shard known again.

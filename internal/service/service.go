@@ -40,7 +40,8 @@ type Options struct {
 
 	// Discard checks uploads and keeps track of what is complete, but leaves
 	// out the payloads of leaves. It is for load tests: such a store cannot
-	// give back what was uploaded.
+	// give back what was uploaded. A store that has shards is opened only as
+	// what it is.
 	Discard bool
 
 	// BufferBytes bounds the memory that requests use together to check what
@@ -134,13 +135,15 @@ func IsStore(dir string) (bool, error) {
 
 // Open opens the store in opts.Dir, or makes a new one, and removes what an
 // earlier process left unfinished. One process at a time may have a store
-// open; others get [ErrLocked]. The caller closes the service.
+// open; others get [ErrLocked]. A store that is not fit for it is refused with
+// [ErrIndexMissing], [ErrRebuilding], [ErrDiscards] or [ErrKeeps]. The caller
+// closes the service.
 func Open(ctx context.Context, opts Options) (*Service, error) {
 	opts = opts.withDefaults()
 	if err := opts.validate(); err != nil {
 		return nil, fmt.Errorf("open service: %w", err)
 	}
-	st, err := openStore(ctx, opts.Dir, opts.Discard, opts.BufferBytes)
+	st, err := openStore(ctx, opts)
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -26,6 +27,7 @@ import (
 type store struct {
 	dir     string
 	discard bool // leave out the payloads of leaves
+	log     *slog.Logger
 	lock    *os.File
 	read    *sql.DB
 	write   *sql.DB // one connection
@@ -51,42 +53,35 @@ const (
 
 // openStore opens or creates the store and takes away what an earlier process
 // left unfinished.
-func openStore(ctx context.Context, dir string, discard bool, memory int64) (*store, error) {
-	for _, d := range []string{dir, filepath.Join(dir, shardsDir), filepath.Join(dir, incomingDir)} {
+func openStore(ctx context.Context, opts Options) (*store, error) {
+	for _, d := range []string{opts.Dir, filepath.Join(opts.Dir, shardsDir), filepath.Join(opts.Dir, incomingDir)} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, fmt.Errorf("create store: %w", err)
 		}
 	}
-	lock, err := lockDir(dir)
+	lock, err := lockDir(opts.Dir)
 	if err != nil {
 		return nil, err
 	}
-	st := newStore(dir, discard, memory, lock)
-	if err := st.open(ctx); err != nil {
+	st := newStore(opts, lock)
+	if err := st.open(ctx, false); err != nil {
 		return nil, errors.Join(err, st.close())
 	}
 	return st, nil
 }
 
-func newStore(dir string, discard bool, memory int64, lock *os.File) *store {
-	st := &store{dir: dir, discard: discard, lock: lock, memory: semaphore.NewWeighted(max(memory, scanBufferBytes))}
+func newStore(opts Options, lock *os.File) *store {
+	st := &store{
+		dir: opts.Dir, discard: opts.Discard, log: opts.Logger, lock: lock,
+		memory: semaphore.NewWeighted(max(opts.BufferBytes, scanBufferBytes)),
+	}
 	st.buffers.New = func() any { b := make([]byte, scanBufferBytes); return &b }
 	return st
 }
 
-func (st *store) open(ctx context.Context) error {
-	path := filepath.Join(st.dir, databaseName)
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		if left, err := st.hasShards(); err != nil {
-			return err
-		} else if left {
-			return fmt.Errorf("open store %s: %w", st.dir, ErrIndexMissing)
-		}
-	}
-	return st.openDatabase(ctx)
-}
-
-func (st *store) openDatabase(ctx context.Context) error {
+// open opens the index or makes a new one; rebuild says that it is about to be
+// made anew from the shards.
+func (st *store) open(ctx context.Context, rebuild bool) error {
 	if err := st.clearIncoming(); err != nil {
 		return err
 	}
@@ -96,8 +91,8 @@ func (st *store) openDatabase(ctx context.Context) error {
 		return fmt.Errorf("open index: %w", err)
 	}
 	st.write.SetMaxOpenConns(1)
-	if err := st.migrate(ctx); err != nil {
-		return err
+	if err := st.migrate(ctx, rebuild); err != nil {
+		return fmt.Errorf("open store %s: %w", st.dir, err)
 	}
 	if st.read, err = sql.Open("sqlite", dsn(path, "_pragma=query_only(1)")); err != nil {
 		return fmt.Errorf("open index: %w", err)
@@ -123,8 +118,9 @@ func dsn(path string, params ...string) string {
 	return "file:" + u.EscapedPath() + "?" + strings.Join(params, "&")
 }
 
-// migrate makes the tables of a new database.
-func (st *store) migrate(ctx context.Context) error {
+// migrate makes the tables of a new database, and sees whether an old one may
+// be used.
+func (st *store) migrate(ctx context.Context, rebuild bool) error {
 	return st.update(ctx, func(tx *sql.Tx) error {
 		var version int
 		if err := tx.QueryRowContext(ctx, `PRAGMA user_version`).Scan(&version); err != nil {
@@ -132,24 +128,91 @@ func (st *store) migrate(ctx context.Context) error {
 		}
 		switch version {
 		case schemaVersion:
-			return tx.QueryRowContext(ctx, `SELECT value FROM settings WHERE name = 'salt'`).Scan(&st.salt)
 		case 0:
+			// The database may be there without tables: making it was
+			// interrupted.
+			if left, err := st.hasShards(); err != nil {
+				return err
+			} else if left && !rebuild {
+				return ErrIndexMissing
+			}
+			if err := createIndex(ctx, tx); err != nil {
+				return fmt.Errorf("create index: %w", err)
+			}
 		default:
 			return fmt.Errorf("the index has version %d, this program knows version %d", version, schemaVersion)
 		}
-		if _, err := tx.ExecContext(ctx, schema); err != nil {
-			return fmt.Errorf("create index: %w", err)
+		if err := tx.QueryRowContext(ctx, `SELECT value FROM settings WHERE name = 'salt'`).Scan(&st.salt); err != nil {
+			return fmt.Errorf("read salt: %w", err)
 		}
-		st.salt = make([]byte, 32)
-		if _, err := rand.Read(st.salt); err != nil {
-			return fmt.Errorf("make salt: %w", err)
-		}
-		if _, err := tx.ExecContext(ctx, `INSERT INTO settings VALUES ('salt', ?)`, st.salt); err != nil {
-			return fmt.Errorf("keep salt: %w", err)
-		}
-		_, err := tx.ExecContext(ctx, fmt.Sprintf(`PRAGMA user_version = %d`, schemaVersion))
-		return err
+		return st.admit(ctx, tx, rebuild)
 	})
+}
+
+func createIndex(ctx context.Context, tx *sql.Tx) error {
+	if _, err := tx.ExecContext(ctx, schema); err != nil {
+		return err
+	}
+	salt := make([]byte, 32)
+	if _, err := rand.Read(salt); err != nil {
+		return fmt.Errorf("make salt: %w", err)
+	}
+	if _, err := tx.ExecContext(ctx, `INSERT INTO settings VALUES ('salt', ?)`, salt); err != nil {
+		return fmt.Errorf("keep salt: %w", err)
+	}
+	_, err := tx.ExecContext(ctx, fmt.Sprintf(`PRAGMA user_version = %d`, schemaVersion))
+	return err
+}
+
+// The settings that are there or not. A store that discards must not be taken
+// for one that keeps payloads, and an index that is being rebuilt not for a
+// whole one.
+const (
+	settingDiscard    = "discard"
+	settingRebuilding = "rebuilding"
+)
+
+// admit compares what the store is with what it is opened for. A store that
+// has no shards yet becomes what it is opened as.
+func (st *store) admit(ctx context.Context, tx *sql.Tx, rebuild bool) error {
+	var discards, rebuilding, empty bool
+	const has = `EXISTS (SELECT 1 FROM settings WHERE name = ?)`
+	err := tx.QueryRowContext(ctx, `SELECT `+has+`, `+has+`, NOT EXISTS (SELECT 1 FROM shards)`, settingDiscard, settingRebuilding).
+		Scan(&discards, &rebuilding, &empty)
+	if err != nil {
+		return fmt.Errorf("read settings: %w", err)
+	}
+	switch {
+	case discards && rebuild:
+		return ErrDiscards
+	case rebuild:
+		return set(ctx, tx, settingRebuilding)
+	case rebuilding:
+		return ErrRebuilding
+	case discards == st.discard:
+		return nil
+	case empty && st.discard:
+		return set(ctx, tx, settingDiscard)
+	case empty:
+		return unset(ctx, tx, settingDiscard)
+	case discards:
+		return ErrDiscards
+	}
+	return ErrKeeps
+}
+
+func set(ctx context.Context, tx *sql.Tx, name string) error {
+	if _, err := tx.ExecContext(ctx, `INSERT OR REPLACE INTO settings VALUES (?, x'')`, name); err != nil {
+		return fmt.Errorf("write setting %s: %w", name, err)
+	}
+	return nil
+}
+
+func unset(ctx context.Context, tx *sql.Tx, name string) error {
+	if _, err := tx.ExecContext(ctx, `DELETE FROM settings WHERE name = ?`, name); err != nil {
+		return fmt.Errorf("remove setting %s: %w", name, err)
+	}
+	return nil
 }
 
 // buffer returns a buffer for reading a stream of this many bytes, -1 if that

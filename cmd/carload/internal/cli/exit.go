@@ -190,6 +190,12 @@ func hintsFor(err error) []string {
 		hints = append(hints, "the service speaks plain HTTP there: see whether --endpoint has the right port and scheme")
 	case errors.Is(err, service.ErrLocked):
 		hints = append(hints, "another carload has it: wait for it, or give it as --endpoint if it is carload serve, or name another --store")
+	case errors.Is(err, service.ErrIndexMissing), errors.Is(err, service.ErrRebuilding):
+		hints = append(hints, "make the index anew from the shards by carload service fsck --rebuild")
+	case errors.Is(err, service.ErrKeeps):
+		hints = append(hints, "give serve --discard a store of its own by --store")
+	case errors.Is(err, service.ErrDiscards):
+		hints = append(hints, "open it by carload serve --discard, or name another --store")
 	}
 	return hints
 }
