@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -27,7 +28,8 @@ type Options struct {
 	// Force replaces files and symlinks that exist. Directories are never
 	// replaced.
 	Force bool
-	// KeepGoing restores what can be had, and reports all that can't.
+	// KeepGoing restores what can be had, and reports all that can't: blocks
+	// that are missing or wrong, and names that are taken, forbidden or too long.
 	KeepGoing bool
 	// MaxBytes and MaxEntries bound what a DAG may unfold to, since a small
 	// one can stand for any number of bytes and names. 0 means no bound for
@@ -44,6 +46,9 @@ const DefaultMaxEntries = 50_000_000
 type Restored struct {
 	Files, Dirs, Symlinks int64
 	Bytes                 int64
+	// Failed is how many errors there were under KeepGoing. Restore returns the
+	// first 100 of them, joined.
+	Failed int64
 }
 
 // maxReported bounds how many errors Restore joins under KeepGoing.
@@ -82,9 +87,6 @@ func Restore(ctx context.Context, x *car.Index, root cid.Cid, dir string, opts O
 	defer top.Close()
 	err = r.root(ctx, top, root)
 	if len(r.failed) > 0 {
-		if r.count > len(r.failed) {
-			r.failed = append(r.failed, fmt.Errorf("and %d more errors", r.count-len(r.failed)))
-		}
 		err = errors.Join(append(r.failed, err)...)
 	}
 	return r.done, err
@@ -97,7 +99,6 @@ type restorer struct {
 	entries int64
 	claimed int64 // bytes of all files so far, as far as they were begun
 	failed  []error
-	count   int
 }
 
 func (r *restorer) root(ctx context.Context, top *os.Root, c cid.Cid) error {
@@ -129,16 +130,25 @@ func (r *restorer) fill(ctx context.Context, dir *os.Root, n *node, path string,
 	return attributes(dir, ".", mode, hasMode, mtime)
 }
 
-// tolerate notes an error of the DAG if the rest is to be restored.
+// tolerate notes an error of one entry if the rest is to be restored.
 func (r *restorer) tolerate(ctx context.Context, err error) error {
-	var bad *BlockError
-	if !r.opts.KeepGoing || ctx.Err() != nil || !errors.As(err, &bad) || errors.Is(err, ErrTooLarge) {
+	if !r.opts.KeepGoing || ctx.Err() != nil || !ofOneEntry(err) {
 		return err
 	}
-	if r.count++; len(r.failed) < maxReported {
+	if r.done.Failed++; len(r.failed) < maxReported {
 		r.failed = append(r.failed, err)
 	}
 	return nil
+}
+
+// ofOneEntry tells errors that say nothing about the entries to come.
+func ofOneEntry(err error) bool {
+	if errors.Is(err, ErrTooLarge) {
+		return false
+	}
+	var bad *BlockError
+	return errors.As(err, &bad) ||
+		errors.Is(err, fs.ErrExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.ENAMETOOLONG)
 }
 
 func (r *restorer) entry(ctx context.Context, dir *os.Root, e dirEntry, path string, depth int) error {
@@ -206,7 +216,7 @@ func enter(dir *os.Root, name string) (*os.Root, error) {
 		return nil, err
 	}
 	if !info.IsDir() {
-		return nil, errors.New("it exists and is not a directory")
+		return nil, fmt.Errorf("%w and is not a directory", fs.ErrExist)
 	}
 	return dir.OpenRoot(name)
 }
@@ -278,7 +288,7 @@ func (w named) Write(p []byte) (int, error) {
 func place(dir *os.Root, tmp, name string, replace bool) error {
 	if replace {
 		if info, err := dir.Lstat(name); err == nil && info.IsDir() {
-			return errors.New("it exists and is a directory")
+			return fmt.Errorf("%w and is a directory", fs.ErrExist)
 		}
 		return dir.Rename(tmp, name)
 	}

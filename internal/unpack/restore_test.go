@@ -414,3 +414,42 @@ func TestRestoreCorruptBlock(t *testing.T) {
 		}
 	}
 }
+
+// A name that is taken is one entry's fault: the others are restored, and all
+// such names are told.
+func TestRestoreKeepsGoingPastWhatExists(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("n", 300)
+	r := recipe{cidVersion: 1, rawLeaves: true, chunk: 1024, width: 20}
+	blocks := r.build(t, tree{"a": "new", "b": "new", "d/c": "new", "d/e": "new", "f/g": "new", "l": "-> new", long: "new", "z": "new"})
+	x := index(t, shards(t, blocks, 100_000)...)
+	dir := t.TempDir()
+	for _, name := range []string{"a", "d/c", "f", "l"} {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte("old"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	done, err := unpack.Restore(ctx, x, blocks[0].Cid, dir, unpack.Options{KeepGoing: true})
+	if !errors.Is(err, fs.ErrExist) {
+		t.Fatalf("error %v", err)
+	}
+	for _, path := range []string{"a", "d/c", "f", "l", long} {
+		if !strings.Contains(err.Error(), fmt.Sprintf("%q", path)) {
+			t.Errorf("the error does not tell of %q: %v", path, err)
+		}
+	}
+	want := tree{"a": "old", "b": "new", "d/": "", "d/c": "old", "d/e": "new", "f": "old", "l": "old", "z": "new"}
+	if diff := cmp.Diff(want, readTree(t, dir)); diff != "" {
+		t.Error(diff)
+	}
+	if done.Failed != 5 || done.Files != 3 {
+		t.Errorf("%+v, want 5 failures and 3 files", done)
+	}
+	if _, err := unpack.Restore(ctx, x, blocks[0].Cid, dir, unpack.Options{}); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("without KeepGoing: %v", err)
+	}
+}

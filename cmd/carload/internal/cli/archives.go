@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -184,12 +185,41 @@ func (a *app) unpack(ctx context.Context, set *archiveSet, out string, opts unpa
 	made, err := unpack.Restore(ctx, x, root, out, opts)
 	stop()
 	if err != nil {
-		return lacking(err)
+		return a.unrestored(made, err, opts)
 	}
 	a.con.event(unpackedEvent{header("unpacked"), root.String(), made.Files, made.Dirs, made.Symlinks, made.Bytes})
 	a.con.result(root.String() + "\t" + quotePath(out))
-	a.con.say("restored: %s, %d directories, %d symlinks, %s", count(int(made.Files), "file"), made.Dirs, made.Symlinks, formatBytes(made.Bytes))
+	a.sayRestored(made)
 	return nil
+}
+
+func (a *app) sayRestored(made unpack.Restored) {
+	a.con.say("restored: %s, %d directories, %d symlinks, %s", count(int(made.Files), "file"), made.Dirs, made.Symlinks, formatBytes(made.Bytes))
+}
+
+// unrestored is what a command returns after this error of Restore. Under
+// KeepGoing it tells each error by itself.
+func (a *app) unrestored(made unpack.Restored, err error, opts unpack.Options) error {
+	explain := func(err error) error {
+		err = lacking(a.life.blame(err))
+		if errors.Is(err, fs.ErrExist) && !opts.Force {
+			err = withHint(err, "--force replaces files that exist")
+		}
+		return err
+	}
+	all, several := err.(interface{ Unwrap() []error }) //nolint:errorlint // of this very error
+	if made.Failed == 0 || !several {
+		return explain(err)
+	}
+	worst := exitOK
+	for _, err := range all.Unwrap() {
+		err = explain(err)
+		worst = worse(worst, exitCode(err))
+		a.con.errorLine(err, exitCode(err))
+	}
+	a.sayRestored(made)
+	a.con.line(fmt.Sprintf("carload: error: %s could not be restored", count(int(made.Failed), "thing")))
+	return silent{worst}
 }
 
 type entryEvent struct {
