@@ -19,6 +19,10 @@ import (
 // leaves of 1 MiB with their framing fill the four lanes of a core.
 const batchBytes = 4<<20 + 4096
 
+// batchBlocks is how many blocks that is at most: what is kept about a tiny one
+// takes much more than the block.
+const batchBlocks = 4096
+
 // Archive is the recipe of a CARv1 file with one root. Size is what
 // [ArchiveSize] says of the root and the blocks.
 type Archive struct {
@@ -163,7 +167,7 @@ func (s *Stream) nextBatch() error {
 	}
 	for s.next < s.archive.Blocks.Len() {
 		b := s.archive.Blocks.At(s.next)
-		if len(s.batch.buf) > 0 && len(s.batch.buf)+int(b.SectionSize()) > batchBytes {
+		if len(s.batch.buf) > 0 && len(s.batch.buf)+int(b.SectionSize()) > batchBytes || len(s.batch.blocks) == batchBlocks {
 			break
 		}
 		if err := s.read(&b); err != nil {

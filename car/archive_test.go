@@ -588,6 +588,33 @@ func (f failing) ReadAt([]byte, int64) (int, error) { return 0, f.err }
 func (f failing) Close() error                      { return nil }
 
 // Streams of one packer do not get in one another's way.
+// byValue is a source that can't be compared.
+type byValue struct {
+	memory
+	_ []byte
+}
+
+func (v byValue) Name() string                  { return v.memory.Name() }
+func (v byValue) Size() int64                   { return v.memory.Size() }
+func (v byValue) Open() (car.SourceFile, error) { return v.memory.Open() }
+
+func TestUncomparableSource(t *testing.T) {
+	t.Parallel()
+	blocks := boxoFile(t, mod251(3000), 1000, 8, 1)
+	want := pack(t, blocks[0].Cid, blocks)
+	fromSource, src := spread(t, blocks, same)
+	for i := range fromSource {
+		fromSource[i].Source = byValue{memory: *src}
+	}
+	a := car.NewArchive(blocks[0].Cid, fromSource)
+	var p car.Packer
+	s := p.Open(ctx, a)
+	defer s.Close()
+	if got, err := io.ReadAll(s); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+}
+
 func TestPackerIsShared(t *testing.T) {
 	t.Parallel()
 	var p car.Packer

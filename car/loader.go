@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 
 	"github.com/ipfs/go-cid"
 
@@ -100,10 +101,12 @@ type openFile struct {
 	file   SourceFile
 }
 
-// get returns an open file of the source.
+// get returns an open file of the source. One that can't be compared is opened
+// for each block.
 func (o *openFiles) get(src Source) (SourceFile, error) {
+	known := reflect.ValueOf(src).Comparable()
 	for i := range o.open {
-		if o.open[i].source == src {
+		if known && o.open[i].source == src {
 			f := o.open[i]
 			copy(o.open[1:], o.open[:i])
 			o.open[0] = f

@@ -270,7 +270,7 @@ func (r *Reader) Next() (Section, error) {
 func (r *Reader) fillBatch() {
 	r.batch.reset()
 	r.headers, r.at = r.headers[:0], 0
-	for r.err == nil && len(r.batch.buf) < batchBytes-MaxBlockBytes/2 {
+	for r.err == nil && len(r.batch.buf) < batchBytes-MaxBlockBytes/2 && len(r.batch.blocks) < batchBlocks {
 		r.err = r.section()
 	}
 	if r.opts.Trusted {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"math"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -497,4 +498,39 @@ func FuzzReader(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Sections of nothing but an identity CID: what is kept of each, until a batch
+// is handed out, is many times what it takes in the file.
+func TestReaderOfTinySections(t *testing.T) {
+	const count = 1 << 20
+	empty := cid.MustParse("bafkqaaa")
+	file := car.AppendHeader(nil, empty)
+	for range count {
+		file = append(binary.AppendUvarint(file, uint64(empty.ByteLen())), empty.Bytes()...)
+	}
+	live := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := live()
+	r, err := car.NewReader(bytes.NewReader(file), car.ReaderOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Next(); err != nil {
+		t.Fatal(err)
+	}
+	if more := live() - before; more > 16<<20 {
+		t.Errorf("the reader keeps %d bytes", more)
+	}
+	n := 1
+	for ; err == nil; n++ {
+		_, err = r.Next()
+	}
+	if n-1 != count || !errors.Is(err, io.EOF) {
+		t.Errorf("%d of %d sections, %v", n-1, count, err)
+	}
 }

@@ -201,6 +201,9 @@ func (b *builder) describe(ctx context.Context, n *node, src io.ReaderAt) error 
 	if err != nil {
 		return err
 	}
+	if err := b.checkEmpty(n, src); err != nil {
+		return err
+	}
 	p := b.dag.recipe(n)
 	switch {
 	case b.oneLeaf(n.size):
@@ -375,9 +378,6 @@ func (h *batch) isFull(n int) bool {
 // digest when the batch is flushed.
 func (h *batch) add(p *Profile, n *node, src io.ReaderAt, from, to int64, digest []byte) error {
 	size := int(to - from)
-	if n.size == 0 && hasContent(src) {
-		return fmt.Errorf("%q has content but no size: give it on standard input", h.b.dag.source(n).Name())
-	}
 	if h.isFull(size + leafFraming) {
 		h.flush()
 	}
@@ -404,11 +404,16 @@ func (h *batch) add(p *Profile, n *node, src io.ReaderAt, from, to int64, digest
 	return nil
 }
 
-// hasContent reports whether there is anything to read. Files that the system
-// makes up when they are read, such as in /proc, have content but no size.
-func hasContent(src io.ReaderAt) bool {
-	n, _ := src.ReadAt(make([]byte, 1), 0)
-	return n > 0
+// checkEmpty refuses a file that has no size but content, as have those that the
+// system makes up when they are read, such as in /proc.
+func (b *builder) checkEmpty(n *node, src io.ReaderAt) error {
+	if n.size > 0 {
+		return nil
+	}
+	if got, _ := src.ReadAt(make([]byte, 1), 0); got > 0 {
+		return fmt.Errorf("%q has content but no size: give it on standard input", b.dag.source(n).Name())
+	}
+	return nil
 }
 
 // flush hashes what is in the batch.

@@ -263,6 +263,9 @@ func (w *walker) failed(n *node, err error) error {
 
 // describeSmall adds the leaves of a file to a batch.
 func (w *walker) describeSmall(h *batch, n *node, src car.SourceFile) error {
+	if err := w.checkEmpty(n, src); err != nil {
+		return err
+	}
 	p := w.dag.recipe(n)
 	if w.oneLeaf(n.size) {
 		err := h.add(p, n, src, 0, n.size, n.digest[:])

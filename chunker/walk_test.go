@@ -434,7 +434,21 @@ func TestFilesWithoutSize(t *testing.T) {
 	if _, err := os.Stat(dir); err != nil {
 		t.Skip(err)
 	}
-	if d, err := chunker.BuildTree(t.Context(), dir, chunker.Options{}); err == nil || !strings.Contains(err.Error(), "no size") {
-		t.Errorf("%v, %v", d, err)
+	trickle := chunker.UnixFSv1()
+	trickle.Name, trickle.Layout = "trickle", chunker.Trickle
+	byContent := chunker.UnixFSv1()
+	byContent.Name, byContent.ChunkBytes, byContent.Chunker = "by content", 0, "buzhash"
+	for _, p := range []chunker.Profile{chunker.UnixFSv1(), trickle, byContent} {
+		opts := chunker.Options{Profile: p}
+		if d, err := chunker.BuildTree(t.Context(), dir, opts); err == nil || !strings.Contains(err.Error(), "no size") {
+			t.Errorf("%s, tree: %v, %v", p.Name, d, err)
+		}
+		src, err := chunker.OpenFile(filepath.Join(dir, "boot_id"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d, err := chunker.Build(t.Context(), src, opts); err == nil || !strings.Contains(err.Error(), "no size") {
+			t.Errorf("%s, file: %v, %v", p.Name, d, err)
+		}
 	}
 }
