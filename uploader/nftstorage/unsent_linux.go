@@ -8,9 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// unsent tells how many bytes the system has taken for a connection that the
-// other side has not acknowledged.
-func unsent(conn net.Conn) (n int, ok bool) {
+// sending asks the system how far it is with a connection.
+func sending(conn net.Conn) (l line, ok bool) {
 	if c, isTLS := conn.(*tls.Conn); isTLS {
 		conn = c.NetConn()
 	}
@@ -19,13 +18,18 @@ func unsent(conn net.Conn) (n int, ok bool) {
 	}
 	sc, ok := conn.(syscall.Conn)
 	if !ok {
-		return 0, false
+		return line{}, false
 	}
 	raw, err := sc.SyscallConn()
 	if err != nil {
-		return 0, false
+		return line{}, false
 	}
 	var ioctl error
-	err = raw.Control(func(fd uintptr) { n, ioctl = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) })
-	return n, err == nil && ioctl == nil
+	err = raw.Control(func(fd uintptr) {
+		l.unsent, ioctl = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
+		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			l.acked = info.Bytes_acked
+		}
+	})
+	return l, err == nil && ioctl == nil
 }

@@ -4,5 +4,5 @@ package nftstorage
 
 import "net"
 
-// unsent tells nothing where there is no call that does.
-func unsent(net.Conn) (n int, ok bool) { return 0, false }
+// sending tells nothing where there is no call that does.
+func sending(net.Conn) (l line, ok bool) { return line{}, false }

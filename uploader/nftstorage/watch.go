@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"math"
 	"net"
 	"net/http/httptrace"
 	"sync"
@@ -19,7 +18,7 @@ import (
 // still. The caller calls stop at the end.
 func watch(parent context.Context, stall time.Duration) (ctx context.Context, w *watchdog, stop func()) {
 	ctx, cancel := context.WithCancelCause(parent)
-	w = &watchdog{stall: stall, moved: time.Now(), queued: math.MaxInt, bark: func() {
+	w = &watchdog{stall: stall, moved: time.Now(), bark: func() {
 		cancel(temporary{fmt.Errorf("no byte moved for %s", stall)})
 	}}
 	w.mu.Lock() // the timer may be quicker than its name
@@ -38,14 +37,20 @@ type watchdog struct {
 	timer  *time.Timer
 	moved  time.Time // the last byte, or the end of a wait for the source
 	conn   net.Conn
-	queued int // bytes that the system had still to send
-	source int // reads of a source that are under way
+	last   *line // as it was looked at; nil if a byte was handed over since
+	source int   // reads of a source that are under way
+}
+
+// line is how far the system is with what it was handed for a connection.
+type line struct {
+	unsent int    // bytes that the other side has not acknowledged
+	acked  uint64 // bytes that it has, ever; 0 where the system does not tell
 }
 
 func (w *watchdog) gotConn(info httptrace.GotConnInfo) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.conn, w.queued = info.Conn, math.MaxInt
+	w.conn, w.last = info.Conn, nil
 }
 
 // alive tells that a byte moved.
@@ -57,12 +62,13 @@ func (w *watchdog) waits(n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.source += n
-	w.moved = time.Now()
+	w.moved, w.last = time.Now(), nil
 }
 
 // look is called when no byte may have been handed over for a while. On a slow
-// line the system may have minutes' worth of them in its buffer; they are to
-// get fewer from one look to the next.
+// line the system may have minutes' worth of them in its buffer; some are to
+// arrive from one look to the next, though a write that waits for room may put
+// others in their place.
 func (w *watchdog) look() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -73,12 +79,18 @@ func (w *watchdog) look() {
 		w.timer.Reset(left)
 		return
 	}
-	queued, ok := unsent(w.conn)
-	if !ok || queued == 0 || queued >= w.queued {
+	now, ok := sending(w.conn)
+	last := w.last
+	if last == nil {
+		ok = ok && now.unsent > 0
+	} else {
+		ok = ok && last.unsent > 0 && (now.acked > last.acked || now.unsent < last.unsent)
+	}
+	if !ok {
 		w.bark()
 		return
 	}
-	w.queued = queued
+	w.last = &now
 	w.timer.Reset(w.stall)
 }
 
