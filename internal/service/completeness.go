@@ -6,10 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"strings"
-
-	"github.com/ipfs/go-cid"
 )
 
 // States of a node, in the column pending. Above zero it is the number of
@@ -468,17 +467,18 @@ func (x *indexer) insert(nodes []freshNode) error {
 // settle reads the nodes that are left to be read, and passes completeness on
 // from children to parents until nothing changes.
 func (x *indexer) settle() error {
-	for {
+	for last := int64(0); ; {
 		if err := x.propagate(); err != nil {
 			return err
 		}
-		read, err := x.readUnread()
+		read, err := x.readUnread(last)
 		if err != nil {
 			return err
 		}
 		if read == 0 {
 			return nil
 		}
+		last = read
 	}
 }
 
@@ -590,39 +590,39 @@ func (x *indexer) tellLevel() error {
 	return nil
 }
 
-// readUnread reads some nodes from where they are held.
-func (x *indexer) readUnread() (int, error) {
-	type unread struct {
-		key nodeKey
-		at  location
-	}
-	var batch []unread
-	err := eachRow(x.ctx, x.tx, `SELECT n.mh, n.codec, s.cid, b.off, b.len FROM nodes n
-		JOIN blocks b ON b.mh = n.mh JOIN shards s ON s.id = b.shard
-		WHERE n.pending = -2 GROUP BY n.id LIMIT 64`, nil,
+// readUnread reads some nodes after the last one, from where they are held, and
+// returns the last that it read, or 0. A node whose copies are all damaged stays
+// unread, and what needs it incomplete, until a sound copy comes.
+func (x *indexer) readUnread(last int64) (int64, error) {
+	var batch []nodeKey
+	err := eachRow(x.ctx, x.tx, `SELECT n.id, n.mh, n.codec FROM nodes n
+		WHERE n.pending = -2 AND n.id > ? AND EXISTS (SELECT 1 FROM blocks b WHERE b.mh = n.mh) ORDER BY n.id LIMIT 64`, []any{last},
 		func(scan scanRow) error {
-			var mh, shardCID []byte
-			var u unread
-			if err := scan(&mh, &u.key.codec, &shardCID, &u.at.off, &u.at.len); err != nil {
-				return err
-			}
-			u.key.mh = string(mh)
-			var err error
-			u.at.shard, err = cid.Cast(shardCID)
-			batch = append(batch, u)
+			var mh []byte
+			var k nodeKey
+			err := scan(&last, &mh, &k.codec)
+			k.mh = string(mh)
+			batch = append(batch, k)
 			return err
 		})
 	if err != nil {
 		return 0, fmt.Errorf("look up nodes to read: %w", err)
 	}
+	if len(batch) == 0 {
+		return 0, nil
+	}
 	var nodes []freshNode
 	total := 0
-	for _, u := range batch {
-		data, err := x.st.readBlock(u.at)
+	for _, k := range batch {
+		data, err := x.st.readBlock(x.ctx, x.tx, k.cid())
+		if errors.Is(err, errDamaged) {
+			x.st.log.LogAttrs(x.ctx, slog.LevelError, "a block is damaged, and has to be uploaded again", slog.Any("error", err))
+			continue
+		}
 		if err != nil {
 			return 0, err
 		}
-		n := parse(u.key, data)
+		n := parse(k, data)
 		nodes = append(nodes, n)
 		if total += len(n.links); total >= batchLinks {
 			if err := x.evaluate(nodes); err != nil {
@@ -631,7 +631,7 @@ func (x *indexer) readUnread() (int, error) {
 			nodes, total = nil, 0
 		}
 	}
-	return len(batch), x.evaluate(nodes)
+	return last, x.evaluate(nodes)
 }
 
 // complete reports whether all that is reachable from a root is held.

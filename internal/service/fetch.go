@@ -355,14 +355,11 @@ func (f *fetcher) fetchBlocks(ctx context.Context, root cid.Cid) (err error) {
 	return nil
 }
 
-// block returns a block that is held, or fetches and saves it.
+// block returns a block that is held and sound, or fetches and saves it.
 func (f *fetcher) block(ctx context.Context, out *saver, k nodeKey) ([]byte, error) {
-	l, err := locate(ctx, f.s.st.read, []byte(k.mh))
-	if err == nil {
-		return f.s.st.readBlock(l)
-	}
-	if !errors.Is(err, sql.ErrNoRows) {
-		return nil, err
+	data, err := f.s.st.readBlock(ctx, f.s.st.read, k.cid())
+	if !errors.Is(err, errNotHeld) && !errors.Is(err, errDamaged) {
+		return data, err
 	}
 	var failures []error
 	for _, base := range f.from {

@@ -5,24 +5,22 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"io/fs"
+	"log/slog"
 	"net/http"
 	"strings"
 
 	"github.com/ipfs/boxo/blockservice"
-	"github.com/ipfs/boxo/exchange/offline"
 	"github.com/ipfs/boxo/gateway"
 	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
 	ipld "github.com/ipfs/go-ipld-format"
-	"github.com/multiformats/go-multihash"
 )
 
 // newGateway returns what puts the gateway in front of another handler: it
 // takes /ipfs/ and the names {cid}.ipfs.localhost.
 func (s *Service) newGateway() (func(http.Handler) http.Handler, error) {
 	bs := blockstore{s.st}
-	backend, err := gateway.NewBlocksBackend(blockservice.New(bs, offline.Exchange(bs)))
+	backend, err := gateway.NewBlocksBackend(blockservice.New(bs, nil))
 	if err != nil {
 		return nil, fmt.Errorf("make gateway: %w", err)
 	}
@@ -87,52 +85,30 @@ func (b blockstore) GetSize(ctx context.Context, c cid.Cid) (int, error) {
 	if inline, ok := keyOf(c).identity(); ok {
 		return len(inline), nil
 	}
-	l, err := locate(ctx, b.st.read, c.Hash())
+	var n int
+	err := b.st.read.QueryRowContext(ctx, `SELECT len FROM blocks WHERE mh = ? LIMIT 1`, []byte(c.Hash())).Scan(&n)
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, ipld.ErrNotFound{Cid: c}
 	}
-	return l.len, err
+	return n, err
 }
 
-// Get returns a block after checking that it is what its CID says.
+// Get returns a block after checking that it is what its CID says. A block all
+// of whose copies are damaged is not found: then clients know that it has to be
+// sent again, and not that they should try later.
 func (b blockstore) Get(ctx context.Context, c cid.Cid) (blocks.Block, error) {
 	if inline, ok := keyOf(c).identity(); ok {
 		return blocks.NewBlockWithCid(inline, c)
 	}
-	l, err := locate(ctx, b.st.read, c.Hash())
-	if errors.Is(err, sql.ErrNoRows) {
+	data, err := b.st.readBlock(ctx, b.st.read, c)
+	switch {
+	case errors.Is(err, errDamaged):
+		b.st.log.LogAttrs(ctx, slog.LevelError, "a block is damaged, and has to be uploaded again", slog.Any("error", err), requestID(ctx))
 		return nil, ipld.ErrNotFound{Cid: c}
-	}
-	if err != nil {
-		return nil, err
-	}
-	data, err := b.st.readBlock(l)
-	if errors.Is(err, fs.ErrNotExist) { // collected in between
+	case errors.Is(err, errNotHeld):
 		return nil, ipld.ErrNotFound{Cid: c}
-	}
-	if err != nil {
-		return nil, err
-	}
-	if err := checkBlock(c, data); err != nil {
+	case err != nil:
 		return nil, err
 	}
 	return blocks.NewBlockWithCid(data, c)
 }
-
-// checkBlock hashes a block that was read from disk.
-func checkBlock(c cid.Cid, data []byte) error {
-	d, err := multihash.Decode(c.Hash())
-	if err != nil {
-		return fmt.Errorf("block %s: %w", c, err)
-	}
-	sum, err := digestOf(d.Code, data)
-	if err != nil {
-		return fmt.Errorf("block %s: %w", c, err)
-	}
-	if string(sum) != string(d.Digest) {
-		return fmt.Errorf("block %s: %w", c, errDamaged)
-	}
-	return nil
-}
-
-var errDamaged = errors.New("the stored bytes do not match the CID")

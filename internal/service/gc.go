@@ -19,7 +19,8 @@ type GCReport struct {
 
 // GC removes the shards that no upload needs. A shard of a deleted upload stays
 // if another upload is complete only because of blocks in it. Uploads wait
-// while it runs; reading goes on.
+// while it runs; reading goes on. If all copies of a node are damaged that an
+// upload needs, nothing is removed: what it links to is not known.
 func (s *Service) GC(ctx context.Context) (GCReport, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -164,7 +165,6 @@ func (m *marker) mark() error {
 	type root struct {
 		id  int64
 		key nodeKey
-		at  location
 	}
 	if _, err := x.tx.ExecContext(x.ctx, `INSERT OR IGNORE INTO marked (mh, codec)
 		SELECT c.mh, c.codec FROM contents c JOIN uploads u ON u.content_cid = c.cid WHERE u.deleted IS NULL`); err != nil {
@@ -175,18 +175,14 @@ func (m *marker) mark() error {
 	}
 	for last := int64(0); ; {
 		var batch []root
-		err := eachRow(x.ctx, x.tx, `SELECT m.id, m.mh, m.codec, s.cid, b.off, b.len FROM marked m
-			JOIN blocks b ON b.mh = m.mh JOIN shards s ON s.id = b.shard
-			WHERE m.id > ? AND m.codec IN (112, 113, 297) GROUP BY m.id ORDER BY m.id LIMIT 64`, []any{last},
+		err := eachRow(x.ctx, x.tx, `SELECT m.id, m.mh, m.codec FROM marked m
+			WHERE m.id > ? AND m.codec IN (112, 113, 297) AND EXISTS (SELECT 1 FROM blocks b WHERE b.mh = m.mh)
+			ORDER BY m.id LIMIT 64`, []any{last},
 			func(scan scanRow) error {
 				var r root
-				var mh, shardCID []byte
-				if err := scan(&r.id, &mh, &r.key.codec, &shardCID, &r.at.off, &r.at.len); err != nil {
-					return err
-				}
+				var mh []byte
+				err := scan(&r.id, &mh, &r.key.codec)
 				r.key.mh = string(mh)
-				var err error
-				r.at.shard, err = cid.Cast(shardCID)
 				batch = append(batch, r)
 				return err
 			})
@@ -198,9 +194,9 @@ func (m *marker) mark() error {
 		}
 		for _, r := range batch {
 			last = r.id
-			data, err := x.st.readBlock(r.at)
+			data, err := m.read(r.key)
 			if err != nil {
-				return err
+				return fmt.Errorf("what uploads need is not clear, so nothing is removed: %w", err)
 			}
 			if n := parse(r.key, data); !n.broken {
 				if err := m.children(n.links); err != nil {
@@ -209,6 +205,18 @@ func (m *marker) mark() error {
 			}
 		}
 	}
+}
+
+// read returns a node, and marks the shard that it is from if those that stay
+// have only damaged copies of it.
+func (m *marker) read(k nodeKey) ([]byte, error) {
+	data, from, err := m.x.st.readCopy(m.x.ctx, m.x.tx, k.cid(), copiesQuery+
+		` ORDER BY b.shard IN (SELECT id FROM unowned) AND b.shard NOT IN (SELECT id FROM needed), b.shard`)
+	if err != nil {
+		return nil, err
+	}
+	_, err = m.x.tx.ExecContext(m.x.ctx, `INSERT OR IGNORE INTO needed SELECT id FROM unowned WHERE id = ?`, from.id)
+	return data, err
 }
 
 // needQuery marks a shard for each block that only shards without uploads

@@ -172,8 +172,8 @@ func TestFsckFindsDamage(t *testing.T) {
 			t.Errorf("problem %d: %v", i, r.Problems[i])
 		}
 	}
-	if a := s.do("GET", "/ipfs/"+raw("flipped too").c.String(), nil); a.status < 500 {
-		t.Errorf("the gateway gave out a damaged block: %d %q", a.status, a.raw)
+	if a := s.do("GET", "/ipfs/"+raw("flipped too").c.String(), nil); a.status != 404 {
+		t.Errorf("the gateway says of a damaged block: %d %q", a.status, a.raw)
 	}
 }
 

@@ -223,43 +223,6 @@ func (s *sections) data(sec section) ([]byte, error) {
 	return p, nil
 }
 
-// location is where a block is.
-type location struct {
-	shard cid.Cid
-	off   int64
-	len   int
-}
-
-// locate finds a block by its binary multihash. No row is sql.ErrNoRows.
-func locate(ctx context.Context, q querier, mh []byte) (location, error) {
-	var l location
-	var c []byte
-	err := q.QueryRowContext(ctx,
-		`SELECT s.cid, b.off, b.len FROM blocks b JOIN shards s ON s.id = b.shard WHERE b.mh = ? LIMIT 1`, mh).
-		Scan(&c, &l.off, &l.len)
-	if err != nil {
-		return location{}, err
-	}
-	if l.shard, err = cid.Cast(c); err != nil {
-		return location{}, fmt.Errorf("CID of a shard in the index: %w", err)
-	}
-	return l, nil
-}
-
-// readBlock reads a block's bytes, unchecked.
-func (st *store) readBlock(l location) (_ []byte, err error) {
-	f, err := os.Open(st.shardPath(l.shard))
-	if err != nil {
-		return nil, fmt.Errorf("read block: %w", err)
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	p := make([]byte, l.len)
-	if _, err := f.ReadAt(p, l.off); err != nil {
-		return nil, fmt.Errorf("read block at %d of %s: %w", l.off, l.shard, err)
-	}
-	return p, nil
-}
-
 // querier is what *sql.DB and *sql.Tx have in common.
 type querier interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row

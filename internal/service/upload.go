@@ -197,6 +197,8 @@ func (st *store) record(ctx context.Context, tx *sql.Tx, sub *submission) error 
 		if err := x.add(sub.shard); err != nil {
 			return err
 		}
+	} else if err := x.settle(); err != nil { // a shard sent again mends what was damaged
+		return err
 	}
 	if err := x.demandRoot(keyOf(sub.root)); err != nil {
 		return err

@@ -1,0 +1,125 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"syscall"
+
+	"github.com/ipfs/go-cid"
+	"github.com/multiformats/go-multihash"
+)
+
+// location is where a copy of a block is.
+type location struct {
+	id    int64 // of the shard
+	shard cid.Cid
+	off   int64
+	len   int
+}
+
+// copiesQuery finds the copies of a block by its binary multihash.
+const copiesQuery = `SELECT s.id, s.cid, b.off, b.len FROM blocks b JOIN shards s ON s.id = b.shard WHERE b.mh = ?`
+
+var (
+	errDamaged = errors.New("the stored bytes do not match the CID")
+	errNotHeld = errors.New("the block is not held")
+)
+
+// readBlock returns a block from a copy of it that is sound. If there is none,
+// the error is errDamaged or errNotHeld.
+func (st *store) readBlock(ctx context.Context, q querier, c cid.Cid) ([]byte, error) {
+	data, _, err := st.readCopy(ctx, q, c, copiesQuery)
+	return data, err
+}
+
+// readCopy goes through the copies of a block in the order of the query, and
+// returns the first that is sound.
+func (st *store) readCopy(ctx context.Context, q querier, c cid.Cid, query string) (data []byte, from location, err error) {
+	var damaged, gone []cid.Cid
+	var failed error
+	err = eachRow(ctx, q, query, []any{[]byte(c.Hash())}, func(scan scanRow) error {
+		var l location
+		var raw []byte
+		if err := scan(&l.id, &raw, &l.off, &l.len); err != nil {
+			return err
+		}
+		var err error
+		if l.shard, err = cid.Cast(raw); err != nil {
+			return fmt.Errorf("CID of a shard in the index: %w", err)
+		}
+		p, err := st.readAt(l)
+		if err == nil {
+			err = checkBlock(c, p)
+		}
+		switch {
+		case err == nil:
+			data, from = p, l
+			return fs.SkipAll
+		case errors.Is(err, fs.ErrNotExist):
+			gone = append(gone, l.shard)
+		case errors.Is(err, errDamaged), errors.Is(err, io.EOF), errors.Is(err, syscall.EIO):
+			damaged = append(damaged, l.shard)
+			st.log.LogAttrs(ctx, slog.LevelWarn, "a copy of a block is damaged",
+				slog.String("block", c.String()), slog.String("shard", l.shard.String()), slog.Any("error", err))
+		default:
+			failed = err
+		}
+		return nil
+	})
+	switch {
+	case errors.Is(err, fs.SkipAll):
+		return data, from, nil
+	case err != nil:
+		return nil, location{}, fmt.Errorf("look up block %s: %w", c, err)
+	case failed != nil:
+		return nil, location{}, failed
+	}
+	for _, shard := range gone { // lost, unless it was collected in between
+		known, err := st.knows(ctx, shard)
+		if err != nil {
+			return nil, location{}, err
+		}
+		if known {
+			damaged = append(damaged, shard)
+		}
+	}
+	if len(damaged) == 0 {
+		return nil, location{}, fmt.Errorf("block %s: %w", c, errNotHeld)
+	}
+	return nil, location{}, fmt.Errorf("block %s has no sound copy among %d, of which one is in shard %s: %w", c, len(damaged), damaged[0], errDamaged)
+}
+
+// readAt reads the bytes of a block, unchecked.
+func (st *store) readAt(l location) (_ []byte, err error) {
+	f, err := os.Open(st.shardPath(l.shard))
+	if err != nil {
+		return nil, fmt.Errorf("read block: %w", err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	p := make([]byte, l.len)
+	if _, err := f.ReadAt(p, l.off); err != nil {
+		return nil, fmt.Errorf("read block at %d of %s: %w", l.off, l.shard, err)
+	}
+	return p, nil
+}
+
+// checkBlock hashes a block that was read from disk.
+func checkBlock(c cid.Cid, data []byte) error {
+	d, err := multihash.Decode(c.Hash())
+	if err != nil {
+		return fmt.Errorf("block %s: %w", c, err)
+	}
+	sum, err := digestOf(d.Code, data)
+	if err != nil {
+		return fmt.Errorf("block %s: %w", c, err)
+	}
+	if string(sum) != string(d.Digest) {
+		return fmt.Errorf("block %s: %w", c, errDamaged)
+	}
+	return nil
+}
