@@ -1,6 +1,7 @@
 package service_test
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/carload/carload/internal/service"
 )
@@ -284,23 +286,39 @@ func TestTooLarge(t *testing.T) {
 	}
 }
 
-// A body that is too large is refused before it is sent.
-func TestTooLargeIsAnsweredFirst(t *testing.T) {
+// What is refused whatever the body is gets its whole answer before that is sent.
+func TestAnsweredBeforeTheBody(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, service.Options{})
-	conn, err := net.Dial("tcp", s.http.Listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := fmt.Fprintf(conn, "POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n", 100<<20+1); err != nil {
-		t.Fatal(err)
-	}
-	buf := make([]byte, 12)
-	if _, err := io.ReadFull(conn, buf); err != nil || string(buf) != "HTTP/1.1 413" {
-		t.Errorf("%q %v", buf, err)
-	}
-	if err := conn.Close(); err != nil {
-		t.Error(err)
+	for _, c := range []struct {
+		path   string
+		length int
+		status int
+	}{
+		{"/upload", 100<<20 + 1, 413},
+		{"/upload", 100, 401},
+		{"/api/v1/upload", 100, 404},
+	} {
+		conn, err := net.Dial("tcp", s.http.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n", c.path, c.length); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != c.status {
+			t.Errorf("%s, %d bytes: %d, %v", c.path, c.length, resp.StatusCode, err)
+		}
+		if err := conn.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -152,8 +153,7 @@ func (s *Service) dispatch(routes []route, c *call) error {
 	}
 	rt, param := match(routes, c.r.Method, c.r.URL)
 	if rt == nil {
-		http.Error(c.w, "404 not found", http.StatusNotFound)
-		return nil
+		return writePlain(c.w, http.StatusNotFound, "404 not found\n")
 	}
 	allowOrigin(c.w, c.r)
 	c.param = param
@@ -217,8 +217,7 @@ func (s *Service) fail(c *call, err error) error {
 func preflight(c *call) error {
 	h := c.r.Header
 	if h.Get("Origin") == "" || h.Get("Access-Control-Request-Method") == "" {
-		http.Error(c.w, "Non CORS options request not allowed", http.StatusMethodNotAllowed)
-		return nil
+		return writePlain(c.w, http.StatusMethodNotAllowed, "Non CORS options request not allowed\n")
 	}
 	allowOrigin(c.w, c.r)
 	c.w.Header().Set("Access-Control-Allow-Methods", "GET,POST,PATCH,DELETE,OPTIONS")
@@ -227,6 +226,18 @@ func preflight(c *call) error {
 	}
 	c.w.WriteHeader(http.StatusNoContent)
 	return nil
+}
+
+// writePlain is http.Error with the length: a client that has not sent its body
+// yet sees that the reply is complete, and we need not wait for the body.
+func writePlain(w http.ResponseWriter, status int, text string) error {
+	h := w.Header()
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Content-Length", strconv.Itoa(len(text)))
+	w.WriteHeader(status)
+	_, err := io.WriteString(w, text)
+	return err
 }
 
 func allowOrigin(w http.ResponseWriter, r *http.Request) {
