@@ -9,6 +9,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -44,6 +45,7 @@ func Main(ctx context.Context, args []string, stdio Stdio, environ []string) int
 		con:   &console{out: stdio.Out, err: stdio.Err},
 		log:   slog.New(slog.DiscardHandler),
 	}
+	a.con.json = a.wantsJSON() // of a mistake in the flags as well
 	a.life = newLifetime(ctx, a.con)
 	a.con.onErr = a.life.stop // results that nobody gets are not worth going on for
 	defer a.life.close()
@@ -60,6 +62,24 @@ func Main(ctx context.Context, args []string, stdio Stdio, environ []string) int
 		}
 	}
 	return code
+}
+
+// wantsJSON looks for --json in flags that may not be parsed yet, and in the
+// environment. The configuration file is not read for it.
+func (a *app) wantsJSON() bool {
+	value := a.env[variable("json")]
+	for _, arg := range a.args {
+		if arg == "--" {
+			break
+		}
+		if arg == "--json" {
+			value = "true"
+		} else if v, ok := strings.CutPrefix(arg, "--json="); ok {
+			value = v
+		}
+	}
+	wanted, err := strconv.ParseBool(value)
+	return wanted && err == nil
 }
 
 // globalFlags are the flags of every command.

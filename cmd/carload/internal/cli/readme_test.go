@@ -219,3 +219,45 @@ func TestReadmeNamesTests(t *testing.T) {
 		}
 	}
 }
+
+// The README has every type of JSON line, and no other.
+func TestReadmeNamesEvents(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	inCode := map[string]bool{}
+	for _, file := range files {
+		source, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		for _, m := range regexp.MustCompile(`header\("(\w+)"\)`).FindAllStringSubmatch(string(source), -1) {
+			inCode[m[1]] = true
+		}
+	}
+	_, table, found := strings.Cut(readme(t), "| type | of |")
+	table, _, ends := strings.Cut(table, "\n\n")
+	if !found || !ends || len(inCode) < 20 {
+		t.Fatalf("the README has a table of types: %v; types in the code: %d", found, len(inCode))
+	}
+	for row := range strings.Lines(table) {
+		cells := strings.Split(row, "|")
+		if len(cells) < 2 {
+			continue
+		}
+		for _, m := range regexp.MustCompile("`(\\w+)`").FindAllStringSubmatch(cells[1], -1) {
+			if !inCode[m[1]] {
+				t.Errorf("there is no %s", m[1])
+			}
+			delete(inCode, m[1])
+		}
+	}
+	for kind := range inCode {
+		t.Errorf("the README has no %s", kind)
+	}
+}

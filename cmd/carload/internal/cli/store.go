@@ -70,7 +70,7 @@ func (a *app) fsckReport(r *service.FsckReport) error {
 	a.con.event(e)
 	a.con.result(fmt.Sprintf("%d shards\t%d blocks\t%d bytes\t%d orphans\t%d problems", r.Shards, r.Blocks, r.Bytes, r.Orphans, len(r.Problems)))
 	if len(r.Problems) > 0 {
-		return silent{exitMismatch}
+		return coded{fmt.Errorf("the store has %s", count(len(r.Problems), "problem")), exitMismatch}
 	}
 	return nil
 }

@@ -108,26 +108,26 @@ func (a *app) verifyArchives(ctx context.Context, set *archiveSet) error {
 	defer stop()
 	worst := exitOK
 	for _, root := range roots {
+		code := exitUnverified
 		v, err := unpack.VerifyIndex(ctx, x, root, unpack.VerifyOptions{Checked: &checked})
 		if err != nil {
 			return err
 		}
 		for _, f := range v.Faults {
-			code := exitUnverified
 			if !errors.Is(f, unpack.ErrMissing) {
 				code = exitMismatch
 			}
-			worst = worse(worst, code)
 			a.con.event(faultEvent{header("fault"), root.String(), f.Cid.String(), printable(f.Error())})
 			a.con.line("carload: error: " + f.Error())
 		}
 		if v.Count > 0 {
-			a.con.line(fmt.Sprintf("carload: error: %s: %d blocks of the DAG are missing or wrong", root, v.Count))
+			worst = worse(worst, code)
+			a.con.errorLine(fmt.Errorf("%s: %s of the DAG missing or wrong", root, count(int(v.Count), "block")), code)
 			continue
 		}
 		a.con.event(verifiedEvent{eventHeader: header("verified"), Root: root.String(), Level: "full", Blocks: v.Blocks, Bytes: v.Bytes})
 		a.con.result(root.String() + "\tverified")
-		a.con.say("%s: complete: %d blocks, %s", root, v.Blocks, formatBytes(v.Bytes))
+		a.con.say("%s: complete: %s, %s", root, count(int(v.Blocks), "block"), formatBytes(v.Bytes))
 	}
 	if worst != exitOK {
 		return silent{worst}
