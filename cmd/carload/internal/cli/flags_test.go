@@ -61,6 +61,7 @@ func TestFlags(t *testing.T) {
 	t.Parallel()
 	a := newTestApp(t)
 	commands := 0
+	types := map[string]string{}
 	eachCommand(a.rootCommand(), func(cmd *cobra.Command) {
 		commands++
 		if cmd.Short == "" || strings.HasSuffix(cmd.Short, ".") || !unicode.IsUpper(rune(cmd.Short[0])) {
@@ -76,6 +77,10 @@ func TestFlags(t *testing.T) {
 			if strings.Contains(f.Name, "token") && !strings.HasSuffix(f.Name, "-file") && !strings.HasSuffix(f.Name, "-command") {
 				t.Errorf("%s --%s: a secret must not be a flag", cmd.CommandPath(), f.Name)
 			}
+			if was, ok := types[f.Name]; ok && was != f.Value.Type() {
+				t.Errorf("--%s is of type %s and of type %s: no variable or configuration file can serve both", f.Name, was, f.Value.Type())
+			}
+			types[f.Name] = f.Value.Type()
 			want := valueFor(f)
 			one := newTestApp(t, variable(f.Name)+"="+want)
 			twin, _, err := one.rootCommand().Find(strings.Fields(cmd.CommandPath())[1:])

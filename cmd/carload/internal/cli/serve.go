@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -25,7 +27,7 @@ type serveFlags struct {
 	tlsCert, tlsKey   string
 	insecure, discard bool
 	maxBodyBytes      size
-	mode              string
+	access            string
 	fetchFrom         []string
 }
 
@@ -54,7 +56,7 @@ certificates. SIGINT or SIGTERM finishes the requests it has and ends it.`,
 	fl.BoolVar(&f.insecure, "insecure", false, "listen on other addresses than loopback without TLS")
 	f.maxBodyBytes = service.DefaultMaxBodyBytes
 	fl.Var(&f.maxBodyBytes, "max-body-bytes", "largest request body")
-	fl.StringVar(&f.mode, "mode", service.ModeReadWriteCreate, "what is allowed: rwc, rw- (nothing new), r-- or --- (maintenance)")
+	fl.StringVar(&f.access, "access", service.ModeReadWriteCreate, "what is allowed: rwc, rw- (nothing new), r-- or --- (maintenance)")
 	fl.StringArrayVar(&f.fetchFrom, "fetch-from", nil, "URL of a trustless gateway to fetch pinned content from; may be repeated")
 	fl.BoolVar(&f.discard, "discard", false, "check uploads but keep no payload; for load tests")
 	return cmd
@@ -66,6 +68,9 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 	}
 	if err := checkListen(f); err != nil {
 		return err
+	}
+	if modes := []string{service.ModeReadWriteCreate, service.ModeReadWrite, service.ModeReadOnly, service.ModeNone}; !slices.Contains(modes, f.access) {
+		return usagef("--access %q: use one of %s", f.access, strings.Join(modes, ", "))
 	}
 	var certificates []tls.Certificate
 	if f.tlsCert != "" {
@@ -80,7 +85,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 		return err
 	}
 	svc, err := service.Open(ctx, service.Options{
-		Dir: store, MaxBodyBytes: int64(f.maxBodyBytes), Mode: f.mode, Version: version(),
+		Dir: store, MaxBodyBytes: int64(f.maxBodyBytes), Mode: f.access, Version: version(),
 		Discard: f.discard, FetchFrom: f.fetchFrom, Logger: a.log,
 	})
 	if err != nil {
