@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"mime/multipart"
 	"net/textproto"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/carload/carload/internal/service"
@@ -180,5 +183,25 @@ func TestStoreNFT(t *testing.T) {
 	}
 	if a := s.do("POST", "/store", []byte("{}"), "Content-Type", "application/json"); a.status != 400 {
 		t.Errorf("not a form: %d %s", a.status, a.raw)
+	}
+}
+
+// What a form makes is in memory until its end, so there is a bound on it.
+func TestFormHasTooMuch(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := newServer(t, service.Options{Dir: dir})
+	parts := []formPart{{"meta", "", "", "{}"}}
+	for i := range 1600 { // each makes a file and 63 directories
+		parts = append(parts, formPart{"file", fmt.Sprintf("%d/%sf", i, strings.Repeat("d/", 62)), "", "x"})
+	}
+	for _, path := range []string{"/upload", "/store"} {
+		body, mime := form(t, parts...)
+		if a := s.do("POST", path, body, "Content-Type", mime); a.status != 400 || a.Error.Code != "HTTP_ERROR" {
+			t.Errorf("%s: %d %s", path, a.status, a.raw)
+		}
+	}
+	if left, err := os.ReadDir(filepath.Join(dir, "incoming")); err != nil || len(left) > 0 {
+		t.Errorf("left: %v %v", left, err)
 	}
 }

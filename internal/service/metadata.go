@@ -96,8 +96,8 @@ func (b *builder) readNFT(ctx context.Context, in *form) (meta []byte, assets []
 		if err != nil {
 			return nil, nil, nil, err
 		}
-		dir := newDirectory()
-		if err := dir.put(p.name, node); err != nil {
+		dir := make(directory)
+		if err := b.place(dir, p.name, node); err != nil {
 			return nil, nil, nil, err
 		}
 		wrapped, err := b.addDirectory(ctx, dir)

@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	uio "github.com/ipfs/boxo/ipld/unixfs/io"
-	ipld "github.com/ipfs/go-ipld-format"
 )
 
 // part is a part of a form that is a file.
@@ -93,7 +92,7 @@ func (s *Service) uploadMultipart(c *call) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.file.remove()) }()
-	top := newDirectory()
+	top := make(directory)
 	files := []fileEntry{}
 	for {
 		p, err := in.next()
@@ -114,7 +113,7 @@ func (s *Service) uploadMultipart(c *call) (err error) {
 		if err != nil {
 			return err
 		}
-		if err := top.put(p.name, node); err != nil {
+		if err := b.place(top, p.name, node); err != nil {
 			return err
 		}
 		files = append(files, fileEntry{Name: p.name, Type: p.mime})
@@ -134,34 +133,43 @@ func (s *Service) uploadMultipart(c *call) (err error) {
 	return s.finish(c, sub)
 }
 
-// directory is a tree of imported files.
-type directory struct {
-	files map[string]ipld.Node
-	dirs  map[string]*directory
+// directory is a tree of imported files, by name.
+type directory map[string]entry
+
+// entry is a file, or a directory if that is not nil.
+type entry struct {
+	file written
+	dir  directory
 }
 
-func newDirectory() *directory {
-	return &directory{files: make(map[string]ipld.Node), dirs: make(map[string]*directory)}
-}
+const (
+	maxPathSegments = 64
 
-const maxPathSegments = 64
+	// maxEntries bounds the files and directories that a form makes, for
+	// they are in memory until its end.
+	maxEntries = 100_000
+)
 
-// put places a file at a path. Of two with one path the last wins.
-func (d *directory) put(path string, nd ipld.Node) error {
+// place puts a file at a path. Of two with one path the last wins.
+func (b *builder) place(d directory, path string, file written) error {
 	segments := slices.DeleteFunc(strings.Split(path, "/"), func(s string) bool { return s == "" || s == "." })
 	if len(segments) == 0 || len(segments) > maxPathSegments {
 		return thrown("file name %q names no file", path)
 	}
 	last := len(segments) - 1
 	for _, s := range segments[:last] {
-		if d.dirs[s] == nil {
-			d.dirs[s] = newDirectory()
-			delete(d.files, s)
+		sub := d[s].dir
+		if sub == nil {
+			sub = make(directory)
+			d[s] = entry{dir: sub}
+			b.entries++
 		}
-		d = d.dirs[s]
+		d = sub
 	}
-	d.files[segments[last]] = nd
-	delete(d.dirs, segments[last])
+	d[segments[last]] = entry{file: file}
+	if b.entries++; b.entries > maxEntries {
+		return badRequest("the form has more than %d files and directories; send a CAR instead", maxEntries)
+	}
 	return nil
 }
 
@@ -170,36 +178,34 @@ func (d *directory) put(path string, nd ipld.Node) error {
 const shardEntries = 1000
 
 // addDirectory writes a directory and those in it, and returns its node.
-func (b *builder) addDirectory(ctx context.Context, d *directory) (ipld.Node, error) {
-	children := make(map[string]ipld.Node, len(d.files)+len(d.dirs))
-	for name, nd := range d.files {
-		children[name] = nd
-	}
-	for name, sub := range d.dirs {
-		nd, err := b.addDirectory(ctx, sub)
-		if err != nil {
-			return nil, err
-		}
-		children[name] = nd
-	}
+func (b *builder) addDirectory(ctx context.Context, d directory) (written, error) {
 	var dir uio.Directory
 	var err error
-	if len(children) < shardEntries {
+	if len(d) < shardEntries {
 		dir, err = uio.NewBasicDirectory(b, uio.WithCidBuilder(importPrefix()))
 	} else {
 		dir, err = uio.NewHAMTDirectory(b, 0, uio.WithCidBuilder(importPrefix()), uio.WithMaxHAMTFanout(256))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("make directory: %w", err)
+		return written{}, fmt.Errorf("make directory: %w", err)
 	}
-	for name, nd := range children {
-		if err := dir.AddChild(ctx, name, nd); err != nil {
-			return nil, fmt.Errorf("add %q to directory: %w", name, err)
+	for name, e := range d {
+		child := e.file
+		if e.dir != nil {
+			if child, err = b.addDirectory(ctx, e.dir); err != nil {
+				return written{}, err
+			}
+		}
+		if err := dir.AddChild(ctx, name, child); err != nil {
+			return written{}, fmt.Errorf("add %q to directory: %w", name, err)
 		}
 	}
 	nd, err := dir.GetNode()
 	if err != nil {
-		return nil, fmt.Errorf("make directory: %w", err)
+		return written{}, fmt.Errorf("make directory: %w", err)
 	}
-	return nd, b.Add(ctx, nd)
+	if err := b.Add(ctx, nd); err != nil {
+		return written{}, err
+	}
+	return asWritten(nd)
 }

@@ -40,7 +40,36 @@ type builder struct {
 	file            *incoming
 	w               *bufio.Writer
 	off             int64
-	at              map[cid.Cid]location
+	at              map[cid.Cid]span
+	entries         int // of all directories together
+}
+
+// span is where a block is within the shard that is being written.
+type span struct {
+	off int64
+	len int
+}
+
+// written is a node that was written: what a directory has to know of it, and
+// not its bytes.
+type written struct {
+	ipld.Node // nil: only these methods are asked for
+	cid       cid.Cid
+	size      uint64 // of the DAG
+}
+
+// Cid implements ipld.Node.
+func (w written) Cid() cid.Cid { return w.cid }
+
+// Size implements ipld.Node.
+func (w written) Size() (uint64, error) { return w.size, nil }
+
+func asWritten(nd ipld.Node) (written, error) {
+	size, err := nd.Size()
+	if err != nil {
+		return written{}, fmt.Errorf("size of %s: %w", nd.Cid(), err)
+	}
+	return written{cid: nd.Cid(), size: size}, nil
 }
 
 func (st *store) newBuilder() (*builder, error) {
@@ -57,7 +86,7 @@ func (st *store) newBuilderFor(root cid.Cid) (*builder, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &builder{st: st, file: file, w: bufio.NewWriterSize(file.f, 256<<10), at: make(map[cid.Cid]location)}
+	b := &builder{st: st, file: file, w: bufio.NewWriterSize(file.f, 256<<10), at: make(map[cid.Cid]span)}
 	header := car.AppendHeader(nil, root)
 	b.off = int64(len(header))
 	if _, err := b.w.Write(header); err != nil {
@@ -68,6 +97,9 @@ func (st *store) newBuilderFor(root cid.Cid) (*builder, error) {
 
 // Add writes a node unless it was written before.
 func (b *builder) Add(_ context.Context, nd ipld.Node) error {
+	if _, ok := b.at[nd.Cid()]; ok {
+		return nil
+	}
 	return b.write(nd.Cid(), nd.RawData())
 }
 
@@ -83,7 +115,7 @@ func (b *builder) write(c cid.Cid, data []byte) error {
 	if _, err := b.w.Write(data); err != nil {
 		return err
 	}
-	b.at[c] = location{off: b.off + int64(len(head)), len: len(data)}
+	b.at[c] = span{off: b.off + int64(len(head)), len: len(data)}
 	b.off += int64(len(head) + len(data))
 	return nil
 }
@@ -122,28 +154,24 @@ func (b *builder) Get(_ context.Context, c cid.Cid) (ipld.Node, error) {
 }
 
 // addFile imports a file and returns its root.
-func (b *builder) addFile(r io.Reader) (ipld.Node, error) {
+func (b *builder) addFile(r io.Reader) (written, error) {
 	params := helpers.DagBuilderParams{
 		Maxlinks: importWidth, RawLeaves: true, CidBuilder: importPrefix(), Dagserv: b,
 	}
 	db, err := params.New(chunker.NewSizeSplitter(r, importChunkBytes))
 	if err != nil {
-		return nil, fmt.Errorf("import file: %w", err)
+		return written{}, fmt.Errorf("import file: %w", err)
 	}
 	root, err := balanced.Layout(db)
 	if err != nil {
-		return nil, fmt.Errorf("import file: %w", err)
+		return written{}, fmt.Errorf("import file: %w", err)
 	}
-	return root, nil
+	return asWritten(root)
 }
 
 // finishNode is finish for a UnixFS root, whose size is that of its DAG.
-func (b *builder) finishNode(ctx context.Context, root ipld.Node) (*submission, error) {
-	size, err := root.Size()
-	if err != nil {
-		return nil, fmt.Errorf("size of root: %w", err)
-	}
-	return b.finish(ctx, root.Cid(), int64(size))
+func (b *builder) finishNode(ctx context.Context, root written) (*submission, error) {
+	return b.finish(ctx, root.cid, int64(root.size))
 }
 
 // finish puts the root into the header and hashes the file.
