@@ -40,9 +40,11 @@ type Options struct {
 	NoSync bool
 }
 
-// Ledger is a file. It is safe for concurrent use. Close it at the end.
+// Ledger is a file. It is safe for concurrent use. Close it at the end. If the
+// file is changed by others while it is open, a call may fail with an error
+// matching [uploader.ErrLedgerDamaged]; all later ones then do, too.
 type Ledger struct {
-	db   *bbolt.DB
+	*store
 	opts Options
 }
 
@@ -78,14 +80,11 @@ func open(path string, opts Options) (*Ledger, error) {
 	if err := check(path); err != nil {
 		return nil, err
 	}
-	db, err := bbolt.Open(path, 0o600, boltOptions(opts.NoSync))
+	st, err := openStore(path, opts.NoSync)
 	if err != nil {
 		return nil, err
 	}
-	// Calls that come together share a commit; one that comes alone should not
-	// wait for others.
-	db.MaxBatchDelay = time.Millisecond
-	return &Ledger{db, opts}, nil
+	return &Ledger{st, opts}, nil
 }
 
 // lockWait is how long to wait for the lock: one try.
@@ -197,10 +196,10 @@ func damaged(f string, args ...any) error {
 }
 
 // Close releases the file.
-func (l *Ledger) Close() error { return l.db.Close() }
+func (l *Ledger) Close() error { return l.close() }
 
 // Path is where the file is.
-func (l *Ledger) Path() string { return l.db.Path() }
+func (l *Ledger) Path() string { return l.path }
 
 // Receipts implements [uploader.Ledger].
 func (l *Ledger) Receipts(_ context.Context, u uploader.UploadKey) (map[int]cid.Cid, error) {
@@ -429,21 +428,6 @@ func (l *Ledger) ForgetRoot(ctx context.Context, root cid.Cid) (int, error) {
 		}
 	}
 	return n, nil
-}
-
-func (l *Ledger) view(f func(*bbolt.Tx) error) error {
-	return l.named(guard(func() error { return l.db.View(f) }))
-}
-
-func (l *Ledger) change(f func(*bbolt.Tx) error) error {
-	return l.named(guard(func() error { return l.db.Batch(f) }))
-}
-
-func (l *Ledger) named(err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("%q: %w", l.db.Path(), explain(err))
 }
 
 func put(b *bbolt.Bucket, k, data []byte) error { return b.Put(k, seal(k, data)) }

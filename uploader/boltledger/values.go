@@ -5,9 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
-	"fmt"
 	"hash/crc32"
-	"runtime/debug"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -212,15 +210,4 @@ func prefixed(c *bbolt.Cursor, prefix []byte, visit func(k, v []byte) error) err
 		}
 	}
 	return nil
-}
-
-// guard turns what a file that changed under us does to bbolt into an error.
-func guard(f func() error) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if r := recover(); r != nil {
-			err = damaged("%s", fmt.Sprint(r))
-		}
-	}()
-	return f()
 }

@@ -1,0 +1,72 @@
+package boltledger_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/carload/carload/uploader"
+	"github.com/carload/carload/uploader/boltledger"
+	"github.com/carload/carload/uploader/ledgertest"
+)
+
+// TestTruncatedWhileOpen cuts the file under an open ledger, and then calls it
+// from several goroutines: each call returns, the ones that fail say why, and
+// after the first of them all fail. Close lets go of the file.
+func TestTruncatedWhileOpen(t *testing.T) {
+	t.Parallel()
+	calls := map[string]func(*testing.T, *boltledger.Ledger) error{
+		"record": func(t *testing.T, l *boltledger.Ledger) error {
+			return l.Record(t.Context(), key, 1, ledgertest.CID(1))
+		},
+		"plan": func(t *testing.T, l *boltledger.Ledger) error {
+			return l.SavePlan(t.Context(), "p", make([]byte, 9000))
+		},
+		"receipts": func(t *testing.T, l *boltledger.Ledger) error { _, err := l.Receipts(t.Context(), key); return err },
+		"uploads":  func(t *testing.T, l *boltledger.Ledger) error { _, err := l.Uploads(t.Context()); return err },
+	}
+	for _, size := range []int64{0, 4096, 8192} {
+		for name, first := range calls {
+			t.Run(fmt.Sprintf("%d/%s", size, name), func(t *testing.T) {
+				t.Parallel()
+				path := filepath.Join(t.TempDir(), "ledger.db")
+				filled(t, path, 200)
+				l := open(t, path)
+				if err := os.Truncate(path, size); err != nil {
+					t.Fatal(err)
+				}
+				if err := first(t, l); !errors.Is(err, uploader.ErrLedgerDamaged) {
+					t.Fatalf("error %v", err)
+				}
+				var g errgroup.Group
+				for range 4 {
+					for name, call := range calls {
+						g.Go(func() error {
+							if err := call(t, l); !errors.Is(err, uploader.ErrLedgerDamaged) {
+								return fmt.Errorf("%s afterwards: error %w", name, err)
+							}
+							return nil
+						})
+					}
+				}
+				if err := g.Wait(); err != nil {
+					t.Error(err)
+				}
+				if err := errors.Join(l.Close(), l.Close()); err != nil {
+					t.Error(err)
+				}
+				if _, err := boltledger.Open(path, boltledger.Options{}); !errors.Is(err, uploader.ErrLedgerDamaged) {
+					t.Errorf("open: error %v", err)
+				}
+				if _, err := boltledger.Repair(path); err != nil {
+					t.Errorf("repair: %v", err)
+				}
+				open(t, path)
+			})
+		}
+	}
+}
