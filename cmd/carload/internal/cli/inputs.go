@@ -49,8 +49,8 @@ func (i *inputFlags) add(cmd *cobra.Command) {
 	i.maxUploadBytes = uploader.DefaultMaxUploadBytes
 	f := cmd.Flags()
 	f.SortFlags = false
-	f.StringVar(&i.filesFrom, "files-from", "", "read more paths from this file, one a line (- for standard input)")
-	f.StringVar(&i.filesFrom0, "files-from0", "", "the same, with paths that end in a zero byte")
+	f.StringVar(&i.filesFrom, "files-from", "", "read more paths from this file, one a line; lines that begin with # or ; are left out (- for standard input)")
+	f.StringVar(&i.filesFrom0, "files-from0", "", "the same, with paths that end in a zero byte and may begin with anything")
 	f.BoolVar(&i.asFile, "as-file", false, "take a .car file for an ordinary file, instead of the DAG in it")
 	f.StringVar(&i.spoolDir, "spool-dir", "", "where standard input is spooled (default: the user's cache directory)")
 	f.Var(&i.maxUploadBytes, "max-upload-bytes", "refuse inputs that are larger; 0 for no limit")
@@ -253,7 +253,8 @@ func (s *source) listed(name string, end byte) iter.Seq2[string, error] {
 			}
 			return 0, nil, nil
 		})
-		for lines.Scan() {
+		entry := 1
+		for ; lines.Scan(); entry++ {
 			p := lines.Text()
 			if end == '\n' {
 				p = strings.TrimSuffix(p, "\r")
@@ -265,10 +266,20 @@ func (s *source) listed(name string, end byte) iter.Seq2[string, error] {
 				return
 			}
 		}
-		if err := lines.Err(); err != nil {
+		err := lines.Err()
+		if errors.Is(err, bufio.ErrTooLong) {
+			err = fmt.Errorf("line %d: a path of more than %d bytes", entry, maxPathBytes)
+		}
+		if err != nil {
 			yield(name, fmt.Errorf("list of paths %q: %w", name, err))
 		}
 	}
+}
+
+// errNoPaths is the mistake of lists without a path in them.
+func errNoPaths() error {
+	return withHint(usagef("the list of paths is empty"),
+		"--files-from leaves out lines that begin with # or ;; --files-from0 takes all, with a zero byte at the end of each")
 }
 
 // open makes the input of one path.
@@ -305,10 +316,12 @@ func (s *source) open(path string) (uploader.Input, error) {
 // wrapped is one input: a directory of all the paths.
 func (s *source) wrapped() (uploader.Input, error) {
 	tree := chunker.NewTree()
+	paths := 0
 	for path, err := range s.all() {
 		if err != nil {
 			return nil, err
 		}
+		paths++
 		if path == "-" {
 			return nil, usagef("standard input has no name to be put into a directory by")
 		}
@@ -319,6 +332,9 @@ func (s *source) wrapped() (uploader.Input, error) {
 		if err := tree.AddDisk(filepath.Base(abs), path); err != nil {
 			return nil, err
 		}
+	}
+	if paths == 0 {
+		return nil, errNoPaths()
 	}
 	return told{uploader.Tree(".", tree, s.options), s.app.con}, nil
 }

@@ -70,6 +70,9 @@ func (r *results) add(res uploader.Result, err error) {
 // finish sums up, and returns the error of the command. Those of the inputs
 // have been printed.
 func (r *results) finish(p uploader.Progress, what string) error {
+	if r.inputs == 0 && r.app.life.soft.Err() == nil {
+		return errNoPaths()
+	}
 	took := time.Since(r.started)
 	r.app.con.event(summaryEvent{header("summary"), r.inputs, r.failed, r.bytes, r.sent, p.BytesResent, r.shards, r.held, p.Retries, took.Seconds(), r.worst})
 	if r.failed == 0 {
