@@ -131,8 +131,12 @@ func canVerify(target Target, level VerifyLevel) error {
 // blocks or all of them. The first finding that is not as it should be is an
 // error matching [ErrIncomplete]; for blocks it is a [*VerifyError], and the
 // ledger remembers them, so that the next upload sends their shards again; also
-// those that were found before the verification failed for another reason.
+// those that were found before the verification failed for another reason. A
+// target that can't be asked for what the level needs is an error, too.
 func (u *Uploader) Verify(ctx context.Context, root cid.Cid) (*SampleReport, error) {
+	if _, ok := u.target.(StatusChecker); !ok && u.opts.Verify < VerifySample {
+		return nil, fmt.Errorf("%s: target %s does not tell what it holds: at level %s nothing would be verified", root, u.target, u.opts.Verify)
+	}
 	key := UploadKey{Target: u.target.String(), Root: root}
 	report, err := u.verify(ctx, key, root.String(), nil)
 	if err != nil {
