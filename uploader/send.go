@@ -124,7 +124,7 @@ func (j *job) run(ctx context.Context) error {
 }
 
 // resume finds the shards that need not be sent: those that the ledger has a
-// receipt for and, if the target can be asked, that it still lists. What the
+// receipt for and, if the target can be asked, that it still holds. What the
 // target lists beyond them is left in j.parts: shards are deterministic, so
 // their CIDs tell which they are.
 func (j *job) resume(ctx context.Context) (map[int]cid.Cid, error) {
@@ -145,8 +145,11 @@ func (j *job) resume(ctx context.Context) (map[int]cid.Cid, error) {
 		delete(receipts, i)
 	}
 	checker, ok := u.target.(StatusChecker)
+	if !ok {
+		return receipts, j.dropLost(ctx, receipts)
+	}
 	// One shard is sent sooner than it is asked for.
-	if !ok || len(receipts) == 0 && len(j.plan.Shards) == 1 {
+	if len(receipts) == 0 && len(j.plan.Shards) == 1 {
 		return receipts, nil
 	}
 	status, err := u.status(ctx, checker, j.name, j.root)
@@ -174,6 +177,29 @@ func (j *job) resume(ctx context.Context) (map[int]cid.Cid, error) {
 	}
 	j.parts = parts
 	return receipts, nil
+}
+
+// dropLost drops the receipts of shards that the target has no more, if it can
+// tell.
+func (j *job) dropLost(ctx context.Context, receipts map[int]cid.Cid) error {
+	checker, ok := j.u.target.(ShardChecker)
+	if !ok {
+		return nil
+	}
+	for i := range j.plan.Shards {
+		if _, ok := receipts[i]; !ok {
+			continue
+		}
+		held, err := checker.Holds(ctx, j.root, i, len(j.plan.Shards), j.plan.Shards[i].Size)
+		if err != nil {
+			return fmt.Errorf("look whether shard %d of %d is there still: %w", i+1, len(j.plan.Shards), err)
+		}
+		if !held {
+			delete(receipts, i)
+			j.u.opts.Logger.Warn("a shard that was sent is no longer there: it is sent again", "upload", j.name, "shard", i+1)
+		}
+	}
+	return nil
 }
 
 // shardsOf tells which shards the blocks are new in.

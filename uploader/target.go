@@ -19,7 +19,7 @@ import (
 // several goroutines at a time.
 //
 // What else a target can do is discovered by type assertion: [StatusChecker],
-// [BlockFetcher], [ArchiveFetcher].
+// [ShardChecker], [BlockFetcher], [ArchiveFetcher].
 type Target interface {
 	// String names the target in messages and in the ledger. It has no secrets.
 	String() string
@@ -31,6 +31,15 @@ type StatusChecker interface {
 	// Status returns an error matching [ErrNotFound] for a root that the
 	// target does not know.
 	Status(ctx context.Context, root cid.Cid) (Status, error)
+}
+
+// ShardChecker is a target without a [StatusChecker] that tells of single
+// shards whether they are there still. One that is neither is taken at the
+// word of the ledger: what it lost since is not sent again.
+type ShardChecker interface {
+	// Holds tells whether shard index, from 0, of count is there with its size
+	// in bytes. It need not read it.
+	Holds(ctx context.Context, root cid.Cid, index, count int, size int64) (bool, error)
 }
 
 // BlockFetcher is a target that gives single blocks back. The caller checks

@@ -28,8 +28,8 @@ type Options struct {
 // complete or not at all, and one that is there is replaced by the same bytes.
 // It is safe for concurrent use.
 type Target struct {
-	dir     string
-	opts    Options
+	dir  string
+	opts Options
 }
 
 // New makes a target of a directory, and the directory if it is not there.
@@ -51,6 +51,17 @@ func (t *Target) String() string { return t.dir }
 func FileName(root cid.Cid, index, count int) string {
 	return fmt.Sprintf("%s-%05d-of-%05d.car", root, index+1, count)
 }
+
+// Holds implements [uploader.ShardChecker]: it looks for the file and its size.
+func (t *Target) Holds(_ context.Context, root cid.Cid, index, count int, size int64) (bool, error) {
+	info, err := os.Stat(filepath.Join(t.dir, FileName(root, index, count)))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && info.Mode().IsRegular() && info.Size() == size, err
+}
+
+var _ uploader.ShardChecker = (*Target)(nil)
 
 // Put implements [uploader.Target].
 func (t *Target) Put(ctx context.Context, s *uploader.Shard) (_ uploader.Receipt, err error) {

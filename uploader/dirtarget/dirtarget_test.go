@@ -190,3 +190,57 @@ func TestNoDirectory(t *testing.T) {
 		t.Error("a file was taken for a directory")
 	}
 }
+
+// TestResume takes shards away, or cuts them, between two uploads with the same
+// ledger: just those are written again.
+func TestResume(t *testing.T) {
+	plan, want := makePlan(t)
+	dir := t.TempDir()
+	target, err := dirtarget.New(dir, dirtarget.Options{NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, err := uploader.New(target, uploader.Options{Transfers: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, step := range []struct {
+		damage func(path string) error
+		held   int
+	}{
+		{func(string) error { return nil }, 0},
+		{func(string) error { return nil }, len(want)},
+		{os.Remove, len(want) - 1},
+		{func(path string) error { return os.Truncate(path, 1000) }, len(want) - 1},
+	} {
+		if i > 0 {
+			if err := step.damage(filepath.Join(dir, names(t, dir)[1])); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r, err := u.Send(t.Context(), "file", plan)
+		if err != nil || r.Held != step.held || r.Level != uploader.VerifyReceipt {
+			t.Fatalf("step %d: %+v, %v; want %d held", i, r, err, step.held)
+		}
+		wantShards(t, dir, want)
+	}
+}
+
+// TestVerifyNothing: a directory can't be verified without the source, whether
+// the root is there or not.
+func TestVerifyNothing(t *testing.T) {
+	plan, _ := makePlan(t)
+	target, err := dirtarget.New(t.TempDir(), dirtarget.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, level := range []uploader.VerifyLevel{uploader.VerifyPinned, uploader.VerifyReceipt} {
+		u, err := uploader.New(target, uploader.Options{Verify: level})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := u.Verify(t.Context(), plan.Blocks.At(0).Cid); err == nil {
+			t.Errorf("%s: nothing was looked at, and no error", level)
+		}
+	}
+}
