@@ -1,7 +1,7 @@
 package service
 
 // schemaVersion is kept in SQLite's user_version.
-const schemaVersion = 1
+const schemaVersion = 2
 
 // Times are microseconds since 1970. A multihash (mh) is kept in its binary
 // form, and so is a CID where the column is a BLOB.
@@ -71,15 +71,17 @@ CREATE TABLE uploads (
 );
 CREATE INDEX uploads_list ON uploads(user_id, inserted) WHERE deleted IS NULL;
 CREATE INDEX uploads_content ON uploads(content_cid);
-CREATE INDEX uploads_key ON uploads(key_id);
 
+-- key_id is the key that sent the shard, whose quota it counts against.
 CREATE TABLE upload_shards (
 	seq       INTEGER PRIMARY KEY,
 	upload_id INTEGER NOT NULL REFERENCES uploads(id),
 	shard_id  INTEGER NOT NULL REFERENCES shards(id),
+	key_id    INTEGER REFERENCES keys(id),
 	UNIQUE (upload_id, shard_id)
 );
 CREATE INDEX upload_shards_shard ON upload_shards(shard_id);
+CREATE INDEX upload_shards_key ON upload_shards(key_id);
 
 -- Fetches of pinned content that is not held. Whether it is pinned is never
 -- written down: that is what the nodes say.
@@ -119,4 +121,14 @@ CREATE TABLE waiting (
 	parent INTEGER NOT NULL,
 	PRIMARY KEY (mh, codec, parent)
 ) WITHOUT ROWID;
+`
+
+// fromVersion1 makes a database of version 1 one of version 2. Until then all
+// shards of an upload counted against the key that began it.
+const fromVersion1 = `
+ALTER TABLE upload_shards ADD COLUMN key_id INTEGER REFERENCES keys(id);
+UPDATE upload_shards SET key_id = (SELECT u.key_id FROM uploads u WHERE u.id = upload_shards.upload_id);
+CREATE INDEX upload_shards_key ON upload_shards(key_id);
+DROP INDEX uploads_key;
+PRAGMA user_version = 2;
 `

@@ -128,6 +128,10 @@ func (st *store) migrate(ctx context.Context, rebuild bool) error {
 		}
 		switch version {
 		case schemaVersion:
+		case 1:
+			if _, err := tx.ExecContext(ctx, fromVersion1); err != nil {
+				return fmt.Errorf("bring index to version %d: %w", schemaVersion, err)
+			}
 		case 0:
 			// The database may be there without tables: making it was
 			// interrupted.

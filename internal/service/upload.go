@@ -41,6 +41,13 @@ type submission struct {
 	size   int64 // of the DAG; -1 if unknown
 }
 
+func (sub *submission) keyID() sql.NullInt64 {
+	if sub.key == nil {
+		return sql.NullInt64{}
+	}
+	return sql.NullInt64{Int64: sub.key.keyID, Valid: true}
+}
+
 // fileEntry is a part of a multipart upload.
 type fileEntry struct {
 	Name string `json:"name"`
@@ -50,7 +57,7 @@ type fileEntry struct {
 // upload answers POST /upload. What the body is, the content type decides.
 func (s *Service) upload(c *call) error {
 	mime := c.r.Header.Get("Content-Type")
-	if err := s.checkQuota(c.r.Context(), s.st.read, c.who, max(c.r.ContentLength, 0)); err != nil {
+	if err := s.checkQuota(c.r.Context(), s.st.read, c.who, max(c.r.ContentLength, 0), cid.Undef); err != nil {
 		return err
 	}
 	switch {
@@ -152,7 +159,7 @@ func (s *Service) accept(ctx context.Context, sub *submission) error {
 	err := sub.file.publish(sub.shard.cid)
 	if err == nil {
 		err = s.st.update(ctx, func(tx *sql.Tx) error {
-			if err := s.checkQuota(ctx, tx, sub.key, sub.bytes); err != nil {
+			if err := s.checkQuota(ctx, tx, sub.key, sub.bytes, sub.shard.cid); err != nil {
 				return err
 			}
 			return s.st.record(ctx, tx, sub)
@@ -210,7 +217,8 @@ func (st *store) record(ctx context.Context, tx *sql.Tx, sub *submission) error 
 	if err != nil {
 		return err
 	}
-	_, err = tx.ExecContext(ctx, `INSERT OR IGNORE INTO upload_shards (upload_id, shard_id) VALUES (?, ?)`, uploadID, id)
+	_, err = tx.ExecContext(ctx, `INSERT INTO upload_shards (upload_id, shard_id, key_id) VALUES (?, ?, ?)
+		ON CONFLICT (upload_id, shard_id) DO UPDATE SET key_id = excluded.key_id`, uploadID, id, sub.keyID())
 	return err
 }
 
@@ -220,8 +228,8 @@ func recordFetched(ctx context.Context, tx *sql.Tx, sub *submission, shardID, no
 	if err != nil {
 		return err
 	}
-	_, err = tx.ExecContext(ctx, `INSERT OR IGNORE INTO upload_shards (upload_id, shard_id)
-		SELECT id, ? FROM uploads WHERE content_cid = ? AND deleted IS NULL`, shardID, content)
+	_, err = tx.ExecContext(ctx, `INSERT OR IGNORE INTO upload_shards (upload_id, shard_id, key_id)
+		SELECT id, ?, key_id FROM uploads WHERE content_cid = ? AND deleted IS NULL`, shardID, content)
 	return err
 }
 
@@ -253,17 +261,13 @@ func recordUpload(ctx context.Context, tx *sql.Tx, sub *submission, now int64) (
 	if err != nil {
 		return 0, err
 	}
-	var keyID sql.NullInt64
-	if sub.key != nil {
-		keyID = sql.NullInt64{Int64: sub.key.keyID, Valid: true}
-	}
 	err = tx.QueryRowContext(ctx,
 		`INSERT INTO uploads (user_id, key_id, source_cid, content_cid, type, mime, name, files, inserted, updated)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (user_id, source_cid) DO UPDATE SET name = excluded.name, meta = excluded.meta, origins = excluded.origins,
 			mime = excluded.mime, type = excluded.type, updated = excluded.updated, deleted = NULL
 		RETURNING id`,
-		sub.userID, keyID, sub.root.String(), content, sub.kind, sub.mime, sub.name, string(files), now, now).Scan(&id)
+		sub.userID, sub.keyID(), sub.root.String(), content, sub.kind, sub.mime, sub.name, string(files), now, now).Scan(&id)
 	return id, err
 }
 
@@ -277,19 +281,26 @@ func recordContent(ctx context.Context, tx *sql.Tx, root cid.Cid, size, now int6
 	return content, err
 }
 
-// checkQuota reports an error if a key has no room for more bytes.
-func (s *Service) checkQuota(ctx context.Context, q querier, who *caller, more int64) error {
+// checkQuota reports an error if a key has no room for a shard of this size. One
+// that counts already needs no room; as long as its CID is not known, the shard
+// may be one that counts if it has the size of one.
+func (s *Service) checkQuota(ctx context.Context, q querier, who *caller, size int64, shardCID cid.Cid) error {
 	if who == nil || who.quota == 0 {
 		return nil
 	}
+	same, this := `size = ?`, any(size)
+	if shardCID.Defined() {
+		same, this = `cid = ?`, shardCID.Bytes()
+	}
 	var used int64
-	err := q.QueryRowContext(ctx, `SELECT COALESCE(sum(size), 0) FROM shards WHERE id IN
-		(SELECT us.shard_id FROM upload_shards us JOIN uploads u ON u.id = us.upload_id WHERE u.key_id = ? AND u.deleted IS NULL)`,
-		who.keyID).Scan(&used)
+	var counts bool
+	err := q.QueryRowContext(ctx, `SELECT COALESCE(sum(size), 0), COALESCE(max(`+same+`), 0) FROM shards WHERE id IN
+		(SELECT us.shard_id FROM upload_shards us JOIN uploads u ON u.id = us.upload_id WHERE us.key_id = ? AND u.deleted IS NULL)`,
+		this, who.keyID).Scan(&used, &counts)
 	if err != nil {
 		return fmt.Errorf("add up quota: %w", err)
 	}
-	if used+more > who.quota {
+	if !counts && used+size > who.quota {
 		return failure(http.StatusForbidden, "ERROR_QUOTA_EXCEEDED",
 			"The quota of this API Key is %d bytes, of which %d are used.", who.quota, used)
 	}
