@@ -65,13 +65,13 @@ func (i *inputFlags) add(cmd *cobra.Command) {
 	f.BoolVar(&i.trickle, "trickle", false, "trickle layout instead of the balanced one")
 	f.BoolVar(&i.mode, "mode", false, "store permissions, as Kubo does")
 	f.BoolVar(&i.mtime, "mtime", false, "store modification times, as Kubo does")
-	f.BoolVarP(&i.hidden, "hidden", "H", false, "take names that begin with a dot as well")
+	f.BoolVarP(&i.hidden, "hidden", "H", false, "take names that begin with a dot, which are left out otherwise")
 	f.BoolVar(&i.dereference, "dereference", false, "store what symlinks point to instead of the symlinks")
 	f.BoolVar(&i.noEmptyDirs, "no-empty-dirs", false, "leave out empty directories")
 	f.BoolVar(&i.rawNames, "raw-names", false, "take names that are not UTF-8 as they are")
 	f.BoolVar(&i.wrap, "wrap", false, "put all arguments into one directory")
-	f.Var(i.filters.flag(""), "exclude", "leave out names that match, as in a .gitignore; the last match decides")
-	f.Var(i.filters.flag("!"), "include", "take in names that match; if this comes first, only those")
+	f.Var(i.filters.flag(""), "exclude", "leave out names that match, as in a .gitignore but without !; the last match decides")
+	f.Var(i.filters.flag("!"), "include", "take in names that match; if this comes first, only those, and what is below directories that match")
 	f.IntVar(&i.hashers, "hashers", 0, "goroutines that read and hash (default: one for each core)")
 }
 
@@ -140,7 +140,7 @@ func (a *app) source(cmd *cobra.Command, f inputFlags, args []string) (*source, 
 	}
 	s.options = chunker.Options{
 		Profile: profile, Workers: f.hashers, Mode: f.mode, ModTime: f.mtime,
-		Hidden: f.hidden, Dereference: f.dereference, NoEmptyDirs: f.noEmptyDirs, RawNames: f.rawNames, Patterns: f.filters.patterns,
+		Hidden: f.hidden, Dereference: f.dereference, NoEmptyDirs: f.noEmptyDirs, RawNames: f.rawNames, Patterns: f.filters.patterns(),
 	}
 	readers := 0
 	for _, p := range append([]string{f.filesFrom, f.filesFrom0}, args...) {
@@ -358,6 +358,9 @@ func (t told) Describe(ctx context.Context, read *atomic.Int64) (uploader.DAG, e
 		}
 		if n := len(skipped); n > mostSkipped {
 			t.con.warn("skipped %d more", n-mostSkipped)
+		}
+		if err == nil && d.Size() == 0 {
+			t.con.warn("%s: there is no file in it, or only empty ones; names that begin with a dot need --hidden", quotePath(t.Name()))
 		}
 	}
 	return dag, err

@@ -264,8 +264,8 @@ func TestFilters(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if want := []string{"*.log", "!keep.log", "tmp/"}; !slices.Equal(f.patterns, want) {
-		t.Errorf("patterns %q, want %q", f.patterns, want)
+	if want := []string{"*.log", "!keep.log", "tmp/"}; !slices.Equal(f.patterns(), want) {
+		t.Errorf("patterns %q, want %q", f.patterns(), want)
 	}
 	if got := exclude.GetSlice(); !slices.Equal(got, []string{"*.log", "tmp/"}) {
 		t.Errorf("excluded: %q", got)
