@@ -90,6 +90,8 @@ var (
 	ErrIncomplete = errors.New("uploaded, but not verified")
 	// ErrUnauthorized means that the service does not take the token.
 	ErrUnauthorized = errors.New("not authorized")
+	// ErrQuotaExceeded means that the service has no more room for the token.
+	ErrQuotaExceeded = errors.New("quota exceeded")
 	// ErrNotFound means that the target does not know the DAG or block.
 	ErrNotFound = errors.New("not found")
 	// ErrStopped means that the upload was asked to stop by [Uploader.Drain].
@@ -142,6 +144,7 @@ func Retryable(err error) (bool, time.Duration) {
 		errors.Is(err, car.ErrSourceChanged),
 		errors.Is(err, car.ErrCorrupt),
 		errors.Is(err, ErrUnauthorized),
+		errors.Is(err, ErrQuotaExceeded),
 		errors.Is(err, ErrNotFound),
 		errors.Is(err, ErrStopped):
 		return false, 0

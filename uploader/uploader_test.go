@@ -229,6 +229,7 @@ func TestFaults(t *testing.T) {
 			always: uploadertest.Refuse(401, "ERROR_TOKEN_NOT_FOUND", "gone"), want: uploader.ErrUnauthorized, resends: -1,
 		},
 		{name: "blocked", always: uploadertest.Refuse(403, "ERROR_TOKEN_BLOCKED", "API Key is blocked."), want: uploader.ErrUnauthorized, resends: -1},
+		{name: "no room", always: uploadertest.Refuse(403, "ERROR_QUOTA_EXCEEDED", "The quota of this API Key is 1 bytes."), want: uploader.ErrQuotaExceeded, resends: -1},
 		{name: "other root", first: func(*uploadertest.Server, cid.Cid) uploadertest.Fault { return uploadertest.NamesRoot(other) }, want: uploader.ErrRootMismatch, resends: -1},
 		{name: "no root", first: func(*uploadertest.Server, cid.Cid) uploadertest.Fault { return uploadertest.NamesNoRoot }, want: uploader.ErrRootMismatch, resends: -1},
 		{name: "root spelled as v0", first: v0},

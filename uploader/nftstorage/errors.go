@@ -14,8 +14,13 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// APIError is a refusal by the service. It matches [uploader.ErrUnauthorized]
-// and [uploader.ErrNotFound] where that is what it means.
+// codeQuota is the code of a refusal for want of room that the key may use. Its
+// status is 403, as if the key were not good.
+const codeQuota = "ERROR_QUOTA_EXCEEDED"
+
+// APIError is a refusal by the service. It matches [uploader.ErrUnauthorized],
+// [uploader.ErrQuotaExceeded] and [uploader.ErrNotFound] where that is what it
+// means.
 type APIError struct {
 	Status     int           // HTTP status
 	Code       string        // of the API's envelope; empty if there was none
@@ -44,7 +49,9 @@ func (e *APIError) Error() string {
 func (e *APIError) Is(target error) bool {
 	switch target {
 	case uploader.ErrUnauthorized:
-		return e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden
+		return e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden && e.Code != codeQuota
+	case uploader.ErrQuotaExceeded:
+		return e.Code == codeQuota
 	case uploader.ErrNotFound:
 		return e.Status == http.StatusNotFound
 	}

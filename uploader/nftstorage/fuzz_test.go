@@ -67,7 +67,7 @@ func FuzzReply(f *testing.F) {
 			if _, wait := uploader.Retryable(err); wait < 0 {
 				t.Errorf("a wait of %s for %v", wait, err)
 			}
-			if errors.Is(err, uploader.ErrUnauthorized) != (status == 401 || status == 403) || errors.Is(err, uploader.ErrNotFound) != (status == 404) {
+			if errors.Is(err, uploader.ErrUnauthorized) != (status == 401 || status == 403 && !errors.Is(err, uploader.ErrQuotaExceeded)) || errors.Is(err, uploader.ErrNotFound) != (status == 404) {
 				t.Errorf("status %d is %v", status, err)
 			}
 		}

@@ -123,7 +123,7 @@ func exitCode(err error) int {
 		return known.code
 	case errors.As(err, &usage), errors.Is(err, splitter.ErrBlockTooLarge):
 		return exitUsage
-	case errors.Is(err, uploader.ErrRootMismatch), errors.Is(err, car.ErrCorrupt), errors.Is(err, car.ErrMalformed):
+	case errors.Is(err, uploader.ErrRootMismatch), errors.Is(err, car.ErrCorrupt), errors.Is(err, car.ErrMalformed), errors.Is(err, uploader.ErrLedgerDamaged):
 		return exitMismatch
 	case errors.Is(err, uploader.ErrUnauthorized):
 		return exitAuth
@@ -131,7 +131,7 @@ func exitCode(err error) int {
 		return exitNoSpace
 	case errors.Is(err, service.ErrLocked), errors.Is(err, uploader.ErrLedgerLocked):
 		return exitLocked
-	case errors.Is(err, uploader.ErrTooLarge):
+	case errors.Is(err, uploader.ErrTooLarge), errors.Is(err, uploader.ErrQuotaExceeded):
 		return exitLimit
 	case errors.Is(err, uploader.ErrSourceChanged), errors.As(err, &source), errors.As(err, &reading):
 		return exitSources
@@ -174,6 +174,8 @@ func hintsFor(err error) []string {
 		hints = append(hints, "give a larger --max-shard-bytes, or smaller blocks with --chunker size-N")
 	case errors.Is(err, uploader.ErrTooLarge):
 		hints = append(hints, "--max-upload-bytes sets the limit; the service may have one of its own")
+	case errors.Is(err, uploader.ErrQuotaExceeded):
+		hints = append(hints, "make room at the service with carload rm, or ask its operator for a larger quota")
 	case errors.Is(err, uploader.ErrUnauthorized):
 		hints = append(hints, "check the token in CARLOAD_TOKEN, --token-file or --token-command")
 	case errors.Is(err, uploader.ErrSourceChanged):

@@ -133,6 +133,8 @@ func TestExitCode(t *testing.T) {
 		{wrap(car.ErrCorrupt), 6},
 		{&nftstorage.APIError{Status: 401}, 7},
 		{&nftstorage.APIError{Status: 403}, 7},
+		{&nftstorage.APIError{Status: 403, Code: "ERROR_TOKEN_BLOCKED"}, 7},
+		{wrap(&nftstorage.APIError{Status: 403, Code: "ERROR_QUOTA_EXCEEDED"}), 8},
 		{wrap(uploader.ErrTooLarge), 8},
 		{wrap(service.ErrLocked), 11},
 		{wrap(uploader.ErrLedgerLocked), 11},
