@@ -85,6 +85,9 @@ func (a *app) keyNewCommand() *cobra.Command {
 		Example: "  carload key new laptop > token && chmod 600 token",
 		Args:    oneArg("the key's name"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if args[0] == "" {
+				return usagef("a key needs a name")
+			}
 			dir, err := a.storeDir(store)
 			if err != nil {
 				return err

@@ -2,8 +2,10 @@ package cli
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -36,6 +38,9 @@ func (a *app) ledgerPath(flag string) (string, error) {
 
 // ledgerThere is the path of a ledger that is there already.
 func (a *app) ledgerThere(flag string) (string, error) {
+	if flag == noLedger {
+		return "", usagef("--ledger %s keeps nothing that could be looked into", noLedger)
+	}
 	path, err := a.ledgerPath(flag)
 	if err != nil {
 		return "", err
@@ -73,12 +78,46 @@ func openLedger(path string, f func(*boltledger.Ledger) error) (err error) {
 	case errors.Is(err, uploader.ErrLedgerLocked):
 		return withHint(err, "another carload uses it: wait for it, or give this one another by --ledger FILE")
 	case errors.Is(err, uploader.ErrLedgerDamaged):
+		if is, errRead := isLedger(path); errRead == nil && !is {
+			return notLedger(path)
+		}
 		return withHint(err, "carload ledger repair saves what can be read")
 	case err != nil:
 		return err
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
 	return f(l)
+}
+
+// isLedger tells whether a file begins as databases of bbolt do. Pages have the
+// size that they have on the machine that made it, and the first two are alike,
+// so that one may be damaged.
+func isLedger(path string) (bool, error) {
+	const magic, at, maxPage = 0xED0CDAED, 16, 64 << 10
+	f, err := os.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	p := make([]byte, maxPage+at+4)
+	n, err := io.ReadFull(f, p)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return false, err
+	}
+	p = p[:n]
+	found := func(page int) bool {
+		return len(p) >= page+at+4 && binary.NativeEndian.Uint32(p[page+at:]) == magic
+	}
+	for page := 1 << 10; page <= maxPage; page *= 2 {
+		if found(page) {
+			return true, nil
+		}
+	}
+	return found(0), nil
+}
+
+func notLedger(path string) error {
+	return withHint(usagef("%q is not a ledger", path), "name the ledger by --ledger; if this was one, move it away: the service is asked what it holds")
 }
 
 func (a *app) ledgerCommand() *cobra.Command {
@@ -240,6 +279,11 @@ func (a *app) ledgerRepairCommand() *cobra.Command {
 			file, err := a.ledgerThere(path)
 			if err != nil {
 				return err
+			}
+			if is, err := isLedger(file); err != nil {
+				return err
+			} else if !is {
+				return notLedger(file)
 			}
 			report, err := boltledger.Repair(file)
 			if err != nil {
