@@ -73,7 +73,7 @@ func Restore(ctx context.Context, x *car.Index, root cid.Cid, dir string, opts O
 		opts.Wrote = new(atomic.Int64)
 	}
 	if _, err := entry([]byte(opts.Name), root, ""); err != nil || !filepath.IsLocal(opts.Name) {
-		return Restored{}, fmt.Errorf("%q is not the name of a file", opts.Name)
+		return Restored{}, fmt.Errorf("%q is %w", opts.Name, ErrName)
 	}
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return Restored{}, err

@@ -35,6 +35,10 @@ var (
 	// ErrTooLarge is wrapped by errors that report a DAG which unfolds to more
 	// than the options allow.
 	ErrTooLarge = errors.New("more than allowed")
+
+	// ErrName is wrapped by errors that report an [Options.Name] which no file
+	// can have.
+	ErrName = errors.New("not the name of a file")
 )
 
 // BlockError says which block of what could not be had, and why. It matches

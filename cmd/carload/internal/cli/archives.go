@@ -122,6 +122,12 @@ func lacking(err error) error {
 	if errors.Is(err, unpack.ErrInvalid) {
 		return coded{err, exitMismatch}
 	}
+	if errors.Is(err, unpack.ErrTooLarge) {
+		return withHint(coded{err, exitLimit}, "--max-bytes sets the limit")
+	}
+	if errors.Is(err, unpack.ErrName) {
+		return withHint(usageError{error: err}, "--file-name takes a name without a directory")
+	}
 	return err
 }
 

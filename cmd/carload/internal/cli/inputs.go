@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"iter"
 	"os"
 	"path/filepath"
@@ -293,7 +294,8 @@ func (s *source) open(path string) (uploader.Input, error) {
 			}
 			dir = filepath.Join(cache, "spool")
 		}
-		return uploader.Stream("-", s.app.stdin(), uploader.StreamOptions{Chunker: s.options, Dir: dir, MaxBytes: s.limit}), nil
+		in := uploader.Stream("-", s.app.stdin(), uploader.StreamOptions{Chunker: s.options, Dir: dir, MaxBytes: s.limit})
+		return spooled{in, dir}, nil
 	}
 	info, err := os.Stat(path)
 	if err != nil {
@@ -368,6 +370,23 @@ func (t told) Describe(ctx context.Context, read *atomic.Int64) (uploader.DAG, e
 
 // mostSkipped is how many warnings are shown one by one.
 const mostSkipped = 10
+
+// spooled is an input that needs room in a directory. That it can't have it is
+// not the source's fault.
+type spooled struct {
+	uploader.Input
+	dir string
+}
+
+// Describe implements [uploader.Input].
+func (s spooled) Describe(ctx context.Context, read *atomic.Int64) (uploader.DAG, error) {
+	dag, err := s.Input.Describe(ctx, read)
+	var at *fs.PathError
+	if errors.As(err, &at) && (strings.HasPrefix(at.Path, s.dir) || strings.HasPrefix(s.dir, at.Path)) && !isNoSpace(err) {
+		err = withHint(coded{err, exitUsage}, "name another place for it by --spool-dir")
+	}
+	return dag, err
+}
 
 // foreign is an archive that was made elsewhere. What is wrong with it is the
 // source's fault, not that of this run.

@@ -61,6 +61,9 @@ func (s *sendFlags) options(a *app, src *source) (uploader.Options, error) {
 	if s.maxShardBytes == 0 {
 		return uploader.Options{}, usagef("--max-shard-bytes: must not be 0")
 	}
+	if s.verify == uploader.VerifySample && s.sample < 1 {
+		return uploader.Options{}, usagef("--sample %d: must be at least 1", s.sample)
+	}
 	opts := uploader.Options{
 		Transfers: s.transfers, MaxShardBytes: int64(s.maxShardBytes), MaxUploadBytes: src.limit,
 		Retries: s.retries, BytesPerSecond: int64(s.bwlimit.size), Verify: s.verify, VerifyTimeout: s.verifyTimeout,
