@@ -70,8 +70,18 @@ func (s *Service) Fsck(ctx context.Context) (*FsckReport, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
+		before := *r
 		if err := s.st.fsckShard(ctx, k.shard, k.size, r); err != nil {
 			return nil, err
+		}
+		if len(r.Problems) > len(before.Problems) { // it may have been collected since the list was made
+			there, err := s.st.has(ctx, k.shard)
+			if err != nil {
+				return nil, err
+			}
+			if !there {
+				*r = before
+			}
 		}
 	}
 	err = s.st.eachShardFile(func(c cid.Cid, _ string) error {
@@ -85,6 +95,16 @@ func (s *Service) Fsck(ctx context.Context) (*FsckReport, error) {
 		return nil, err
 	}
 	return r, s.st.fsckNodes(ctx, r)
+}
+
+// has reports whether a shard is still in the index.
+func (st *store) has(ctx context.Context, sh shard) (bool, error) {
+	var is bool
+	err := st.read.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM shards WHERE id = ? AND cid = ?)`, sh.id, sh.cid.Bytes()).Scan(&is)
+	if err != nil {
+		return false, fmt.Errorf("look up shard: %w", err)
+	}
+	return is, nil
 }
 
 // fsckShard checks one shard file, and that the index has each of its blocks.

@@ -1,10 +1,12 @@
 package service_test
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/ipfs/go-cid"
@@ -252,5 +254,36 @@ func TestUploadAgainAfterGC(t *testing.T) {
 	}
 	if f := fsck(t, s); len(f.Problems) > 0 {
 		t.Fatalf("%+v", f)
+	}
+}
+
+// interlude runs something the first time that it is asked whether to go on.
+type interlude struct {
+	context.Context
+	once *sync.Once
+	run  func()
+}
+
+func (c interlude) Err() error {
+	c.once.Do(c.run)
+	return c.Context.Err()
+}
+
+// What is collected while a check runs is no problem.
+func TestFsckDuringGC(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, service.Options{})
+	for _, tag := range []string{"first", "second", "third"} {
+		s.putCAR(carOf(pbNode(tag, raw(tag).c), raw(tag))).upload(t)
+	}
+	ctx := interlude{t.Context(), new(sync.Once), func() {
+		s.do("DELETE", "/"+pbNode("second", raw("second").c).c.String(), nil)
+		if r, err := s.svc.GC(t.Context()); err != nil || r.Shards != 1 {
+			t.Errorf("%+v %v", r, err)
+		}
+	}}
+	r, err := s.svc.Fsck(ctx)
+	if err != nil || len(r.Problems) > 0 || r.Shards != 2 || r.Blocks != 4 {
+		t.Errorf("%+v %v", r, err)
 	}
 }
