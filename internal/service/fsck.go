@@ -43,8 +43,12 @@ func (r *FsckReport) problem(shard cid.Cid, format string, args ...any) {
 }
 
 // Fsck hashes every block of every shard, and compares the index with them. It
-// changes nothing. Uploads go on meanwhile.
+// changes nothing. Uploads go on meanwhile. A store that discards payloads
+// cannot be checked; the error is [ErrDiscards].
 func (s *Service) Fsck(ctx context.Context) (*FsckReport, error) {
+	if s.st.discard {
+		return nil, fmt.Errorf("check store %s: %w", s.st.dir, ErrDiscards)
+	}
 	r := new(FsckReport)
 	type known struct {
 		shard
@@ -107,7 +111,8 @@ func (st *store) has(ctx context.Context, sh shard) (bool, error) {
 	return is, nil
 }
 
-// fsckShard checks one shard file, and that the index has each of its blocks.
+// fsckShard checks one shard file, that the index has each of its blocks, and
+// that the nodes among them which count as complete are.
 func (st *store) fsckShard(ctx context.Context, sh shard, size int64, r *FsckReport) (err error) {
 	r.Shards++
 	res, f, err := st.rescan(ctx, sh.cid)
@@ -130,51 +135,131 @@ func (st *store) fsckShard(ctx context.Context, sh shard, size int64, r *FsckRep
 	if err != nil {
 		return err
 	}
-	missing := 0
-	batch := make(map[string]int, statementRows)
+	missing, lacking := 0, 0
+	batch := make([]section, 0, statementRows)
 	for end := false; !end; {
 		sec, err := in.next()
 		if end = errors.Is(err, io.EOF); !end {
 			if err != nil {
 				return err
 			}
-			batch[string(sec.c.Hash())] = sec.len
+			batch = append(batch, sec)
 		}
-		if len(batch) == statementRows || end && len(batch) > 0 {
-			if err := st.subtractIndexed(ctx, sh.id, batch); err != nil {
+		if len(batch) == cap(batch) || end && len(batch) > 0 {
+			n, err := st.unindexed(ctx, sh.id, batch)
+			if err != nil {
 				return err
 			}
-			missing += len(batch)
-			clear(batch)
+			missing += n
+			if n, err = st.lacking(ctx, in, batch); err != nil {
+				return err
+			}
+			lacking += n
+			batch = batch[:0]
 		}
 	}
 	if missing > 0 {
 		r.problem(sh.cid, "%d of its blocks are not in the index", missing)
 	}
+	if lacking > 0 {
+		r.problem(sh.cid, "%d of its nodes count as complete and lack children", lacking)
+	}
 	return nil
 }
 
-// subtractIndexed takes those blocks out of the batch that the index has in a
-// shard with this length.
-func (st *store) subtractIndexed(ctx context.Context, shardID int64, batch map[string]int) error {
+// unindexed counts the blocks that the index does not have in a shard with
+// their length.
+func (st *store) unindexed(ctx context.Context, shardID int64, batch []section) (int, error) {
+	lens := make(map[string]int, len(batch))
+	for _, sec := range batch {
+		lens[string(sec.c.Hash())] = sec.len
+	}
 	args := []any{shardID}
-	for mh := range batch {
+	for mh := range lens {
 		args = append(args, []byte(mh))
 	}
-	query := `SELECT mh, len FROM blocks WHERE shard = ? AND mh IN (?` + strings.Repeat(",?", len(batch)-1) + `)`
+	query := `SELECT mh, len FROM blocks WHERE shard = ? AND mh IN (?` + strings.Repeat(",?", len(lens)-1) + `)`
 	err := eachRow(ctx, st.read, query, args, func(scan scanRow) error {
 		var mh []byte
 		var n int
 		err := scan(&mh, &n)
-		if batch[string(mh)] == n {
-			delete(batch, string(mh))
+		if lens[string(mh)] == n {
+			delete(lens, string(mh))
 		}
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("look up blocks: %w", err)
+		return 0, fmt.Errorf("look up blocks: %w", err)
 	}
-	return nil
+	return len(lens), nil
+}
+
+// lacking counts the nodes among the blocks that count as complete, but have
+// children of which that is not so. All it asks is asked of one state of the
+// index.
+func (st *store) lacking(ctx context.Context, in *sections, batch []section) (count int, err error) {
+	var nodes []nodeKey
+	at := make(map[nodeKey]section)
+	for _, sec := range batch {
+		if k := keyOf(sec.c); hasLinks(k.codec) {
+			nodes, at[k] = append(nodes, k), sec
+		}
+	}
+	if len(nodes) == 0 {
+		return 0, nil
+	}
+	tx, err := st.read.BeginTx(ctx, nil)
+	if err != nil {
+		return 0, fmt.Errorf("begin reading: %w", err)
+	}
+	defer func() {
+		if undo := tx.Rollback(); !errors.Is(undo, sql.ErrTxDone) {
+			err = errors.Join(err, undo)
+		}
+	}()
+	x := newIndexer(ctx, st, tx)
+	state, err := x.states(nodes)
+	if err != nil {
+		return 0, err
+	}
+	for _, k := range nodes {
+		if state[k] != nodeComplete {
+			continue
+		}
+		data, err := in.data(at[k])
+		if err != nil {
+			return 0, err
+		}
+		n := parse(k, data)
+		whole := !n.broken
+		if whole {
+			if whole, err = x.allComplete(n.links); err != nil {
+				return 0, err
+			}
+		}
+		if !whole {
+			count++
+		}
+	}
+	return count, nil
+}
+
+// allComplete reports whether leaves are held and nodes complete.
+func (x *indexer) allComplete(keys []nodeKey) (bool, error) {
+	held, err := x.held(keys)
+	if err != nil {
+		return false, err
+	}
+	state, err := x.states(keys)
+	if err != nil {
+		return false, err
+	}
+	for _, k := range keys {
+		if !held[k.mh] || hasLinks(k.codec) && state[k] != nodeComplete {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // rescan hashes a shard file again. The caller closes the file, if there is

@@ -2,9 +2,11 @@ package service_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -285,5 +287,59 @@ func TestFsckDuringGC(t *testing.T) {
 	r, err := s.svc.Fsck(ctx)
 	if err != nil || len(r.Problems) > 0 || r.Shards != 2 || r.Blocks != 4 {
 		t.Errorf("%+v %v", r, err)
+	}
+}
+
+// A node that counts as complete while a shard with its children is gone is
+// found, though all that is left is sound.
+func TestFsckFindsMissingChildren(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := newServer(t, service.Options{Dir: dir})
+	leaf, deep := raw("leaf"), raw("deep")
+	inner := cborNode("inner", deep.c)
+	root := pbNode("root", leaf.c, inner.c)
+	first := s.putCAR(carOf(root, leaf)).upload(t).Parts[0]
+	second := s.putCAR(carOf(root, inner)).upload(t).Parts[1]
+	third := s.putCAR(carOf(deep)).upload(t).Parts[0]
+	if r := fsck(t, s); len(r.Problems) > 0 {
+		t.Fatalf("%+v", r)
+	}
+	s.close()
+	forget := func(part string) {
+		t.Helper()
+		db, err := sql.Open("sqlite", filepath.Join(dir, "index.db"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		const id = `(SELECT id FROM shards WHERE cid = ?)`
+		c := cid.MustParse(part).Bytes()
+		for _, q := range []string{
+			`DELETE FROM blocks WHERE shard = ` + id, `DELETE FROM upload_shards WHERE shard_id = ` + id, `DELETE FROM shards WHERE cid = ?`,
+		} {
+			if _, err := db.ExecContext(t.Context(), q, c); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := errors.Join(db.Close(), os.Remove(shardFile(dir, part))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	problems := func() (of []string) {
+		t.Helper()
+		again := reopen(t, s, service.Options{Dir: dir})
+		defer again.close()
+		for _, p := range fsck(t, again).Problems {
+			of = append(of, p.Shard)
+		}
+		return of
+	}
+	forget(third) // inner lacks its leaf now
+	if got := problems(); !slices.Equal(got, []string{second}) {
+		t.Errorf("a leaf is gone: problems of %v", got)
+	}
+	forget(second) // root lacks inner, which is a node that is not held
+	if got := problems(); !slices.Equal(got, []string{first, ""}) {
+		t.Errorf("a node is gone: problems of %v", got)
 	}
 }
