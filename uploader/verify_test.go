@@ -1,7 +1,9 @@
 package uploader_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -12,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/ipfs/go-cid"
+	"github.com/multiformats/go-multihash"
 
 	"github.com/carload/carload/car"
 	"github.com/carload/carload/splitter"
@@ -158,6 +161,69 @@ func TestVerifyFullOverBrokenArchives(t *testing.T) {
 			}
 			if name != "dropped" && name != "stalled" && srv.Count(uploadertest.Archive).Requests+srv.Count(uploadertest.Block).Requests < 2 {
 				t.Error("nothing more was fetched")
+			}
+		})
+	}
+}
+
+// TestVerifyEndlessArchive has archives go on for ever with blocks that are
+// good, but no part of the DAG, or not any more. They are given up on, and what
+// they lack is fetched by itself.
+func TestVerifyEndlessArchive(t *testing.T) {
+	t.Parallel()
+	srv := uploadertest.NewServer(t, uploadertest.Options{})
+	path := randomFile(t, fileBytes, 1)
+	plan := planOf(t, path)
+	root := plan.Blocks.At(0).Cid
+	if _, err := uploadOne(t.Context(), newUploader(t, newTarget(t, srv), uploader.Options{}), input(t, path)); err != nil {
+		t.Fatal(err)
+	}
+	section := func(data []byte) []byte {
+		c, err := cid.V1Builder{Codec: cid.Raw, MhType: multihash.SHA2_256}.Sum(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := binary.AppendUvarint(nil, uint64(c.ByteLen()+len(data)))
+		return append(append(p, c.Bytes()...), data...)
+	}
+	foreign, empty, leaf := section(randomBytes(leafBytes, 2)), section(nil), section(randomBytes(fileBytes, 1)[:leafBytes])
+	const most = 256 << 20
+	forever := func(w http.ResponseWriter, section []byte) {
+		piece := bytes.Repeat(section, (1<<20)/len(section))
+		for sent := 0; ; sent += len(piece) {
+			if _, err := w.Write(piece); err != nil {
+				return // the client has gone
+			}
+			if sent > most {
+				t.Errorf("more than %d bytes were read", most)
+				return
+			}
+		}
+	}
+	for name, fault := range map[string]uploadertest.Fault{
+		"nothing of the DAG": func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+			_, _ = w.Write(car.AppendHeader(nil, root))
+			forever(w, foreign)
+		},
+		"empty blocks": func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+			_, _ = w.Write(car.AppendHeader(nil, root))
+			forever(w, empty)
+		},
+		"a leaf again and again": func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+			next.ServeHTTP(w, r)
+			forever(w, leaf)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			srv := uploadertest.NewServer(t, uploadertest.Options{Handler: srv.Store})
+			srv.Always(uploadertest.Archive, fault)
+			u := newUploader(t, newTarget(t, srv), uploader.Options{Verify: uploader.VerifyFull})
+			if _, err := u.Verify(t.Context(), root); err != nil {
+				t.Error(err)
+			}
+			if n := srv.Count(uploadertest.Archive).Requests; n != 1 {
+				t.Errorf("%d archives were asked for", n)
 			}
 		})
 	}

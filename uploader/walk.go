@@ -25,6 +25,7 @@ type walk struct {
 
 	stack []cid.Cid        // linked to, perhaps seen meanwhile
 	state map[cid.Cid]bool // linked to: whether the block was seen
+	waste int64            // what archives brought beyond that, less what they brought of it
 
 	plan *splitter.Plan // nil if it is not known
 
@@ -33,6 +34,14 @@ type walk struct {
 	good   cid.Cid      // a block that was had; undefined before the first
 	failed int          // blocks that failed though others could be had
 }
+
+// mostWaste bounds what archives may bring that is no part of the DAG, or was
+// seen, beyond as much as they bring of it: one that goes on and on is no
+// archive of this DAG. A block counts as its bytes and blockWaste.
+const (
+	mostWaste  = 64 << 20
+	blockWaste = 1 << 10
+)
 
 // mostFailed bounds how many blocks are tried to the end while others can be
 // had: each takes all its retries.
@@ -176,6 +185,11 @@ func (w *walk) stream(ctx context.Context, c cid.Cid) error {
 		if seen, linked := w.state[s.Cid]; linked && !seen {
 			w.visit(s.Cid, s.Data)
 			w.had(s.Cid)
+			w.waste -= int64(len(s.Data))
+		} else if w.waste += int64(len(s.Data)) + blockWaste; w.waste > mostWaste {
+			w.u.opts.Logger.Warn("the archives have too much that was not asked for; the rest is fetched block by block", "upload", w.name, "root", c)
+			w.archives = nil
+			return nil
 		}
 		if w.u.stopping() {
 			return ErrStopped
