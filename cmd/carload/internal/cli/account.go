@@ -36,7 +36,7 @@ func (a *app) listCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the uploads at the service: CID, state, bytes, time, name",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withTarget(cmd.Context(), end, func(t *target) error {
 				for u, err := range t.List(cmd.Context()) {
@@ -111,7 +111,7 @@ func (a *app) pinCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "pin",
 		Short: "Ask the service to hold DAGs that it has or can fetch",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(a.pinAddCommand(), a.pinListCommand(), a.pinRmCommand())
@@ -151,7 +151,7 @@ func (a *app) pinListCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the pins: CID, state, ID, name",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withTarget(cmd.Context(), end, func(t *target) error {
 				for p, err := range t.Pins(cmd.Context()) {

@@ -37,6 +37,9 @@ func (a *app) archives(cmd *cobra.Command, args []string) (*archiveSet, error) {
 		}
 	}
 	for _, arg := range args {
+		if arg == "" {
+			return nil, sourceError{errEmptyPath}
+		}
 		paths := []string{arg}
 		info, err := os.Stat(arg)
 		if err != nil {
@@ -56,7 +59,7 @@ func (a *app) archives(cmd *cobra.Command, args []string) (*archiveSet, error) {
 		}
 	}
 	if len(set.sources) == 0 {
-		return nil, usageError{errors.New("give at least one archive, or a directory of archives"), "carload help " + cmd.Name()}
+		return nil, usageError{errors.New("give at least one archive, or a directory of archives"), helpFor(cmd)}
 	}
 	return set, nil
 }

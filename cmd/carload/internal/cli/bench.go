@@ -240,7 +240,7 @@ func (a *app) benchSinkCommand() *cobra.Command {
 		Use:    "bench-sink",
 		Short:  "Serve what drains requests for bench",
 		Hidden: true,
-		Args:   cobra.NoArgs,
+		Args:   noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return bench.ServeSink(cmd.Context(), func(url string) { a.con.result(url) })
 		},

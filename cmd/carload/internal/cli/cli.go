@@ -7,12 +7,15 @@ package cli
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // Stdio is what the command reads and writes.
@@ -56,12 +59,21 @@ func Main(ctx context.Context, args []string, stdio Stdio, environ []string) int
 	root.SetOut(stdio.Out)
 	root.SetErr(stdio.Err)
 	code := exitOK
-	for _, err := range []error{root.ExecuteContext(a.life.soft), a.profiler.stop(), a.con.failure()} {
+	for _, err := range []error{a.unlessUnwritten(root.ExecuteContext(a.life.soft)), a.profiler.stop(), a.con.failure()} {
 		if err != nil {
 			code = worse(code, a.con.fail(a.life.blame(err)))
 		}
 	}
 	return code
+}
+
+// unlessUnwritten is an error, unless it is that of the results: that is told
+// by itself.
+func (a *app) unlessUnwritten(err error) error {
+	if unwritten := errors.Unwrap(a.con.failure()); unwritten != nil && errors.Is(err, unwritten) {
+		return nil
+	}
+	return err
 }
 
 // wantsJSON looks for --json in flags that may not be parsed yet, and in the
@@ -96,6 +108,7 @@ type globalFlags struct {
 }
 
 func (a *app) rootCommand() *cobra.Command {
+	showVersion := false
 	root := &cobra.Command{
 		Use:   "carload",
 		Short: "Move big files into content-addressed storage, verified",
@@ -114,14 +127,29 @@ Exit codes: 0 verified, 1 other, 2 usage, 3 some sources unreadable or changed,
 4 uploaded but not verified, 5 network or service failed, 6 mismatch or
 corruption, 7 not authorized, 8 limit reached, 11 locked by another process,
 28 disk full, 130 or 143 interrupted (state is saved).`,
-		Args:              cobra.NoArgs,
+		Args:              noArgs,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return a.prepare(cmd) },
-		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if showVersion {
+				a.printVersion()
+				return nil
+			}
+			return cmd.Help()
+		},
 	}
+	root.Flags().BoolVar(&showVersion, "version", false, "print the version")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usageError{err, "carload help " + strings.TrimPrefix(strings.TrimPrefix(cmd.CommandPath(), "carload"), " ")}
+		var unknown *pflag.NotExistError
+		if errors.As(err, &unknown) && unknown.GetSpecifiedName() == tokenSetting {
+			return errTokenSetting("--" + tokenSetting)
+		}
+		var invalid *pflag.InvalidValueError
+		if errors.As(err, &invalid) {
+			err = fmt.Errorf("--%s: %w", invalid.GetFlag().Name, badValue(err))
+		}
+		return usageError{err, helpFor(cmd)}
 	})
 	f := root.PersistentFlags()
 	g := &a.global
@@ -143,7 +171,35 @@ corruption, 7 not authorized, 8 limit reached, 11 locked by another process,
 		a.listCommand(), a.rmCommand(), a.pinCommand(), a.serveCommand(), a.keyCommand(), a.serviceCommand(),
 		a.ledgerCommand(), a.profilesCommand(), a.benchCommand(), a.benchStageCommand(), a.benchSinkCommand(), a.versionCommand(),
 	)
+	beStrict(root)
 	return root
+}
+
+// beStrict lets the commands that cobra adds refuse what they don't know.
+func beStrict(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, c := range root.Commands() {
+		switch c.Name() {
+		case "help":
+			help := c.Run
+			c.RunE = func(cmd *cobra.Command, args []string) error {
+				if _, rest, err := root.Find(args); err != nil || len(rest) > 0 {
+					return usageError{fmt.Errorf("there is no command %q", strings.Join(args, " ")), "carload help"}
+				}
+				help(cmd, args)
+				return nil
+			}
+		case "completion":
+			c.Args = noArgs
+			c.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+		}
+		for _, shell := range c.Commands() {
+			if c.Name() == "completion" {
+				shell.Args = noArgs
+			}
+		}
+	}
 }
 
 // prepare runs after the flags are parsed and before any command: it fills in

@@ -148,6 +148,14 @@ func exitCode(err error) int {
 }
 
 func isNoSpace(err error) bool {
+	var database interface{ Code() int } // SQLite's extended result code
+	if errors.As(err, &database) {
+		const full, cannotGrowSharedMemory = 13, 4874
+		switch database.Code() {
+		case full, cannotGrowSharedMemory:
+			return true
+		}
+	}
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG)
 }
 
@@ -205,7 +213,7 @@ func hintsFor(err error) []string {
 // classify gives the errors of the flag library their place.
 func classify(err error) error {
 	// cobra has no types for these.
-	for _, prefix := range []string{"unknown command ", "accepts ", "requires at least ", "if any flags in the group ", "at least one of the flags "} {
+	for _, prefix := range []string{"accepts ", "requires at least ", "if any flags in the group ", "at least one of the flags "} {
 		if strings.HasPrefix(err.Error(), prefix) {
 			return usageError{err, "carload help"}
 		}
@@ -230,6 +238,23 @@ func oneArg(what string) cobra.PositionalArgs {
 		if len(args) == 1 {
 			return nil
 		}
-		return usageError{fmt.Errorf("give %s", what), "carload help " + cmd.Name()}
+		return usageError{fmt.Errorf("give %s", what), helpFor(cmd)}
 	}
+}
+
+// noArgs is for commands that stand alone, and for those that only have others
+// below them.
+func noArgs(cmd *cobra.Command, args []string) error {
+	switch {
+	case len(args) == 0:
+		return nil
+	case cmd.HasSubCommands():
+		return usageError{fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath()), helpFor(cmd)}
+	}
+	return usageError{fmt.Errorf("%q takes no arguments, such as %q", cmd.CommandPath(), args[0]), helpFor(cmd)}
+}
+
+// helpFor is the command that explains another one.
+func helpFor(cmd *cobra.Command) string {
+	return "carload help" + strings.TrimPrefix(cmd.CommandPath(), "carload")
 }

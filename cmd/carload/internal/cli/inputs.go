@@ -153,7 +153,7 @@ func (a *app) source(cmd *cobra.Command, f inputFlags, args []string) (*source, 
 	case readers > 1:
 		return nil, usagef("standard input can be read only once")
 	case len(args) == 0 && f.filesFrom == "" && f.filesFrom0 == "":
-		return nil, usageError{errors.New("give at least one path, or - for standard input"), "carload help " + cmd.Name()}
+		return nil, usageError{errors.New("give at least one path, or - for standard input"), helpFor(cmd)}
 	case readers > 0 && isTerminal(a.stdio.In):
 		a.con.warn("reading standard input from the terminal")
 	}
@@ -283,6 +283,8 @@ func errNoPaths() error {
 		"--files-from leaves out lines that begin with # or ;; --files-from0 takes all, with a zero byte at the end of each")
 }
 
+var errEmptyPath = errors.New(`"" is not a path`)
+
 // open makes the input of one path.
 func (s *source) open(path string) (uploader.Input, error) {
 	if path == "-" {
@@ -296,6 +298,9 @@ func (s *source) open(path string) (uploader.Input, error) {
 		}
 		in := uploader.Stream("-", s.app.stdin(), uploader.StreamOptions{Chunker: s.options, Dir: dir, MaxBytes: s.limit})
 		return spooled{in, dir}, nil
+	}
+	if path == "" {
+		return nil, errEmptyPath
 	}
 	info, err := os.Stat(path)
 	if err != nil {

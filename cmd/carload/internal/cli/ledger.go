@@ -124,7 +124,7 @@ func (a *app) ledgerCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ledger",
 		Short: "Look into the record of what was sent where",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(a.ledgerListCommand(), a.ledgerShowCommand(), a.ledgerForgetCommand(), a.ledgerRepairCommand())
@@ -147,7 +147,7 @@ func (a *app) ledgerListCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List uploads: CID, state, receipts, largest shard, time, target",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withLedger(path, func(l *boltledger.Ledger) error {
 				uploads, err := l.Uploads(cmd.Context())
@@ -274,7 +274,7 @@ func (a *app) ledgerRepairCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "repair",
 		Short: "Make a new ledger of what can be read of a damaged one, which is kept",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			file, err := a.ledgerThere(path)
 			if err != nil {

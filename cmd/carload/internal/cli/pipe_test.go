@@ -43,6 +43,9 @@ func TestBrokenPipe(t *testing.T) {
 	if code := exitCode(deaf.Run()); code != 1 || !strings.Contains(stderr.String(), "write results: ") {
 		t.Errorf("nobody reads results: exit code %d\n%s", code, stderr.String())
 	}
+	if n := strings.Count(stderr.String(), "write results: "); n != 1 || strings.Count(stderr.String(), "broken pipe") != 1 {
+		t.Errorf("it is not told once:\n%s", stderr.String())
+	}
 	sent := srv.Count(uploadertest.Upload).Requests
 	if sent > 1 {
 		t.Errorf("%d shards were sent for nobody", sent)

@@ -44,7 +44,7 @@ It listens on this machine only, unless it is told otherwise and has
 certificates. SIGINT or SIGTERM finishes the requests it has and ends it.`,
 		Example: `  carload serve
   carload serve --listen :443 --tls-cert cert.pem --tls-key key.pem --store /srv/carload`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.serve(cmd.Context(), f) },
 	}
 	fl := cmd.Flags()

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -22,6 +23,37 @@ const (
 	tokenVariable  = "CARLOAD_TOKEN" //nolint:gosec // the name of the variable, not a token
 	maxConfigBytes = 1 << 20
 )
+
+// tokenSetting is what people take for the name of a setting that is none.
+const tokenSetting = "token"
+
+func errTokenSetting(origin string) error {
+	return withHint(usagef("%s: the API key itself is no setting", origin),
+		"put it into the variable CARLOAD_TOKEN, or name a file by token-file or a program by token-command")
+}
+
+// badValue says in our words what is wrong with the value of a flag.
+func badValue(err error) error {
+	var invalid *pflag.InvalidValueError
+	if !errors.As(err, &invalid) {
+		return err
+	}
+	use := ""
+	switch invalid.GetFlag().Value.Type() {
+	case "bool":
+		use = "use true or false"
+	case "int", "count":
+		use = "use a whole number"
+		if errors.Is(err, strconv.ErrRange) {
+			use = "the number is out of range"
+		}
+	case "duration":
+		use = "use a time such as 30s or 5m"
+	default:
+		return invalid.Unwrap()
+	}
+	return fmt.Errorf("%q: %s", invalid.GetValue(), use)
+}
 
 // settings are what was found besides the flags.
 type settings struct{ warnings []string }
@@ -42,7 +74,7 @@ func (a *app) applySettings(cmd *cobra.Command) error {
 	set := func(f *pflag.Flag, origin string, values ...string) {
 		for _, v := range values {
 			if err := flags.Set(f.Name, v); err != nil {
-				errs = append(errs, usageError{error: fmt.Errorf("%s: %w", origin, errors.Unwrap(err))})
+				errs = append(errs, usageError{error: fmt.Errorf("%s: %w", origin, badValue(err))})
 			}
 		}
 	}
@@ -62,6 +94,9 @@ func (a *app) applySettings(cmd *cobra.Command) error {
 		return usageError{error: err}
 	}
 	for key := range config {
+		if key == tokenSetting {
+			return errTokenSetting(fmt.Sprintf("%q: %s", path, key))
+		}
 		if !slices.Contains(known, key) {
 			return usageError{error: fmt.Errorf("%q: unknown setting %q%s", path, key, suggestion(key, known))}
 		}

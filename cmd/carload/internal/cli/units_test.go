@@ -114,6 +114,12 @@ func TestCappedBuffer(t *testing.T) {
 	}
 }
 
+// databaseError is an error of SQLite.
+type databaseError int
+
+func (e databaseError) Code() int     { return int(e) }
+func (e databaseError) Error() string { return "database" }
+
 func TestExitCode(t *testing.T) {
 	t.Parallel()
 	wrap := func(err error) error { return fmt.Errorf("shard 3: %w", err) }
@@ -141,6 +147,10 @@ func TestExitCode(t *testing.T) {
 		{&os.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}, 28},
 		{&uploader.SourceError{Err: syscall.EDQUOT}, 28},
 		{&nftstorage.APIError{Status: 507}, 28},
+		{wrap(databaseError(13)), 28},
+		{wrap(databaseError(4874)), 28},
+		{wrap(databaseError(5)), 1},
+		{wrap(uploader.ErrLedgerDamaged), 6},
 		{errors.Join(interrupted{os.Interrupt}, uploader.ErrStopped), 130},
 		{interrupted{syscall.SIGTERM}, 143},
 	} {

@@ -22,14 +22,18 @@ func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
-			e := versionEvent{header("version"), version(), revision(), runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
-			a.con.event(e)
-			a.con.result(fmt.Sprintf("carload %s %s %s", e.Version, e.Go, e.Platform))
+			a.printVersion()
 			return nil
 		},
 	}
+}
+
+func (a *app) printVersion() {
+	e := versionEvent{header("version"), version(), revision(), runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
+	a.con.event(e)
+	a.con.result(fmt.Sprintf("carload %s %s %s", e.Version, e.Go, e.Platform))
 }
 
 // version is that of the module, as the Go tool knows it.
@@ -63,7 +67,7 @@ func (a *app) profilesCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "profiles",
 		Short: "List the recipes for CIDs, and the programs they match",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			for _, p := range chunker.Profiles() {
 				a.con.event(profileEvent{header("profile"), p, p.Programs()})
