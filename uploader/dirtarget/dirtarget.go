@@ -32,16 +32,63 @@ type Target struct {
 	opts Options
 }
 
-// New makes a target of a directory, and the directory if it is not there.
+// Files that are not complete yet have these names. What was not written to for
+// staleAfter was left by a run that crashed: one that lives writes all the time.
+const (
+	tmpPattern = ".carload-*.tmp"
+	staleAfter = 24 * time.Hour
+)
+
+// New makes a target of a directory, and the directory if it is not there. It
+// removes incomplete files that nothing was written to for a day.
 func New(dir string, opts Options) (*Target, error) {
 	dir, err := filepath.Abs(dir) // the ledger knows it by its name
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(dir, 0o777); err != nil {
+	t := &Target{dir: dir, opts: opts}
+	if err := t.makeDir(dir); err != nil {
 		return nil, err
 	}
-	return &Target{dir: dir, opts: opts}, nil
+	t.sweep()
+	return t, nil
+}
+
+// makeDir makes a directory and those above it that are not there. Their names
+// are as durable as the files.
+func (t *Target) makeDir(dir string) error {
+	if info, err := os.Stat(dir); err == nil && info.IsDir() {
+		return nil
+	}
+	parent := filepath.Dir(dir)
+	if parent != dir {
+		if err := t.makeDir(parent); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(dir, 0o777); err != nil {
+		if info, serr := os.Stat(dir); serr == nil && info.IsDir() {
+			return nil // made by another meanwhile
+		}
+		return err
+	}
+	if t.opts.NoSync {
+		return nil
+	}
+	return durable.SyncDir(parent)
+}
+
+// sweep removes what crashed runs left, as far as it is ours to remove.
+func (t *Target) sweep() {
+	entries, _ := os.ReadDir(t.dir) // what can be read of it
+	for _, e := range entries {
+		if ok, _ := filepath.Match(tmpPattern, e.Name()); !ok || !e.Type().IsRegular() {
+			continue
+		}
+		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > staleAfter {
+			_ = os.Remove(filepath.Join(t.dir, e.Name())) // it is in nobody's way
+		}
+	}
 }
 
 // String is the directory.
@@ -66,7 +113,7 @@ var _ uploader.ShardChecker = (*Target)(nil)
 // Put implements [uploader.Target].
 func (t *Target) Put(ctx context.Context, s *uploader.Shard) (_ uploader.Receipt, err error) {
 	path := filepath.Join(t.dir, FileName(s.Root, s.Index, s.Count))
-	f, err := os.CreateTemp(t.dir, ".carload-*.tmp")
+	f, err := os.CreateTemp(t.dir, tmpPattern)
 	if err != nil {
 		return uploader.Receipt{}, permanent(err)
 	}

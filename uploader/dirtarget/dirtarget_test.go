@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/carload/carload/car"
 	"github.com/carload/carload/chunker"
@@ -242,5 +243,31 @@ func TestVerifyNothing(t *testing.T) {
 		if _, err := u.Verify(t.Context(), plan.Blocks.At(0).Cid); err == nil {
 			t.Errorf("%s: nothing was looked at, and no error", level)
 		}
+	}
+}
+
+// TestSweep: what a crashed run left goes, what another run writes stays, and so
+// does what is not ours.
+func TestSweep(t *testing.T) {
+	dir := t.TempDir()
+	old := time.Now().Add(-25 * time.Hour)
+	for name, at := range map[string]time.Time{
+		".carload-1.tmp": old, ".carload-2.tmp": time.Now().Add(-time.Hour), ".carload-3": old, "4.tmp": old, "5.car": old,
+	} {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Chtimes(path, at, at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	folder := filepath.Join(dir, ".carload-6.tmp")
+	if err := errors.Join(os.Mkdir(folder, 0o700), os.Chtimes(folder, old, old)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := dirtarget.New(dir, dirtarget.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{".carload-2.tmp", ".carload-3", ".carload-6.tmp", "4.tmp", "5.car"}
+	if got := names(t, dir); !slices.Equal(got, want) {
+		t.Errorf("the directory has %q, want %q", got, want)
 	}
 }
