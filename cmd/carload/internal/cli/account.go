@@ -111,8 +111,11 @@ func (a *app) pinCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "pin",
 		Short: "Ask the service to hold DAGs that it has or can fetch",
-		Args:  noArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Long: `Ask the service to hold DAGs that it has or can fetch. As with the original
+service, an upload and a pin of the same root are one thing: "carload pin rm"
+also deletes what was uploaded under that root, and "carload rm" the pin.`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(a.pinAddCommand(), a.pinListCommand(), a.pinRmCommand())
 	return cmd
@@ -172,8 +175,10 @@ func (a *app) pinRmCommand() *cobra.Command {
 	var end endpointFlags
 	cmd := &cobra.Command{
 		Use:   "rm ID",
-		Short: "Withdraw a pin",
-		Args:  oneArg(`the pin's ID, as "carload pin list" shows it`),
+		Short: "Withdraw a pin, and delete the upload of the same root",
+		Long: `Withdraw a pin. As with the original service, an upload of the same root is the
+same thing, and is deleted with it.`,
+		Args: oneArg(`the pin's ID, as "carload pin list" shows it`),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withTarget(cmd.Context(), end, func(t *target) error {
 				if err := t.RemovePin(cmd.Context(), args[0]); err != nil {

@@ -16,6 +16,10 @@ func (a *app) cidCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cid PATH…",
 		Short: "Compute root CIDs; nothing is sent or written",
+		Long: `Compute the root CIDs that uploads of files, directories and standard input (-)
+would have. Of a .car file that holds a whole DAG its root is printed; the
+blocks in it are not hashed, which "carload verify" does. --as-file takes it for
+a file like any other.`,
 		Example: `  carload cid movie.mkv
   carload cid --profile unixfs-v0-2015 movie.mkv
   tar c photos | carload cid -`,
@@ -24,7 +28,12 @@ func (a *app) cidCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.describeAll(src, a.newResults(rootOnly), "hashed", nil)
+			return a.describeAll(src, a.newResults(rootOnly), "hashed", func(in uploader.Input, _ uploader.DAG) error {
+				if _, ok := in.(foreign); ok {
+					a.con.say("%s: the root of the archive, whose blocks were not hashed; carload verify checks them", quotePath(in.Name()))
+				}
+				return nil
+			})
 		},
 	}
 	in.add(cmd)
@@ -32,9 +41,9 @@ func (a *app) cidCommand() *cobra.Command {
 	return cmd
 }
 
-// describeAll runs pass 1 alone over all inputs, and calls then, if it is not
-// nil, with each DAG.
-func (a *app) describeAll(src *source, res *results, what string, then func(name string, dag uploader.DAG) error) error {
+// describeAll runs pass 1 alone over all inputs, and calls then with each of
+// them and its DAG.
+func (a *app) describeAll(src *source, res *results, what string, then func(uploader.Input, uploader.DAG) error) error {
 	ctx := a.life.soft
 	var read, total, done, inputs atomic.Int64
 	progress := func() uploader.Progress {
@@ -63,8 +72,8 @@ func (a *app) describeAll(src *source, res *results, what string, then func(name
 				total.Add(dag.Size())
 				err = src.checkSize(in.Name(), dag.Size())
 			}
-			if err == nil && then != nil {
-				err = then(in.Name(), dag)
+			if err == nil {
+				err = then(in, dag)
 			}
 		}
 		res.add(r, errors.Join(err, in.Close()))

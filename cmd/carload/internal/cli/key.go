@@ -49,9 +49,9 @@ func (a *app) withStore(ctx context.Context, flag string, f func(*service.Servic
 
 // openStore opens the store in a directory for f, or makes it.
 func (a *app) openStore(ctx context.Context, dir string, f func(*service.Service) error) (err error) {
-	svc, err := service.Open(ctx, service.Options{Dir: dir, Version: version(), Logger: a.log})
+	svc, err := openService(ctx, service.Options{Dir: dir, Version: version(), Logger: a.log})
 	if errors.Is(err, service.ErrLocked) {
-		return withHint(fmt.Errorf("store %q: %w", dir, err), "another process serves this store: stop it for a moment")
+		return withHint(err, "another process serves this store: stop it for a moment")
 	}
 	if err != nil {
 		return err

@@ -11,8 +11,9 @@ import (
 type results struct {
 	app      *app
 	rootOnly bool
-	hidden   bool // standard output is taken
-	verifies bool // what succeeds was verified, to the level that was asked for
+	hidden   bool   // standard output is taken
+	verifies bool   // what succeeds was verified, to the level that was asked for
+	newName  string // that was asked for
 	started  time.Time
 
 	inputs, failed, shards, held int
@@ -52,6 +53,9 @@ func (r *results) add(res uploader.Result, err error) {
 		r.app.con.event(event)
 		r.app.con.errorLine(err, code)
 		return
+	}
+	if r.newName != "" && res.Held == res.Shards {
+		r.app.con.warn("%s is there already, and keeps the name that it has", quotePath(res.Name))
 	}
 	if r.verifies {
 		event.Verify = res.Level.String()

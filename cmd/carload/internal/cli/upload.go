@@ -36,7 +36,7 @@ func (s *sendFlags) add(cmd *cobra.Command) {
 	f.IntVar(&s.transfers, "transfers", uploader.DefaultTransfers, "shards in flight")
 	f.Var(&s.maxShardBytes, "max-shard-bytes", "largest shard")
 	f.BoolVarP(&s.rootOnly, "root-only", "Q", false, "print the CID only")
-	f.BoolVarP(&s.dryRun, "dry-run", "n", false, "say what would be done; send and write nothing")
+	f.BoolVarP(&s.dryRun, "dry-run", "n", false, "say what would be done; send, write and ask nothing")
 }
 
 func (s *sendFlags) addRemote(cmd *cobra.Command) {
@@ -125,7 +125,7 @@ where it was.`,
 		},
 	}
 	end.add(cmd)
-	cmd.Flags().StringVar(&name, "name", "", "what the service calls the upload (default: the name of the file)")
+	cmd.Flags().StringVar(&name, "name", "", "what the service calls the upload (default: the name of the file); what is there keeps its name")
 	send.add(cmd)
 	send.addRemote(cmd)
 	addLedger(cmd, &ledger)
@@ -135,8 +135,8 @@ where it was.`,
 
 // ship runs the engine over the inputs. The root it returns is that of the
 // last input that succeeded.
-func (a *app) ship(src *source, target uploader.Target, opts uploader.Options, rootOnly bool, names phases, what string) (root string, err error) {
-	u, err := uploader.New(target, opts)
+func (a *app) ship(src *source, shards uploader.Target, opts uploader.Options, rootOnly bool, names phases, what string) (root string, err error) {
+	u, err := uploader.New(shards, opts)
 	if err != nil {
 		return "", err
 	}
@@ -144,7 +144,10 @@ func (a *app) ship(src *source, target uploader.Target, opts uploader.Options, r
 	stop := a.showProgress(names, u.Progress)
 	defer stop()
 	res := a.newResults(rootOnly)
-	_, res.verifies = target.(uploader.StatusChecker) // a directory can't be asked
+	if t, ok := shards.(*target); ok {
+		res.newName = t.uploadName
+	}
+	_, res.verifies = shards.(uploader.StatusChecker) // a directory can't be asked
 	for r, err := range u.Upload(a.life.hard, src.inputs()) {
 		res.add(r, err)
 		if err == nil {
@@ -162,7 +165,8 @@ func (a *app) ship(src *source, target uploader.Target, opts uploader.Options, r
 
 // dryRun describes the inputs and says what would be sent.
 func (a *app) dryRun(src *source, opts uploader.Options, rootOnly bool) error {
-	return a.describeAll(src, a.newResults(rootOnly), "described", func(name string, dag uploader.DAG) error {
+	return a.describeAll(src, a.newResults(rootOnly), "described", func(in uploader.Input, dag uploader.DAG) error {
+		name := in.Name()
 		plan, err := splitter.Split(dag, splitter.Options{MaxShardBytes: opts.MaxShardBytes})
 		if err != nil {
 			return fmt.Errorf("split %q: %w", name, err)
@@ -171,7 +175,7 @@ func (a *app) dryRun(src *source, opts uploader.Options, rootOnly bool) error {
 		for i, s := range plan.Shards {
 			a.con.event(shardEvent{eventHeader: header("shard"), Path: name, Root: dag.Root().String(), Index: i, Count: len(plan.Shards), Bytes: s.Size})
 		}
-		a.con.say("%s: would send %s in %s of at most %s", quotePath(name), formatBytes(plan.Size()), count(len(plan.Shards), "shard"), formatBytes(opts.MaxShardBytes))
+		a.con.say("%s: would send at most %s, in %s of at most %s; what is there is not sent again", quotePath(name), formatBytes(plan.Size()), count(len(plan.Shards), "shard"), formatBytes(opts.MaxShardBytes))
 		return nil
 	})
 }
@@ -232,7 +236,7 @@ func (a *app) packToStdout(src *source) error {
 	if len(src.paths) != 1 || src.flags.filesFrom != "" || src.flags.filesFrom0 != "" {
 		return usagef("-o - takes one input")
 	}
-	return a.describeAll(src, &results{app: a, started: time.Now(), hidden: true}, "packed", func(_ string, dag uploader.DAG) error {
+	return a.describeAll(src, &results{app: a, started: time.Now(), hidden: true}, "packed", func(_ uploader.Input, dag uploader.DAG) error {
 		var packer car.Packer
 		s := packer.Open(a.life.soft, car.NewArchive(dag.Root(), dag))
 		_, err := s.WriteTo(a.stdio.Out)
