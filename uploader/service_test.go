@@ -2,9 +2,12 @@ package uploader_test
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -60,6 +63,50 @@ func TestSelfHosted(t *testing.T) {
 		if err != nil || r.Held != r.Shards || srv.Count(uploadertest.Upload).Requests != requests {
 			t.Errorf("again: %+v, %v", r, err)
 		}
+	}
+}
+
+// TestDamagedAtService: a disk of the service changes some bytes. Verification
+// finds the block, and the next upload mends it with the one shard.
+func TestDamagedAtService(t *testing.T) {
+	t.Parallel()
+	store := t.TempDir()
+	srv := newService(t, store)
+	path := randomFile(t, fileBytes, 1)
+	u := newUploader(t, newTarget(t, srv), uploader.Options{Verify: uploader.VerifyFull})
+	if _, err := uploadOne(t.Context(), u, input(t, path)); err != nil {
+		t.Fatal(err)
+	}
+	damageArchive(t, store)
+	var found *uploader.VerifyError
+	r, err := uploadOne(t.Context(), u, input(t, path))
+	if !errors.As(err, &found) || errors.Is(err, uploader.ErrUnavailable) || r.Held != r.Shards || len(found.Shards) != 1 {
+		t.Fatalf("after the damage: %+v, %v", r, err)
+	}
+	if r, err := uploadOne(t.Context(), u, input(t, path)); err != nil || r.Held != r.Shards-1 {
+		t.Errorf("mending: %+v, %v", r, err)
+	}
+}
+
+// damageArchive changes bytes in the middle of an archive that the service
+// keeps.
+func damageArchive(t *testing.T, store string) {
+	t.Helper()
+	done := false
+	err := filepath.WalkDir(store, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || done || filepath.Ext(path) != ".car" {
+			return err
+		}
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		done = true
+		_, err = f.WriteAt([]byte("damage"), shardBytes/2)
+		return errors.Join(err, f.Close())
+	})
+	if err != nil || !done {
+		t.Fatalf("no archive to damage, %v", err)
 	}
 }
 
