@@ -216,7 +216,7 @@ func (a *app) unrestored(made unpack.Restored, err error, opts unpack.Options) e
 		}
 		return err
 	}
-	all, several := err.(interface{ Unwrap() []error }) //nolint:errorlint // of this very error
+	all, several := err.(interface{ Unwrap() []error })
 	if made.Failed == 0 || !several {
 		return explain(err)
 	}

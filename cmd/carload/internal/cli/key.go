@@ -49,7 +49,7 @@ func (a *app) withStore(ctx context.Context, flag string, f func(*service.Servic
 
 // openStore opens the store in a directory for f, or makes it.
 func (a *app) openStore(ctx context.Context, dir string, f func(*service.Service) error) (err error) {
-	svc, err := openService(ctx, service.Options{Dir: dir, Version: version(), Logger: a.log})
+	svc, err := service.Open(ctx, service.Options{Dir: dir, Version: version(), Logger: a.log})
 	if errors.Is(err, service.ErrLocked) {
 		return withHint(err, "another process serves this store: stop it for a moment")
 	}

@@ -84,7 +84,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	svc, err := openService(ctx, service.Options{
+	svc, err := service.Open(ctx, service.Options{
 		Dir: store, MaxBodyBytes: int64(f.maxBodyBytes), Mode: f.access, Version: version(),
 		Discard: f.discard, FetchFrom: f.fetchFrom, Logger: a.log,
 	})

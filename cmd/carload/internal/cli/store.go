@@ -1,23 +1,12 @@
 package cli
 
 import (
-	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
 	"github.com/carload/carload/internal/service"
 )
-
-// openService opens the service over a store, or makes the store. The caller
-// closes it.
-func openService(ctx context.Context, opts service.Options) (*service.Service, error) {
-	svc, err := service.Open(ctx, opts)
-	if err != nil {
-		return nil, fmt.Errorf("store %q: %w", opts.Dir, err)
-	}
-	return svc, nil
-}
 
 func (a *app) serviceCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -54,7 +43,7 @@ func (a *app) fsckCommand() *cobra.Command {
 				}
 				report, err := service.Rebuild(cmd.Context(), dir)
 				if err != nil {
-					return fmt.Errorf("store %q: %w", dir, err)
+					return err
 				}
 				return a.fsckReport(report)
 			}

@@ -240,7 +240,7 @@ type embedded struct {
 }
 
 func (a *app) embed(ctx context.Context, store string) (_ *embedded, err error) {
-	svc, err := openService(ctx, service.Options{Dir: store, Version: version(), Logger: a.log})
+	svc, err := service.Open(ctx, service.Options{Dir: store, Version: version(), Logger: a.log})
 	if err != nil {
 		return nil, err
 	}
