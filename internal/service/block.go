@@ -33,50 +33,45 @@ var (
 // readBlock returns a block from a copy of it that is sound. If there is none,
 // the error is errDamaged or errNotHeld.
 func (st *store) readBlock(ctx context.Context, q querier, c cid.Cid) ([]byte, error) {
-	data, _, err := st.readCopy(ctx, q, c, copiesQuery)
+	data, _, err := st.readCopy(ctx, q, c, copiesQuery+` ORDER BY b.shard`)
 	return data, err
 }
 
 // readCopy goes through the copies of a block in the order of the query, and
 // returns the first that is sound.
-func (st *store) readCopy(ctx context.Context, q querier, c cid.Cid, query string) (data []byte, from location, err error) {
+func (st *store) readCopy(ctx context.Context, q querier, c cid.Cid, query string) ([]byte, location, error) {
 	var damaged, gone []cid.Cid
 	var failed error
-	err = eachRow(ctx, q, query, []any{[]byte(c.Hash())}, func(scan scanRow) error {
-		var l location
-		var raw []byte
-		if err := scan(&l.id, &raw, &l.off, &l.len); err != nil {
-			return err
+	var tried location
+	for _, limit := range []int{1, -1} { // but for damage the first will do
+		copies, err := locate(ctx, q, query+` LIMIT ?`, []byte(c.Hash()), limit)
+		if err != nil {
+			return nil, location{}, fmt.Errorf("look up block %s: %w", c, err)
 		}
-		var err error
-		if l.shard, err = cid.Cast(raw); err != nil {
-			return fmt.Errorf("CID of a shard in the index: %w", err)
+		for _, l := range copies {
+			if l == tried {
+				continue
+			}
+			tried = l
+			data, err := st.readAt(l)
+			if err == nil {
+				err = checkBlock(c, data)
+			}
+			switch {
+			case err == nil:
+				return data, l, nil
+			case errors.Is(err, fs.ErrNotExist):
+				gone = append(gone, l.shard)
+			case errors.Is(err, errDamaged), errors.Is(err, io.EOF), errors.Is(err, syscall.EIO):
+				damaged = append(damaged, l.shard)
+				st.log.LogAttrs(ctx, slog.LevelWarn, "a copy of a block is damaged",
+					slog.String("block", c.String()), slog.String("shard", l.shard.String()), slog.Any("error", err))
+			default:
+				failed = err
+			}
 		}
-		p, err := st.readAt(l)
-		if err == nil {
-			err = checkBlock(c, p)
-		}
-		switch {
-		case err == nil:
-			data, from = p, l
-			return fs.SkipAll
-		case errors.Is(err, fs.ErrNotExist):
-			gone = append(gone, l.shard)
-		case errors.Is(err, errDamaged), errors.Is(err, io.EOF), errors.Is(err, syscall.EIO):
-			damaged = append(damaged, l.shard)
-			st.log.LogAttrs(ctx, slog.LevelWarn, "a copy of a block is damaged",
-				slog.String("block", c.String()), slog.String("shard", l.shard.String()), slog.Any("error", err))
-		default:
-			failed = err
-		}
-		return nil
-	})
-	switch {
-	case errors.Is(err, fs.SkipAll):
-		return data, from, nil
-	case err != nil:
-		return nil, location{}, fmt.Errorf("look up block %s: %w", c, err)
-	case failed != nil:
+	}
+	if failed != nil {
 		return nil, location{}, failed
 	}
 	for _, shard := range gone { // lost, unless it was collected in between
@@ -92,6 +87,26 @@ func (st *store) readCopy(ctx context.Context, q querier, c cid.Cid, query strin
 		return nil, location{}, fmt.Errorf("block %s: %w", c, errNotHeld)
 	}
 	return nil, location{}, fmt.Errorf("block %s has no sound copy among %d, of which one is in shard %s: %w", c, len(damaged), damaged[0], errDamaged)
+}
+
+// locate runs a query of the columns of copiesQuery. It holds no connection to
+// the database when it returns, so the disk can be read at leisure.
+func locate(ctx context.Context, q querier, query string, args ...any) ([]location, error) {
+	var out []location
+	err := eachRow(ctx, q, query, args, func(scan scanRow) error {
+		var l location
+		var raw []byte
+		if err := scan(&l.id, &raw, &l.off, &l.len); err != nil {
+			return err
+		}
+		var err error
+		if l.shard, err = cid.Cast(raw); err != nil {
+			return fmt.Errorf("CID of a shard in the index: %w", err)
+		}
+		out = append(out, l)
+		return nil
+	})
+	return out, err
 }
 
 // readAt reads the bytes of a block, unchecked.
