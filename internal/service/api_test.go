@@ -313,7 +313,8 @@ func TestAnsweredBeforeTheBody(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != c.status {
+		_, err = io.ReadAll(resp.Body)
+		if err := errors.Join(err, resp.Body.Close()); err != nil || resp.StatusCode != c.status {
 			t.Errorf("%s, %d bytes: %d, %v", c.path, c.length, resp.StatusCode, err)
 		}
 		if err := conn.Close(); err != nil {

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
+	"syscall"
 
 	"github.com/ipfs/go-cid"
 )
@@ -358,6 +360,11 @@ func (st *store) rebuild(ctx context.Context, r *FsckReport) error {
 		if err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
+			}
+			// What cannot be read today is not forgotten for that.
+			var path *fs.PathError
+			if errors.As(err, &path) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.EIO) {
+				return err
 			}
 			r.problem(c, "%v", err)
 			return nil

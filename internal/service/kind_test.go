@@ -125,6 +125,34 @@ func TestRebuildInterrupted(t *testing.T) {
 	}
 }
 
+// A shard that cannot be opened may be sound.
+func TestRebuildCannotRead(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() == 0 {
+		t.Skip("the superuser can read everything")
+	}
+	dir := t.TempDir()
+	s := newServer(t, service.Options{Dir: dir})
+	leaf := raw("leaf")
+	path := shardFile(dir, s.putCAR(carOf(leaf)).upload(t).Parts[0])
+	s.close()
+	if err := os.Chmod(path, 0); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := service.Rebuild(t.Context(), dir); !errors.Is(err, os.ErrPermission) {
+		t.Fatalf("%+v %v", r, err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := service.Rebuild(t.Context(), dir); err != nil || r.Shards != 1 {
+		t.Fatalf("%+v %v", r, err)
+	}
+	if got := reopen(t, s, service.Options{Dir: dir}).status(leaf.c); got != "pinned" {
+		t.Error(got)
+	}
+}
+
 // An index that was being made when a process ended is as good as none.
 func TestIndexWithoutTables(t *testing.T) {
 	t.Parallel()
