@@ -126,7 +126,7 @@ func lacking(err error) error {
 		return coded{err, exitMismatch}
 	}
 	if errors.Is(err, unpack.ErrTooLarge) {
-		return withHint(coded{err, exitLimit}, "--max-bytes sets the limit")
+		return withHint(coded{err, exitLimit}, "--max-bytes sets the limit of bytes")
 	}
 	if errors.Is(err, unpack.ErrName) {
 		return withHint(usageError{error: err}, "--file-name takes a name without a directory")
