@@ -170,6 +170,7 @@ func hintsFor(err error) []string {
 		hints = append(hints, h.hints...)
 		e = h.error
 	}
+	var api *nftstorage.APIError
 	var usage usageError
 	if errors.As(err, &usage) && usage.help != "" {
 		hints = append(hints, usage.help)
@@ -184,6 +185,8 @@ func hintsFor(err error) []string {
 		hints = append(hints, "--max-upload-bytes sets the limit; the service may have one of its own")
 	case errors.Is(err, uploader.ErrQuotaExceeded):
 		hints = append(hints, "make room at the service with carload rm, or ask its operator for a larger quota")
+	case errors.As(err, &api) && api.Status == http.StatusNotFound && api.Code == "":
+		hints = append(hints, "there is no such path at the service: see whether --endpoint is the address of its API")
 	case errors.Is(err, uploader.ErrUnauthorized):
 		hints = append(hints, "check the token in CARLOAD_TOKEN, --token-file or --token-command")
 	case errors.Is(err, uploader.ErrSourceChanged):
