@@ -36,7 +36,10 @@ func eachCBOR(block []byte, f func(cid.Cid) error) error {
 		if err != nil {
 			return err
 		}
-		if isKey && major != cborText {
+		switch {
+		case isKey && major == cborTag:
+			return invalid("DAG-CBOR has tag %d on a key", arg)
+		case isKey && major != cborText:
 			return invalid("DAG-CBOR has a key that is not text")
 		}
 		switch major {
