@@ -5,7 +5,8 @@
 // leaves most of a core idle. Independent messages can share the core: their
 // rounds are interleaved in lanes. [Sum] hashes complete messages, [Update]
 // advances running hashes together, and [Pool] lets goroutines that each feed
-// one long stream share lanes with one another.
+// one long stream share lanes with one another. [SumPairs] hashes a level of a
+// binary tree of digests.
 //
 // Lanes need the SHA instructions of amd64 or arm64. Elsewhere, and with the
 // build tag purego, everything here is crypto/sha256.

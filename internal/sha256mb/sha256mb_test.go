@@ -221,11 +221,13 @@ func TestAllocations(t *testing.T) {
 		ds[i] = new(sha256mb.Digest)
 	}
 	var pool sha256mb.Pool
+	pairs := make([]byte, len(buf)/2)
 	for name, f := range map[string]func(){
 		"Sum":    func() { sha256mb.Sum(out, msgs) },
 		"Update": func() { sha256mb.Update(ds, msgs) },
 		"Digest": func() { _, _ = ds[0].Write(buf); out[0] = ds[0].Sum256(); ds[0].Reset() },
 		"Pool":   func() { pool.Write(ds[1], buf) },
+		"Pairs":  func() { sha256mb.SumPairs(pairs, buf) },
 	} {
 		if n := testing.AllocsPerRun(100, f); n != 0 {
 			t.Errorf("%s: %v allocations", name, n)

@@ -1,0 +1,53 @@
+package sha256mb
+
+import "crypto/sha256"
+
+// pairSize is a message of SumPairs: two digests, one block.
+const pairSize = 2 * Size
+
+// pairEnd is the second block of every message of SumPairs.
+var pairEnd = func() (end [blockSize]byte) {
+	end[0] = 0x80
+	end[blockSize-2] = pairSize * 8 >> 8
+	return end
+}()
+
+// SumPairs writes the SHA-256 of each 64 bytes of src to the next 32 bytes of
+// dst: one level of a binary tree of digests. src holds n times 64 bytes and
+// dst n times 32, or SumPairs panics. dst may start where src does, and then
+// the level takes the place of the one below; otherwise they do not overlap.
+func SumPairs(dst, src []byte) {
+	n := len(src) / pairSize
+	if len(src) != n*pairSize || len(dst) != n*Size {
+		panic("sha256mb: SumPairs: lengths do not fit")
+	}
+	if active == portable {
+		for ; n > 0; n-- {
+			sum := sha256.Sum256(src[:pairSize])
+			copy(dst, sum[:])
+			dst, src = dst[Size:], src[pairSize:]
+		}
+		return
+	}
+	var (
+		states [maxLanes][8]uint32
+		h      [maxLanes]*[8]uint32
+		p, end [maxLanes]*byte
+	)
+	for i := range h {
+		h[i], end[i] = &states[i], &pairEnd[0]
+	}
+	for n > 0 {
+		w := min(n, maxLanes)
+		for i := range w {
+			states[i] = initial
+			p[i] = &src[i*pairSize]
+		}
+		blocks(w, &h, &p, 1)
+		blocks(w, &h, &end, 1)
+		for i := range w {
+			putDigest((*[Size]byte)(dst[i*Size:]), &states[i])
+		}
+		dst, src, n = dst[w*Size:], src[w*pairSize:], n-w
+	}
+}
