@@ -10,6 +10,7 @@ import (
 
 	"github.com/carload/carload/car"
 	"github.com/carload/carload/internal/links"
+	"github.com/carload/carload/internal/unixfs"
 )
 
 // Blocks are loaded in groups, so that their digests can share lanes.
@@ -30,17 +31,17 @@ type content struct {
 
 // node writes what is under a node that was decoded from block c. The node's
 // data may be overwritten while this runs.
-func (f *content) node(ctx context.Context, c cid.Cid, n *node, depth int) error {
-	if n.typ != File && n.typ != Raw {
-		return f.fail(c, 0, invalid("a %s as part of a file", n.typ))
+func (f *content) node(ctx context.Context, c cid.Cid, n *unixfs.Node, depth int) error {
+	if !n.IsFile() {
+		return f.fail(c, 0, unixfs.Invalid("a %s as part of a file", n.Type))
 	}
-	if depth > maxFileDepth {
-		return f.fail(c, int64(n.size), invalid("nested too deep"))
+	if depth > unixfs.MaxFileDepth {
+		return f.fail(c, int64(n.Size), unixfs.Invalid("nested too deep"))
 	}
-	if err := f.write(n.data); err != nil {
+	if err := f.write(n.Data); err != nil {
 		return err
 	}
-	for done := 0; done < len(n.links); {
+	for done := 0; done < len(n.Links); {
 		k, err := f.group(ctx, n, done, depth)
 		if err != nil {
 			return err
@@ -51,11 +52,11 @@ func (f *content) node(ctx context.Context, c cid.Cid, n *node, depth int) error
 }
 
 // group writes what is under some children of n, and tells how many.
-func (f *content) group(ctx context.Context, n *node, from, depth int) (int, error) {
+func (f *content) group(ctx context.Context, n *unixfs.Node, from, depth int) (int, error) {
 	var blocks []car.Block
 	bytes := 0
-	for i := from; i < len(n.links) && len(blocks) < groupBlocks; i++ {
-		c, size := n.links[i].Cid, int64(n.sizes[i])
+	for i := from; i < len(n.Links) && len(blocks) < groupBlocks; i++ {
+		c, size := n.Links[i].Cid, int64(n.Sizes[i])
 		if _, ok := f.empty[c]; ok && size == 0 {
 			if len(blocks) == 0 {
 				return 1, nil
@@ -80,28 +81,28 @@ func (f *content) group(ctx context.Context, n *node, from, depth int) (int, err
 			return 0, context.Cause(ctx)
 		}
 		if len(blocks) == 1 {
-			return 0, f.fail(blocks[0].Cid, int64(n.sizes[from]), err)
+			return 0, f.fail(blocks[0].Cid, int64(n.Sizes[from]), err)
 		}
 		// One of them is bad; alone it is known which.
 		for _, b := range blocks {
 			if _, err := f.store.loader.Load(ctx, b); err != nil {
-				return 0, f.fail(b.Cid, int64(n.sizes[from]), err)
+				return 0, f.fail(b.Cid, int64(n.Sizes[from]), err)
 			}
-			f.off += int64(n.sizes[from])
+			f.off += int64(n.Sizes[from])
 			from++
 		}
 		return 0, err
 	}
 	for i, p := range payloads {
-		c, size := blocks[i].Cid, int64(n.sizes[from+i])
-		child, err := decodeAs(c.Prefix().Codec, p)
-		if err == nil && int64(child.size) != size {
-			err = sizeLie(int64(child.size), size)
+		c, size := blocks[i].Cid, int64(n.Sizes[from+i])
+		child, err := f.store.decode(ctx, c, p)
+		if err == nil && int64(child.Size) != size {
+			err = sizeLie(int64(child.Size), size)
 		}
 		if err != nil {
 			return 0, f.fail(c, size, err)
 		}
-		inner := len(child.links) > 0
+		inner := len(child.Links) > 0
 		if err := f.node(ctx, c, child, depth+1); err != nil {
 			return 0, err
 		}
@@ -129,7 +130,7 @@ func (f *content) write(p []byte) error {
 }
 
 func sizeLie(is, claimed int64) error {
-	return invalid("it stands for %d bytes, but its parent says %d", is, claimed)
+	return unixfs.Invalid("it stands for %d bytes, but its parent says %d", is, claimed)
 }
 
 // fail describes what is wrong with the block that stands for the next size
@@ -144,14 +145,14 @@ func (f *content) fail(c cid.Cid, size int64, err error) error {
 // WriteFile writes the content of the file under root to w, and returns how
 // many bytes that were. It is an error if the DAG is not that of one file.
 func WriteFile(ctx context.Context, x *car.Index, root cid.Cid, w io.Writer) (int64, error) {
-	s := &store{index: x}
-	defer s.loader.Close()
+	s := newStore(x)
+	defer s.close()
 	n, err := s.node(ctx, root)
 	if err != nil {
 		return 0, &BlockError{Path: root.String(), Cid: root, Err: err}
 	}
-	if n.typ != File && n.typ != Raw {
-		return 0, fmt.Errorf("%s is a %s, not a file", root, n.typ)
+	if !n.IsFile() {
+		return 0, fmt.Errorf("%s is a %s, not a file", root, n.Type)
 	}
 	f := content{store: s, path: root.String(), w: w, wrote: new(atomic.Int64)}
 	err = f.node(ctx, root, n, 0)

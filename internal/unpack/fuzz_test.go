@@ -16,6 +16,7 @@ import (
 	"github.com/ipfs/go-cid"
 
 	"github.com/carload/carload/car"
+	"github.com/carload/carload/internal/unixfs"
 	"github.com/carload/carload/internal/unpack"
 )
 
@@ -216,16 +217,16 @@ func compareListing(t *testing.T, x *car.Index, root cid.Cid, onDisk tree) {
 			t.Fatalf("it was restored, but the listing says %v", err)
 		}
 		path := "dir/" + e.Path
-		if e.Path == "" && e.Type != unpack.Directory {
+		if e.Path == "" && e.Type != unixfs.Directory {
 			path += root.String()
 		}
 		switch e.Type {
-		case unpack.Directory:
+		case unixfs.Directory:
 			if e.Path != "" {
 				path += "/"
 			}
 			listed[path] = ""
-		case unpack.Symlink:
+		case unixfs.Symlink:
 			listed[path] = "-> " + e.Target
 		default:
 			listed[path] = fmt.Sprint(e.Size)

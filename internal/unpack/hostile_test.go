@@ -16,6 +16,7 @@ import (
 	"github.com/spaolacci/murmur3"
 
 	"github.com/carload/carload/car"
+	"github.com/carload/carload/internal/unixfs"
 	"github.com/carload/carload/internal/unpack"
 )
 
@@ -138,8 +139,8 @@ func TestHostile(t *testing.T) {
 		}{build, is, text}
 	}
 	for _, name := range []string{"", ".", "..", "a/b", "/etc/x", "../x", "a\x00b", "..\x00"} {
-		row(fmt.Sprintf("name %q", name), unpack.ErrInvalid, "", func(d *dag) { d.dir(link{name, d.raw("x")}) })
-		row(fmt.Sprintf("name %q in a shard", name), unpack.ErrInvalid, "", func(d *dag) {
+		row(fmt.Sprintf("name %q", name), unixfs.ErrInvalid, "", func(d *dag) { d.dir(link{name, d.raw("x")}) })
+		row(fmt.Sprintf("name %q in a shard", name), unixfs.ErrInvalid, "", func(d *dag) {
 			if name == "" { // that would be a sub-shard
 				d.shard(256, link{"00", d.raw("x")})
 				return
@@ -147,38 +148,36 @@ func TestHostile(t *testing.T) {
 			d.shard(256, link{bucketOf(name), d.raw("x")})
 		})
 	}
-	row("file through a symlink", unpack.ErrInvalid, "twice", func(d *dag) {
+	row("file through a symlink", unixfs.ErrInvalid, "twice", func(d *dag) {
 		d.dir(link{"l", d.symlink("../..")}, link{"l", d.dir(link{"x", d.raw("x")})})
 	})
-	row("name twice", unpack.ErrInvalid, "twice", func(d *dag) { d.dir(link{"a", d.raw("x")}, link{"b", d.raw("x")}, link{"a", d.raw("y")}) })
-	row("no UnixFS", unpack.ErrInvalid, "codec", func(d *dag) { d.dir(link{"a", d.add(cid.DagCBOR, []byte{0xa0})}) })
-	row("root of CBOR", unpack.ErrInvalid, "codec", func(d *dag) { d.add(cid.DagCBOR, []byte{0xa0}) })
-	row("empty node", unpack.ErrInvalid, "without data", func(d *dag) { d.add(cid.DagProtobuf, nil) })
-	row("no type", unpack.ErrInvalid, "type", func(d *dag) { d.add(cid.DagProtobuf, field(nil, 1, "\x12\x01x")) })
-	row("metadata", unpack.ErrInvalid, "type 3", func(d *dag) { d.node(crafted{typ: 3}) })
-	row("huge type", unpack.ErrInvalid, "type", func(d *dag) { d.node(crafted{typ: 1 << 63}) })
-	row("symlink with links", unpack.ErrInvalid, "symlink", func(d *dag) { d.node(crafted{typ: 4, data: "x", links: unnamed([]car.Block{d.raw("x")})}) })
+	row("name twice", unixfs.ErrInvalid, "twice", func(d *dag) { d.dir(link{"a", d.raw("x")}, link{"b", d.raw("x")}, link{"a", d.raw("y")}) })
+	row("no UnixFS", unixfs.ErrInvalid, "codec", func(d *dag) { d.dir(link{"a", d.add(cid.DagCBOR, []byte{0xa0})}) })
+	row("root of CBOR", unixfs.ErrInvalid, "codec", func(d *dag) { d.add(cid.DagCBOR, []byte{0xa0}) })
+	row("empty node", unixfs.ErrInvalid, "without data", func(d *dag) { d.add(cid.DagProtobuf, nil) })
+	row("no type", unixfs.ErrInvalid, "type", func(d *dag) { d.add(cid.DagProtobuf, field(nil, 1, "\x12\x01x")) })
+	row("metadata", unixfs.ErrInvalid, "type 3", func(d *dag) { d.node(crafted{typ: 3}) })
+	row("huge type", unixfs.ErrInvalid, "type", func(d *dag) { d.node(crafted{typ: 1 << 63}) })
+	row("symlink with links", unixfs.ErrInvalid, "symlink", func(d *dag) { d.node(crafted{typ: 4, data: "x", links: unnamed([]car.Block{d.raw("x")})}) })
 
-	row("file size", unpack.ErrInvalid, "file size of 7", func(d *dag) { d.node(crafted{typ: 2, data: "hello", size: ptr(7)}) })
-	row("file size of sum", unpack.ErrInvalid, "file size of 6", func(d *dag) {
+	row("file size", unixfs.ErrInvalid, "file size of 7", func(d *dag) { d.node(crafted{typ: 2, data: "hello", size: ptr(7)}) })
+	row("file size of sum", unixfs.ErrInvalid, "file size of 6", func(d *dag) {
 		d.node(crafted{typ: 2, size: ptr(6), sizes: []uint64{5}, links: unnamed([]car.Block{d.raw("hello")})})
 	})
-	row("block size of raw", unpack.ErrInvalid, "stands for 5 bytes, but its parent says 4", func(d *dag) { d.file([]uint64{4}, d.raw("hello")) })
-	row("block size of a node", unpack.ErrInvalid, "stands for 5 bytes, but its parent says 9", func(d *dag) { d.file([]uint64{9}, d.file([]uint64{5}, d.raw("hello"))) })
-	row("block size of zero", unpack.ErrInvalid, "stands for 5 bytes", func(d *dag) { d.file([]uint64{0}, d.file([]uint64{5}, d.raw("hello"))) })
-	row("too few block sizes", unpack.ErrInvalid, "1 block sizes for 2 links", func(d *dag) { d.file([]uint64{5}, d.raw("hello"), d.raw("hello")) })
-	row("no block sizes", unpack.ErrInvalid, "0 block sizes", func(d *dag) { d.file(nil, d.raw("hello")) })
-	row("overflow", unpack.ErrInvalid, "more than a file can have", func(d *dag) {
+	row("block size of raw", unixfs.ErrInvalid, "stands for 5 bytes, but its parent says 4", func(d *dag) { d.file([]uint64{4}, d.raw("hello")) })
+	row("block size of a node", unixfs.ErrInvalid, "stands for 5 bytes, but its parent says 9", func(d *dag) { d.file([]uint64{9}, d.file([]uint64{5}, d.raw("hello"))) })
+	row("block size of zero", unixfs.ErrInvalid, "stands for 5 bytes", func(d *dag) { d.file([]uint64{0}, d.file([]uint64{5}, d.raw("hello"))) })
+	row("overflow", unixfs.ErrInvalid, "more than a file can have", func(d *dag) {
 		d.file([]uint64{1 << 63, 1 << 63, 5}, d.raw(""), d.raw(""), d.raw("hello"))
 	})
-	row("directory in a file", unpack.ErrInvalid, "", func(d *dag) { d.file([]uint64{0}, d.dir()) })
-	row("deep file", unpack.ErrInvalid, "nested too deep", func(d *dag) {
+	row("directory in a file", unixfs.ErrInvalid, "", func(d *dag) { d.file([]uint64{0}, d.dir()) })
+	row("deep file", unixfs.ErrInvalid, "nested too deep", func(d *dag) {
 		b := d.raw("x")
 		for range 200 {
 			b = d.file([]uint64{1}, b)
 		}
 	})
-	row("deep directories", unpack.ErrInvalid, "nested too deep", func(d *dag) {
+	row("deep directories", unixfs.ErrInvalid, "nested too deep", func(d *dag) {
 		b := d.dir()
 		for range 600 {
 			b = d.dir(link{"d", b})
@@ -211,35 +210,35 @@ func TestHostile(t *testing.T) {
 	})
 
 	sub := func(d *dag) car.Block { return d.shard(256, link{"00sub", d.raw("x")}) }
-	row("shard of another hash", unpack.ErrInvalid, "hash function", func(d *dag) {
+	row("shard of another hash", unixfs.ErrInvalid, "hash function", func(d *dag) {
 		d.node(crafted{typ: 5, hash: 0x12, fanout: 256})
 	})
 	for _, fanout := range []uint64{1, 4, 255, 2048, 1 << 62} {
-		row(fmt.Sprintf("fan-out %d", fanout), unpack.ErrInvalid, "fan-out", func(d *dag) { d.node(crafted{typ: 5, hash: 0x22, fanout: fanout}) })
+		row(fmt.Sprintf("fan-out %d", fanout), unixfs.ErrInvalid, "fan-out", func(d *dag) { d.node(crafted{typ: 5, hash: 0x22, fanout: fanout}) })
 	}
-	row("no fan-out", unpack.ErrInvalid, "", func(d *dag) { d.node(crafted{typ: 5}) })
-	row("long bitmap", unpack.ErrInvalid, "bitmap of 33", func(d *dag) {
+	row("no fan-out", unixfs.ErrInvalid, "", func(d *dag) { d.node(crafted{typ: 5}) })
+	row("long bitmap", unixfs.ErrInvalid, "bitmap of 33", func(d *dag) {
 		d.node(crafted{typ: 5, data: strings.Repeat("\x00", 33), hash: 0x22, fanout: 256})
 	})
-	row("bitmap of more", unpack.ErrInvalid, "1 links and 2 bits", func(d *dag) {
+	row("bitmap of more", unixfs.ErrInvalid, "1 links and 2 bits", func(d *dag) {
 		d.node(crafted{typ: 5, data: "\x03", hash: 0x22, fanout: 256, links: []link{{"00", sub(d)}}})
 	})
-	row("bitmap of others", unpack.ErrInvalid, "out of place", func(d *dag) {
+	row("bitmap of others", unixfs.ErrInvalid, "out of place", func(d *dag) {
 		d.node(crafted{typ: 5, data: "\x02", hash: 0x22, fanout: 256, links: []link{{"00", sub(d)}}})
 	})
-	row("lower case", unpack.ErrInvalid, "out of place", func(d *dag) { d.shard(256, link{"ab", sub(d)}) })
-	row("order", unpack.ErrInvalid, "out of place", func(d *dag) { d.shard(256, link{"02", sub(d)}, link{"01", sub(d)}) })
-	row("short name", unpack.ErrInvalid, "", func(d *dag) {
+	row("lower case", unixfs.ErrInvalid, "out of place", func(d *dag) { d.shard(256, link{"ab", sub(d)}) })
+	row("order", unixfs.ErrInvalid, "out of place", func(d *dag) { d.shard(256, link{"02", sub(d)}, link{"01", sub(d)}) })
+	row("short name", unixfs.ErrInvalid, "", func(d *dag) {
 		d.node(crafted{typ: 5, data: "\x01", hash: 0x22, fanout: 256, links: []link{{"0", sub(d)}}})
 	})
-	row("wrong bucket", unpack.ErrInvalid, "hash does not belong", func(d *dag) { d.shard(256, link{"00hello", d.raw("x")}) })
-	row("sub-shard of another fan-out", unpack.ErrInvalid, "not a shard", func(d *dag) { d.shard(256, link{"00", d.shard(16)}) })
-	row("directory for a sub-shard", unpack.ErrInvalid, "not a shard", func(d *dag) { d.shard(256, link{"00", d.dir(link{"x", d.raw("x")})}) })
-	row("sub-shard twice", unpack.ErrInvalid, "links to twice", func(d *dag) {
+	row("wrong bucket", unixfs.ErrInvalid, "hash does not belong", func(d *dag) { d.shard(256, link{"00hello", d.raw("x")}) })
+	row("sub-shard of another fan-out", unixfs.ErrInvalid, "not a shard", func(d *dag) { d.shard(256, link{"00", d.shard(16)}) })
+	row("directory for a sub-shard", unixfs.ErrInvalid, "not a shard", func(d *dag) { d.shard(256, link{"00", d.dir(link{"x", d.raw("x")})}) })
+	row("sub-shard twice", unixfs.ErrInvalid, "links to twice", func(d *dag) {
 		b := d.shard(256)
 		d.shard(256, link{"00", b}, link{"01", b})
 	})
-	row("deep shards", unpack.ErrInvalid, "", func(d *dag) {
+	row("deep shards", unixfs.ErrInvalid, "", func(d *dag) {
 		b := d.shard(8)
 		for range 30 {
 			var ls []link

@@ -18,6 +18,7 @@ import (
 
 	"github.com/carload/carload/car"
 	"github.com/carload/carload/internal/links"
+	"github.com/carload/carload/internal/unixfs"
 	"github.com/carload/carload/internal/unpack"
 )
 
@@ -43,12 +44,12 @@ func TestList(t *testing.T) {
 		return e
 	}
 	want := []unpack.Entry{
-		with(unpack.Entry{Path: "", Type: unpack.Directory}),
-		with(unpack.Entry{Path: "a", Type: unpack.File, Size: 5000}),
-		with(unpack.Entry{Path: "d", Type: unpack.Directory}),
-		with(unpack.Entry{Path: "d/b", Type: unpack.File, Size: 5}),
-		{Path: "l", Type: unpack.Symlink, Target: "d/b"},
-		with(unpack.Entry{Path: "z", Type: unpack.Directory}),
+		with(unpack.Entry{Path: "", Type: unixfs.Directory}),
+		with(unpack.Entry{Path: "a", Type: unixfs.File, Size: 5000}),
+		with(unpack.Entry{Path: "d", Type: unixfs.Directory}),
+		with(unpack.Entry{Path: "d/b", Type: unixfs.File, Size: 5}),
+		{Path: "l", Type: unixfs.Symlink, Target: "d/b"},
+		with(unpack.Entry{Path: "z", Type: unixfs.Directory}),
 	}
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b cid.Cid) bool { return a == b })); diff != "" {
 		t.Error(diff)
@@ -80,7 +81,7 @@ func TestListGoesOnPastWhatIsMissing(t *testing.T) {
 		for e, err := range unpack.List(ctx, x, blocks[0].Cid) {
 			var bad *unpack.BlockError
 			switch {
-			case err == nil && e.Type == unpack.File:
+			case err == nil && e.Type == unixfs.File:
 				listed++
 			case err == nil:
 			case !errors.Is(err, unpack.ErrMissing) || !errors.As(err, &bad) || bad.Cid != gone.Cid || e.Cid != gone.Cid:

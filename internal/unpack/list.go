@@ -10,13 +10,14 @@ import (
 	"github.com/ipfs/go-cid"
 
 	"github.com/carload/carload/car"
+	"github.com/carload/carload/internal/unixfs"
 )
 
 // Entry is a file, directory or symlink of a DAG.
 type Entry struct {
-	Path   string // separated by slashes; empty for the root
-	Type   Type   // File, Directory or Symlink
-	Size   int64  // bytes of a file's content
+	Path   string      // separated by slashes; empty for the root
+	Type   unixfs.Type // File, Directory or Symlink
+	Size   int64       // bytes of a file's content
 	Cid    cid.Cid
 	Target string      // of a symlink
 	Mode   fs.FileMode // permissions, if HasMode
@@ -31,8 +32,8 @@ type Entry struct {
 // go on. An error of another kind is the last thing it yields.
 func List(ctx context.Context, x *car.Index, root cid.Cid) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
-		l := lister{yield: yield, store: store{index: x}}
-		defer l.store.loader.Close()
+		l := lister{yield: yield, store: newStore(x)}
+		defer l.store.close()
 		if err := l.entry(ctx, "", root, 0); err != nil && !errors.Is(err, errStopped) {
 			yield(Entry{}, err)
 		}
@@ -42,7 +43,7 @@ func List(ctx context.Context, x *car.Index, root cid.Cid) iter.Seq2[Entry, erro
 var errStopped = errors.New("stopped")
 
 type lister struct {
-	store   store
+	store   *store
 	yield   func(Entry, error) bool
 	entries int64
 }
@@ -63,20 +64,20 @@ func (l *lister) entry(ctx context.Context, path string, c cid.Cid, depth int) e
 		return ErrTooLarge
 	}
 	if b, err := l.store.find(c); err == nil && c.Prefix().Codec == cid.Raw {
-		e.Type, e.Size = File, int64(b.Size()) // no need to load it
+		e.Type, e.Size = unixfs.File, int64(b.Size()) // no need to load it
 		return l.emit(e, nil)
 	}
 	n, err := l.store.node(ctx, c)
 	if err == nil && depth > maxDirDepth {
-		err = invalid("directories nested too deep")
+		err = unixfs.Invalid("directories nested too deep")
 	}
 	if err != nil {
 		return l.emit(e, &BlockError{Path: path, Cid: c, Err: err})
 	}
-	e.Mode, e.HasMode, e.Mtime = fs.FileMode(n.mode)&fs.ModePerm, n.hasMode, n.mtime
-	switch n.typ {
-	case Directory, Shard:
-		e.Type = Directory
+	e.Mode, e.HasMode, e.Mtime = fs.FileMode(n.Mode)&fs.ModePerm, n.HasMode, n.Mtime
+	switch n.Type {
+	case unixfs.Directory, unixfs.Shard:
+		e.Type = unixfs.Directory
 		if err := l.emit(e, nil); err != nil {
 			return err
 		}
@@ -90,10 +91,10 @@ func (l *lister) entry(ctx context.Context, path string, c cid.Cid, depth int) e
 			}
 			return l.emit(Entry{Path: bad.Path, Cid: bad.Cid}, err)
 		})
-	case Symlink:
-		e.Type, e.Target = Symlink, string(n.data)
+	case unixfs.Symlink:
+		e.Type, e.Target = unixfs.Symlink, string(n.Data)
 	default:
-		e.Type, e.Size = File, int64(n.size)
+		e.Type, e.Size = unixfs.File, int64(n.Size)
 	}
 	return l.emit(e, nil)
 }

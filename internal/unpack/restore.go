@@ -17,6 +17,7 @@ import (
 	"github.com/ipfs/go-cid"
 
 	"github.com/carload/carload/car"
+	"github.com/carload/carload/internal/unixfs"
 )
 
 // Options are the knobs of [Restore]. The zero value replaces nothing and stops
@@ -78,8 +79,8 @@ func Restore(ctx context.Context, x *car.Index, root cid.Cid, dir string, opts O
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return Restored{}, err
 	}
-	r := &restorer{store: store{index: x}, opts: opts}
-	defer r.store.loader.Close()
+	r := &restorer{store: newStore(x), opts: opts}
+	defer r.store.close()
 	top, err := os.OpenRoot(dir)
 	if err != nil {
 		return Restored{}, err
@@ -93,7 +94,7 @@ func Restore(ctx context.Context, x *car.Index, root cid.Cid, dir string, opts O
 }
 
 type restorer struct {
-	store   store
+	store   *store
 	opts    Options
 	done    Restored
 	entries int64
@@ -106,18 +107,18 @@ func (r *restorer) root(ctx context.Context, top *os.Root, c cid.Cid) error {
 	if err != nil {
 		return &BlockError{Path: c.String(), Cid: c, Err: err}
 	}
-	if n.typ == Directory || n.typ == Shard {
+	if n.Type == unixfs.Directory || n.Type == unixfs.Shard {
 		return r.fill(ctx, top, n, "", 0)
 	}
 	return r.node(ctx, top, dirEntry{r.opts.Name, c}, n, r.opts.Name, 0)
 }
 
 // fill restores the entries of a directory, and then its mode and time.
-func (r *restorer) fill(ctx context.Context, dir *os.Root, n *node, path string, depth int) error {
+func (r *restorer) fill(ctx context.Context, dir *os.Root, n *unixfs.Node, path string, depth int) error {
 	if depth > maxDirDepth {
-		return &BlockError{Path: path, Err: invalid("directories nested too deep")}
+		return &BlockError{Path: path, Err: unixfs.Invalid("directories nested too deep")}
 	}
-	mode, hasMode, mtime := n.mode, n.hasMode, n.mtime
+	mode, hasMode, mtime := n.Mode, n.HasMode, n.Mtime
 	err := r.store.eachEntry(ctx, n, path, func(e dirEntry, err error) error {
 		if err == nil {
 			err = r.entry(ctx, dir, e, join(path, e.name), depth)
@@ -176,9 +177,9 @@ func (r *restorer) sizeOf(c cid.Cid) int64 {
 	return 0
 }
 
-func (r *restorer) node(ctx context.Context, dir *os.Root, e dirEntry, n *node, path string, depth int) error {
-	switch n.typ {
-	case Directory, Shard:
+func (r *restorer) node(ctx context.Context, dir *os.Root, e dirEntry, n *unixfs.Node, path string, depth int) error {
+	switch n.Type {
+	case unixfs.Directory, unixfs.Shard:
 		sub, err := enter(dir, e.name)
 		if err != nil {
 			return fmt.Errorf("%q: %w", path, err)
@@ -186,18 +187,18 @@ func (r *restorer) node(ctx context.Context, dir *os.Root, e dirEntry, n *node, 
 		defer sub.Close()
 		r.done.Dirs++
 		return r.fill(ctx, sub, n, path, depth+1)
-	case Symlink:
-		if len(n.data) == 0 || bytes.IndexByte(n.data, 0) >= 0 {
-			return &BlockError{Path: path, Cid: e.cid, Err: invalid("a symlink to %q", n.data)}
+	case unixfs.Symlink:
+		if len(n.Data) == 0 || bytes.IndexByte(n.Data, 0) >= 0 {
+			return &BlockError{Path: path, Cid: e.cid, Err: unixfs.Invalid("a symlink to %q", n.Data)}
 		}
-		if err := r.symlink(dir, e.name, string(n.data)); err != nil {
+		if err := r.symlink(dir, e.name, string(n.Data)); err != nil {
 			return fmt.Errorf("%q: %w", path, err)
 		}
 		r.done.Symlinks++
 		return nil
 	}
-	if r.claimed += int64(n.size); r.claimed < 0 || r.opts.MaxBytes > 0 && r.claimed > r.opts.MaxBytes {
-		return &BlockError{Path: path, Cid: e.cid, Err: fmt.Errorf("%w: with this file of %d bytes the limit of %d is passed", ErrTooLarge, n.size, r.opts.MaxBytes)}
+	if r.claimed += int64(n.Size); r.claimed < 0 || r.opts.MaxBytes > 0 && r.claimed > r.opts.MaxBytes {
+		return &BlockError{Path: path, Cid: e.cid, Err: fmt.Errorf("%w: with this file of %d bytes the limit of %d is passed", ErrTooLarge, n.Size, r.opts.MaxBytes)}
 	}
 	if err := r.file(ctx, dir, e, n, path); err != nil {
 		return err
@@ -236,11 +237,11 @@ func (r *restorer) symlink(dir *os.Root, name, target string) error {
 }
 
 // file restores one file: under a temporary name until it is complete.
-func (r *restorer) file(ctx context.Context, dir *os.Root, e dirEntry, n *node, path string) (err error) {
+func (r *restorer) file(ctx context.Context, dir *os.Root, e dirEntry, n *unixfs.Node, path string) (err error) {
 	if _, err := dir.Lstat(e.name); err == nil && !r.opts.Force {
 		return fmt.Errorf("%q: %w", path, fs.ErrExist)
 	}
-	mode, hasMode, mtime := n.mode, n.hasMode, n.mtime
+	mode, hasMode, mtime := n.Mode, n.HasMode, n.Mtime
 	tmp := tempName()
 	f, err := dir.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 	if err != nil {
@@ -252,7 +253,7 @@ func (r *restorer) file(ctx context.Context, dir *os.Root, e dirEntry, n *node, 
 			err = errors.Join(err, dir.Remove(tmp))
 		}
 	}()
-	c := content{store: &r.store, path: path, w: named{f, path}, wrote: r.opts.Wrote}
+	c := content{store: r.store, path: path, w: named{f, path}, wrote: r.opts.Wrote}
 	err = c.node(ctx, e.cid, n, 0)
 	r.done.Bytes += c.off
 	if err != nil {

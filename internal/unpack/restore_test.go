@@ -15,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/carload/carload/car"
+	"github.com/carload/carload/internal/unixfs"
 	"github.com/carload/carload/internal/unpack"
 )
 
@@ -120,11 +121,11 @@ func TestRestoreProperty(t *testing.T) {
 				t.Fatal(err)
 			}
 			switch e.Type {
-			case unpack.Directory:
+			case unixfs.Directory:
 				if e.Path != "" {
 					listed[e.Path+"/"] = ""
 				}
-			case unpack.Symlink:
+			case unixfs.Symlink:
 				listed[e.Path] = "-> " + e.Target
 			default:
 				listed[e.Path] = fmt.Sprint(e.Size)

@@ -19,13 +19,12 @@ import (
 
 	"github.com/carload/carload/car"
 	"github.com/carload/carload/internal/links"
+	"github.com/carload/carload/internal/unixfs"
 )
 
-// Depths that no sane DAG comes near.
-const (
-	maxDirDepth  = 512 // each holds a descriptor while it is restored
-	maxFileDepth = 128
-)
+// maxDirDepth is a depth that no sane DAG comes near. Each level holds a
+// descriptor while it is restored.
+const maxDirDepth = 512
 
 var (
 	// ErrMissing is wrapped by errors that report a block which none of the
@@ -68,6 +67,19 @@ func (e *BlockError) Unwrap() error { return e.Err }
 type store struct {
 	index  *car.Index
 	loader car.Loader
+	sizer  unixfs.Sizer
+	sizing car.Loader // of the sizer, so that what was loaded for reading stays
+}
+
+func newStore(x *car.Index) *store {
+	s := &store{index: x}
+	s.sizer.Blocks = sized{s}
+	return s
+}
+
+func (s *store) close() {
+	_ = s.loader.Close() // archives were only read
+	_ = s.sizing.Close()
 }
 
 // find tells where a block is, be it within its CID.
@@ -91,26 +103,43 @@ func (s *store) load(ctx context.Context, c cid.Cid) ([]byte, error) {
 	return s.loader.Load(ctx, b)
 }
 
-// node loads and decodes a block. A block of the raw codec is a file without
-// links.
-func (s *store) node(ctx context.Context, c cid.Cid) (*node, error) {
-	switch codec := c.Prefix().Codec; codec {
-	case links.Raw, links.DagPB:
-		data, err := s.load(ctx, c)
-		if err != nil {
-			return nil, err
-		}
-		return decodeAs(codec, data)
-	default:
-		return nil, invalid("codec 0x%x", codec)
+// node loads and decodes a block.
+func (s *store) node(ctx context.Context, c cid.Cid) (*unixfs.Node, error) {
+	if codec := c.Prefix().Codec; codec != links.Raw && codec != links.DagPB {
+		return unixfs.Decode(codec, nil) // which tells, without the block
 	}
+	data, err := s.load(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return s.decode(ctx, c, data)
 }
 
-func decodeAs(codec uint64, data []byte) (*node, error) {
-	if codec == links.Raw {
-		return &node{typ: File, data: data, size: uint64(len(data))}, nil
+// decode decodes a block. If it is of a file, its sizes are known.
+func (s *store) decode(ctx context.Context, c cid.Cid, data []byte) (*unixfs.Node, error) {
+	n, err := unixfs.Decode(c.Prefix().Codec, data)
+	if err != nil {
+		return nil, err
 	}
-	return decode(data)
+	return n, s.sizer.Size(ctx, n)
+}
+
+// sized is where the sizer has blocks from.
+type sized struct{ *store }
+
+// Len implements unixfs.Blocks.
+func (s sized) Len(_ context.Context, c cid.Cid) (int64, error) {
+	b, err := s.find(c)
+	return int64(b.Size()), err
+}
+
+// Load implements unixfs.Blocks.
+func (s sized) Load(ctx context.Context, c cid.Cid) ([]byte, error) {
+	b, err := s.find(c)
+	if err != nil {
+		return nil, err
+	}
+	return s.sizing.Load(ctx, b)
 }
 
 // dirEntry is a name in a directory.
@@ -122,18 +151,18 @@ type dirEntry struct {
 // eachEntry calls f for each entry of a directory in the order of its links,
 // and with an error for each part of it that can't be had, until f returns an
 // error. It loads blocks in between.
-func (s *store) eachEntry(ctx context.Context, dir *node, path string, f func(dirEntry, error) error) error {
-	if dir.typ == Shard {
-		d := shardedDir{s, path, dir.fanout, make(map[cid.Cid]struct{}), f}
+func (s *store) eachEntry(ctx context.Context, dir *unixfs.Node, path string, f func(dirEntry, error) error) error {
+	if dir.Type == unixfs.Shard {
+		d := shardedDir{s, path, dir.Fanout, make(map[cid.Cid]struct{}), f}
 		return d.shard(ctx, dir, 0, 0)
 	}
 	// The names are part of the block and won't outlast the next load.
-	entries := make([]dirEntry, 0, len(dir.links))
-	names := make(map[string]struct{}, len(dir.links))
-	for _, l := range dir.links {
+	entries := make([]dirEntry, 0, len(dir.Links))
+	names := make(map[string]struct{}, len(dir.Links))
+	for _, l := range dir.Links {
 		e, err := entry(l.Name, l.Cid, path)
 		if _, twice := names[e.name]; err == nil && twice {
-			err = &BlockError{Path: join(path, e.name), Cid: l.Cid, Err: invalid("the directory has this name twice")}
+			err = &BlockError{Path: join(path, e.name), Cid: l.Cid, Err: unixfs.Invalid("the directory has this name twice")}
 		}
 		if err != nil {
 			if err := f(dirEntry{}, err); err != nil {
@@ -170,24 +199,24 @@ type shardedDir struct {
 
 // shard is eachEntry for a shard. The hashes of all names in it begin with this
 // prefix of so many bits.
-func (d *shardedDir) shard(ctx context.Context, n *node, prefix uint64, used int) error {
-	digits, width := n.prefixLen(), bits.TrailingZeros64(d.fanout)
+func (d *shardedDir) shard(ctx context.Context, n *unixfs.Node, prefix uint64, used int) error {
+	digits, width := n.PrefixLen(), bits.TrailingZeros64(d.fanout)
 	used += width
 	if used > 64 {
-		return d.f(dirEntry{}, &BlockError{Path: d.path, Err: invalid("directory shards nested too deep")})
+		return d.f(dirEntry{}, &BlockError{Path: d.path, Err: unixfs.Invalid("directory shards nested too deep")})
 	}
 	// The names are part of the block and won't outlast the next load.
-	all := make([]shardLink, 0, len(n.links))
-	for _, l := range n.links {
-		bucket, err := parseBucket(l.Name[:digits])
+	all := make([]shardLink, 0, len(n.Links))
+	for _, l := range n.Links {
+		bucket, err := unixfs.ParseBucket(l.Name[:digits])
 		if err != nil {
 			return err
 		}
 		name := l.Name[digits:]
 		sl := shardLink{dirEntry{cid: l.Cid}, prefix<<width | uint64(bucket), len(name) == 0}
 		if !sl.sub {
-			if sl.dirEntry, err = entry(name, l.Cid, d.path); err == nil && nameHash(name)>>(64-used) != sl.prefix {
-				err = &BlockError{Path: join(d.path, sl.name), Cid: l.Cid, Err: invalid("a name in a shard of the directory where its hash does not belong")}
+			if sl.dirEntry, err = entry(name, l.Cid, d.path); err == nil && unixfs.NameHash(name)>>(64-used) != sl.prefix {
+				err = &BlockError{Path: join(d.path, sl.name), Cid: l.Cid, Err: unixfs.Invalid("a name in a shard of the directory where its hash does not belong")}
 			}
 		}
 		if err == nil {
@@ -216,14 +245,14 @@ func (d *shardedDir) shard(ctx context.Context, n *node, prefix uint64, used int
 	return nil
 }
 
-func (d *shardedDir) sub(ctx context.Context, c cid.Cid) (*node, error) {
+func (d *shardedDir) sub(ctx context.Context, c cid.Cid) (*unixfs.Node, error) {
 	if _, twice := d.met[c]; twice {
-		return nil, invalid("a shard that the directory links to twice")
+		return nil, unixfs.Invalid("a shard that the directory links to twice")
 	}
 	d.met[c] = struct{}{}
 	n, err := d.store.node(ctx, c)
-	if err == nil && (n.typ != Shard || n.fanout != d.fanout) {
-		err = invalid("it is not a shard of the directory")
+	if err == nil && (n.Type != unixfs.Shard || n.Fanout != d.fanout) {
+		err = unixfs.Invalid("it is not a shard of the directory")
 	}
 	return n, err
 }
@@ -232,7 +261,7 @@ func (d *shardedDir) sub(ctx context.Context, c cid.Cid) (*node, error) {
 func entry(name []byte, c cid.Cid, path string) (dirEntry, error) {
 	s := string(name)
 	if s == "" || s == "." || s == ".." || strings.ContainsAny(s, "/\x00") {
-		return dirEntry{}, &BlockError{Path: path, Err: invalid("the name %q in a directory", s)}
+		return dirEntry{}, &BlockError{Path: path, Err: unixfs.Invalid("the name %q in a directory", s)}
 	}
 	return dirEntry{s, c}, nil
 }

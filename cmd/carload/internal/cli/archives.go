@@ -17,6 +17,7 @@ import (
 
 	"github.com/carload/carload/car"
 	"github.com/carload/carload/chunker"
+	"github.com/carload/carload/internal/unixfs"
 	"github.com/carload/carload/internal/unpack"
 	"github.com/carload/carload/uploader"
 )
@@ -122,7 +123,7 @@ func lacking(err error) error {
 	if errors.Is(err, unpack.ErrMissing) || errors.Is(err, car.ErrIncomplete) {
 		return coded{err, exitUnverified}
 	}
-	if errors.Is(err, unpack.ErrInvalid) {
+	if errors.Is(err, unixfs.ErrInvalid) {
 		return coded{err, exitMismatch}
 	}
 	if errors.Is(err, unpack.ErrTooLarge) {
@@ -274,7 +275,7 @@ func (a *app) ls(ctx context.Context, set *archiveSet) error {
 		}
 		a.con.event(entryEvent{header("entry"), e.Cid.String(), e.Type.String(), e.Size, e.Path, e.Target})
 		line := fmt.Sprintf("%s\t%s\t%d\t%s", e.Cid, e.Type, e.Size, quotePath(e.Path))
-		if e.Type == unpack.Symlink {
+		if e.Type == unixfs.Symlink {
 			line += " -> " + quotePath(e.Target)
 		}
 		a.con.result(line)
