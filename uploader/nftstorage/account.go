@@ -14,6 +14,7 @@ import (
 
 	"github.com/ipfs/go-cid"
 
+	"github.com/carload/carload/internal/bulk"
 	"github.com/carload/carload/uploader"
 )
 
@@ -88,7 +89,7 @@ func (t *Target) List(ctx context.Context) iter.Seq2[Upload, error] {
 func (l *listed) upload() (Upload, error) {
 	parts, err := l.parts()
 	if err == nil && !l.root().Defined() {
-		err = permanent{fmt.Errorf("the reply lists %s as an upload, which is not a CID", quoteMessage(l.CID))}
+		err = bulk.Permanent(fmt.Errorf("the reply lists %s as an upload, which is not a CID", bulk.Quote(l.CID)))
 	}
 	u := Upload{Root: l.root(), Name: l.Name, Bytes: l.Size, Created: l.Created, State: uploader.State(l.Pin.Status), Parts: parts}
 	if u.Name == "" {
@@ -106,7 +107,7 @@ func (t *Target) Delete(ctx context.Context, root cid.Cid) error {
 	}
 	var env envelope
 	if err := json.Unmarshal(resp, &env); err != nil || !env.OK {
-		return permanent{fmt.Errorf("the reply of %s does not say that %s was deleted", t, root)}
+		return bulk.Permanent(fmt.Errorf("the reply of %s does not say that %s was deleted", t, root))
 	}
 	return nil
 }
@@ -133,7 +134,7 @@ type pinStatus struct {
 func (p *pinStatus) pin() (Pin, error) {
 	c, err := cid.Decode(p.Pin.Cid)
 	if err != nil {
-		return Pin{}, permanent{fmt.Errorf("the reply lists %s as pinned, which is not a CID", quoteMessage(p.Pin.Cid))}
+		return Pin{}, bulk.Permanent(fmt.Errorf("the reply lists %s as pinned, which is not a CID", bulk.Quote(p.Pin.Cid)))
 	}
 	return Pin{ID: p.RequestID, Cid: c, Name: p.Pin.Name, State: uploader.State(p.Status), Created: p.Created}, nil
 }
@@ -202,7 +203,7 @@ func (t *Target) Pins(ctx context.Context) iter.Seq2[Pin, error] {
 // stuck says that a list may go on, but can't be asked for: the pages of the
 // API begin with a time, and this one has more than a page.
 func (t *Target) stuck(what, at string) error {
-	return permanent{fmt.Errorf("%s can't list all %s: it has %d or more of %s, which fill a page", t, what, pageSize, at)}
+	return bulk.Permanent(fmt.Errorf("%s can't list all %s: it has %d or more of %s, which fill a page", t, what, pageSize, at))
 }
 
 // pins makes a request of the pinning API, whose replies have no envelope.
@@ -212,7 +213,7 @@ func (t *Target) pins(ctx context.Context, method, path string, body []byte, v a
 		return err
 	}
 	if err := json.Unmarshal(p, v); err != nil {
-		return temporary{fmt.Errorf("the reply of %s is not the API's JSON: %w", t, err)}
+		return bulk.Temporary(fmt.Errorf("the reply of %s is not the API's JSON: %w", t, err))
 	}
 	return nil
 }
@@ -222,7 +223,7 @@ func (t *Target) exchange(ctx context.Context, method, path string, body []byte)
 	if err := t.turn(ctx); err != nil {
 		return nil, err
 	}
-	ctx, dog, stop := watch(ctx, t.opts.Stall)
+	ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
 	defer stop()
 	var r io.Reader
 	if body != nil {

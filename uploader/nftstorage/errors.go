@@ -1,16 +1,14 @@
 package nftstorage
 
 import (
-	"crypto/tls"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
+	"github.com/carload/carload/internal/bulk"
 	"github.com/carload/carload/uploader"
 )
 
@@ -31,7 +29,7 @@ type APIError struct {
 func (e *APIError) Error() string {
 	s := fmt.Sprintf("the service answered %d %s", e.Status, http.StatusText(e.Status))
 	if e.Code != "" {
-		s += " " + quoteMessage(e.Code)
+		s += " " + bulk.Quote(e.Code)
 	}
 	if e.Message != "" {
 		s += ": " + e.Message
@@ -105,65 +103,12 @@ func (t *Target) refusal(resp *http.Response, env envelope) *APIError {
 	if env.Error.Reason != "" {
 		code, message = env.Error.Reason, env.Error.Details
 	}
-	e := &APIError{Status: resp.StatusCode, Code: t.redact(code), RetryAfter: retryAfter(resp.Header.Get("Retry-After"), time.Now())}
+	e := &APIError{Status: resp.StatusCode, Code: t.opts.Token.Redact(code), RetryAfter: bulk.RetryAfter(resp.Header.Get("Retry-After"), time.Now())}
 	if message != "" {
-		e.Message = quoteMessage(t.redact(message))
+		e.Message = bulk.Quote(t.opts.Token.Redact(message))
 	}
 	return e
 }
 
-// retryAfter reads seconds or an HTTP date; what makes no sense is 0.
-func retryAfter(s string, now time.Time) time.Duration {
-	if n, err := strconv.ParseInt(strings.TrimSpace(s), 10, 64); err == nil {
-		if n < 0 {
-			return 0
-		}
-		return time.Duration(min(n, 1<<31)) * time.Second
-	}
-	if at, err := http.ParseTime(s); err == nil {
-		return max(0, at.Sub(now))
-	}
-	return 0
-}
-
 // ProxyError is a refusal by a proxy on the way to the service.
-type ProxyError struct {
-	Host   string // of the proxy; empty if it did not have to be asked for a tunnel
-	Status int    // HTTP status
-}
-
-func (e *ProxyError) Error() string {
-	s := "the proxy"
-	if e.Host != "" {
-		s += " " + e.Host
-	}
-	s += fmt.Sprintf(" answered %d %s", e.Status, http.StatusText(e.Status))
-	if e.Status == http.StatusProxyAuthRequired {
-		s += " (give it a user name and password within its URL, in HTTPS_PROXY or HTTP_PROXY)"
-	}
-	return s
-}
-
-// Temporary tells whether the proxy can think better of it.
-func (e *ProxyError) Temporary() (bool, time.Duration) {
-	return e.Status >= 500 || e.Status == http.StatusRequestTimeout || e.Status == http.StatusTooManyRequests, 0
-}
-
-// distrusted tells whether a connection failed by whom it leads to, which is
-// the same the next time.
-func distrusted(err error) bool {
-	var certificate *tls.CertificateVerificationError
-	return errors.As(err, &certificate) || errors.Is(err, http.ErrSchemeMismatch)
-}
-
-// permanent is an error that trying again can't mend.
-type permanent struct{ error }
-
-func (e permanent) Unwrap() error                  { return e.error }
-func (permanent) Temporary() (bool, time.Duration) { return false, 0 }
-
-// temporary is one that it may.
-type temporary struct{ error }
-
-func (e temporary) Unwrap() error                  { return e.error }
-func (temporary) Temporary() (bool, time.Duration) { return true, 0 }
+type ProxyError = bulk.ProxyError

@@ -9,24 +9,26 @@ import (
 	"fmt"
 	"io"
 	"mime"
-	"net"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/ipfs/go-cid"
 
 	"github.com/carload/carload/car"
+	"github.com/carload/carload/internal/bulk"
 	"github.com/carload/carload/uploader"
 )
 
-// Limits of what is read on the word of a service.
-const (
-	maxReplyBytes   = 4 << 20
-	maxMessageBytes = 512
-)
+// maxReplyBytes bounds what is read on the word of a service.
+const maxReplyBytes = 4 << 20
+
+// NewTransport is what a target sends requests by that was given no transport:
+// one TCP connection for each transfer (hence no HTTP/2), big writes, and no
+// timeout on a whole request. Proxies are those of the environment:
+// HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
+func NewTransport() *http.Transport { return bulk.NewTransport() }
 
 // Options are the knobs of [New].
 type Options struct {
@@ -54,7 +56,7 @@ type Pacer interface {
 
 // Token is an API key. Whatever prints it prints a placeholder; Reveal is the
 // only way to its text.
-type Token struct{ secret string }
+type Token struct{ bulk.Secret }
 
 // NewToken makes a token of its text.
 func NewToken(secret string) (Token, error) {
@@ -66,22 +68,8 @@ func NewToken(secret string) (Token, error) {
 	if len(secret) > 8<<10 {
 		return Token{}, errors.New("the token is longer than 8 KiB: that is not an API key")
 	}
-	return Token{secret}, nil
+	return Token{bulk.NewSecret(secret)}, nil
 }
-
-// Reveal returns the secret.
-func (t Token) Reveal() string { return t.secret }
-
-const redacted = "[redacted]"
-
-// String hides the secret.
-func (Token) String() string { return redacted }
-
-// GoString hides the secret.
-func (Token) GoString() string { return redacted }
-
-// MarshalText hides the secret.
-func (Token) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
 // Target is a service. It is safe for concurrent use. Close lets go of idle
 // connections.
@@ -112,7 +100,7 @@ func New(opts Options) (*Target, error) {
 	}
 	transport := opts.Transport
 	if transport == nil {
-		transport = NewTransport()
+		transport = bulk.NewTransport()
 	}
 	t.client = &http.Client{Transport: transport, CheckRedirect: checkRedirect}
 	return t, nil
@@ -130,16 +118,11 @@ func parseEndpoint(s string, allowHTTP bool) (*url.URL, error) {
 		return nil, fmt.Errorf("endpoint %q: give a full URL such as https://api.example.org", s)
 	case u.RawQuery != "" || u.Fragment != "":
 		return nil, fmt.Errorf("endpoint %q: must end with its path", s)
-	case u.Scheme == "http" && !allowHTTP && !isLoopback(u.Hostname()):
+	case u.Scheme == "http" && !allowHTTP && !bulk.IsLoopback(u.Hostname()):
 		return nil, fmt.Errorf("endpoint %q: plain HTTP would show the token to others on the way; use https", s)
 	}
 	u.Path = strings.TrimRight(u.Path, "/")
 	return u, nil
-}
-
-func isLoopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || strings.HasSuffix(host, ".localhost") || ip != nil && ip.IsLoopback()
 }
 
 // checkRedirect follows to the same origin only: bodies and token are for it.
@@ -148,7 +131,7 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 		return errors.New("too many redirects")
 	}
 	if first := via[0].URL; req.URL.Host != first.Host || req.URL.Scheme != first.Scheme {
-		return permanent{fmt.Errorf("refused to follow a redirect from %s to %q, another origin", first.Host, req.URL.Host)}
+		return bulk.Permanent(fmt.Errorf("refused to follow a redirect from %s to %q, another origin", first.Host, req.URL.Host))
 	}
 	return nil
 }
@@ -167,9 +150,9 @@ func (t *Target) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt, 
 	if err := t.turn(ctx); err != nil {
 		return uploader.Receipt{}, err
 	}
-	ctx, dog, stop := watch(ctx, t.opts.Stall)
+	ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
 	defer stop()
-	open := func() (io.ReadCloser, error) { return sourceBody{s.Open(ctx), dog}, nil }
+	open := func() (io.ReadCloser, error) { return dog.Request(s.Open(ctx)), nil }
 	body, _ := open()
 	req, err := t.request(ctx, http.MethodPost, t.base, "/upload", body)
 	if err != nil {
@@ -203,7 +186,7 @@ func (t *Target) get(ctx context.Context, path string, v any) error {
 	if err := t.turn(ctx); err != nil {
 		return err
 	}
-	ctx, dog, stop := watch(ctx, t.opts.Stall)
+	ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
 	defer stop()
 	req, err := t.request(ctx, http.MethodGet, t.base, path, nil)
 	if err != nil {
@@ -217,19 +200,19 @@ func (t *Target) FetchBlock(ctx context.Context, c cid.Cid, limit int) ([]byte, 
 	if err := t.turn(ctx); err != nil {
 		return nil, err
 	}
-	ctx, dog, stop := watch(ctx, t.opts.Stall)
+	ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
 	defer stop()
 	resp, err := t.fetch(ctx, "/ipfs/"+c.String()+"?format=raw", "application/vnd.ipld.raw")
 	if err != nil {
 		return nil, err
 	}
 	defer resp.Body.Close()
-	p, err := io.ReadAll(io.LimitReader(aliveBody{resp.Body, dog}, int64(limit)+1))
+	p, err := io.ReadAll(io.LimitReader(dog.Reply(resp.Body), int64(limit)+1))
 	if err != nil {
 		return nil, t.failed(ctx, "read the block", err)
 	}
 	if len(p) > limit {
-		return nil, permanent{fmt.Errorf("%w: the gateway sent more than %d bytes for block %s", car.ErrCorrupt, limit, c)}
+		return nil, bulk.Permanent(fmt.Errorf("%w: the gateway sent more than %d bytes for block %s", car.ErrCorrupt, limit, c))
 	}
 	return p, nil
 }
@@ -240,26 +223,26 @@ func (t *Target) FetchArchive(ctx context.Context, root cid.Cid) (io.ReadCloser,
 	if err := t.turn(ctx); err != nil {
 		return nil, err
 	}
-	ctx, dog, stop := watch(ctx, t.opts.Stall)
+	ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
 	//nolint:bodyclose // the body is handed on, and its reader closes it
 	resp, err := t.fetch(ctx, "/ipfs/"+root.String()+"?format=car&dag-scope=all&car-order=dfs&car-dups=n", "application/vnd.ipld.car; version=1; order=dfs; dups=n")
 	if err != nil {
 		stop()
 		return nil, err
 	}
-	return &archiveBody{aliveBody{resp.Body, dog}, t, ctx, stop}, nil
+	return &archiveBody{dog.Reply(resp.Body), t, ctx, stop}, nil
 }
 
 // archiveBody is the body of an archive that is fetched.
 type archiveBody struct {
-	aliveBody
+	io.ReadCloser
 	t    *Target
 	ctx  context.Context //nolint:containedctx // of the request
 	stop func()
 }
 
 func (b *archiveBody) Read(p []byte) (int, error) {
-	n, err := b.aliveBody.Read(p)
+	n, err := b.ReadCloser.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) {
 		err = b.t.failed(b.ctx, "read the archive", err)
 	}
@@ -268,7 +251,7 @@ func (b *archiveBody) Read(p []byte) (int, error) {
 
 func (b *archiveBody) Close() error {
 	b.stop()
-	return b.aliveBody.Close()
+	return b.ReadCloser.Close()
 }
 
 func (t *Target) fetch(ctx context.Context, path, accept string) (*http.Response, error) {
@@ -296,8 +279,8 @@ func (t *Target) request(ctx context.Context, method string, base *url.URL, path
 		return nil, err
 	}
 	req.Header.Set("User-Agent", t.opts.UserAgent)
-	if t.opts.Token.secret != "" && base.Scheme == t.base.Scheme && base.Host == t.base.Host {
-		req.Header.Set("Authorization", "Bearer "+t.opts.Token.secret)
+	if t.opts.Token.Reveal() != "" && base.Scheme == t.base.Scheme && base.Host == t.base.Host {
+		req.Header.Set("Authorization", "Bearer "+t.opts.Token.Reveal())
 	}
 	return req, nil
 }
@@ -319,8 +302,8 @@ func (t *Target) send(req *http.Request) (*http.Response, error) {
 		if errors.As(err, &u) {
 			err = u.Err // what it adds is said here, too
 		}
-		if distrusted(err) {
-			err = permanent{err}
+		if bulk.Distrusted(err) {
+			err = bulk.Permanent(err)
 		}
 		return nil, t.failed(req.Context(), req.Method+" "+req.URL.Redacted(), err)
 	}
@@ -332,7 +315,7 @@ func (t *Target) send(req *http.Request) (*http.Response, error) {
 }
 
 // reply sends a request and returns a good reply, with its body.
-func (t *Target) reply(req *http.Request, dog *watchdog) (*http.Response, []byte, error) {
+func (t *Target) reply(req *http.Request, dog *bulk.Watchdog) (*http.Response, []byte, error) {
 	resp, err := t.send(req)
 	if err != nil {
 		return nil, nil, err
@@ -341,29 +324,29 @@ func (t *Target) reply(req *http.Request, dog *watchdog) (*http.Response, []byte
 	if resp.StatusCode/100 != 2 {
 		return nil, nil, t.apiError(resp)
 	}
-	p, err := io.ReadAll(io.LimitReader(aliveBody{resp.Body, dog}, maxReplyBytes+1))
+	p, err := io.ReadAll(io.LimitReader(dog.Reply(resp.Body), maxReplyBytes+1))
 	if err != nil {
 		return nil, nil, t.failed(req.Context(), "read the reply", err)
 	}
 	if len(p) > maxReplyBytes {
-		return nil, nil, permanent{fmt.Errorf("the reply of %s is longer than %d bytes: is it the right endpoint?", t, maxReplyBytes)}
+		return nil, nil, bulk.Permanent(fmt.Errorf("the reply of %s is longer than %d bytes: is it the right endpoint?", t, maxReplyBytes))
 	}
 	return resp, p, nil
 }
 
 // do sends a request and decodes the value of the reply's envelope.
-func (t *Target) do(req *http.Request, dog *watchdog, v any) error {
+func (t *Target) do(req *http.Request, dog *bulk.Watchdog, v any) error {
 	resp, p, err := t.reply(req, dog) //nolint:bodyclose // it is closed there
 	if err != nil {
 		return err
 	}
 	if mt, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); mt == "text/html" {
-		return permanent{fmt.Errorf("%s answered with a web page, not with the API's JSON: a login page of the network, or the wrong endpoint", t)}
+		return bulk.Permanent(fmt.Errorf("%s answered with a web page, not with the API's JSON: a login page of the network, or the wrong endpoint", t))
 	}
 	env := envelope{Value: v}
 	if err := json.Unmarshal(p, &env); err != nil {
 		// Cut on the way, perhaps, though the service has taken what was sent.
-		return temporary{fmt.Errorf("the reply of %s is not the API's JSON: %w", t, err)}
+		return bulk.Temporary(fmt.Errorf("the reply of %s is not the API's JSON: %w", t, err))
 	}
 	if !env.OK {
 		return t.refusal(resp, env)
@@ -377,28 +360,8 @@ func (t *Target) failed(ctx context.Context, what string, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}
-	if msg := t.redact(err.Error()); msg != err.Error() {
-		err = &redactedError{msg, err}
-	}
-	return fmt.Errorf("%s: %w", what, err)
+	return fmt.Errorf("%s: %w", what, t.opts.Token.RedactError(err))
 }
-
-// redact takes the token out of a text.
-func (t *Target) redact(s string) string {
-	if secret := t.opts.Token.secret; secret != "" {
-		return strings.ReplaceAll(s, secret, redacted)
-	}
-	return s
-}
-
-// redactedError says something else than the error it stands for.
-type redactedError struct {
-	msg string
-	err error
-}
-
-func (e *redactedError) Error() string { return e.msg }
-func (e *redactedError) Unwrap() error { return e.err }
 
 // envelope is what wraps every reply of the API.
 type envelope struct {
@@ -436,17 +399,11 @@ func (v *nft) parts() ([]cid.Cid, error) {
 	for i, s := range v.Parts {
 		c, err := cid.Decode(s)
 		if err != nil {
-			return nil, permanent{fmt.Errorf("number %d of the %d parts in the reply is not a CID", i+1, len(v.Parts))}
+			return nil, bulk.Permanent(fmt.Errorf("number %d of the %d parts in the reply is not a CID", i+1, len(v.Parts)))
 		}
 		parts = append(parts, c)
 	}
 	return parts, nil
 }
 
-// quoteMessage makes text of a service safe to print.
-func quoteMessage(s string) string {
-	if len(s) > maxMessageBytes {
-		s = s[:maxMessageBytes] + "…"
-	}
-	return strconv.Quote(s)
-}
+var _ uploader.Target = (*Target)(nil)

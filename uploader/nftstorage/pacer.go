@@ -51,7 +51,7 @@ func NewSharedWindow(dir string, token Token, requests int, length time.Duration
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	digest := sha256.Sum256([]byte("carload rate " + token.secret))
+	digest := sha256.Sum256([]byte("carload rate " + token.Reveal()))
 	w.path = filepath.Join(dir, "rate-"+hex.EncodeToString(digest[:8]))
 	return w, nil
 }

@@ -1,4 +1,6 @@
-package nftstorage
+// Package bulk is HTTP for bodies of 100 MB: how they are sent, and how it is
+// seen that they no longer move. Targets share it.
+package bulk
 
 import (
 	"context"

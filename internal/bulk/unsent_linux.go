@@ -1,4 +1,4 @@
-package nftstorage
+package bulk
 
 import (
 	"crypto/tls"

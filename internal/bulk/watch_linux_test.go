@@ -1,4 +1,4 @@
-package nftstorage
+package bulk
 
 import (
 	"net"
@@ -72,7 +72,7 @@ func TestWatchdogOnSlowLine(t *testing.T) {
 	t.Parallel()
 	near, far := slowLine(t)
 	barks := 0
-	w := &watchdog{stall: time.Hour, bark: func() { barks++ }, timer: time.NewTimer(time.Hour), conn: near}
+	w := &Watchdog{stall: time.Hour, bark: func() { barks++ }, timer: time.NewTimer(time.Hour), conn: near}
 	defer w.timer.Stop()
 	look := func(want int, when string) {
 		t.Helper()
@@ -105,7 +105,7 @@ func TestWatchdogWaitsForReply(t *testing.T) {
 	t.Parallel()
 	near, _ := slowLine(t)
 	barks := 0
-	w := &watchdog{stall: time.Hour, bark: func() { barks++ }, timer: time.NewTimer(time.Hour), conn: near}
+	w := &Watchdog{stall: time.Hour, bark: func() { barks++ }, timer: time.NewTimer(time.Hour), conn: near}
 	defer w.timer.Stop()
 	if w.look(); barks != 1 {
 		t.Errorf("%d barks", barks)

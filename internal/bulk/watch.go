@@ -1,4 +1,4 @@
-package nftstorage
+package bulk
 
 import (
 	"context"
@@ -8,18 +8,16 @@ import (
 	"net/http/httptrace"
 	"sync"
 	"time"
-
-	"github.com/carload/carload/uploader"
 )
 
-// watch returns a context that is cancelled when the watchdog was not told for
+// Watch returns a context that is cancelled when the watchdog was not told for
 // the time given that a byte moved, and the system has not sent any of what it
 // was handed either: a request may take as long as it likes, but not stand
 // still. The caller calls stop at the end.
-func watch(parent context.Context, stall time.Duration) (ctx context.Context, w *watchdog, stop func()) {
+func Watch(parent context.Context, stall time.Duration) (ctx context.Context, w *Watchdog, stop func()) {
 	ctx, cancel := context.WithCancelCause(parent)
-	w = &watchdog{stall: stall, moved: time.Now(), bark: func() {
-		cancel(temporary{fmt.Errorf("no byte moved for %s", stall)})
+	w = &Watchdog{stall: stall, moved: time.Now(), bark: func() {
+		cancel(Temporary(fmt.Errorf("no byte moved for %s", stall)))
 	}}
 	w.mu.Lock() // the timer may be quicker than its name
 	w.timer = time.AfterFunc(stall, w.look)
@@ -28,8 +26,8 @@ func watch(parent context.Context, stall time.Duration) (ctx context.Context, w 
 	return ctx, w, func() { w.timer.Stop(); cancel(nil) }
 }
 
-// watchdog looks whether a request moves.
-type watchdog struct {
+// Watchdog looks whether a request moves.
+type Watchdog struct {
 	stall time.Duration
 	bark  func()
 
@@ -47,18 +45,18 @@ type line struct {
 	acked  uint64 // bytes that it has, ever; 0 where the system does not tell
 }
 
-func (w *watchdog) gotConn(info httptrace.GotConnInfo) {
+func (w *Watchdog) gotConn(info httptrace.GotConnInfo) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.conn, w.last = info.Conn, nil
 }
 
 // alive tells that a byte moved.
-func (w *watchdog) alive() { w.waits(0) }
+func (w *Watchdog) alive() { w.waits(0) }
 
 // waits tells that what is waited for is the source of a request (+1), or no
 // longer (-1): how long that takes is not for the network to answer for.
-func (w *watchdog) waits(n int) {
+func (w *Watchdog) waits(n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.source += n
@@ -69,7 +67,7 @@ func (w *watchdog) waits(n int) {
 // line the system may have minutes' worth of them in its buffer; some are to
 // arrive from one look to the next, though a write that waits for room may put
 // others in their place.
-func (w *watchdog) look() {
+func (w *Watchdog) look() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.source > 0 {
@@ -94,10 +92,12 @@ func (w *watchdog) look() {
 	w.timer.Reset(w.stall)
 }
 
-// aliveBody is the body of a reply: each read of it moved bytes.
+// Reply is the body of a reply: each read of it moves bytes.
+func (w *Watchdog) Reply(body io.ReadCloser) io.ReadCloser { return aliveBody{body, w} }
+
 type aliveBody struct {
 	io.ReadCloser
-	dog *watchdog
+	dog *Watchdog
 }
 
 func (b aliveBody) Read(p []byte) (int, error) {
@@ -108,11 +108,19 @@ func (b aliveBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// sourceBody is the body of a request. It is the source that is waited for
-// while it is read, and the network in between.
+// Body is the body of a request, which can write itself.
+type Body interface {
+	io.ReadCloser
+	io.WriterTo
+}
+
+// Request is the body of a request. It is the source that is waited for while
+// it is read, and the network in between.
+func (w *Watchdog) Request(body Body) Body { return sourceBody{body, w} }
+
 type sourceBody struct {
-	uploader.Body
-	dog *watchdog
+	Body
+	dog *Watchdog
 }
 
 func (b sourceBody) Read(p []byte) (int, error) {
@@ -131,7 +139,7 @@ func (b sourceBody) WriteTo(w io.Writer) (int64, error) {
 // lineWriter is where the body of a request goes.
 type lineWriter struct {
 	io.Writer
-	dog *watchdog
+	dog *Watchdog
 }
 
 func (w lineWriter) Write(p []byte) (int, error) {
@@ -139,5 +147,3 @@ func (w lineWriter) Write(p []byte) (int, error) {
 	defer w.dog.waits(+1)
 	return w.Writer.Write(p)
 }
-
-var _ uploader.Target = (*Target)(nil)

@@ -1,6 +1,6 @@
 //go:build !linux
 
-package nftstorage
+package bulk
 
 import "net"
 
