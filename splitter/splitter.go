@@ -17,14 +17,9 @@ import (
 	"github.com/carload/carload/car"
 )
 
-// Limits of a shard in bytes.
-const (
-	// DefaultMaxShardBytes is right under both readings of "100 MB".
-	DefaultMaxShardBytes = 100_000_000
-	// MaxShardBytes is the most that can be asked for: 100 MiB, where the
-	// services' edge refuses a request.
-	MaxShardBytes = 100 << 20
-)
+// DefaultMaxShardBytes is the limit of a shard that services with a limit of
+// "100 MB" take, however they read that.
+const DefaultMaxShardBytes = 100_000_000
 
 // ErrBlockTooLarge is wrapped by the error for a block that does not fit into
 // a shard beside the root and its path.
@@ -37,8 +32,8 @@ type Options struct {
 
 // Validate tells what is wrong with the options.
 func (o Options) Validate() error {
-	if o.MaxShardBytes < 0 || o.MaxShardBytes > MaxShardBytes {
-		return fmt.Errorf("shard limit of %d bytes: must be at most %d, or 0 for the default", o.MaxShardBytes, MaxShardBytes)
+	if o.MaxShardBytes < 0 {
+		return fmt.Errorf("shard limit of %d bytes: must be positive, or 0 for the default", o.MaxShardBytes)
 	}
 	return nil
 }

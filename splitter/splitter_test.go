@@ -123,7 +123,7 @@ func TestSplit31GiB(t *testing.T) {
 			b = append(b, block(len(b), 2, 1<<20))
 		}
 	}
-	for limit, perShard := range map[int64]int{splitter.DefaultMaxShardBytes: 95, splitter.MaxShardBytes: 99} {
+	for limit, perShard := range map[int64]int{splitter.DefaultMaxShardBytes: 95, 100 << 20: 99} {
 		p := split(t, b, limit)
 		want := (31*1024 + perShard - 1) / perShard
 		if len(p.Shards) != want {
@@ -189,7 +189,7 @@ func TestErrorMessage(t *testing.T) {
 
 func TestOptions(t *testing.T) {
 	t.Parallel()
-	for limit, ok := range map[int64]bool{0: true, 1: true, 100 << 20: true, 100<<20 + 1: false, -1: false} {
+	for limit, ok := range map[int64]bool{0: true, 1: true, 100 << 20: true, 32 << 30: true, -1: false} {
 		o := splitter.Options{MaxShardBytes: limit}
 		if err := o.Validate(); (err == nil) != ok {
 			t.Errorf("%d: %v", limit, err)

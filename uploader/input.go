@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"sync/atomic"
 	"syscall"
 
@@ -13,7 +14,18 @@ import (
 	"github.com/carload/carload/chunker"
 )
 
-// File is an [Input] of one regular file. Its name is the path.
+// baseName is the last element of a path, and empty if that names nothing.
+func baseName(path string) string {
+	switch name := filepath.Base(path); name {
+	case ".", "..", "-", string(filepath.Separator):
+		return ""
+	default:
+		return name
+	}
+}
+
+// File is an [Input] of one regular file. Its name is the path, its upload name
+// the last element of it.
 func File(path string, opts chunker.Options) (Input, error) {
 	src, err := chunker.OpenFile(path)
 	if err != nil {
@@ -27,9 +39,10 @@ type fileInput struct {
 	opts chunker.Options
 }
 
-func (f *fileInput) Name() string { return f.src.Name() }
-func (f *fileInput) Size() int64  { return f.src.Size() }
-func (f *fileInput) Close() error { return nil }
+func (f *fileInput) Name() string       { return f.src.Name() }
+func (f *fileInput) UploadName() string { return baseName(f.src.Name()) }
+func (f *fileInput) Size() int64        { return f.src.Size() }
+func (f *fileInput) Close() error       { return nil }
 
 func (f *fileInput) Describe(ctx context.Context, read *atomic.Int64) (DAG, error) {
 	opts := f.opts
@@ -57,8 +70,9 @@ type treeInput struct {
 	opts chunker.Options
 }
 
-func (t *treeInput) Name() string { return t.name }
-func (t *treeInput) Close() error { return nil }
+func (t *treeInput) Name() string       { return t.name }
+func (t *treeInput) UploadName() string { return baseName(t.name) }
+func (t *treeInput) Close() error       { return nil }
 
 func (t *treeInput) Describe(ctx context.Context, read *atomic.Int64) (DAG, error) {
 	opts := t.opts
@@ -79,8 +93,9 @@ func Archive(path string) (Input, error) {
 
 type archiveInput struct{ src *chunker.FileSource }
 
-func (a archiveInput) Name() string { return a.src.Name() }
-func (a archiveInput) Close() error { return nil }
+func (a archiveInput) Name() string       { return a.src.Name() }
+func (a archiveInput) UploadName() string { return baseName(a.src.Name()) }
+func (a archiveInput) Close() error       { return nil }
 
 func (a archiveInput) Describe(ctx context.Context, read *atomic.Int64) (DAG, error) {
 	dag, err := car.Import(ctx, a.src)
@@ -120,7 +135,8 @@ type streamInput struct {
 	spool *spool
 }
 
-func (s *streamInput) Name() string { return s.name }
+func (s *streamInput) Name() string       { return s.name }
+func (s *streamInput) UploadName() string { return baseName(s.name) }
 
 func (s *streamInput) Describe(ctx context.Context, read *atomic.Int64) (DAG, error) {
 	var err error

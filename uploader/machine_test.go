@@ -37,6 +37,7 @@ type sick struct {
 }
 
 func (s *sick) Name() string                  { return "sick disk" }
+func (s *sick) UploadName() string            { return "" }
 func (s *sick) Size() int64                   { return int64(len(s.data)) }
 func (s *sick) Open() (car.SourceFile, error) { return s, nil }
 func (s *sick) Close() error                  { return nil }
@@ -117,8 +118,9 @@ type tiny struct {
 	fail error
 }
 
-func (i tiny) Name() string { return i.name }
-func (tiny) Close() error   { return nil }
+func (i tiny) Name() string       { return i.name }
+func (i tiny) UploadName() string { return i.name }
+func (tiny) Close() error         { return nil }
 
 func (i tiny) Describe(ctx context.Context, read *atomic.Int64) (uploader.DAG, error) {
 	if i.fail != nil {
@@ -284,7 +286,6 @@ func TestOptions(t *testing.T) {
 	for name, opts := range map[string]uploader.Options{
 		"transfers":       {Transfers: -1},
 		"many transfers":  {Transfers: 1e6},
-		"shard":           {MaxShardBytes: 200 << 20},
 		"negative shard":  {MaxShardBytes: -1},
 		"rate":            {BytesPerSecond: -1},
 		"crawl":           {BytesPerSecond: 100},

@@ -32,6 +32,7 @@ type paced struct {
 }
 
 func (p *paced) Name() string                  { return "slow disk" }
+func (p *paced) UploadName() string            { return "" }
 func (p *paced) Size() int64                   { return int64(len(p.data)) }
 func (p *paced) Open() (car.SourceFile, error) { return p, nil }
 func (p *paced) Close() error                  { return nil }

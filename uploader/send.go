@@ -36,7 +36,15 @@ type Result struct {
 // Send is pass 2 alone: it ships the shards of a plan that the target does not
 // hold yet, under this name, and verifies the outcome. The plan's sources must
 // still be there.
-func (u *Uploader) Send(ctx context.Context, name string, plan *splitter.Plan) (r Result, err error) {
+func (u *Uploader) Send(ctx context.Context, name string, plan *splitter.Plan) (Result, error) {
+	if err := u.limits.check(plan); err != nil {
+		return Result{Name: name}, fmt.Errorf("%q: %w", name, err)
+	}
+	return u.send(ctx, name, name, plan)
+}
+
+// send is Send with a name for messages and one for the target.
+func (u *Uploader) send(ctx context.Context, name, uploadName string, plan *splitter.Plan) (r Result, err error) {
 	if len(plan.Shards) == 0 {
 		return Result{Name: name}, fmt.Errorf("%q: the plan has no blocks", name)
 	}
@@ -44,12 +52,20 @@ func (u *Uploader) Send(ctx context.Context, name string, plan *splitter.Plan) (
 	r = Result{Name: name, Root: root, Blocks: plan.Blocks.Len(), Shards: len(plan.Shards), Level: u.opts.Verify}
 	u.progress.toSend.Add(plan.Size())
 	u.progress.shards.Add(int64(len(plan.Shards)))
-	job := &job{u: u, name: name, plan: plan, root: root, result: &r}
+	if u.opts.UploadName != "" {
+		uploadName = u.opts.UploadName
+	}
+	job := &job{u: u, name: name, uploadName: uploadName, plan: plan, root: root, result: &r, archives: make([]cid.Cid, len(plan.Shards))}
 	job.key = UploadKey{Target: u.target.String(), Root: root, MaxShardBytes: plan.MaxShardBytes}
 	if err = job.run(ctx); err != nil {
 		return r, err
 	}
-	if r.Sample, err = u.verify(ctx, job.key, name, plan); err != nil {
+	if f, ok := u.target.(Finisher); ok {
+		if err = job.finish(ctx, f); err != nil {
+			return r, fmt.Errorf("%q (%s): %w", name, root, err)
+		}
+	}
+	if r.Sample, err = u.verify(ctx, job.key, name, plan, job.pinned.Load()); err != nil {
 		return r, fmt.Errorf("%q (%s): %w", name, root, err)
 	}
 	if _, ok := u.target.(StatusChecker); !ok && r.Level == VerifyPinned {
@@ -64,8 +80,11 @@ func (u *Uploader) Send(ctx context.Context, name string, plan *splitter.Plan) (
 
 // job is one upload.
 type job struct {
-	u      *Uploader
-	name   string
+	u    *Uploader
+	name string // in messages
+
+	uploadName string // at the target
+
 	plan   *splitter.Plan
 	root   cid.Cid
 	key    UploadKey
@@ -73,6 +92,9 @@ type job struct {
 	sent   atomic.Int64 // bytes of shards sent
 	done   atomic.Int64 // shards that have their receipt
 	held   atomic.Int64 // those of them that were there already
+	pinned atomic.Bool  // a receipt says that the DAG is complete
+
+	archives []cid.Cid // of the shards that have their receipt; each written by one goroutine
 
 	resend map[int]bool // shards with suspect blocks
 
@@ -272,6 +294,7 @@ func (j *job) find(ctx context.Context, i int) (cid.Cid, bool, error) {
 // isHeld counts a shard that was there already.
 func (j *job) isHeld(i int, archive cid.Cid) {
 	size := j.plan.Shards[i].Size
+	j.archives[i] = archive
 	j.held.Add(1)
 	j.done.Add(1)
 	j.u.progress.sent.Add(size)
@@ -284,13 +307,20 @@ func (j *job) isHeld(i int, archive cid.Cid) {
 func (j *job) send(ctx context.Context, i int) error {
 	u := j.u
 	s := &Shard{
-		Root: j.root, Name: j.name, Index: i, Count: len(j.plan.Shards), Size: j.plan.Shards[i].Size,
+		Root: j.root, Name: j.uploadName, Index: i, Count: len(j.plan.Shards), Size: j.plan.Shards[i].Size,
 		archive: j.plan.Archive(i), packer: &u.packer, limiter: u.limiter, sent: &u.progress.sent, resent: &u.progress.resent,
 	}
 	var archive cid.Cid
-	attempts, err := u.retry(ctx, j.name, i, func() (err error) {
-		archive, err = u.attempt(ctx, s)
-		return err
+	attempts, err := u.retry(ctx, j.name, i, func() error {
+		receipt, err := u.attempt(ctx, s)
+		if err != nil {
+			return err
+		}
+		archive, _ = s.last.CID()
+		if receipt.State == StatePinned {
+			j.pinned.Store(true)
+		}
+		return nil
 	})
 	if err != nil {
 		return &ShardError{Name: j.name, Index: i, Count: s.Count, Attempts: attempts, Err: err}
@@ -298,6 +328,7 @@ func (j *job) send(ctx context.Context, i int) error {
 	if err := u.opts.Ledger.Record(ctx, j.key, i, archive); err != nil {
 		return ledgerError(err)
 	}
+	j.archives[i] = archive
 	j.sent.Add(s.Size)
 	j.done.Add(1)
 	u.progress.shardsDone.Add(1)
@@ -305,10 +336,10 @@ func (j *job) send(ctx context.Context, i int) error {
 	return nil
 }
 
-// attempt sends a shard once, checks the receipt, and returns the archive's CID.
-func (u *Uploader) attempt(ctx context.Context, s *Shard) (archive cid.Cid, err error) {
+// attempt sends a shard once, and checks the receipt.
+func (u *Uploader) attempt(ctx context.Context, s *Shard) (receipt Receipt, err error) {
 	ctx, cancel := context.WithCancel(ctx)
-	receipt, err := u.target.Put(ctx, s)
+	receipt, err = u.target.Put(ctx, s)
 	// A transport may read on after an early answer, until it sees that nobody
 	// listens. What it read is only looked at when it is done.
 	cancel()
@@ -321,41 +352,90 @@ func (u *Uploader) attempt(ctx context.Context, s *Shard) (archive cid.Cid, err 
 		}()
 		if s.last.err != nil {
 			// The target saw its transport fail; this is why.
-			return cid.Undef, s.last.err
+			return Receipt{}, s.last.err
 		}
 	}
 	if err != nil {
-		return cid.Undef, err
+		return Receipt{}, err
 	}
-	return s.check(receipt)
+	return receipt, s.check(receipt)
 }
 
-// check tells whether the receipt is for this root and lists these very bytes.
-func (s *Shard) check(r Receipt) (cid.Cid, error) {
+// check tells whether the receipt is for this root and these very bytes.
+func (s *Shard) check(r Receipt) error {
 	if s.last == nil {
-		return cid.Undef, fmt.Errorf("%w: the target did not read the shard", ErrRootMismatch)
+		return fmt.Errorf("%w: the target did not read the shard", ErrRootMismatch)
 	}
 	archive, ok := s.last.CID()
 	if !ok {
-		return cid.Undef, fmt.Errorf("%w: the target answered before the shard's last byte", ErrRootMismatch)
+		return fmt.Errorf("%w: the target answered before the shard's last byte", ErrRootMismatch)
 	}
-	switch {
-	case !r.Root.Defined():
-		return cid.Undef, fmt.Errorf("%w: it names no root, ours is %s", ErrRootMismatch, s.Root)
-	case !bytes.Equal(r.Root.Hash(), s.Root.Hash()):
-		return cid.Undef, fmt.Errorf("%w: it names root %s, ours is %s", ErrRootMismatch, r.Root, s.Root)
-	case !slices.Contains(r.Parts, archive):
-		return cid.Undef, partMissing{fmt.Errorf("%w: archive %s is not among the %d it lists", ErrRootMismatch, archive, len(r.Parts))}
+	if r.Root.Defined() && !bytes.Equal(r.Root.Hash(), s.Root.Hash()) {
+		return fmt.Errorf("%w: it names root %s, ours is %s", ErrRootMismatch, r.Root, s.Root)
 	}
-	return archive, nil
+	counted := r.Blocks != 0 || r.BlockBytes != 0
+	if r.Parts == nil && !counted {
+		return fmt.Errorf("%w: it says nothing of what it took", ErrRootMismatch)
+	}
+	if r.Parts != nil && !slices.Contains(r.Parts, archive) {
+		return damaged{fmt.Errorf("%w: archive %s is not among the %d it lists", ErrRootMismatch, archive, len(r.Parts))}
+	}
+	if counted {
+		blocks, payload := s.Blocks()
+		if r.Blocks != 0 && r.Blocks != blocks || r.BlockBytes != 0 && r.BlockBytes != payload {
+			return damaged{fmt.Errorf("%w: it counted %d blocks with %d bytes, the shard has %d with %d", ErrRootMismatch, r.Blocks, r.BlockBytes, blocks, payload)}
+		}
+	}
+	return nil
 }
 
-// partMissing is a receipt for the right root that does not list the archive.
-// The bytes may have been damaged on the way, so they are worth another try.
-type partMissing struct{ error }
+// damaged is a receipt for the right root and for other bytes than ours. They
+// may have been damaged on the way, so they are worth another try.
+type damaged struct{ error }
 
-func (e partMissing) Unwrap() error                    { return e.error }
-func (e partMissing) Temporary() (bool, time.Duration) { return true, 0 }
+func (e damaged) Unwrap() error                    { return e.error }
+func (e damaged) Temporary() (bool, time.Duration) { return true, 0 }
+
+// finish has the target commit the DAG. Shards that the target lost meanwhile
+// are sent again, each once.
+func (j *job) finish(ctx context.Context, f Finisher) error {
+	u := j.u
+	d := Upload{Root: j.root, Name: j.uploadName, Blocks: j.plan.Blocks.Len(), Shards: make([]UploadedShard, len(j.plan.Shards))}
+	for i := range d.Blocks {
+		b := j.plan.Blocks.At(i)
+		d.BlockBytes += int64(b.Size())
+	}
+	again := map[int]bool{}
+	for {
+		for i, c := range j.archives {
+			d.Shards[i] = UploadedShard{Archive: c, Size: j.plan.Shards[i].Size}
+		}
+		_, err := u.retry(ctx, j.name, NoShard, func() error { return f.Finish(ctx, d) })
+		var missing *MissingError
+		if !errors.As(err, &missing) {
+			return err
+		}
+		lost := shardsOf(j.plan, missing.Blocks)
+		for i := range lost {
+			if again[i] {
+				delete(lost, i)
+			}
+			again[i] = true
+		}
+		if len(lost) == 0 {
+			return err
+		}
+		u.opts.Logger.Warn("the target has lost blocks: their shards are sent again", "upload", j.name, "shards", len(lost), "err", err)
+		for i := range lost {
+			u.progress.toSend.Add(j.plan.Shards[i].Size)
+			u.progress.shards.Add(1)
+			if err := j.send(ctx, i); err != nil {
+				return err
+			}
+		}
+		j.result.Sent = j.sent.Load()
+	}
+}
 
 // ledgerError says what failed; nil stays nil.
 func ledgerError(err error) error {

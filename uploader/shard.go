@@ -17,7 +17,7 @@ import (
 // Shard is one archive on its way to a [Target].
 type Shard struct {
 	Root  cid.Cid
-	Name  string // of the upload, the same for all its shards
+	Name  string // what the upload is called at the target; may be empty
 	Index int    // from 0
 	Count int
 	Size  int64 // in bytes, exactly what the body gives
@@ -30,6 +30,15 @@ type Shard struct {
 
 	open sync.WaitGroup // bodies that are not closed
 	last *body
+}
+
+// Blocks counts the blocks of the shard, and the bytes of their payloads.
+func (s *Shard) Blocks() (n int, payload int64) {
+	for i := range s.archive.Blocks.Len() {
+		b := s.archive.Blocks.At(i)
+		payload += int64(b.Size())
+	}
+	return s.archive.Blocks.Len(), payload
 }
 
 // Open returns the shard's bytes from the first one on. Each call makes a

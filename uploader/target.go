@@ -19,7 +19,7 @@ import (
 // several goroutines at a time.
 //
 // What else a target can do is discovered by type assertion: [StatusChecker],
-// [ShardChecker], [BlockFetcher], [ArchiveFetcher].
+// [ShardChecker], [BlockFetcher], [ArchiveFetcher], [Finisher], [Limited].
 type Target interface {
 	// String names the target in messages and in the ledger. It has no secrets.
 	String() string
@@ -56,10 +56,70 @@ type ArchiveFetcher interface {
 	FetchArchive(ctx context.Context, root cid.Cid) (io.ReadCloser, error)
 }
 
-// Receipt is a target's answer to a shard.
+// Finisher is a target whose DAGs need a commit once all their shards are
+// there: a pin, or a manifest. What is not committed does not count as held.
+type Finisher interface {
+	// Finish commits a DAG all of whose shards have their receipts. Doing it
+	// again changes nothing. A [*MissingError] names blocks that are gone in the
+	// meantime: their shards are sent again, and then Finish is called again.
+	// Other errors are tried again if [Retryable] says so.
+	Finish(ctx context.Context, d Upload) error
+}
+
+// Upload is a DAG all of whose shards were sent.
+type Upload struct {
+	Root       cid.Cid
+	Name       string // as in [Shard]
+	Blocks     int    // distinct ones of the DAG
+	BlockBytes int64  // of their payloads
+	Shards     []UploadedShard
+}
+
+// UploadedShard is a shard that has its receipt.
+type UploadedShard struct {
+	Archive cid.Cid // its CAR CID
+	Size    int64   // in bytes
+}
+
+// MissingError names blocks of a DAG that a target had and has no more. It may
+// leave some out. It matches [ErrIncomplete].
+type MissingError struct {
+	Root   cid.Cid
+	Blocks []cid.Cid
+}
+
+func (e *MissingError) Error() string {
+	return fmt.Sprintf("%d blocks of %s are missing, first %s", len(e.Blocks), e.Root, e.Blocks[0])
+}
+
+// Is reports whether target is [ErrIncomplete].
+func (e *MissingError) Is(target error) bool { return target == ErrIncomplete }
+
+// Temporary says no: asking again does not bring blocks back.
+func (e *MissingError) Temporary() (bool, time.Duration) { return false, 0 }
+
+// Limited is a target that tells what it takes. An input that it does not take
+// is refused before anything of it is sent, with an error matching [ErrLimit].
+type Limited interface{ Limits() Limits }
+
+// Limits are what a target takes. A zero field is a limit that is not known.
+type Limits struct {
+	ShardBytes int64    // largest shard
+	BlockBytes int      // largest payload of a block
+	Hashes     []uint64 // multihash codes of blocks
+	OneShard   bool     // a DAG has to be whole in one shard
+}
+
+// Receipt is a target's answer to a shard: what the far side says that it took.
+// What it does not say stays zero. At least one of Parts, Blocks and BlockBytes
+// must be there, and all that is there must be right, or the shard does not
+// count as sent.
 type Receipt struct {
-	Root  cid.Cid   // the DAG it took the shard for
-	Parts []cid.Cid // the CIDs of all archives it holds for that DAG
+	Root       cid.Cid   // the DAG it took the shard for
+	Parts      []cid.Cid // the CIDs of all archives it holds for that DAG
+	Blocks     int       // of the shard
+	BlockBytes int64     // of their payloads
+	State      State     // of the DAG with this shard
 }
 
 // Status is what a target says of a DAG.
@@ -92,6 +152,10 @@ var (
 	ErrUnauthorized = errors.New("not authorized")
 	// ErrQuotaExceeded means that the service has no more room for the token.
 	ErrQuotaExceeded = errors.New("quota exceeded")
+	// ErrLimit means that the target does not take the input: a block or the
+	// whole is too large for it, or hashed in a way that it does not know.
+	// Nothing of it was sent.
+	ErrLimit = errors.New("the target does not take this")
 	// ErrNotFound means that the target does not know the DAG or block.
 	ErrNotFound = errors.New("not found")
 	// ErrStopped means that the upload was asked to stop by [Uploader.Drain].
@@ -145,6 +209,7 @@ func Retryable(err error) (bool, time.Duration) {
 		errors.Is(err, car.ErrCorrupt),
 		errors.Is(err, ErrUnauthorized),
 		errors.Is(err, ErrQuotaExceeded),
+		errors.Is(err, ErrLimit),
 		errors.Is(err, ErrNotFound),
 		errors.Is(err, ErrStopped):
 		return false, 0

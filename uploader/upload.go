@@ -27,8 +27,12 @@ type DAG interface {
 
 // Input is something to upload.
 type Input interface {
-	// Name is what the upload is called at the service and in messages.
+	// Name is what the input is called in messages: where it is.
 	Name() string
+	// UploadName is what the target calls the upload, unless
+	// [Options.UploadName] is set. Where the input is on this machine is nobody
+	// else's business. It may be empty.
+	UploadName() string
 	// Describe is pass 1. It adds to read what it has read of the payload.
 	Describe(ctx context.Context, read *atomic.Int64) (DAG, error)
 	// Close releases what Describe made. It is called once, after pass 2.
@@ -90,7 +94,7 @@ func (u *Uploader) pull(ctx context.Context, inputs iter.Seq[Input], outcomes ch
 			outcomes <- u.done(in, r, err)
 		} else {
 			sending.Go(func() error {
-				r, err := u.Send(ctx, in.Name(), plan)
+				r, err := u.send(ctx, in.Name(), in.UploadName(), plan)
 				r.Bytes = dag.Size()
 				if key := cacheKey(in); key != "" && errors.Is(err, ErrSourceChanged) {
 					// What is remembered of the source is not true, whatever its key says.
@@ -137,6 +141,9 @@ func (u *Uploader) describe(ctx context.Context, in Input) (*splitter.Plan, DAG,
 	plan, err := splitter.Split(dag, splitter.Options{MaxShardBytes: u.opts.MaxShardBytes})
 	if err != nil {
 		return nil, dag, fmt.Errorf("split %q: %w", in.Name(), err)
+	}
+	if err := u.limits.check(plan); err != nil {
+		return nil, dag, fmt.Errorf("%q (%s): %w", in.Name(), dag.Root(), err)
 	}
 	u.observe(Described{Name: in.Name(), Root: dag.Root(), Bytes: dag.Size(), Blocks: dag.Len(), Shards: len(plan.Shards), Cached: cached})
 	return plan, dag, nil

@@ -48,11 +48,12 @@ const leastRate = 1 << 10
 
 // Options are the knobs of [New]. The zero value is good.
 type Options struct {
-	Transfers      int   // shards in flight; 0 means DefaultTransfers
-	MaxShardBytes  int64 // 0 means splitter.DefaultMaxShardBytes
-	MaxUploadBytes int64 // payload of one input; 0 means DefaultMaxUploadBytes, negative no limit
-	Retries        int   // of a shard, after its first try; 0 means DefaultRetries, negative none
-	BytesPerSecond int64 // of all shards together; 0 means no limit
+	Transfers      int    // shards in flight; 0 means DefaultTransfers
+	UploadName     string // what the target calls every upload; empty for the name of each input
+	MaxShardBytes  int64  // 0 means splitter.DefaultMaxShardBytes, or less if the target takes less
+	MaxUploadBytes int64  // payload of one input; 0 means DefaultMaxUploadBytes, negative no limit
+	Retries        int    // of a shard, after its first try; 0 means DefaultRetries, negative none
+	BytesPerSecond int64  // of all shards together; 0 means no limit
 	Verify         VerifyLevel
 	VerifyTimeout  time.Duration // for the target to report completeness; 0 means DefaultVerifyTimeout
 	SampleBlocks   int           // blocks that VerifySample fetches; 0 means DefaultSampleBlocks
@@ -116,9 +117,6 @@ func (o Options) withDefaults() Options {
 	set(&o.Transfers, DefaultTransfers)
 	set(&o.Retries, DefaultRetries)
 	set(&o.SampleBlocks, DefaultSampleBlocks)
-	if o.MaxShardBytes == 0 {
-		o.MaxShardBytes = splitter.DefaultMaxShardBytes
-	}
 	if o.MaxUploadBytes == 0 {
 		o.MaxUploadBytes = DefaultMaxUploadBytes
 	}
@@ -142,6 +140,7 @@ func (o Options) withDefaults() Options {
 type Uploader struct {
 	target   Target
 	opts     Options
+	limits   Limits // of the target
 	packer   car.Packer
 	slots    *semaphore.Weighted // transfers, shared by all inputs
 	limiter  *rate.Limiter
@@ -161,7 +160,12 @@ func New(target Target, opts Options) (*Uploader, error) {
 	if err := canVerify(target, opts.Verify); err != nil {
 		return nil, err
 	}
-	u := &Uploader{target: target, opts: opts.withDefaults()}
+	opts = opts.withDefaults()
+	limits, err := opts.limit(target)
+	if err != nil {
+		return nil, err
+	}
+	u := &Uploader{target: target, opts: opts, limits: limits}
 	u.draining, u.drain = context.WithCancelCause(context.Background())
 	u.slots = semaphore.NewWeighted(int64(u.opts.Transfers))
 	u.breaker.limit = int64((max(u.opts.Retries, 0) + 1) * u.opts.Transfers)

@@ -138,7 +138,7 @@ func (u *Uploader) Verify(ctx context.Context, root cid.Cid) (*SampleReport, err
 		return nil, fmt.Errorf("%s: target %s does not tell what it holds: at level %s nothing would be verified", root, u.target, u.opts.Verify)
 	}
 	key := UploadKey{Target: u.target.String(), Root: root}
-	report, err := u.verify(ctx, key, root.String(), nil)
+	report, err := u.verify(ctx, key, root.String(), nil, false)
 	if err != nil {
 		return report, fmt.Errorf("%s: %w", root, err)
 	}
@@ -148,12 +148,13 @@ func (u *Uploader) Verify(ctx context.Context, root cid.Cid) (*SampleReport, err
 	return report, err
 }
 
-// verify checks what the level asks for. The plan is nil if it is not known.
-func (u *Uploader) verify(ctx context.Context, key UploadKey, name string, plan *splitter.Plan) (*SampleReport, error) {
+// verify checks what the level asks for. The plan is nil if it is not known;
+// pinned says that the target just said that the DAG is complete.
+func (u *Uploader) verify(ctx context.Context, key UploadKey, name string, plan *splitter.Plan, pinned bool) (*SampleReport, error) {
 	if u.opts.Verify == VerifyReceipt && plan != nil {
 		return nil, nil //nolint:nilnil // there is no sample to report
 	}
-	if checker, ok := u.target.(StatusChecker); ok {
+	if checker, ok := u.target.(StatusChecker); ok && !pinned {
 		if err := u.waitPinned(ctx, checker, name, key.Root); err != nil {
 			return nil, err
 		}

@@ -200,7 +200,7 @@ func index(t fataler, archives ...car.Source) *car.Index {
 // indexOf is an index of one archive of all the blocks.
 func indexOf(t fataler, blocks car.Blocks) *car.Index {
 	t.Helper()
-	return index(t, shards(t, blocks, splitter.MaxShardBytes)...)
+	return index(t, shards(t, blocks, 100<<20)...)
 }
 
 // readTree is what there is on disk.

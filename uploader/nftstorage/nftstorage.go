@@ -168,8 +168,20 @@ func (t *Target) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt, 
 	if err := t.do(req, dog, &v); err != nil {
 		return uploader.Receipt{}, err
 	}
+	root := v.root()
+	if !root.Defined() {
+		return uploader.Receipt{}, fmt.Errorf("%w: it names no root, ours is %s", uploader.ErrRootMismatch, s.Root)
+	}
 	parts, err := v.parts()
-	return uploader.Receipt{Root: v.root(), Parts: parts}, err
+	return uploader.Receipt{Root: root, Parts: parts, State: uploader.State(v.Pin.Status)}, err
+}
+
+// maxShardBytes is where the edge of the original service refused a request.
+const maxShardBytes = 100 << 20
+
+// Limits implements [uploader.Limited].
+func (t *Target) Limits() uploader.Limits {
+	return uploader.Limits{ShardBytes: maxShardBytes, BlockBytes: car.MaxBlockBytes}
 }
 
 // Status implements [uploader.StatusChecker] by GET /{cid}.

@@ -111,6 +111,9 @@ func NewServer(tb testing.TB, opts Options) *Server {
 
 // Script adds faults for requests of a kind: each request takes the next one.
 // When there are none left, requests are served. [Pass] serves one before.
+//
+// While there are faults for [Check], the reply to an upload does not say that
+// the DAG is complete, so that the client has to ask.
 func (s *Server) Script(op Op, faults ...Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -146,6 +149,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.Faults++
 	}
 	s.counts[op] = c
+	if op == Upload && fault == nil && (len(s.scripts[Check]) > 0 || s.always[Check] != nil) {
+		fault = Reports("queued")
+	}
 	s.mu.Unlock()
 	// The server does not see that a client is gone while there is a body to be
 	// read: what waits for that has to end with the server.

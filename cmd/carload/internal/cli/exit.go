@@ -131,7 +131,7 @@ func exitCode(err error) int {
 		return exitNoSpace
 	case errors.Is(err, service.ErrLocked), errors.Is(err, uploader.ErrLedgerLocked):
 		return exitLocked
-	case errors.Is(err, uploader.ErrTooLarge), errors.Is(err, uploader.ErrQuotaExceeded):
+	case errors.Is(err, uploader.ErrTooLarge), errors.Is(err, uploader.ErrLimit), errors.Is(err, uploader.ErrQuotaExceeded):
 		return exitLimit
 	case errors.Is(err, uploader.ErrSourceChanged), errors.As(err, &source), errors.As(err, &reading):
 		return exitSources
@@ -183,6 +183,8 @@ func hintsFor(err error) []string {
 		hints = append(hints, "give a larger --max-shard-bytes, or smaller blocks with --chunker size-N")
 	case errors.Is(err, uploader.ErrTooLarge):
 		hints = append(hints, "--max-upload-bytes sets the limit; the service may have one of its own")
+	case errors.Is(err, uploader.ErrLimit):
+		hints = append(hints, "send it to a target that takes it, or make it anew with smaller blocks, another --profile or another --max-shard-bytes")
 	case errors.Is(err, uploader.ErrQuotaExceeded):
 		hints = append(hints, "make room at the service with carload rm, or ask its operator for a larger quota")
 	case errors.As(err, &api) && api.Status == http.StatusNotFound && api.Code == "":

@@ -417,8 +417,9 @@ type failedInput struct {
 	err  error
 }
 
-func (f failedInput) Name() string { return f.path }
-func (f failedInput) Close() error { return nil }
+func (f failedInput) Name() string       { return f.path }
+func (f failedInput) UploadName() string { return "" }
+func (f failedInput) Close() error       { return nil }
 
 func (f failedInput) Describe(context.Context, *atomic.Int64) (uploader.DAG, error) {
 	return nil, f.err

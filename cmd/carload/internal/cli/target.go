@@ -20,7 +20,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/carload/carload/internal/service"
-	"github.com/carload/carload/uploader"
 	"github.com/carload/carload/uploader/nftstorage"
 )
 
@@ -71,10 +70,9 @@ func (a *app) storeDir(flag string) (string, error) {
 // knows it. The caller closes it.
 type target struct {
 	*nftstorage.Target
-	uploadName string    // "" for the name of each file
-	local      *embedded // the built-in service, if it runs in this process
-	store      string    // its directory, if the service is the built-in one
-	url        string
+	local *embedded // the built-in service, if it runs in this process
+	store string    // its directory, if the service is the built-in one
+	url   string
 }
 
 // String names the target. The built-in service has another port each time,
@@ -84,20 +82,6 @@ func (t *target) String() string {
 		return "store:" + t.store
 	}
 	return t.Target.String()
-}
-
-// Put sends a shard. The path on this machine is nobody else's business, so
-// the upload is called by its last element.
-func (t *target) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt, error) {
-	switch {
-	case t.uploadName != "":
-		s.Name = t.uploadName
-	case s.Name == "-", s.Name == ".":
-		s.Name = ""
-	default:
-		s.Name = filepath.Base(s.Name)
-	}
-	return t.Target.Put(ctx, s)
 }
 
 func (t *target) close() error {

@@ -112,7 +112,7 @@ where it was.`,
 				return a.dryRun(src, opts, send.rootOnly)
 			}
 			return a.withTarget(cmd.Context(), end, func(t *target) error {
-				t.uploadName = name
+				opts.UploadName = name
 				return a.withSomeLedger(ledger, func(l uploader.Ledger) error {
 					opts.Ledger = l
 					root, err := a.ship(src, t, opts, send.rootOnly, phases{"hashing", "sending"}, "uploaded")
@@ -137,6 +137,9 @@ where it was.`,
 // last input that succeeded.
 func (a *app) ship(src *source, shards uploader.Target, opts uploader.Options, rootOnly bool, names phases, what string) (root string, err error) {
 	u, err := uploader.New(shards, opts)
+	if errors.Is(err, uploader.ErrLimit) {
+		err = withHint(usageError{error: err}, "give a smaller --max-shard-bytes")
+	}
 	if err != nil {
 		return "", err
 	}
@@ -144,9 +147,7 @@ func (a *app) ship(src *source, shards uploader.Target, opts uploader.Options, r
 	stop := a.showProgress(names, u.Progress)
 	defer stop()
 	res := a.newResults(rootOnly)
-	if t, ok := shards.(*target); ok {
-		res.newName = t.uploadName
-	}
+	res.newName = opts.UploadName
 	_, res.verifies = shards.(uploader.StatusChecker) // a directory can't be asked
 	for r, err := range u.Upload(a.life.hard, src.inputs()) {
 		res.add(r, err)
