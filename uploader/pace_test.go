@@ -3,6 +3,7 @@ package uploader_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
+	"github.com/multiformats/go-multihash"
 
 	"github.com/carload/carload/car"
 	"github.com/carload/carload/chunker"
@@ -69,18 +71,28 @@ type slowLine struct {
 
 func (l slowLine) RoundTrip(req *http.Request) (*http.Response, error) {
 	defer req.Body.Close()
-	body, ok := req.Body.(uploader.Body)
+	body, ok := req.Body.(interface {
+		io.Reader
+		io.WriterTo
+	})
 	if !ok {
 		return nil, fmt.Errorf("the body is a %T", req.Body)
 	}
 	ctx := req.Context()
 	root, _ := ctx.Value(rootKey{}).(cid.Cid)
+	hash := sha256.New()
 	var err error
 	if l.writes {
-		_, err = body.WriteTo(writerFunc(func(p []byte) (int, error) { return len(p), pause(ctx, l.perPiece) }))
+		_, err = body.WriteTo(writerFunc(func(p []byte) (int, error) {
+			hash.Write(p)
+			return len(p), pause(ctx, l.perPiece)
+		}))
 	} else {
 		for buf := make([]byte, 32<<10); err == nil; {
-			if _, err = body.Read(buf); err == nil {
+			var n int
+			n, err = body.Read(buf)
+			hash.Write(buf[:n])
+			if err == nil {
 				err = pause(ctx, l.perPiece)
 			}
 		}
@@ -91,7 +103,11 @@ func (l slowLine) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	archive, _ := body.CID()
+	sum, err := multihash.Encode(hash.Sum(nil), multihash.SHA2_256)
+	if err != nil {
+		return nil, err
+	}
+	archive := cid.NewCidV1(0x0202, sum)
 	reply := fmt.Sprintf(`{"ok":true,"value":{"cid":"%s","parts":["%s"]}}`, root, archive)
 	return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(reply)), Request: req}, nil
 }
