@@ -71,6 +71,12 @@ func (h *Hasher) Write(p []byte) (int, error) {
 	h.size += int64(len(p))
 	total := len(p)
 	for len(p) > 0 {
+		if h.buffer == nil && len(p) >= tileRaw && h.pool.busy() {
+			h.flight = append(h.flight, h.pool.hashed(p[:tileRaw]))
+			p = p[tileRaw:]
+			h.collect(maxFlight)
+			continue
+		}
 		if h.buffer == nil {
 			h.buffer = h.pool.take()
 		}
@@ -142,7 +148,7 @@ func (h *Hasher) collect(most int) {
 		t := h.flight[0]
 		if len(h.flight) > most {
 			h.pool.wait(t)
-		} else if !t.hashed() {
+		} else if !t.isHashed() {
 			return
 		}
 		h.push(t.root)
@@ -170,6 +176,22 @@ func (p *Pool) take() *buffer {
 func (p *Pool) give(b *buffer) {
 	b.n = 0
 	p.buffers.Put(b)
+}
+
+// busy tells whether nobody has time for another tile.
+func (p *Pool) busy() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.waiting) >= runtime.GOMAXPROCS(0)
+}
+
+// hashed is the tile of these bytes, which are hashed where they are.
+func (p *Pool) hashed(raw []byte) *tile {
+	b := p.take()
+	t := &tile{root: b.root(raw, tileHeight), done: make(chan struct{})}
+	p.give(b)
+	close(t.done)
+	return t
 }
 
 // start has a tile hashed, if need be by the caller.
@@ -230,7 +252,7 @@ func (p *Pool) hash(t *tile) {
 	close(t.done)
 }
 
-func (t *tile) hashed() bool {
+func (t *tile) isHashed() bool {
 	select {
 	case <-t.done:
 		return true

@@ -29,6 +29,9 @@ func SumPairs(dst, src []byte) {
 		}
 		return
 	}
+	for done := pairs(dst, src); done > 0; done = pairs(dst, src) {
+		dst, src, n = dst[done*Size:], src[done*pairSize:], n-done
+	}
 	var (
 		states [maxLanes][8]uint32
 		h      [maxLanes]*[8]uint32

@@ -31,3 +31,8 @@ func shaniBlocks4(h *[4]*[8]uint32, p *[4]*byte, n int)
 //
 //go:noescape
 func mixedBlocks4(h *[4]*[8]uint32, p *[4]*byte, n int)
+
+// mixedPairs4 writes the digests of 4n messages of 64 bytes at src to dst.
+//
+//go:noescape
+func mixedPairs4(dst *byte, src *byte, n int)

@@ -1914,6 +1914,136 @@ block:
 	VZEROUPPER
 	RET
 
+DATA pairConstants<>+0(SB)/8, $0x71374491428a2f98
+DATA pairConstants<>+8(SB)/8, $0x71374491428a2f98
+DATA pairConstants<>+16(SB)/8, $0x71374491428a2f98
+DATA pairConstants<>+24(SB)/8, $0x71374491428a2f98
+DATA pairConstants<>+32(SB)/8, $0xe9b5dba5b5c0fbcf
+DATA pairConstants<>+40(SB)/8, $0xe9b5dba5b5c0fbcf
+DATA pairConstants<>+48(SB)/8, $0xe9b5dba5b5c0fbcf
+DATA pairConstants<>+56(SB)/8, $0xe9b5dba5b5c0fbcf
+DATA pairConstants<>+64(SB)/8, $0x59f111f13956c25b
+DATA pairConstants<>+72(SB)/8, $0x59f111f13956c25b
+DATA pairConstants<>+80(SB)/8, $0x59f111f13956c25b
+DATA pairConstants<>+88(SB)/8, $0x59f111f13956c25b
+DATA pairConstants<>+96(SB)/8, $0xab1c5ed5923f82a4
+DATA pairConstants<>+104(SB)/8, $0xab1c5ed5923f82a4
+DATA pairConstants<>+112(SB)/8, $0xab1c5ed5923f82a4
+DATA pairConstants<>+120(SB)/8, $0xab1c5ed5923f82a4
+DATA pairConstants<>+128(SB)/8, $0x12835b01d807aa98
+DATA pairConstants<>+136(SB)/8, $0x12835b01d807aa98
+DATA pairConstants<>+144(SB)/8, $0x12835b01d807aa98
+DATA pairConstants<>+152(SB)/8, $0x12835b01d807aa98
+DATA pairConstants<>+160(SB)/8, $0x550c7dc3243185be
+DATA pairConstants<>+168(SB)/8, $0x550c7dc3243185be
+DATA pairConstants<>+176(SB)/8, $0x550c7dc3243185be
+DATA pairConstants<>+184(SB)/8, $0x550c7dc3243185be
+DATA pairConstants<>+192(SB)/8, $0x80deb1fe72be5d74
+DATA pairConstants<>+200(SB)/8, $0x80deb1fe72be5d74
+DATA pairConstants<>+208(SB)/8, $0x80deb1fe72be5d74
+DATA pairConstants<>+216(SB)/8, $0x80deb1fe72be5d74
+DATA pairConstants<>+224(SB)/8, $0xc19bf1749bdc06a7
+DATA pairConstants<>+232(SB)/8, $0xc19bf1749bdc06a7
+DATA pairConstants<>+240(SB)/8, $0xc19bf1749bdc06a7
+DATA pairConstants<>+248(SB)/8, $0xc19bf1749bdc06a7
+DATA pairConstants<>+256(SB)/8, $0xefbe4786e49b69c1
+DATA pairConstants<>+264(SB)/8, $0xefbe4786e49b69c1
+DATA pairConstants<>+272(SB)/8, $0xefbe4786e49b69c1
+DATA pairConstants<>+280(SB)/8, $0xefbe4786e49b69c1
+DATA pairConstants<>+288(SB)/8, $0x240ca1cc0fc19dc6
+DATA pairConstants<>+296(SB)/8, $0x240ca1cc0fc19dc6
+DATA pairConstants<>+304(SB)/8, $0x240ca1cc0fc19dc6
+DATA pairConstants<>+312(SB)/8, $0x240ca1cc0fc19dc6
+DATA pairConstants<>+320(SB)/8, $0x4a7484aa2de92c6f
+DATA pairConstants<>+328(SB)/8, $0x4a7484aa2de92c6f
+DATA pairConstants<>+336(SB)/8, $0x4a7484aa2de92c6f
+DATA pairConstants<>+344(SB)/8, $0x4a7484aa2de92c6f
+DATA pairConstants<>+352(SB)/8, $0x76f988da5cb0a9dc
+DATA pairConstants<>+360(SB)/8, $0x76f988da5cb0a9dc
+DATA pairConstants<>+368(SB)/8, $0x76f988da5cb0a9dc
+DATA pairConstants<>+376(SB)/8, $0x76f988da5cb0a9dc
+DATA pairConstants<>+384(SB)/8, $0xa831c66d983e5152
+DATA pairConstants<>+392(SB)/8, $0xa831c66d983e5152
+DATA pairConstants<>+400(SB)/8, $0xa831c66d983e5152
+DATA pairConstants<>+408(SB)/8, $0xa831c66d983e5152
+DATA pairConstants<>+416(SB)/8, $0xbf597fc7b00327c8
+DATA pairConstants<>+424(SB)/8, $0xbf597fc7b00327c8
+DATA pairConstants<>+432(SB)/8, $0xbf597fc7b00327c8
+DATA pairConstants<>+440(SB)/8, $0xbf597fc7b00327c8
+DATA pairConstants<>+448(SB)/8, $0xd5a79147c6e00bf3
+DATA pairConstants<>+456(SB)/8, $0xd5a79147c6e00bf3
+DATA pairConstants<>+464(SB)/8, $0xd5a79147c6e00bf3
+DATA pairConstants<>+472(SB)/8, $0xd5a79147c6e00bf3
+DATA pairConstants<>+480(SB)/8, $0x1429296706ca6351
+DATA pairConstants<>+488(SB)/8, $0x1429296706ca6351
+DATA pairConstants<>+496(SB)/8, $0x1429296706ca6351
+DATA pairConstants<>+504(SB)/8, $0x1429296706ca6351
+DATA pairConstants<>+512(SB)/8, $0x2e1b213827b70a85
+DATA pairConstants<>+520(SB)/8, $0x2e1b213827b70a85
+DATA pairConstants<>+528(SB)/8, $0x2e1b213827b70a85
+DATA pairConstants<>+536(SB)/8, $0x2e1b213827b70a85
+DATA pairConstants<>+544(SB)/8, $0x53380d134d2c6dfc
+DATA pairConstants<>+552(SB)/8, $0x53380d134d2c6dfc
+DATA pairConstants<>+560(SB)/8, $0x53380d134d2c6dfc
+DATA pairConstants<>+568(SB)/8, $0x53380d134d2c6dfc
+DATA pairConstants<>+576(SB)/8, $0x766a0abb650a7354
+DATA pairConstants<>+584(SB)/8, $0x766a0abb650a7354
+DATA pairConstants<>+592(SB)/8, $0x766a0abb650a7354
+DATA pairConstants<>+600(SB)/8, $0x766a0abb650a7354
+DATA pairConstants<>+608(SB)/8, $0x92722c8581c2c92e
+DATA pairConstants<>+616(SB)/8, $0x92722c8581c2c92e
+DATA pairConstants<>+624(SB)/8, $0x92722c8581c2c92e
+DATA pairConstants<>+632(SB)/8, $0x92722c8581c2c92e
+DATA pairConstants<>+640(SB)/8, $0xa81a664ba2bfe8a1
+DATA pairConstants<>+648(SB)/8, $0xa81a664ba2bfe8a1
+DATA pairConstants<>+656(SB)/8, $0xa81a664ba2bfe8a1
+DATA pairConstants<>+664(SB)/8, $0xa81a664ba2bfe8a1
+DATA pairConstants<>+672(SB)/8, $0xc76c51a3c24b8b70
+DATA pairConstants<>+680(SB)/8, $0xc76c51a3c24b8b70
+DATA pairConstants<>+688(SB)/8, $0xc76c51a3c24b8b70
+DATA pairConstants<>+696(SB)/8, $0xc76c51a3c24b8b70
+DATA pairConstants<>+704(SB)/8, $0xd6990624d192e819
+DATA pairConstants<>+712(SB)/8, $0xd6990624d192e819
+DATA pairConstants<>+720(SB)/8, $0xd6990624d192e819
+DATA pairConstants<>+728(SB)/8, $0xd6990624d192e819
+DATA pairConstants<>+736(SB)/8, $0x106aa070f40e3585
+DATA pairConstants<>+744(SB)/8, $0x106aa070f40e3585
+DATA pairConstants<>+752(SB)/8, $0x106aa070f40e3585
+DATA pairConstants<>+760(SB)/8, $0x106aa070f40e3585
+DATA pairConstants<>+768(SB)/8, $0x1e376c0819a4c116
+DATA pairConstants<>+776(SB)/8, $0x1e376c0819a4c116
+DATA pairConstants<>+784(SB)/8, $0x1e376c0819a4c116
+DATA pairConstants<>+792(SB)/8, $0x1e376c0819a4c116
+DATA pairConstants<>+800(SB)/8, $0x34b0bcb52748774c
+DATA pairConstants<>+808(SB)/8, $0x34b0bcb52748774c
+DATA pairConstants<>+816(SB)/8, $0x34b0bcb52748774c
+DATA pairConstants<>+824(SB)/8, $0x34b0bcb52748774c
+DATA pairConstants<>+832(SB)/8, $0x4ed8aa4a391c0cb3
+DATA pairConstants<>+840(SB)/8, $0x4ed8aa4a391c0cb3
+DATA pairConstants<>+848(SB)/8, $0x4ed8aa4a391c0cb3
+DATA pairConstants<>+856(SB)/8, $0x4ed8aa4a391c0cb3
+DATA pairConstants<>+864(SB)/8, $0x682e6ff35b9cca4f
+DATA pairConstants<>+872(SB)/8, $0x682e6ff35b9cca4f
+DATA pairConstants<>+880(SB)/8, $0x682e6ff35b9cca4f
+DATA pairConstants<>+888(SB)/8, $0x682e6ff35b9cca4f
+DATA pairConstants<>+896(SB)/8, $0x78a5636f748f82ee
+DATA pairConstants<>+904(SB)/8, $0x78a5636f748f82ee
+DATA pairConstants<>+912(SB)/8, $0x78a5636f748f82ee
+DATA pairConstants<>+920(SB)/8, $0x78a5636f748f82ee
+DATA pairConstants<>+928(SB)/8, $0x8cc7020884c87814
+DATA pairConstants<>+936(SB)/8, $0x8cc7020884c87814
+DATA pairConstants<>+944(SB)/8, $0x8cc7020884c87814
+DATA pairConstants<>+952(SB)/8, $0x8cc7020884c87814
+DATA pairConstants<>+960(SB)/8, $0xa4506ceb90befffa
+DATA pairConstants<>+968(SB)/8, $0xa4506ceb90befffa
+DATA pairConstants<>+976(SB)/8, $0xa4506ceb90befffa
+DATA pairConstants<>+984(SB)/8, $0xa4506ceb90befffa
+DATA pairConstants<>+992(SB)/8, $0xc67178f2bef9a3f7
+DATA pairConstants<>+1000(SB)/8, $0xc67178f2bef9a3f7
+DATA pairConstants<>+1008(SB)/8, $0xc67178f2bef9a3f7
+DATA pairConstants<>+1016(SB)/8, $0xc67178f2bef9a3f7
+GLOBL pairConstants<>(SB), RODATA|NOPTR, $1024
+
 // func mixedBlocks4(h *[4]*[8]uint32, p *[4]*byte, n int)
 // Requires: AVX, AVX2, AVX512F, AVX512VL, CMOV, SHA
 TEXT ·mixedBlocks4(SB), NOSPLIT, $448-24
@@ -2750,132 +2880,1074 @@ block:
 	VZEROUPPER
 	RET
 
-DATA pairConstants<>+0(SB)/8, $0x71374491428a2f98
-DATA pairConstants<>+8(SB)/8, $0x71374491428a2f98
-DATA pairConstants<>+16(SB)/8, $0x71374491428a2f98
-DATA pairConstants<>+24(SB)/8, $0x71374491428a2f98
-DATA pairConstants<>+32(SB)/8, $0xe9b5dba5b5c0fbcf
-DATA pairConstants<>+40(SB)/8, $0xe9b5dba5b5c0fbcf
-DATA pairConstants<>+48(SB)/8, $0xe9b5dba5b5c0fbcf
-DATA pairConstants<>+56(SB)/8, $0xe9b5dba5b5c0fbcf
-DATA pairConstants<>+64(SB)/8, $0x59f111f13956c25b
-DATA pairConstants<>+72(SB)/8, $0x59f111f13956c25b
-DATA pairConstants<>+80(SB)/8, $0x59f111f13956c25b
-DATA pairConstants<>+88(SB)/8, $0x59f111f13956c25b
-DATA pairConstants<>+96(SB)/8, $0xab1c5ed5923f82a4
-DATA pairConstants<>+104(SB)/8, $0xab1c5ed5923f82a4
-DATA pairConstants<>+112(SB)/8, $0xab1c5ed5923f82a4
-DATA pairConstants<>+120(SB)/8, $0xab1c5ed5923f82a4
-DATA pairConstants<>+128(SB)/8, $0x12835b01d807aa98
-DATA pairConstants<>+136(SB)/8, $0x12835b01d807aa98
-DATA pairConstants<>+144(SB)/8, $0x12835b01d807aa98
-DATA pairConstants<>+152(SB)/8, $0x12835b01d807aa98
-DATA pairConstants<>+160(SB)/8, $0x550c7dc3243185be
-DATA pairConstants<>+168(SB)/8, $0x550c7dc3243185be
-DATA pairConstants<>+176(SB)/8, $0x550c7dc3243185be
-DATA pairConstants<>+184(SB)/8, $0x550c7dc3243185be
-DATA pairConstants<>+192(SB)/8, $0x80deb1fe72be5d74
-DATA pairConstants<>+200(SB)/8, $0x80deb1fe72be5d74
-DATA pairConstants<>+208(SB)/8, $0x80deb1fe72be5d74
-DATA pairConstants<>+216(SB)/8, $0x80deb1fe72be5d74
-DATA pairConstants<>+224(SB)/8, $0xc19bf1749bdc06a7
-DATA pairConstants<>+232(SB)/8, $0xc19bf1749bdc06a7
-DATA pairConstants<>+240(SB)/8, $0xc19bf1749bdc06a7
-DATA pairConstants<>+248(SB)/8, $0xc19bf1749bdc06a7
-DATA pairConstants<>+256(SB)/8, $0xefbe4786e49b69c1
-DATA pairConstants<>+264(SB)/8, $0xefbe4786e49b69c1
-DATA pairConstants<>+272(SB)/8, $0xefbe4786e49b69c1
-DATA pairConstants<>+280(SB)/8, $0xefbe4786e49b69c1
-DATA pairConstants<>+288(SB)/8, $0x240ca1cc0fc19dc6
-DATA pairConstants<>+296(SB)/8, $0x240ca1cc0fc19dc6
-DATA pairConstants<>+304(SB)/8, $0x240ca1cc0fc19dc6
-DATA pairConstants<>+312(SB)/8, $0x240ca1cc0fc19dc6
-DATA pairConstants<>+320(SB)/8, $0x4a7484aa2de92c6f
-DATA pairConstants<>+328(SB)/8, $0x4a7484aa2de92c6f
-DATA pairConstants<>+336(SB)/8, $0x4a7484aa2de92c6f
-DATA pairConstants<>+344(SB)/8, $0x4a7484aa2de92c6f
-DATA pairConstants<>+352(SB)/8, $0x76f988da5cb0a9dc
-DATA pairConstants<>+360(SB)/8, $0x76f988da5cb0a9dc
-DATA pairConstants<>+368(SB)/8, $0x76f988da5cb0a9dc
-DATA pairConstants<>+376(SB)/8, $0x76f988da5cb0a9dc
-DATA pairConstants<>+384(SB)/8, $0xa831c66d983e5152
-DATA pairConstants<>+392(SB)/8, $0xa831c66d983e5152
-DATA pairConstants<>+400(SB)/8, $0xa831c66d983e5152
-DATA pairConstants<>+408(SB)/8, $0xa831c66d983e5152
-DATA pairConstants<>+416(SB)/8, $0xbf597fc7b00327c8
-DATA pairConstants<>+424(SB)/8, $0xbf597fc7b00327c8
-DATA pairConstants<>+432(SB)/8, $0xbf597fc7b00327c8
-DATA pairConstants<>+440(SB)/8, $0xbf597fc7b00327c8
-DATA pairConstants<>+448(SB)/8, $0xd5a79147c6e00bf3
-DATA pairConstants<>+456(SB)/8, $0xd5a79147c6e00bf3
-DATA pairConstants<>+464(SB)/8, $0xd5a79147c6e00bf3
-DATA pairConstants<>+472(SB)/8, $0xd5a79147c6e00bf3
-DATA pairConstants<>+480(SB)/8, $0x1429296706ca6351
-DATA pairConstants<>+488(SB)/8, $0x1429296706ca6351
-DATA pairConstants<>+496(SB)/8, $0x1429296706ca6351
-DATA pairConstants<>+504(SB)/8, $0x1429296706ca6351
-DATA pairConstants<>+512(SB)/8, $0x2e1b213827b70a85
-DATA pairConstants<>+520(SB)/8, $0x2e1b213827b70a85
-DATA pairConstants<>+528(SB)/8, $0x2e1b213827b70a85
-DATA pairConstants<>+536(SB)/8, $0x2e1b213827b70a85
-DATA pairConstants<>+544(SB)/8, $0x53380d134d2c6dfc
-DATA pairConstants<>+552(SB)/8, $0x53380d134d2c6dfc
-DATA pairConstants<>+560(SB)/8, $0x53380d134d2c6dfc
-DATA pairConstants<>+568(SB)/8, $0x53380d134d2c6dfc
-DATA pairConstants<>+576(SB)/8, $0x766a0abb650a7354
-DATA pairConstants<>+584(SB)/8, $0x766a0abb650a7354
-DATA pairConstants<>+592(SB)/8, $0x766a0abb650a7354
-DATA pairConstants<>+600(SB)/8, $0x766a0abb650a7354
-DATA pairConstants<>+608(SB)/8, $0x92722c8581c2c92e
-DATA pairConstants<>+616(SB)/8, $0x92722c8581c2c92e
-DATA pairConstants<>+624(SB)/8, $0x92722c8581c2c92e
-DATA pairConstants<>+632(SB)/8, $0x92722c8581c2c92e
-DATA pairConstants<>+640(SB)/8, $0xa81a664ba2bfe8a1
-DATA pairConstants<>+648(SB)/8, $0xa81a664ba2bfe8a1
-DATA pairConstants<>+656(SB)/8, $0xa81a664ba2bfe8a1
-DATA pairConstants<>+664(SB)/8, $0xa81a664ba2bfe8a1
-DATA pairConstants<>+672(SB)/8, $0xc76c51a3c24b8b70
-DATA pairConstants<>+680(SB)/8, $0xc76c51a3c24b8b70
-DATA pairConstants<>+688(SB)/8, $0xc76c51a3c24b8b70
-DATA pairConstants<>+696(SB)/8, $0xc76c51a3c24b8b70
-DATA pairConstants<>+704(SB)/8, $0xd6990624d192e819
-DATA pairConstants<>+712(SB)/8, $0xd6990624d192e819
-DATA pairConstants<>+720(SB)/8, $0xd6990624d192e819
-DATA pairConstants<>+728(SB)/8, $0xd6990624d192e819
-DATA pairConstants<>+736(SB)/8, $0x106aa070f40e3585
-DATA pairConstants<>+744(SB)/8, $0x106aa070f40e3585
-DATA pairConstants<>+752(SB)/8, $0x106aa070f40e3585
-DATA pairConstants<>+760(SB)/8, $0x106aa070f40e3585
-DATA pairConstants<>+768(SB)/8, $0x1e376c0819a4c116
-DATA pairConstants<>+776(SB)/8, $0x1e376c0819a4c116
-DATA pairConstants<>+784(SB)/8, $0x1e376c0819a4c116
-DATA pairConstants<>+792(SB)/8, $0x1e376c0819a4c116
-DATA pairConstants<>+800(SB)/8, $0x34b0bcb52748774c
-DATA pairConstants<>+808(SB)/8, $0x34b0bcb52748774c
-DATA pairConstants<>+816(SB)/8, $0x34b0bcb52748774c
-DATA pairConstants<>+824(SB)/8, $0x34b0bcb52748774c
-DATA pairConstants<>+832(SB)/8, $0x4ed8aa4a391c0cb3
-DATA pairConstants<>+840(SB)/8, $0x4ed8aa4a391c0cb3
-DATA pairConstants<>+848(SB)/8, $0x4ed8aa4a391c0cb3
-DATA pairConstants<>+856(SB)/8, $0x4ed8aa4a391c0cb3
-DATA pairConstants<>+864(SB)/8, $0x682e6ff35b9cca4f
-DATA pairConstants<>+872(SB)/8, $0x682e6ff35b9cca4f
-DATA pairConstants<>+880(SB)/8, $0x682e6ff35b9cca4f
-DATA pairConstants<>+888(SB)/8, $0x682e6ff35b9cca4f
-DATA pairConstants<>+896(SB)/8, $0x78a5636f748f82ee
-DATA pairConstants<>+904(SB)/8, $0x78a5636f748f82ee
-DATA pairConstants<>+912(SB)/8, $0x78a5636f748f82ee
-DATA pairConstants<>+920(SB)/8, $0x78a5636f748f82ee
-DATA pairConstants<>+928(SB)/8, $0x8cc7020884c87814
-DATA pairConstants<>+936(SB)/8, $0x8cc7020884c87814
-DATA pairConstants<>+944(SB)/8, $0x8cc7020884c87814
-DATA pairConstants<>+952(SB)/8, $0x8cc7020884c87814
-DATA pairConstants<>+960(SB)/8, $0xa4506ceb90befffa
-DATA pairConstants<>+968(SB)/8, $0xa4506ceb90befffa
-DATA pairConstants<>+976(SB)/8, $0xa4506ceb90befffa
-DATA pairConstants<>+984(SB)/8, $0xa4506ceb90befffa
-DATA pairConstants<>+992(SB)/8, $0xc67178f2bef9a3f7
-DATA pairConstants<>+1000(SB)/8, $0xc67178f2bef9a3f7
-DATA pairConstants<>+1008(SB)/8, $0xc67178f2bef9a3f7
-DATA pairConstants<>+1016(SB)/8, $0xc67178f2bef9a3f7
-GLOBL pairConstants<>(SB), RODATA|NOPTR, $1024
+// func mixedPairs4(dst *byte, src *byte, n int)
+// Requires: AVX, AVX2, AVX512F, AVX512VL, CMOV, SHA
+TEXT ·mixedPairs4(SB), NOSPLIT, $448-24
+	LEAQ           63(SP), SI
+	ANDQ           $-64, SI
+	MOVQ           dst+0(FP), AX
+	MOVQ           src+8(FP), R8
+	MOVQ           n+16(FP), CX
+	VZEROUPPER
+	LEAQ           64(R8), R9
+	LEAQ           128(R8), R10
+	LEAQ           192(R8), R11
+	MOVL           $0x00005555, DX
+	KMOVW          DX, K1
+	VBROADCASTI128 flipWords<>+0(SB), Y11
+	VMOVDQU        (R8), X9
+	VMOVDQU        (R9), X10
+	VINSERTI128    $0x01, (R10), Y9, Y9
+	VINSERTI128    $0x01, (R11), Y10, Y10
+	VPSHUFB        Y11, Y9, Y9
+	VPSHUFB        Y11, Y10, Y10
+	VPUNPCKLQDQ    Y10, Y9, Y16
+	VPUNPCKHQDQ    Y10, Y9, Y17
+	VPBLENDMD      Y17, Y16, K1, Y24
+	VPSHUFD        $0xb1, Y24, Y24
+	VPADDD         pairConstants<>+0(SB), Y16, Y15
+	VMOVDQU        Y15, (SI)
+	VPADDD         pairConstants<>+32(SB), Y17, Y15
+	VMOVDQU        Y15, 32(SI)
+	VMOVDQU        16(R8), X9
+	VMOVDQU        16(R9), X10
+	VINSERTI128    $0x01, 16(R10), Y9, Y9
+	VINSERTI128    $0x01, 16(R11), Y10, Y10
+	VPSHUFB        Y11, Y9, Y9
+	VPSHUFB        Y11, Y10, Y10
+	VPUNPCKLQDQ    Y10, Y9, Y18
+	VPUNPCKHQDQ    Y10, Y9, Y19
+	VPBLENDMD      Y18, Y17, K1, Y25
+	VPSHUFD        $0xb1, Y25, Y25
+	VPBLENDMD      Y19, Y18, K1, Y26
+	VPSHUFD        $0xb1, Y26, Y26
+	VPADDD         pairConstants<>+64(SB), Y18, Y15
+	VMOVDQU        Y15, 64(SI)
+	VPADDD         pairConstants<>+96(SB), Y19, Y15
+	VMOVDQU        Y15, 96(SI)
+	VMOVDQU        32(R8), X9
+	VMOVDQU        32(R9), X10
+	VINSERTI128    $0x01, 32(R10), Y9, Y9
+	VINSERTI128    $0x01, 32(R11), Y10, Y10
+	VPSHUFB        Y11, Y9, Y9
+	VPSHUFB        Y11, Y10, Y10
+	VPUNPCKLQDQ    Y10, Y9, Y20
+	VPUNPCKHQDQ    Y10, Y9, Y21
+	VPBLENDMD      Y20, Y19, K1, Y27
+	VPSHUFD        $0xb1, Y27, Y27
+	VPBLENDMD      Y21, Y20, K1, Y28
+	VPSHUFD        $0xb1, Y28, Y28
+	VPADDD         pairConstants<>+128(SB), Y20, Y15
+	VMOVDQU        Y15, 128(SI)
+	VPADDD         pairConstants<>+160(SB), Y21, Y15
+	VMOVDQU        Y15, 160(SI)
+	VMOVDQU        48(R8), X9
+	VMOVDQU        48(R9), X10
+	VINSERTI128    $0x01, 48(R10), Y9, Y9
+	VINSERTI128    $0x01, 48(R11), Y10, Y10
+	VPSHUFB        Y11, Y9, Y9
+	VPSHUFB        Y11, Y10, Y10
+	VPUNPCKLQDQ    Y10, Y9, Y22
+	VPUNPCKHQDQ    Y10, Y9, Y23
+	VPBLENDMD      Y22, Y21, K1, Y29
+	VPSHUFD        $0xb1, Y29, Y29
+	VPBLENDMD      Y23, Y22, K1, Y30
+	VPSHUFD        $0xb1, Y30, Y30
+	VPRORD         $0x07, Y24, Y9
+	VPRORD         $0x12, Y24, Y10
+	VPSRLD         $0x03, Y24, Y11
+	VPADDD         Y28, Y16, Y16
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPADDD         Y11, Y16, Y16
+	VPADDD         pairConstants<>+192(SB), Y22, Y15
+	VMOVDQU        Y15, 192(SI)
+	VPADDD         pairConstants<>+224(SB), Y23, Y15
+	VMOVDQU        Y15, 224(SI)
+
+four:
+	XORL           DI, DI
+	MOVL           $0x00000100, DX
+	CMPQ           CX, $0x01
+	CMOVLNE        DX, DI
+	VMOVDQU        initialState<>+0(SB), X1
+	VMOVDQU        initialState<>+16(SB), X2
+	ADDQ           DI, R8
+	VMOVDQU        initialState<>+0(SB), X3
+	VMOVDQU        initialState<>+16(SB), X4
+	ADDQ           DI, R9
+	VMOVDQU        initialState<>+0(SB), X5
+	VMOVDQU        initialState<>+16(SB), X6
+	ADDQ           DI, R10
+	VMOVDQU        initialState<>+0(SB), X7
+	VMOVDQU        initialState<>+16(SB), X8
+	ADDQ           DI, R11
+	VPRORD         $0x07, Y25, Y9
+	VPRORD         $0x12, Y25, Y10
+	VMOVQ          (SI), X0
+	SHA256RNDS2    X0, X1, X2
+	VPRORD         $0x11, Y23, Y12
+	VPRORD         $0x13, Y23, Y13
+	VMOVQ          8(SI), X0
+	SHA256RNDS2    X0, X3, X4
+	VMOVQ          16(SI), X0
+	SHA256RNDS2    X0, X5, X6
+	VPADDD         Y29, Y17, Y17
+	VPSRLD         $0x03, Y25, Y11
+	VMOVQ          24(SI), X0
+	SHA256RNDS2    X0, X7, X8
+	VPSRLD         $0x0a, Y23, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y16, Y16
+	VPADDD         pairConstants<>+256(SB), Y16, Y15
+	VPBLENDMD      Y16, Y23, K1, Y31
+	VPSHUFD        $0xb1, Y31, Y31
+	VPADDD         Y11, Y17, Y17
+	VMOVDQU        Y15, (SI)
+	VPRORD         $0x07, Y26, Y9
+	VPRORD         $0x12, Y26, Y10
+	VMOVQ          32(SI), X0
+	SHA256RNDS2    X0, X2, X1
+	VPRORD         $0x11, Y16, Y12
+	VPRORD         $0x13, Y16, Y13
+	VMOVQ          40(SI), X0
+	SHA256RNDS2    X0, X4, X3
+	VMOVQ          48(SI), X0
+	SHA256RNDS2    X0, X6, X5
+	VPADDD         Y30, Y18, Y18
+	VPSRLD         $0x03, Y26, Y11
+	VMOVQ          56(SI), X0
+	SHA256RNDS2    X0, X8, X7
+	VPSRLD         $0x0a, Y16, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y17, Y17
+	VPADDD         pairConstants<>+288(SB), Y17, Y15
+	VPBLENDMD      Y17, Y16, K1, Y24
+	VPSHUFD        $0xb1, Y24, Y24
+	VPADDD         Y11, Y18, Y18
+	VMOVDQU        Y15, 32(SI)
+	VPRORD         $0x07, Y27, Y9
+	VPRORD         $0x12, Y27, Y10
+	VMOVQ          64(SI), X0
+	SHA256RNDS2    X0, X1, X2
+	VPRORD         $0x11, Y17, Y12
+	VPRORD         $0x13, Y17, Y13
+	VMOVQ          72(SI), X0
+	SHA256RNDS2    X0, X3, X4
+	VMOVQ          80(SI), X0
+	SHA256RNDS2    X0, X5, X6
+	VPADDD         Y31, Y19, Y19
+	VPSRLD         $0x03, Y27, Y11
+	VMOVQ          88(SI), X0
+	SHA256RNDS2    X0, X7, X8
+	VPSRLD         $0x0a, Y17, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y18, Y18
+	VPADDD         pairConstants<>+320(SB), Y18, Y15
+	VPBLENDMD      Y18, Y17, K1, Y25
+	VPSHUFD        $0xb1, Y25, Y25
+	VPADDD         Y11, Y19, Y19
+	VMOVDQU        Y15, 64(SI)
+	VPRORD         $0x07, Y28, Y9
+	VPRORD         $0x12, Y28, Y10
+	VMOVQ          96(SI), X0
+	SHA256RNDS2    X0, X2, X1
+	VPRORD         $0x11, Y18, Y12
+	VPRORD         $0x13, Y18, Y13
+	VMOVQ          104(SI), X0
+	SHA256RNDS2    X0, X4, X3
+	VMOVQ          112(SI), X0
+	SHA256RNDS2    X0, X6, X5
+	VPADDD         Y24, Y20, Y20
+	VPSRLD         $0x03, Y28, Y11
+	VMOVQ          120(SI), X0
+	SHA256RNDS2    X0, X8, X7
+	VPSRLD         $0x0a, Y18, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y19, Y19
+	VPADDD         pairConstants<>+352(SB), Y19, Y15
+	VPBLENDMD      Y19, Y18, K1, Y26
+	VPSHUFD        $0xb1, Y26, Y26
+	VPADDD         Y11, Y20, Y20
+	VMOVDQU        Y15, 96(SI)
+	VPRORD         $0x07, Y29, Y9
+	VPRORD         $0x12, Y29, Y10
+	VMOVQ          128(SI), X0
+	SHA256RNDS2    X0, X1, X2
+	VPRORD         $0x11, Y19, Y12
+	VPRORD         $0x13, Y19, Y13
+	VMOVQ          136(SI), X0
+	SHA256RNDS2    X0, X3, X4
+	VMOVQ          144(SI), X0
+	SHA256RNDS2    X0, X5, X6
+	VPADDD         Y25, Y21, Y21
+	VPSRLD         $0x03, Y29, Y11
+	VMOVQ          152(SI), X0
+	SHA256RNDS2    X0, X7, X8
+	VPSRLD         $0x0a, Y19, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y20, Y20
+	VPADDD         pairConstants<>+384(SB), Y20, Y15
+	VPBLENDMD      Y20, Y19, K1, Y27
+	VPSHUFD        $0xb1, Y27, Y27
+	VPADDD         Y11, Y21, Y21
+	VMOVDQU        Y15, 128(SI)
+	VPRORD         $0x07, Y30, Y9
+	VPRORD         $0x12, Y30, Y10
+	VMOVQ          160(SI), X0
+	SHA256RNDS2    X0, X2, X1
+	VPRORD         $0x11, Y20, Y12
+	VPRORD         $0x13, Y20, Y13
+	VMOVQ          168(SI), X0
+	SHA256RNDS2    X0, X4, X3
+	VMOVQ          176(SI), X0
+	SHA256RNDS2    X0, X6, X5
+	VPADDD         Y26, Y22, Y22
+	VPSRLD         $0x03, Y30, Y11
+	VMOVQ          184(SI), X0
+	SHA256RNDS2    X0, X8, X7
+	VPSRLD         $0x0a, Y20, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y21, Y21
+	VPADDD         pairConstants<>+416(SB), Y21, Y15
+	VPBLENDMD      Y21, Y20, K1, Y28
+	VPSHUFD        $0xb1, Y28, Y28
+	VPADDD         Y11, Y22, Y22
+	VMOVDQU        Y15, 160(SI)
+	VPRORD         $0x07, Y31, Y9
+	VPRORD         $0x12, Y31, Y10
+	VMOVQ          192(SI), X0
+	SHA256RNDS2    X0, X1, X2
+	VPRORD         $0x11, Y21, Y12
+	VPRORD         $0x13, Y21, Y13
+	VMOVQ          200(SI), X0
+	SHA256RNDS2    X0, X3, X4
+	VMOVQ          208(SI), X0
+	SHA256RNDS2    X0, X5, X6
+	VPADDD         Y27, Y23, Y23
+	VPSRLD         $0x03, Y31, Y11
+	VMOVQ          216(SI), X0
+	SHA256RNDS2    X0, X7, X8
+	VPSRLD         $0x0a, Y21, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y22, Y22
+	VPADDD         pairConstants<>+448(SB), Y22, Y15
+	VPBLENDMD      Y22, Y21, K1, Y29
+	VPSHUFD        $0xb1, Y29, Y29
+	VPADDD         Y11, Y23, Y23
+	VMOVDQU        Y15, 192(SI)
+	VPRORD         $0x07, Y24, Y9
+	VPRORD         $0x12, Y24, Y10
+	VMOVQ          224(SI), X0
+	SHA256RNDS2    X0, X2, X1
+	VPRORD         $0x11, Y22, Y12
+	VPRORD         $0x13, Y22, Y13
+	VMOVQ          232(SI), X0
+	SHA256RNDS2    X0, X4, X3
+	VMOVQ          240(SI), X0
+	SHA256RNDS2    X0, X6, X5
+	VPADDD         Y28, Y16, Y16
+	VPSRLD         $0x03, Y24, Y11
+	VMOVQ          248(SI), X0
+	SHA256RNDS2    X0, X8, X7
+	VPSRLD         $0x0a, Y22, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y23, Y23
+	VPADDD         pairConstants<>+480(SB), Y23, Y15
+	VPBLENDMD      Y23, Y22, K1, Y30
+	VPSHUFD        $0xb1, Y30, Y30
+	VPADDD         Y11, Y16, Y16
+	VMOVDQU        Y15, 224(SI)
+	VPRORD         $0x07, Y25, Y9
+	VPRORD         $0x12, Y25, Y10
+	VMOVQ          (SI), X0
+	SHA256RNDS2    X0, X1, X2
+	VPRORD         $0x11, Y23, Y12
+	VPRORD         $0x13, Y23, Y13
+	VMOVQ          8(SI), X0
+	SHA256RNDS2    X0, X3, X4
+	VMOVQ          16(SI), X0
+	SHA256RNDS2    X0, X5, X6
+	VPADDD         Y29, Y17, Y17
+	VPSRLD         $0x03, Y25, Y11
+	VMOVQ          24(SI), X0
+	SHA256RNDS2    X0, X7, X8
+	VPSRLD         $0x0a, Y23, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y16, Y16
+	VPADDD         pairConstants<>+512(SB), Y16, Y15
+	VPBLENDMD      Y16, Y23, K1, Y31
+	VPSHUFD        $0xb1, Y31, Y31
+	VPADDD         Y11, Y17, Y17
+	VMOVDQU        Y15, (SI)
+	VPRORD         $0x07, Y26, Y9
+	VPRORD         $0x12, Y26, Y10
+	VMOVQ          32(SI), X0
+	SHA256RNDS2    X0, X2, X1
+	VPRORD         $0x11, Y16, Y12
+	VPRORD         $0x13, Y16, Y13
+	VMOVQ          40(SI), X0
+	SHA256RNDS2    X0, X4, X3
+	VMOVQ          48(SI), X0
+	SHA256RNDS2    X0, X6, X5
+	VPADDD         Y30, Y18, Y18
+	VPSRLD         $0x03, Y26, Y11
+	VMOVQ          56(SI), X0
+	SHA256RNDS2    X0, X8, X7
+	VPSRLD         $0x0a, Y16, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y17, Y17
+	VPADDD         pairConstants<>+544(SB), Y17, Y15
+	VPBLENDMD      Y17, Y16, K1, Y24
+	VPSHUFD        $0xb1, Y24, Y24
+	VPADDD         Y11, Y18, Y18
+	VMOVDQU        Y15, 32(SI)
+	VPRORD         $0x07, Y27, Y9
+	VPRORD         $0x12, Y27, Y10
+	VMOVQ          64(SI), X0
+	SHA256RNDS2    X0, X1, X2
+	VPRORD         $0x11, Y17, Y12
+	VPRORD         $0x13, Y17, Y13
+	VMOVQ          72(SI), X0
+	SHA256RNDS2    X0, X3, X4
+	VMOVQ          80(SI), X0
+	SHA256RNDS2    X0, X5, X6
+	VPADDD         Y31, Y19, Y19
+	VPSRLD         $0x03, Y27, Y11
+	VMOVQ          88(SI), X0
+	SHA256RNDS2    X0, X7, X8
+	VPSRLD         $0x0a, Y17, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y18, Y18
+	VPADDD         pairConstants<>+576(SB), Y18, Y15
+	VPBLENDMD      Y18, Y17, K1, Y25
+	VPSHUFD        $0xb1, Y25, Y25
+	VPADDD         Y11, Y19, Y19
+	VMOVDQU        Y15, 64(SI)
+	VPRORD         $0x07, Y28, Y9
+	VPRORD         $0x12, Y28, Y10
+	VMOVQ          96(SI), X0
+	SHA256RNDS2    X0, X2, X1
+	VPRORD         $0x11, Y18, Y12
+	VPRORD         $0x13, Y18, Y13
+	VMOVQ          104(SI), X0
+	SHA256RNDS2    X0, X4, X3
+	VMOVQ          112(SI), X0
+	SHA256RNDS2    X0, X6, X5
+	VPADDD         Y24, Y20, Y20
+	VPSRLD         $0x03, Y28, Y11
+	VMOVQ          120(SI), X0
+	SHA256RNDS2    X0, X8, X7
+	VPSRLD         $0x0a, Y18, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y19, Y19
+	VPADDD         pairConstants<>+608(SB), Y19, Y15
+	VPBLENDMD      Y19, Y18, K1, Y26
+	VPSHUFD        $0xb1, Y26, Y26
+	VPADDD         Y11, Y20, Y20
+	VMOVDQU        Y15, 96(SI)
+	VPRORD         $0x07, Y29, Y9
+	VPRORD         $0x12, Y29, Y10
+	VMOVQ          128(SI), X0
+	SHA256RNDS2    X0, X1, X2
+	VPRORD         $0x11, Y19, Y12
+	VPRORD         $0x13, Y19, Y13
+	VMOVQ          136(SI), X0
+	SHA256RNDS2    X0, X3, X4
+	VMOVQ          144(SI), X0
+	SHA256RNDS2    X0, X5, X6
+	VPADDD         Y25, Y21, Y21
+	VPSRLD         $0x03, Y29, Y11
+	VMOVQ          152(SI), X0
+	SHA256RNDS2    X0, X7, X8
+	VPSRLD         $0x0a, Y19, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y20, Y20
+	VPADDD         pairConstants<>+640(SB), Y20, Y15
+	VPBLENDMD      Y20, Y19, K1, Y27
+	VPSHUFD        $0xb1, Y27, Y27
+	VPADDD         Y11, Y21, Y21
+	VMOVDQU        Y15, 128(SI)
+	VPRORD         $0x07, Y30, Y9
+	VPRORD         $0x12, Y30, Y10
+	VMOVQ          160(SI), X0
+	SHA256RNDS2    X0, X2, X1
+	VPRORD         $0x11, Y20, Y12
+	VPRORD         $0x13, Y20, Y13
+	VMOVQ          168(SI), X0
+	SHA256RNDS2    X0, X4, X3
+	VMOVQ          176(SI), X0
+	SHA256RNDS2    X0, X6, X5
+	VPADDD         Y26, Y22, Y22
+	VPSRLD         $0x03, Y30, Y11
+	VMOVQ          184(SI), X0
+	SHA256RNDS2    X0, X8, X7
+	VPSRLD         $0x0a, Y20, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y21, Y21
+	VPADDD         pairConstants<>+672(SB), Y21, Y15
+	VPBLENDMD      Y21, Y20, K1, Y28
+	VPSHUFD        $0xb1, Y28, Y28
+	VPADDD         Y11, Y22, Y22
+	VMOVDQU        Y15, 160(SI)
+	VPRORD         $0x07, Y31, Y9
+	VPRORD         $0x12, Y31, Y10
+	VMOVQ          192(SI), X0
+	SHA256RNDS2    X0, X1, X2
+	VPRORD         $0x11, Y21, Y12
+	VPRORD         $0x13, Y21, Y13
+	VMOVQ          200(SI), X0
+	SHA256RNDS2    X0, X3, X4
+	VMOVQ          208(SI), X0
+	SHA256RNDS2    X0, X5, X6
+	VPADDD         Y27, Y23, Y23
+	VPSRLD         $0x03, Y31, Y11
+	VMOVQ          216(SI), X0
+	SHA256RNDS2    X0, X7, X8
+	VPSRLD         $0x0a, Y21, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y22, Y22
+	VPADDD         pairConstants<>+704(SB), Y22, Y15
+	VPBLENDMD      Y22, Y21, K1, Y29
+	VPSHUFD        $0xb1, Y29, Y29
+	VPADDD         Y11, Y23, Y23
+	VMOVDQU        Y15, 192(SI)
+	VPRORD         $0x07, Y24, Y9
+	VPRORD         $0x12, Y24, Y10
+	VMOVQ          224(SI), X0
+	SHA256RNDS2    X0, X2, X1
+	VPRORD         $0x11, Y22, Y12
+	VPRORD         $0x13, Y22, Y13
+	VMOVQ          232(SI), X0
+	SHA256RNDS2    X0, X4, X3
+	VMOVQ          240(SI), X0
+	SHA256RNDS2    X0, X6, X5
+	VPADDD         Y28, Y16, Y16
+	VPSRLD         $0x03, Y24, Y11
+	VMOVQ          248(SI), X0
+	SHA256RNDS2    X0, X8, X7
+	VPSRLD         $0x0a, Y22, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y23, Y23
+	VPADDD         pairConstants<>+736(SB), Y23, Y15
+	VPBLENDMD      Y23, Y22, K1, Y30
+	VPSHUFD        $0xb1, Y30, Y30
+	VPADDD         Y11, Y16, Y16
+	VMOVDQU        Y15, 224(SI)
+	VPRORD         $0x07, Y25, Y9
+	VPRORD         $0x12, Y25, Y10
+	VMOVQ          (SI), X0
+	SHA256RNDS2    X0, X1, X2
+	VPRORD         $0x11, Y23, Y12
+	VPRORD         $0x13, Y23, Y13
+	VMOVQ          8(SI), X0
+	SHA256RNDS2    X0, X3, X4
+	VMOVQ          16(SI), X0
+	SHA256RNDS2    X0, X5, X6
+	VPADDD         Y29, Y17, Y17
+	VPSRLD         $0x03, Y25, Y11
+	VMOVQ          24(SI), X0
+	SHA256RNDS2    X0, X7, X8
+	VPSRLD         $0x0a, Y23, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y16, Y16
+	VPADDD         pairConstants<>+768(SB), Y16, Y15
+	VPBLENDMD      Y16, Y23, K1, Y31
+	VPSHUFD        $0xb1, Y31, Y31
+	VPADDD         Y11, Y17, Y17
+	VMOVDQU        Y15, (SI)
+	VPRORD         $0x07, Y26, Y9
+	VPRORD         $0x12, Y26, Y10
+	VMOVQ          32(SI), X0
+	SHA256RNDS2    X0, X2, X1
+	VPRORD         $0x11, Y16, Y12
+	VPRORD         $0x13, Y16, Y13
+	VMOVQ          40(SI), X0
+	SHA256RNDS2    X0, X4, X3
+	VMOVQ          48(SI), X0
+	SHA256RNDS2    X0, X6, X5
+	VPADDD         Y30, Y18, Y18
+	VPSRLD         $0x03, Y26, Y11
+	VMOVQ          56(SI), X0
+	SHA256RNDS2    X0, X8, X7
+	VPSRLD         $0x0a, Y16, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y17, Y17
+	VPADDD         pairConstants<>+800(SB), Y17, Y15
+	VPBLENDMD      Y17, Y16, K1, Y24
+	VPSHUFD        $0xb1, Y24, Y24
+	VPADDD         Y11, Y18, Y18
+	VMOVDQU        Y15, 32(SI)
+	VPRORD         $0x07, Y27, Y9
+	VPRORD         $0x12, Y27, Y10
+	VMOVQ          64(SI), X0
+	SHA256RNDS2    X0, X1, X2
+	VPRORD         $0x11, Y17, Y12
+	VPRORD         $0x13, Y17, Y13
+	VMOVQ          72(SI), X0
+	SHA256RNDS2    X0, X3, X4
+	VMOVQ          80(SI), X0
+	SHA256RNDS2    X0, X5, X6
+	VPADDD         Y31, Y19, Y19
+	VPSRLD         $0x03, Y27, Y11
+	VMOVQ          88(SI), X0
+	SHA256RNDS2    X0, X7, X8
+	VPSRLD         $0x0a, Y17, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y18, Y18
+	VPADDD         pairConstants<>+832(SB), Y18, Y15
+	VPBLENDMD      Y18, Y17, K1, Y25
+	VPSHUFD        $0xb1, Y25, Y25
+	VPADDD         Y11, Y19, Y19
+	VMOVDQU        Y15, 64(SI)
+	VPRORD         $0x07, Y28, Y9
+	VPRORD         $0x12, Y28, Y10
+	VMOVQ          96(SI), X0
+	SHA256RNDS2    X0, X2, X1
+	VPRORD         $0x11, Y18, Y12
+	VPRORD         $0x13, Y18, Y13
+	VMOVQ          104(SI), X0
+	SHA256RNDS2    X0, X4, X3
+	VMOVQ          112(SI), X0
+	SHA256RNDS2    X0, X6, X5
+	VPADDD         Y24, Y20, Y20
+	VPSRLD         $0x03, Y28, Y11
+	VMOVQ          120(SI), X0
+	SHA256RNDS2    X0, X8, X7
+	VPSRLD         $0x0a, Y18, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y19, Y19
+	VPADDD         pairConstants<>+864(SB), Y19, Y15
+	VPBLENDMD      Y19, Y18, K1, Y26
+	VPSHUFD        $0xb1, Y26, Y26
+	VPADDD         Y11, Y20, Y20
+	VMOVDQU        Y15, 96(SI)
+	VPRORD         $0x07, Y29, Y9
+	VPRORD         $0x12, Y29, Y10
+	VMOVQ          128(SI), X0
+	SHA256RNDS2    X0, X1, X2
+	VPRORD         $0x11, Y19, Y12
+	VPRORD         $0x13, Y19, Y13
+	VMOVQ          136(SI), X0
+	SHA256RNDS2    X0, X3, X4
+	VMOVQ          144(SI), X0
+	SHA256RNDS2    X0, X5, X6
+	VPADDD         Y25, Y21, Y21
+	VPSRLD         $0x03, Y29, Y11
+	VMOVQ          152(SI), X0
+	SHA256RNDS2    X0, X7, X8
+	VPSRLD         $0x0a, Y19, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y20, Y20
+	VPADDD         pairConstants<>+896(SB), Y20, Y15
+	VPBLENDMD      Y20, Y19, K1, Y27
+	VPSHUFD        $0xb1, Y27, Y27
+	VPADDD         Y11, Y21, Y21
+	VMOVDQU        Y15, 128(SI)
+	VPRORD         $0x07, Y30, Y9
+	VPRORD         $0x12, Y30, Y10
+	VMOVQ          160(SI), X0
+	SHA256RNDS2    X0, X2, X1
+	VPRORD         $0x11, Y20, Y12
+	VPRORD         $0x13, Y20, Y13
+	VMOVQ          168(SI), X0
+	SHA256RNDS2    X0, X4, X3
+	VMOVQ          176(SI), X0
+	SHA256RNDS2    X0, X6, X5
+	VPADDD         Y26, Y22, Y22
+	VPSRLD         $0x03, Y30, Y11
+	VMOVQ          184(SI), X0
+	SHA256RNDS2    X0, X8, X7
+	VPSRLD         $0x0a, Y20, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y21, Y21
+	VPADDD         pairConstants<>+928(SB), Y21, Y15
+	VPADDD         Y11, Y22, Y22
+	VMOVDQU        Y15, 160(SI)
+	VPRORD         $0x07, Y31, Y9
+	VPRORD         $0x12, Y31, Y10
+	VMOVQ          192(SI), X0
+	SHA256RNDS2    X0, X1, X2
+	VPRORD         $0x11, Y21, Y12
+	VPRORD         $0x13, Y21, Y13
+	VMOVQ          200(SI), X0
+	SHA256RNDS2    X0, X3, X4
+	VMOVQ          208(SI), X0
+	SHA256RNDS2    X0, X5, X6
+	VPADDD         Y27, Y23, Y23
+	VPSRLD         $0x03, Y31, Y11
+	VMOVQ          216(SI), X0
+	SHA256RNDS2    X0, X7, X8
+	VPSRLD         $0x0a, Y21, Y14
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y22, Y22
+	VPADDD         pairConstants<>+960(SB), Y22, Y15
+	VPADDD         Y11, Y23, Y23
+	VMOVDQU        Y15, 192(SI)
+	VMOVQ          224(SI), X0
+	SHA256RNDS2    X0, X2, X1
+	VPRORD         $0x11, Y22, Y12
+	VPRORD         $0x13, Y22, Y13
+	VMOVQ          232(SI), X0
+	SHA256RNDS2    X0, X4, X3
+	VMOVQ          240(SI), X0
+	SHA256RNDS2    X0, X6, X5
+	VMOVQ          248(SI), X0
+	SHA256RNDS2    X0, X8, X7
+	VPSRLD         $0x0a, Y22, Y14
+	VPTERNLOGD     $0x96, Y12, Y13, Y14
+	VPADDD         Y14, Y23, Y23
+	VPADDD         pairConstants<>+992(SB), Y23, Y15
+	VMOVDQU        Y15, 224(SI)
+	VMOVQ          (SI), X0
+	SHA256RNDS2    X0, X1, X2
+	VMOVQ          8(SI), X0
+	SHA256RNDS2    X0, X3, X4
+	VMOVQ          16(SI), X0
+	SHA256RNDS2    X0, X5, X6
+	VMOVQ          24(SI), X0
+	SHA256RNDS2    X0, X7, X8
+	VMOVQ          32(SI), X0
+	SHA256RNDS2    X0, X2, X1
+	VMOVQ          40(SI), X0
+	SHA256RNDS2    X0, X4, X3
+	VMOVQ          48(SI), X0
+	SHA256RNDS2    X0, X6, X5
+	VMOVQ          56(SI), X0
+	SHA256RNDS2    X0, X8, X7
+	VMOVQ          64(SI), X0
+	SHA256RNDS2    X0, X1, X2
+	VMOVQ          72(SI), X0
+	SHA256RNDS2    X0, X3, X4
+	VMOVQ          80(SI), X0
+	SHA256RNDS2    X0, X5, X6
+	VMOVQ          88(SI), X0
+	SHA256RNDS2    X0, X7, X8
+	VMOVQ          96(SI), X0
+	SHA256RNDS2    X0, X2, X1
+	VMOVQ          104(SI), X0
+	SHA256RNDS2    X0, X4, X3
+	VMOVQ          112(SI), X0
+	SHA256RNDS2    X0, X6, X5
+	VMOVQ          120(SI), X0
+	SHA256RNDS2    X0, X8, X7
+	VMOVQ          128(SI), X0
+	SHA256RNDS2    X0, X1, X2
+	VMOVQ          136(SI), X0
+	SHA256RNDS2    X0, X3, X4
+	VMOVQ          144(SI), X0
+	SHA256RNDS2    X0, X5, X6
+	VMOVQ          152(SI), X0
+	SHA256RNDS2    X0, X7, X8
+	VMOVQ          160(SI), X0
+	SHA256RNDS2    X0, X2, X1
+	VMOVQ          168(SI), X0
+	SHA256RNDS2    X0, X4, X3
+	VMOVQ          176(SI), X0
+	SHA256RNDS2    X0, X6, X5
+	VMOVQ          184(SI), X0
+	SHA256RNDS2    X0, X8, X7
+	VMOVQ          192(SI), X0
+	SHA256RNDS2    X0, X1, X2
+	VMOVQ          200(SI), X0
+	SHA256RNDS2    X0, X3, X4
+	VMOVQ          208(SI), X0
+	SHA256RNDS2    X0, X5, X6
+	VMOVQ          216(SI), X0
+	SHA256RNDS2    X0, X7, X8
+	VMOVQ          224(SI), X0
+	SHA256RNDS2    X0, X2, X1
+	VMOVQ          232(SI), X0
+	SHA256RNDS2    X0, X4, X3
+	VMOVQ          240(SI), X0
+	SHA256RNDS2    X0, X6, X5
+	VMOVQ          248(SI), X0
+	SHA256RNDS2    X0, X8, X7
+	VPADDD         initialState<>+0(SB), X1, X1
+	VPADDD         initialState<>+16(SB), X2, X2
+	VPADDD         initialState<>+0(SB), X3, X3
+	VPADDD         initialState<>+16(SB), X4, X4
+	VPADDD         initialState<>+0(SB), X5, X5
+	VPADDD         initialState<>+16(SB), X6, X6
+	VPADDD         initialState<>+0(SB), X7, X7
+	VPADDD         initialState<>+16(SB), X8, X8
+	VMOVDQA        X1, 256(SI)
+	VMOVDQA        X2, 272(SI)
+	VMOVDQA        X3, 288(SI)
+	VMOVDQA        X4, 304(SI)
+	VMOVDQA        X5, 320(SI)
+	VMOVDQA        X6, 336(SI)
+	VMOVDQA        X7, 352(SI)
+	VMOVDQA        X8, 368(SI)
+	VBROADCASTI128 flipWords<>+0(SB), Y11
+	VMOVQ          endSchedule<>+0(SB), X0
+	SHA256RNDS2    X0, X1, X2
+	SHA256RNDS2    X0, X3, X4
+	VMOVDQU        (R8), X9
+	SHA256RNDS2    X0, X5, X6
+	SHA256RNDS2    X0, X7, X8
+	VMOVDQU        (R9), X10
+	VMOVQ          endSchedule<>+8(SB), X0
+	SHA256RNDS2    X0, X2, X1
+	SHA256RNDS2    X0, X4, X3
+	VINSERTI128    $0x01, (R10), Y9, Y9
+	SHA256RNDS2    X0, X6, X5
+	SHA256RNDS2    X0, X8, X7
+	VINSERTI128    $0x01, (R11), Y10, Y10
+	VMOVQ          endSchedule<>+16(SB), X0
+	SHA256RNDS2    X0, X1, X2
+	SHA256RNDS2    X0, X3, X4
+	VPSHUFB        Y11, Y9, Y9
+	SHA256RNDS2    X0, X5, X6
+	SHA256RNDS2    X0, X7, X8
+	VPSHUFB        Y11, Y10, Y10
+	VMOVQ          endSchedule<>+24(SB), X0
+	SHA256RNDS2    X0, X2, X1
+	SHA256RNDS2    X0, X4, X3
+	VPUNPCKLQDQ    Y10, Y9, Y16
+	SHA256RNDS2    X0, X6, X5
+	SHA256RNDS2    X0, X8, X7
+	VPUNPCKHQDQ    Y10, Y9, Y17
+	VMOVQ          endSchedule<>+32(SB), X0
+	SHA256RNDS2    X0, X1, X2
+	VPBLENDMD      Y17, Y16, K1, Y24
+	SHA256RNDS2    X0, X3, X4
+	SHA256RNDS2    X0, X5, X6
+	VPSHUFD        $0xb1, Y24, Y24
+	SHA256RNDS2    X0, X7, X8
+	VMOVQ          endSchedule<>+40(SB), X0
+	SHA256RNDS2    X0, X2, X1
+	VPADDD         pairConstants<>+0(SB), Y16, Y15
+	SHA256RNDS2    X0, X4, X3
+	SHA256RNDS2    X0, X6, X5
+	VMOVDQU        Y15, (SI)
+	SHA256RNDS2    X0, X8, X7
+	VMOVQ          endSchedule<>+48(SB), X0
+	SHA256RNDS2    X0, X1, X2
+	VPADDD         pairConstants<>+32(SB), Y17, Y15
+	SHA256RNDS2    X0, X3, X4
+	SHA256RNDS2    X0, X5, X6
+	VMOVDQU        Y15, 32(SI)
+	SHA256RNDS2    X0, X7, X8
+	VMOVQ          endSchedule<>+56(SB), X0
+	SHA256RNDS2    X0, X2, X1
+	VMOVDQU        16(R8), X9
+	SHA256RNDS2    X0, X4, X3
+	SHA256RNDS2    X0, X6, X5
+	VMOVDQU        16(R9), X10
+	SHA256RNDS2    X0, X8, X7
+	VINSERTI128    $0x01, 16(R10), Y9, Y9
+	VMOVQ          endSchedule<>+64(SB), X0
+	SHA256RNDS2    X0, X1, X2
+	SHA256RNDS2    X0, X3, X4
+	VINSERTI128    $0x01, 16(R11), Y10, Y10
+	SHA256RNDS2    X0, X5, X6
+	SHA256RNDS2    X0, X7, X8
+	VPSHUFB        Y11, Y9, Y9
+	VMOVQ          endSchedule<>+72(SB), X0
+	SHA256RNDS2    X0, X2, X1
+	SHA256RNDS2    X0, X4, X3
+	VPSHUFB        Y11, Y10, Y10
+	SHA256RNDS2    X0, X6, X5
+	SHA256RNDS2    X0, X8, X7
+	VPUNPCKLQDQ    Y10, Y9, Y18
+	VMOVQ          endSchedule<>+80(SB), X0
+	SHA256RNDS2    X0, X1, X2
+	SHA256RNDS2    X0, X3, X4
+	VPUNPCKHQDQ    Y10, Y9, Y19
+	SHA256RNDS2    X0, X5, X6
+	SHA256RNDS2    X0, X7, X8
+	VPBLENDMD      Y18, Y17, K1, Y25
+	VMOVQ          endSchedule<>+88(SB), X0
+	SHA256RNDS2    X0, X2, X1
+	SHA256RNDS2    X0, X4, X3
+	VPSHUFD        $0xb1, Y25, Y25
+	SHA256RNDS2    X0, X6, X5
+	SHA256RNDS2    X0, X8, X7
+	VPBLENDMD      Y19, Y18, K1, Y26
+	VMOVQ          endSchedule<>+96(SB), X0
+	SHA256RNDS2    X0, X1, X2
+	VPSHUFD        $0xb1, Y26, Y26
+	SHA256RNDS2    X0, X3, X4
+	SHA256RNDS2    X0, X5, X6
+	VPADDD         pairConstants<>+64(SB), Y18, Y15
+	SHA256RNDS2    X0, X7, X8
+	VMOVQ          endSchedule<>+104(SB), X0
+	SHA256RNDS2    X0, X2, X1
+	VMOVDQU        Y15, 64(SI)
+	SHA256RNDS2    X0, X4, X3
+	SHA256RNDS2    X0, X6, X5
+	VPADDD         pairConstants<>+96(SB), Y19, Y15
+	SHA256RNDS2    X0, X8, X7
+	VMOVQ          endSchedule<>+112(SB), X0
+	SHA256RNDS2    X0, X1, X2
+	VMOVDQU        Y15, 96(SI)
+	SHA256RNDS2    X0, X3, X4
+	SHA256RNDS2    X0, X5, X6
+	VMOVDQU        32(R8), X9
+	SHA256RNDS2    X0, X7, X8
+	VMOVQ          endSchedule<>+120(SB), X0
+	SHA256RNDS2    X0, X2, X1
+	VMOVDQU        32(R9), X10
+	SHA256RNDS2    X0, X4, X3
+	SHA256RNDS2    X0, X6, X5
+	VINSERTI128    $0x01, 32(R10), Y9, Y9
+	SHA256RNDS2    X0, X8, X7
+	VINSERTI128    $0x01, 32(R11), Y10, Y10
+	VMOVQ          endSchedule<>+128(SB), X0
+	SHA256RNDS2    X0, X1, X2
+	SHA256RNDS2    X0, X3, X4
+	VPSHUFB        Y11, Y9, Y9
+	SHA256RNDS2    X0, X5, X6
+	SHA256RNDS2    X0, X7, X8
+	VPSHUFB        Y11, Y10, Y10
+	VMOVQ          endSchedule<>+136(SB), X0
+	SHA256RNDS2    X0, X2, X1
+	SHA256RNDS2    X0, X4, X3
+	VPUNPCKLQDQ    Y10, Y9, Y20
+	SHA256RNDS2    X0, X6, X5
+	SHA256RNDS2    X0, X8, X7
+	VPUNPCKHQDQ    Y10, Y9, Y21
+	VMOVQ          endSchedule<>+144(SB), X0
+	SHA256RNDS2    X0, X1, X2
+	SHA256RNDS2    X0, X3, X4
+	VPBLENDMD      Y20, Y19, K1, Y27
+	SHA256RNDS2    X0, X5, X6
+	SHA256RNDS2    X0, X7, X8
+	VPSHUFD        $0xb1, Y27, Y27
+	VMOVQ          endSchedule<>+152(SB), X0
+	SHA256RNDS2    X0, X2, X1
+	SHA256RNDS2    X0, X4, X3
+	VPBLENDMD      Y21, Y20, K1, Y28
+	SHA256RNDS2    X0, X6, X5
+	SHA256RNDS2    X0, X8, X7
+	VPSHUFD        $0xb1, Y28, Y28
+	VMOVQ          endSchedule<>+160(SB), X0
+	SHA256RNDS2    X0, X1, X2
+	VPADDD         pairConstants<>+128(SB), Y20, Y15
+	SHA256RNDS2    X0, X3, X4
+	SHA256RNDS2    X0, X5, X6
+	VMOVDQU        Y15, 128(SI)
+	SHA256RNDS2    X0, X7, X8
+	VMOVQ          endSchedule<>+168(SB), X0
+	SHA256RNDS2    X0, X2, X1
+	VPADDD         pairConstants<>+160(SB), Y21, Y15
+	SHA256RNDS2    X0, X4, X3
+	SHA256RNDS2    X0, X6, X5
+	VMOVDQU        Y15, 160(SI)
+	SHA256RNDS2    X0, X8, X7
+	VMOVQ          endSchedule<>+176(SB), X0
+	SHA256RNDS2    X0, X1, X2
+	VMOVDQU        48(R8), X9
+	SHA256RNDS2    X0, X3, X4
+	SHA256RNDS2    X0, X5, X6
+	VMOVDQU        48(R9), X10
+	SHA256RNDS2    X0, X7, X8
+	VMOVQ          endSchedule<>+184(SB), X0
+	SHA256RNDS2    X0, X2, X1
+	VINSERTI128    $0x01, 48(R10), Y9, Y9
+	SHA256RNDS2    X0, X4, X3
+	SHA256RNDS2    X0, X6, X5
+	VINSERTI128    $0x01, 48(R11), Y10, Y10
+	SHA256RNDS2    X0, X8, X7
+	VPSHUFB        Y11, Y9, Y9
+	VMOVQ          endSchedule<>+192(SB), X0
+	SHA256RNDS2    X0, X1, X2
+	SHA256RNDS2    X0, X3, X4
+	VPSHUFB        Y11, Y10, Y10
+	SHA256RNDS2    X0, X5, X6
+	SHA256RNDS2    X0, X7, X8
+	VPUNPCKLQDQ    Y10, Y9, Y22
+	VMOVQ          endSchedule<>+200(SB), X0
+	SHA256RNDS2    X0, X2, X1
+	SHA256RNDS2    X0, X4, X3
+	VPUNPCKHQDQ    Y10, Y9, Y23
+	SHA256RNDS2    X0, X6, X5
+	SHA256RNDS2    X0, X8, X7
+	VPBLENDMD      Y22, Y21, K1, Y29
+	VMOVQ          endSchedule<>+208(SB), X0
+	SHA256RNDS2    X0, X1, X2
+	SHA256RNDS2    X0, X3, X4
+	VPSHUFD        $0xb1, Y29, Y29
+	SHA256RNDS2    X0, X5, X6
+	SHA256RNDS2    X0, X7, X8
+	VPBLENDMD      Y23, Y22, K1, Y30
+	VMOVQ          endSchedule<>+216(SB), X0
+	SHA256RNDS2    X0, X2, X1
+	SHA256RNDS2    X0, X4, X3
+	VPSHUFD        $0xb1, Y30, Y30
+	SHA256RNDS2    X0, X6, X5
+	SHA256RNDS2    X0, X8, X7
+	VPRORD         $0x07, Y24, Y9
+	VMOVQ          endSchedule<>+224(SB), X0
+	SHA256RNDS2    X0, X1, X2
+	VPRORD         $0x12, Y24, Y10
+	SHA256RNDS2    X0, X3, X4
+	SHA256RNDS2    X0, X5, X6
+	VPSRLD         $0x03, Y24, Y11
+	SHA256RNDS2    X0, X7, X8
+	VMOVQ          endSchedule<>+232(SB), X0
+	SHA256RNDS2    X0, X2, X1
+	VPADDD         Y28, Y16, Y16
+	SHA256RNDS2    X0, X4, X3
+	SHA256RNDS2    X0, X6, X5
+	VPTERNLOGD     $0x96, Y9, Y10, Y11
+	SHA256RNDS2    X0, X8, X7
+	VMOVQ          endSchedule<>+240(SB), X0
+	SHA256RNDS2    X0, X1, X2
+	VPADDD         Y11, Y16, Y16
+	SHA256RNDS2    X0, X3, X4
+	SHA256RNDS2    X0, X5, X6
+	VPADDD         pairConstants<>+192(SB), Y22, Y15
+	SHA256RNDS2    X0, X7, X8
+	VMOVQ          endSchedule<>+248(SB), X0
+	SHA256RNDS2    X0, X2, X1
+	VMOVDQU        Y15, 192(SI)
+	SHA256RNDS2    X0, X4, X3
+	SHA256RNDS2    X0, X6, X5
+	VPADDD         pairConstants<>+224(SB), Y23, Y15
+	SHA256RNDS2    X0, X8, X7
+	VMOVDQU        Y15, 224(SI)
+	VPADDD         256(SI), X1, X1
+	VPADDD         272(SI), X2, X2
+	VPADDD         288(SI), X3, X3
+	VPADDD         304(SI), X4, X4
+	VPADDD         320(SI), X5, X5
+	VPADDD         336(SI), X6, X6
+	VPADDD         352(SI), X7, X7
+	VPADDD         368(SI), X8, X8
+	VPSHUFD        $0x1b, X1, X15
+	VPSHUFD        $0xb1, X2, X2
+	VPBLENDW       $0xf0, X2, X15, X1
+	VPALIGNR       $0x08, X15, X2, X2
+	VPSHUFB        flipWords<>+0(SB), X1, X1
+	VPSHUFB        flipWords<>+0(SB), X2, X2
+	VMOVDQU        X1, (AX)
+	VMOVDQU        X2, 16(AX)
+	VPSHUFD        $0x1b, X3, X15
+	VPSHUFD        $0xb1, X4, X4
+	VPBLENDW       $0xf0, X4, X15, X3
+	VPALIGNR       $0x08, X15, X4, X4
+	VPSHUFB        flipWords<>+0(SB), X3, X3
+	VPSHUFB        flipWords<>+0(SB), X4, X4
+	VMOVDQU        X3, 32(AX)
+	VMOVDQU        X4, 48(AX)
+	VPSHUFD        $0x1b, X5, X15
+	VPSHUFD        $0xb1, X6, X6
+	VPBLENDW       $0xf0, X6, X15, X5
+	VPALIGNR       $0x08, X15, X6, X6
+	VPSHUFB        flipWords<>+0(SB), X5, X5
+	VPSHUFB        flipWords<>+0(SB), X6, X6
+	VMOVDQU        X5, 64(AX)
+	VMOVDQU        X6, 80(AX)
+	VPSHUFD        $0x1b, X7, X15
+	VPSHUFD        $0xb1, X8, X8
+	VPBLENDW       $0xf0, X8, X15, X7
+	VPALIGNR       $0x08, X15, X8, X8
+	VPSHUFB        flipWords<>+0(SB), X7, X7
+	VPSHUFB        flipWords<>+0(SB), X8, X8
+	VMOVDQU        X7, 96(AX)
+	VMOVDQU        X8, 112(AX)
+	ADDQ           $0x80, AX
+	DECQ           CX
+	JNZ            four
+	VZEROUPPER
+	RET
+
+DATA initialState<>+0(SB)/4, $0x9b05688c
+DATA initialState<>+4(SB)/4, $0x510e527f
+DATA initialState<>+8(SB)/4, $0xbb67ae85
+DATA initialState<>+12(SB)/4, $0x6a09e667
+DATA initialState<>+16(SB)/4, $0x5be0cd19
+DATA initialState<>+20(SB)/4, $0x1f83d9ab
+DATA initialState<>+24(SB)/4, $0xa54ff53a
+DATA initialState<>+28(SB)/4, $0x3c6ef372
+GLOBL initialState<>(SB), RODATA|NOPTR, $32
+
+DATA endSchedule<>+0(SB)/4, $0xc28a2f98
+DATA endSchedule<>+4(SB)/4, $0x71374491
+DATA endSchedule<>+8(SB)/4, $0xb5c0fbcf
+DATA endSchedule<>+12(SB)/4, $0xe9b5dba5
+DATA endSchedule<>+16(SB)/4, $0x3956c25b
+DATA endSchedule<>+20(SB)/4, $0x59f111f1
+DATA endSchedule<>+24(SB)/4, $0x923f82a4
+DATA endSchedule<>+28(SB)/4, $0xab1c5ed5
+DATA endSchedule<>+32(SB)/4, $0xd807aa98
+DATA endSchedule<>+36(SB)/4, $0x12835b01
+DATA endSchedule<>+40(SB)/4, $0x243185be
+DATA endSchedule<>+44(SB)/4, $0x550c7dc3
+DATA endSchedule<>+48(SB)/4, $0x72be5d74
+DATA endSchedule<>+52(SB)/4, $0x80deb1fe
+DATA endSchedule<>+56(SB)/4, $0x9bdc06a7
+DATA endSchedule<>+60(SB)/4, $0xc19bf374
+DATA endSchedule<>+64(SB)/4, $0x649b69c1
+DATA endSchedule<>+68(SB)/4, $0xf0fe4786
+DATA endSchedule<>+72(SB)/4, $0x0fe1edc6
+DATA endSchedule<>+76(SB)/4, $0x240cf254
+DATA endSchedule<>+80(SB)/4, $0x4fe9346f
+DATA endSchedule<>+84(SB)/4, $0x6cc984be
+DATA endSchedule<>+88(SB)/4, $0x61b9411e
+DATA endSchedule<>+92(SB)/4, $0x16f988fa
+DATA endSchedule<>+96(SB)/4, $0xf2c65152
+DATA endSchedule<>+100(SB)/4, $0xa88e5a6d
+DATA endSchedule<>+104(SB)/4, $0xb019fc65
+DATA endSchedule<>+108(SB)/4, $0xb9d99ec7
+DATA endSchedule<>+112(SB)/4, $0x9a1231c3
+DATA endSchedule<>+116(SB)/4, $0xe70eeaa0
+DATA endSchedule<>+120(SB)/4, $0xfdb1232b
+DATA endSchedule<>+124(SB)/4, $0xc7353eb0
+DATA endSchedule<>+128(SB)/4, $0x3069bad5
+DATA endSchedule<>+132(SB)/4, $0xcb976d5f
+DATA endSchedule<>+136(SB)/4, $0x5a0f118f
+DATA endSchedule<>+140(SB)/4, $0xdc1eeefd
+DATA endSchedule<>+144(SB)/4, $0x0a35b689
+DATA endSchedule<>+148(SB)/4, $0xde0b7a04
+DATA endSchedule<>+152(SB)/4, $0x58f4ca9d
+DATA endSchedule<>+156(SB)/4, $0xe15d5b16
+DATA endSchedule<>+160(SB)/4, $0x007f3e86
+DATA endSchedule<>+164(SB)/4, $0x37088980
+DATA endSchedule<>+168(SB)/4, $0xa507ea32
+DATA endSchedule<>+172(SB)/4, $0x6fab9537
+DATA endSchedule<>+176(SB)/4, $0x17406110
+DATA endSchedule<>+180(SB)/4, $0x0d8cd6f1
+DATA endSchedule<>+184(SB)/4, $0xcdaa3b6d
+DATA endSchedule<>+188(SB)/4, $0xc0bbbe37
+DATA endSchedule<>+192(SB)/4, $0x83613bda
+DATA endSchedule<>+196(SB)/4, $0xdb48a363
+DATA endSchedule<>+200(SB)/4, $0x0b02e931
+DATA endSchedule<>+204(SB)/4, $0x6fd15ca7
+DATA endSchedule<>+208(SB)/4, $0x521afaca
+DATA endSchedule<>+212(SB)/4, $0x31338431
+DATA endSchedule<>+216(SB)/4, $0x6ed41a95
+DATA endSchedule<>+220(SB)/4, $0x6d437890
+DATA endSchedule<>+224(SB)/4, $0xc39c91f2
+DATA endSchedule<>+228(SB)/4, $0x9eccabbd
+DATA endSchedule<>+232(SB)/4, $0xb5c9a0e6
+DATA endSchedule<>+236(SB)/4, $0x532fb63c
+DATA endSchedule<>+240(SB)/4, $0xd2c741c6
+DATA endSchedule<>+244(SB)/4, $0x07237ea3
+DATA endSchedule<>+248(SB)/4, $0xa4954b68
+DATA endSchedule<>+252(SB)/4, $0x4c191d76
+GLOBL endSchedule<>(SB), RODATA|NOPTR, $256

@@ -14,7 +14,9 @@ func main() {
 	DATA(0, U64(0x0405060700010203))
 	DATA(8, U64(0x0c0d0e0f08090a0b))
 	plain(flip)
-	mixed(flip)
+	k := pairConstants()
+	mixed(flip, k)
+	mixedPairs(flip, k)
 	Generate()
 }
 

@@ -23,13 +23,13 @@ import (
 //
 // The pairs plus constants go through a ring on the stack, from which the
 // rounds load the element of their lane.
-func mixed(flip Mem) {
+func mixed(flip, k Mem) {
 	TEXT("mixedBlocks4", NOSPLIT, "func(h *[4]*[8]uint32, p *[4]*byte, n int)")
 	Doc("mixedBlocks4 adds n blocks at p[i] to the state h[i], for i < 4.")
 	Pragma("noescape")
 	// The ring has eight slots: pair k+8 is stored when the rounds have loaded
 	// pair k.
-	m := mixer{lanes: enter(4, 8*32), k: pairConstants(), flip: flip}
+	m := mixer{lanes: enter(4, 8*32), k: k, flip: flip}
 
 	// Two words of four lie in the lower halves of 64-bit elements.
 	MOVL(U32(0x5555), reg.EDX)

@@ -1,0 +1,5 @@
+//go:build purego || !amd64
+
+package sha256mb
+
+func pairs(_, _ []byte) int { return 0 }
