@@ -186,6 +186,9 @@ func (j *job) resume(ctx context.Context) (map[int]cid.Cid, error) {
 	case err != nil:
 		return nil, fmt.Errorf("ask what the service holds: %w", err)
 	}
+	if status.Parts == nil {
+		return j.whole(receipts, status.State), nil
+	}
 	parts := make(map[cid.Cid]bool, len(status.Parts))
 	for _, c := range status.Parts {
 		parts[c] = true
@@ -199,6 +202,18 @@ func (j *job) resume(ctx context.Context) (map[int]cid.Cid, error) {
 	}
 	j.parts = parts
 	return receipts, nil
+}
+
+// whole tells what need not be sent to a target that does not tell which shards
+// it holds: all that it is not suspected to lack, if it says that the DAG is
+// complete, and otherwise what the ledger has.
+func (j *job) whole(receipts map[int]cid.Cid, state State) map[int]cid.Cid {
+	for i := range j.plan.Shards {
+		if _, ok := receipts[i]; !ok && state == StatePinned && !j.resend[i] {
+			receipts[i] = cid.Undef
+		}
+	}
+	return receipts
 }
 
 // dropLost drops the receipts of shards that the target has no more, if it can
@@ -408,7 +423,8 @@ func (j *job) finish(ctx context.Context, f Finisher) error {
 	again := map[int]bool{}
 	for {
 		for i, c := range j.archives {
-			d.Shards[i] = UploadedShard{Archive: c, Size: j.plan.Shards[i].Size}
+			shard := &j.plan.Shards[i]
+			d.Shards[i] = UploadedShard{Archive: c, Size: shard.Size, First: j.plan.Blocks.At(shard.First).Cid}
 		}
 		_, err := u.retry(ctx, j.name, NoShard, func() error { return f.Finish(ctx, d) })
 		var missing *MissingError

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -19,7 +20,8 @@ import (
 // several goroutines at a time.
 //
 // What else a target can do is discovered by type assertion: [StatusChecker],
-// [ShardChecker], [BlockFetcher], [ArchiveFetcher], [Finisher], [Limited].
+// [ShardChecker], [BlockFetcher], [ArchiveFetcher], [Finisher], [Limited],
+// [Lister], [Deleter].
 type Target interface {
 	// String names the target in messages and in the ledger. It has no secrets.
 	String() string
@@ -56,6 +58,29 @@ type ArchiveFetcher interface {
 	FetchArchive(ctx context.Context, root cid.Cid) (io.ReadCloser, error)
 }
 
+// Lister is a target that lists what it holds.
+type Lister interface {
+	// List yields DAGs, in an order that the target likes. An error is the last
+	// thing it yields.
+	List(ctx context.Context) iter.Seq2[Held, error]
+}
+
+// Held is a DAG that a target holds. What the target does not tell stays zero.
+type Held struct {
+	Root    cid.Cid
+	Name    string // as the target has it; not fit for a terminal
+	Bytes   int64
+	Created time.Time
+	State   State
+	Parts   []cid.Cid // as in [Status]
+}
+
+// Deleter is a target that lets go of a DAG. The error matches [ErrNotFound] if
+// it does not hold it.
+type Deleter interface {
+	Delete(ctx context.Context, root cid.Cid) error
+}
+
 // Finisher is a target whose DAGs need a commit once all their shards are
 // there: a pin, or a manifest. What is not committed does not count as held.
 type Finisher interface {
@@ -77,8 +102,9 @@ type Upload struct {
 
 // UploadedShard is a shard that has its receipt.
 type UploadedShard struct {
-	Archive cid.Cid // its CAR CID
+	Archive cid.Cid // its CAR CID; undefined if the target held the DAG already
 	Size    int64   // in bytes
+	First   cid.Cid // the first block that no shard before it has
 }
 
 // MissingError names blocks of a DAG that a target had and has no more. It may
@@ -125,7 +151,7 @@ type Receipt struct {
 // Status is what a target says of a DAG.
 type Status struct {
 	State State
-	Parts []cid.Cid // as in Receipt
+	Parts []cid.Cid // as in Receipt; nil if the target does not tell
 }
 
 // State is the life of a DAG at a service.

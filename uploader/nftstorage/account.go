@@ -18,16 +18,6 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// Upload is what the service says of one of the account's uploads.
-type Upload struct {
-	Root    cid.Cid
-	Name    string // as the service has it; not fit for a terminal
-	Bytes   int64
-	Created time.Time
-	State   uploader.State
-	Parts   []cid.Cid
-}
-
 // pageSize keeps a page of uploads with hundreds of parts each below what is
 // read of a reply.
 const pageSize = 50
@@ -43,10 +33,9 @@ type listed struct {
 	Name string `json:"name"`
 }
 
-// List yields the account's uploads, the newest first. An error is the last
-// thing it yields.
-func (t *Target) List(ctx context.Context) iter.Seq2[Upload, error] {
-	return func(yield func(Upload, error) bool) {
+// List implements [uploader.Lister]: the account's uploads, the newest first.
+func (t *Target) List(ctx context.Context) iter.Seq2[uploader.Held, error] {
+	return func(yield func(uploader.Held, error) bool) {
 		before := ""
 		seen := map[string]bool{} // of the time that the next page begins with: it does so inclusively
 		for {
@@ -56,7 +45,7 @@ func (t *Target) List(ctx context.Context) iter.Seq2[Upload, error] {
 			}
 			var page []listed
 			if err := t.get(ctx, "/?"+query.Encode(), &page); err != nil {
-				yield(Upload{}, err)
+				yield(uploader.Held{}, err)
 				return
 			}
 			fresh := 0
@@ -79,26 +68,26 @@ func (t *Target) List(ctx context.Context) iter.Seq2[Upload, error] {
 				return
 			}
 			if fresh == 0 {
-				yield(Upload{}, t.stuck("uploads", before))
+				yield(uploader.Held{}, t.stuck("uploads", before))
 				return
 			}
 		}
 	}
 }
 
-func (l *listed) upload() (Upload, error) {
+func (l *listed) upload() (uploader.Held, error) {
 	parts, err := l.parts()
 	if err == nil && !l.root().Defined() {
 		err = bulk.Permanent(fmt.Errorf("the reply lists %s as an upload, which is not a CID", bulk.Quote(l.CID)))
 	}
-	u := Upload{Root: l.root(), Name: l.Name, Bytes: l.Size, Created: l.Created, State: uploader.State(l.Pin.Status), Parts: parts}
+	u := uploader.Held{Root: l.root(), Name: l.Name, Bytes: l.Size, Created: l.Created, State: uploader.State(l.Pin.Status), Parts: parts}
 	if u.Name == "" {
 		u.Name = l.Pin.Name
 	}
 	return u, err
 }
 
-// Delete takes an upload from the account. The error matches
+// Delete implements [uploader.Deleter]: it takes an upload from the account. The error matches
 // [uploader.ErrNotFound] if there is no such upload.
 func (t *Target) Delete(ctx context.Context, root cid.Cid) error {
 	resp, err := t.exchange(ctx, http.MethodDelete, "/"+root.String(), nil)

@@ -77,7 +77,7 @@ type Target struct {
 	opts    Options
 	base    *url.URL
 	gateway *url.URL
-	client  *http.Client
+	client  *bulk.Client
 }
 
 // New makes a target. It sends nothing.
@@ -102,7 +102,7 @@ func New(opts Options) (*Target, error) {
 	if transport == nil {
 		transport = bulk.NewTransport()
 	}
-	t.client = &http.Client{Transport: transport, CheckRedirect: checkRedirect}
+	t.client = bulk.NewClient(transport, opts.Token.Secret, t.opts.UserAgent)
 	return t, nil
 }
 
@@ -125,20 +125,9 @@ func parseEndpoint(s string, allowHTTP bool) (*url.URL, error) {
 	return u, nil
 }
 
-// checkRedirect follows to the same origin only: bodies and token are for it.
-func checkRedirect(req *http.Request, via []*http.Request) error {
-	if len(via) >= 5 {
-		return errors.New("too many redirects")
-	}
-	if first := via[0].URL; req.URL.Host != first.Host || req.URL.Scheme != first.Scheme {
-		return bulk.Permanent(fmt.Errorf("refused to follow a redirect from %s to %q, another origin", first.Host, req.URL.Host))
-	}
-	return nil
-}
-
 // Close lets go of idle connections.
 func (t *Target) Close() error {
-	t.client.CloseIdleConnections()
+	t.client.Close()
 	return nil
 }
 
@@ -221,7 +210,7 @@ func (t *Target) FetchBlock(ctx context.Context, c cid.Cid, limit int) ([]byte, 
 	defer resp.Body.Close()
 	p, err := io.ReadAll(io.LimitReader(dog.Reply(resp.Body), int64(limit)+1))
 	if err != nil {
-		return nil, t.failed(ctx, "read the block", err)
+		return nil, t.client.Failed(ctx, "read the block", err)
 	}
 	if len(p) > limit {
 		return nil, bulk.Permanent(fmt.Errorf("%w: the gateway sent more than %d bytes for block %s", car.ErrCorrupt, limit, c))
@@ -256,7 +245,7 @@ type archiveBody struct {
 func (b *archiveBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) {
-		err = b.t.failed(b.ctx, "read the archive", err)
+		err = b.t.client.Failed(b.ctx, "read the archive", err)
 	}
 	return n, err
 }
@@ -272,7 +261,7 @@ func (t *Target) fetch(ctx context.Context, path, accept string) (*http.Response
 		return nil, err
 	}
 	req.Header.Set("Accept", accept)
-	resp, err := t.send(req)
+	resp, err := t.client.Send(req)
 	if err != nil {
 		return nil, err
 	}
@@ -290,7 +279,6 @@ func (t *Target) request(ctx context.Context, method string, base *url.URL, path
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("User-Agent", t.opts.UserAgent)
 	if t.opts.Token.Reveal() != "" && base.Scheme == t.base.Scheme && base.Host == t.base.Host {
 		req.Header.Set("Authorization", "Bearer "+t.opts.Token.Reveal())
 	}
@@ -306,29 +294,9 @@ func (t *Target) turn(ctx context.Context) error {
 	return t.opts.Pacer.Wait(ctx)
 }
 
-// send sends a request.
-func (t *Target) send(req *http.Request) (*http.Response, error) {
-	resp, err := t.client.Do(req)
-	if err != nil {
-		var u *url.Error
-		if errors.As(err, &u) {
-			err = u.Err // what it adds is said here, too
-		}
-		if bulk.Distrusted(err) {
-			err = bulk.Permanent(err)
-		}
-		return nil, t.failed(req.Context(), req.Method+" "+req.URL.Redacted(), err)
-	}
-	if resp.StatusCode == http.StatusProxyAuthRequired {
-		_ = resp.Body.Close()
-		return nil, t.failed(req.Context(), req.Method+" "+req.URL.Redacted(), &ProxyError{Status: resp.StatusCode})
-	}
-	return resp, nil
-}
-
 // reply sends a request and returns a good reply, with its body.
 func (t *Target) reply(req *http.Request, dog *bulk.Watchdog) (*http.Response, []byte, error) {
-	resp, err := t.send(req)
+	resp, err := t.client.Send(req)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -338,7 +306,7 @@ func (t *Target) reply(req *http.Request, dog *bulk.Watchdog) (*http.Response, [
 	}
 	p, err := io.ReadAll(io.LimitReader(dog.Reply(resp.Body), maxReplyBytes+1))
 	if err != nil {
-		return nil, nil, t.failed(req.Context(), "read the reply", err)
+		return nil, nil, t.client.Failed(req.Context(), "read the reply", err)
 	}
 	if len(p) > maxReplyBytes {
 		return nil, nil, bulk.Permanent(fmt.Errorf("the reply of %s is longer than %d bytes: is it the right endpoint?", t, maxReplyBytes))
@@ -364,15 +332,6 @@ func (t *Target) do(req *http.Request, dog *bulk.Watchdog, v any) error {
 		return t.refusal(resp, env)
 	}
 	return nil
-}
-
-// failed makes the error of a request that was cut short: why it was given up
-// if it was, and nothing that would show the token.
-func (t *Target) failed(ctx context.Context, what string, err error) error {
-	if cause := context.Cause(ctx); cause != nil {
-		err = cause
-	}
-	return fmt.Errorf("%s: %w", what, t.opts.Token.RedactError(err))
 }
 
 // envelope is what wraps every reply of the API.

@@ -1,6 +1,10 @@
 package cli
 
 import (
+	"cmp"
+
+	"github.com/ipfs/go-cid"
+
 	"github.com/carload/carload/uploader"
 )
 
@@ -92,6 +96,14 @@ type summaryEvent struct {
 	Code    int     `json:"code"`
 }
 
+// archiveName is empty for a shard that was there and not looked at.
+func archiveName(c cid.Cid) string {
+	if !c.Defined() {
+		return ""
+	}
+	return c.String()
+}
+
 // observer tells the console what the engine does.
 type observer struct {
 	con     *console
@@ -108,13 +120,13 @@ func (o observer) Observe(e uploader.Event) {
 			o.con.say("%s is %s: %s, %s in %s", quotePath(e.Name), e.Root, formatBytes(e.Bytes), count(e.Blocks, "block"), count(e.Shards, "shard"))
 		}
 	case uploader.ShardSent:
-		o.con.event(shardEvent{header("shard"), e.Name, e.Root.String(), e.Index, e.Count, e.Archive.String(), e.Bytes, e.Attempts, e.Held})
+		o.con.event(shardEvent{header("shard"), e.Name, e.Root.String(), e.Index, e.Count, archiveName(e.Archive), e.Bytes, e.Attempts, e.Held})
 		if o.verbose {
 			what := "done"
 			if e.Held {
 				what = "was there"
 			}
-			o.con.say("%s: shard %d of %d %s: %s, %s", quotePath(e.Name), e.Index+1, e.Count, what, e.Archive, formatBytes(e.Bytes))
+			o.con.say("%s: shard %d of %d %s: %s, %s", quotePath(e.Name), e.Index+1, e.Count, what, cmp.Or(archiveName(e.Archive), "as a part of the whole"), formatBytes(e.Bytes))
 		}
 	case uploader.Retrying:
 		o.con.event(retryEvent{header("retry"), e.Name, e.Index, e.Attempt, e.Wait.Seconds(), printable(e.Err.Error())})
