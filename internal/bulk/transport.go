@@ -41,6 +41,21 @@ func NewTransport() *http.Transport {
 	}
 }
 
+// NewUnixTransport makes a transport whose connections all lead to one Unix
+// socket, whatever the URL says.
+func NewUnixTransport(path string) *http.Transport {
+	t := NewTransport()
+	t.Proxy = nil
+	t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		c, err := new(net.Dialer).DialContext(ctx, "unix", path)
+		if err != nil {
+			return nil, err
+		}
+		return bulkConn{c}, nil
+	}
+	return t
+}
+
 // bulkConn is a TCP connection on which a body writes itself. The transport
 // copies a body of known length through a limited reader, in steps of 32 KiB;
 // a body that can write itself has its batch at hand and needs no copy.

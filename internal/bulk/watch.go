@@ -51,8 +51,8 @@ func (w *Watchdog) gotConn(info httptrace.GotConnInfo) {
 	w.conn, w.last = info.Conn, nil
 }
 
-// alive tells that a byte moved.
-func (w *Watchdog) alive() { w.waits(0) }
+// Alive tells that a byte moved, or whatever else shows that there is progress.
+func (w *Watchdog) Alive() { w.waits(0) }
 
 // waits tells that what is waited for is the source of a request (+1), or no
 // longer (-1): how long that takes is not for the network to answer for.
@@ -103,7 +103,7 @@ type aliveBody struct {
 func (b aliveBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if n > 0 {
-		b.dog.alive()
+		b.dog.Alive()
 	}
 	return n, err
 }

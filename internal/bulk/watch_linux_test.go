@@ -93,7 +93,7 @@ func TestWatchdogOnSlowLine(t *testing.T) {
 		// Nearly empty at a look, full at the next one.
 		drain(t, near, far)
 		look(0, "drained")
-		w.alive()
+		w.Alive()
 		fill(t, near)
 		look(0, "refilled by another write")
 	}

@@ -1,0 +1,69 @@
+package bulk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+)
+
+// Client sends requests, and makes errors of them that tell why they were
+// given up and do not show its secret.
+type Client struct {
+	http   *http.Client
+	secret Secret
+	agent  string
+}
+
+// NewClient makes a client. The agent names the program to the far side.
+func NewClient(transport http.RoundTripper, secret Secret, agent string) *Client {
+	return &Client{&http.Client{Transport: transport, CheckRedirect: checkRedirect}, secret, agent}
+}
+
+// checkRedirect follows to the same origin only: bodies and token are for it.
+func checkRedirect(req *http.Request, via []*http.Request) error {
+	if len(via) >= 5 {
+		return errors.New("too many redirects")
+	}
+	if first := via[0].URL; req.URL.Host != first.Host || req.URL.Scheme != first.Scheme {
+		return Permanent(fmt.Errorf("refused to follow a redirect from %s to %q, another origin", first.Host, req.URL.Host))
+	}
+	return nil
+}
+
+// Send sends a request. The caller closes the body of the reply.
+func (c *Client) Send(req *http.Request) (*http.Response, error) {
+	req.Header.Set("User-Agent", c.agent)
+	resp, err := c.http.Do(req)
+	if err != nil {
+		var u *url.Error
+		if errors.As(err, &u) {
+			err = u.Err // what it adds is said here, too
+		}
+		if Distrusted(err) {
+			err = Permanent(err)
+		}
+		return nil, c.Failed(req.Context(), req.Method+" "+req.URL.Redacted(), err)
+	}
+	if resp.StatusCode == http.StatusProxyAuthRequired {
+		_ = resp.Body.Close()
+		return nil, c.Failed(req.Context(), req.Method+" "+req.URL.Redacted(), &ProxyError{Status: resp.StatusCode})
+	}
+	return resp, nil
+}
+
+// Failed makes the error of a request that was cut short: why it was given up
+// if it was, and nothing that would show the secret.
+func (c *Client) Failed(ctx context.Context, what string, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
+	}
+	return fmt.Errorf("%s: %w", what, c.secret.RedactError(err))
+}
+
+// Redact takes the client's secret out of a text.
+func (c *Client) Redact(text string) string { return c.secret.Redact(text) }
+
+// Close lets go of idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }

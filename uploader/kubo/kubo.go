@@ -1,0 +1,591 @@
+// Package kubo is the upload target that speaks the RPC of Kubo, the IPFS node
+// that people run themselves; other programs that take its requests will do.
+//
+// Shards go in by dag/import without pins, in parallel: Kubo hashes each block
+// again and counts them. When all are there, [Target.Finish] has it walk the
+// DAG offline, and only if nothing is missing the root is pinned: Kubo waits
+// without end for what a pin lacks.
+package kubo
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"net/http"
+	"net/url"
+	"path"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/ipfs/go-cid"
+	"github.com/multiformats/go-multihash"
+
+	"github.com/carload/carload/car"
+	"github.com/carload/carload/internal/bulk"
+	"github.com/carload/carload/uploader"
+)
+
+// Limits of what is read on the word of a node.
+const (
+	maxLineBytes    = 64 << 10
+	maxMessageBytes = 64 << 10
+)
+
+// What Kubo takes.
+const (
+	// maxBlockBytes is what it imports unless it is asked to make exceptions:
+	// blocks that are larger can't be passed on to other nodes.
+	maxBlockBytes   = 2 << 20
+	maxPinNameBytes = 255
+)
+
+// Options are the knobs of [New].
+type Options struct {
+	// Address is a URL (http, https or unix), or a multiaddr as Kubo writes it
+	// into its configuration and the file $IPFS_PATH/api.
+	Address string
+	// Auth is the secret of one of the node's API.Authorizations, as it is
+	// there: bearer:TOKEN or basic:NAME:PASSWORD. A text without either word is
+	// a bearer token. Empty for none.
+	Auth string
+	// AllowHTTP lets the secret travel unencrypted to other machines.
+	AllowHTTP bool
+	// TLS is how nodes are trusted; nil for the system's way.
+	TLS *tls.Config
+	// Files is a path in the node's files (MFS) where finished uploads appear;
+	// one that ends with a slash is a directory, which is made, and they have
+	// their names there. Empty for nowhere.
+	Files string
+	// Stall is how long a request may move no byte, and a walk through the DAG
+	// no block; 0 means two minutes.
+	Stall time.Duration
+	// UserAgent names the program.
+	UserAgent string
+}
+
+// Target is a node. It is safe for concurrent use. Close lets go of idle
+// connections.
+type Target struct {
+	opts   Options
+	at     address
+	auth   string // the header; empty for none
+	client *bulk.Client
+}
+
+// New makes a target. It sends nothing.
+func New(opts Options) (*Target, error) {
+	at, err := parseAddress(opts.Address)
+	if err != nil {
+		return nil, err
+	}
+	t := &Target{opts: opts, at: at}
+	if t.opts.Stall == 0 {
+		t.opts.Stall = 2 * time.Minute
+	}
+	if t.opts.UserAgent == "" {
+		t.opts.UserAgent = "carload"
+	}
+	if opts.Files != "" && !strings.HasPrefix(opts.Files, "/") {
+		return nil, fmt.Errorf("path %q in the files of Kubo: must begin with a slash", opts.Files)
+	}
+	secret := opts.Auth
+	if opts.Auth != "" {
+		if at.socket == "" && at.base.Scheme == "http" && !opts.AllowHTTP && !bulk.IsLoopback(at.base.Hostname()) {
+			return nil, fmt.Errorf("address of Kubo %q: plain HTTP would show the secret to others on the way; use https", at)
+		}
+		if t.auth, secret, err = authorization(opts.Auth); err != nil {
+			return nil, err
+		}
+	}
+	transport := bulk.NewTransport()
+	if at.socket != "" {
+		transport = bulk.NewUnixTransport(at.socket)
+	}
+	transport.TLSClientConfig = opts.TLS
+	t.client = bulk.NewClient(transport, bulk.NewSecret(secret), t.opts.UserAgent)
+	return t, nil
+}
+
+// authorization makes the header of a secret as Kubo writes it, and tells the
+// part that must not be shown.
+func authorization(auth string) (header, secret string, err error) {
+	if strings.ContainsFunc(auth, func(r rune) bool { return r < ' ' || r == 0x7f }) || len(auth) > 8<<10 {
+		return "", "", errors.New("the secret for Kubo has control characters, or is longer than 8 KiB")
+	}
+	if pair, ok := strings.CutPrefix(auth, "basic:"); ok {
+		name, password, ok := strings.Cut(pair, ":")
+		if !ok {
+			return "", "", errors.New("the secret for Kubo is not of the form basic:NAME:PASSWORD")
+		}
+		req := http.Request{Header: http.Header{}}
+		req.SetBasicAuth(name, password)
+		return req.Header.Get("Authorization"), password, nil
+	}
+	token := strings.TrimPrefix(auth, "bearer:")
+	return "Bearer " + token, token, nil
+}
+
+// Close lets go of idle connections.
+func (t *Target) Close() error {
+	t.client.Close()
+	return nil
+}
+
+// String is the address, with the word kubo before it: there may be a service
+// of another kind at the same URL.
+func (t *Target) String() string { return "kubo:" + t.at.String() }
+
+// Limits implements [uploader.Limited].
+func (t *Target) Limits() uploader.Limits {
+	return uploader.Limits{BlockBytes: maxBlockBytes, Hashes: hashes}
+}
+
+// hashes are those of boxo's verifcid that we can check, too.
+var hashes = []uint64{
+	multihash.SHA2_256, multihash.SHA2_512, multihash.SHA1, multihash.DBL_SHA2_256, multihash.BLAKE3, multihash.IDENTITY,
+	multihash.SHA3_224, multihash.SHA3_256, multihash.SHA3_384, multihash.SHA3_512,
+	multihash.KECCAK_224, multihash.KECCAK_256, multihash.KECCAK_384, multihash.KECCAK_512,
+	multihash.SHAKE_256, multihash.BLAKE2B_MIN + 31, multihash.BLAKE2S_MIN + 31, multihash.BLAKE2B_MIN + 63,
+}
+
+// Put implements [uploader.Target] by dag/import. The receipt is the number of
+// blocks that Kubo read and hashed, and of their bytes.
+func (t *Target) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt, error) {
+	ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
+	defer stop()
+	open := func() (io.ReadCloser, error) { return dog.Request(newForm(s.Open(ctx))), nil }
+	body, _ := open()
+	req, err := t.request(ctx, "dag/import", url.Values{"pin-roots": {"false"}, "stats": {"true"}, "fast-provide-root": {"false"}}, body)
+	if err != nil {
+		return uploader.Receipt{}, errors.Join(err, body.Close())
+	}
+	req.ContentLength, req.GetBody = formBytes+s.Size, open
+	req.Header.Set("Content-Type", formType)
+	req.Header.Set("Expect", "100-continue")
+	var r uploader.Receipt
+	said := false
+	err = t.stream(req, dog, func(line []byte) error {
+		var v struct {
+			Stats *struct{ BlockCount, BlockBytesCount int64 }
+		}
+		if err := json.Unmarshal(line, &v); err != nil {
+			return err
+		}
+		if v.Stats != nil {
+			said, r.Blocks, r.BlockBytes = true, int(v.Stats.BlockCount), v.Stats.BlockBytesCount
+		}
+		return nil
+	})
+	if err == nil && !said {
+		err = bulk.Permanent(fmt.Errorf("%s took the shard and does not say what it counted: it is too old, or not Kubo", t))
+	}
+	return r, err
+}
+
+// Status implements [uploader.StatusChecker]: a DAG is complete if it is
+// pinned, for then it was walked. Nothing is walked for the question.
+func (t *Target) Status(ctx context.Context, root cid.Cid) (uploader.Status, error) {
+	pinned, err := t.pinned(ctx, root)
+	switch {
+	case err != nil:
+		return uploader.Status{}, err
+	case pinned:
+		return uploader.Status{State: uploader.StatePinned}, nil
+	}
+	if err := t.Has(ctx, root); err != nil {
+		return uploader.Status{}, err
+	}
+	return uploader.Status{State: uploader.StatePinning}, nil
+}
+
+// Has returns nil if the node has a block, without asking others for it, and
+// an error matching [uploader.ErrNotFound] if not.
+func (t *Target) Has(ctx context.Context, c cid.Cid) error {
+	return t.ask(ctx, "block/stat", url.Values{"arg": {c.String()}, "offline": {"true"}}, nil)
+}
+
+func (t *Target) pinned(ctx context.Context, root cid.Cid) (bool, error) {
+	var v struct {
+		Keys map[string]struct{ Type string }
+	}
+	err := t.ask(ctx, "pin/ls", url.Values{"arg": {root.String()}, "type": {"recursive"}}, &v)
+	var rpc *RPCError
+	if errors.As(err, &rpc) && strings.Contains(rpc.message, "is not pinned") {
+		return false, nil
+	}
+	for key, pin := range v.Keys {
+		if c, err := cid.Decode(key); err == nil && c.Equals(root) && pin.Type == "recursive" {
+			return true, nil
+		}
+	}
+	return false, err
+}
+
+// Finish implements [uploader.Finisher]: it has the node walk the DAG, compares
+// what it found, pins the root with the name, and only then makes it appear
+// in the node's files. A root that is pinned already keeps the name of its pin.
+func (t *Target) Finish(ctx context.Context, d uploader.Upload) error {
+	pinned, err := t.pinned(ctx, d.Root)
+	if err != nil {
+		return err
+	}
+	if !pinned {
+		if err := t.walk(ctx, d); err != nil {
+			return err
+		}
+		if err := t.pin(ctx, d); err != nil {
+			return err
+		}
+	}
+	if t.opts.Files == "" {
+		return nil
+	}
+	return t.show(ctx, d)
+}
+
+// walk has the node walk the DAG offline.
+func (t *Target) walk(ctx context.Context, d uploader.Upload) error {
+	ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
+	defer stop()
+	// Progress is a line for each block: it shows that the walk goes on.
+	req, err := t.request(ctx, "dag/stat", url.Values{"arg": {d.Root.String()}, "offline": {"true"}, "progress": {"true"}}, nil)
+	if err != nil {
+		return err
+	}
+	var last struct {
+		UniqueBlocks int
+		TotalSize    int64
+	}
+	err = t.stream(req, dog, func(line []byte) error { return json.Unmarshal(line, &last) })
+	if c, ok := missing(err); ok {
+		return t.lost(ctx, d, c)
+	}
+	if err != nil {
+		return err
+	}
+	// The walk went from the root to every leaf. It may count more than we do:
+	// links that are their own block.
+	if last.UniqueBlocks < d.Blocks || last.TotalSize < d.BlockBytes {
+		return bulk.Permanent(fmt.Errorf("%w: %s counts %d blocks with %d bytes below %s, there should be %d with %d",
+			uploader.ErrIncomplete, t, last.UniqueBlocks, last.TotalSize, d.Root, d.Blocks, d.BlockBytes))
+	}
+	return nil
+}
+
+// lost tells what is gone: the block that the walk ended at, and the blocks
+// that shards begin with. Kubo's collector takes all that is not pinned, and a
+// walk for each would take long.
+func (t *Target) lost(ctx context.Context, d uploader.Upload, first cid.Cid) error {
+	gone := &uploader.MissingError{Root: d.Root, Blocks: []cid.Cid{first}}
+	for i := range d.Shards {
+		c := d.Shards[i].First
+		if !c.Defined() || c.Equals(first) {
+			continue
+		}
+		switch err := t.Has(ctx, c); {
+		case errors.Is(err, uploader.ErrNotFound):
+			gone.Blocks = append(gone.Blocks, c)
+		case err != nil:
+			return err
+		}
+	}
+	return gone
+}
+
+// pin pins a DAG that is complete. If it is so no more, Kubo waits without end
+// for what is missing, also when it is told to stay offline: so what counts is
+// how many blocks it has been through.
+func (t *Target) pin(ctx context.Context, d uploader.Upload) error {
+	watched, dog, stop := bulk.Watch(ctx, t.opts.Stall)
+	defer stop()
+	req, err := t.request(watched, "pin/add", url.Values{
+		"arg": {d.Root.String()}, "recursive": {"true"}, "progress": {"true"}, "name": {cut(d.Name, maxPinNameBytes)},
+	}, nil)
+	if err != nil {
+		return err
+	}
+	seen, done := 0, false
+	err = t.streamQuietly(req, func(line []byte) error {
+		var v struct {
+			Pins     []string
+			Progress int
+		}
+		if err := json.Unmarshal(line, &v); err != nil {
+			return err
+		}
+		for _, p := range v.Pins {
+			if c, err := cid.Decode(p); err == nil && c.Equals(d.Root) {
+				done = true
+			}
+		}
+		if v.Progress > seen || done {
+			seen = v.Progress
+			dog.Alive()
+		}
+		return nil
+	})
+	switch {
+	case err == nil && !done:
+		return bulk.Permanent(fmt.Errorf("%s does not say that it pinned %s", t, d.Root))
+	case err != nil && ctx.Err() == nil && watched.Err() != nil:
+		// Blocks may be gone since the walk.
+		return errors.Join(t.walk(ctx, d), err)
+	}
+	return err
+}
+
+// show makes the upload appear in the node's files. Doing so again is well.
+func (t *Target) show(ctx context.Context, d uploader.Upload) error {
+	to := t.opts.Files
+	if strings.HasSuffix(to, "/") {
+		name := strings.ReplaceAll(d.Name, "/", "_")
+		if name == "" || name == "." || name == ".." {
+			name = d.Root.String()
+		}
+		to += name
+	}
+	to = path.Clean(to)
+	var v struct{ Hash string }
+	err := t.ask(ctx, "files/stat", url.Values{"arg": {to}, "hash": {"true"}}, &v)
+	if err == nil {
+		if c, err := cid.Decode(v.Hash); err == nil && c.Equals(d.Root) {
+			return nil
+		}
+		return bulk.Permanent(fmt.Errorf("it is pinned, but %q in the files of %s is something else: remove that, or give another path", to, t))
+	}
+	if !errors.Is(err, uploader.ErrNotFound) {
+		return err
+	}
+	return t.ask(ctx, "files/cp", url.Values{"arg": {"/ipfs/" + d.Root.String(), to}, "parents": {"true"}}, nil)
+}
+
+// FetchBlock implements [uploader.BlockFetcher]. The node does not ask others
+// for it.
+func (t *Target) FetchBlock(ctx context.Context, c cid.Cid, limit int) ([]byte, error) {
+	ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
+	defer stop()
+	req, err := t.request(ctx, "block/get", url.Values{"arg": {c.String()}, "offline": {"true"}}, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := t.send(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	p, err := io.ReadAll(io.LimitReader(dog.Reply(resp.Body), int64(limit)+1))
+	switch {
+	case err != nil:
+		return nil, t.client.Failed(ctx, "read the block", err)
+	case len(p) > limit:
+		return nil, bulk.Permanent(fmt.Errorf("%w: %s sent more than %d bytes for block %s", car.ErrCorrupt, t, limit, c))
+	}
+	return p, trailer(resp)
+}
+
+// FetchArchive implements [uploader.ArchiveFetcher] by dag/export.
+func (t *Target) FetchArchive(ctx context.Context, root cid.Cid) (io.ReadCloser, error) {
+	ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
+	req, err := t.request(ctx, "dag/export", url.Values{"arg": {root.String()}, "offline": {"true"}, "progress": {"false"}}, nil)
+	if err != nil {
+		stop()
+		return nil, err
+	}
+	//nolint:bodyclose // the body is handed on, and its reader closes it
+	resp, err := t.send(req)
+	if err != nil {
+		stop()
+		return nil, err
+	}
+	return &export{dog.Reply(resp.Body), resp, t, ctx, stop}, nil
+}
+
+// export is the body of an archive that is fetched.
+type export struct {
+	io.ReadCloser
+	resp *http.Response
+	t    *Target
+	ctx  context.Context //nolint:containedctx // of the request
+	stop func()
+}
+
+func (e *export) Read(p []byte) (int, error) {
+	n, err := e.ReadCloser.Read(p)
+	switch {
+	case errors.Is(err, io.EOF):
+		if said := trailer(e.resp); said != nil {
+			err = said
+		}
+	case err != nil:
+		err = e.t.client.Failed(e.ctx, "read the archive", err)
+	}
+	return n, err
+}
+
+func (e *export) Close() error {
+	e.stop()
+	return e.ReadCloser.Close()
+}
+
+// List implements [uploader.Lister]: it yields the recursive pins.
+func (t *Target) List(ctx context.Context) iter.Seq2[uploader.Held, error] {
+	return func(yield func(uploader.Held, error) bool) {
+		ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
+		defer stop()
+		req, err := t.request(ctx, "pin/ls", url.Values{"type": {"recursive"}, "names": {"true"}, "stream": {"true"}}, nil)
+		if err != nil {
+			yield(uploader.Held{}, err)
+			return
+		}
+		err = t.stream(req, dog, func(line []byte) error {
+			var v struct{ Cid, Name string }
+			if err := json.Unmarshal(line, &v); err != nil {
+				return err
+			}
+			root, err := cid.Decode(v.Cid)
+			if err != nil {
+				return fmt.Errorf("it lists %s as pinned, which is not a CID", bulk.Quote(v.Cid))
+			}
+			if !yield(uploader.Held{Root: root, Name: v.Name, State: uploader.StatePinned}, nil) {
+				return errEnough
+			}
+			return nil
+		})
+		if err != nil && !errors.Is(err, errEnough) {
+			yield(uploader.Held{}, err)
+		}
+	}
+}
+
+var errEnough = errors.New("the list is not asked for more")
+
+// Delete implements [uploader.Deleter]: it takes the pin away. The blocks go
+// when the node's collector runs.
+func (t *Target) Delete(ctx context.Context, root cid.Cid) error {
+	return t.ask(ctx, "pin/rm", url.Values{"arg": {root.String()}}, nil)
+}
+
+// Version asks the node what it is.
+func (t *Target) Version(ctx context.Context) (string, error) {
+	var v struct{ Version string }
+	err := t.ask(ctx, "version", nil, &v)
+	return v.Version, err
+}
+
+// request makes a request of the RPC.
+func (t *Target) request(ctx context.Context, command string, args url.Values, body io.Reader) (*http.Request, error) {
+	u := *t.at.base
+	u.Path += "/api/v0/" + command
+	u.RawQuery = args.Encode()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), body)
+	if err != nil {
+		return nil, err
+	}
+	if t.auth != "" {
+		req.Header.Set("Authorization", t.auth)
+	}
+	return req, nil
+}
+
+// send sends a request; a reply that is an error becomes one.
+func (t *Target) send(req *http.Request) (*http.Response, error) {
+	resp, err := t.client.Send(req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		defer resp.Body.Close()
+		return nil, t.refusal(resp)
+	}
+	return resp, nil
+}
+
+// ask sends a small request and decodes the one value of the reply into v,
+// unless that is nil.
+func (t *Target) ask(ctx context.Context, command string, args url.Values, v any) error {
+	ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
+	defer stop()
+	req, err := t.request(ctx, command, args, nil)
+	if err != nil {
+		return err
+	}
+	return t.stream(req, dog, func(line []byte) error {
+		if v == nil {
+			return nil
+		}
+		return json.Unmarshal(line, v)
+	})
+}
+
+// stream sends a request and hands each line of the reply on. All of the reply
+// is read: what went wrong after the first line is in its trailer.
+func (t *Target) stream(req *http.Request, dog *bulk.Watchdog, each func(line []byte) error) error {
+	return t.lines(req, dog.Reply, each)
+}
+
+// streamQuietly is stream where bytes of the reply are no sign of progress.
+func (t *Target) streamQuietly(req *http.Request, each func(line []byte) error) error {
+	return t.lines(req, func(body io.ReadCloser) io.ReadCloser { return body }, each)
+}
+
+func (t *Target) lines(req *http.Request, watched func(io.ReadCloser) io.ReadCloser, each func(line []byte) error) error {
+	resp, err := t.send(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	in := newLineReader(watched(resp.Body), maxLineBytes)
+	for {
+		line, err := in.next()
+		if errors.Is(err, io.EOF) {
+			return trailer(resp)
+		}
+		if errors.Is(err, errLongLine) {
+			return bulk.Permanent(fmt.Errorf("a line of the reply of %s is longer than %d bytes: is it Kubo?", t, maxLineBytes))
+		}
+		if err != nil {
+			return t.client.Failed(req.Context(), "read the reply", err)
+		}
+		var said struct {
+			Message string
+			Type    string
+		}
+		if bytes.Contains(line, []byte(`"Type":"error"`)) && json.Unmarshal(line, &said) == nil && said.Type == "error" {
+			return newRPCError(http.StatusInternalServerError, said.Message)
+		}
+		if err := each(line); err != nil {
+			if errors.Is(err, errEnough) {
+				return err
+			}
+			return bulk.Temporary(fmt.Errorf("the reply of %s is not Kubo's: %w", t, err))
+		}
+	}
+}
+
+// cut shortens a name to so many bytes, at the end of a character.
+func cut(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
+}
+
+var (
+	_ uploader.Target         = (*Target)(nil)
+	_ uploader.StatusChecker  = (*Target)(nil)
+	_ uploader.BlockFetcher   = (*Target)(nil)
+	_ uploader.ArchiveFetcher = (*Target)(nil)
+	_ uploader.Finisher       = (*Target)(nil)
+	_ uploader.Limited        = (*Target)(nil)
+	_ uploader.Lister         = (*Target)(nil)
+	_ uploader.Deleter        = (*Target)(nil)
+)

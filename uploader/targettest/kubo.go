@@ -1,0 +1,125 @@
+package targettest
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Kubo is a real node with a repository of its own, that talks to nobody.
+type Kubo struct {
+	URL  string // of the RPC
+	Repo string // what IPFS_PATH is for it
+
+	program string
+	cmd     *exec.Cmd
+	gone    chan struct{} // closed when the process is reaped
+}
+
+// kuboProgram is the variable that names Kubo's program.
+const kuboProgram = "CARLOAD_KUBO"
+
+// StartKubo starts a node, and skips the test if the variable CARLOAD_KUBO does
+// not name the program. The node ends with the test. Each pair of arguments is
+// a setting and its JSON value.
+func StartKubo(tb testing.TB, config ...string) *Kubo {
+	tb.Helper()
+	k := &Kubo{program: program(tb, kuboProgram), Repo: filepath.Join(tb.TempDir(), "ipfs")}
+	k.Run(tb, nil, "init", "--profile=test")
+	config = append([]string{"Addresses.Swarm", "[]", "Routing.Type", `"none"`, "Discovery.MDNS.Enabled", "false", "AutoTLS.Enabled", "false"}, config...)
+	for i := 0; i+1 < len(config); i += 2 {
+		k.Run(tb, nil, "config", "--json", config[i], config[i+1])
+	}
+	k.Start(tb)
+	tb.Cleanup(func() { k.Kill(tb) })
+	return k
+}
+
+// program is what a variable names. The test is skipped if it names nothing.
+func program(tb testing.TB, variable string) string {
+	tb.Helper()
+	path := os.Getenv(variable)
+	if path == "" {
+		tb.Skipf("the variable %s does not name the program; .ci/run does", variable)
+	}
+	return path
+}
+
+func (k *Kubo) command(tb testing.TB, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(tb.Context(), k.program, args...)
+	cmd.Env = append(os.Environ(), "IPFS_PATH="+k.Repo, "IPFS_TELEMETRY=off")
+	return cmd
+}
+
+// Run runs a command of the node's and returns what it prints.
+func (k *Kubo) Run(tb testing.TB, stdin io.Reader, args ...string) []byte {
+	tb.Helper()
+	cmd := k.command(tb, args...)
+	cmd.Stdin = stdin
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		tb.Fatalf("ipfs %s: %v: %s", strings.Join(args, " "), err, stderr.Bytes())
+	}
+	return out
+}
+
+// Start starts the node, again if it was killed, and waits until it is ready.
+func (k *Kubo) Start(tb testing.TB) {
+	tb.Helper()
+	cmd := exec.Command(k.program, "daemon") //nolint:noctx // it outlives the test's context, and is killed in the cleanup
+	cmd.Env = append(os.Environ(), "IPFS_PATH="+k.Repo, "IPFS_TELEMETRY=off")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		tb.Fatal(err)
+	}
+	ready := make(chan bool, 1)
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		lines := bufio.NewScanner(out)
+		for lines.Scan() {
+			if strings.Contains(lines.Text(), "Daemon is ready") {
+				ready <- true
+			}
+		}
+		_ = cmd.Wait() // it is killed
+		close(ready)
+	}()
+	k.cmd, k.gone = cmd, gone
+	if !<-ready {
+		tb.Fatalf("ipfs daemon: %s", stderr.Bytes())
+	}
+	p, err := os.ReadFile(filepath.Join(k.Repo, "api"))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	// /ip4/127.0.0.1/tcp/PORT
+	if parts := strings.Split(strings.TrimSpace(string(p)), "/"); len(parts) == 5 {
+		k.URL = "http://" + parts[2] + ":" + parts[4]
+	}
+}
+
+// Kill ends the node as a loss of power would, as far as it can see.
+func (k *Kubo) Kill(tb testing.TB) {
+	tb.Helper()
+	if k.cmd == nil {
+		return
+	}
+	if err := k.cmd.Process.Kill(); err != nil {
+		tb.Log(err)
+	}
+	<-k.gone
+	k.cmd = nil
+}
