@@ -18,6 +18,8 @@ import (
 	"os/exec"
 	"slices"
 	"time"
+
+	"github.com/carload/carload/internal/sha256mb"
 )
 
 // Job is what a stage works on.
@@ -69,6 +71,9 @@ type Report struct {
 	Bytes  int64 `json:"bytes"`
 	Rounds int   `json:"rounds"`
 	Rows   []Row `json:"rows"`
+	// Hashing is how fast each way to hash was on this machine when it was
+	// tried, and which are used.
+	Hashing []sha256mb.Way `json:"hashing"`
 }
 
 // Row is one stage's figures.
@@ -128,7 +133,7 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	rows := make([]Row, len(stages))
 	cpu := make([][]float64, len(stages))
 	roots := map[string]string{}
-	rep := Report{Rounds: o.Rounds}
+	rep := Report{Rounds: o.Rounds, Hashing: sha256mb.Ways()}
 	for round := range o.Rounds + 1 { // the first one warms up and does not count
 		for i, s := range stages {
 			if o.Log != nil {

@@ -29,21 +29,22 @@ func (d *Digest) Reset() {
 	}
 }
 
-// Write adds p to the message on the caller's goroutine. It never fails.
-func (d *Digest) Write(p []byte) (int, error) {
-	if active == portable {
+// Write adds data to the message on the caller's goroutine. It never fails.
+func (d *Digest) Write(data []byte) (int, error) {
+	p := current()
+	if p.width == 0 {
 		if d.std == nil {
 			d.std = sha256.New()
 		}
-		return d.std.Write(p)
+		return d.std.Write(data)
 	}
 	var u update
-	u.begin(d, p)
+	u.begin(d, data)
 	for lanes := [maxLanes]*stream{&u.stream}; !u.idle(); {
-		advance(&lanes, maxStep)
+		p.move(&lanes, maxStep)
 	}
 	u.finish()
-	return len(p), nil
+	return len(data), nil
 }
 
 // Sum256 returns the digest of what was written so far and leaves d unchanged.
@@ -60,7 +61,7 @@ func (d *Digest) Sum256() [Size]byte {
 		state = d.state
 	)
 	last := pad(&tail, d.buf[:d.length%blockSize], d.length)
-	blocks(1, &[maxLanes]*[8]uint32{&state}, &[maxLanes]*byte{&last[0]}, len(last)/blockSize)
+	blocks(current().kernels[1], &[maxLanes]*[8]uint32{&state}, &[maxLanes]*byte{&last[0]}, len(last)/blockSize)
 	putDigest(&out, &state)
 	return out
 }

@@ -1,24 +1,77 @@
 package sha256mb
 
-import "testing"
+import (
+	"fmt"
+	"os"
+	"slices"
+	"testing"
+	"time"
+)
 
-var kernelNames = map[kernel]string{portable: "portable", native: "native", mixed: "mixed"}
+// forceEnv makes the tests and benchmarks of this package take kernels of one
+// name only, as Ways calls them: to see what another machine would do.
+const forceEnv = "CARLOAD_TEST_KERNEL"
 
-// EachKernel runs test with every kernel of this machine in turn. The caller
+func init() {
+	name := os.Getenv(forceEnv)
+	if name == "" {
+		return
+	}
+	if name == stdName {
+		planned.Store(newPlan(nil))
+		return
+	}
+	cs := slices.DeleteFunc(candidates(), func(c candidate) bool { return c.lanes > 1 && c.name != name })
+	if len(cs) < 2 {
+		panic(fmt.Sprintf("%s: this machine has no %s", forceEnv, name))
+	}
+	std, took := measure(cs)
+	planned.Store(choose(cs, std, took))
+}
+
+// EachKernel runs test with every plan for this machine in turn. The caller
 // must not be a parallel test.
 func EachKernel(t *testing.T, test func(t *testing.T)) {
 	t.Helper()
 	WithKernels(func(name string) { t.Run(name, test) })
 }
 
-// WithKernels is EachKernel for what has no *testing.T.
+// WithKernels is EachKernel for what has no *testing.T. The plans are those for
+// crypto/sha256 alone, for all kernels of a name, for each number of lanes as the
+// most that are worth it, and for three lanes that are slower than two.
 func WithKernels(do func(name string)) {
-	defer func(k kernel) { active = k }(active)
-	for _, k := range kernels() {
-		active = k
-		do(kernelNames[k])
+	defer planned.Store(current())
+	try := func(name string, p *plan) {
+		planned.Store(p)
+		do(name)
 	}
+	try("portable", newPlan(nil))
+	all := candidates()
+	var names []string
+	for _, c := range all {
+		if !slices.Contains(names, c.name) {
+			names = append(names, c.name)
+		}
+	}
+	for _, name := range names {
+		var cs []candidate
+		for _, c := range all {
+			if c.name == name || c.lanes == 1 {
+				cs = append(cs, c)
+			}
+		}
+		try(name, choose(cs, 0, make([]time.Duration, len(cs))))
+	}
+	if len(all) == 0 {
+		return
+	}
+	for most := 2; most < maxLanes; most++ {
+		cs := slices.DeleteFunc(slices.Clone(all), func(c candidate) bool { return c.lanes > most })
+		try(fmt.Sprintf("%d lanes", most), choose(cs, 0, make([]time.Duration, len(cs))))
+	}
+	cs := slices.DeleteFunc(slices.Clone(all), func(c candidate) bool { return c.lanes == 3 })
+	try("no 3 lanes", choose(cs, 0, make([]time.Duration, len(cs))))
 }
 
 // Lanes tells whether this machine has a kernel with lanes.
-func Lanes() bool { return active != portable }
+func Lanes() bool { return current().width > 0 }

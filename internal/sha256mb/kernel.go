@@ -1,18 +1,14 @@
 package sha256mb
 
-// kernel is a way to compute.
+// kernel names a routine that advances a fixed number of lanes. Those of an
+// architecture are in its file.
 type kernel uint8
 
-const (
-	portable kernel = iota // crypto/sha256
-	native                 // the SHA instructions of this architecture
-	mixed                  // the same, beside AVX-512
-)
+const none kernel = 0
 
-// active is what this machine computes with. Only tests change it.
-var active = best()
-
-func best() kernel {
-	ks := kernels()
-	return ks[len(ks)-1]
+// candidate is a kernel that this machine can run.
+type candidate struct {
+	kernel kernel
+	name   string // those made alike have one name
+	lanes  int
 }

@@ -6,34 +6,38 @@ import "golang.org/x/sys/cpu"
 
 //go:generate go run -C gen ./shani -pkg sha256mb -out ../shani_amd64.s -stubs ../shani_amd64.go
 
-// kernels are all that this machine can run, the best one last.
-func kernels() []kernel {
+const (
+	shani1 kernel = iota + 1
+	shani2
+	shani3
+	shani4
+	mixed4
+)
+
+func candidates() []candidate {
 	const sha = 1 << 29
-	ks := []kernel{portable}
 	if cpuid7()&sha == 0 || !cpu.X86.HasAVX {
-		return ks
+		return nil
 	}
-	ks = append(ks, native)
+	cs := []candidate{{shani1, "sha-ni", 1}, {shani2, "sha-ni", 2}, {shani3, "sha-ni", 3}, {shani4, "sha-ni", 4}}
 	if cpu.X86.HasAVX2 && cpu.X86.HasAVX512F && cpu.X86.HasAVX512VL {
-		ks = append(ks, mixed)
+		cs = append(cs, candidate{mixed4, "sha-ni+avx512", 4})
 	}
-	return ks
+	return cs
 }
 
-// blocks adds n blocks at p[i] to the state h[i], for i < w.
-func blocks(w int, h *[maxLanes]*[8]uint32, p *[maxLanes]*byte, n int) {
-	switch w {
-	case 1:
+// blocks adds n blocks at p[i] to the state h[i], for all lanes i of the kernel.
+func blocks(k kernel, h *[maxLanes]*[8]uint32, p *[maxLanes]*byte, n int) {
+	switch k {
+	case shani1:
 		shaniBlocks1(h, p, n)
-	case 2:
+	case shani2:
 		shaniBlocks2(h, p, n)
-	case 3:
+	case shani3:
 		shaniBlocks3(h, p, n)
-	case 4:
-		if active == mixed {
-			mixedBlocks4(h, p, n)
-		} else {
-			shaniBlocks4(h, p, n)
-		}
+	case shani4:
+		shaniBlocks4(h, p, n)
+	case mixed4:
+		mixedBlocks4(h, p, n)
 	}
 }

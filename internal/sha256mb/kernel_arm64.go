@@ -6,24 +6,30 @@ import "golang.org/x/sys/cpu"
 
 //go:generate go run -C gen ./sha2 -out ../sha2_arm64.s
 
-// kernels are all that this machine can run, the best one last.
-func kernels() []kernel {
+const (
+	sha2x1 kernel = iota + 1
+	sha2x2
+	sha2x3
+	sha2x4
+)
+
+func candidates() []candidate {
 	if !cpu.ARM64.HasSHA2 {
-		return []kernel{portable}
+		return nil
 	}
-	return []kernel{portable, native}
+	return []candidate{{sha2x1, "sha2", 1}, {sha2x2, "sha2", 2}, {sha2x3, "sha2", 3}, {sha2x4, "sha2", 4}}
 }
 
-// blocks adds n blocks at p[i] to the state h[i], for i < w.
-func blocks(w int, h *[maxLanes]*[8]uint32, p *[maxLanes]*byte, n int) {
-	switch w {
-	case 1:
+// blocks adds n blocks at p[i] to the state h[i], for all lanes i of the kernel.
+func blocks(k kernel, h *[maxLanes]*[8]uint32, p *[maxLanes]*byte, n int) {
+	switch k {
+	case sha2x1:
 		sha2Blocks1(h, p, n)
-	case 2:
+	case sha2x2:
 		sha2Blocks2(h, p, n)
-	case 3:
+	case sha2x3:
 		sha2Blocks3(h, p, n)
-	case 4:
+	case sha2x4:
 		sha2Blocks4(h, p, n)
 	}
 }

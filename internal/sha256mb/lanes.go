@@ -18,24 +18,29 @@ type stream struct {
 
 func (s *stream) idle() bool { return len(s.now) == 0 }
 
-// advance moves all busy lanes on by the same number of blocks: as many as the
-// shortest has, and at most limit. It returns that number. Lanes may be nil.
-func advance(lanes *[maxLanes]*stream, limit int) int {
+// move moves busy lanes on by the same number of blocks: as many as the shortest
+// of them has, and at most limit. It returns that number. Lanes may be nil. If
+// more are busy than are worth it at once, the first ones move.
+func (p *plan) move(lanes *[maxLanes]*stream, limit int) int {
 	var (
 		busy [maxLanes]*stream
 		h    [maxLanes]*[8]uint32
-		p    [maxLanes]*byte
+		at   [maxLanes]*byte
 	)
-	w, n := 0, limit
+	w := 0
 	for _, s := range lanes {
 		if s == nil || s.idle() {
 			continue
 		}
-		busy[w], h[w], p[w] = s, s.h, &s.now[0]
-		n = min(n, len(s.now)/blockSize)
+		busy[w], h[w], at[w] = s, s.h, &s.now[0]
 		w++
 	}
-	blocks(w, &h, &p, n)
+	w = p.advance[w]
+	n := limit
+	for _, s := range busy[:w] {
+		n = min(n, len(s.now)/blockSize)
+	}
+	blocks(p.kernels[w], &h, &at, n)
 	for _, s := range busy[:w] {
 		s.now = s.now[n*blockSize:]
 		if len(s.now) == 0 {

@@ -21,7 +21,8 @@ func SumPairs(dst, src []byte) {
 	if len(src) != n*pairSize || len(dst) != n*Size {
 		panic("sha256mb: SumPairs: lengths do not fit")
 	}
-	if active == portable {
+	pl := current()
+	if pl.width == 0 {
 		for ; n > 0; n-- {
 			sum := sha256.Sum256(src[:pairSize])
 			copy(dst, sum[:])
@@ -41,13 +42,13 @@ func SumPairs(dst, src []byte) {
 		h[i], end[i] = &states[i], &pairEnd[0]
 	}
 	for n > 0 {
-		w := min(n, maxLanes)
+		w := pl.advance[min(n, maxLanes)]
 		for i := range w {
 			states[i] = initial
 			p[i] = &src[i*pairSize]
 		}
-		blocks(w, &h, &p, 1)
-		blocks(w, &h, &end, 1)
+		blocks(pl.kernels[w], &h, &p, 1)
+		blocks(pl.kernels[w], &h, &end, 1)
 		for i := range w {
 			putDigest((*[Size]byte)(dst[i*Size:]), &states[i])
 		}

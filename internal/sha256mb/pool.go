@@ -41,7 +41,7 @@ func (p *Pool) Write(d *Digest, data []byte) { p.Start(d, data).Wait() }
 // of what it returns; in between others may have done the work. So the more a
 // caller does before it waits, the more writes share the lanes.
 func (p *Pool) Start(d *Digest, data []byte) *Write {
-	if active == portable || len(data) < poolMin {
+	if current().width == 0 || len(data) < poolMin {
 		_, _ = d.Write(data)
 		return done
 	}
@@ -66,7 +66,7 @@ func (w *Write) Wait() {
 	at := slices.Index(p.waiting, w)
 	// Callers that fill a set of lanes by themselves need not wait for the
 	// leader that is at work.
-	if at >= 0 && (p.leaders == 0 || len(p.waiting) >= maxLanes && p.leaders < runtime.GOMAXPROCS(0)) {
+	if at >= 0 && (p.leaders == 0 || len(p.waiting) >= current().width && p.leaders < runtime.GOMAXPROCS(0)) {
 		p.waiting = slices.Delete(p.waiting, at, at+1)
 		p.leaders++
 		p.lead(w)
@@ -96,14 +96,15 @@ func (p *Pool) take() *Write {
 // held, and lets go of it while it hashes.
 func (p *Pool) lead(own *Write) {
 	crew := [maxLanes]*Write{own}
+	plan := current()
 	n := 1
 	for {
-		took := copy(crew[n:], p.waiting)
+		took := copy(crew[n:plan.width], p.waiting)
 		n += took
 		p.waiting = slices.Delete(p.waiting, 0, took)
 
 		p.mu.Unlock()
-		run(crew[:n])
+		plan.run(crew[:n])
 		p.mu.Lock()
 
 		kept := 0
@@ -133,13 +134,13 @@ func (p *Pool) lead(own *Write) {
 
 // run advances the writes of a crew until one of them is done, and no further
 // than maxStep, so that newcomers get into free lanes soon.
-func run(crew []*Write) {
+func (p *plan) run(crew []*Write) {
 	var lanes [maxLanes]*stream
 	for i, w := range crew {
 		lanes[i] = &w.stream
 	}
 	for left := maxStep; left > 0; {
-		left -= advance(&lanes, left)
+		left -= p.move(&lanes, left)
 		for _, w := range crew {
 			if w.idle() {
 				w.finish()

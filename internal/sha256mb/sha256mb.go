@@ -8,8 +8,9 @@
 // one long stream share lanes with one another. [SumPairs] hashes a level of a
 // binary tree of digests.
 //
-// Lanes need the SHA instructions of amd64 or arm64. Elsewhere, and with the
-// build tag purego, everything here is crypto/sha256.
+// Lanes need the SHA instructions of amd64 or arm64. How many are worth it, and
+// with which code, is measured before the first message is hashed: [Ways] tells.
+// Elsewhere, and with the build tag purego, everything here is crypto/sha256.
 //
 // Everything here is safe for concurrent use, except that one [Digest] belongs
 // to one goroutine at a time. Nothing allocates per message. The answers are
@@ -25,7 +26,8 @@ const Size = sha256.Size
 
 // Sum writes the SHA-256 of msgs[i] to out[i]. The slices have equal lengths.
 func Sum(out [][Size]byte, msgs [][]byte) {
-	if active == portable {
+	p := current()
+	if p.width == 0 {
 		for i, m := range msgs {
 			out[i] = sha256.Sum256(m)
 		}
@@ -45,7 +47,7 @@ func Sum(out [][Size]byte, msgs [][]byte) {
 	)
 	for {
 		busy := false
-		for i := range work {
+		for i := range p.width {
 			if !work[i].idle() {
 				busy = true
 				continue
@@ -73,14 +75,15 @@ func Sum(out [][Size]byte, msgs [][]byte) {
 		if !busy {
 			return
 		}
-		advance(&lanes, maxStep)
+		p.move(&lanes, maxStep)
 	}
 }
 
 // Update writes data[i] to ds[i], advancing all of them together. The slices
 // have equal lengths and the digests are distinct.
 func Update(ds []*Digest, data [][]byte) {
-	if active == portable {
+	p := current()
+	if p.width == 0 {
 		for i, d := range ds {
 			_, _ = d.Write(data[i])
 		}
@@ -88,13 +91,13 @@ func Update(ds []*Digest, data [][]byte) {
 	}
 	var work [maxLanes]update
 	var lanes [maxLanes]*stream
-	for i := range work {
+	for i := range p.width {
 		lanes[i] = &work[i].stream
 	}
 	loaded := 0
 	for {
 		busy := false
-		for i := range work {
+		for i := range p.width {
 			w := &work[i]
 			// A loop: what only fills a digest's buffer is done at once.
 			for w.idle() {
@@ -110,6 +113,6 @@ func Update(ds []*Digest, data [][]byte) {
 		if !busy {
 			return
 		}
-		advance(&lanes, maxStep)
+		p.move(&lanes, maxStep)
 	}
 }

@@ -4,25 +4,31 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"strings"
+	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
 	"github.com/carload/carload/chunker"
+	"github.com/carload/carload/internal/sha256mb"
 )
 
 type versionEvent struct {
 	eventHeader
-	Version  string `json:"version"`
-	Revision string `json:"revision,omitempty"`
-	Go       string `json:"go"`
-	Platform string `json:"platform"`
+	Version  string         `json:"version"`
+	Revision string         `json:"revision,omitempty"`
+	Go       string         `json:"go"`
+	Platform string         `json:"platform"`
+	Hashing  []sha256mb.Way `json:"hashing,omitempty"`
 }
 
 func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
-		Args:  noArgs,
+		Long: `Print the version. With -v also how fast each way to hash is on this machine,
+tried for less than a millisecond, and which are used.`,
+		Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			a.printVersion()
 			return nil
@@ -31,9 +37,36 @@ func (a *app) versionCommand() *cobra.Command {
 }
 
 func (a *app) printVersion() {
-	e := versionEvent{header("version"), version(), revision(), runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
+	e := versionEvent{
+		eventHeader: header("version"), Version: version(), Revision: revision(), Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH,
+	}
+	if a.global.verbose > 0 {
+		e.Hashing = sha256mb.Ways()
+	}
 	a.con.event(e)
 	a.con.result(fmt.Sprintf("carload %s %s %s", e.Version, e.Go, e.Platform))
+	if e.Hashing != nil {
+		a.con.result(hashingTable(e.Hashing))
+	}
+}
+
+// hashingTable shows the ways to hash on one core.
+func hashingTable(ways []sha256mb.Way) string {
+	var text strings.Builder
+	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintf(w, "hashing\tlanes\tGiB/s\tused\n")
+	for _, way := range ways {
+		speed, used := "not measured", "no"
+		if way.Speed > 0 {
+			speed = fmt.Sprintf("%.2f", way.Speed/(1<<30))
+		}
+		if way.Taken {
+			used = "yes"
+		}
+		_, _ = fmt.Fprintf(w, "%s\t%d\t%s\t%s\n", way.Name, way.Lanes, speed, used)
+	}
+	_ = w.Flush() // a strings.Builder takes everything
+	return strings.TrimRight(text.String(), "\n")
 }
 
 // version is that of the module, as the Go tool knows it.

@@ -47,8 +47,6 @@ type lane struct {
 	data       reg.GPPhysical
 	savedABEF  Mem // the state before the block
 	savedCDGH  Mem
-	words      [4]Mem          // the schedule: see quad
-	latest     reg.VecPhysical // its last four words that are complete
 }
 
 var (

@@ -13,9 +13,12 @@ import (
 // plain emits kernels of one to four lanes that need the SHA instructions and
 // AVX, in which each lane computes its own schedule.
 //
-// The lanes take turns of four rounds. With longer turns the processor has to
-// look further ahead to find an instruction of another lane: on a Zen 4 core,
-// turns of 16 rounds gave 3.8 GiB/s and turns of four give 4.3 (November 2026).
+// What bounds them, on a Zen 4 core (November 2026): with one and two lanes the
+// latency of SHA256RNDS2, 128 cycles a block. From three lanes on it is the
+// number of operations on the four pipes for vectors, of which SHA256MSG1 takes
+// two and SHA256MSG2 four: 164 cycles for a block in each of four lanes. They
+// take 203. A search through the orders of the same operations found none that
+// is faster by more than 3 %.
 func plain(flip Mem) {
 	k := GLOBL("constants", RODATA|NOPTR)
 	for i, v := range gen.K {
@@ -25,31 +28,23 @@ func plain(flip Mem) {
 		TEXT(fmt.Sprintf("shaniBlocks%d", n), NOSPLIT, "func(h *[4]*[8]uint32, p *[4]*byte, n int)")
 		Doc(fmt.Sprintf("shaniBlocks%d adds n blocks at p[i] to the state h[i], for i < %d.", n, n))
 		Pragma("noescape")
-		lanes := enter(n, 64*n)
-		for i := range lanes {
-			for j := range lanes[i].words {
-				lanes[i].words[j] = stack.Offset(64*i + 16*j)
-			}
-		}
-		q := quads{k: k, flip: flip}
+		q := quads{k: k, flip: flip, lanes: enter(n, 64*n)}
+		// Four words of all lanes that are still needed, and two registers to
+		// compute with, fit beside the states of two lanes.
+		q.inRegisters = n <= 2
 		for i := 2*n + 1; i < 16; i++ {
 			q.free = append(q.free, vector(i))
 		}
-
 		Label("block")
-		save(lanes)
-		for i := range 16 {
-			for j := range lanes {
-				q.emit(&lanes[j], i)
-			}
-		}
-		addSaved(lanes)
-		for _, l := range lanes {
+		save(q.lanes)
+		q.block()
+		addSaved(q.lanes)
+		for _, l := range q.lanes {
 			ADDQ(Imm(blockSize), l.data)
 		}
 		DECQ(blocks)
 		JNZ(LabelRef("block"))
-		leave(lanes)
+		leave(q.lanes)
 	}
 }
 
@@ -60,10 +55,19 @@ func vector(i int) reg.VecPhysical {
 	}[i]
 }
 
-// quads emits four rounds at a time.
+// quads emits four rounds at a time. The schedule of a lane is quads of words,
+// and four of them are alive: each is made of the four before,
+//
+//	quad i = MSG2(MSG1(quad i-4, quad i-3) + the words between quads i-2 and i-1, quad i-1)
+//
+// The latest is always in a register. The others are on the stack where
+// registers are too few, 64 bytes for each lane.
 type quads struct {
-	k, flip Mem
-	free    []reg.VecPhysical
+	k, flip     Mem
+	lanes       []lane
+	inRegisters bool
+	free        []reg.VecPhysical
+	words       [4][16]reg.VecPhysical // by lane and quad, nil if not in a register
 }
 
 func (q *quads) take() reg.VecPhysical {
@@ -72,41 +76,89 @@ func (q *quads) take() reg.VecPhysical {
 	return r
 }
 
-func (q *quads) put(r reg.VecPhysical) { q.free = append(q.free, r) }
+// drop gives back the register of a quad.
+func (q *quads) drop(lane, i int) {
+	q.free = append(q.free, q.words[lane][i])
+	q.words[lane][i] = nil
+}
 
-// emit emits the rounds 4i to 4i+3 of one lane, and what they give for the
-// schedule. Words 4j to 4j+3 go through slot j%4: first themselves, then what
-// SHA256MSG1 makes of them for the words four quads later. Only the latest
-// four are in a register: through memory they would come too late.
-func (q *quads) emit(l *lane, i int) {
-	slot := func(j int) Mem { return l.words[j%4] }
-	if i < 4 {
-		l.latest = q.take()
-		VMOVDQU(Mem{Base: l.data, Disp: 16 * i}, l.latest)
-		VPSHUFB(q.flip, l.latest, l.latest)
-		VMOVDQA(l.latest, slot(i))
+func (q *quads) slot(lane, i int) Mem { return stack.Offset(64*lane + 16*(i%4)) }
+
+// at is where a quad is.
+func (q *quads) at(lane, i int) Op {
+	if r := q.words[lane][i]; r != nil {
+		return r
 	}
-	w := l.latest
-	VPADDD(q.k.Offset(16*i), w, wk)
-	SHA256RNDS2(wk, l.abef, l.cdgh)
-	if i >= 3 && i < 15 {
-		next := q.take()
-		VPALIGNR(Imm(4), slot(i-1), w, next)
-		VPADDD(slot(i+1), next, next)
-		SHA256MSG2(w, next)
-		if i < 13 {
-			VMOVDQA(next, slot(i+1))
+	return q.slot(lane, i)
+}
+
+// block emits the 64 rounds of all lanes. The lanes take turns of four rounds:
+// in longer turns an instruction of another lane is too far ahead for the
+// processor to find it. Beside the rounds of a quad, the next one is made.
+func (q *quads) block() {
+	for l := range q.lanes {
+		q.begin(l, 0)
+		q.finish(l, 0)
+	}
+	for i := range 16 {
+		for l := range q.lanes {
+			if i < 15 {
+				q.begin(l, i+1)
+			}
+			q.rounds(l, i)
+			if i < 15 {
+				q.finish(l, i+1)
+			}
+			switch {
+			case i == 15 && q.inRegisters:
+				for j := 12; j < 16; j++ {
+					q.drop(l, j)
+				}
+			case !q.inRegisters:
+				q.drop(l, i)
+			}
 		}
-		l.latest = next
 	}
+}
+
+// rounds emits the four rounds of a quad.
+func (q *quads) rounds(lane, i int) {
+	l := q.lanes[lane]
+	VPADDD(q.k.Offset(16*i), q.words[lane][i], wk)
+	SHA256RNDS2(wk, l.abef, l.cdgh)
 	VPSHUFD(Imm(0x0e), wk, wk)
 	SHA256RNDS2(wk, l.cdgh, l.abef)
-	if i >= 1 && i < 13 {
-		t := q.take()
-		VMOVDQA(slot(i-1), t)
-		SHA256MSG1(w, t)
-		VMOVDQA(t, slot(i+3))
-		q.put(t)
+}
+
+// begin makes as much of a quad as needs little of the one before.
+func (q *quads) begin(lane, i int) {
+	if i < 4 {
+		w := q.take()
+		VMOVDQU(Mem{Base: q.lanes[lane].data, Disp: 16 * i}, w)
+		VPSHUFB(q.flip, w, w)
+		q.words[lane][i] = w
+		return
 	}
-	q.put(w)
+	w := q.words[lane][i-4]
+	if w == nil {
+		w = q.take()
+		VMOVDQA(q.slot(lane, i-4), w)
+	}
+	q.words[lane][i-4], q.words[lane][i] = nil, w
+	SHA256MSG1(q.at(lane, i-3), w)
+	t := q.take()
+	VPALIGNR(Imm(4), q.at(lane, i-2), q.words[lane][i-1], t)
+	VPADDD(t, w, w)
+	q.free = append(q.free, t)
+}
+
+// finish makes the rest of a quad.
+func (q *quads) finish(lane, i int) {
+	w := q.words[lane][i]
+	if i >= 4 {
+		SHA256MSG2(q.words[lane][i-1], w)
+	}
+	if !q.inRegisters && i <= 13 { // 14 and 15 are not needed after their rounds
+		VMOVDQA(w, q.slot(lane, i))
+	}
 }

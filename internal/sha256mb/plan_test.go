@@ -1,0 +1,94 @@
+package sha256mb
+
+import (
+	"slices"
+	"testing"
+	"time"
+)
+
+// Speeds in GiB/s on one core that were seen, or could be.
+func TestChoose(t *testing.T) {
+	const (
+		a1 kernel = iota + 1
+		a2
+		a3
+		a4
+		b4
+	)
+	four := []candidate{{a1, "a", 1}, {a2, "a", 2}, {a3, "a", 3}, {a4, "a", 4}}
+	five := append(slices.Clone(four), candidate{b4, "b", 4})
+	for _, c := range []struct {
+		name    string
+		cs      []candidate
+		std     float64
+		speeds  []float64
+		advance [maxLanes + 1]int
+		fourth  kernel
+		taken   []int // of ways
+	}{
+		{"every lane gains", four, 1.6, []float64{1.7, 3.4, 3.8, 4.1}, [maxLanes + 1]int{0, 1, 2, 3, 4}, a4, []int{1, 2, 3, 4}},
+		{"the other four lanes", five, 1.6, []float64{1.7, 3.4, 3.8, 4.1, 4.9}, [maxLanes + 1]int{0, 1, 2, 3, 4}, b4, []int{1, 2, 3, 5}},
+		{"the first four lanes", five, 1.6, []float64{1.7, 3.4, 3.8, 4.1, 3.9}, [maxLanes + 1]int{0, 1, 2, 3, 4}, a4, []int{1, 2, 3, 4}},
+		{"two lanes fill the core", four, 1.4, []float64{1.4, 2.7, 2.33, 2.65}, [maxLanes + 1]int{0, 1, 2, 2, 2}, a4, []int{1, 2}},
+		{"three are slower than two", four, 1.4, []float64{1.4, 2.7, 2.33, 3.5}, [maxLanes + 1]int{0, 1, 2, 2, 4}, a4, []int{1, 2, 4}},
+		{"hardly a gain", four, 1.4, []float64{1.4, 2.7, 2.71, 2.75}, [maxLanes + 1]int{0, 1, 2, 2, 2}, a4, []int{1, 2}},
+		{"lanes gain nothing", four, 1.4, []float64{1.4, 1.41, 1.3, 1.2}, [maxLanes + 1]int{}, none, []int{0}},
+		{"crypto/sha256 is faster", four, 4, []float64{1.4, 2.7, 3, 3.5}, [maxLanes + 1]int{}, none, []int{0}},
+		{"a clock that stands", five, 0, []float64{0, 0, 0, 0, 0}, [maxLanes + 1]int{0, 1, 2, 3, 4}, b4, []int{1, 2, 3, 5}},
+		{"a clock that ticks at times", five, 1.6, []float64{0, 3.4, 0, 4.1, 0}, [maxLanes + 1]int{0, 1, 2, 3, 4}, b4, []int{1, 2, 3, 5}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			// took is 0 for a speed of 0, which stands for no time at all.
+			took := func(lanes int, speed float64) time.Duration {
+				if speed == 0 {
+					return 0
+				}
+				return time.Duration(float64(lanes*trialBlocks*blockSize) / (speed * (1 << 30)) * 1e9)
+			}
+			var ds []time.Duration
+			for i, s := range c.speeds {
+				ds = append(ds, took(c.cs[i].lanes, s))
+			}
+			p := choose(c.cs, took(1, c.std), ds)
+			if p.advance != c.advance || p.width != c.advance[maxLanes] {
+				t.Errorf("lanes %v and at most %d, want %v", p.advance, p.width, c.advance)
+			}
+			if p.kernels[maxLanes] != c.fourth {
+				t.Errorf("kernel %d for four lanes, want %d", p.kernels[maxLanes], c.fourth)
+			}
+			var taken []int
+			for i, w := range p.ways {
+				if w.Taken {
+					taken = append(taken, i)
+				}
+			}
+			if !slices.Equal(taken, c.taken) {
+				t.Errorf("ways %v are called taken, want %v", taken, c.taken)
+			}
+		})
+	}
+}
+
+// Ways names what was measured here, and what is taken is what was fastest.
+func TestWays(t *testing.T) {
+	ways := Ways()
+	if len(ways) != 1+len(candidates()) || ways[0].Name != stdName {
+		t.Fatalf("%v: want crypto/sha256 and %d kernels", ways, len(candidates()))
+	}
+	if !slices.ContainsFunc(ways, func(w Way) bool { return w.Taken }) {
+		t.Errorf("%v: nothing is taken", ways)
+	}
+	for _, w := range ways {
+		for _, o := range ways[1:] {
+			if w.Taken && o.Lanes <= w.Lanes && o.Speed > w.Speed {
+				t.Errorf("%v is taken, but %v is faster", w, o)
+			}
+		}
+	}
+}
+
+func BenchmarkMeasure(b *testing.B) {
+	for b.Loop() {
+		newPlan(candidates())
+	}
+}
