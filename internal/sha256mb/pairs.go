@@ -30,7 +30,8 @@ func SumPairs(dst, src []byte) {
 		}
 		return
 	}
-	for done := pairs(dst, src); done > 0; done = pairs(dst, src) {
+	k := pl.kernels[pl.width]
+	for done := pairs(k, dst, src); done > 0; done = pairs(k, dst, src) {
 		dst, src, n = dst[done*Size:], src[done*pairSize:], n-done
 	}
 	var (

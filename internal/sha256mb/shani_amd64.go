@@ -32,7 +32,17 @@ func shaniBlocks4(h *[4]*[8]uint32, p *[4]*byte, n int)
 //go:noescape
 func mixedBlocks4(h *[4]*[8]uint32, p *[4]*byte, n int)
 
-// mixedPairs4 writes the digests of 4n messages of 64 bytes at src to dst.
+// shaniPairs2 writes the digests of 2×n messages of 64 bytes at src to dst.
+//
+//go:noescape
+func shaniPairs2(dst *byte, src *byte, n int)
+
+// shaniPairs4 writes the digests of 4×n messages of 64 bytes at src to dst.
+//
+//go:noescape
+func shaniPairs4(dst *byte, src *byte, n int)
+
+// mixedPairs4 writes the digests of 4×n messages of 64 bytes at src to dst.
 //
 //go:noescape
 func mixedPairs4(dst *byte, src *byte, n int)

@@ -13,10 +13,16 @@ func main() {
 	flip := GLOBL("flipWords", RODATA|NOPTR)
 	DATA(0, U64(0x0405060700010203))
 	DATA(8, U64(0x0c0d0e0f08090a0b))
-	plain(flip)
-	k := pairConstants()
-	mixed(flip, k)
-	mixedPairs(flip, k)
+	words := roundConstants()
+	for n := 1; n <= 4; n++ {
+		plain(n, words, flip)
+	}
+	pairs := pairConstants()
+	mixed(pairs, flip)
+	p := newPairer(flip)
+	p.plain(2, words)
+	p.plain(4, words)
+	p.mixed(pairs)
 	Generate()
 }
 

@@ -23,7 +23,7 @@ import (
 //
 // The pairs plus constants go through a ring on the stack, from which the
 // rounds load the element of their lane.
-func mixed(flip, k Mem) {
+func mixed(k, flip Mem) {
 	TEXT("mixedBlocks4", NOSPLIT, "func(h *[4]*[8]uint32, p *[4]*byte, n int)")
 	Doc("mixedBlocks4 adds n blocks at p[i] to the state h[i], for i < 4.")
 	Pragma("noescape")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"math/bits"
 
 	. "github.com/mmcloughlin/avo/build"
@@ -10,43 +11,122 @@ import (
 	"github.com/carload/carload/internal/sha256mb/gen"
 )
 
-// mixedPairs emits the kernel of SumPairs for four pairs at a time: what mixed
-// does, for messages of 64 bytes that lie one after the other. The first block
-// is the message and starts from the constant state; the second is the same for
-// all, so its schedule is a table, and there is time beside its rounds to load
-// the next four.
-func mixedPairs(flip, k Mem) {
-	TEXT("mixedPairs4", NOSPLIT, "func(dst, src *byte, n int)")
-	Doc("mixedPairs4 writes the digests of 4n messages of 64 bytes at src to dst.")
-	Pragma("noescape")
-	const ring = 8 * 32
-	frame := AllocLocal(ring + 32*4 + 64)
+// pairer emits kernels of SumPairs. A message of 64 bytes is a block, and starts
+// from the constant state; the block that ends it is the same for all, so the
+// schedule of that is a table. Lanes take messages that lie one after the other.
+type pairer struct {
+	flip         Mem
+	initial, end Mem
+}
+
+var pairsOut = reg.RAX // where the next digests go
+
+func newPairer(flip Mem) pairer {
+	p := pairer{flip: flip, initial: GLOBL("initialState", RODATA|NOPTR)}
+	for i, v := range []int{5, 4, 1, 0, 7, 6, 3, 2} {
+		DATA(4*i, U32(gen.Initial[v]))
+	}
+	p.end = endSchedule()
+	return p
+}
+
+// enter loads the arguments for n lanes. The frame holds size bytes at stack,
+// then states.
+func (p pairer) enter(n, size int) []lane {
+	frame := AllocLocal(size + 32*n + 64)
 	LEAQ(frame.Offset(63), reg.RSI)
 	ANDQ(I8(-64), reg.RSI)
-	dst := reg.RAX
-	Load(Param("dst"), dst)
+	Load(Param("dst"), pairsOut)
 	Load(Param("src"), dataRegs[0])
 	Load(Param("n"), blocks)
 	VZEROUPPER()
-	m := mixer{lanes: make([]lane, 4), k: k, flip: flip}
-	for i := range m.lanes {
-		l := &m.lanes[i]
+	lanes := make([]lane, n)
+	for i := range lanes {
+		l := &lanes[i]
 		l.abef, l.cdgh, l.data = stateRegs[2*i], stateRegs[2*i+1], dataRegs[i]
-		l.savedABEF = stack.Offset(ring + 32*i)
-		l.savedCDGH = stack.Offset(ring + 32*i + 16)
+		l.savedABEF = stack.Offset(size + 32*i)
+		l.savedCDGH = stack.Offset(size + 32*i + 16)
 		if i > 0 {
 			LEAQ(Mem{Base: dataRegs[0], Disp: blockSize * i}, l.data)
 		}
 	}
-	initial := GLOBL("initialState", RODATA|NOPTR)
-	for i, v := range []int{5, 4, 1, 0, 7, 6, 3, 2} {
-		DATA(4*i, U32(gen.Initial[v]))
+	return lanes
+}
+
+func (p pairer) start(lanes []lane) {
+	for _, l := range lanes {
+		VMOVDQU(p.initial, l.abef)
+		VMOVDQU(p.initial.Offset(16), l.cdgh)
 	}
-	end := endSchedule()
+}
+
+// finish takes the states from the rounds of the first block to the digests,
+// with other work between, and stores those.
+func (p pairer) finish(lanes []lane, others []func()) {
+	for _, l := range lanes {
+		VPADDD(p.initial, l.abef, l.abef)
+		VPADDD(p.initial.Offset(16), l.cdgh, l.cdgh)
+	}
+	save(lanes)
+	done := 0
+	for r := range 32 {
+		VMOVQ(p.end.Offset(8*r), wk)
+		for i, l := range lanes {
+			if r%2 == 0 {
+				SHA256RNDS2(wk, l.abef, l.cdgh)
+			} else {
+				SHA256RNDS2(wk, l.cdgh, l.abef)
+			}
+			for ; done < len(others)*(len(lanes)*r+i+1)/(32*len(lanes)); done++ {
+				others[done]()
+			}
+		}
+	}
+	addSaved(lanes)
+	for i, l := range lanes {
+		t := reg.X15
+		VPSHUFD(Imm(0x1b), l.abef, t)      // a b e f
+		VPSHUFD(Imm(0xb1), l.cdgh, l.cdgh) // g h c d
+		VPBLENDW(Imm(0xf0), l.cdgh, t, l.abef)
+		VPALIGNR(Imm(8), t, l.cdgh, l.cdgh)
+		VPSHUFB(p.flip, l.abef, l.abef)
+		VPSHUFB(p.flip, l.cdgh, l.cdgh)
+		VMOVDQU(l.abef, Mem{Base: pairsOut, Disp: 32 * i})
+		VMOVDQU(l.cdgh, Mem{Base: pairsOut, Disp: 32*i + 16})
+	}
+	ADDQ(U8(32*len(lanes)), pairsOut)
+}
+
+// plain emits a kernel of n lanes that needs what plain needs.
+func (p pairer) plain(n int, k Mem) {
+	TEXT(fmt.Sprintf("shaniPairs%d", n), NOSPLIT, "func(dst, src *byte, n int)")
+	Doc(fmt.Sprintf("shaniPairs%d writes the digests of %[1]d×n messages of 64 bytes at src to dst.", n))
+	Pragma("noescape")
+	q := newQuads(p.enter(n, 64*n), k, p.flip)
+	Label("group")
+	p.start(q.lanes)
+	q.block()
+	p.finish(q.lanes, nil)
+	for _, l := range q.lanes {
+		ADDQ(U32(blockSize*n), l.data)
+	}
+	DECQ(blocks)
+	JNZ(LabelRef("group"))
+	VZEROUPPER()
+	RET()
+}
+
+// mixed emits a kernel of four lanes that does what mixed does. Beside the
+// rounds of the second block there is time to load the next four messages.
+func (p pairer) mixed(k Mem) {
+	TEXT("mixedPairs4", NOSPLIT, "func(dst, src *byte, n int)")
+	Doc("mixedPairs4 writes the digests of 4×n messages of 64 bytes at src to dst.")
+	Pragma("noescape")
+	m := mixer{lanes: p.enter(4, 8*32), k: k, flip: p.flip}
 
 	MOVL(U32(0x5555), reg.EDX)
 	KMOVW(reg.EDX, reg.K1)
-	VBROADCASTI128(flip, m.mask())
+	VBROADCASTI128(p.flip, m.mask())
 	for j := range 4 {
 		each(m.load(j))
 	}
@@ -56,9 +136,8 @@ func mixedPairs(flip, k Mem) {
 	MOVL(U32(4*blockSize), reg.EDX)
 	CMPQ(blocks, Imm(1))
 	CMOVLNE(reg.EDX, reg.EDI) // behind the last four nothing is ours to read
+	p.start(m.lanes)
 	for _, l := range m.lanes {
-		VMOVDQU(initial, l.abef)
-		VMOVDQU(initial.Offset(16), l.cdgh)
 		ADDQ(reg.RDI, l.data)
 	}
 	for r := range 24 {
@@ -69,43 +148,12 @@ func mixedPairs(flip, k Mem) {
 			m.rounds(r, l)
 		}
 	}
-	for _, l := range m.lanes {
-		VPADDD(initial, l.abef, l.abef)
-		VPADDD(initial.Offset(16), l.cdgh, l.cdgh)
-	}
-	save(m.lanes)
-	VBROADCASTI128(flip, m.mask())
+	VBROADCASTI128(p.flip, m.mask())
 	var loads []func()
 	for j := range 4 {
 		loads = append(loads, m.load(j)...)
 	}
-	done := 0
-	for r := range 32 {
-		VMOVQ(end.Offset(8*r), wk)
-		for i, l := range m.lanes {
-			if r%2 == 0 {
-				SHA256RNDS2(wk, l.abef, l.cdgh)
-			} else {
-				SHA256RNDS2(wk, l.cdgh, l.abef)
-			}
-			for ; done < len(loads)*(4*r+i+1)/128; done++ {
-				loads[done]()
-			}
-		}
-	}
-	addSaved(m.lanes)
-	for i, l := range m.lanes {
-		t := reg.X15
-		VPSHUFD(Imm(0x1b), l.abef, t)      // a b e f
-		VPSHUFD(Imm(0xb1), l.cdgh, l.cdgh) // g h c d
-		VPBLENDW(Imm(0xf0), l.cdgh, t, l.abef)
-		VPALIGNR(Imm(8), t, l.cdgh, l.cdgh)
-		VPSHUFB(flip, l.abef, l.abef)
-		VPSHUFB(flip, l.cdgh, l.cdgh)
-		VMOVDQU(l.abef, Mem{Base: dst, Disp: 32 * i})
-		VMOVDQU(l.cdgh, Mem{Base: dst, Disp: 32*i + 16})
-	}
-	ADDQ(Imm(4*32), dst)
+	p.finish(m.lanes, loads)
 	DECQ(blocks)
 	JNZ(LabelRef("four"))
 	VZEROUPPER()

@@ -10,42 +10,38 @@ import (
 	"github.com/carload/carload/internal/sha256mb/gen"
 )
 
-// plain emits kernels of one to four lanes that need the SHA instructions and
-// AVX, in which each lane computes its own schedule.
+// plain emits a kernel of n lanes that needs the SHA instructions and AVX, in
+// which each lane computes its own schedule.
 //
-// What bounds them, on a Zen 4 core (November 2026): with one and two lanes the
+// What bounds it, on a Zen 4 core (November 2026): with one and two lanes the
 // latency of SHA256RNDS2, 128 cycles a block. From three lanes on it is the
 // number of operations on the four pipes for vectors, of which SHA256MSG1 takes
 // two and SHA256MSG2 four: 164 cycles for a block in each of four lanes. They
 // take 203. A search through the orders of the same operations found none that
 // is faster by more than 3 %.
-func plain(flip Mem) {
+func plain(n int, k, flip Mem) {
+	TEXT(fmt.Sprintf("shaniBlocks%d", n), NOSPLIT, "func(h *[4]*[8]uint32, p *[4]*byte, n int)")
+	Doc(fmt.Sprintf("shaniBlocks%d adds n blocks at p[i] to the state h[i], for i < %[1]d.", n))
+	Pragma("noescape")
+	q := newQuads(enter(n, 64*n), k, flip)
+	Label("block")
+	save(q.lanes)
+	q.block()
+	addSaved(q.lanes)
+	for _, l := range q.lanes {
+		ADDQ(Imm(blockSize), l.data)
+	}
+	DECQ(blocks)
+	JNZ(LabelRef("block"))
+	leave(q.lanes)
+}
+
+func roundConstants() Mem {
 	k := GLOBL("constants", RODATA|NOPTR)
 	for i, v := range gen.K {
 		DATA(4*i, U32(v))
 	}
-	for n := 1; n <= 4; n++ {
-		TEXT(fmt.Sprintf("shaniBlocks%d", n), NOSPLIT, "func(h *[4]*[8]uint32, p *[4]*byte, n int)")
-		Doc(fmt.Sprintf("shaniBlocks%d adds n blocks at p[i] to the state h[i], for i < %d.", n, n))
-		Pragma("noescape")
-		q := quads{k: k, flip: flip, lanes: enter(n, 64*n)}
-		// Four words of all lanes that are still needed, and two registers to
-		// compute with, fit beside the states of two lanes.
-		q.inRegisters = n <= 2
-		for i := 2*n + 1; i < 16; i++ {
-			q.free = append(q.free, vector(i))
-		}
-		Label("block")
-		save(q.lanes)
-		q.block()
-		addSaved(q.lanes)
-		for _, l := range q.lanes {
-			ADDQ(Imm(blockSize), l.data)
-		}
-		DECQ(blocks)
-		JNZ(LabelRef("block"))
-		leave(q.lanes)
-	}
+	return k
 }
 
 func vector(i int) reg.VecPhysical {
@@ -68,6 +64,17 @@ type quads struct {
 	inRegisters bool
 	free        []reg.VecPhysical
 	words       [4][16]reg.VecPhysical // by lane and quad, nil if not in a register
+}
+
+func newQuads(lanes []lane, k, flip Mem) *quads {
+	n := len(lanes)
+	// Four quads of all lanes, and two registers to compute with, fit beside
+	// the states of two lanes.
+	q := &quads{k: k, flip: flip, lanes: lanes, inRegisters: n <= 2}
+	for i := 2*n + 1; i < 16; i++ {
+		q.free = append(q.free, vector(i))
+	}
+	return q
 }
 
 func (q *quads) take() reg.VecPhysical {
