@@ -13,6 +13,7 @@ import (
 
 	"github.com/carload/carload/car"
 	"github.com/carload/carload/internal/service"
+	"github.com/carload/carload/internal/store"
 	"github.com/carload/carload/uploader"
 	"github.com/carload/carload/uploader/boltledger"
 	"github.com/carload/carload/uploader/uploadertest"
@@ -21,12 +22,17 @@ import (
 // newService is the self-hosted service behind a script of faults.
 func newService(t *testing.T, dir string) *uploadertest.Server {
 	t.Helper()
-	svc, err := service.Open(t.Context(), service.Options{Dir: dir})
+	st, err := store.Open(t.Context(), store.Options{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = st.Close() })
+	svc, err := service.New(t.Context(), st, service.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = svc.Close() })
-	token, err := svc.CreateKey(t.Context(), "test")
+	_, token, err := st.CreateKey(t.Context(), store.KeyOptions{Name: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}

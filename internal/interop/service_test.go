@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -15,30 +16,35 @@ import (
 
 	"github.com/carload/carload/car"
 	"github.com/carload/carload/internal/service"
+	"github.com/carload/carload/internal/store"
 )
 
 // server is the service over real HTTP.
 type server struct {
 	*httptest.Server
-	service *service.Service
-	token   string
+	store *store.Store
+	token string
 }
 
 func newServer(t *testing.T) *server {
 	t.Helper()
-	svc, err := service.Open(t.Context(), service.Options{Dir: t.TempDir()})
+	st, err := store.Open(t.Context(), store.Options{Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	token, err := svc.CreateKey(t.Context(), "interop")
+	svc, err := service.New(t.Context(), st, service.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &server{httptest.NewServer(svc.Handler()), svc, token}
+	_, token, err := st.CreateKey(t.Context(), store.KeyOptions{Name: "interop"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &server{httptest.NewServer(svc.Handler()), st, token}
 	t.Cleanup(func() {
 		http.DefaultClient.CloseIdleConnections()
 		s.Server.Close()
-		if err := svc.Close(); err != nil {
+		if err := errors.Join(svc.Close(), st.Close()); err != nil {
 			t.Error(err)
 		}
 	})
@@ -288,7 +294,7 @@ func TestTreewalkShards(t *testing.T) {
 // keyOf makes a key of another user.
 func (s *server) keyOf(ctx context.Context, t *testing.T, user string) string {
 	t.Helper()
-	_, token, err := s.service.CreateKeyWith(ctx, service.KeyOptions{Name: "interop", User: user})
+	_, token, err := s.store.CreateKey(ctx, store.KeyOptions{Name: "interop", User: user})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,8 +12,6 @@ import (
 	"github.com/ipfs/go-cid"
 	"github.com/multiformats/go-multihash"
 	"github.com/multiformats/go-varint"
-
-	"github.com/carload/carload/internal/service"
 )
 
 // wrapV2 puts a CARv1 into a CARv2 with padding and something of an index.
@@ -40,7 +38,7 @@ func flip(p []byte, at int) []byte {
 func TestUploadCARChecks(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s := newServer(t, service.Options{Dir: dir})
+	s := newServer(t, options{Dir: dir})
 	leaf, other := raw("leaf"), raw("other")
 	node := pbNode("node", leaf.c)
 	broken := blockOf(cid.DagProtobuf, []byte{0xff})
@@ -129,7 +127,7 @@ func TestUploadCARChecks(t *testing.T) {
 			t.Errorf("%s: left something behind:\n%s\nwas\n%s", row.name, after, before)
 		}
 	}
-	report, err := s.svc.Fsck(t.Context())
+	report, err := s.st.Fsck(t.Context())
 	if err != nil || len(report.Problems) > 0 {
 		t.Errorf("fsck: %v %v", report, err)
 	}
@@ -153,7 +151,7 @@ func files(t *testing.T, dir string) string {
 
 func TestSizeOfCAR(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, service.Options{})
+	s := newServer(t, options{})
 	leaf := raw("hello world car")
 	node := pbNode("node", leaf.c, raw("absent").c) // links claim 100 bytes each
 	for _, row := range []struct {

@@ -13,30 +13,30 @@ import (
 	"testing"
 	"time"
 
-	"github.com/carload/carload/internal/service"
+	"github.com/carload/carload/internal/store"
 )
 
 func TestErrors(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, service.Options{})
+	s := newServer(t, options{})
 	const unknown = "bafkreidvbhs33ighmljlvr7zbv2ywwzcmp5adtf4kqvlly67cy56bdtmve"
-	other := newServer(t, service.Options{})
+	other := newServer(t, options{})
 	forged := s.token[:len(s.token)-4] + "AAAA"
-	_, revoked, err := s.svc.CreateKeyWith(t.Context(), service.KeyOptions{Name: "revoked"})
+	_, revoked, err := s.st.CreateKey(t.Context(), store.KeyOptions{Name: "revoked"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys, err := s.svc.Keys(t.Context())
+	keys, err := s.st.Keys(t.Context(), 0)
 	if err != nil || len(keys) != 2 {
 		t.Fatal(keys, err)
 	}
-	if err := s.svc.RevokeKey(t.Context(), keys[1].ID); err != nil {
+	if err := s.st.RevokeKey(t.Context(), keys[1].ID); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.svc.RevokeKey(t.Context(), keys[1].ID); !errors.Is(err, service.ErrKeyNotFound) {
+	if err := s.st.RevokeKey(t.Context(), keys[1].ID); !errors.Is(err, store.ErrKeyNotFound) {
 		t.Fatal(err)
 	}
-	if _, err := s.svc.CreateKey(t.Context(), "test"); !errors.Is(err, service.ErrKeyExists) {
+	if _, _, err := s.st.CreateKey(t.Context(), store.KeyOptions{Name: "test"}); !errors.Is(err, store.ErrKeyExists) {
 		t.Fatal(err)
 	}
 	const auth = "Authorization"
@@ -95,7 +95,7 @@ func TestErrors(t *testing.T) {
 
 func TestVersionAndRouting(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, service.Options{Version: "1.2.3"})
+	s := newServer(t, options{Version: "1.2.3"})
 	for _, path := range []string{"/version", "/VERSION", "/version/"} {
 		a := s.do("GET", path, nil, "Authorization", "")
 		var v struct{ Version, Mode string }
@@ -131,7 +131,7 @@ func TestVersionAndRouting(t *testing.T) {
 
 func TestList(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, service.Options{})
+	s := newServer(t, options{})
 	for i := range 25 {
 		s.do("POST", "/upload", fmt.Appendf(nil, "file %d", i), "X-Name", fmt.Sprintf("caf%%C3%%A9%%20%d", i)).upload(t)
 	}
@@ -168,7 +168,7 @@ func TestList(t *testing.T) {
 
 func TestRename(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, service.Options{})
+	s := newServer(t, options{})
 	u := s.do("POST", "/upload", []byte("x")).upload(t)
 	a := s.do("PATCH", "/upload/"+u.CID, []byte(`{"name":"new"}`))
 	var row struct {
@@ -190,7 +190,7 @@ func TestRename(t *testing.T) {
 
 func TestTokens(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, service.Options{})
+	s := newServer(t, options{})
 	var made struct {
 		ID           int64
 		Name, Secret string
@@ -206,7 +206,7 @@ func TestTokens(t *testing.T) {
 	if strings.Contains(string(list.raw), "eyJ") || !strings.Contains(string(list.raw), `"second"`) {
 		t.Fatalf("list: %s", list.raw)
 	}
-	_, foreign, err := s.svc.CreateKeyWith(t.Context(), service.KeyOptions{Name: "other", User: "somebody"})
+	_, foreign, err := s.st.CreateKey(t.Context(), store.KeyOptions{Name: "other", User: "somebody"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -228,17 +228,17 @@ func TestTokens(t *testing.T) {
 func TestModes(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s := newServer(t, service.Options{Dir: dir})
+	s := newServer(t, options{Dir: dir})
 	u := s.do("POST", "/upload", []byte("x")).upload(t)
 	s.close()
 	for mode, want := range map[string][4]int{ // read, upload, make a token, check
 		"rwc": {200, 200, 200, 200}, "rw-": {200, 503, 200, 200}, "r--": {200, 503, 503, 200}, "---": {503, 503, 503, 503},
 	} {
-		svc, err := service.Open(t.Context(), service.Options{Dir: dir, Mode: mode})
+		m, err := openServer(t, options{Dir: dir, Mode: mode})
 		if err != nil {
 			t.Fatal(err)
 		}
-		m := &server{t: t, svc: svc, http: newHTTP(svc), token: s.token}
+		m.token = s.token
 		got := [4]int{
 			m.do("GET", "/"+u.CID, nil).status, m.do("POST", "/upload", []byte("x")).status,
 			m.do("POST", "/internal/tokens", fmt.Appendf(nil, `{"name":"key %s"}`, mode)).status,
@@ -252,14 +252,14 @@ func TestModes(t *testing.T) {
 		}
 		m.close()
 	}
-	if _, err := service.Open(t.Context(), service.Options{Dir: dir, Mode: "x"}); err == nil {
+	if _, err := openServer(t, options{Dir: dir, Mode: "x"}); err == nil {
 		t.Error("mode x was taken")
 	}
 }
 
 func TestTooLarge(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, service.Options{MaxBodyBytes: 1000})
+	s := newServer(t, options{MaxBodyBytes: 1000})
 	if a := s.do("POST", "/upload", make([]byte, 1000)); a.status != 200 {
 		t.Errorf("at the limit: %d", a.status)
 	}
@@ -289,7 +289,7 @@ func TestTooLarge(t *testing.T) {
 // What is refused whatever the body is gets its whole answer before that is sent.
 func TestAnsweredBeforeTheBody(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, service.Options{})
+	s := newServer(t, options{})
 	for _, c := range []struct {
 		path   string
 		length int
@@ -325,8 +325,8 @@ func TestAnsweredBeforeTheBody(t *testing.T) {
 
 func TestRateLimit(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, service.Options{})
-	_, token, err := s.svc.CreateKeyWith(t.Context(), service.KeyOptions{Name: "limited", RateLimited: true})
+	s := newServer(t, options{})
+	_, token, err := s.st.CreateKey(t.Context(), store.KeyOptions{Name: "limited", RateLimited: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -346,8 +346,8 @@ func TestRateLimit(t *testing.T) {
 
 func TestQuota(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, service.Options{})
-	_, token, err := s.svc.CreateKeyWith(t.Context(), service.KeyOptions{Name: "small", QuotaBytes: 1000})
+	s := newServer(t, options{})
+	_, token, err := s.st.CreateKey(t.Context(), store.KeyOptions{Name: "small", QuotaBytes: 1000})
 	if err != nil {
 		t.Fatal(err)
 	}

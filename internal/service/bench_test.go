@@ -9,8 +9,6 @@ import (
 	"testing"
 
 	"github.com/ipfs/go-cid"
-
-	"github.com/carload/carload/internal/service"
 )
 
 // BenchmarkUpload sends shards of 95 MB over loopback, of large and of small
@@ -18,7 +16,7 @@ import (
 func BenchmarkUpload(b *testing.B) {
 	for _, size := range []int{1 << 20, 256 << 10, 1 << 10} {
 		b.Run(fmt.Sprintf("leaves of %d", size), func(b *testing.B) {
-			s := newServer(b, service.Options{})
+			s := newServer(b, options{})
 			payload := make([]byte, size)
 			count, n := 95<<20/(size+40), 0
 			for b.Loop() {

@@ -13,8 +13,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/carload/carload/internal/service"
 )
 
 // rawRequest sends bytes as they are and returns the connection.
@@ -52,7 +50,7 @@ func statusOf(t *testing.T, conn net.Conn) int {
 func TestBodies(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s := newServer(t, service.Options{Dir: dir, IdleTimeout: 200 * time.Millisecond})
+	s := newServer(t, options{Dir: dir, IdleTimeout: 200 * time.Millisecond})
 	shard := carOf(raw("body"))
 	empty := files(t, dir)
 
@@ -92,7 +90,7 @@ func TestBodies(t *testing.T) {
 func TestAnswerAfterHalfClose(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s := newServer(t, service.Options{Dir: dir})
+	s := newServer(t, options{Dir: dir})
 	db, err := sql.Open("sqlite", filepath.Join(dir, "index.db"))
 	if err != nil {
 		t.Fatal(err)
@@ -133,7 +131,7 @@ func TestAnswerAfterHalfClose(t *testing.T) {
 func TestHalfCloseIsNoSuccess(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s := newServer(t, service.Options{Dir: dir, BufferBytes: 1})
+	s := newServer(t, options{Dir: dir, BufferBytes: 1})
 	rawRequest(t, s, "Content-Length: 50000000\r\n", carOf(raw(strings.Repeat("a", 1<<20)), raw(strings.Repeat("b", 1<<20)),
 		raw(strings.Repeat("c", 1<<20)), raw(strings.Repeat("d", 1<<20)), raw(strings.Repeat("e", 1<<20))))
 	waitFor(t, "the first upload to have all the memory", func() bool {
@@ -168,7 +166,7 @@ func TestHalfCloseIsNoSuccess(t *testing.T) {
 // fit into less.
 func TestMemoryIsCountedAsTaken(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, service.Options{BufferBytes: 1})
+	s := newServer(t, options{BufferBytes: 1})
 	const head = "Content-Length: 2000000\r\nExpect: 100-continue\r\n"
 	first := rawRequest(t, s, head, nil)
 	if line, err := bufio.NewReader(first).ReadString('\n'); err != nil || !strings.Contains(line, "100 Continue") {
@@ -193,7 +191,7 @@ func TestMemoryIsCountedAsTaken(t *testing.T) {
 // that is known from the first block on.
 func TestAnswerSurvivesALongBody(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, service.Options{})
+	s := newServer(t, options{})
 	body := flip(carOf(raw("first")), -1)
 	body = append(body, make([]byte, 32<<20)...)
 	conn := rawRequest(t, s, fmt.Sprintf("Content-Length: %d\r\n", len(body)), body)

@@ -8,8 +8,6 @@ import (
 	"github.com/ipfs/go-cid"
 	"golang.org/x/sync/errgroup"
 	"pgregory.net/rapid"
-
-	"github.com/carload/carload/internal/service"
 )
 
 // dag is a random DAG with several roots. Subtrees are shared, within a root
@@ -105,7 +103,7 @@ func (d dag) drawShards(t *rapid.T) (shards [][]block, roots []int) {
 }
 
 func TestCompletenessWhateverTheOrder(t *testing.T) {
-	s := newServer(t, service.Options{})
+	s := newServer(t, options{})
 	n := 0
 	rapid.Check(t, func(t *rapid.T) {
 		n++
@@ -135,7 +133,7 @@ func TestCompletenessWhateverTheOrder(t *testing.T) {
 }
 
 func TestCompletenessOfConcurrentShards(t *testing.T) {
-	s := newServer(t, service.Options{})
+	s := newServer(t, options{})
 	n := 0
 	rapid.Check(t, func(t *rapid.T) {
 		n++

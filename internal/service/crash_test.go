@@ -21,8 +21,6 @@ import (
 
 	"github.com/ipfs/go-cid"
 	"golang.org/x/sync/errgroup"
-
-	"github.com/carload/carload/internal/service"
 )
 
 // crashDir names the store for the process that is to be killed: this test
@@ -35,7 +33,7 @@ func TestCrashChild(t *testing.T) {
 	if dir == "" {
 		t.Skip("is started by TestCrash")
 	}
-	svc, err := service.Open(t.Context(), service.Options{Dir: dir})
+	s, err := openServer(t, options{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +42,7 @@ func TestCrashChild(t *testing.T) {
 		t.Fatal(err)
 	}
 	fmt.Fprintf(os.Stderr, "listening %s\n", l.Addr())
-	if err := http.Serve(l, svc.Handler()); err != nil {
+	if err := http.Serve(l, s.svc.Handler()); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -132,7 +130,7 @@ func TestCrash(t *testing.T) {
 		rounds = n
 	}
 	dir := t.TempDir()
-	setup := newServer(t, service.Options{Dir: dir})
+	setup := newServer(t, options{Dir: dir})
 	setup.close()
 	var trees []*tree
 	for round := range rounds {
@@ -200,7 +198,7 @@ func TestCrash(t *testing.T) {
 
 func checkTrees(t *testing.T, dir, token string, trees []*tree) {
 	t.Helper()
-	s := newServer(t, service.Options{Dir: dir})
+	s := newServer(t, options{Dir: dir})
 	defer s.close()
 	s.token = token
 	if f := fsck(t, s); len(f.Problems) > 0 {

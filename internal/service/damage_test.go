@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/carload/carload/internal/service"
+	"github.com/carload/carload/internal/store"
 )
 
 func shardFile(dir, part string) string {
@@ -37,7 +37,7 @@ func TestDamagedCopies(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	var log bytes.Buffer
-	s := newServer(t, service.Options{Dir: dir, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	s := newServer(t, options{Dir: dir, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	leaves := []block{raw("leaf a"), raw("leaf b"), raw("leaf c")}
 	root := pbNode("root", leaves[0].c, leaves[1].c, leaves[2].c)
 	var parts []string
@@ -92,7 +92,7 @@ func TestDamagedCopies(t *testing.T) {
 func TestDamagedNodeStaysUnread(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s := newServer(t, service.Options{Dir: dir})
+	s := newServer(t, options{Dir: dir})
 	leaf := raw("leaf")
 	inner := pbNode("inner", leaf.c)
 	asLeaf := block{raw(string(inner.data)).c, inner.data}
@@ -119,7 +119,7 @@ func TestGCOfDamagedStore(t *testing.T) {
 	// The leaf is in a shard of a deleted upload, and needed by root.
 	setup := func(t *testing.T) (s *server, dir, part string) {
 		dir = t.TempDir()
-		s = newServer(t, service.Options{Dir: dir})
+		s = newServer(t, options{Dir: dir})
 		s.putCAR(carOf(first, leaf)).upload(t)
 		part = s.putCAR(carOf(root, other)).upload(t).Parts[0]
 		s.do("DELETE", "/"+first.c.String(), nil)
@@ -131,14 +131,14 @@ func TestGCOfDamagedStore(t *testing.T) {
 		s.putCAR(carOf(raw("not needed"))).upload(t)
 		s.do("DELETE", "/"+raw("not needed").c.String(), nil)
 		damage(t, dir, part, root)
-		if r, err := s.svc.GC(t.Context()); err == nil || !strings.Contains(err.Error(), part) || r != (service.GCReport{}) {
+		if r, err := s.st.Collect(t.Context()); err == nil || !strings.Contains(err.Error(), part) || r != (store.CollectReport{}) {
 			t.Errorf("%+v %v", r, err)
 		}
 		if n := len(shardFiles(t, dir)); n != 3 {
 			t.Errorf("%d shards are left", n)
 		}
 		s.putCAR(carOf(root, other)).upload(t)
-		if r, err := s.svc.GC(t.Context()); err != nil || r.Shards != 1 {
+		if r, err := s.st.Collect(t.Context()); err != nil || r.Shards != 1 {
 			t.Errorf("%+v %v", r, err)
 		}
 		if got := s.status(root.c); got != "pinned" || s.raw(leaf) != 200 || s.raw(root) != 200 {
@@ -152,7 +152,7 @@ func TestGCOfDamagedStore(t *testing.T) {
 		s.putCAR(carOf(extra, root)).upload(t)
 		s.do("DELETE", "/"+extra.c.String(), nil)
 		damage(t, dir, part, root)
-		if r, err := s.svc.GC(t.Context()); err != nil || r != (service.GCReport{}) {
+		if r, err := s.st.Collect(t.Context()); err != nil || r != (store.CollectReport{}) {
 			t.Errorf("%+v %v", r, err)
 		}
 		if s.raw(root) != 200 || s.raw(leaf) != 200 {
@@ -166,7 +166,7 @@ func TestGCOfDamagedStore(t *testing.T) {
 		u := s.putCAR(carOf(extra, root)).upload(t)
 		s.do("DELETE", "/"+extra.c.String(), nil)
 		damage(t, dir, u.Parts[0], root)
-		if r, err := s.svc.GC(t.Context()); err != nil || r.Shards != 1 {
+		if r, err := s.st.Collect(t.Context()); err != nil || r.Shards != 1 {
 			t.Errorf("%+v %v", r, err)
 		}
 		if s.raw(root) != 200 || s.raw(leaf) != 200 {

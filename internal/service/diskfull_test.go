@@ -6,8 +6,6 @@ import (
 	"testing"
 
 	"github.com/ipfs/go-cid"
-
-	"github.com/carload/carload/internal/service"
 )
 
 // TestDiskFull wants a directory on a file system of some 32 MiB, which only
@@ -17,7 +15,7 @@ func TestDiskFull(t *testing.T) {
 	if dir == "" {
 		t.Skip("CARLOAD_TEST_SMALL_DISK names no small disk")
 	}
-	s := newServer(t, service.Options{Dir: dir + "/store"})
+	s := newServer(t, options{Dir: dir + "/store"})
 	shard := func(i int) []byte {
 		var leaves []block
 		for j := range 4 {
@@ -44,7 +42,7 @@ func TestDiskFull(t *testing.T) {
 		t.Fatalf("reading: %d", a.status)
 	}
 	s.do("DELETE", "/"+root.c.String(), nil)
-	if r, err := s.svc.GC(t.Context()); err != nil || r.Shards != 1 {
+	if r, err := s.st.Collect(t.Context()); err != nil || r.Shards != 1 {
 		t.Fatalf("%+v %v", r, err)
 	}
 	s.putCAR(shard(accepted)).upload(t)

@@ -1,38 +1,14 @@
 package service
 
 import (
-	"bytes"
-	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
-	"syscall"
 
-	"modernc.org/sqlite"
-	sqlite3 "modernc.org/sqlite/lib"
+	"github.com/carload/carload/internal/store"
 )
-
-// ErrLocked is returned by [Open] when another process has the store open.
-var ErrLocked = errors.New("the store is in use by another process")
-
-// ErrIndexMissing is returned by [Open] when there are shards but no index:
-// [Rebuild] makes a new one from them.
-var ErrIndexMissing = errors.New("the store has shards but its index is missing; rebuild it from the shards")
-
-// ErrRebuilding is returned by [Open] when a [Rebuild] was interrupted: the
-// index lacks what it had not come to. Another Rebuild makes it whole.
-var ErrRebuilding = errors.New("rebuilding the store's index was interrupted; rebuild it again from the shards")
-
-// ErrDiscards is returned by [Open] and [Rebuild] when the store was filled
-// with [Options].Discard: it lacks the payloads.
-var ErrDiscards = errors.New("the store was made to discard payloads, and can be used for nothing else")
-
-// ErrKeeps is returned by [Open] with [Options].Discard when the store has
-// shards whose payloads are kept.
-var ErrKeeps = errors.New("the store keeps payloads, which discarding would destroy")
 
 // apiError is an error as clients see it.
 type apiError struct {
@@ -61,15 +37,9 @@ func badRequest(format string, args ...any) *apiError {
 	return failure(http.StatusBadRequest, "HTTP_ERROR", format, args...)
 }
 
-func invalidCAR(format string, args ...any) *apiError {
-	return failure(http.StatusBadRequest, "ERROR_INVALID_CAR", "Invalid CAR file received: "+format, args...)
-}
-
 func invalidCID(s string) *apiError {
 	return failure(http.StatusBadRequest, "ERROR_INVALID_CID", "Invalid CID: %s", s)
 }
-
-func notFound() *apiError { return failure(http.StatusNotFound, "HTTP_ERROR", "NFT not found") }
 
 func tooLarge() *apiError {
 	return failure(http.StatusRequestEntityTooLarge, "", "the request body is too large")
@@ -80,71 +50,69 @@ func diskFull() *apiError {
 		"The service's disk is full; nothing was stored.")
 }
 
-// bodyError is a request body that could not be read to its end.
-type bodyError struct{ err error }
-
-func (e *bodyError) Error() string { return "read request body: " + e.err.Error() }
-func (e *bodyError) Unwrap() error { return e.err }
-
 // asAPIError decides what a client is told about err. It reports false for
 // what the client should not have caused.
 func asAPIError(err error) (*apiError, bool) {
 	var api *apiError
 	var body *bodyError
-	var db *sqlite.Error
+	var car *store.CARError
+	var quota *store.QuotaError
 	switch {
 	case errors.As(err, &api):
 		return api, true
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EFBIG):
+	case errors.As(err, &car):
+		return carFailure(car), true
+	case errors.As(err, &quota):
+		return failure(http.StatusForbidden, "ERROR_QUOTA_EXCEEDED",
+			"The quota of this API Key is %d bytes, of which %d are used.", quota.Quota, quota.Used), true
+	case errors.Is(err, store.ErrNotFound):
+		return failure(http.StatusNotFound, "HTTP_ERROR", "NFT not found"), true
+	case errors.Is(err, store.ErrClosed):
+		return failure(http.StatusServiceUnavailable, "ERROR_MAINTENANCE", "The service is shutting down."), true
+	case store.IsFull(err):
 		return diskFull(), false
 	case errors.As(err, &body):
 		return failure(http.StatusBadRequest, "HTTP_ERROR", "the request body ended early or came too slowly"), true
-	case errors.As(err, &db):
-		if db.Code()&0xff == sqlite3.SQLITE_FULL {
-			return diskFull(), false
-		}
-		return failure(http.StatusInternalServerError, "ERROR_DB", "Database error"), false
-	case errors.Is(err, sql.ErrTxDone), errors.Is(err, sql.ErrConnDone):
+	case store.IsIndexFailure(err):
 		return failure(http.StatusInternalServerError, "ERROR_DB", "Database error"), false
 	}
 	return thrown("Internal error"), false
 }
 
-const jsonType = "application/json;charset=UTF-8"
-
-// encodeJSON writes v as JavaScript would: compact, with nothing escaped that
-// need not be.
-func encodeJSON(v any) ([]byte, error) {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
-		return nil, fmt.Errorf("encode reply: %w", err)
+// carFailure says what is wrong with a CAR in the words of the libraries that
+// the original was made of.
+func carFailure(e *store.CARError) *apiError {
+	if format, ok := hashWords[e.Fault]; ok {
+		return failure(http.StatusBadRequest, "ERROR_INVALID_CAR", "Invalid CAR file received: failed hash verification: "+format, e.Args...)
 	}
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+	return thrown(carWords[e.Fault], e.Args...)
 }
 
-func writeJSON(w http.ResponseWriter, status int, v any) error {
-	b, err := encodeJSON(v)
-	if err != nil {
-		return err
+var (
+	hashWords = map[store.Fault]string{
+		store.FaultBlockCID:  "%s: %v",
+		store.FaultBlockHash: "%s: multihash code %d is not supported",
+		store.FaultBlock:     "%s: CID hash does not match bytes",
 	}
-	w.Header().Set("Content-Type", jsonType)
-	w.Header().Set("Content-Length", strconv.Itoa(len(b)))
-	w.WriteHeader(status)
-	_, err = w.Write(b)
-	return clientGone(err)
-}
-
-// clientGone drops an error of writing a reply: the client hung up, and there
-// is no one left to tell.
-func clientGone(error) error { return nil }
-
-// okReply is the envelope of success.
-type okReply struct {
-	OK    bool `json:"ok"`
-	Value any  `json:"value,omitempty"`
-}
+	carWords = map[store.Fault]string{
+		store.FaultCut:          "Unexpected end of data",
+		store.FaultNoHeader:     "Invalid CAR header (zero length)",
+		store.FaultLongHeader:   "Invalid CAR header (%d bytes is too long)",
+		store.FaultHeader:       "Invalid CAR header format: %v",
+		store.FaultVersion:      "Invalid CAR version: %d",
+		store.FaultVersion2:     "Invalid CAR version 2 header",
+		store.FaultNoRoots:      "missing roots",
+		store.FaultManyRoots:    "too many roots",
+		store.FaultEmptySection: "Invalid CAR section (zero length)",
+		store.FaultSection:      "Invalid CAR section (%v)",
+		store.FaultLongCID:      "Invalid CAR section (a CID of %d bytes)",
+		store.FaultBigBlock:     "block too big: %d > %d",
+		store.FaultEmpty:        "empty CAR",
+		store.FaultNoRoot:       "missing root block",
+		store.FaultRootAlone:    "CAR must contain at least one non-root block",
+		store.FaultRoot:         "%v",
+	}
+)
 
 type errorReply struct {
 	OK    bool `json:"ok"`

@@ -2,7 +2,6 @@ package service
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +15,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/carload/carload/car"
+	"github.com/carload/carload/internal/links"
+	"github.com/carload/carload/internal/store"
 )
 
 const (
@@ -32,23 +33,26 @@ const (
 // fetcher gets content that is pinned but not held from other gateways. Its
 // goroutines end with stop.
 type fetcher struct {
-	s      *Service
+	intake
+	log    *slog.Logger
 	client *http.Client
+	idle   time.Duration
 	from   []string
 	wake   chan struct{}
 	cancel context.CancelFunc
 	group  *errgroup.Group
 }
 
-func (s *Service) startFetcher(ctx context.Context) (*fetcher, error) {
+func startFetcher(ctx context.Context, in intake, opts Options) (*fetcher, error) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // fetches outlive the call
 	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.ResponseHeaderTimeout = s.opts.IdleTimeout
+	transport.ResponseHeaderTimeout = opts.IdleTimeout
 	f := &fetcher{
-		s: s, client: &http.Client{Transport: transport}, wake: make(chan struct{}, fetchWorkers), // one token each
+		intake: in, log: opts.Logger, client: &http.Client{Transport: transport}, idle: opts.IdleTimeout,
+		wake:   make(chan struct{}, fetchWorkers), // one token each
 		cancel: cancel, group: new(errgroup.Group),
 	}
-	for _, base := range s.opts.FetchFrom {
+	for _, base := range opts.FetchFrom {
 		u, err := url.Parse(base)
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" {
 			cancel()
@@ -57,9 +61,9 @@ func (s *Service) startFetcher(ctx context.Context) (*fetcher, error) {
 		f.from = append(f.from, strings.TrimSuffix(base, "/"))
 	}
 	// What was being fetched when a process ended is fetched on.
-	if _, err := s.st.write.ExecContext(ctx, `UPDATE fetches SET state = 'queued' WHERE state = 'pinning'`); err != nil {
+	if err := f.st.ResumeFetches(ctx); err != nil {
 		cancel()
-		return nil, fmt.Errorf("resume fetches: %w", err)
+		return nil, err
 	}
 	if len(f.from) > 0 {
 		for range fetchWorkers {
@@ -85,26 +89,10 @@ func (f *fetcher) poke() {
 	}
 }
 
-// requestFetch queues a fetch of content that is not held.
-func (s *Service) requestFetch(ctx context.Context, tx *sql.Tx, root nodeKey) error {
-	done, err := complete(ctx, tx, root)
-	if err != nil || done {
-		return err
-	}
-	state, reason := "queued", ""
-	if len(s.opts.FetchFrom) == 0 {
-		state, reason = "failed", "the content is not held, and the service has no gateway to fetch it from"
-	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO fetches (content_cid, state, reason) VALUES (?, ?, ?)
-		ON CONFLICT (content_cid) DO UPDATE SET state = excluded.state, reason = excluded.reason, attempts = 0
-		WHERE state IN ('failed', 'done')`, root.cid().String(), state, reason)
-	return err
-}
-
 func (f *fetcher) work(ctx context.Context) {
 	for {
-		content, err := f.next(ctx)
-		if err == nil && content != "" {
+		content, err := f.st.NextFetch(ctx)
+		if err == nil && content.Defined() {
 			err = f.run(ctx, content)
 			if err == nil {
 				continue
@@ -114,7 +102,7 @@ func (f *fetcher) work(ctx context.Context) {
 			return
 		}
 		if err != nil {
-			f.s.log.LogAttrs(ctx, slog.LevelError, "fetch", slog.String("cid", content), slog.Any("error", err))
+			f.log.LogAttrs(ctx, slog.LevelError, "fetch", slog.Any("cid", content), slog.Any("error", err))
 		}
 		timer := time.NewTimer(fetchRetryAfter)
 		select {
@@ -126,33 +114,17 @@ func (f *fetcher) work(ctx context.Context) {
 	}
 }
 
-// next takes a fetch off the queue; an empty name means there is none.
-func (f *fetcher) next(ctx context.Context) (content string, err error) {
-	err = f.s.st.write.QueryRowContext(ctx, `UPDATE fetches SET state = 'pinning', attempts = attempts + 1
-		WHERE content_cid = (SELECT content_cid FROM fetches WHERE state = 'queued' LIMIT 1) RETURNING content_cid`).Scan(&content)
-	if errors.Is(err, sql.ErrNoRows) {
-		return "", nil
-	}
-	return content, err
-}
-
 // run fetches a content and writes down how it ended.
-func (f *fetcher) run(ctx context.Context, content string) error {
-	root, err := cid.Decode(content)
-	if err != nil {
-		return fmt.Errorf("content %q in the index: %w", content, err)
-	}
-	err = f.fetch(ctx, root)
-	state, reason := "done", ""
+func (f *fetcher) run(ctx context.Context, content cid.Cid) error {
+	err := f.fetch(ctx, content)
+	end, reason := store.FetchDone, ""
 	switch {
 	case ctx.Err() != nil:
-		state = "queued"
+		end = store.FetchAgain
 	case err != nil:
-		state, reason = "failed", err.Error()
+		end, reason = store.FetchFailed, err.Error()
 	}
-	_, dbErr := f.s.st.write.ExecContext(context.WithoutCancel(ctx),
-		`UPDATE fetches SET state = ?, reason = ? WHERE content_cid = ?`, state, reason, content)
-	return dbErr
+	return f.st.EndFetch(context.WithoutCancel(ctx), content, end, reason)
 }
 
 // fetch gets what is missing of a DAG: first as one CAR from each gateway in
@@ -163,9 +135,9 @@ func (f *fetcher) fetch(ctx context.Context, root cid.Cid) error {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			f.s.log.LogAttrs(ctx, slog.LevelInfo, "fetch as CAR", slog.String("from", base), slog.Any("cid", root), slog.Any("error", err))
+			f.log.LogAttrs(ctx, slog.LevelInfo, "fetch as CAR", slog.String("from", base), slog.Any("cid", root), slog.Any("error", err))
 		}
-		if done, err := complete(ctx, f.s.st.read, keyOf(root)); err != nil || done {
+		if done, err := f.st.Complete(ctx, root); err != nil || done {
 			return err
 		}
 	}
@@ -174,23 +146,21 @@ func (f *fetcher) fetch(ctx context.Context, root cid.Cid) error {
 
 // saver collects fetched blocks in shards.
 type saver struct {
-	s    *Service
+	intake
 	root cid.Cid
-	b    *builder
+	b    *store.Builder
 }
 
-func (v *saver) save(ctx context.Context, c cid.Cid, data []byte) error {
+func (v *saver) save(ctx context.Context, c cid.Cid, data []byte) (err error) {
 	if v.b == nil {
-		b, err := v.s.st.newBuilderFor(v.root)
-		if err != nil {
+		if v.b, err = v.st.NewBuilder(v.root); err != nil {
 			return err
 		}
-		v.b = b
 	}
-	if err := v.b.write(c, data); err != nil {
+	if err := v.b.Add(c, data); err != nil {
 		return err
 	}
-	if v.b.off >= fetchShardBytes {
+	if v.b.Bytes() >= fetchShardBytes {
 		return v.flush(ctx)
 	}
 	return nil
@@ -203,20 +173,19 @@ func (v *saver) flush(ctx context.Context) (err error) {
 	}
 	b := v.b
 	v.b = nil
-	defer func() { err = errors.Join(err, b.file.remove()) }()
-	sub, err := b.finish(ctx, v.root, -1)
+	defer func() { err = errors.Join(err, b.Close()) }()
+	in, err := b.Finish(ctx, v.root, -1)
 	if err != nil {
 		return err
 	}
-	sub.kind = typeFetched
-	return v.s.accept(ctx, sub)
+	return v.accept(ctx, in, nil)
 }
 
 func (v *saver) discard() error {
 	if v.b == nil {
 		return nil
 	}
-	return v.b.file.remove()
+	return v.b.Close()
 }
 
 // open asks a gateway for something and returns the body of its answer.
@@ -238,7 +207,7 @@ func (f *fetcher) open(ctx context.Context, target, accept string) (io.ReadClose
 		cancel(err)
 		return nil, errors.Join(err, res.Body.Close())
 	}
-	return &patient{body: res.Body, cancel: cancel, idle: f.s.opts.IdleTimeout}, nil
+	return &patient{body: res.Body, cancel: cancel, idle: f.idle}, nil
 }
 
 // patient gives up on a body that stands still.
@@ -273,9 +242,9 @@ func (f *fetcher) fetchCAR(ctx context.Context, base string, root cid.Cid) (err 
 	if err != nil {
 		return err
 	}
-	out := &saver{s: f.s, root: root}
+	out := &saver{intake: f.intake, root: root}
 	defer func() { err = errors.Join(err, out.flush(context.WithoutCancel(ctx))) }()
-	wanted := map[nodeKey]bool{keyOf(root): true}
+	wanted := map[cid.Cid]bool{nodeOf(root): true}
 	for {
 		sec, err := in.Next()
 		if errors.Is(err, io.EOF) {
@@ -284,25 +253,19 @@ func (f *fetcher) fetchCAR(ctx context.Context, base string, root cid.Cid) (err 
 		if err != nil {
 			return err
 		}
-		k := keyOf(sec.Cid)
+		k := nodeOf(sec.Cid)
 		if !wanted[k] {
 			continue // repeated, or not ours
 		}
 		delete(wanted, k)
-		if err := f.usable(k, sec.Data); err != nil {
+		if err := usable(k, sec.Data); err != nil {
 			return err
 		}
-		if hasLinks(k.codec) {
-			children, err := links(k.codec, sec.Data)
-			if err != nil {
-				return err
-			}
-			for _, child := range children {
-				wanted[child] = true
-			}
-			if len(wanted) > maxWanted {
-				return errors.New("the DAG has too many links to stream it")
-			}
+		if err := eachChild(k, sec.Data, func(child cid.Cid) { wanted[child] = true }); err != nil {
+			return err
+		}
+		if len(wanted) > maxWanted {
+			return errors.New("the DAG has too many links to stream it")
 		}
 		if err := out.save(ctx, sec.Cid, sec.Data); err != nil {
 			return err
@@ -310,18 +273,36 @@ func (f *fetcher) fetchCAR(ctx context.Context, base string, root cid.Cid) (err 
 	}
 }
 
-// usable refuses blocks that an upload could not have either.
-func (f *fetcher) usable(k nodeKey, data []byte) error {
-	if len(data) > maxBlockBytes {
-		return fmt.Errorf("block %s is larger than %d bytes", k.cid(), maxBlockBytes)
+// nodeOf is the one name of a block as a node of a DAG.
+func nodeOf(c cid.Cid) cid.Cid { return cid.NewCidV1(c.Prefix().Codec, c.Hash()) }
+
+// eachChild calls f for what a block needs besides itself.
+func eachChild(c cid.Cid, data []byte, f func(cid.Cid)) error {
+	if !links.Possible(c.Prefix().Codec) {
+		return nil
 	}
-	return checkBlock(k.cid(), data)
+	err := links.OfCodec(c.Prefix().Codec, data, func(child cid.Cid) error {
+		f(nodeOf(child))
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("block %s: %w", c, err)
+	}
+	return nil
+}
+
+// usable refuses blocks that an upload could not have either.
+func usable(c cid.Cid, data []byte) error {
+	if len(data) > store.MaxBlockBytes {
+		return fmt.Errorf("block %s is larger than %d bytes", c, store.MaxBlockBytes)
+	}
+	return store.CheckBlock(c, data)
 }
 
 // fetchBlocks walks the DAG, over what is held and what is not, and fetches
 // the latter. It holds the links of the nodes above the current one.
 func (f *fetcher) fetchBlocks(ctx context.Context, root cid.Cid) (err error) {
-	out := &saver{s: f.s, root: root}
+	out := &saver{intake: f.intake, root: root}
 	defer func() {
 		if err == nil || ctx.Err() == nil {
 			err = errors.Join(err, out.flush(context.WithoutCancel(ctx)))
@@ -329,57 +310,55 @@ func (f *fetcher) fetchBlocks(ctx context.Context, root cid.Cid) (err error) {
 			err = errors.Join(err, out.discard())
 		}
 	}()
-	stack := []nodeKey{keyOf(root)}
-	seen := make(map[nodeKey]bool)
+	stack := []cid.Cid{nodeOf(root)}
+	seen := make(map[cid.Cid]bool)
 	for len(stack) > 0 {
-		k := stack[len(stack)-1]
+		c := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
-		if done, err := complete(ctx, f.s.st.read, k); err != nil {
+		if done, err := f.st.Complete(ctx, c); err != nil {
 			return err
-		} else if done || seen[k] {
+		} else if done || seen[c] {
 			continue
 		}
-		if hasLinks(k.codec) {
-			seen[k] = true
+		if links.Possible(c.Prefix().Codec) {
+			seen[c] = true
 		}
-		data, err := f.block(ctx, out, k)
+		data, err := f.block(ctx, out, c)
 		if err != nil {
 			return err
 		}
-		children, err := links(k.codec, data)
-		if hasLinks(k.codec) && err != nil {
-			return fmt.Errorf("block %s: %w", k.cid(), err)
+		if err := eachChild(c, data, func(child cid.Cid) { stack = append(stack, child) }); err != nil {
+			return err
 		}
-		stack = append(stack, children...)
 	}
 	return nil
 }
 
 // block returns a block that is held and sound, or fetches and saves it.
-func (f *fetcher) block(ctx context.Context, out *saver, k nodeKey) ([]byte, error) {
-	data, err := f.s.st.readBlock(ctx, f.s.st.read, k.cid())
-	if !errors.Is(err, errNotHeld) && !errors.Is(err, errDamaged) {
+func (f *fetcher) block(ctx context.Context, out *saver, c cid.Cid) ([]byte, error) {
+	data, err := f.st.Block(ctx, c)
+	if !errors.Is(err, store.ErrNotHeld) && !errors.Is(err, store.ErrDamaged) {
 		return data, err
 	}
 	var failures []error
 	for _, base := range f.from {
-		data, err := f.get(ctx, base, k)
+		data, err := f.get(ctx, base, c)
 		if err == nil {
-			return data, out.save(ctx, k.cid(), data)
+			return data, out.save(ctx, c, data)
 		}
 		failures = append(failures, err)
 	}
-	return nil, fmt.Errorf("no gateway has block %s: %w", k.cid(), errors.Join(failures...))
+	return nil, fmt.Errorf("no gateway has block %s: %w", c, errors.Join(failures...))
 }
 
-func (f *fetcher) get(ctx context.Context, base string, k nodeKey) (data []byte, err error) {
-	body, err := f.open(ctx, base+"/ipfs/"+k.cid().String()+"?format=raw", "application/vnd.ipld.raw")
+func (f *fetcher) get(ctx context.Context, base string, c cid.Cid) (data []byte, err error) {
+	body, err := f.open(ctx, base+"/ipfs/"+c.String()+"?format=raw", "application/vnd.ipld.raw")
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, body.Close()) }()
-	if data, err = io.ReadAll(io.LimitReader(body, maxBlockBytes+1)); err != nil {
+	if data, err = io.ReadAll(io.LimitReader(body, store.MaxBlockBytes+1)); err != nil {
 		return nil, err
 	}
-	return data, f.usable(k, data)
+	return data, usable(c, data)
 }

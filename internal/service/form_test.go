@@ -10,8 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/carload/carload/internal/service"
 )
 
 // formPart is a part of a form; nil data is a plain field.
@@ -47,7 +45,7 @@ func form(t *testing.T, parts ...formPart) (body []byte, mime string) {
 
 func TestUploadForm(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, service.Options{})
+	s := newServer(t, options{})
 	one, two := "hello world! 1", "hello world! 2"
 	const octets = "application/octet-stream"
 	for _, row := range []struct {
@@ -116,7 +114,7 @@ func TestUploadForm(t *testing.T) {
 
 func TestUploadFormOfManyFiles(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, service.Options{})
+	s := newServer(t, options{})
 	var parts []formPart
 	for i := range 1001 {
 		parts = append(parts, formPart{"file", fmt.Sprintf("file-%d", i), "", fmt.Sprint(i)})
@@ -133,7 +131,7 @@ func TestUploadFormOfManyFiles(t *testing.T) {
 
 func TestStoreNFT(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, service.Options{})
+	s := newServer(t, options{})
 	const trick = "ipfs://bafyreiemweb3jxougg7vaovg7wyiohwqszmgwry5xwitw3heepucg6vyd4"
 	body, mime := form(t,
 		formPart{"image", "cat.png", "image/png", "fake image"},
@@ -190,7 +188,7 @@ func TestStoreNFT(t *testing.T) {
 func TestFormHasTooMuch(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s := newServer(t, service.Options{Dir: dir})
+	s := newServer(t, options{Dir: dir})
 	parts := []formPart{{"meta", "", "", "{}"}}
 	for i := range 1600 { // each makes a file and 63 directories
 		parts = append(parts, formPart{"file", fmt.Sprintf("%d/%sf", i, strings.Repeat("d/", 62)), "", "x"})

@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
-
-	"github.com/carload/carload/internal/service"
 )
 
 // FuzzUploadCAR sends anything as a CAR: what is accepted must be sound.
@@ -22,7 +20,7 @@ func FuzzUploadCAR(f *testing.F) {
 	f.Add(carOf(blockOf(cid.DagJSON, []byte(`{"a":[{"/":"`+leaf.c.String()+`"}]}`)), leaf))
 	f.Add(carFile(nil))
 	f.Add([]byte{0xff, 0xff, 0xff})
-	s := newServer(f, service.Options{})
+	s := newServer(f, options{})
 	s.http.Client().Timeout = 20 * time.Second // an answer, or a finding
 	f.Fuzz(func(t *testing.T, body []byte) {
 		s := *s
@@ -115,7 +113,7 @@ func FuzzGateway(f *testing.F) {
 // the answer: there must be one, and it must not be that something is wrong
 // with the service.
 func asker(f *testing.F) (*server, func(t *testing.T, method, path, body string, header http.Header)) {
-	s := newServer(f, service.Options{})
+	s := newServer(f, options{})
 	handler := s.svc.Handler()
 	return s, func(t *testing.T, method, path, body string, header http.Header) {
 		req, err := http.NewRequestWithContext(t.Context(), method, "http://x"+path, strings.NewReader(body))

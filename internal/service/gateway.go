@@ -2,7 +2,6 @@ package service
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,12 +13,15 @@ import (
 	blocks "github.com/ipfs/go-block-format"
 	"github.com/ipfs/go-cid"
 	ipld "github.com/ipfs/go-ipld-format"
+
+	"github.com/carload/carload/internal/links"
+	"github.com/carload/carload/internal/store"
 )
 
 // newGateway returns what puts the gateway in front of another handler: it
 // takes /ipfs/ and the names {cid}.ipfs.localhost.
 func (s *Service) newGateway() (func(http.Handler) http.Handler, error) {
-	bs := blockstore{s.st}
+	bs := blockstore{s.st, s.log}
 	backend, err := gateway.NewBlocksBackend(blockservice.New(bs, nil))
 	if err != nil {
 		return nil, fmt.Errorf("make gateway: %w", err)
@@ -55,7 +57,10 @@ func (s *Service) newGateway() (func(http.Handler) http.Handler, error) {
 }
 
 // blockstore gives boxo read access to the blocks of the store.
-type blockstore struct{ st *store }
+type blockstore struct {
+	st  *store.Store
+	log *slog.Logger
+}
 
 var errReadOnly = errors.New("the gateway does not change blocks")
 
@@ -82,12 +87,11 @@ func (b blockstore) Has(ctx context.Context, c cid.Cid) (bool, error) {
 
 // GetSize returns the length of a block.
 func (b blockstore) GetSize(ctx context.Context, c cid.Cid) (int, error) {
-	if inline, ok := keyOf(c).identity(); ok {
+	if inline, ok := links.Identity(c); ok {
 		return len(inline), nil
 	}
-	var n int
-	err := b.st.read.QueryRowContext(ctx, `SELECT len FROM blocks WHERE mh = ? LIMIT 1`, []byte(c.Hash())).Scan(&n)
-	if errors.Is(err, sql.ErrNoRows) {
+	n, err := b.st.BlockSize(ctx, c)
+	if errors.Is(err, store.ErrNotHeld) {
 		return 0, ipld.ErrNotFound{Cid: c}
 	}
 	return n, err
@@ -97,15 +101,15 @@ func (b blockstore) GetSize(ctx context.Context, c cid.Cid) (int, error) {
 // of whose copies are damaged is not found: then clients know that it has to be
 // sent again, and not that they should try later.
 func (b blockstore) Get(ctx context.Context, c cid.Cid) (blocks.Block, error) {
-	if inline, ok := keyOf(c).identity(); ok {
+	if inline, ok := links.Identity(c); ok {
 		return blocks.NewBlockWithCid(inline, c)
 	}
-	data, err := b.st.readBlock(ctx, b.st.read, c)
+	data, err := b.st.Block(ctx, c)
 	switch {
-	case errors.Is(err, errDamaged):
-		b.st.log.LogAttrs(ctx, slog.LevelError, "a block is damaged, and has to be uploaded again", slog.Any("error", err), requestID(ctx))
+	case errors.Is(err, store.ErrDamaged):
+		b.log.LogAttrs(ctx, slog.LevelError, "a block is damaged, and has to be uploaded again", slog.Any("error", err), requestID(ctx))
 		return nil, ipld.ErrNotFound{Cid: c}
-	case errors.Is(err, errNotHeld):
+	case errors.Is(err, store.ErrNotHeld):
 		return nil, ipld.ErrNotFound{Cid: c}
 	case err != nil:
 		return nil, err

@@ -11,7 +11,6 @@ import (
 	"github.com/ipfs/go-cid"
 
 	"github.com/carload/carload/car"
-	"github.com/carload/carload/internal/service"
 )
 
 // cidsOf reads the CIDs of a CAR, checking each block.
@@ -36,7 +35,7 @@ func cidsOf(t *testing.T, body []byte) []string {
 
 func TestGateway(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, service.Options{})
+	s := newServer(t, options{})
 	content := make([]byte, 1<<20)
 	for i := range content {
 		content[i] = byte(i*i>>8 + i>>18)
@@ -95,7 +94,7 @@ func TestGateway(t *testing.T) {
 
 func TestGatewayByName(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, service.Options{})
+	s := newServer(t, options{})
 	u := s.do("POST", "/upload", []byte("by name")).upload(t)
 	req, err := http.NewRequestWithContext(t.Context(), "GET", s.http.URL+"/", nil)
 	if err != nil {
@@ -118,8 +117,8 @@ func TestGatewayByName(t *testing.T) {
 func TestDiscard(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s := newServer(t, service.Options{Dir: dir, Discard: true})
-	keep := newServer(t, service.Options{})
+	s := newServer(t, options{Dir: dir, Discard: true})
+	keep := newServer(t, options{})
 	big := blockOf(cid.Raw, bytes.Repeat([]byte("data"), 500_000))
 	late := raw("late")
 	root := pbNode("root", big.c, late.c)

@@ -5,17 +5,21 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ipfs/go-cid"
 	"github.com/multiformats/go-multihash"
 	"github.com/multiformats/go-varint"
 
 	"github.com/carload/carload/internal/service"
+	"github.com/carload/carload/internal/store"
 )
 
 // block is a block of a DAG made up by a test.
@@ -96,30 +100,66 @@ func sectionOf(b block) []byte {
 // carOf is a CAR whose root is the first block.
 func carOf(blocks ...block) []byte { return carFile([]cid.Cid{blocks[0].c}, blocks...) }
 
+// options are those of a store and of a service over it.
+type options struct {
+	Dir          string
+	Discard      bool
+	BufferBytes  int64
+	MaxBodyBytes int64
+	Mode         string
+	Version      string
+	FetchFrom    []string
+	IdleTimeout  time.Duration
+	Logger       *slog.Logger
+}
+
+func (o options) store() store.Options {
+	return store.Options{Dir: o.Dir, Discard: o.Discard, BufferBytes: o.BufferBytes, Logger: o.Logger}
+}
+
+func (o options) service() service.Options {
+	return service.Options{
+		MaxBodyBytes: o.MaxBodyBytes, Mode: o.Mode, Version: o.Version, FetchFrom: o.FetchFrom, IdleTimeout: o.IdleTimeout, Logger: o.Logger,
+	}
+}
+
 // server is a service over real HTTP, with a key.
 type server struct {
 	t     testing.TB
+	st    *store.Store
 	svc   *service.Service
 	http  *httptest.Server
 	token string
 }
 
-func newServer(t testing.TB, opts service.Options) *server {
+func newServer(t testing.TB, opts options) *server {
 	t.Helper()
 	if opts.Dir == "" {
 		opts.Dir = t.TempDir()
 	}
-	svc, err := service.Open(context.Background(), opts)
+	s, err := openServer(t, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &server{t: t, svc: svc, http: newHTTP(svc)}
-	s.token, err = svc.CreateKey(context.Background(), "test")
-	if err != nil && !strings.Contains(err.Error(), "already") {
+	_, s.token, err = s.st.CreateKey(context.Background(), store.KeyOptions{Name: "test"})
+	if err != nil && !errors.Is(err, store.ErrKeyExists) {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.close)
 	return s
+}
+
+// openServer opens a store, makes a service over it, and no key.
+func openServer(t testing.TB, opts options) (*server, error) {
+	st, err := store.Open(context.Background(), opts.store())
+	if err != nil {
+		return nil, err
+	}
+	svc, err := service.New(context.Background(), st, opts.service())
+	if err != nil {
+		return nil, errors.Join(err, st.Close())
+	}
+	return &server{t: t, st: st, svc: svc, http: newHTTP(svc)}, nil
 }
 
 func newHTTP(svc *service.Service) *httptest.Server { return httptest.NewServer(svc.Handler()) }
@@ -127,7 +167,7 @@ func newHTTP(svc *service.Service) *httptest.Server { return httptest.NewServer(
 // close may be called again.
 func (s *server) close() {
 	s.http.Close()
-	if err := s.svc.Close(); err != nil {
+	if err := errors.Join(s.svc.Close(), s.st.Close()); err != nil {
 		s.t.Error(err)
 	}
 }

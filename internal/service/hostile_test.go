@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
-
-	"github.com/carload/carload/internal/service"
 )
 
 // peakHeap runs f and returns how much the heap grew at most, sampled.
@@ -50,7 +48,7 @@ func TestHostileCARs(t *testing.T) {
 	if testing.Short() || underRace {
 		t.Skip("takes a while")
 	}
-	s := newServer(t, service.Options{})
+	s := newServer(t, options{})
 	digest := make([]byte, 32)
 	n := uint64(0)
 	absent := func() cid.Cid {

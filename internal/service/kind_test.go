@@ -8,11 +8,11 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/carload/carload/internal/service"
+	"github.com/carload/carload/internal/store"
 )
 
 // reopen opens the store of a server that was closed, with the same key.
-func reopen(t *testing.T, s *server, opts service.Options) *server {
+func reopen(t *testing.T, s *server, opts options) *server {
 	t.Helper()
 	again := newServer(t, opts)
 	again.token = s.token
@@ -34,18 +34,18 @@ func TestDiscardIsForGood(t *testing.T) {
 		name    string
 		discard bool
 		want    error
-	}{{"keeps", false, service.ErrKeeps}, {"discards", true, service.ErrDiscards}} {
+	}{{"keeps", false, store.ErrKeeps}, {"discards", true, store.ErrDiscards}} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
-			as := service.Options{Dir: t.TempDir(), Discard: row.discard}
-			other := service.Options{Dir: as.Dir, Discard: !row.discard}
+			as := options{Dir: t.TempDir(), Discard: row.discard}
+			other := options{Dir: as.Dir, Discard: !row.discard}
 			s := newServer(t, as)
 			s.close()
 			reopen(t, s, other).close() // without shards it is neither yet
 			s = reopen(t, s, as)
 			s.putCAR(carOf(root, leaf)).upload(t)
 			s.close()
-			if _, err := service.Open(t.Context(), other); !errors.Is(err, row.want) {
+			if _, err := store.Open(t.Context(), other.store()); !errors.Is(err, row.want) {
 				t.Fatalf("opened as the other kind: %v", err)
 			}
 			again := reopen(t, s, as)
@@ -56,9 +56,9 @@ func TestDiscardIsForGood(t *testing.T) {
 				t.Errorf("gateway %d", got)
 			}
 			again.close()
-			_, err := service.Rebuild(t.Context(), as.Dir)
+			_, err := store.Rebuild(t.Context(), as.Dir)
 			if row.discard {
-				if !errors.Is(err, service.ErrDiscards) {
+				if !errors.Is(err, store.ErrDiscards) {
 					t.Errorf("rebuild: %v", err)
 				}
 				reopen(t, s, as).close() // it is as it was
@@ -67,7 +67,7 @@ func TestDiscardIsForGood(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := service.Open(t.Context(), other); !errors.Is(err, row.want) {
+			if _, err := store.Open(t.Context(), other.store()); !errors.Is(err, row.want) {
 				t.Errorf("after a rebuild: %v", err)
 			}
 		})
@@ -92,7 +92,7 @@ func TestRebuildInterrupted(t *testing.T) {
 	t.Parallel()
 	for _, lost := range []bool{false, true} {
 		dir := t.TempDir()
-		s := newServer(t, service.Options{Dir: dir})
+		s := newServer(t, options{Dir: dir})
 		leaf, other := raw("a leaf"), raw("other")
 		first, second := pbNode("first", leaf.c), pbNode("second", leaf.c, other.c)
 		s.putCAR(carOf(first, leaf)).upload(t)
@@ -105,18 +105,18 @@ func TestRebuildInterrupted(t *testing.T) {
 			}
 		}
 		for n := range int64(2) {
-			if _, err := service.Rebuild(&stopAfter{Context: t.Context(), n: n}, dir); !errors.Is(err, context.Canceled) {
+			if _, err := store.Rebuild(&stopAfter{Context: t.Context(), n: n}, dir); !errors.Is(err, context.Canceled) {
 				t.Fatalf("rebuild: %v", err)
 			}
-			if _, err := service.Open(t.Context(), service.Options{Dir: dir}); !errors.Is(err, service.ErrRebuilding) {
+			if _, err := store.Open(t.Context(), options{Dir: dir}.store()); !errors.Is(err, store.ErrRebuilding) {
 				t.Fatalf("after an interruption: %v", err)
 			}
 		}
-		if r, err := service.Rebuild(t.Context(), dir); err != nil || len(r.Problems) > 0 || r.Shards != 2 {
+		if r, err := store.Rebuild(t.Context(), dir); err != nil || len(r.Problems) > 0 || r.Shards != 2 {
 			t.Fatalf("%+v %v", r, err)
 		}
-		again := reopen(t, s, service.Options{Dir: dir})
-		if r, err := again.svc.GC(t.Context()); err != nil || r.Shards+r.Files != 0 {
+		again := reopen(t, s, options{Dir: dir})
+		if r, err := again.st.Collect(t.Context()); err != nil || r.Shards+r.Files != 0 {
 			t.Errorf("%+v %v", r, err)
 		}
 		if got := again.status(second.c); got != "pinned" || again.raw(leaf) != 200 {
@@ -132,23 +132,23 @@ func TestRebuildCannotRead(t *testing.T) {
 		t.Skip("the superuser can read everything")
 	}
 	dir := t.TempDir()
-	s := newServer(t, service.Options{Dir: dir})
+	s := newServer(t, options{Dir: dir})
 	leaf := raw("leaf")
 	path := shardFile(dir, s.putCAR(carOf(leaf)).upload(t).Parts[0])
 	s.close()
 	if err := os.Chmod(path, 0); err != nil {
 		t.Fatal(err)
 	}
-	if r, err := service.Rebuild(t.Context(), dir); !errors.Is(err, os.ErrPermission) {
+	if r, err := store.Rebuild(t.Context(), dir); !errors.Is(err, os.ErrPermission) {
 		t.Fatalf("%+v %v", r, err)
 	}
 	if err := os.Chmod(path, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if r, err := service.Rebuild(t.Context(), dir); err != nil || r.Shards != 1 {
+	if r, err := store.Rebuild(t.Context(), dir); err != nil || r.Shards != 1 {
 		t.Fatalf("%+v %v", r, err)
 	}
-	if got := reopen(t, s, service.Options{Dir: dir}).status(leaf.c); got != "pinned" {
+	if got := reopen(t, s, options{Dir: dir}).status(leaf.c); got != "pinned" {
 		t.Error(got)
 	}
 }
@@ -157,21 +157,21 @@ func TestRebuildCannotRead(t *testing.T) {
 func TestIndexWithoutTables(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s := newServer(t, service.Options{Dir: dir})
+	s := newServer(t, options{Dir: dir})
 	s.putCAR(carOf(raw("leaf"))).upload(t)
 	s.close()
 	if err := os.WriteFile(filepath.Join(dir, "index.db"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 { // that it was tried changes nothing
-		if _, err := service.Open(t.Context(), service.Options{Dir: dir}); !errors.Is(err, service.ErrIndexMissing) {
+		if _, err := store.Open(t.Context(), options{Dir: dir}.store()); !errors.Is(err, store.ErrIndexMissing) {
 			t.Fatal(err)
 		}
 	}
-	if r, err := service.Rebuild(t.Context(), dir); err != nil || r.Shards != 1 {
+	if r, err := store.Rebuild(t.Context(), dir); err != nil || r.Shards != 1 {
 		t.Fatalf("%+v %v", r, err)
 	}
-	if got := reopen(t, s, service.Options{Dir: dir}).status(raw("leaf").c); got != "pinned" {
+	if got := reopen(t, s, options{Dir: dir}).status(raw("leaf").c); got != "pinned" {
 		t.Error(got)
 	}
 }

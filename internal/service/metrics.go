@@ -56,8 +56,3 @@ func (m *metrics) request(method string, status int, took time.Duration) {
 	m.requests.WithLabelValues(method, strconv.Itoa(status)).Inc()
 	m.seconds.WithLabelValues(method).Observe(took.Seconds())
 }
-
-func (s *Service) serveMetrics(c *call) error {
-	s.metrics.handler.ServeHTTP(c.w, c.r)
-	return nil
-}

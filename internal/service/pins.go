@@ -1,16 +1,20 @@
 package service
 
 import (
+	"cmp"
 	"context"
-	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/ipfs/go-cid"
+
+	"github.com/carload/carload/internal/links"
+	"github.com/carload/carload/internal/store"
 )
 
 // pinStatus is a pin as the pinning API has it. A pin is an upload, and its
@@ -67,39 +71,23 @@ func pinNotFound() *pinError {
 	return &pinError{status: http.StatusNotFound, reason: "NOT_FOUND", details: "pin not found"}
 }
 
-const pinColumns = `u.source_cid, u.inserted, u.meta, u.name, u.origins, ` + statusColumn + `, COALESCE(f.reason, '')
-	FROM uploads u JOIN contents c ON c.cid = u.content_cid LEFT JOIN fetches f ON f.content_cid = u.content_cid`
-
-func scanPin(scan scanRow) (pinStatus, error) {
-	p := pinStatus{Delegates: []string{}}
-	var created int64
-	var meta, name, origins sql.NullString
-	var reason string
-	if err := scan(&p.RequestID, &created, &meta, &name, &origins, &p.Status, &reason); err != nil {
-		return p, err
+func asPin(u store.Upload) pinStatus {
+	p := pinStatus{
+		RequestID: u.SourceCID, Status: statuses[u.Content.State], Created: timestamp(u.Inserted), Delegates: []string{},
+		Pin: pinRequest{CID: u.SourceCID, Meta: rawOrNull(u.Meta), Name: u.Name, Origins: rawOrNull(u.Origins)},
 	}
-	p.Created = timestamp(created)
-	p.Pin = pinRequest{CID: p.RequestID, Meta: rawOrNull(meta), Origins: rawOrNull(origins)}
-	if name.Valid {
-		p.Pin.Name = &name.String
+	if u.Content.State == store.StateFailed && u.Content.Reason != "" {
+		p.Info = &pinInfo{u.Content.Reason}
 	}
-	if p.Status == "failed" && reason != "" {
-		p.Info = &pinInfo{reason}
-	}
-	return p, nil
+	return p
 }
 
 func (s *Service) lookupPin(ctx context.Context, userID int64, source string) (pinStatus, error) {
-	row := s.st.read.QueryRowContext(ctx,
-		`SELECT `+pinColumns+` WHERE u.user_id = ? AND u.source_cid = ? AND u.deleted IS NULL`, userID, source)
-	p, err := scanPin(row.Scan)
-	if errors.Is(err, sql.ErrNoRows) {
-		return p, pinNotFound()
+	u, err := s.st.Upload(ctx, userID, source)
+	if errors.Is(err, store.ErrNotFound) {
+		return pinStatus{}, pinNotFound()
 	}
-	if err != nil {
-		return p, fmt.Errorf("look up pin: %w", err)
-	}
-	return p, nil
+	return asPin(u), err
 }
 
 // newPin is a checked request to pin.
@@ -130,7 +118,7 @@ func (c *call) readPin() (newPin, error) {
 	if err != nil {
 		return p, invalidPin("Invalid request id: " + text)
 	}
-	if _, inline := keyOf(root).identity(); inline {
+	if _, inline := links.Identity(root); inline {
 		return p, invalidPin("Invalid request id: " + text + " carries its content within itself")
 	}
 	p.root = root
@@ -186,7 +174,7 @@ func (s *Service) addPin(c *call) error {
 
 // replacePin answers POST /pins/:requestid.
 func (s *Service) replacePin(c *call) error {
-	if _, err := s.lookupPin(c.r.Context(), c.who.userID, c.param); err != nil {
+	if _, err := s.lookupPin(c.r.Context(), c.who.UserID, c.param); err != nil {
 		return err
 	}
 	p, err := c.readPin()
@@ -202,35 +190,17 @@ func (s *Service) replacePin(c *call) error {
 // pin registers a pin in place of another, if one is named, and has its content
 // fetched if it is not held.
 func (s *Service) pin(c *call, p newPin, instead string) error {
-	ctx := context.WithoutCancel(c.r.Context())
-	err := s.st.update(ctx, func(tx *sql.Tx) error {
-		now := s.st.now()
-		id, err := recordUpload(ctx, tx, &submission{
-			userID: c.who.userID, key: c.who, root: p.root, kind: typeRemote, size: -1,
-		}, now)
-		if err != nil {
-			return err
-		}
-		if _, err := tx.ExecContext(ctx, `UPDATE uploads SET name = ?, meta = ?, origins = ? WHERE id = ?`,
-			p.name, p.meta, p.origins, id); err != nil {
-			return err
-		}
-		if instead != "" {
-			if _, err := tx.ExecContext(ctx, `UPDATE uploads SET deleted = ?, updated = ? WHERE user_id = ? AND source_cid = ?`,
-				now, now, c.who.userID, instead); err != nil {
-				return err
-			}
-		}
-		if err := newIndexer(ctx, s.st, tx).demandRoot(keyOf(p.root)); err != nil {
-			return err
-		}
-		return s.requestFetch(ctx, tx, keyOf(p.root))
-	})
+	obstacle := ""
+	if len(s.fetcher.from) == 0 {
+		obstacle = "the content is not held, and the service has no gateway to fetch it from"
+	}
+	err := s.st.Pin(context.WithoutCancel(c.r.Context()), p.root,
+		&store.NewUpload{Caller: c.who, Kind: store.KindPin, Name: p.name, Meta: p.meta, Origins: p.origins}, instead, obstacle)
 	if err != nil {
-		return fmt.Errorf("pin %s: %w", p.root, err)
+		return err
 	}
 	s.fetcher.poke()
-	out, err := s.lookupPin(c.r.Context(), c.who.userID, p.root.String())
+	out, err := s.lookupPin(c.r.Context(), c.who.UserID, p.root.String())
 	if err != nil {
 		return err
 	}
@@ -253,7 +223,7 @@ func (s *Service) getPin(c *call) error {
 	if err != nil {
 		return err
 	}
-	p, err := s.lookupPin(c.r.Context(), c.who.userID, id)
+	p, err := s.lookupPin(c.r.Context(), c.who.UserID, id)
 	if err != nil {
 		return err
 	}
@@ -265,130 +235,89 @@ func (s *Service) deletePin(c *call) error {
 	if err != nil {
 		return err
 	}
-	gone, err := s.forget(c.r.Context(), c.who.userID, id)
+	err = s.st.Forget(c.r.Context(), c.who.UserID, id)
+	if errors.Is(err, store.ErrNotFound) {
+		return &pinError{status: http.StatusNotFound, reason: "The specified resource was not found"}
+	}
 	if err != nil {
 		return err
-	}
-	if !gone {
-		return &pinError{status: http.StatusNotFound, reason: "The specified resource was not found"}
 	}
 	c.w.Header().Set("Content-Type", jsonType)
 	c.w.WriteHeader(http.StatusAccepted)
 	return nil
 }
 
-// pinFilter is the query of a list of pins as SQL.
-type pinFilter struct {
-	where string
-	args  []any
-	limit int
-}
-
-func (f *pinFilter) and(cond string, args ...any) {
-	f.where += " AND " + cond
-	f.args = append(f.args, args...)
-}
-
-// parsePinFilter reads the query. Unlike in the original, status and times are
-// filtered before a page is cut, and both times are exclusive, as the API's
-// specification has it: only so can a client go through all pages.
-func parsePinFilter(c *call) (*pinFilter, error) {
+// pinFilter reads the query of a list of pins. Unlike in the original, status
+// and times are filtered before a page is cut, and both times are exclusive, as
+// the API's specification has it: only so can a client go through all pages.
+func (c *call) pinFilter() (f store.Filter, err error) {
 	query := c.r.URL.Query()
 	invalid := func(reason string, details any) error {
 		return &pinError{status: http.StatusBadRequest, reason: reason, details: details, bare: true}
 	}
-	f := &pinFilter{where: "u.user_id = ? AND u.deleted IS NULL AND u.type = '" + typeRemote + "'", args: []any{c.who.userID}}
+	f = store.Filter{UserID: c.who.UserID, Kind: store.KindPin, Name: query.Get("name")}
 	if list := query.Get("cid"); list != "" {
-		var ids []any
 		for _, text := range strings.Split(list, ",") {
 			root, err := parseCID(text)
 			if err != nil {
-				return nil, invalid("INVALID_CID", "Invalid cid "+text)
+				return f, invalid("INVALID_CID", "Invalid cid "+text)
 			}
-			ids = append(ids, root.String())
-		}
-		f.and("u.source_cid IN (?"+strings.Repeat(",?", len(ids)-1)+")", ids...)
-	}
-	if err := f.byName(query.Get("name"), query.Get("match")); err != nil {
-		return nil, invalid("VALIDATION_ERROR", []string{err.Error()})
-	}
-	states := []string{"pinned"}
-	if list := query.Get("status"); list != "" {
-		states = strings.Split(list, ",")
-	}
-	args := make([]any, len(states))
-	for i, state := range states {
-		if !slices.Contains([]string{"queued", "pinning", "pinned", "failed"}, state) {
-			return nil, invalid("VALIDATION_ERROR", []string{"unknown status " + state})
-		}
-		args[i] = state
-	}
-	f.and("("+statusColumn+") IN (?"+strings.Repeat(",?", len(args)-1)+")", args...)
-	for _, bound := range []struct{ param, cond string }{{"before", "u.inserted < ?"}, {"after", "u.inserted > ?"}} {
-		if text := query.Get(bound.param); text != "" {
-			t, err := queryTime(text)
-			if err != nil {
-				return nil, invalid("VALIDATION_ERROR", []string{bound.param + " is not a date-time"})
-			}
-			f.and(bound.cond, t)
+			f.Sources = append(f.Sources, root.String())
 		}
 	}
-	var err error
-	if f.limit, err = pageLimit(query.Get("limit")); err != nil {
-		return nil, invalid("VALIDATION_ERROR", []string{"limit is not an integer from 1 to 1000"})
+	match := query.Get("match")
+	f.NameFold, f.NamePart = strings.HasPrefix(match, "i"), strings.HasSuffix(match, "partial")
+	if !slices.Contains([]string{"", "exact", "iexact", "partial", "ipartial"}, match) {
+		return f, invalid("VALIDATION_ERROR", []string{"unknown match " + match})
+	}
+	states := cmp.Or(query.Get("status"), "pinned")
+	for _, text := range strings.Split(states, ",") {
+		state, ok := stateOf(text)
+		if !ok {
+			return f, invalid("VALIDATION_ERROR", []string{"unknown status " + text})
+		}
+		f.States = append(f.States, state)
+	}
+	for _, bound := range []struct {
+		param string
+		time  *time.Time
+	}{{"before", &f.Before}, {"after", &f.After}} {
+		if *bound.time, err = queryTime(query.Get(bound.param)); err != nil {
+			return f, invalid("VALIDATION_ERROR", []string{bound.param + " is not a date-time"})
+		}
+	}
+	if f.Limit, err = pageLimit(query.Get("limit")); err != nil {
+		return f, invalid("VALIDATION_ERROR", []string{"limit is not an integer from 1 to 1000"})
 	}
 	if meta := query.Get("meta"); meta != "" && !json.Valid([]byte(meta)) {
-		return nil, invalid("INVALID_META", `Invalid json in the "meta" query parameter.`)
+		return f, invalid("INVALID_META", `Invalid json in the "meta" query parameter.`)
 	}
 	return f, nil
 }
 
-func (f *pinFilter) byName(name, match string) error {
-	escape := strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace
-	switch match {
-	case "", "exact":
-		if name != "" {
-			f.and("u.name = ?", name)
+// stateOf finds the state that clients know by this name.
+func stateOf(text string) (store.State, bool) {
+	for state, name := range statuses {
+		if name == text {
+			return state, true
 		}
-	case "iexact":
-		if name != "" {
-			f.and(`u.name LIKE ? ESCAPE '\'`, escape(name))
-		}
-	case "partial":
-		if name != "" {
-			f.and("instr(u.name, ?) > 0", name)
-		}
-	case "ipartial":
-		if name != "" {
-			f.and(`u.name LIKE ? ESCAPE '\'`, "%"+escape(name)+"%")
-		}
-	default:
-		return fmt.Errorf("unknown match %s", match)
 	}
-	return nil
+	return 0, false
 }
 
 // listPins answers GET /pins.
 func (s *Service) listPins(c *call) error {
-	f, err := parsePinFilter(c)
+	f, err := c.pinFilter()
 	if err != nil {
 		return err
 	}
-	var count int
-	err = s.st.read.QueryRowContext(c.r.Context(), `SELECT count(*) FROM uploads u JOIN contents c ON c.cid = u.content_cid
-		LEFT JOIN fetches f ON f.content_cid = u.content_cid WHERE `+f.where, f.args...).Scan(&count)
+	pins, count, err := s.st.Uploads(c.r.Context(), f)
 	if err != nil {
-		return fmt.Errorf("count pins: %w", err)
+		return err
 	}
-	results := []pinStatus{}
-	err = eachRow(c.r.Context(), s.st.read, `SELECT `+pinColumns+` WHERE `+f.where+` ORDER BY u.inserted DESC LIMIT ?`,
-		append(f.args, f.limit), func(scan scanRow) error {
-			p, err := scanPin(scan)
-			results = append(results, p)
-			return err
-		})
-	if err != nil {
-		return fmt.Errorf("list pins: %w", err)
+	results := make([]pinStatus, len(pins))
+	for i, u := range pins {
+		results[i] = asPin(u)
 	}
 	return writeJSON(c.w, http.StatusOK, struct {
 		Count   int         `json:"count"`

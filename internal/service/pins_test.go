@@ -15,13 +15,13 @@ import (
 	client "github.com/ipfs/boxo/pinning/remote/client"
 	"github.com/ipfs/go-cid"
 
-	"github.com/carload/carload/internal/service"
+	"github.com/carload/carload/internal/store"
 )
 
 // The pinning client of boxo, which kubo uses.
 func TestPinsByBoxo(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, service.Options{})
+	s := newServer(t, options{})
 	ctx := t.Context()
 	c := client.NewClient(s.http.URL, s.token)
 	var cids []cid.Cid
@@ -75,7 +75,7 @@ func TestPinsByBoxo(t *testing.T) {
 
 func TestPinErrors(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, service.Options{})
+	s := newServer(t, options{})
 	b := raw("x")
 	s.putCAR(carOf(b)).upload(t)
 	id := b.c.String()
@@ -148,7 +148,7 @@ func waitFor(t *testing.T, what string, ok func() bool) {
 
 func TestPinFetches(t *testing.T) {
 	t.Parallel()
-	origin := newServer(t, service.Options{})
+	origin := newServer(t, options{})
 	a, b, c := raw("a"), raw("b"), raw("c")
 	inner := cborNode("inner", a.c, b.c)
 	root := pbNode("root", inner.c, c.c, inner.c)
@@ -177,7 +177,7 @@ func TestPinFetches(t *testing.T) {
 			origin.svc.Handler().ServeHTTP(w, r)
 		}))
 		dir := t.TempDir()
-		s := newServer(t, service.Options{Dir: dir, FetchFrom: []string{gw.URL}})
+		s := newServer(t, options{Dir: dir, FetchFrom: []string{gw.URL}})
 		add := s.do("POST", "/pins", []byte(`{"cid":"`+root.c.String()+`"}`))
 		var p struct{ Status string }
 		if err := json.Unmarshal(add.raw, &p); err != nil {
@@ -207,7 +207,7 @@ func TestPinFetches(t *testing.T) {
 	if cars.Load() == 0 || blocks.Load() == 0 {
 		t.Errorf("%d CARs and %d blocks were asked for", cars.Load(), blocks.Load())
 	}
-	if _, err := service.Open(t.Context(), service.Options{Dir: t.TempDir(), FetchFrom: []string{"ftp://x"}}); err == nil || errors.Is(err, service.ErrLocked) {
+	if _, err := openServer(t, options{FetchFrom: []string{"ftp://x"}, Dir: t.TempDir()}); err == nil || errors.Is(err, store.ErrLocked) {
 		t.Errorf("bad gateway: %v", err)
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/carload/carload/internal/service"
+	"github.com/carload/carload/internal/store"
 )
 
 // Each key pays for the shards that it sent, also to an upload that another
@@ -15,7 +15,7 @@ import (
 func TestQuotaCountsShardsOfAKey(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s := newServer(t, service.Options{Dir: dir})
+	s := newServer(t, options{Dir: dir})
 	var leaves []block
 	for _, tag := range []string{"a", "b", "c", "d"} {
 		leaves = append(leaves, raw(strings.Repeat(tag, 1000)))
@@ -26,7 +26,7 @@ func TestQuotaCountsShardsOfAKey(t *testing.T) {
 	for i, name := range []string{"first", "second"} {
 		var err error
 		quota := int64(2*len(shard(0)) + 10)
-		if _, tokens[i], err = s.svc.CreateKeyWith(t.Context(), service.KeyOptions{Name: name, QuotaBytes: quota}); err != nil {
+		if _, tokens[i], err = s.st.CreateKey(t.Context(), store.KeyOptions{Name: name, QuotaBytes: quota}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -72,7 +72,7 @@ func TestQuotaCountsShardsOfAKey(t *testing.T) {
 	if err := errors.Join(err, db.Close()); err != nil {
 		t.Fatal(err)
 	}
-	s = reopen(t, s, service.Options{Dir: dir})
+	s = reopen(t, s, options{Dir: dir})
 	put(step{0, 3, 200}, step{1, 0, 200}, step{1, 1, 200}, step{1, 2, 403})
 	if u := s.do("GET", "/"+root.c.String(), nil).upload(t); len(u.Parts) != 4 || u.Scope != "first" {
 		t.Errorf("%+v", u)

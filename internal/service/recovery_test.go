@@ -13,7 +13,7 @@ import (
 
 	"github.com/ipfs/go-cid"
 
-	"github.com/carload/carload/internal/service"
+	"github.com/carload/carload/internal/store"
 )
 
 func shardFiles(t *testing.T, dir string) []string {
@@ -25,9 +25,9 @@ func shardFiles(t *testing.T, dir string) []string {
 	return out
 }
 
-func fsck(t *testing.T, s *server) *service.FsckReport {
+func fsck(t *testing.T, s *server) *store.FsckReport {
 	t.Helper()
-	r, err := s.svc.Fsck(t.Context())
+	r, err := s.st.Fsck(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,11 +37,11 @@ func fsck(t *testing.T, s *server) *service.FsckReport {
 func TestReopen(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s := newServer(t, service.Options{Dir: dir})
+	s := newServer(t, options{Dir: dir})
 	leaf := raw("leaf")
 	root := pbNode("root", leaf.c, raw("late").c)
 	s.putCAR(carOf(root, leaf)).upload(t)
-	if _, err := service.Open(t.Context(), service.Options{Dir: dir}); !errors.Is(err, service.ErrLocked) {
+	if _, err := store.Open(t.Context(), options{Dir: dir}.store()); !errors.Is(err, store.ErrLocked) {
 		t.Fatalf("second process: %v", err)
 	}
 	s.close()
@@ -51,7 +51,7 @@ func TestReopen(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "incoming", "1.part"), []byte("half"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	other := newServer(t, service.Options{})
+	other := newServer(t, options{})
 	lost := carOf(raw("never acknowledged"))
 	part := other.putCAR(lost).upload(t).Parts[0]
 	orphan := filepath.Join(dir, "shards", part[len(part)-2:], part+".car")
@@ -62,7 +62,7 @@ func TestReopen(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	again := newServer(t, service.Options{Dir: dir})
+	again := newServer(t, options{Dir: dir})
 	again.token = s.token
 	if left, err := os.ReadDir(filepath.Join(dir, "incoming")); err != nil || len(left) > 0 {
 		t.Fatalf("left in incoming: %v %v", left, err)
@@ -73,7 +73,7 @@ func TestReopen(t *testing.T) {
 	if a := again.do("GET", "/"+raw("never acknowledged").c.String(), nil); a.status != 404 {
 		t.Fatalf("never acknowledged: %d", a.status)
 	}
-	if r, err := again.svc.GC(t.Context()); err != nil || r.Files != 1 || r.Shards != 0 {
+	if r, err := again.st.Collect(t.Context()); err != nil || r.Files != 1 || r.Shards != 0 {
 		t.Fatalf("%+v %v", r, err)
 	}
 	if u := again.putCAR(carOf(root, raw("late"))).upload(t); u.Pin.Status != "pinned" || len(u.Parts) != 2 {
@@ -84,7 +84,7 @@ func TestReopen(t *testing.T) {
 func TestRebuild(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s := newServer(t, service.Options{Dir: dir})
+	s := newServer(t, options{Dir: dir})
 	leaf, late := raw("leaf"), raw("late")
 	inner := cborNode("inner", late.c)
 	root := pbNode("root", leaf.c, inner.c)
@@ -102,12 +102,12 @@ func TestRebuild(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	check := func(name string, r *service.FsckReport, owned bool) {
+	check := func(name string, r *store.FsckReport, owned bool) {
 		t.Helper()
 		if r.Shards != 3 || len(r.Problems) == 0 || r.Problems[0].Shard != damaged.Parts[0] {
 			t.Errorf("%s: %+v", name, r)
 		}
-		again := newServer(t, service.Options{Dir: dir})
+		again := newServer(t, options{Dir: dir})
 		defer again.close()
 		if owned {
 			again.token = s.token
@@ -120,14 +120,14 @@ func TestRebuild(t *testing.T) {
 				t.Errorf("%s: %s is %s", name, c, got)
 			}
 		}
-		if _, err := again.svc.GC(t.Context()); err != nil {
+		if _, err := again.st.Collect(t.Context()); err != nil {
 			t.Error(err)
 		}
 		if got := again.do("GET", "/ipfs/"+late.c.String()+"?format=raw", nil); got.status != 200 {
 			t.Errorf("%s: gateway %d", name, got.status)
 		}
 	}
-	r, err := service.Rebuild(t.Context(), dir)
+	r, err := store.Rebuild(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,10 +140,10 @@ func TestRebuild(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := service.Open(t.Context(), service.Options{Dir: dir}); !errors.Is(err, service.ErrIndexMissing) {
+	if _, err := store.Open(t.Context(), options{Dir: dir}.store()); !errors.Is(err, store.ErrIndexMissing) {
 		t.Fatalf("index lost: %v", err)
 	}
-	if r, err = service.Rebuild(t.Context(), dir); err != nil {
+	if r, err = store.Rebuild(t.Context(), dir); err != nil {
 		t.Fatal(err)
 	}
 	check("index lost", r, false)
@@ -152,7 +152,7 @@ func TestRebuild(t *testing.T) {
 func TestFsckFindsDamage(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s := newServer(t, service.Options{Dir: dir})
+	s := newServer(t, options{Dir: dir})
 	var parts []string
 	for _, name := range []string{"flipped", "cut", "gone", "sound"} {
 		parts = append(parts, s.putCAR(carOf(raw(name), raw(name+" too"))).upload(t).Parts[0])
@@ -184,10 +184,10 @@ func TestFsckFindsDamage(t *testing.T) {
 func TestGC(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s := newServer(t, service.Options{Dir: dir})
+	s := newServer(t, options{Dir: dir})
 	gc := func(shards int) {
 		t.Helper()
-		r, err := s.svc.GC(t.Context())
+		r, err := s.st.Collect(t.Context())
 		if err != nil || r.Shards != shards {
 			t.Fatalf("removed %+v, want %d shards; %v", r, shards, err)
 		}
@@ -238,7 +238,7 @@ func TestGC(t *testing.T) {
 // upload comes back.
 func TestUploadAgainAfterGC(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, service.Options{})
+	s := newServer(t, options{})
 	shared := raw("shared")
 	inner := pbNode("inner", shared.c)
 	root := pbNode("root", inner.c)
@@ -248,7 +248,7 @@ func TestUploadAgainAfterGC(t *testing.T) {
 	s.putCAR(carOf(raw("y"))).upload(t)
 	s.do("DELETE", "/"+root.c.String(), nil)
 	s.do("DELETE", "/"+raw("y").c.String(), nil)
-	if r, err := s.svc.GC(t.Context()); err != nil || r.Shards != 1 {
+	if r, err := s.st.Collect(t.Context()); err != nil || r.Shards != 1 {
 		t.Fatalf("%+v %v", r, err)
 	}
 	if u := s.putCAR(shard).upload(t); u.Pin.Status != "pinned" {
@@ -274,17 +274,17 @@ func (c interlude) Err() error {
 // What is collected while a check runs is no problem.
 func TestFsckDuringGC(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, service.Options{})
+	s := newServer(t, options{})
 	for _, tag := range []string{"first", "second", "third"} {
 		s.putCAR(carOf(pbNode(tag, raw(tag).c), raw(tag))).upload(t)
 	}
 	ctx := interlude{t.Context(), new(sync.Once), func() {
 		s.do("DELETE", "/"+pbNode("second", raw("second").c).c.String(), nil)
-		if r, err := s.svc.GC(t.Context()); err != nil || r.Shards != 1 {
+		if r, err := s.st.Collect(t.Context()); err != nil || r.Shards != 1 {
 			t.Errorf("%+v %v", r, err)
 		}
 	}}
-	r, err := s.svc.Fsck(ctx)
+	r, err := s.st.Fsck(ctx)
 	if err != nil || len(r.Problems) > 0 || r.Shards != 2 || r.Blocks != 4 {
 		t.Errorf("%+v %v", r, err)
 	}
@@ -295,7 +295,7 @@ func TestFsckDuringGC(t *testing.T) {
 func TestFsckFindsMissingChildren(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s := newServer(t, service.Options{Dir: dir})
+	s := newServer(t, options{Dir: dir})
 	leaf, deep := raw("leaf"), raw("deep")
 	inner := cborNode("inner", deep.c)
 	root := pbNode("root", leaf.c, inner.c)
@@ -327,7 +327,7 @@ func TestFsckFindsMissingChildren(t *testing.T) {
 	}
 	problems := func() (of []string) {
 		t.Helper()
-		again := reopen(t, s, service.Options{Dir: dir})
+		again := reopen(t, s, options{Dir: dir})
 		defer again.close()
 		for _, p := range fsck(t, again).Problems {
 			of = append(of, p.Shard)

@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
-
-	"github.com/carload/carload/internal/service"
 )
 
 // An upload with the shape of 31 GiB in leaves of 1 MiB: 31,744 leaves under 31
@@ -18,7 +16,7 @@ func TestLateShardsCostWhatEarlyOnesDo(t *testing.T) {
 	if testing.Short() || underRace {
 		t.Skip("takes a while")
 	}
-	s := newServer(t, service.Options{})
+	s := newServer(t, options{})
 	const leaves, width, perShard = 31 << 10, 1 << 10, 95
 	all := make([]block, leaves)
 	for i := range all {

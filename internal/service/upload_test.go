@@ -5,13 +5,11 @@ import (
 	"testing"
 
 	"github.com/ipfs/go-cid"
-
-	"github.com/carload/carload/internal/service"
 )
 
 func TestUploadShards(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, service.Options{})
+	s := newServer(t, options{})
 	a, b := raw("leaf a"), raw("leaf b")
 	left, right := pbNode("left", a.c), cborNode("right", b.c, a.c)
 	root := pbNode("root", left.c, right.c)
@@ -41,7 +39,7 @@ func TestUploadShards(t *testing.T) {
 
 func TestUploadBlob(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, service.Options{})
+	s := newServer(t, options{})
 	u := s.do("POST", "/upload", []byte("hello world!"), "Content-Type", "text/plain").upload(t)
 	if u.CID != "bafkreidvbhs33ighmljlvr7zbv2ywwzcmp5adtf4kqvlly67cy56bdtmve" || u.Size != 12 || u.Type != "text/plain" || u.Pin.Status != "pinned" {
 		t.Fatalf("%+v", u)

@@ -15,7 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/carload/carload/car"
-	"github.com/carload/carload/internal/service"
+	"github.com/carload/carload/internal/store"
 	"github.com/carload/carload/splitter"
 	"github.com/carload/carload/uploader"
 	"github.com/carload/carload/uploader/nftstorage"
@@ -129,7 +129,7 @@ func exitCode(err error) int {
 		return exitAuth
 	case isNoSpace(err), errors.As(err, &api) && api.Status == http.StatusInsufficientStorage:
 		return exitNoSpace
-	case errors.Is(err, service.ErrLocked), errors.Is(err, uploader.ErrLedgerLocked):
+	case errors.Is(err, store.ErrLocked), errors.Is(err, uploader.ErrLedgerLocked):
 		return exitLocked
 	case errors.Is(err, uploader.ErrTooLarge), errors.Is(err, uploader.ErrLimit), errors.Is(err, uploader.ErrQuotaExceeded):
 		return exitLimit
@@ -203,13 +203,13 @@ func hintsFor(err error) []string {
 		hints = append(hints, "if the service's certificate is in order, see whether this machine's clock is right")
 	case errors.Is(err, http.ErrSchemeMismatch):
 		hints = append(hints, "the service speaks plain HTTP there: see whether --endpoint has the right port and scheme")
-	case errors.Is(err, service.ErrLocked):
+	case errors.Is(err, store.ErrLocked):
 		hints = append(hints, "another carload has it: wait for it, or give it as --endpoint if it is carload serve, or name another --store")
-	case errors.Is(err, service.ErrIndexMissing), errors.Is(err, service.ErrRebuilding):
+	case errors.Is(err, store.ErrIndexMissing), errors.Is(err, store.ErrRebuilding):
 		hints = append(hints, "make the index anew from the shards by carload service fsck --rebuild")
-	case errors.Is(err, service.ErrKeeps):
+	case errors.Is(err, store.ErrKeeps):
 		hints = append(hints, "give serve --discard a store of its own by --store")
-	case errors.Is(err, service.ErrDiscards):
+	case errors.Is(err, store.ErrDiscards):
 		hints = append(hints, "open it by carload serve --discard, or name another --store")
 	}
 	return hints

@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/carload/carload/internal/service"
+	"github.com/carload/carload/internal/store"
 )
 
 func (a *app) keyCommand() *cobra.Command {
@@ -29,7 +29,7 @@ func (a *app) storeThere(flag string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if is, err := service.IsStore(dir); err != nil {
+	if is, err := store.IsStore(dir); err != nil {
 		return "", err
 	} else if !is {
 		return "", withHint(usagef("there is no store at %q", dir), "carload up, carload serve and carload key new make one; --store names another")
@@ -39,7 +39,7 @@ func (a *app) storeThere(flag string) (string, error) {
 
 // withStore opens a store that is there for f. That needs one that is not being
 // served.
-func (a *app) withStore(ctx context.Context, flag string, f func(*service.Service) error) error {
+func (a *app) withStore(ctx context.Context, flag string, f func(*store.Store) error) error {
 	dir, err := a.storeThere(flag)
 	if err != nil {
 		return err
@@ -48,16 +48,16 @@ func (a *app) withStore(ctx context.Context, flag string, f func(*service.Servic
 }
 
 // openStore opens the store in a directory for f, or makes it.
-func (a *app) openStore(ctx context.Context, dir string, f func(*service.Service) error) (err error) {
-	svc, err := service.Open(ctx, service.Options{Dir: dir, Version: version(), Logger: a.log})
-	if errors.Is(err, service.ErrLocked) {
+func (a *app) openStore(ctx context.Context, dir string, f func(*store.Store) error) (err error) {
+	st, err := store.Open(ctx, store.Options{Dir: dir, Logger: a.log})
+	if errors.Is(err, store.ErrLocked) {
 		return withHint(err, "another process serves this store: stop it for a moment")
 	}
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, svc.Close()) }()
-	return f(svc)
+	defer func() { err = errors.Join(err, st.Close()) }()
+	return f(st)
 }
 
 type keyEvent struct {
@@ -71,12 +71,12 @@ type keyEvent struct {
 	Token       string    `json:"token,omitempty"` // of a new key only
 }
 
-func newKeyEvent(k service.Key, token string) keyEvent {
+func newKeyEvent(k store.Key, token string) keyEvent {
 	return keyEvent{header("key"), k.ID, k.Name, k.User, k.Created, k.RateLimited, k.QuotaBytes, token}
 }
 
 func (a *app) keyNewCommand() *cobra.Command {
-	var store, user string
+	var dir, user string
 	var rateLimited bool
 	var quota size
 	cmd := &cobra.Command{
@@ -88,13 +88,13 @@ func (a *app) keyNewCommand() *cobra.Command {
 			if args[0] == "" {
 				return usagef("a key needs a name")
 			}
-			dir, err := a.storeDir(store)
+			there, err := a.storeDir(dir)
 			if err != nil {
 				return err
 			}
-			return a.openStore(cmd.Context(), dir, func(svc *service.Service) error {
-				k, token, err := svc.CreateKeyWith(cmd.Context(), service.KeyOptions{Name: args[0], User: user, RateLimited: rateLimited, QuotaBytes: int64(quota)})
-				if errors.Is(err, service.ErrKeyExists) {
+			return a.openStore(cmd.Context(), there, func(st *store.Store) error {
+				k, token, err := st.CreateKey(cmd.Context(), store.KeyOptions{Name: args[0], User: user, RateLimited: rateLimited, QuotaBytes: int64(quota)})
+				if errors.Is(err, store.ErrKeyExists) {
 					return usageError{error: fmt.Errorf("%q: %w", args[0], err)}
 				}
 				if err != nil {
@@ -106,22 +106,22 @@ func (a *app) keyNewCommand() *cobra.Command {
 			})
 		},
 	}
-	addStore(cmd, &store)
-	cmd.Flags().StringVar(&user, "user", service.DefaultUser, "whose key it is; the keys of one user share its uploads")
+	addStore(cmd, &dir)
+	cmd.Flags().StringVar(&user, "user", store.DefaultUser, "whose key it is; the keys of one user share its uploads")
 	cmd.Flags().BoolVar(&rateLimited, "rate-limited", false, "30 requests in 10 seconds, as the original had it")
 	cmd.Flags().Var(&quota, "quota", "most bytes of uploads; 0 for no bound")
 	return cmd
 }
 
 func (a *app) keyListCommand() *cobra.Command {
-	var store string
+	var dir string
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the keys that are valid: ID, user, day, name",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.withStore(cmd.Context(), store, func(svc *service.Service) error {
-				keys, err := svc.Keys(cmd.Context())
+			return a.withStore(cmd.Context(), dir, func(st *store.Store) error {
+				keys, err := st.Keys(cmd.Context(), 0)
 				for _, k := range keys {
 					a.con.event(newKeyEvent(k, ""))
 					a.con.result(fmt.Sprintf("%d\t%s\t%s\t%s", k.ID, quotePath(k.User), k.Created.UTC().Format(time.DateOnly), quotePath(k.Name)))
@@ -130,12 +130,12 @@ func (a *app) keyListCommand() *cobra.Command {
 			})
 		},
 	}
-	addStore(cmd, &store)
+	addStore(cmd, &dir)
 	return cmd
 }
 
 func (a *app) keyRevokeCommand() *cobra.Command {
-	var store string
+	var dir string
 	cmd := &cobra.Command{
 		Use:   "revoke ID",
 		Short: "Make a key invalid for good; what was uploaded with it stays",
@@ -145,9 +145,9 @@ func (a *app) keyRevokeCommand() *cobra.Command {
 			if err != nil {
 				return usagef("%q is not the ID of a key", args[0])
 			}
-			return a.withStore(cmd.Context(), store, func(svc *service.Service) error {
-				err := svc.RevokeKey(cmd.Context(), id)
-				if errors.Is(err, service.ErrKeyNotFound) {
+			return a.withStore(cmd.Context(), dir, func(st *store.Store) error {
+				err := st.RevokeKey(cmd.Context(), id)
+				if errors.Is(err, store.ErrKeyNotFound) {
 					return usageError{error: fmt.Errorf("%d: %w", id, err)}
 				}
 				if err != nil {
@@ -158,6 +158,6 @@ func (a *app) keyRevokeCommand() *cobra.Command {
 			})
 		},
 	}
-	addStore(cmd, &store)
+	addStore(cmd, &dir)
 	return cmd
 }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/carload/carload/internal/service"
+	"github.com/carload/carload/internal/store"
 )
 
 // defaultListen is where the service listens if nothing else is said.
@@ -80,19 +81,23 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 		}
 		certificates = append(certificates, c)
 	}
-	store, err := a.storeDir(f.store)
+	dir, err := a.storeDir(f.store)
 	if err != nil {
 		return err
 	}
-	svc, err := service.Open(ctx, service.Options{
-		Dir: store, MaxBodyBytes: int64(f.maxBodyBytes), Mode: f.access, Version: version(),
-		Discard: f.discard, FetchFrom: f.fetchFrom, Logger: a.log,
+	st, err := store.Open(ctx, store.Options{Dir: dir, Discard: f.discard, Logger: a.log})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+	svc, err := service.New(ctx, st, service.Options{
+		MaxBodyBytes: int64(f.maxBodyBytes), Mode: f.access, Version: version(), FetchFrom: f.fetchFrom, Logger: a.log,
 	})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, svc.Close()) }()
-	if _, err := localToken(ctx, svc, store); err != nil {
+	if _, err := localToken(ctx, st, dir); err != nil {
 		return err
 	}
 	listener, err := net.Listen("tcp", f.listen)
@@ -121,13 +126,13 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 		}
 		return err
 	})
-	endpointFile := filepath.Join(store, localEndpointFile)
+	endpointFile := filepath.Join(dir, localEndpointFile)
 	if err := writePrivate(endpointFile, url+"\n"); err != nil {
 		return errors.Join(err, server.Close(), g.Wait())
 	}
 	a.con.result(url)
-	a.con.event(servingEvent{header("serving"), url, store})
-	a.log.Info("serving", "url", url, "store", store)
+	a.con.event(servingEvent{header("serving"), url, dir})
+	a.log.Info("serving", "url", url, "store", dir)
 
 	select {
 	case <-stopped:

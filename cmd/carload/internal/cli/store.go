@@ -5,7 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/carload/carload/internal/service"
+	"github.com/carload/carload/internal/store"
 )
 
 func (a *app) serviceCommand() *cobra.Command {
@@ -29,7 +29,7 @@ type fsckEvent struct {
 }
 
 func (a *app) fsckCommand() *cobra.Command {
-	var store string
+	var dir string
 	var rebuild bool
 	cmd := &cobra.Command{
 		Use:   "fsck",
@@ -37,18 +37,18 @@ func (a *app) fsckCommand() *cobra.Command {
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if rebuild {
-				dir, err := a.storeThere(store)
+				there, err := a.storeThere(dir)
 				if err != nil {
 					return err
 				}
-				report, err := service.Rebuild(cmd.Context(), dir)
+				report, err := store.Rebuild(cmd.Context(), there)
 				if err != nil {
 					return err
 				}
 				return a.fsckReport(report)
 			}
-			return a.withStore(cmd.Context(), store, func(svc *service.Service) error {
-				report, err := svc.Fsck(cmd.Context())
+			return a.withStore(cmd.Context(), dir, func(st *store.Store) error {
+				report, err := st.Fsck(cmd.Context())
 				if err != nil {
 					return err
 				}
@@ -56,12 +56,12 @@ func (a *app) fsckCommand() *cobra.Command {
 			})
 		},
 	}
-	addStore(cmd, &store)
+	addStore(cmd, &dir)
 	cmd.Flags().BoolVar(&rebuild, "rebuild", false, "make the index anew from the shards")
 	return cmd
 }
 
-func (a *app) fsckReport(r *service.FsckReport) error {
+func (a *app) fsckReport(r *store.FsckReport) error {
 	e := fsckEvent{header("fsck"), r.Shards, r.Blocks, r.Bytes, r.Orphans, []string{}}
 	for _, p := range r.Problems {
 		e.Problems = append(e.Problems, printable(p.String()))
@@ -83,14 +83,14 @@ type gcEvent struct {
 }
 
 func (a *app) gcCommand() *cobra.Command {
-	var store string
+	var dir string
 	cmd := &cobra.Command{
 		Use:   "gc",
 		Short: "Remove the shards that no upload needs any more",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.withStore(cmd.Context(), store, func(svc *service.Service) error {
-				r, err := svc.GC(cmd.Context())
+			return a.withStore(cmd.Context(), dir, func(st *store.Store) error {
+				r, err := st.Collect(cmd.Context())
 				if err != nil {
 					return err
 				}
@@ -100,6 +100,6 @@ func (a *app) gcCommand() *cobra.Command {
 			})
 		},
 	}
-	addStore(cmd, &store)
+	addStore(cmd, &dir)
 	return cmd
 }

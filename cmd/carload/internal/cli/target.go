@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/carload/carload/internal/service"
+	"github.com/carload/carload/internal/store"
 	"github.com/carload/carload/uploader/nftstorage"
 )
 
@@ -195,12 +196,12 @@ const (
 )
 
 // local reaches the built-in service over a store.
-func (a *app) local(ctx context.Context, store string) (url string, _ nftstorage.Token, _ *embedded, err error) {
-	e, err := a.embed(ctx, store)
+func (a *app) local(ctx context.Context, dir string) (url string, _ nftstorage.Token, _ *embedded, err error) {
+	e, err := a.embed(ctx, dir)
 	switch {
-	case errors.Is(err, service.ErrLocked):
-		p, errRead := os.ReadFile(filepath.Join(store, localEndpointFile))
-		secret, errToken := os.ReadFile(filepath.Join(store, localTokenFile))
+	case errors.Is(err, store.ErrLocked):
+		p, errRead := os.ReadFile(filepath.Join(dir, localEndpointFile))
+		secret, errToken := os.ReadFile(filepath.Join(dir, localTokenFile))
 		if errRead != nil || errToken != nil {
 			return "", nftstorage.Token{}, nil, err
 		}
@@ -216,6 +217,7 @@ func (a *app) local(ctx context.Context, store string) (url string, _ nftstorage
 
 // embedded is the built-in service in this process, on a loopback address.
 type embedded struct {
+	store   *store.Store
 	service *service.Service
 	server  *http.Server
 	group   errgroup.Group
@@ -223,21 +225,29 @@ type embedded struct {
 	token   string
 }
 
-func (a *app) embed(ctx context.Context, store string) (_ *embedded, err error) {
-	svc, err := service.Open(ctx, service.Options{Dir: store, Version: version(), Logger: a.log})
+func (a *app) embed(ctx context.Context, dir string) (_ *embedded, err error) {
+	st, err := store.Open(ctx, store.Options{Dir: dir, Logger: a.log})
 	if err != nil {
 		return nil, err
 	}
-	e := &embedded{service: svc}
-	if e.token, err = localToken(ctx, svc, store); err != nil {
-		return nil, errors.Join(err, svc.Close())
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, st.Close())
+		}
+	}()
+	e := &embedded{store: st}
+	if e.token, err = localToken(ctx, st, dir); err != nil {
+		return nil, err
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return nil, errors.Join(err, svc.Close())
+		return nil, err
+	}
+	if e.service, err = service.New(ctx, st, service.Options{Version: version(), Logger: a.log}); err != nil {
+		return nil, errors.Join(err, listener.Close())
 	}
 	e.url = "http://" + listener.Addr().String()
-	e.server = newServer(svc.Handler(), a.log)
+	e.server = newServer(e.service.Handler(), a.log)
 	e.group.Go(func() error {
 		if err := e.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			return err
@@ -248,7 +258,7 @@ func (a *app) embed(ctx context.Context, store string) (_ *embedded, err error) 
 }
 
 func (e *embedded) close() error {
-	return errors.Join(e.server.Close(), e.group.Wait(), e.service.Close())
+	return errors.Join(e.server.Close(), e.group.Wait(), e.service.Close(), e.store.Close())
 }
 
 // newServer has timeouts on silence, none on how long a body may take.
@@ -267,9 +277,9 @@ func newServer(h http.Handler, log *slog.Logger) *http.Server {
 
 // localToken is the key of this user's own commands. It is made when there is
 // none, or when the one in the file is no longer valid.
-func localToken(ctx context.Context, svc *service.Service, store string) (string, error) {
-	path := filepath.Join(store, localTokenFile)
-	keys, err := svc.Keys(ctx)
+func localToken(ctx context.Context, st *store.Store, dir string) (string, error) {
+	path := filepath.Join(dir, localTokenFile)
+	keys, err := st.Keys(ctx, 0)
 	if err != nil {
 		return "", err
 	}
@@ -284,11 +294,11 @@ func localToken(ctx context.Context, svc *service.Service, store string) (string
 		if !errors.Is(err, fs.ErrNotExist) {
 			return "", err
 		}
-		if err := svc.RevokeKey(ctx, k.ID); err != nil {
+		if err := st.RevokeKey(ctx, k.ID); err != nil {
 			return "", err
 		}
 	}
-	token, err := svc.CreateKey(ctx, localKeyName)
+	_, token, err := st.CreateKey(ctx, store.KeyOptions{Name: localKeyName})
 	if err != nil {
 		return "", err
 	}

@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"github.com/carload/carload/car"
-	"github.com/carload/carload/internal/service"
+	"github.com/carload/carload/internal/store"
 	"github.com/carload/carload/splitter"
 	"github.com/carload/carload/uploader"
 	"github.com/carload/carload/uploader/nftstorage"
@@ -142,7 +142,7 @@ func TestExitCode(t *testing.T) {
 		{&nftstorage.APIError{Status: 403, Code: "ERROR_TOKEN_BLOCKED"}, 7},
 		{wrap(&nftstorage.APIError{Status: 403, Code: "ERROR_QUOTA_EXCEEDED"}), 8},
 		{wrap(uploader.ErrTooLarge), 8},
-		{wrap(service.ErrLocked), 11},
+		{wrap(store.ErrLocked), 11},
 		{wrap(uploader.ErrLedgerLocked), 11},
 		{&os.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}, 28},
 		{&uploader.SourceError{Err: syscall.EDQUOT}, 28},

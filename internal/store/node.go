@@ -1,7 +1,7 @@
-package service
+package store
 
 import (
-	"math"
+	"fmt"
 
 	"github.com/ipfs/go-cid"
 	"github.com/multiformats/go-multihash"
@@ -9,15 +9,23 @@ import (
 	dag "github.com/carload/carload/internal/links"
 )
 
-const (
-	codecRaw     = dag.Raw
-	codecDagPB   = dag.DagPB
-	codecDagCBOR = dag.DagCBOR
-)
+// innerCodecs are the codecs whose blocks are looked into, as a list of SQL.
+var innerCodecs = fmt.Sprintf("(%d, %d, %d)", dag.DagPB, dag.DagCBOR, dag.DagJSON)
 
-// hasLinks tells the codecs whose blocks are looked into. Blocks of all others
+// hasLinks tells the codecs of innerCodecs. Blocks of all others
 // are leaves.
 func hasLinks(codec uint64) bool { return dag.Possible(codec) }
+
+// States of a node, in the column pending. Above zero it is the number of
+// distinct children that are not complete. Queries spell the values out, since
+// partial indexes are matched by the text of the condition.
+const (
+	nodeReady    = 0  // complete, its parents do not know yet
+	nodeComplete = -1 // complete
+	nodeUnread   = -2 // held and linked to, but its links are not known yet
+	nodeBroken   = -3 // does not decode with its codec: never complete
+	nodeTelling  = -4 // its parents are being told
+)
 
 // nodeKey names a block as a node of a DAG. The codec is part of it because it
 // decides what the block links to.
@@ -52,37 +60,14 @@ func links(codec uint64, data []byte) ([]nodeKey, error) {
 	return out, nil
 }
 
-// rootFacts is what the original works out of a root block.
-type rootFacts struct {
-	links int
-	size  int64 // of the whole DAG, as the root claims; -1 if it does not
-	err   error // the block does not decode
+// freshNode is an inner node whose links were just read.
+type freshNode struct {
+	key    nodeKey
+	links  []nodeKey
+	broken bool
 }
 
-// inspectRoot decodes the root as the original does, which knows three codecs
-// and takes the others as they come.
-func inspectRoot(c cid.Cid, data []byte) rootFacts {
-	facts := rootFacts{size: -1}
-	switch c.Prefix().Codec {
-	case dag.Raw:
-		facts.size = int64(len(data))
-	case dag.DagPB:
-		sum := uint64(len(data))
-		_, facts.err = dag.DecodePB(data, func(l dag.PBLink) error {
-			facts.links++
-			if sum += l.Tsize; sum < l.Tsize || sum > math.MaxInt64 {
-				sum = math.MaxInt64
-			}
-			return nil
-		})
-		if facts.err == nil {
-			facts.size = int64(sum)
-		}
-	case dag.DagCBOR:
-		facts.err = dag.Direct(dag.DagCBOR, data, func(cid.Cid) error {
-			facts.links++
-			return nil
-		})
-	}
-	return facts
+func parse(k nodeKey, data []byte) freshNode {
+	ls, err := links(k.codec, data)
+	return freshNode{key: k, links: ls, broken: err != nil}
 }

@@ -1,4 +1,4 @@
-package service
+package store
 
 import (
 	"context"
@@ -6,15 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"strings"
-	"syscall"
 
 	"github.com/ipfs/go-cid"
 )
 
-// Problem is something that [Service.Fsck] or [Rebuild] found wrong.
+// Problem is something that [Store.Fsck] or [Rebuild] found wrong.
 type Problem struct {
 	Shard string // its CID; empty if it is about the index as a whole
 	What  string
@@ -32,7 +30,7 @@ type FsckReport struct {
 	Shards   int
 	Blocks   int64
 	Bytes    int64
-	Orphans  int // files of shards that were never acknowledged; harmless, GC removes them
+	Orphans  int // files of shards that were never acknowledged; harmless, Collect removes them
 	Problems []Problem
 }
 
@@ -47,9 +45,9 @@ func (r *FsckReport) problem(shard cid.Cid, format string, args ...any) {
 // Fsck hashes every block of every shard, and compares the index with them. It
 // changes nothing. Uploads go on meanwhile. A store that discards payloads
 // cannot be checked; the error is [ErrDiscards].
-func (s *Service) Fsck(ctx context.Context) (*FsckReport, error) {
-	if s.st.discard {
-		return nil, fmt.Errorf("check store %s: %w", s.st.dir, ErrDiscards)
+func (st *Store) Fsck(ctx context.Context) (*FsckReport, error) {
+	if st.discard {
+		return nil, fmt.Errorf("check store %s: %w", st.files.dir, ErrDiscards)
 	}
 	r := new(FsckReport)
 	type known struct {
@@ -57,7 +55,7 @@ func (s *Service) Fsck(ctx context.Context) (*FsckReport, error) {
 		size int64
 	}
 	var all []known
-	err := eachRow(ctx, s.st.read, `SELECT id, cid, size, payload, payload_end FROM shards ORDER BY id`, nil,
+	err := eachRow(ctx, st.db.read, `SELECT id, cid, size, payload, payload_end FROM shards ORDER BY id`, nil,
 		func(scan scanRow) error {
 			var k known
 			var raw []byte
@@ -77,11 +75,11 @@ func (s *Service) Fsck(ctx context.Context) (*FsckReport, error) {
 			return nil, err
 		}
 		before := *r
-		if err := s.st.fsckShard(ctx, k.shard, k.size, r); err != nil {
+		if err := st.fsckShard(ctx, k.shard, k.size, r); err != nil {
 			return nil, err
 		}
 		if len(r.Problems) > len(before.Problems) { // it may have been collected since the list was made
-			there, err := s.st.has(ctx, k.shard)
+			there, err := st.has(ctx, k.shard)
 			if err != nil {
 				return nil, err
 			}
@@ -90,8 +88,8 @@ func (s *Service) Fsck(ctx context.Context) (*FsckReport, error) {
 			}
 		}
 	}
-	err = s.st.eachShardFile(func(c cid.Cid, _ string) error {
-		known, err := s.st.knows(ctx, c)
+	err = st.files.each(func(c cid.Cid, _ string) error {
+		known, err := st.knows(ctx, c)
 		if err == nil && !known {
 			r.Orphans++
 		}
@@ -100,13 +98,13 @@ func (s *Service) Fsck(ctx context.Context) (*FsckReport, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r, s.st.fsckNodes(ctx, r)
+	return r, st.fsckNodes(ctx, r)
 }
 
 // has reports whether a shard is still in the index.
-func (st *store) has(ctx context.Context, sh shard) (bool, error) {
+func (st *Store) has(ctx context.Context, sh shard) (bool, error) {
 	var is bool
-	err := st.read.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM shards WHERE id = ? AND cid = ?)`, sh.id, sh.cid.Bytes()).Scan(&is)
+	err := st.db.read.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM shards WHERE id = ? AND cid = ?)`, sh.id, sh.cid.Bytes()).Scan(&is)
 	if err != nil {
 		return false, fmt.Errorf("look up shard: %w", err)
 	}
@@ -115,7 +113,7 @@ func (st *store) has(ctx context.Context, sh shard) (bool, error) {
 
 // fsckShard checks one shard file, that the index has each of its blocks, and
 // that the nodes among them which count as complete are.
-func (st *store) fsckShard(ctx context.Context, sh shard, size int64, r *FsckReport) (err error) {
+func (st *Store) fsckShard(ctx context.Context, sh shard, size int64, r *FsckReport) (err error) {
 	r.Shards++
 	res, f, err := st.rescan(ctx, sh.cid)
 	if f != nil {
@@ -171,7 +169,7 @@ func (st *store) fsckShard(ctx context.Context, sh shard, size int64, r *FsckRep
 
 // unindexed counts the blocks that the index does not have in a shard with
 // their length.
-func (st *store) unindexed(ctx context.Context, shardID int64, batch []section) (int, error) {
+func (st *Store) unindexed(ctx context.Context, shardID int64, batch []section) (int, error) {
 	lens := make(map[string]int, len(batch))
 	for _, sec := range batch {
 		lens[string(sec.c.Hash())] = sec.len
@@ -181,7 +179,7 @@ func (st *store) unindexed(ctx context.Context, shardID int64, batch []section) 
 		args = append(args, []byte(mh))
 	}
 	query := `SELECT mh, len FROM blocks WHERE shard = ? AND mh IN (?` + strings.Repeat(",?", len(lens)-1) + `)`
-	err := eachRow(ctx, st.read, query, args, func(scan scanRow) error {
+	err := eachRow(ctx, st.db.read, query, args, func(scan scanRow) error {
 		var mh []byte
 		var n int
 		err := scan(&mh, &n)
@@ -199,7 +197,7 @@ func (st *store) unindexed(ctx context.Context, shardID int64, batch []section) 
 // lacking counts the nodes among the blocks that count as complete, but have
 // children of which that is not so. All it asks is asked of one state of the
 // index.
-func (st *store) lacking(ctx context.Context, in *sections, batch []section) (count int, err error) {
+func (st *Store) lacking(ctx context.Context, in *sections, batch []section) (count int, err error) {
 	var nodes []nodeKey
 	at := make(map[nodeKey]section)
 	for _, sec := range batch {
@@ -210,7 +208,7 @@ func (st *store) lacking(ctx context.Context, in *sections, batch []section) (co
 	if len(nodes) == 0 {
 		return 0, nil
 	}
-	tx, err := st.read.BeginTx(ctx, nil)
+	tx, err := st.db.read.BeginTx(ctx, nil)
 	if err != nil {
 		return 0, fmt.Errorf("begin reading: %w", err)
 	}
@@ -266,177 +264,37 @@ func (x *indexer) allComplete(keys []nodeKey) (bool, error) {
 
 // rescan hashes a shard file again. The caller closes the file, if there is
 // one.
-func (st *store) rescan(ctx context.Context, want cid.Cid) (*scanResult, *os.File, error) {
-	f, err := os.Open(st.shardPath(want))
+func (st *Store) rescan(ctx context.Context, want cid.Cid) (*scanResult, *os.File, error) {
+	f, err := os.Open(st.files.path(want))
 	if err != nil {
 		return nil, nil, err
 	}
 	res, err := st.scan(ctx, f, -1, nil, nil)
 	if err == nil && !res.cid.Equals(want) {
-		err = errDamaged
+		err = ErrDamaged
 	}
 	return res, f, err
 }
 
 // fsckNodes checks that what is said of nodes adds up.
-func (st *store) fsckNodes(ctx context.Context, r *FsckReport) error {
+func (st *Store) fsckNodes(ctx context.Context, r *FsckReport) error {
 	for _, check := range []struct{ what, query string }{
 		{"%d nodes do not wait for as many children as they count", `SELECT count(*) FROM nodes n
 			LEFT JOIN (SELECT parent, count(*) AS n FROM waiting GROUP BY parent) w ON w.parent = n.id
 			WHERE max(n.pending, 0) <> COALESCE(w.n, 0)`},
 		{"%d nodes wait for leaves that are held", `SELECT count(*) FROM waiting w
-			WHERE w.codec NOT IN (112, 113, 297) AND EXISTS (SELECT 1 FROM blocks b WHERE b.mh = w.mh)`},
+			WHERE w.codec NOT IN ` + innerCodecs + ` AND EXISTS (SELECT 1 FROM blocks b WHERE b.mh = w.mh)`},
 		{"%d nodes wait for nodes that are complete", `SELECT count(*) FROM waiting w
 			JOIN nodes n ON n.mh = w.mh AND n.codec = w.codec WHERE n.pending IN (0, -1, -4)`},
 		{"%d nodes were left unread", `SELECT count(*) FROM nodes WHERE pending IN (0, -2, -4)`},
 		{"%d nodes are not held", `SELECT count(*) FROM nodes n WHERE NOT EXISTS (SELECT 1 FROM blocks b WHERE b.mh = n.mh)`},
 	} {
 		var n int
-		if err := st.read.QueryRowContext(ctx, check.query).Scan(&n); err != nil {
+		if err := st.db.read.QueryRowContext(ctx, check.query).Scan(&n); err != nil {
 			return fmt.Errorf("check nodes: %w", err)
 		}
 		if n > 0 {
 			r.problem(cid.Undef, check.what, n)
-		}
-	}
-	return nil
-}
-
-// recoveredUser owns the uploads that [Rebuild] finds nobody to own.
-const recoveredUser = "recovered"
-
-// Rebuild makes the index of a store anew from its shard files, each of which
-// is hashed again. It is for a store whose index is lost or wrong, and that no
-// process has open. Users, keys and uploads are kept if there is an index to
-// keep them from. Shards that no upload has, and nobody deleted, go to the user
-// "recovered". Damaged shards are reported, left where they are and not
-// indexed. After a rebuild that was interrupted [Open] refuses the store until
-// another one comes to its end.
-func Rebuild(ctx context.Context, dir string) (_ *FsckReport, err error) {
-	if _, err := os.Stat(dir); err != nil {
-		return nil, fmt.Errorf("rebuild index: %w", err)
-	}
-	lock, err := lockDir(dir)
-	if err != nil {
-		return nil, err
-	}
-	st := newStore(Options{Dir: dir}.withDefaults(), lock)
-	defer func() { err = errors.Join(err, st.close()) }()
-	if err := st.open(ctx, true); err != nil {
-		return nil, fmt.Errorf("rebuild index: %w", err)
-	}
-	r := new(FsckReport)
-	if err := st.rebuild(ctx, r); err != nil {
-		return nil, fmt.Errorf("rebuild index: %w", err)
-	}
-	return r, nil
-}
-
-func (st *store) rebuild(ctx context.Context, r *FsckReport) error {
-	now := st.now()
-	var owner int64
-	err := st.update(ctx, func(tx *sql.Tx) error {
-		for _, q := range []string{`DELETE FROM blocks`, `DELETE FROM nodes`, `DELETE FROM waiting`} {
-			if _, err := tx.ExecContext(ctx, q); err != nil {
-				return err
-			}
-		}
-		var err error
-		owner, _, err = ensureUser(ctx, tx, recoveredUser, now)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	sound := make(map[string]bool)
-	err = st.eachShardFile(func(c cid.Cid, _ string) error {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		res, f, err := st.rescan(ctx, c)
-		if f != nil {
-			err = errors.Join(err, f.Close())
-		}
-		if err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			// What cannot be read today is not forgotten for that.
-			var path *fs.PathError
-			if errors.As(err, &path) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.EIO) {
-				return err
-			}
-			r.problem(c, "%v", err)
-			return nil
-		}
-		r.Shards++
-		r.Bytes += res.size
-		r.Blocks += int64(res.blocks)
-		sound[c.KeyString()] = true
-		return st.update(ctx, func(tx *sql.Tx) error { return st.reindex(ctx, tx, owner, res) })
-	})
-	if err != nil {
-		return err
-	}
-	return st.update(ctx, func(tx *sql.Tx) error {
-		if err := st.dropLost(ctx, tx, sound, r); err != nil {
-			return err
-		}
-		return unset(ctx, tx, settingRebuilding)
-	})
-}
-
-// reindex makes a sound shard known again.
-func (st *store) reindex(ctx context.Context, tx *sql.Tx, owner int64, res *scanResult) error {
-	now := st.now()
-	sh := shard{cid: res.cid, payload: res.payload, end: res.payloadEnd}
-	id, fresh, err := st.recordShard(ctx, tx, sh, res.size, now)
-	if err != nil {
-		return err
-	}
-	sh.id = id
-	x := newIndexer(ctx, st, tx)
-	if err := x.add(sh); err != nil {
-		return err
-	}
-	if !fresh {
-		return nil
-	}
-	uploadID, err := recordUpload(ctx, tx, &submission{
-		userID: owner, root: res.root, kind: typeCAR, mime: "application/car", name: "Recovered upload", size: max(res.facts.size, -1),
-	}, now)
-	if err != nil {
-		return err
-	}
-	_, err = tx.ExecContext(ctx, `INSERT OR IGNORE INTO upload_shards (upload_id, shard_id) VALUES (?, ?)`, uploadID, id)
-	return err
-}
-
-// dropLost forgets shards that are in the index and not on disk, so that
-// clients are told to send them again.
-func (st *store) dropLost(ctx context.Context, tx *sql.Tx, sound map[string]bool, r *FsckReport) error {
-	var lost []int64
-	err := eachRow(ctx, tx, `SELECT id, cid FROM shards`, nil, func(scan scanRow) error {
-		var id int64
-		var raw []byte
-		if err := scan(&id, &raw); err != nil {
-			return err
-		}
-		c, err := cid.Cast(raw)
-		if err == nil && !sound[c.KeyString()] {
-			lost = append(lost, id)
-			r.problem(c, "forgotten: it is damaged or lost, and has to be uploaded again")
-		}
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	for _, id := range lost {
-		for _, q := range []string{`DELETE FROM upload_shards WHERE shard_id = ?`, `DELETE FROM shards WHERE id = ?`} {
-			if _, err := tx.ExecContext(ctx, q, id); err != nil {
-				return err
-			}
 		}
 	}
 	return nil

@@ -1,7 +1,8 @@
-package service
+package store
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"io"
@@ -11,7 +12,6 @@ import (
 	"syscall"
 
 	"github.com/ipfs/go-cid"
-	"github.com/multiformats/go-multihash"
 )
 
 // location is where a copy of a block is.
@@ -25,21 +25,43 @@ type location struct {
 // copiesQuery finds the copies of a block by its binary multihash.
 const copiesQuery = `SELECT s.id, s.cid, b.off, b.len FROM blocks b JOIN shards s ON s.id = b.shard WHERE b.mh = ?`
 
-var (
-	errDamaged = errors.New("the stored bytes do not match the CID")
-	errNotHeld = errors.New("the block is not held")
-)
+// Block returns a block after checking that its bytes are what its CID says.
+// The error matches [ErrNotHeld] if no shard has it, and [ErrDamaged] if all
+// copies are damaged or lost: then it has to be uploaded again.
+func (st *Store) Block(ctx context.Context, c cid.Cid) ([]byte, error) {
+	return st.readBlock(ctx, st.db.read, c)
+}
+
+// BlockSize returns the length of a block, or [ErrNotHeld].
+func (st *Store) BlockSize(ctx context.Context, c cid.Cid) (int, error) {
+	var n int
+	err := st.db.read.QueryRowContext(ctx, `SELECT len FROM blocks WHERE mh = ? LIMIT 1`, []byte(c.Hash())).Scan(&n)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, ErrNotHeld
+	}
+	return n, err
+}
+
+// knows reports whether the index has a shard.
+func (st *Store) knows(ctx context.Context, shardCID cid.Cid) (bool, error) {
+	var is bool
+	err := st.db.read.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM shards WHERE cid = ?)`, shardCID.Bytes()).Scan(&is)
+	if err != nil {
+		return false, fmt.Errorf("look up shard: %w", err)
+	}
+	return is, nil
+}
 
 // readBlock returns a block from a copy of it that is sound. If there is none,
-// the error is errDamaged or errNotHeld.
-func (st *store) readBlock(ctx context.Context, q querier, c cid.Cid) ([]byte, error) {
+// the error is ErrDamaged or ErrNotHeld.
+func (st *Store) readBlock(ctx context.Context, q querier, c cid.Cid) ([]byte, error) {
 	data, _, err := st.readCopy(ctx, q, c, copiesQuery+` ORDER BY b.shard`)
 	return data, err
 }
 
 // readCopy goes through the copies of a block in the order of the query, and
 // returns the first that is sound.
-func (st *store) readCopy(ctx context.Context, q querier, c cid.Cid, query string) ([]byte, location, error) {
+func (st *Store) readCopy(ctx context.Context, q querier, c cid.Cid, query string) ([]byte, location, error) {
 	var damaged, gone []cid.Cid
 	var failed error
 	var tried location
@@ -55,14 +77,14 @@ func (st *store) readCopy(ctx context.Context, q querier, c cid.Cid, query strin
 			tried = l
 			data, err := st.readAt(l)
 			if err == nil {
-				err = checkBlock(c, data)
+				err = CheckBlock(c, data)
 			}
 			switch {
 			case err == nil:
 				return data, l, nil
 			case errors.Is(err, fs.ErrNotExist):
 				gone = append(gone, l.shard)
-			case errors.Is(err, errDamaged), errors.Is(err, io.EOF), errors.Is(err, syscall.EIO):
+			case errors.Is(err, ErrDamaged), errors.Is(err, io.EOF), errors.Is(err, syscall.EIO):
 				damaged = append(damaged, l.shard)
 				st.log.LogAttrs(ctx, slog.LevelWarn, "a copy of a block is damaged",
 					slog.String("block", c.String()), slog.String("shard", l.shard.String()), slog.Any("error", err))
@@ -84,9 +106,9 @@ func (st *store) readCopy(ctx context.Context, q querier, c cid.Cid, query strin
 		}
 	}
 	if len(damaged) == 0 {
-		return nil, location{}, fmt.Errorf("block %s: %w", c, errNotHeld)
+		return nil, location{}, fmt.Errorf("block %s: %w", c, ErrNotHeld)
 	}
-	return nil, location{}, fmt.Errorf("block %s has no sound copy among %d, of which one is in shard %s: %w", c, len(damaged), damaged[0], errDamaged)
+	return nil, location{}, fmt.Errorf("block %s has no sound copy among %d, of which one is in shard %s: %w", c, len(damaged), damaged[0], ErrDamaged)
 }
 
 // locate runs a query of the columns of copiesQuery. It holds no connection to
@@ -110,8 +132,8 @@ func locate(ctx context.Context, q querier, query string, args ...any) ([]locati
 }
 
 // readAt reads the bytes of a block, unchecked.
-func (st *store) readAt(l location) (_ []byte, err error) {
-	f, err := os.Open(st.shardPath(l.shard))
+func (st *Store) readAt(l location) (_ []byte, err error) {
+	f, err := os.Open(st.files.path(l.shard))
 	if err != nil {
 		return nil, fmt.Errorf("read block: %w", err)
 	}
@@ -121,20 +143,4 @@ func (st *store) readAt(l location) (_ []byte, err error) {
 		return nil, fmt.Errorf("read block at %d of %s: %w", l.off, l.shard, err)
 	}
 	return p, nil
-}
-
-// checkBlock hashes a block that was read from disk.
-func checkBlock(c cid.Cid, data []byte) error {
-	d, err := multihash.Decode(c.Hash())
-	if err != nil {
-		return fmt.Errorf("block %s: %w", c, err)
-	}
-	sum, err := digestOf(d.Code, data)
-	if err != nil {
-		return fmt.Errorf("block %s: %w", c, err)
-	}
-	if string(sum) != string(d.Digest) {
-		return fmt.Errorf("block %s: %w", c, errDamaged)
-	}
-	return nil
 }

@@ -11,6 +11,9 @@ import (
 
 	"github.com/ipfs/go-cid"
 	"github.com/multiformats/go-multihash"
+
+	"github.com/carload/carload/internal/links"
+	"github.com/carload/carload/internal/store"
 )
 
 // maxMetaBytes bounds the metadata of an NFT, which is held in memory.
@@ -29,16 +32,16 @@ func (s *Service) storeNFT(c *call) (err error) {
 	if !strings.Contains(c.r.Header.Get("Content-Type"), "multipart/form-data") {
 		return badRequest("Content-Type should be multipart/form-data")
 	}
-	in, err := newForm(c)
+	form, err := newForm(c)
 	if err != nil {
 		return err
 	}
-	b, err := s.st.newBuilder()
+	b, err := newImporter(s.st)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, b.file.remove()) }()
-	meta, assets, files, err := b.readNFT(c.r.Context(), in)
+	defer func() { err = errors.Join(err, b.Close()) }()
+	meta, assets, files, err := b.readNFT(c.r.Context(), form)
 	if err != nil {
 		return err
 	}
@@ -46,20 +49,15 @@ func (s *Service) storeNFT(c *call) (err error) {
 	if err != nil {
 		return err
 	}
-	size := int64(0)
-	for _, l := range b.at {
-		size += int64(l.len)
-	}
-	sub, err := b.finish(c.r.Context(), root, size)
+	in, err := b.Finish(c.r.Context(), root, b.Payload())
 	if err != nil {
 		return err
 	}
-	sub.kind, sub.files = typeNFT, files
-	if sub.name, err = uploadName(c.r); err != nil {
+	list, err := encodeJSON(files)
+	if err != nil {
 		return err
 	}
-	sub.userID, sub.key = c.who.userID, c.who
-	if err := s.accept(c.r.Context(), sub); err != nil {
+	if err := s.acceptUpload(c, in, store.NewUpload{Kind: store.KindNFT, Files: string(list)}); err != nil {
 		return err
 	}
 	return c.reply(http.StatusOK, struct {
@@ -70,7 +68,8 @@ func (s *Service) storeNFT(c *call) (err error) {
 }
 
 // readNFT imports the files of the form, each in a directory of its own.
-func (b *builder) readNFT(ctx context.Context, in *form) (meta []byte, assets []asset, files []fileEntry, err error) {
+func (b *importer) readNFT(ctx context.Context, in *form) (meta []byte, assets []asset, files []fileEntry, err error) {
+	files = []fileEntry{}
 	for {
 		p, err := in.next()
 		if errors.Is(err, io.EOF) {
@@ -117,7 +116,7 @@ func (b *builder) readNFT(ctx context.Context, in *form) (meta []byte, assets []
 
 // addNFT writes metadata.json, in which files are URLs, and the root, in which
 // they are links.
-func (b *builder) addNFT(meta []byte, assets []asset) (root cid.Cid, data any, err error) {
+func (b *importer) addNFT(meta []byte, assets []asset) (root cid.Cid, data any, err error) {
 	data, err = parseJSON(meta)
 	if err != nil {
 		return cid.Undef, nil, failure(http.StatusInternalServerError, "SyntaxError", "meta: %v", err)
@@ -140,9 +139,9 @@ func (b *builder) addNFT(meta []byte, assets []asset) (root cid.Cid, data any, e
 	object.set("metadata.json", file.Cid())
 	object.set("type", "nft")
 	block := appendCBOR(nil, object)
-	root, err = cid.Prefix{Version: 1, Codec: codecDagCBOR, MhType: multihash.SHA2_256, MhLength: -1}.Sum(block)
+	root, err = cid.Prefix{Version: 1, Codec: links.DagCBOR, MhType: multihash.SHA2_256, MhLength: -1}.Sum(block)
 	if err != nil {
 		return cid.Undef, nil, fmt.Errorf("hash metadata: %w", err)
 	}
-	return root, data, b.write(root, block)
+	return root, data, b.Builder.Add(root, block)
 }

@@ -1,4 +1,4 @@
-package service
+package store
 
 import (
 	"context"
@@ -10,36 +10,36 @@ import (
 	"github.com/ipfs/go-cid"
 )
 
-// GCReport says what a collection took away.
-type GCReport struct {
+// CollectReport says what a collection took away.
+type CollectReport struct {
 	Shards int   // that no upload needs any more
 	Files  int   // that were never acknowledged
 	Bytes  int64 // of both
 }
 
-// GC removes the shards that no upload needs. A shard of a deleted upload stays
-// if another upload is complete only because of blocks in it. Uploads wait
+// Collect removes the shards that no upload needs. A shard of a deleted upload
+// stays if another upload is complete only because of blocks in it. Uploads wait
 // while it runs; reading goes on. If all copies of a node are damaged that an
 // upload needs, nothing is removed: what it links to is not known.
-func (s *Service) GC(ctx context.Context) (GCReport, error) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if s.closed {
-		return GCReport{}, errors.New("collect garbage: the service is closed")
+func (st *Store) Collect(ctx context.Context) (CollectReport, error) {
+	done, err := st.change()
+	if err != nil {
+		return CollectReport{}, fmt.Errorf("collect garbage: %w", err)
 	}
-	r, err := s.st.collect(ctx)
+	defer done()
+	r, err := st.collect(ctx)
 	if err != nil {
 		return r, fmt.Errorf("collect garbage: %w", err)
 	}
 	return r, nil
 }
 
-func (st *store) collect(ctx context.Context) (GCReport, error) {
+func (st *Store) collect(ctx context.Context) (CollectReport, error) {
 	st.commit.Lock()
 	defer st.commit.Unlock()
-	var report GCReport
+	var report CollectReport
 	var gone []cid.Cid
-	err := st.update(ctx, func(tx *sql.Tx) error {
+	err := st.db.update(ctx, func(tx *sql.Tx) error {
 		m := &marker{x: newIndexer(ctx, st, tx)}
 		var err error
 		gone, err = m.collect()
@@ -49,17 +49,17 @@ func (st *store) collect(ctx context.Context) (GCReport, error) {
 		return report, err
 	}
 	for _, c := range gone {
-		info, err := os.Stat(st.shardPath(c))
+		info, err := os.Stat(st.files.path(c))
 		if err == nil {
 			report.Bytes += info.Size()
-			err = st.removeShard(c)
+			err = st.files.remove(c)
 		}
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return report, err
 		}
 		report.Shards++
 	}
-	err = st.eachShardFile(func(c cid.Cid, path string) error {
+	err = st.files.each(func(c cid.Cid, path string) error {
 		known, err := st.knows(ctx, c)
 		if err != nil || known {
 			return err
@@ -70,7 +70,7 @@ func (st *store) collect(ctx context.Context) (GCReport, error) {
 		}
 		report.Files++
 		report.Bytes += info.Size()
-		return st.removeShard(c)
+		return st.files.remove(c)
 	})
 	return report, err
 }
@@ -176,7 +176,7 @@ func (m *marker) mark() error {
 	for last := int64(0); ; {
 		var batch []root
 		err := eachRow(x.ctx, x.tx, `SELECT m.id, m.mh, m.codec FROM marked m
-			WHERE m.id > ? AND m.codec IN (112, 113, 297) AND EXISTS (SELECT 1 FROM blocks b WHERE b.mh = m.mh)
+			WHERE m.id > ? AND m.codec IN `+innerCodecs+` AND EXISTS (SELECT 1 FROM blocks b WHERE b.mh = m.mh)
 			ORDER BY m.id LIMIT 64`, []any{last},
 			func(scan scanRow) error {
 				var r root

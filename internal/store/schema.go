@@ -1,4 +1,11 @@
-package service
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"fmt"
+)
 
 // schemaVersion is kept in SQLite's user_version.
 const schemaVersion = 2
@@ -101,7 +108,7 @@ CREATE TABLE blocks (
 ) WITHOUT ROWID;
 
 -- pending is the number of children that are not complete, or a state; see
--- completeness.go.
+-- node.go.
 CREATE TABLE nodes (
 	id      INTEGER PRIMARY KEY,
 	mh      BLOB NOT NULL,
@@ -132,3 +139,110 @@ CREATE INDEX upload_shards_key ON upload_shards(key_id);
 DROP INDEX uploads_key;
 PRAGMA user_version = 2;
 `
+
+// opening is what a store is opened as.
+type opening struct {
+	discard bool // leaves out payloads
+	rebuild bool // the index is about to be made anew from the shards
+}
+
+// migrate makes the tables of a new database, and sees whether an old one may
+// be used. It returns the salt of the store's tokens.
+func (as opening) migrate(ctx context.Context, db *database, shards files) (salt []byte, err error) {
+	return salt, db.update(ctx, func(tx *sql.Tx) error {
+		var version int
+		if err := tx.QueryRowContext(ctx, `PRAGMA user_version`).Scan(&version); err != nil {
+			return fmt.Errorf("read version of index: %w", err)
+		}
+		switch version {
+		case schemaVersion:
+		case 1:
+			if _, err := tx.ExecContext(ctx, fromVersion1); err != nil {
+				return fmt.Errorf("bring index to version %d: %w", schemaVersion, err)
+			}
+		case 0:
+			// The database may be there without tables: making it was
+			// interrupted.
+			if left, err := shards.any(); err != nil {
+				return err
+			} else if left && !as.rebuild {
+				return ErrIndexMissing
+			}
+			if err := createIndex(ctx, tx); err != nil {
+				return fmt.Errorf("create index: %w", err)
+			}
+		default:
+			return fmt.Errorf("the index has version %d, this program knows version %d", version, schemaVersion)
+		}
+		if err := tx.QueryRowContext(ctx, `SELECT value FROM settings WHERE name = 'salt'`).Scan(&salt); err != nil {
+			return fmt.Errorf("read salt: %w", err)
+		}
+		return as.admit(ctx, tx)
+	})
+}
+
+func createIndex(ctx context.Context, tx *sql.Tx) error {
+	if _, err := tx.ExecContext(ctx, schema); err != nil {
+		return err
+	}
+	salt := make([]byte, 32)
+	if _, err := rand.Read(salt); err != nil {
+		return fmt.Errorf("make salt: %w", err)
+	}
+	if _, err := tx.ExecContext(ctx, `INSERT INTO settings VALUES ('salt', ?)`, salt); err != nil {
+		return fmt.Errorf("keep salt: %w", err)
+	}
+	_, err := tx.ExecContext(ctx, fmt.Sprintf(`PRAGMA user_version = %d`, schemaVersion))
+	return err
+}
+
+// The settings that are there or not. A store that discards must not be taken
+// for one that keeps payloads, and an index that is being rebuilt not for a
+// whole one.
+const (
+	settingDiscard    = "discard"
+	settingRebuilding = "rebuilding"
+)
+
+// admit compares what the store is with what it is opened for. A store that
+// has no shards yet becomes what it is opened as.
+func (as opening) admit(ctx context.Context, tx *sql.Tx) error {
+	var discards, rebuilding, empty bool
+	const has = `EXISTS (SELECT 1 FROM settings WHERE name = ?)`
+	err := tx.QueryRowContext(ctx, `SELECT `+has+`, `+has+`, NOT EXISTS (SELECT 1 FROM shards)`, settingDiscard, settingRebuilding).
+		Scan(&discards, &rebuilding, &empty)
+	if err != nil {
+		return fmt.Errorf("read settings: %w", err)
+	}
+	switch {
+	case discards && as.rebuild:
+		return ErrDiscards
+	case as.rebuild:
+		return set(ctx, tx, settingRebuilding)
+	case rebuilding:
+		return ErrRebuilding
+	case discards == as.discard:
+		return nil
+	case empty && as.discard:
+		return set(ctx, tx, settingDiscard)
+	case empty:
+		return unset(ctx, tx, settingDiscard)
+	case discards:
+		return ErrDiscards
+	}
+	return ErrKeeps
+}
+
+func set(ctx context.Context, tx *sql.Tx, name string) error {
+	if _, err := tx.ExecContext(ctx, `INSERT OR REPLACE INTO settings VALUES (?, x'')`, name); err != nil {
+		return fmt.Errorf("write setting %s: %w", name, err)
+	}
+	return nil
+}
+
+func unset(ctx context.Context, tx *sql.Tx, name string) error {
+	if _, err := tx.ExecContext(ctx, `DELETE FROM settings WHERE name = ?`, name); err != nil {
+		return fmt.Errorf("remove setting %s: %w", name, err)
+	}
+	return nil
+}

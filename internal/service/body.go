@@ -1,0 +1,68 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"time"
+)
+
+// bodyError is a request body that could not be read to its end.
+type bodyError struct{ err error }
+
+func (e *bodyError) Error() string { return "read request body: " + e.err.Error() }
+func (e *bodyError) Unwrap() error { return e.err }
+
+// body reads a request's body up to a limit, and gives up on one that stands
+// still. Its errors are bodyErrors, or an API error for a body that is too
+// large.
+type body struct {
+	r    io.ReadCloser
+	rc   *http.ResponseController
+	idle time.Duration
+	left int64
+	err  error
+}
+
+func newBody(w http.ResponseWriter, r *http.Request, limit int64, idle time.Duration) *body {
+	return &body{r: r.Body, rc: http.NewResponseController(w), idle: idle, left: limit}
+}
+
+// Read implements io.Reader.
+func (b *body) Read(p []byte) (int, error) {
+	if b.err != nil {
+		return 0, b.err
+	}
+	// Tests and wrappers may have no deadline; then bodies may stand still.
+	_ = b.rc.SetReadDeadline(time.Now().Add(b.idle))
+	n, err := b.r.Read(p)
+	if b.left -= int64(n); b.left < 0 {
+		err = tooLarge()
+	}
+	switch {
+	case err == nil:
+		return n, nil
+	case errors.Is(err, io.EOF):
+		b.err = io.EOF
+	case b.left < 0:
+		b.err = err
+		return 0, err
+	default:
+		b.err = &bodyError{err}
+	}
+	return n, b.err
+}
+
+// drain reads what is left of a body after the reply was written. A server
+// that hangs up while the client is still sending can lose its own reply, so
+// the client is heard out, up to the limit of a body. It is not done for one
+// that would be larger.
+func (b *body) drain(ctx context.Context) {
+	buf := make([]byte, 32<<10)
+	_ = b.rc.Flush()
+	for b.err == nil && ctx.Err() == nil {
+		_, _ = b.Read(buf) // the error is kept
+	}
+	_ = b.rc.SetReadDeadline(time.Time{})
+}

@@ -1,0 +1,87 @@
+package service
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	uio "github.com/ipfs/boxo/ipld/unixfs/io"
+)
+
+// directory is a tree of imported files, by name.
+type directory map[string]entry
+
+// entry is a file, or a directory if that is not nil.
+type entry struct {
+	file written
+	dir  directory
+}
+
+const (
+	maxPathSegments = 64
+
+	// maxEntries bounds the files and directories that a form makes, for
+	// they are in memory until its end.
+	maxEntries = 100_000
+)
+
+// place puts a file at a path. Of two with one path the last wins.
+func (b *importer) place(d directory, path string, file written) error {
+	segments := slices.DeleteFunc(strings.Split(path, "/"), func(s string) bool { return s == "" || s == "." })
+	if len(segments) == 0 || len(segments) > maxPathSegments {
+		return thrown("file name %q names no file", path)
+	}
+	last := len(segments) - 1
+	for _, s := range segments[:last] {
+		sub := d[s].dir
+		if sub == nil {
+			sub = make(directory)
+			d[s] = entry{dir: sub}
+			b.entries++
+		}
+		d = sub
+	}
+	d[segments[last]] = entry{file: file}
+	if b.entries++; b.entries > maxEntries {
+		return badRequest("the form has more than %d files and directories; send a CAR instead", maxEntries)
+	}
+	return nil
+}
+
+// shardEntries is the number of entries from which on the original's importer
+// made a HAMT of a directory.
+const shardEntries = 1000
+
+// addDirectory writes a directory and those in it, and returns its node.
+func (b *importer) addDirectory(ctx context.Context, d directory) (written, error) {
+	var dir uio.Directory
+	var err error
+	if len(d) < shardEntries {
+		dir, err = uio.NewBasicDirectory(b, uio.WithCidBuilder(importPrefix()))
+	} else {
+		dir, err = uio.NewHAMTDirectory(b, 0, uio.WithCidBuilder(importPrefix()), uio.WithMaxHAMTFanout(256))
+	}
+	if err != nil {
+		return written{}, fmt.Errorf("make directory: %w", err)
+	}
+	for name, e := range d {
+		child := e.file
+		if e.dir != nil {
+			if child, err = b.addDirectory(ctx, e.dir); err != nil {
+				return written{}, err
+			}
+		}
+		if err := dir.AddChild(ctx, name, child); err != nil {
+			return written{}, fmt.Errorf("add %q to directory: %w", name, err)
+		}
+	}
+	nd, err := dir.GetNode()
+	if err != nil {
+		return written{}, fmt.Errorf("make directory: %w", err)
+	}
+	if err := b.Add(ctx, nd); err != nil {
+		return written{}, err
+	}
+	return asWritten(nd)
+}

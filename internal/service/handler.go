@@ -1,0 +1,218 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/carload/carload/internal/store"
+)
+
+// New makes a service over an open store. The caller closes the service, and
+// then the store.
+func New(ctx context.Context, st *store.Store, opts Options) (*Service, error) {
+	opts = opts.withDefaults()
+	if err := opts.validate(); err != nil {
+		return nil, fmt.Errorf("make service: %w", err)
+	}
+	s := &Service{opts: opts, log: opts.Logger, intake: intake{st, newMetrics(opts.Registry)}}
+	var err error
+	if s.handler, err = s.newHandler(); err != nil {
+		return nil, err
+	}
+	if s.fetcher, err = startFetcher(ctx, s.intake, opts); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// newHandler assembles the API, the gateway and what operators need.
+func (s *Service) newHandler() (http.Handler, error) {
+	gateway, err := s.newGateway()
+	if err != nil {
+		return nil, err
+	}
+	routes := s.routes()
+	//nolint:contextcheck // the request carries its context
+	api := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.serveAPI(routes, w, r) })
+	return s.observe(gateway(api)), nil
+}
+
+// route is one line of the API. Patterns ignore case and a slash at the end.
+type route struct {
+	method  string
+	pattern []string // segments; ":param" stands for any
+	mode    string   // letters of the mode that it needs
+	guard   guard
+	handle  func(*call) error
+}
+
+func (s *Service) routes() []route {
+	var out []route
+	add := func(method, pattern, mode string, g guard, handle func(*call) error) {
+		out = append(out, route{method, strings.Split(strings.Trim(pattern, "/"), "/"), mode, g, handle})
+	}
+	add("GET", "/metrics", "", public, s.serveMetrics)
+	add("GET", "/healthz", "", public, s.healthz)
+	add("GET", "/readyz", "", public, s.readyz)
+	add("GET", "/version", "", public, s.version)
+	add("GET", "/pins", "r", keyed|pinsGuard, s.listPins)
+	add("GET", "/pins/:param", "r", keyed|pinsGuard, s.getPin)
+	add("POST", "/pins", "rwc", keyed|creates|pinsGuard, s.addPin)
+	add("POST", "/pins/:param", "rwc", keyed|creates|pinsGuard, s.replacePin)
+	add("DELETE", "/pins/:param", "rwc", keyed|deletes|pinsGuard, s.deletePin)
+	add("GET", "/check/:param", "r", public, s.check)
+	add("GET", "/", "r", keyed, s.list)
+	add("GET", "/:param", "r", keyed, s.get)
+	add("POST", "/upload", "rwc", keyed|creates, s.upload)
+	add("PATCH", "/upload/:param", "rwc", keyed|creates, s.rename)
+	add("POST", "/store", "rwc", keyed|creates, s.storeNFT)
+	add("DELETE", "/:param", "rwc", keyed|deletes, s.remove)
+	add("GET", "/user/tags", "r", keyed, s.tags)
+	add("GET", "/internal/tokens", "r", keyed, s.listTokens)
+	add("POST", "/internal/tokens", "rw", keyed|creates, s.createToken)
+	add("DELETE", "/internal/tokens", "rw", keyed|deletes, s.deleteToken)
+	return append(legacy(out), out...)
+}
+
+// legacy are the routes under the prefix that the first clients used.
+func legacy(routes []route) []route {
+	var out []route
+	for _, rt := range routes {
+		switch strings.Join(rt.pattern, "/") {
+		case "":
+			rt.pattern = []string{"api"}
+		case "pins", "pins/:param", "check/:param", ":param", "upload":
+			rt.pattern = append([]string{"api"}, rt.pattern...)
+		default:
+			continue
+		}
+		out = append(out, rt)
+	}
+	return out
+}
+
+// match finds the first route for a request.
+func match(routes []route, method string, u *url.URL) (*route, string) {
+	segments := strings.Split(strings.Trim(u.EscapedPath(), "/"), "/")
+next:
+	for i := range routes {
+		rt := &routes[i]
+		if rt.method != method || len(rt.pattern) != len(segments) {
+			continue
+		}
+		param := ""
+		for j, want := range rt.pattern {
+			got, err := url.PathUnescape(segments[j])
+			switch {
+			case err != nil:
+				continue next
+			case want == ":param" && got != "":
+				param = got
+			case !strings.EqualFold(want, got):
+				continue next
+			}
+		}
+		return rt, param
+	}
+	return nil, ""
+}
+
+// serveAPI answers a request that is not for the gateway.
+func (s *Service) serveAPI(routes []route, w http.ResponseWriter, r *http.Request) {
+	b := newBody(w, r, s.opts.MaxBodyBytes, s.opts.IdleTimeout)
+	c := &call{w: w, r: r, body: b}
+	err := s.dispatch(routes, c)
+	if err != nil {
+		err = s.fail(c, err)
+	}
+	if err != nil {
+		s.log.LogAttrs(c.r.Context(), slog.LevelError, "write reply", slog.Any("error", err), requestID(c.r.Context()))
+	}
+	b.drain(c.r.Context())
+}
+
+func (s *Service) dispatch(routes []route, c *call) error {
+	if c.r.ContentLength > s.opts.MaxBodyBytes {
+		return tooLarge()
+	}
+	if c.r.Method == http.MethodOptions {
+		return preflight(c)
+	}
+	rt, param := match(routes, c.r.Method, c.r.URL)
+	if rt == nil {
+		return writePlain(c.w, http.StatusNotFound, "404 not found\n")
+	}
+	allowOrigin(c.w, c.r)
+	c.param = param
+	if rt.guard&keyed != 0 {
+		who, err := s.authenticate(c.r)
+		if err != nil {
+			return err
+		}
+		if who.RateLimited {
+			if wait, ok := s.limits.allow(who.KeyID, time.Now()); !ok {
+				return writeLimited(c.w, wait)
+			}
+		}
+		if err := pass(who, rt.guard); err != nil {
+			return err
+		}
+		c.who = who
+	}
+	for _, letter := range rt.mode {
+		if !strings.ContainsRune(s.opts.Mode, letter) {
+			return failure(http.StatusServiceUnavailable, "ERROR_MAINTENANCE",
+				"API undergoing maintenance, check https://status.nft.storage for more info")
+		}
+	}
+	return rt.handle(c)
+}
+
+func preflight(c *call) error {
+	h := c.r.Header
+	if h.Get("Origin") == "" || h.Get("Access-Control-Request-Method") == "" {
+		return writePlain(c.w, http.StatusMethodNotAllowed, "Non CORS options request not allowed\n")
+	}
+	allowOrigin(c.w, c.r)
+	c.w.Header().Set("Access-Control-Allow-Methods", "GET,POST,PATCH,DELETE,OPTIONS")
+	if asked := h.Get("Access-Control-Request-Headers"); asked != "" {
+		c.w.Header().Set("Access-Control-Allow-Headers", asked)
+	}
+	c.w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// fail tells the client what it may know of an error, and the log the rest.
+func (s *Service) fail(c *call, err error) error {
+	if errors.Is(err, context.Canceled) && c.r.Context().Err() != nil {
+		// A handler that writes nothing says 200, and who closed only its own
+		// side of the connection would believe it.
+		err = failure(http.StatusServiceUnavailable, "HTTP_ERROR", "the connection was closed before the request was done")
+	}
+	var pinning *pinError
+	if errors.As(err, &pinning) {
+		return pinning.write(c.w)
+	}
+	api, expected := asAPIError(err)
+	if !expected {
+		s.log.LogAttrs(c.r.Context(), slog.LevelError, "request failed",
+			slog.String("method", c.r.Method), slog.String("path", c.r.URL.Path), slog.Any("error", err), requestID(c.r.Context()))
+	}
+	return api.write(c.w)
+}
+
+func allowOrigin(w http.ResponseWriter, r *http.Request) {
+	origin := r.Header.Get("Origin")
+	if origin == "" {
+		origin = "*"
+	} else {
+		w.Header().Add("Vary", "Origin")
+	}
+	w.Header().Set("Access-Control-Allow-Origin", origin)
+}

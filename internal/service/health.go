@@ -1,0 +1,27 @@
+package service
+
+import "net/http"
+
+func (s *Service) serveMetrics(c *call) error {
+	s.metrics.handler.ServeHTTP(c.w, c.r)
+	return nil
+}
+
+func (s *Service) version(c *call) error {
+	return writeJSON(c.w, http.StatusOK, struct {
+		Version string `json:"version"`
+		Commit  string `json:"commit"`
+		Branch  string `json:"branch"`
+		Mode    string `json:"mode"`
+	}{s.opts.Version, "", "", s.opts.Mode})
+}
+
+func (s *Service) healthz(c *call) error { return writeJSON(c.w, http.StatusOK, okReply{OK: true}) }
+
+// readyz reports whether the store answers.
+func (s *Service) readyz(c *call) error {
+	if err := s.st.Ping(c.r.Context()); err != nil {
+		return failure(http.StatusServiceUnavailable, "ERROR_NOT_READY", "The store does not answer.")
+	}
+	return writeJSON(c.w, http.StatusOK, okReply{OK: true})
+}

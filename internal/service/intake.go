@@ -1,0 +1,26 @@
+package service
+
+import (
+	"context"
+	"time"
+
+	"github.com/carload/carload/internal/store"
+)
+
+// intake is the way of shards into the store, where they are counted.
+type intake struct {
+	st      *store.Store
+	metrics *metrics
+}
+
+// accept is [store.Store.Accept].
+func (i intake) accept(ctx context.Context, in *store.Incoming, up *store.NewUpload) error {
+	start := time.Now()
+	if err := i.st.Accept(ctx, in, up); err != nil {
+		return err
+	}
+	i.metrics.shards.Inc()
+	i.metrics.bytes.Add(float64(in.Bytes))
+	i.metrics.index.Observe(time.Since(start).Seconds())
+	return nil
+}

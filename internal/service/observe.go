@@ -1,0 +1,85 @@
+package service
+
+import (
+	"context"
+	"crypto/rand"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"time"
+)
+
+type requestIDKey struct{}
+
+// requestID is the attribute that ties the log lines of a request together.
+func requestID(ctx context.Context) slog.Attr {
+	id, _ := ctx.Value(requestIDKey{}).(string)
+	return slog.String("request", id)
+}
+
+// observe counts and logs requests, gives them an id, and survives a panic in
+// one of them.
+func (s *Service) observe(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		id := r.Header.Get("X-Request-Id")
+		if id == "" || len(id) > 128 || strings.ContainsFunc(id, func(c rune) bool { return c < '!' || c > '~' }) {
+			id = rand.Text()
+		}
+		ctx := context.WithValue(r.Context(), requestIDKey{}, id)
+		rec := &recorder{ResponseWriter: w}
+		rec.Header().Set("X-Request-Id", id)
+		start := time.Now()
+		defer func() {
+			failed := recover()
+			if failed != nil && failed != http.ErrAbortHandler { //nolint:errorlint // a panic value
+				s.log.LogAttrs(ctx, slog.LevelError, "panic", slog.Any("panic", failed),
+					slog.String("stack", string(debug.Stack())), requestID(ctx))
+			}
+			took := time.Since(start)
+			s.metrics.request(r.Method, rec.status, took)
+			s.log.LogAttrs(ctx, slog.LevelInfo, "request",
+				slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Int("status", rec.status),
+				slog.Duration("took", took), slog.Int64("sent", rec.sent), requestID(ctx))
+			if failed != nil {
+				panic(http.ErrAbortHandler)
+			}
+		}()
+		next.ServeHTTP(rec, r.WithContext(ctx))
+	})
+}
+
+// recorder remembers the status of a reply.
+type recorder struct {
+	http.ResponseWriter
+	status int
+	sent   int64
+}
+
+// Unwrap gives http.ResponseController access to the connection.
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+// WriteHeader implements http.ResponseWriter.
+func (r *recorder) WriteHeader(status int) {
+	if r.status == 0 || r.status < 200 {
+		r.status = status
+	}
+	r.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements http.ResponseWriter.
+func (r *recorder) Write(p []byte) (int, error) {
+	if r.status == 0 {
+		r.status = http.StatusOK
+	}
+	n, err := r.ResponseWriter.Write(p)
+	r.sent += int64(n)
+	return n, err
+}
+
+// Flush implements http.Flusher.
+func (r *recorder) Flush() {
+	if f, ok := r.ResponseWriter.(http.Flusher); ok {
+		f.Flush()
+	}
+}

@@ -1,0 +1,100 @@
+package store
+
+import (
+	"database/sql"
+	"errors"
+	"fmt"
+	"syscall"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+var (
+	// ErrLocked is returned by [Open] when another process has the store open.
+	ErrLocked = errors.New("the store is in use by another process")
+
+	// ErrIndexMissing is returned by [Open] when there are shards but no index:
+	// [Rebuild] makes a new one from them.
+	ErrIndexMissing = errors.New("the store has shards but its index is missing; rebuild it from the shards")
+
+	// ErrRebuilding is returned by [Open] when a [Rebuild] was interrupted: the
+	// index lacks what it had not come to. Another Rebuild makes it whole.
+	ErrRebuilding = errors.New("rebuilding the store's index was interrupted; rebuild it again from the shards")
+
+	// ErrDiscards is returned by [Open] and [Rebuild] when the store was filled
+	// with [Options].Discard: it lacks the payloads.
+	ErrDiscards = errors.New("the store was made to discard payloads, and can be used for nothing else")
+
+	// ErrKeeps is returned by [Open] with [Options].Discard when the store has
+	// shards whose payloads are kept.
+	ErrKeeps = errors.New("the store keeps payloads, which discarding would destroy")
+
+	// ErrClosed is returned for changes of a store that was closed.
+	ErrClosed = errors.New("the store is closed")
+
+	// ErrNotFound is returned when there is no such upload or content.
+	ErrNotFound = errors.New("there is no such upload")
+
+	// ErrNotHeld is returned when no shard has a block.
+	ErrNotHeld = errors.New("the block is not held")
+
+	// ErrDamaged is returned when all copies of a block are damaged or lost.
+	ErrDamaged = errors.New("the stored bytes do not match the CID")
+)
+
+// Fault is what can be wrong with a CAR, as the format of a message.
+type Fault string
+
+// What [Store.Receive] finds wrong with a CAR.
+const (
+	FaultCut          Fault = "it ends too early"
+	FaultNoHeader     Fault = "its header is empty"
+	FaultLongHeader   Fault = "its header of %d bytes is too long"
+	FaultHeader       Fault = "its header is not valid: %v"
+	FaultVersion      Fault = "it has the unknown version %d"
+	FaultVersion2     Fault = "its header of version 2 is not valid"
+	FaultNoRoots      Fault = "it names no root"
+	FaultManyRoots    Fault = "it names more than one root"
+	FaultEmptySection Fault = "it has an empty section"
+	FaultSection      Fault = "it has a section that is not valid: %v"
+	FaultLongCID      Fault = "it has a CID of %d bytes"
+	FaultBigBlock     Fault = "it has a block of %d bytes; the limit is %d"
+	FaultBlockCID     Fault = "the CID of block %s is not valid: %v"
+	FaultBlockHash    Fault = "the hash function of block %s has the unknown code %d"
+	FaultBlock        Fault = "the bytes of block %s do not match its CID"
+	FaultEmpty        Fault = "it has no blocks"
+	FaultNoRoot       Fault = "it lacks its root"
+	FaultRootAlone    Fault = "it has its root, and nothing of what that links to"
+	FaultRoot         Fault = "its root does not decode: %v"
+)
+
+// CARError is what is wrong with a CAR that is not accepted.
+type CARError struct {
+	Fault Fault
+	Args  []any // of the message
+}
+
+func (e *CARError) Error() string { return fmt.Sprintf("CAR: "+string(e.Fault), e.Args...) }
+
+func fault(f Fault, args ...any) *CARError { return &CARError{f, args} }
+
+// QuotaError is returned when a key has no room for a shard.
+type QuotaError struct{ Quota, Used int64 }
+
+func (e *QuotaError) Error() string {
+	return fmt.Sprintf("the quota of the key is %d bytes, of which %d are used", e.Quota, e.Used)
+}
+
+// IsFull tells whether an error means that the disk is full.
+func IsFull(err error) bool {
+	var db *sqlite.Error
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG) ||
+		errors.As(err, &db) && db.Code()&0xff == sqlite3.SQLITE_FULL
+}
+
+// IsIndexFailure tells whether an error comes from the index's database.
+func IsIndexFailure(err error) bool {
+	var db *sqlite.Error
+	return errors.As(err, &db) || errors.Is(err, sql.ErrTxDone) || errors.Is(err, sql.ErrConnDone)
+}

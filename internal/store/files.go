@@ -1,0 +1,130 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/carload/carload/internal/durable"
+)
+
+const (
+	databaseName = "index.db"
+	shardsDir    = "shards"
+	incomingDir  = "incoming"
+)
+
+// IsStore tells whether [Open] would find a store in a directory, whole or not,
+// and not make one.
+func IsStore(dir string) (bool, error) {
+	for _, name := range []string{databaseName, shardsDir} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			return true, nil
+		} else if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
+			return false, err
+		}
+	}
+	return false, nil
+}
+
+// files are the shard files below a directory.
+type files struct{ dir string }
+
+// prepare makes the directories, and removes what was being received when a
+// process ended.
+func (f files) prepare() error {
+	for _, d := range []string{shardsDir, incomingDir} {
+		if err := os.MkdirAll(filepath.Join(f.dir, d), 0o700); err != nil {
+			return fmt.Errorf("create store: %w", err)
+		}
+	}
+	dir := filepath.Join(f.dir, incomingDir)
+	left, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("list incoming: %w", err)
+	}
+	for _, e := range left {
+		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+			return fmt.Errorf("clear incoming: %w", err)
+		}
+	}
+	return nil
+}
+
+// create makes a file for a shard that is received.
+func (f files) create() (*os.File, error) {
+	out, err := os.CreateTemp(filepath.Join(f.dir, incomingDir), "*.part")
+	if err != nil {
+		return nil, fmt.Errorf("receive shard: %w", err)
+	}
+	return out, nil
+}
+
+func (f files) path(c cid.Cid) string {
+	name := c.String()
+	return filepath.Join(f.dir, shardsDir, name[len(name)-2:], name+".car")
+}
+
+// publish gives a synced file the name of a shard. It reports whether it has
+// that name, even if that may not be durable.
+func (f files) publish(from string, c cid.Cid) (bool, error) {
+	path := f.path(c)
+	dir := filepath.Dir(path)
+	if err := os.Mkdir(dir, 0o700); err == nil {
+		if err := durable.SyncDir(filepath.Dir(dir)); err != nil {
+			return false, err
+		}
+	} else if !errors.Is(err, os.ErrExist) {
+		return false, fmt.Errorf("publish shard: %w", err)
+	}
+	if err := os.Rename(from, path); err != nil {
+		return false, fmt.Errorf("publish shard: %w", err)
+	}
+	return true, durable.SyncDir(dir)
+}
+
+// remove takes a shard file away.
+func (f files) remove(c cid.Cid) error {
+	path := f.path(c)
+	if err := os.Remove(path); err != nil {
+		return fmt.Errorf("remove shard: %w", err)
+	}
+	return durable.SyncDir(filepath.Dir(path))
+}
+
+func (f files) any() (bool, error) {
+	found := false
+	err := f.each(func(cid.Cid, string) error {
+		found = true
+		return fs.SkipAll
+	})
+	return found, err
+}
+
+// each calls do for each file that is named like a shard.
+func (f files) each(do func(c cid.Cid, path string) error) error {
+	err := filepath.WalkDir(filepath.Join(f.dir, shardsDir), func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, isCAR := strings.CutSuffix(d.Name(), ".car")
+		if !d.Type().IsRegular() || !isCAR {
+			return nil
+		}
+		c, err := cid.Decode(name)
+		if err != nil || f.path(c) != path {
+			return nil //nolint:nilerr // not one of ours
+		}
+		return do(c, path)
+	})
+	if err != nil {
+		return fmt.Errorf("list shards: %w", err)
+	}
+	return nil
+}

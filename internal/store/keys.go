@@ -1,0 +1,200 @@
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// DefaultUser owns the keys that are made for nobody in particular.
+const DefaultUser = "local"
+
+// KeyOptions describe a new key.
+type KeyOptions struct {
+	Name string
+	User string // keys of one user share its uploads; empty means DefaultUser
+
+	// RateLimited asks for the original's limit of requests.
+	RateLimited bool
+	// QuotaBytes bounds the shards of the uploads made with the key; 0 means
+	// no bound.
+	QuotaBytes int64
+}
+
+// Key is what is known of a key. The token itself is not kept.
+type Key struct {
+	ID          int64
+	Name        string
+	User        string
+	Created     time.Time
+	RateLimited bool
+	QuotaBytes  int64
+}
+
+var (
+	// ErrKeyExists is returned when the user has a key of that name.
+	ErrKeyExists = errors.New("there is a key of this name already")
+	// ErrKeyNotFound is returned when there is no such key.
+	ErrKeyNotFound = errors.New("there is no such key")
+	// ErrKeyBlocked is returned for the token of a key that is blocked.
+	ErrKeyBlocked = errors.New("the key is blocked")
+	// ErrUserNotFound is returned for a token of a user who is not known.
+	ErrUserNotFound = errors.New("there is no such user")
+	// ErrTokenInvalid is returned for a token that was not made by this store.
+	ErrTokenInvalid = errors.New("the token was not made here")
+)
+
+// CreateKey makes a key and returns it with its token, which is not kept and
+// cannot be shown again. The error matches [ErrKeyExists] if the name is taken.
+func (st *Store) CreateKey(ctx context.Context, opts KeyOptions) (Key, string, error) {
+	if opts.Name == "" {
+		return Key{}, "", errors.New("create key: no name given")
+	}
+	if opts.User == "" {
+		opts.User = DefaultUser
+	}
+	now := st.now()
+	key := Key{
+		Name: opts.Name, User: opts.User, Created: time.UnixMicro(now),
+		RateLimited: opts.RateLimited, QuotaBytes: opts.QuotaBytes,
+	}
+	var token string
+	err := st.db.update(ctx, func(tx *sql.Tx) error {
+		userID, issuer, err := ensureUser(ctx, tx, opts.User, now)
+		if err != nil {
+			return err
+		}
+		var taken bool
+		if err := tx.QueryRowContext(ctx,
+			`SELECT EXISTS (SELECT 1 FROM keys WHERE user_id = ? AND name = ? AND deleted IS NULL)`, userID, opts.Name).
+			Scan(&taken); err != nil {
+			return err
+		}
+		if taken {
+			return ErrKeyExists
+		}
+		if token, err = mintToken(st.salt, issuer, opts.Name, now/1000); err != nil {
+			return err
+		}
+		hash := sha256.Sum256([]byte(token))
+		res, err := tx.ExecContext(ctx,
+			`INSERT INTO keys (user_id, name, hash, created, rate_limited, quota) VALUES (?, ?, ?, ?, ?, ?)`,
+			userID, opts.Name, hash[:], now, opts.RateLimited, opts.QuotaBytes)
+		if err != nil {
+			return err
+		}
+		key.ID, err = res.LastInsertId()
+		return err
+	})
+	if err != nil {
+		return Key{}, "", fmt.Errorf("create key %q: %w", opts.Name, err)
+	}
+	return key, token, nil
+}
+
+// ensureUser finds or makes a user. Its issuer is what tokens name it by.
+func ensureUser(ctx context.Context, tx *sql.Tx, name string, now int64) (id int64, issuer string, err error) {
+	err = tx.QueryRowContext(ctx, `SELECT id, issuer FROM users WHERE name = ?`, name).Scan(&id, &issuer)
+	if !errors.Is(err, sql.ErrNoRows) {
+		return id, issuer, err
+	}
+	issuer = "did:carload:" + rand.Text()
+	res, err := tx.ExecContext(ctx, `INSERT INTO users (issuer, name, created) VALUES (?, ?, ?)`, issuer, name, now)
+	if err != nil {
+		return 0, "", err
+	}
+	id, err = res.LastInsertId()
+	return id, issuer, err
+}
+
+// Keys lists the keys that are valid, oldest first: those of a user, or of all
+// if userID is 0.
+func (st *Store) Keys(ctx context.Context, userID int64) ([]Key, error) {
+	var out []Key
+	err := eachRow(ctx, st.db.read, `SELECT k.id, k.name, u.name, k.created, k.rate_limited, k.quota
+		FROM keys k JOIN users u ON u.id = k.user_id WHERE k.deleted IS NULL AND (?1 = 0 OR k.user_id = ?1) ORDER BY k.id`, []any{userID},
+		func(scan scanRow) error {
+			var k Key
+			var created int64
+			if err := scan(&k.ID, &k.Name, &k.User, &created, &k.RateLimited, &k.QuotaBytes); err != nil {
+				return err
+			}
+			k.Created = time.UnixMicro(created)
+			out = append(out, k)
+			return nil
+		})
+	if err != nil {
+		return nil, fmt.Errorf("list keys: %w", err)
+	}
+	return out, nil
+}
+
+// RevokeKey makes a key invalid for good. Uploads made with it stay.
+func (st *Store) RevokeKey(ctx context.Context, id int64) error {
+	res, err := st.db.write.ExecContext(ctx, `UPDATE keys SET deleted = ? WHERE id = ? AND deleted IS NULL`, st.now(), id)
+	if err != nil {
+		return fmt.Errorf("revoke key %d: %w", id, err)
+	}
+	if n, err := res.RowsAffected(); err != nil || n == 0 {
+		return errors.Join(fmt.Errorf("revoke key %d: %w", id, ErrKeyNotFound), err)
+	}
+	return nil
+}
+
+// Caller is whose token it is, and what may be done with it.
+type Caller struct {
+	UserID           int64
+	UserName         string
+	KeyID            int64 // 0 if no key had part in it
+	KeyName          string
+	Restricted       bool // nothing may be written
+	DeleteRestricted bool // nothing may be deleted
+	Pinning          bool // content may be pinned
+	RateLimited      bool
+	QuotaBytes       int64
+}
+
+// Authenticate finds the owner of a token. The error matches [ErrTokenInvalid],
+// [ErrUserNotFound], [ErrKeyNotFound] or [ErrKeyBlocked], looked for in that
+// order.
+func (st *Store) Authenticate(ctx context.Context, token string) (*Caller, error) {
+	issuer, ok := verifyToken(st.salt, token)
+	if !ok {
+		return nil, ErrTokenInvalid
+	}
+	c := new(Caller)
+	err := st.db.read.QueryRowContext(ctx,
+		`SELECT id, name, restricted, delete_restricted, pinning FROM users WHERE issuer = ?`, issuer).
+		Scan(&c.UserID, &c.UserName, &c.Restricted, &c.DeleteRestricted, &c.Pinning)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, ErrUserNotFound
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look up user: %w", err)
+	}
+	hash := sha256.Sum256([]byte(token))
+	var stored []byte
+	var deleted, blocked bool
+	err = st.db.read.QueryRowContext(ctx,
+		`SELECT id, name, hash, deleted IS NOT NULL, blocked, rate_limited, quota FROM keys WHERE hash = ? AND user_id = ?`,
+		hash[:], c.UserID).
+		Scan(&c.KeyID, &c.KeyName, &stored, &deleted, &blocked, &c.RateLimited, &c.QuotaBytes)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return nil, ErrKeyNotFound
+	case err != nil:
+		return nil, fmt.Errorf("look up key: %w", err)
+	case subtle.ConstantTimeCompare(stored, hash[:]) != 1:
+		return nil, ErrKeyNotFound
+	case blocked:
+		return nil, ErrKeyBlocked
+	case deleted:
+		return nil, ErrKeyNotFound
+	}
+	return c, nil
+}

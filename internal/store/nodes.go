@@ -1,0 +1,216 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+)
+
+// batchLinks is about how many links are worked on at a time.
+const batchLinks = 4096
+
+// indexer makes the blocks of one shard known, within one transaction.
+type indexer struct {
+	statements
+	st *Store
+}
+
+func newIndexer(ctx context.Context, st *Store, tx *sql.Tx) *indexer {
+	return &indexer{statements{ctx, tx, make(map[string]prepared)}, st}
+}
+
+// states returns pending of those nodes that have a row.
+func (x *indexer) states(keys []nodeKey) (map[nodeKey]int64, error) {
+	out := make(map[nodeKey]int64)
+	err := chunks(keys, func(part []nodeKey) error {
+		return x.query(`SELECT mh, codec, pending FROM nodes WHERE mh IN (%s)`, `?`, len(part), hashes(part),
+			func(scan scanRow) error {
+				var mh []byte
+				var codec uint64
+				var pending int64
+				if err := scan(&mh, &codec, &pending); err != nil {
+					return err
+				}
+				out[nodeKey{string(mh), codec}] = pending
+				return nil
+			})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look up nodes: %w", err)
+	}
+	return out, nil
+}
+
+// held returns the multihashes of those blocks that are held.
+func (x *indexer) held(keys []nodeKey) (map[string]bool, error) {
+	out := make(map[string]bool)
+	err := chunks(keys, func(part []nodeKey) error {
+		return x.query(`SELECT DISTINCT mh FROM blocks WHERE mh IN (%s)`, `?`, len(part), hashes(part),
+			func(scan scanRow) error {
+				var mh []byte
+				if err := scan(&mh); err != nil {
+					return err
+				}
+				out[string(mh)] = true
+				return nil
+			})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look up blocks: %w", err)
+	}
+	return out, nil
+}
+
+func hashes(keys []nodeKey) []any {
+	out := make([]any, len(keys))
+	for i, k := range keys {
+		out[i] = []byte(k.mh)
+	}
+	return out
+}
+
+// evaluate gives nodes their state and puts them on the lists of the children
+// they wait for.
+func (x *indexer) evaluate(nodes []freshNode) error {
+	if len(nodes) == 0 {
+		return nil
+	}
+	var leaves, inner []nodeKey
+	seen := make(map[nodeKey]bool)
+	for _, n := range nodes {
+		for _, k := range n.links {
+			if seen[k] {
+				continue
+			}
+			seen[k] = true
+			if hasLinks(k.codec) {
+				inner = append(inner, k)
+			} else {
+				leaves = append(leaves, k)
+			}
+		}
+	}
+	held, err := x.held(leaves)
+	if err != nil {
+		return err
+	}
+	state, err := x.states(inner)
+	if err != nil {
+		return err
+	}
+	if err := x.demand(nodes, inner, state); err != nil {
+		return err
+	}
+	for i := range nodes {
+		missing := nodes[i].links[:0]
+		for _, k := range nodes[i].links {
+			done := held[k.mh]
+			if hasLinks(k.codec) {
+				s, known := state[k]
+				done = known && (s == nodeComplete || s == nodeReady || s == nodeTelling)
+			}
+			if !done {
+				missing = append(missing, k)
+			}
+		}
+		nodes[i].links = missing
+	}
+	return chunks(nodes, x.insert)
+}
+
+// demand leaves children to be read that are held but are not nodes yet, and
+// will not be by their own section: that is so for blocks that came under
+// another codec, and after a collection of garbage.
+func (x *indexer) demand(nodes []freshNode, inner []nodeKey, state map[nodeKey]int64) error {
+	fresh := make(map[nodeKey]bool, len(nodes))
+	for _, n := range nodes {
+		fresh[n.key] = true
+	}
+	var unknown []nodeKey
+	for _, k := range inner {
+		if _, ok := state[k]; !ok && !fresh[k] {
+			unknown = append(unknown, k)
+		}
+	}
+	held, err := x.held(unknown)
+	if err != nil {
+		return err
+	}
+	var unread []nodeKey
+	for _, k := range unknown {
+		if held[k.mh] {
+			unread = append(unread, k)
+		}
+	}
+	return x.insertUnread(unread)
+}
+
+func (x *indexer) insertUnread(keys []nodeKey) error {
+	return chunks(keys, func(part []nodeKey) error {
+		args := make([]any, 0, 2*len(part))
+		for _, k := range part {
+			args = append(args, []byte(k.mh), k.codec)
+		}
+		if err := x.exec(`INSERT OR IGNORE INTO nodes (mh, codec, pending) VALUES %s`, `(?,?,-2)`, len(part), args); err != nil {
+			return fmt.Errorf("index nodes: %w", err)
+		}
+		return nil
+	})
+}
+
+// insert writes nodes and what they wait for.
+func (x *indexer) insert(nodes []freshNode) error {
+	args := make([]any, 0, 3*len(nodes))
+	for _, n := range nodes {
+		pending := len(n.links)
+		if n.broken {
+			pending = nodeBroken
+		}
+		args = append(args, []byte(n.key.mh), n.key.codec, pending)
+	}
+	ids := make(map[nodeKey]int64, len(nodes))
+	err := x.query(`INSERT INTO nodes (mh, codec, pending) VALUES %s
+		ON CONFLICT (mh, codec) DO UPDATE SET pending = excluded.pending RETURNING id, mh, codec`, `(?,?,?)`, len(nodes), args,
+		func(scan scanRow) error {
+			var id int64
+			var mh []byte
+			var codec uint64
+			if err := scan(&id, &mh, &codec); err != nil {
+				return err
+			}
+			ids[nodeKey{string(mh), codec}] = id
+			return nil
+		})
+	if err != nil {
+		return fmt.Errorf("index nodes: %w", err)
+	}
+	type edge struct {
+		child  nodeKey
+		parent int64
+	}
+	var edges []edge
+	flush := func() error {
+		defer func() { edges = edges[:0] }()
+		return chunks(edges, func(part []edge) error {
+			args := make([]any, 0, 3*len(part))
+			for _, e := range part {
+				args = append(args, []byte(e.child.mh), e.child.codec, e.parent)
+			}
+			if err := x.exec(`INSERT INTO waiting (mh, codec, parent) VALUES %s`, `(?,?,?)`, len(part), args); err != nil {
+				return fmt.Errorf("index links: %w", err)
+			}
+			return nil
+		})
+	}
+	for _, n := range nodes {
+		for _, k := range n.links {
+			edges = append(edges, edge{k, ids[n.key]})
+			if len(edges) == batchLinks {
+				if err := flush(); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return flush()
+}

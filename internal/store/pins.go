@@ -1,0 +1,92 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"github.com/ipfs/go-cid"
+)
+
+// Pin registers an upload without blocks, in place of another one of the same
+// user if that is named, and queues a fetch of what is not held of it. If there
+// is an obstacle to fetching, that fails at once, with the obstacle as reason.
+func (st *Store) Pin(ctx context.Context, root cid.Cid, up *NewUpload, instead, obstacle string) error {
+	err := st.db.update(ctx, func(tx *sql.Tx) error {
+		now := st.now()
+		if _, err := recordUpload(ctx, tx, root, -1, up, now); err != nil {
+			return err
+		}
+		if instead != "" {
+			if _, err := tx.ExecContext(ctx, `UPDATE uploads SET deleted = ?, updated = ? WHERE user_id = ? AND source_cid = ?`,
+				now, now, up.Caller.UserID, instead); err != nil {
+				return err
+			}
+		}
+		if err := newIndexer(ctx, st, tx).demandRoot(keyOf(root)); err != nil {
+			return err
+		}
+		if done, err := complete(ctx, tx, keyOf(root)); err != nil || done {
+			return err
+		}
+		state := FetchAgain
+		if obstacle != "" {
+			state = FetchFailed
+		}
+		_, err := tx.ExecContext(ctx, `INSERT INTO fetches (content_cid, state, reason) VALUES (?, ?, ?)
+			ON CONFLICT (content_cid) DO UPDATE SET state = excluded.state, reason = excluded.reason, attempts = 0
+			WHERE state IN ('failed', 'done')`, contentCID(root), state, obstacle)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("pin %s: %w", root, err)
+	}
+	return nil
+}
+
+// FetchEnd is how fetching a content ended, as it is written in the index.
+type FetchEnd string
+
+// The ends of a fetch.
+const (
+	FetchDone   FetchEnd = "done"
+	FetchFailed FetchEnd = "failed"
+	FetchAgain  FetchEnd = "queued" // it was interrupted
+)
+
+// ResumeFetches queues again what was being fetched when a process ended.
+func (st *Store) ResumeFetches(ctx context.Context) error {
+	if _, err := st.db.write.ExecContext(ctx, `UPDATE fetches SET state = 'queued' WHERE state = 'pinning'`); err != nil {
+		return fmt.Errorf("resume fetches: %w", err)
+	}
+	return nil
+}
+
+// NextFetch takes a fetch off the queue, and returns [cid.Undef] if there is
+// none. The caller ends it by EndFetch.
+func (st *Store) NextFetch(ctx context.Context) (cid.Cid, error) {
+	var content string
+	err := st.db.write.QueryRowContext(ctx, `UPDATE fetches SET state = 'pinning', attempts = attempts + 1
+		WHERE content_cid = (SELECT content_cid FROM fetches WHERE state = 'queued' LIMIT 1) RETURNING content_cid`).Scan(&content)
+	if errors.Is(err, sql.ErrNoRows) {
+		return cid.Undef, nil
+	}
+	if err != nil {
+		return cid.Undef, fmt.Errorf("take fetch off the queue: %w", err)
+	}
+	root, err := cid.Decode(content)
+	if err != nil {
+		return cid.Undef, fmt.Errorf("content %q in the index: %w", content, err)
+	}
+	return root, nil
+}
+
+// EndFetch writes down how a fetch ended, and why.
+func (st *Store) EndFetch(ctx context.Context, content cid.Cid, end FetchEnd, reason string) error {
+	_, err := st.db.write.ExecContext(ctx, `UPDATE fetches SET state = ?, reason = ? WHERE content_cid = ?`, end, reason, content.String())
+	if err != nil {
+		return fmt.Errorf("end fetch of %s: %w", content, err)
+	}
+	return nil
+}

@@ -1,0 +1,46 @@
+package store
+
+import (
+	"math"
+
+	"github.com/ipfs/go-cid"
+
+	dag "github.com/carload/carload/internal/links"
+)
+
+// rootFacts is what the original works out of a root block.
+type rootFacts struct {
+	links int
+	size  int64 // of the whole DAG, as the root claims; -1 if it does not, noRoot if there is no root
+	err   error // the block does not decode
+}
+
+const noRoot = -2
+
+// inspectRoot decodes the root as the original does, which knows three codecs
+// and takes the others as they come.
+func inspectRoot(c cid.Cid, data []byte) rootFacts {
+	facts := rootFacts{size: -1}
+	switch c.Prefix().Codec {
+	case dag.Raw:
+		facts.size = int64(len(data))
+	case dag.DagPB:
+		sum := uint64(len(data))
+		_, facts.err = dag.DecodePB(data, func(l dag.PBLink) error {
+			facts.links++
+			if sum += l.Tsize; sum < l.Tsize || sum > math.MaxInt64 {
+				sum = math.MaxInt64
+			}
+			return nil
+		})
+		if facts.err == nil {
+			facts.size = int64(sum)
+		}
+	case dag.DagCBOR:
+		facts.err = dag.Direct(dag.DagCBOR, data, func(cid.Cid) error {
+			facts.links++
+			return nil
+		})
+	}
+	return facts
+}

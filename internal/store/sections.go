@@ -1,0 +1,107 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/ipfs/go-cid"
+	"github.com/multiformats/go-varint"
+)
+
+// shard is a shard file that the database knows or is about to.
+type shard struct {
+	id      int64
+	cid     cid.Cid
+	payload int64 // where the CARv1 begins
+	end     int64 // and ends
+}
+
+// section is a block within a shard file.
+type section struct {
+	c   cid.Cid
+	off int64 // of the payload, in the file
+	len int
+}
+
+// sections reads the framing of a shard file and goes past the payloads.
+type sections struct {
+	f      io.ReaderAt
+	off    int64
+	end    int64
+	window []byte
+	base   int64 // offset of window in the file
+	block  []byte
+}
+
+const windowBytes = 64 << 10
+
+// newSections begins at the first block of the CARv1 in f.
+func newSections(f io.ReaderAt, payload, end int64) (*sections, error) {
+	s := &sections{f: f, off: payload, end: end, window: make([]byte, 0, windowBytes)}
+	p, err := s.peek(varint.MaxLenUvarint63)
+	if err != nil {
+		return nil, err
+	}
+	n, size, err := varint.FromUvarint(p)
+	if err != nil || n > uint64(end-payload-int64(size)) {
+		return nil, fmt.Errorf("shard has no header: %w", errCutShard)
+	}
+	s.off += int64(size) + int64(n)
+	return s, nil
+}
+
+var errCutShard = errors.New("shard is cut or not a CAR")
+
+// peek returns up to n bytes from the current offset on.
+func (s *sections) peek(n int) ([]byte, error) {
+	n = int(min(int64(n), s.end-s.off))
+	if at := s.off - s.base; at < 0 || at+int64(n) > int64(len(s.window)) {
+		size := int(min(int64(cap(s.window)), s.end-s.off))
+		s.window, s.base = s.window[:size], s.off
+		if _, err := s.f.ReadAt(s.window, s.off); err != nil {
+			s.window = s.window[:0]
+			return nil, fmt.Errorf("read shard: %w", err)
+		}
+	}
+	at := int(s.off - s.base)
+	return s.window[at : at+n], nil
+}
+
+// next returns the next section, or io.EOF.
+func (s *sections) next() (section, error) {
+	if s.off >= s.end {
+		return section{}, io.EOF
+	}
+	p, err := s.peek(varint.MaxLenUvarint63 + maxCIDBytes)
+	if err != nil {
+		return section{}, err
+	}
+	n, prefix, err := varint.FromUvarint(p)
+	if err != nil || n == 0 || n > uint64(s.end-s.off-int64(prefix)) {
+		return section{}, fmt.Errorf("section at offset %d: %w", s.off, errCutShard)
+	}
+	size, c, err := cid.CidFromBytes(p[prefix:])
+	if err != nil || uint64(size) > n {
+		return section{}, fmt.Errorf("section at offset %d: %w", s.off, errCutShard)
+	}
+	sec := section{c: c, off: s.off + int64(prefix+size), len: int(n) - size}
+	s.off += int64(prefix) + int64(n)
+	return sec, nil
+}
+
+// data returns the payload of a section, valid until the next call.
+func (s *sections) data(sec section) ([]byte, error) {
+	if cap(s.block) < sec.len {
+		s.block = make([]byte, sec.len)
+	}
+	p := s.block[:sec.len]
+	if at := sec.off - s.base; at >= 0 && at+int64(sec.len) <= int64(len(s.window)) {
+		copy(p, s.window[at:])
+		return p, nil
+	}
+	if _, err := s.f.ReadAt(p, sec.off); err != nil {
+		return nil, fmt.Errorf("read shard: %w", err)
+	}
+	return p, nil
+}

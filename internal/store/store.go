@@ -1,0 +1,168 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/carload/carload/internal/durable"
+	"github.com/carload/carload/internal/sha256mb"
+)
+
+// DefaultBufferBytes lets 30 large shards be received at a time.
+const DefaultBufferBytes = 128 << 20
+
+// Options are the knobs of [Open]. Only Dir has to be set.
+type Options struct {
+	Dir string
+
+	// Discard checks shards and keeps track of what is complete, but leaves
+	// out the payloads of leaves. It is for load tests: such a store cannot
+	// give back what was uploaded. A store that has shards is opened only as
+	// what it is.
+	Discard bool
+
+	// BufferBytes bounds the memory that is used together to check what is
+	// received; 0 means DefaultBufferBytes. A large shard takes 4.25 MiB while
+	// it is received, and others wait for memory.
+	BufferBytes int64
+
+	Logger *slog.Logger // nil means none
+}
+
+// Store is a directory: shard files, and the index that says what is in them.
+// Methods are safe for concurrent use.
+type Store struct {
+	files   files
+	db      database
+	discard bool // leave out the payloads of leaves
+	log     *slog.Logger
+	lock    *os.File
+	salt    []byte // of tokens
+	hash    sha256mb.Pool
+	buffers sync.Pool           // *[]byte of scanBufferBytes
+	memory  *semaphore.Weighted // bytes of buffers in use
+
+	// commit is held while a shard file is put in its place and made known to
+	// the database, and while files are taken away. So a file that no row
+	// names is one that nobody is about to name.
+	commit sync.Mutex
+
+	mu     sync.RWMutex // held for reading while the store is changed
+	closed bool         // guarded by mu
+
+	clockMu sync.Mutex
+	last    int64 // guarded by clockMu
+}
+
+// Open opens the store in opts.Dir, or makes a new one, and removes what an
+// earlier process left unfinished. One process at a time may have a store
+// open; others get [ErrLocked]. A store that is not fit for it is refused with
+// [ErrIndexMissing], [ErrRebuilding], [ErrDiscards] or [ErrKeeps]. The caller
+// closes the store.
+func Open(ctx context.Context, opts Options) (*Store, error) {
+	if opts.Dir == "" {
+		return nil, errors.New("open store: no directory given")
+	}
+	if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("create store: %w", err)
+	}
+	return open(ctx, opts, false)
+}
+
+// open is [Open] for a directory that is there; rebuild says that the index is
+// about to be made anew.
+func open(ctx context.Context, opts Options, rebuild bool) (_ *Store, err error) {
+	if opts.BufferBytes == 0 {
+		opts.BufferBytes = DefaultBufferBytes
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	st := &Store{
+		files: files{opts.Dir}, discard: opts.Discard, log: opts.Logger,
+		memory: semaphore.NewWeighted(max(opts.BufferBytes, scanBufferBytes)),
+	}
+	st.buffers.New = func() any { b := make([]byte, scanBufferBytes); return &b }
+	if st.lock, err = lockDir(opts.Dir); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, st.Close())
+		}
+	}()
+	if err := st.files.prepare(); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(opts.Dir, databaseName)
+	if st.db, err = openDatabase(path); err != nil {
+		return nil, err
+	}
+	if st.salt, err = (opening{opts.Discard, rebuild}).migrate(ctx, &st.db, st.files); err != nil {
+		return nil, fmt.Errorf("open store %s: %w", opts.Dir, err)
+	}
+	if err := st.db.openReaders(path); err != nil {
+		return nil, err
+	}
+	return st, durable.SyncDir(opts.Dir)
+}
+
+// Close waits for those who are changing the store, and closes it. It may be
+// called again.
+func (st *Store) Close() error {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.closed {
+		return nil
+	}
+	st.closed = true
+	return errors.Join(st.db.close(), st.lock.Close())
+}
+
+// change says that the store is about to be changed, so that it is not closed
+// meanwhile. The caller calls done.
+func (st *Store) change() (done func(), err error) {
+	st.mu.RLock()
+	if st.closed {
+		st.mu.RUnlock()
+		return nil, ErrClosed
+	}
+	return st.mu.RUnlock, nil
+}
+
+// Ping reports whether the index answers.
+func (st *Store) Ping(ctx context.Context) error { return st.db.read.PingContext(ctx) }
+
+// buffer returns a buffer for reading a stream of this many bytes, -1 if that
+// is unknown, when there is memory for it. The caller calls release.
+func (st *Store) buffer(ctx context.Context, length int64) (buf []byte, release func(), err error) {
+	size := int64(scanBufferBytes)
+	if length >= 0 && length+1 < size/4 {
+		size = length + 1
+	}
+	if err := st.memory.Acquire(ctx, size); err != nil {
+		return nil, nil, fmt.Errorf("wait for memory: %w", err)
+	}
+	if size < scanBufferBytes {
+		return make([]byte, size), func() { st.memory.Release(size) }, nil
+	}
+	p := st.buffers.Get().(*[]byte)
+	return *p, func() { st.buffers.Put(p); st.memory.Release(size) }, nil
+}
+
+// now is the time in microseconds, later than all it returned before. So an
+// order by time is total, and paging by time misses nothing.
+func (st *Store) now() int64 {
+	st.clockMu.Lock()
+	defer st.clockMu.Unlock()
+	st.last = max(time.Now().UnixMicro(), st.last+1)
+	return st.last
+}

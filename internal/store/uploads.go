@@ -1,0 +1,309 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/ipfs/go-cid"
+)
+
+// Kind is what an upload was made of.
+type Kind string
+
+// The kinds of uploads, as they are written in the index.
+const (
+	KindCAR       Kind = "Car"
+	KindFile      Kind = "Blob"
+	KindDirectory Kind = "Multipart"
+	KindNFT       Kind = "Nft"
+	KindPin       Kind = "Remote" // named by its root, without blocks
+)
+
+// NewUpload is what is written down of an upload besides its shards.
+type NewUpload struct {
+	Caller  *Caller
+	Kind    Kind
+	Mime    string
+	Name    *string
+	Files   string // JSON; empty means an empty list
+	Meta    *string
+	Origins *string
+}
+
+// Upload is a root that a user has, by the CID that it was uploaded under.
+type Upload struct {
+	ID        int64
+	UserID    int64
+	KeyID     *int64
+	KeyName   *string
+	SourceCID string
+	Kind      Kind
+	Mime      string
+	Name      *string
+	Files     string  // JSON
+	Meta      *string // JSON
+	Origins   *string // JSON
+	Inserted  time.Time
+	Updated   time.Time
+	Content   Content
+}
+
+// Content is what a root stands for, whoever uploaded it.
+type Content struct {
+	CID     string
+	Size    *int64 // nil if unknown
+	Created time.Time
+	State   State
+	Reason  string // why fetching it failed
+}
+
+// State says whether all that is reachable from a root is held, and what is
+// done about it if not. It is always worked out, so it cannot be out of date.
+type State int
+
+// The states of a content.
+const (
+	StateIncomplete State = iota
+	StateComplete
+	StateQueued // to be fetched
+	StateFailed // could not be fetched
+)
+
+// stateColumn is the state of a content c and its fetch f, and contentColumns
+// are all that is known of it.
+var (
+	stateColumn = fmt.Sprintf(`CASE
+		WHEN CASE WHEN c.codec IN %s
+			THEN EXISTS (SELECT 1 FROM nodes n WHERE n.mh = c.mh AND n.codec = c.codec AND n.pending = -1)
+			ELSE EXISTS (SELECT 1 FROM blocks b WHERE b.mh = c.mh) END THEN %d
+		WHEN f.state = 'queued' THEN %d
+		WHEN f.state = 'failed' THEN %d
+		ELSE %d END`, innerCodecs, StateComplete, StateQueued, StateFailed, StateIncomplete)
+	contentColumns = `c.cid, c.size, c.created, COALESCE(f.reason, ''), ` + stateColumn
+)
+
+func (c *Content) fields(created *int64) []any {
+	return []any{&c.CID, &c.Size, created, &c.Reason, &c.State}
+}
+
+// Content looks a root up, whoever has it. The error matches [ErrNotFound] if
+// nobody does.
+func (st *Store) Content(ctx context.Context, root cid.Cid) (Content, error) {
+	var c Content
+	var created int64
+	err := st.db.read.QueryRowContext(ctx, `SELECT `+contentColumns+
+		` FROM contents c LEFT JOIN fetches f ON f.content_cid = c.cid WHERE c.cid = ?`, contentCID(root)).
+		Scan(c.fields(&created)...)
+	if errors.Is(err, sql.ErrNoRows) {
+		return c, ErrNotFound
+	}
+	if err != nil {
+		return c, fmt.Errorf("look up content: %w", err)
+	}
+	c.Created = time.UnixMicro(created)
+	return c, nil
+}
+
+// contentCID is the one name of all CIDs of a root.
+func contentCID(root cid.Cid) string { return keyOf(root).cid().String() }
+
+var uploadColumns = `u.id, u.user_id, u.key_id, k.name, u.source_cid, u.type, u.mime, u.name, u.files, u.meta, u.origins,
+	u.inserted, u.updated, ` + contentColumns
+
+const uploadTables = ` uploads u JOIN contents c ON c.cid = u.content_cid
+	LEFT JOIN fetches f ON f.content_cid = c.cid LEFT JOIN keys k ON k.id = u.key_id`
+
+func scanUpload(scan scanRow) (u Upload, err error) {
+	var inserted, updated, created int64
+	err = scan(append([]any{
+		&u.ID, &u.UserID, &u.KeyID, &u.KeyName, &u.SourceCID, &u.Kind, &u.Mime, &u.Name, &u.Files, &u.Meta, &u.Origins,
+		&inserted, &updated,
+	}, u.Content.fields(&created)...)...)
+	u.Inserted, u.Updated, u.Content.Created = time.UnixMicro(inserted), time.UnixMicro(updated), time.UnixMicro(created)
+	return u, err
+}
+
+// Upload finds a user's upload by the CID that it was uploaded under. The error
+// matches [ErrNotFound] if there is none.
+func (st *Store) Upload(ctx context.Context, userID int64, source string) (Upload, error) {
+	u, err := scanUpload(st.db.read.QueryRowContext(ctx, `SELECT `+uploadColumns+` FROM`+uploadTables+
+		` WHERE u.user_id = ? AND u.source_cid = ? AND u.deleted IS NULL`, userID, source).Scan)
+	if errors.Is(err, sql.ErrNoRows) {
+		return u, ErrNotFound
+	}
+	if err != nil {
+		return u, fmt.Errorf("look up upload: %w", err)
+	}
+	return u, nil
+}
+
+// Filter says which of a user's uploads are listed.
+type Filter struct {
+	UserID  int64
+	Kind    Kind     // empty for all
+	Sources []string // nil for all
+	States  []State  // nil for all
+	Before  time.Time
+	After   time.Time // neither includes the time itself; zero is no bound
+	Limit   int
+
+	Name     string // empty for all
+	NamePart bool   // it need only be contained
+	NameFold bool   // whatever the case of its letters
+}
+
+// Uploads lists uploads, the newest first, and counts all that there are.
+func (st *Store) Uploads(ctx context.Context, f Filter) (page []Upload, count int, err error) {
+	where, args := f.where()
+	tables := ` uploads u`
+	if f.States != nil {
+		tables = uploadTables
+	}
+	if err := st.db.read.QueryRowContext(ctx, `SELECT count(*) FROM`+tables+where, args...).Scan(&count); err != nil {
+		return nil, 0, fmt.Errorf("count uploads: %w", err)
+	}
+	err = eachRow(ctx, st.db.read, `SELECT `+uploadColumns+` FROM`+uploadTables+where+` ORDER BY u.inserted DESC LIMIT ?`, append(args, f.Limit),
+		func(scan scanRow) error {
+			u, err := scanUpload(scan)
+			page = append(page, u)
+			return err
+		})
+	if err != nil {
+		return nil, 0, fmt.Errorf("list uploads: %w", err)
+	}
+	return page, count, nil
+}
+
+// where is the filter as SQL.
+func (f Filter) where() (string, []any) {
+	cond, args := ` WHERE u.user_id = ? AND u.deleted IS NULL`, []any{f.UserID}
+	and := func(c string, a ...any) { cond, args = cond+` AND `+c, append(args, a...) }
+	if f.Kind != "" {
+		and(`u.type = ?`, f.Kind)
+	}
+	if f.Sources != nil {
+		and(`u.source_cid IN (`+marks(len(f.Sources))+`)`, anys(f.Sources)...)
+	}
+	if f.States != nil {
+		and(stateColumn+` IN (`+marks(len(f.States))+`)`, anys(f.States)...)
+	}
+	if !f.Before.IsZero() {
+		and(`u.inserted < ?`, f.Before.UnixMicro())
+	}
+	if !f.After.IsZero() {
+		and(`u.inserted > ?`, f.After.UnixMicro())
+	}
+	escape := strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace
+	switch {
+	case f.Name == "":
+	case f.NameFold && f.NamePart:
+		and(`u.name LIKE ? ESCAPE '\'`, "%"+escape(f.Name)+"%")
+	case f.NameFold:
+		and(`u.name LIKE ? ESCAPE '\'`, escape(f.Name))
+	case f.NamePart:
+		and(`instr(u.name, ?) > 0`, f.Name)
+	default:
+		and(`u.name = ?`, f.Name)
+	}
+	return cond, args
+}
+
+func marks(n int) string { return "?" + strings.Repeat(",?", n-1) }
+
+func anys[T any](list []T) []any {
+	out := make([]any, len(list))
+	for i, v := range list {
+		out[i] = v
+	}
+	return out
+}
+
+// Parts lists the CIDs of the shards of an upload, in the order in which they
+// came.
+func (st *Store) Parts(ctx context.Context, uploadID int64) ([]cid.Cid, error) {
+	var out []cid.Cid
+	err := eachRow(ctx, st.db.read,
+		`SELECT s.cid FROM upload_shards us JOIN shards s ON s.id = us.shard_id WHERE us.upload_id = ? ORDER BY us.seq`, []any{uploadID},
+		func(scan scanRow) error {
+			var raw []byte
+			if err := scan(&raw); err != nil {
+				return err
+			}
+			c, err := cid.Cast(raw)
+			out = append(out, c)
+			return err
+		})
+	if err != nil {
+		return nil, fmt.Errorf("list parts: %w", err)
+	}
+	return out, nil
+}
+
+// Rename gives a user's upload another name. The error matches [ErrNotFound] if
+// there is none.
+func (st *Store) Rename(ctx context.Context, userID int64, source string, name *string) error {
+	res, err := st.db.write.ExecContext(ctx, `UPDATE uploads SET name = ?, updated = ?
+		WHERE user_id = ? AND source_cid = ? AND deleted IS NULL`, name, st.now(), userID, source)
+	return changed(res, err, "rename upload")
+}
+
+// Forget deletes a user's upload. Its shards stay until they are collected. The
+// error matches [ErrNotFound] if there is none.
+func (st *Store) Forget(ctx context.Context, userID int64, source string) error {
+	now := st.now()
+	res, err := st.db.write.ExecContext(ctx, `UPDATE uploads SET deleted = ?, updated = ?
+		WHERE user_id = ? AND source_cid = ? AND deleted IS NULL`, now, now, userID, source)
+	return changed(res, err, "delete upload")
+}
+
+func changed(res sql.Result, err error, doing string) error {
+	var n int64
+	if err == nil {
+		n, err = res.RowsAffected()
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	if n == 0 {
+		return ErrNotFound
+	}
+	return nil
+}
+
+// recordUpload inserts an upload, or updates what every shard of an upload
+// overwrites.
+func recordUpload(ctx context.Context, tx *sql.Tx, root cid.Cid, size int64, up *NewUpload, now int64) (id int64, err error) {
+	content, err := recordContent(ctx, tx, root, size, now)
+	if err != nil {
+		return 0, err
+	}
+	files := up.Files
+	if files == "" {
+		files = "[]"
+	}
+	err = tx.QueryRowContext(ctx,
+		`INSERT INTO uploads (user_id, key_id, source_cid, content_cid, type, mime, name, files, meta, origins, inserted, updated)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (user_id, source_cid) DO UPDATE SET name = excluded.name, meta = excluded.meta, origins = excluded.origins,
+			mime = excluded.mime, type = excluded.type, updated = excluded.updated, deleted = NULL
+		RETURNING id`,
+		up.Caller.UserID, keyOrNull(up.Caller.KeyID), root.String(), content, up.Kind, up.Mime, up.Name, files, up.Meta, up.Origins, now, now).
+		Scan(&id)
+	return id, err
+}
+
+func keyOrNull(id int64) sql.NullInt64 { return sql.NullInt64{Int64: id, Valid: id != 0} }
+
+// recordContent makes sure that what a root stands for is known, under its
+// CIDv1, and returns that. The first to tell its size is believed.
+func recordContent(ctx context.Context, tx *sql.Tx, root cid.Cid, size, now int64) (string, error) {
+	k := keyOf(root)
+	content := contentCID(root)
+	_, err := tx.ExecContext(ctx, `INSERT OR IGNORE INTO contents (cid, mh, codec, size, created) VALUES (?, ?, ?, ?, ?)`,
+		content, []byte(k.mh), k.codec, sql.NullInt64{Int64: size, Valid: size >= 0}, now)
+	return content, err
+}
