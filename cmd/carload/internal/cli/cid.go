@@ -51,6 +51,7 @@ func (a *app) describeAll(src *source, res *results, what string, then func(uplo
 	}
 	stop := a.showProgress(phases{first: "hashing"}, progress)
 	defer stop()
+	res.src = src
 	for in := range src.inputs() {
 		inputs.Add(1)
 		sized, ok := in.(uploader.Sized)

@@ -43,6 +43,8 @@ func valueFor(f *pflag.Flag) string {
 		return "7"
 	case "rate":
 		return "7/1s"
+	case "part", "fraction":
+		return "7/9"
 	case "duration":
 		return "7m0s"
 	}

@@ -26,6 +26,7 @@ import (
 // cid, pack and up.
 type inputFlags struct {
 	filesFrom, filesFrom0 string
+	part                  part
 	asFile                bool
 	spoolDir              string
 	maxUploadBytes        size
@@ -52,6 +53,7 @@ func (i *inputFlags) add(cmd *cobra.Command) {
 	f.SortFlags = false
 	f.StringVar(&i.filesFrom, "files-from", "", "read more paths from this file, one a line; lines that begin with # or ; are left out (- for standard input)")
 	f.StringVar(&i.filesFrom0, "files-from0", "", "the same, with paths that end in a zero byte and may begin with anything")
+	f.Var(&i.part, "part", "take only the K-th of N parts of the paths, K/N, by a hash of the path; auto/N in a Kubernetes or Slurm array job")
 	f.BoolVar(&i.asFile, "as-file", false, "take a .car file for an ordinary file, instead of the DAG in it")
 	f.StringVar(&i.spoolDir, "spool-dir", "", "where standard input is spooled (default: the user's cache directory)")
 	f.Var(&i.maxUploadBytes, "max-upload-bytes", "refuse inputs that are larger; 0 for no limit")
@@ -127,6 +129,8 @@ type source struct {
 	options chunker.Options
 	paths   []string
 	limit   int64 // negative for none
+
+	elsewhere int // paths that are of other parts; known when inputs has ended
 }
 
 // source checks the flags and the arguments; it opens nothing yet.
@@ -143,6 +147,9 @@ func (a *app) source(cmd *cobra.Command, f inputFlags, args []string) (*source, 
 		Profile: profile, Workers: f.hashers, Mode: f.mode, ModTime: f.mtime,
 		Hidden: f.hidden, Dereference: f.dereference, NoEmptyDirs: f.noEmptyDirs, RawNames: f.rawNames, Patterns: f.filters.patterns(),
 	}
+	if err := s.flags.part.resolve(a.env); err != nil {
+		return nil, usageError{error: err}
+	}
 	readers := 0
 	for _, p := range append([]string{f.filesFrom, f.filesFrom0}, args...) {
 		if p == "-" {
@@ -150,6 +157,8 @@ func (a *app) source(cmd *cobra.Command, f inputFlags, args []string) (*source, 
 		}
 	}
 	switch {
+	case f.wrap && f.part.text != "":
+		return nil, usagef("--wrap puts all paths into one directory, and --part takes only some of them: give one of the two")
 	case readers > 1:
 		return nil, usagef("standard input can be read only once")
 	case len(args) == 0 && f.filesFrom == "" && f.filesFrom0 == "":
@@ -188,6 +197,10 @@ func (s *source) inputs() iter.Seq[uploader.Input] {
 				continue
 			}
 			seen[filepath.Clean(path)] = true
+			if err == nil && !s.flags.part.takes(path) {
+				s.elsewhere++
+				continue
+			}
 			var in uploader.Input
 			if err == nil {
 				in, err = s.open(path)

@@ -14,6 +14,7 @@ type results struct {
 	hidden   bool   // standard output is taken
 	verifies bool   // what succeeds was verified, to the level that was asked for
 	newName  string // that was asked for
+	src      *source
 	started  time.Time
 
 	inputs, failed, shards, held int
@@ -74,7 +75,7 @@ func (r *results) add(res uploader.Result, err error) {
 // finish sums up, and returns the error of the command. Those of the inputs
 // have been printed.
 func (r *results) finish(p uploader.Progress, what string) error {
-	if r.inputs == 0 && r.app.life.soft.Err() == nil {
+	if r.inputs == 0 && r.app.life.soft.Err() == nil && r.src.elsewhere == 0 {
 		return errNoPaths()
 	}
 	took := time.Since(r.started)
@@ -89,6 +90,9 @@ func (r *results) finish(p uploader.Progress, what string) error {
 		}
 		if p.Retries > 0 {
 			line += fmt.Sprintf(", %d retries, %s sent again", p.Retries, formatBytes(p.BytesResent))
+		}
+		if n := r.src.elsewhere; n > 0 {
+			line += fmt.Sprintf(", %s left to other parts", count(n, "path"))
 		}
 		r.app.con.say("%s, in %s", line, formatDuration(took))
 		return nil

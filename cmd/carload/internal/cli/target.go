@@ -34,6 +34,7 @@ type endpointFlags struct {
 	caCert       string
 	stall        time.Duration
 	rate         requestRate
+	share        share
 }
 
 func (e *endpointFlags) add(cmd *cobra.Command) {
@@ -48,6 +49,7 @@ func (e *endpointFlags) add(cmd *cobra.Command) {
 	f.DurationVar(&e.stall, "stall-timeout", time.Minute, "give a request up when no byte moved for so long")
 	e.rate.text = rateAuto
 	f.Var(&e.rate, "tpslimit", "requests in a time, such as 30/10s; off for no limit; auto is 30/10s, and off on this machine")
+	f.Var(&e.share, "rate-share", "the part of --tpslimit that this host takes, such as 1/16 when 16 hosts use the key")
 	addStore(cmd, &e.store)
 }
 
@@ -148,7 +150,7 @@ func (a *app) client(f endpointFlags, url string, token nftstorage.Token) (*nfts
 		}
 		transport.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
 	}
-	pacer, err := a.pacer(f.rate, url, token)
+	pacer, err := a.pacer(f.rate, f.share, url, token)
 	if err != nil {
 		return nil, err
 	}

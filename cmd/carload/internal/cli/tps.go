@@ -51,7 +51,7 @@ func (r *requestRate) Type() string { return "rate" }
 
 // pacer is what keeps the rate towards an endpoint; nil for none. Processes of
 // this user that use the same key share it.
-func (a *app) pacer(r requestRate, endpoint string, token nftstorage.Token) (nftstorage.Pacer, error) {
+func (a *app) pacer(r requestRate, s share, endpoint string, token nftstorage.Token) (nftstorage.Pacer, error) {
 	if r.text == rateAuto {
 		r.requests, r.window = nftstorage.HostedRequests, nftstorage.HostedWindow
 		if isLoopback(endpoint) {
@@ -60,6 +60,10 @@ func (a *app) pacer(r requestRate, endpoint string, token nftstorage.Token) (nft
 	}
 	if r.text == rateOff {
 		return nil, nil
+	}
+	var err error
+	if r.requests, err = s.of(r.requests); err != nil {
+		return nil, usageError{error: err}
 	}
 	dir, err := a.env.stateDir()
 	if err != nil { // nothing to share it through

@@ -253,7 +253,7 @@ func TestRequestRate(t *testing.T) {
 		if err := r.Set(tt.rate); err != nil {
 			t.Fatal(err)
 		}
-		if p, err := a.pacer(r, tt.endpoint, token); err != nil || (p != nil) != tt.paced {
+		if p, err := a.pacer(r, share{}, tt.endpoint, token); err != nil || (p != nil) != tt.paced {
 			t.Errorf("%s at %s: pacer %v, %v", tt.rate, tt.endpoint, p, err)
 		}
 	}

@@ -147,7 +147,7 @@ func (a *app) ship(src *source, shards uploader.Target, opts uploader.Options, r
 	stop := a.showProgress(names, u.Progress)
 	defer stop()
 	res := a.newResults(rootOnly)
-	res.newName = opts.UploadName
+	res.newName, res.src = opts.UploadName, src
 	_, res.verifies = shards.(uploader.StatusChecker) // a directory can't be asked
 	for r, err := range u.Upload(a.life.hard, src.inputs()) {
 		res.add(r, err)
