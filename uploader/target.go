@@ -223,7 +223,8 @@ func (e *SourceError) Unwrap() error { return e.Err }
 // Retryable tells whether trying again can help, and how long the far side
 // asked to wait (0 if it did not say). It decides by type: an error may have a
 // method Temporary() (bool, time.Duration); cancellation, errors of the source
-// and wrong receipts are final; other errors are of the network.
+// wrong receipts and errors of this machine's files are final; other errors are of
+// the network.
 func Retryable(err error) (bool, time.Duration) {
 	var t interface{ Temporary() (bool, time.Duration) }
 	var source *SourceError
@@ -241,7 +242,7 @@ func Retryable(err error) (bool, time.Duration) {
 		return false, 0
 	case errors.As(err, &t):
 		return t.Temporary()
-	case errors.Is(err, ErrRootMismatch):
+	case errors.Is(err, ErrRootMismatch), isLocal(err):
 		return false, 0
 	default:
 		return true, 0

@@ -54,12 +54,18 @@ func (c *Client) Send(req *http.Request) (*http.Response, error) {
 }
 
 // Failed makes the error of a request that was cut short: why it was given up
-// if it was, and nothing that would show the secret.
+// if it was, and nothing that would show the secret. It is a [NetworkError] unless
+// the caller gave up.
 func (c *Client) Failed(ctx context.Context, what string, err error) error {
-	if cause := context.Cause(ctx); cause != nil {
+	cause := context.Cause(ctx)
+	if cause != nil {
 		err = cause
 	}
-	return fmt.Errorf("%s: %w", what, c.secret.RedactError(err))
+	err = fmt.Errorf("%s: %w", what, c.secret.RedactError(err))
+	if cause != nil && !errors.As(cause, new(*Stalled)) {
+		return err // the network was not at fault
+	}
+	return &NetworkError{err}
 }
 
 // Redact takes the client's secret out of a text.

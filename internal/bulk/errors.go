@@ -73,6 +73,22 @@ func Distrusted(err error) bool {
 	return errors.As(err, &certificate) || errors.Is(err, http.ErrSchemeMismatch)
 }
 
+// NetworkError is an error of the way to a target, or of what answered there.
+// See uploader.NetworkError.
+type NetworkError struct{ Err error }
+
+func (e *NetworkError) Error() string { return e.Err.Error() }
+
+// Unwrap returns Err.
+func (e *NetworkError) Unwrap() error { return e.Err }
+
+// WrongReply marks the error of a reply that the far side's API does not give.
+// The same request gets the same one.
+func WrongReply(err error) error { return &NetworkError{Permanent(err)} }
+
+// BrokenReply marks one that may have been cut on the way.
+func BrokenReply(err error) error { return &NetworkError{err} }
+
 // Permanent marks an error that trying again can't mend.
 func Permanent(err error) error { return permanent{err} }
 
@@ -80,14 +96,6 @@ type permanent struct{ error }
 
 func (e permanent) Unwrap() error                  { return e.error }
 func (permanent) Temporary() (bool, time.Duration) { return false, 0 }
-
-// Temporary marks one that it may.
-func Temporary(err error) error { return temporary{err} }
-
-type temporary struct{ error }
-
-func (e temporary) Unwrap() error                  { return e.error }
-func (temporary) Temporary() (bool, time.Duration) { return true, 0 }
 
 // Secret is a text that must not be shown. Whatever prints it prints a
 // placeholder; Reveal is the only way to it.

@@ -17,7 +17,7 @@ import (
 func Watch(parent context.Context, stall time.Duration) (ctx context.Context, w *Watchdog, stop func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	w = &Watchdog{stall: stall, moved: time.Now(), bark: func() {
-		cancel(Temporary(fmt.Errorf("no byte moved for %s", stall)))
+		cancel(&Stalled{stall})
 	}}
 	w.mu.Lock() // the timer may be quicker than its name
 	w.timer = time.AfterFunc(stall, w.look)
@@ -25,6 +25,14 @@ func Watch(parent context.Context, stall time.Duration) (ctx context.Context, w 
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: w.gotConn})
 	return ctx, w, func() { w.timer.Stop(); cancel(nil) }
 }
+
+// Stalled is why a request that moved no byte was given up.
+type Stalled struct{ After time.Duration }
+
+func (e *Stalled) Error() string { return fmt.Sprintf("no byte moved for %s", e.After) }
+
+// Temporary tells that it may move the next time.
+func (e *Stalled) Temporary() (bool, time.Duration) { return true, 0 }
 
 // Watchdog looks whether a request moves.
 type Watchdog struct {

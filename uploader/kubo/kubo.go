@@ -183,7 +183,7 @@ func (t *Target) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt, 
 		return nil
 	})
 	if err == nil && !said {
-		err = bulk.Permanent(fmt.Errorf("%s took the shard and does not say what it counted: it is too old, or not Kubo", t))
+		err = bulk.WrongReply(fmt.Errorf("%s took the shard and does not say what it counted: it is too old, or not Kubo", t))
 	}
 	return r, err
 }
@@ -332,7 +332,7 @@ func (t *Target) pin(ctx context.Context, d uploader.Upload) error {
 	})
 	switch {
 	case err == nil && !done:
-		return bulk.Permanent(fmt.Errorf("%s does not say that it pinned %s", t, d.Root))
+		return bulk.WrongReply(fmt.Errorf("%s does not say that it pinned %s", t, d.Root))
 	case err != nil && ctx.Err() == nil && watched.Err() != nil:
 		// Blocks may be gone since the walk.
 		return errors.Join(t.walk(ctx, d), err)
@@ -547,7 +547,7 @@ func (t *Target) lines(req *http.Request, watched func(io.ReadCloser) io.ReadClo
 			return trailer(resp)
 		}
 		if errors.Is(err, errLongLine) {
-			return bulk.Permanent(fmt.Errorf("a line of the reply of %s is longer than %d bytes: is it Kubo?", t, maxLineBytes))
+			return bulk.WrongReply(fmt.Errorf("a line of the reply of %s is longer than %d bytes: is it Kubo?", t, maxLineBytes))
 		}
 		if err != nil {
 			return t.client.Failed(req.Context(), "read the reply", err)
@@ -563,7 +563,7 @@ func (t *Target) lines(req *http.Request, watched func(io.ReadCloser) io.ReadClo
 			if errors.Is(err, errEnough) {
 				return err
 			}
-			return bulk.Temporary(fmt.Errorf("the reply of %s is not Kubo's: %w", t, err))
+			return bulk.BrokenReply(fmt.Errorf("the reply of %s is not Kubo's: %w", t, err))
 		}
 	}
 }

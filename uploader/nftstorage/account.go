@@ -78,7 +78,7 @@ func (t *Target) List(ctx context.Context) iter.Seq2[uploader.Held, error] {
 func (l *listed) upload() (uploader.Held, error) {
 	parts, err := l.parts()
 	if err == nil && !l.root().Defined() {
-		err = bulk.Permanent(fmt.Errorf("the reply lists %s as an upload, which is not a CID", bulk.Quote(l.CID)))
+		err = bulk.WrongReply(fmt.Errorf("the reply lists %s as an upload, which is not a CID", bulk.Quote(l.CID)))
 	}
 	u := uploader.Held{Root: l.root(), Name: l.Name, Bytes: l.Size, Created: l.Created, State: uploader.State(l.Pin.Status), Parts: parts}
 	if u.Name == "" {
@@ -96,7 +96,7 @@ func (t *Target) Delete(ctx context.Context, root cid.Cid) error {
 	}
 	var env envelope
 	if err := json.Unmarshal(resp, &env); err != nil || !env.OK {
-		return bulk.Permanent(fmt.Errorf("the reply of %s does not say that %s was deleted", t, root))
+		return bulk.WrongReply(fmt.Errorf("the reply of %s does not say that %s was deleted", t, root))
 	}
 	return nil
 }
@@ -123,7 +123,7 @@ type pinStatus struct {
 func (p *pinStatus) pin() (Pin, error) {
 	c, err := cid.Decode(p.Pin.Cid)
 	if err != nil {
-		return Pin{}, bulk.Permanent(fmt.Errorf("the reply lists %s as pinned, which is not a CID", bulk.Quote(p.Pin.Cid)))
+		return Pin{}, bulk.WrongReply(fmt.Errorf("the reply lists %s as pinned, which is not a CID", bulk.Quote(p.Pin.Cid)))
 	}
 	return Pin{ID: p.RequestID, Cid: c, Name: p.Pin.Name, State: uploader.State(p.Status), Created: p.Created}, nil
 }
@@ -202,7 +202,7 @@ func (t *Target) pins(ctx context.Context, method, path string, body []byte, v a
 		return err
 	}
 	if err := json.Unmarshal(p, v); err != nil {
-		return bulk.Temporary(fmt.Errorf("the reply of %s is not the API's JSON: %w", t, err))
+		return bulk.BrokenReply(fmt.Errorf("the reply of %s is not the API's JSON: %w", t, err))
 	}
 	return nil
 }

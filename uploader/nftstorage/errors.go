@@ -17,8 +17,8 @@ import (
 const codeQuota = "ERROR_QUOTA_EXCEEDED"
 
 // APIError is a refusal by the service. It matches [uploader.ErrUnauthorized],
-// [uploader.ErrQuotaExceeded] and [uploader.ErrNotFound] where that is what it
-// means.
+// [uploader.ErrQuotaExceeded], [uploader.ErrLimit] and [uploader.ErrNotFound]
+// where that is what it means.
 type APIError struct {
 	Status     int           // HTTP status
 	Code       string        // of the API's envelope; empty if there was none
@@ -50,6 +50,8 @@ func (e *APIError) Is(target error) bool {
 		return e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden && e.Code != codeQuota
 	case uploader.ErrQuotaExceeded:
 		return e.Code == codeQuota
+	case uploader.ErrLimit:
+		return e.Status == http.StatusRequestEntityTooLarge
 	case uploader.ErrNotFound:
 		return e.Status == http.StatusNotFound
 	}

@@ -309,7 +309,7 @@ func (t *Target) reply(req *http.Request, dog *bulk.Watchdog) (*http.Response, [
 		return nil, nil, t.client.Failed(req.Context(), "read the reply", err)
 	}
 	if len(p) > maxReplyBytes {
-		return nil, nil, bulk.Permanent(fmt.Errorf("the reply of %s is longer than %d bytes: is it the right endpoint?", t, maxReplyBytes))
+		return nil, nil, bulk.WrongReply(fmt.Errorf("the reply of %s is longer than %d bytes: is it the right endpoint?", t, maxReplyBytes))
 	}
 	return resp, p, nil
 }
@@ -321,12 +321,12 @@ func (t *Target) do(req *http.Request, dog *bulk.Watchdog, v any) error {
 		return err
 	}
 	if mt, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); mt == "text/html" {
-		return bulk.Permanent(fmt.Errorf("%s answered with a web page, not with the API's JSON: a login page of the network, or the wrong endpoint", t))
+		return bulk.WrongReply(fmt.Errorf("%s answered with a web page, not with the API's JSON: a login page of the network, or the wrong endpoint", t))
 	}
 	env := envelope{Value: v}
 	if err := json.Unmarshal(p, &env); err != nil {
 		// Cut on the way, perhaps, though the service has taken what was sent.
-		return bulk.Temporary(fmt.Errorf("the reply of %s is not the API's JSON: %w", t, err))
+		return bulk.BrokenReply(fmt.Errorf("the reply of %s is not the API's JSON: %w", t, err))
 	}
 	if !env.OK {
 		return t.refusal(resp, env)
@@ -370,7 +370,7 @@ func (v *nft) parts() ([]cid.Cid, error) {
 	for i, s := range v.Parts {
 		c, err := cid.Decode(s)
 		if err != nil {
-			return nil, bulk.Permanent(fmt.Errorf("number %d of the %d parts in the reply is not a CID", i+1, len(v.Parts)))
+			return nil, bulk.WrongReply(fmt.Errorf("number %d of the %d parts in the reply is not a CID", i+1, len(v.Parts)))
 		}
 		parts = append(parts, c)
 	}

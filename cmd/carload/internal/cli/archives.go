@@ -211,7 +211,7 @@ func (a *app) sayRestored(made unpack.Restored) {
 // KeepGoing it tells each error by itself.
 func (a *app) unrestored(made unpack.Restored, err error, opts unpack.Options) error {
 	explain := func(err error) error {
-		err = lacking(a.life.blame(err))
+		err = lacking(a.blame(err))
 		if errors.Is(err, fs.ErrExist) && !opts.Force {
 			err = withHint(err, "--force replaces files that exist")
 		}

@@ -33,6 +33,8 @@ type app struct {
 	log   *slog.Logger
 	life  *lifetime
 
+	embedded bool // the built-in service runs in this process
+
 	global   globalFlags
 	settings settings
 	profiler profiler
@@ -61,7 +63,7 @@ func Main(ctx context.Context, args []string, stdio Stdio, environ []string) int
 	code := exitOK
 	for _, err := range []error{a.unlessUnwritten(root.ExecuteContext(a.life.soft)), a.profiler.stop(), a.con.failure()} {
 		if err != nil {
-			code = worse(code, a.con.fail(a.life.blame(err)))
+			code = worse(code, a.con.fail(a.blame(err)))
 		}
 	}
 	return code

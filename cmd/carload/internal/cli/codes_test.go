@@ -38,9 +38,9 @@ func TestExitCodesOfAService(t *testing.T) {
 		"down":         {uploadertest.Upload, uploadertest.Status(http.StatusServiceUnavailable), 5, "503"},
 		"stalls":       {uploadertest.Upload, uploadertest.Stall(1 << 20), 5, "no byte moved for 500ms"},
 		"rate limit":   {uploadertest.Upload, uploadertest.RateLimited("1"), 5, "429"},
-		"too large":    {uploadertest.Upload, uploadertest.Page(http.StatusRequestEntityTooLarge), 1, "--max-shard-bytes"},
-		"web page":     {uploadertest.Upload, uploadertest.Page(http.StatusOK), 1, "web page"},
-		"elsewhere":    {uploadertest.Upload, uploadertest.Redirect(http.StatusPermanentRedirect, "http://127.0.0.1:1/"), 1, "another origin"},
+		"too large":    {uploadertest.Upload, uploadertest.Page(http.StatusRequestEntityTooLarge), 8, "--max-shard-bytes"},
+		"web page":     {uploadertest.Upload, uploadertest.Page(http.StatusOK), 5, "web page"},
+		"elsewhere":    {uploadertest.Upload, uploadertest.Redirect(http.StatusPermanentRedirect, "http://127.0.0.1:1/"), 5, "another origin"},
 		"key refused":  {uploadertest.Upload, uploadertest.Refuse(http.StatusForbidden, "ERROR_TOKEN_BLOCKED", "API Key is blocked."), 7, "blocked"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -4,8 +4,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io/fs"
-	"net"
 	"net/http"
 	"os"
 	"slices"
@@ -111,8 +109,7 @@ func exitCode(err error) int {
 		source  sourceError
 		reading *uploader.SourceError
 		api     *nftstorage.APIError
-		netFail net.Error
-		path    *fs.PathError
+		network *uploader.NetworkError
 	)
 	switch {
 	case err == nil:
@@ -127,6 +124,8 @@ func exitCode(err error) int {
 		return exitMismatch
 	case errors.Is(err, uploader.ErrUnauthorized):
 		return exitAuth
+	case errors.As(err, &network):
+		return exitTemporary // whatever is in it: its numbers are those of local errors, too
 	case isNoSpace(err), errors.As(err, &api) && api.Status == http.StatusInsufficientStorage:
 		return exitNoSpace
 	case errors.Is(err, store.ErrLocked), errors.Is(err, uploader.ErrLedgerLocked):
@@ -137,14 +136,16 @@ func exitCode(err error) int {
 		return exitSources
 	case errors.Is(err, uploader.ErrIncomplete):
 		return exitUnverified
-	case errors.Is(err, uploader.ErrUnavailable):
-		return exitTemporary
-	case errors.As(err, &path):
-		return exitOther
-	case errors.As(err, &netFail):
+	case errors.Is(err, uploader.ErrUnavailable), errors.As(err, &api) && mayPass(api):
 		return exitTemporary
 	}
 	return exitOther
+}
+
+// mayPass tells a refusal that the service may think better of.
+func mayPass(e *nftstorage.APIError) bool {
+	again, _ := e.Temporary()
+	return again
 }
 
 func isNoSpace(err error) bool {
@@ -157,6 +158,18 @@ func isNoSpace(err error) bool {
 		}
 	}
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG)
+}
+
+// blame gives an error the cause that it does not name: the signal that cut the
+// work short, or the store of the built-in service. That service runs in this
+// process, so that what it fails by is no failure of a network.
+func (a *app) blame(err error) error {
+	err = a.life.blame(err)
+	var api *nftstorage.APIError
+	if a.embedded && errors.As(err, &api) && api.Status >= http.StatusInternalServerError && exitCode(err) == exitTemporary {
+		return withHint(coded{err, exitOther}, "the built-in service could not use its store: -v shows why; carload service fsck checks it")
+	}
+	return err
 }
 
 // hintsFor says what to do about an error.

@@ -29,7 +29,7 @@ func (a *app) newResults(rootOnly bool) *results {
 // add takes the outcome of one input.
 func (r *results) add(res uploader.Result, err error) {
 	if err != nil {
-		err = r.app.life.blame(err)
+		err = r.app.blame(err)
 	}
 	code := exitCode(err)
 	if code == exitOther && !res.Root.Defined() {

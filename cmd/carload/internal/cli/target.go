@@ -129,6 +129,7 @@ func (a *app) connect(ctx context.Context, f endpointFlags) (*target, error) {
 			return nil, err
 		}
 		t.url, token, t.local, err = a.local(ctx, t.store)
+		a.embedded = t.local != nil
 		if err != nil {
 			return nil, err
 		}
