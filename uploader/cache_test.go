@@ -11,7 +11,7 @@ import (
 	"github.com/carload/carload/car"
 	"github.com/carload/carload/chunker"
 	"github.com/carload/carload/uploader"
-	"github.com/carload/carload/uploader/boltledger"
+	"github.com/carload/carload/uploader/sqliteledger"
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
@@ -44,7 +44,7 @@ func TestPlanIsKept(t *testing.T) {
 		}
 	})
 	run := func(change func(*uploader.Options), p chunker.Profile) (uploader.Result, error) {
-		l, err := boltledger.Open(ledgerPath, boltledger.Options{})
+		l, err := sqliteledger.Open(t.Context(), ledgerPath, sqliteledger.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -20,8 +21,8 @@ import (
 
 	"github.com/carload/carload/splitter"
 	"github.com/carload/carload/uploader"
-	"github.com/carload/carload/uploader/boltledger"
 	"github.com/carload/carload/uploader/nftstorage"
+	"github.com/carload/carload/uploader/sqliteledger"
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
@@ -53,7 +54,7 @@ func child(text string) int {
 }
 
 func (o *order) run() (err error) {
-	l, err := boltledger.Open(o.Ledger, boltledger.Options{})
+	l, err := sqliteledger.Open(context.Background(), o.Ledger, sqliteledger.Options{})
 	if err != nil {
 		return err
 	}
@@ -67,7 +68,14 @@ func (o *order) run() (err error) {
 		return err
 	}
 	ledger := &mortalLedger{Ledger: l, order: o}
-	u, err := uploader.New(target, uploader.Options{Ledger: ledger, MaxShardBytes: o.MaxShardBytes, Transfers: o.Transfers, BytesPerSecond: o.BytesPerSecond, Verify: uploader.VerifyFull})
+	u, err := uploader.New(target, uploader.Options{
+		Ledger: ledger, MaxShardBytes: o.MaxShardBytes, Transfers: o.Transfers, BytesPerSecond: o.BytesPerSecond, Verify: uploader.VerifyFull,
+		Observer: observerFunc(func(e uploader.Event) {
+			if _, ok := e.(uploader.Waiting); ok {
+				fmt.Fprint(os.Stderr, waitingText)
+			}
+		}),
+	})
 	if err != nil {
 		return err
 	}
@@ -287,13 +295,20 @@ func TestCrash(t *testing.T) {
 	t.Log("\n" + report.String())
 }
 
-// TestSecondProcess: a ledger is for one process at a time.
+// TestSecondProcess: a process that sends what another one is sending waits
+// for it, and sends nothing of it again.
 func TestSecondProcess(t *testing.T) {
 	t.Parallel()
 	c := newCrash(t, fileBytes, shardBytes)
 	srv := uploadertest.NewServer(t, uploadertest.Options{})
 	path := filepath.Join(t.TempDir(), "ledger.db")
-	l, err := boltledger.Open(path, boltledger.Options{})
+	l, err := sqliteledger.Open(t.Context(), path, sqliteledger.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	key := uploader.UploadKey{Target: srv.URL, Root: c.plan.Blocks.At(0).Cid, MaxShardBytes: shardBytes}
+	end, err := l.Begin(t.Context(), key, func() { t.Error("it waits") })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -305,14 +320,38 @@ func TestSecondProcess(t *testing.T) {
 	}
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
 	cmd.Env = append(os.Environ(), "CARLOAD_TEST_CHILD="+string(text), "GORACE=atexit_sleep_ms=50")
-	out, err := cmd.CombinedOutput()
-	if err == nil || !strings.Contains(string(out), uploader.ErrLedgerLocked.Error()) {
-		t.Errorf("error %v: %s", err, out)
-	}
-	if err := l.Close(); err != nil {
+	var stdout bytes.Buffer
+	cmd.Stdout = &stdout
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
 		t.Fatal(err)
 	}
-	if out, killed := c.run(o, 0); killed || !strings.HasPrefix(out, c.plan.Blocks.At(0).Cid.String()) {
-		t.Errorf("it wrote %q", out)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
 	}
+	said := make([]byte, len(waitingText))
+	if _, err := io.ReadFull(stderr, said); err != nil || string(said) != waitingText {
+		t.Fatalf("it says %q, %v", said, err)
+	}
+	// What was sent meanwhile, by whom does not matter, is in the ledger.
+	if r, err := uploadOne(t.Context(), newUploader(t, newTarget(t, srv), uploader.Options{Ledger: claimed{l}, MaxShardBytes: shardBytes}), input(t, c.path)); err != nil || r.Held != 0 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	sent := srv.Count(uploadertest.Upload).Requests
+	end()
+	if err := cmd.Wait(); err != nil || !strings.HasPrefix(stdout.String(), key.Root.String()) {
+		t.Errorf("it wrote %q, %v", stdout.String(), err)
+	}
+	if n := srv.Count(uploadertest.Upload).Requests; n != sent {
+		t.Errorf("%d shards were sent again", n-sent)
+	}
+}
+
+const waitingText = "waiting\n"
+
+// claimed is a ledger whose claim one has already.
+type claimed struct{ uploader.Ledger }
+
+func (claimed) Begin(context.Context, uploader.UploadKey, func()) (func(), error) {
+	return func() {}, nil
 }

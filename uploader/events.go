@@ -26,6 +26,14 @@ type Described struct {
 	Cached bool    `json:"cached"` // the plan was in the ledger
 }
 
+// Waiting is sent when the same DAG is being sent to the same target by
+// another upload, of this process or another that has the ledger open. Nothing
+// is sent until that has ended.
+type Waiting struct {
+	Name string  `json:"name"`
+	Root cid.Cid `json:"root"`
+}
+
 // ShardSent is sent when a shard has its receipt.
 type ShardSent struct {
 	Name     string  `json:"name"`
@@ -59,6 +67,7 @@ type Verified struct {
 }
 
 func (Described) event() {}
+func (Waiting) event()   {}
 func (ShardSent) event() {}
 func (Retrying) event()  {}
 func (Verified) event()  {}

@@ -12,8 +12,14 @@ import (
 // Ledger remembers which shards were receipted, so that an interrupted upload
 // goes on where it was. A shard is recorded only after its receipt was checked,
 // and Record returns only when the record is durable: a ledger is never ahead
-// of the service. It is safe for concurrent use.
+// of the service. It is safe for concurrent use, and what Begin promises holds
+// for all processes that use it.
 type Ledger interface {
+	// Begin claims a root at a target: until end is called, no other call for
+	// them returns. If it has to wait it calls waits, once. The key's limit does
+	// not matter.
+	Begin(ctx context.Context, u UploadKey, waits func()) (end func(), err error)
+
 	// Receipts returns the archives recorded for an upload, by shard index.
 	Receipts(ctx context.Context, u UploadKey) (map[int]cid.Cid, error)
 	// Record adds one.
@@ -51,6 +57,38 @@ type MemoryLedger struct {
 	receipts map[UploadKey]map[int]cid.Cid
 	suspects map[UploadKey][]cid.Cid // by keys without a limit
 	plans    map[string][]byte
+	claims   map[UploadKey]chan struct{} // by keys without a limit; closed at the end
+}
+
+// Begin implements [Ledger].
+func (l *MemoryLedger) Begin(ctx context.Context, u UploadKey, waits func()) (end func(), err error) {
+	u.MaxShardBytes = 0
+	for {
+		l.mu.Lock()
+		claimed, busy := l.claims[u]
+		if !busy {
+			if l.claims == nil {
+				l.claims = map[UploadKey]chan struct{}{}
+			}
+			mine := make(chan struct{})
+			l.claims[u] = mine
+			l.mu.Unlock()
+			return func() {
+				l.mu.Lock()
+				defer l.mu.Unlock()
+				delete(l.claims, u)
+				close(mine)
+			}, nil
+		}
+		l.mu.Unlock()
+		waits()
+		waits = func() {}
+		select {
+		case <-claimed:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
 }
 
 // Receipts implements [Ledger].

@@ -57,6 +57,11 @@ func (u *Uploader) send(ctx context.Context, name, uploadName string, plan *spli
 	}
 	job := &job{u: u, name: name, uploadName: uploadName, plan: plan, root: root, result: &r, archives: make([]cid.Cid, len(plan.Shards))}
 	job.key = UploadKey{Target: u.target.String(), Root: root, MaxShardBytes: plan.MaxShardBytes}
+	end, err := job.begin(ctx)
+	if err != nil {
+		return r, err
+	}
+	defer end()
 	if err = job.run(ctx); err != nil {
 		return r, err
 	}
@@ -100,6 +105,19 @@ type job struct {
 
 	mu    sync.Mutex
 	parts map[cid.Cid]bool // archives that the target lists and no receipt accounts for
+}
+
+// begin waits until nobody else sends this root to this target: what they have
+// sent need not be sent twice.
+func (j *job) begin(ctx context.Context) (end func(), err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(j.u.draining, func() { cancel(ErrStopped) })()
+	end, err = j.u.opts.Ledger.Begin(ctx, j.key, func() { j.u.observe(Waiting{Name: j.name, Root: j.root}) })
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return nil, cause
+	}
+	return end, ledgerError(err)
 }
 
 // run sends every shard that is not held yet.

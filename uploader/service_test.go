@@ -15,7 +15,7 @@ import (
 	"github.com/carload/carload/internal/service"
 	"github.com/carload/carload/internal/store"
 	"github.com/carload/carload/uploader"
-	"github.com/carload/carload/uploader/boltledger"
+	"github.com/carload/carload/uploader/sqliteledger"
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
@@ -45,7 +45,7 @@ func TestSelfHosted(t *testing.T) {
 	t.Parallel()
 	srv := newService(t, t.TempDir())
 	path := randomFile(t, fileBytes, 1)
-	ledger, err := boltledger.Open(filepath.Join(t.TempDir(), "ledger.db"), boltledger.Options{})
+	ledger, err := sqliteledger.Open(t.Context(), filepath.Join(t.TempDir(), "ledger.db"), sqliteledger.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,8 +24,8 @@ import (
 	"github.com/carload/carload/chunker"
 	"github.com/carload/carload/splitter"
 	"github.com/carload/carload/uploader"
-	"github.com/carload/carload/uploader/boltledger"
 	"github.com/carload/carload/uploader/nftstorage"
+	"github.com/carload/carload/uploader/sqliteledger"
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
@@ -244,7 +244,7 @@ func soak(t *testing.T, dir string, length time.Duration, size int64) {
 	start := time.Now()
 	srv := newService(t, filepath.Join(dir, "store"))
 	line := newBadLine(t, srv.URL, patience, uint64(size))
-	ledger, err := boltledger.Open(filepath.Join(dir, "ledger.db"), boltledger.Options{})
+	ledger, err := sqliteledger.Open(t.Context(), filepath.Join(dir, "ledger.db"), sqliteledger.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

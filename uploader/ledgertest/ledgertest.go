@@ -3,10 +3,13 @@ package ledgertest
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/ipfs/go-cid"
@@ -50,6 +53,7 @@ var tests = map[string]func(t *testing.T, l uploader.Ledger, reopen func() uploa
 	"suspects":     testSuspects,
 	"plans":        testPlans,
 	"concurrently": testConcurrently,
+	"claims":       testClaims,
 }
 
 func testEmpty(t *testing.T, l uploader.Ledger, _ func() uploader.Ledger) {
@@ -164,6 +168,48 @@ func testConcurrently(t *testing.T, l uploader.Ledger, reopen func() uploader.Le
 	}
 	must(t, g.Wait())
 	wantReceipts(t, reopen(), key, want)
+}
+
+// testClaims: of many that want the same, one has it at a time; others are not
+// kept waiting; and who gives up waiting does not get it.
+func testClaims(t *testing.T, l uploader.Ledger, _ func() uploader.Ledger) {
+	never := func() { t.Error("it waits") }
+	end, err := l.Begin(t.Context(), key, never)
+	must(t, err)
+	other := key
+	other.Root = CID(2)
+	endOther, err := l.Begin(t.Context(), other, never)
+	must(t, err)
+	endOther()
+
+	limit := key
+	limit.MaxShardBytes++
+	ctx, cancel := context.WithCancel(t.Context())
+	if _, err := l.Begin(ctx, limit, cancel); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
+	}
+	var g errgroup.Group
+	var holders atomic.Int32
+	waiting := make(chan struct{}, 16)
+	for range cap(waiting) {
+		g.Go(func() error {
+			end, err := l.Begin(t.Context(), key, func() { waiting <- struct{}{} })
+			if err != nil {
+				return err
+			}
+			defer end()
+			if n := holders.Add(1); n != 1 {
+				return fmt.Errorf("%d have it", n)
+			}
+			holders.Add(-1)
+			return nil
+		})
+	}
+	for range cap(waiting) {
+		<-waiting
+	}
+	end()
+	must(t, g.Wait())
 }
 
 func must(t *testing.T, err error) {

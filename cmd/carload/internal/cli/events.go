@@ -21,6 +21,12 @@ type planEvent struct {
 	Cached  bool   `json:"cached"`
 }
 
+type waitingEvent struct {
+	eventHeader
+	Path string `json:"path"`
+	Root string `json:"root"`
+}
+
 type progressEvent struct {
 	eventHeader
 	BytesHashed int64 `json:"bytesHashed"`
@@ -119,6 +125,9 @@ func (o observer) Observe(e uploader.Event) {
 		if o.verbose {
 			o.con.say("%s is %s: %s, %s in %s", quotePath(e.Name), e.Root, formatBytes(e.Bytes), count(e.Blocks, "block"), count(e.Shards, "shard"))
 		}
+	case uploader.Waiting:
+		o.con.event(waitingEvent{header("waiting"), e.Name, e.Root.String()})
+		o.con.say("%s: another upload sends the same to the same place (%s); waiting for it to end", quotePath(e.Name), e.Root)
 	case uploader.ShardSent:
 		o.con.event(shardEvent{header("shard"), e.Name, e.Root.String(), e.Index, e.Count, archiveName(e.Archive), e.Bytes, e.Attempts, e.Held})
 		if o.verbose {

@@ -2,10 +2,8 @@ package cli
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -15,7 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/carload/carload/uploader"
-	"github.com/carload/carload/uploader/boltledger"
+	"github.com/carload/carload/uploader/sqliteledger"
 )
 
 // noLedger is the --ledger that keeps nothing.
@@ -60,25 +58,25 @@ func (a *app) withSomeLedger(flag string, f func(uploader.Ledger) error) error {
 	if err != nil {
 		return err
 	}
-	return openLedger(path, func(l *boltledger.Ledger) error { return f(l) })
+	return a.openLedger(path, func(l *sqliteledger.Ledger) error { return f(l) })
 }
 
 // withLedger opens a ledger that is there, for f.
-func (a *app) withLedger(flag string, f func(*boltledger.Ledger) error) error {
+func (a *app) withLedger(flag string, f func(*sqliteledger.Ledger) error) error {
 	path, err := a.ledgerThere(flag)
 	if err != nil {
 		return err
 	}
-	return openLedger(path, f)
+	return a.openLedger(path, f)
 }
 
-func openLedger(path string, f func(*boltledger.Ledger) error) (err error) {
-	l, err := boltledger.Open(path, boltledger.Options{})
+func (a *app) openLedger(path string, f func(*sqliteledger.Ledger) error) (err error) {
+	l, err := sqliteledger.Open(a.life.soft, path, sqliteledger.Options{})
 	switch {
 	case errors.Is(err, uploader.ErrLedgerLocked):
-		return withHint(err, "another carload uses it: wait for it, or give this one another by --ledger FILE")
+		return withHint(err, "another carload makes or repairs it, or is an older one: wait for it, or give this one another by --ledger FILE")
 	case errors.Is(err, uploader.ErrLedgerDamaged):
-		if is, errRead := isLedger(path); errRead == nil && !is {
+		if is, errRead := sqliteledger.IsLedger(path); errRead == nil && !is {
 			return notLedger(path)
 		}
 		return withHint(err, "carload ledger repair saves what can be read")
@@ -87,33 +85,6 @@ func openLedger(path string, f func(*boltledger.Ledger) error) (err error) {
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
 	return f(l)
-}
-
-// isLedger tells whether a file begins as databases of bbolt do. Pages have the
-// size that they have on the machine that made it, and the first two are alike,
-// so that one may be damaged.
-func isLedger(path string) (bool, error) {
-	const magic, at, maxPage = 0xED0CDAED, 16, 64 << 10
-	f, err := os.Open(path)
-	if err != nil {
-		return false, err
-	}
-	defer f.Close()
-	p := make([]byte, maxPage+at+4)
-	n, err := io.ReadFull(f, p)
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return false, err
-	}
-	p = p[:n]
-	found := func(page int) bool {
-		return len(p) >= page+at+4 && binary.NativeEndian.Uint32(p[page+at:]) == magic
-	}
-	for page := 1 << 10; page <= maxPage; page *= 2 {
-		if found(page) {
-			return true, nil
-		}
-	}
-	return found(0), nil
 }
 
 func notLedger(path string) error {
@@ -149,7 +120,7 @@ func (a *app) ledgerListCommand() *cobra.Command {
 		Short: "List uploads: CID, state, receipts, largest shard, time, target",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.withLedger(path, func(l *boltledger.Ledger) error {
+			return a.withLedger(path, func(l *sqliteledger.Ledger) error {
 				uploads, err := l.Uploads(cmd.Context())
 				for _, u := range uploads {
 					a.con.event(ledgerEvent{header("ledger"), u.Root.String(), u.Target, u.MaxShardBytes, u.Receipts, u.Suspects, u.Begun, u.Finished})
@@ -188,7 +159,7 @@ func (a *app) ledgerShowCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.withLedger(path, func(l *boltledger.Ledger) error {
+			return a.withLedger(path, func(l *sqliteledger.Ledger) error {
 				for _, root := range roots {
 					if err := a.ledgerShow(cmd.Context(), l, root.String()); err != nil {
 						return err
@@ -202,7 +173,7 @@ func (a *app) ledgerShowCommand() *cobra.Command {
 	return cmd
 }
 
-func (a *app) ledgerShow(ctx context.Context, l *boltledger.Ledger, root string) error {
+func (a *app) ledgerShow(ctx context.Context, l *sqliteledger.Ledger, root string) error {
 	uploads, err := l.Uploads(ctx)
 	if err != nil {
 		return err
@@ -243,7 +214,7 @@ func (a *app) ledgerForgetCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.withLedger(path, func(l *boltledger.Ledger) error {
+			return a.withLedger(path, func(l *sqliteledger.Ledger) error {
 				for _, root := range roots {
 					n, err := l.ForgetRoot(cmd.Context(), root)
 					if err != nil {
@@ -275,23 +246,23 @@ func (a *app) ledgerRepairCommand() *cobra.Command {
 		Use:   "repair",
 		Short: "Make a new ledger of what can be read of a damaged one, which is kept",
 		Args:  noArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			file, err := a.ledgerThere(path)
 			if err != nil {
 				return err
 			}
-			if is, err := isLedger(file); err != nil {
+			if is, err := sqliteledger.IsLedger(file); err != nil {
 				return err
 			} else if !is {
 				return notLedger(file)
 			}
-			report, err := boltledger.Repair(file)
+			report, err := sqliteledger.Repair(cmd.Context(), file)
 			if err != nil {
 				return err
 			}
-			a.con.event(repairEvent{header("repaired"), report.Kept, report.Lost, report.Damaged})
+			a.con.event(repairEvent{header("repaired"), report.Kept, report.Lost, report.Old})
 			a.con.result(fmt.Sprintf("%s\t%d kept\t%d lost", quotePath(file), report.Kept, report.Lost))
-			a.con.say("the old ledger is now %s; what is lost is asked from the service", quotePath(report.Damaged))
+			a.con.say("the old ledger is now %s; what is lost is asked from the service", quotePath(report.Old))
 			return nil
 		},
 	}

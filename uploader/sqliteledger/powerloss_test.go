@@ -1,8 +1,9 @@
-package boltledger_test
+package sqliteledger_test
 
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"maps"
@@ -16,9 +17,9 @@ import (
 
 	"github.com/carload/carload/chunker"
 	"github.com/carload/carload/uploader"
-	"github.com/carload/carload/uploader/boltledger"
 	"github.com/carload/carload/uploader/ledgertest"
 	"github.com/carload/carload/uploader/nftstorage"
+	"github.com/carload/carload/uploader/sqliteledger"
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
@@ -37,33 +38,75 @@ func merge(a, b []byte, chosen func(sector int) bool) []byte {
 	return out
 }
 
-// outage is a file as it can be after the power fails during one change.
+// disk is the files of a ledger: the database and its log.
+type disk struct{ db, wal []byte }
+
+func read(t *testing.T, path string) disk {
+	t.Helper()
+	db, err := os.ReadFile(path)
+	wal, werr := os.ReadFile(path + "-wal")
+	if err != nil || werr != nil && !errors.Is(werr, os.ErrNotExist) {
+		t.Fatal(err, werr)
+	}
+	return disk{db, wal}
+}
+
+// write puts it at path.
+func (d disk) write(t *testing.T, path string) {
+	t.Helper()
+	_ = os.Remove(path + "-shm")
+	if err := errors.Join(os.WriteFile(path, d.db, 0o600), os.WriteFile(path+"-wal", d.wal, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// some is the file a with some of the sectors of b that differ, but not all.
+func some(a, b []byte, rng *rand.Rand) []byte {
+	var changed []int
+	grown := make([]byte, max(len(a), len(b))) // with zeros
+	copy(grown, a)
+	for at := 0; at < len(b); at += sectorBytes {
+		if end := min(at+sectorBytes, len(b)); !bytes.Equal(grown[at:end], b[at:end]) {
+			changed = append(changed, at/sectorBytes)
+		}
+	}
+	if len(changed) == 0 {
+		return a
+	}
+	out := changed[rng.IntN(len(changed))]
+	return merge(a, b, func(s int) bool { return s != out && rng.IntN(2) == 0 })
+}
+
+// outage is the disk as it can be after the power fails during one change.
 type outage struct {
 	name string
-	file []byte
+	disk disk
 	done bool // the change took place
 }
 
-// kindsOfOutages is how many [outages] gives.
+// kindsOfOutages is how many [outages] gives for a change that is not a
+// checkpoint.
 const kindsOfOutages = 8
 
-// outages are files between two that were durable. A change is data pages,
-// then a sync, then one of the two pages at the file's head that say where the
-// data is, then a sync: until a sync, any of the sectors may have been written.
-func outages(before, after []byte, rng *rand.Rand) []outage {
-	head := 2 * os.Getpagesize() / sectorBytes
-	data := func(sector int) bool { return sector >= head }
-	list := []outage{
-		{"nothing was written", before, false},
-		{"the file has grown", merge(before, make([]byte, len(after)), func(s int) bool { return s*sectorBytes >= len(before) }), false},
-		{"the data was written", merge(before, after, data), false},
-		{"all of it was written", after, true},
+// outages are disks between two that were durable. A change is pages that are
+// added to the log, or put over those that are in the database already, and a
+// sync. A checkpoint is pages of the database, a sync, and then what becomes of
+// the log: until a sync, any of the sectors may have been written.
+func outages(before, after disk, rng *rand.Rand) []outage {
+	checkpoint := !bytes.Equal(before.db, after.db)
+	list := []outage{{"nothing was written", before, checkpoint}, {"all of it was written", after, true}}
+	if checkpoint {
+		for i := range 3 {
+			list = append(list, outage{fmt.Sprintf("some of the database was written (%d)", i), disk{some(before.db, after.db, rng), before.wal}, true})
+		}
+		before.db = after.db
+		list = append(list, outage{"the database was written", before, true})
+	} else {
+		zeros := make([]byte, len(after.wal))
+		list = append(list, outage{"the log has grown", disk{before.db, merge(before.wal, zeros, func(s int) bool { return s*sectorBytes >= len(before.wal) })}, false})
 	}
-	for i := range kindsOfOutages - len(list) {
-		list = append(list, outage{
-			fmt.Sprintf("some of the data was written (%d)", i),
-			merge(before, after, func(s int) bool { return data(s) && rng.IntN(2) == 0 }), false,
-		})
+	for i := range kindsOfOutages - 3 {
+		list = append(list, outage{fmt.Sprintf("some of the log was written (%d)", i), disk{before.db, some(before.wal, after.wal, rng)}, checkpoint})
 	}
 	return list
 }
@@ -79,7 +122,7 @@ func (k known) equal(other known) bool {
 	return maps.Equal(k.receipts, other.receipts) && slices.Equal(k.suspects, other.suspects) && bytes.Equal(k.plan, other.plan)
 }
 
-func ask(t *testing.T, l *boltledger.Ledger) known {
+func ask(t *testing.T, l *sqliteledger.Ledger) known {
 	t.Helper()
 	receipts, err := l.Receipts(t.Context(), key)
 	suspects, serr := l.Suspects(t.Context(), key)
@@ -91,7 +134,7 @@ func ask(t *testing.T, l *boltledger.Ledger) known {
 }
 
 // changes are writes to a ledger of every kind, small and large.
-func changes(ctx context.Context, l *boltledger.Ledger) []func() error {
+func changes(ctx context.Context, l *sqliteledger.Ledger) []func() error {
 	var list []func() error
 	for i := range 12 {
 		list = append(list, func() error { return l.Record(ctx, key, i, ledgertest.CID(i)) })
@@ -113,6 +156,35 @@ func changes(ctx context.Context, l *boltledger.Ledger) []func() error {
 	return list
 }
 
+// checkpoint has SQLite move what is in the log of a ledger into the database.
+func checkpoint(t *testing.T, path, how string) {
+	t.Helper()
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	var busy, log, moved int
+	if err := db.QueryRowContext(t.Context(), `PRAGMA wal_checkpoint(`+how+`)`).Scan(&busy, &log, &moved); err != nil || busy != 0 {
+		t.Fatalf("checkpoint: busy %d, %v", busy, err)
+	}
+}
+
+// withCheckpoints are changes with checkpoints between them.
+func withCheckpoints(t *testing.T, path string, l *sqliteledger.Ledger) []func() error {
+	var list []func() error
+	for i, c := range changes(t.Context(), l) {
+		list = append(list, c)
+		switch i % 6 {
+		case 2:
+			list = append(list, func() error { checkpoint(t, path, "RESTART"); return nil })
+		case 5:
+			list = append(list, func() error { checkpoint(t, path, "TRUNCATE"); return nil })
+		}
+	}
+	return list
+}
+
 // TestPowerLoss cuts the power at any point of any change. The ledger opens, it
 // has what was durable and the change wholly or not at all, and it goes on.
 func TestPowerLoss(t *testing.T) {
@@ -122,16 +194,18 @@ func TestPowerLoss(t *testing.T) {
 	l := open(t, path)
 	rng := rand.New(rand.NewPCG(22, 1))
 	before, old := read(t, path), ask(t, l)
-	for n, change := range changes(t.Context(), l) {
+	checkpoints := 0
+	for n, change := range withCheckpoints(t, path, l) {
 		if err := change(); err != nil {
 			t.Fatal(err)
 		}
 		after, now := read(t, path), ask(t, l)
+		if !bytes.Equal(before.db, after.db) {
+			checkpoints++
+		}
 		for _, o := range outages(before, after, rng) {
-			if err := os.WriteFile(lost, o.file, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			again, err := boltledger.Open(lost, boltledger.Options{NoSync: true})
+			o.disk.write(t, lost)
+			again, err := sqliteledger.Open(t.Context(), lost, sqliteledger.Options{NoSync: true})
 			if err != nil {
 				t.Fatalf("change %d, %s: %v", n, o.name, err)
 			}
@@ -155,6 +229,9 @@ func TestPowerLoss(t *testing.T) {
 		}
 		before, old = after, now
 	}
+	if checkpoints < 5 {
+		t.Errorf("only %d checkpoints", checkpoints)
+	}
 }
 
 // TestPowerLossOnALyingDisk has a disk that reports writes as durable that it
@@ -165,9 +242,9 @@ func TestPowerLossOnALyingDisk(t *testing.T) {
 	dir := t.TempDir()
 	path, lost := filepath.Join(dir, "ledger.db"), filepath.Join(dir, "lost.db")
 	l := open(t, path)
-	files := [][]byte{read(t, path)}
+	files := []disk{read(t, path)}
 	ever := map[int]map[cid.Cid]bool{} // receipts that were true at some time
-	for _, change := range changes(t.Context(), l) {
+	for _, change := range withCheckpoints(t, path, l) {
 		if err := change(); err != nil {
 			t.Fatal(err)
 		}
@@ -199,28 +276,30 @@ func TestPowerLossOnALyingDisk(t *testing.T) {
 		// The disk has all that was written up to a change, and of the next few what it likes.
 		first := rng.IntN(len(files) - 1)
 		file := files[first]
-		for n := first + 1; n < min(first+1+rng.IntN(4)+1, len(files)); n++ {
-			last := files[n-1]
-			file = merge(file, files[n], func(s int) bool {
+		part := func(now, old, next []byte) []byte {
+			return merge(now, next, func(s int) bool {
 				at := s * sectorBytes
-				changed := at >= len(last) || !bytes.Equal(files[n][at:at+sectorBytes], last[at:at+sectorBytes])
+				end := min(at+sectorBytes, len(next))
+				changed := end > len(old) || !bytes.Equal(next[at:end], old[at:end])
 				return changed && rng.IntN(2) == 0
 			})
 		}
-		if err := os.WriteFile(lost, file, 0o600); err != nil {
-			t.Fatal(err)
+		for n := first + 1; n < min(first+1+rng.IntN(4)+1, len(files)); n++ {
+			last := files[n-1]
+			file = disk{part(file.db, last.db, files[n].db), part(file.wal, last.wal, files[n].wal)}
 		}
-		again, err := boltledger.Open(lost, boltledger.Options{NoSync: true})
+		file.write(t, lost)
+		again, err := sqliteledger.Open(t.Context(), lost, sqliteledger.Options{NoSync: true})
 		if errors.Is(err, uploader.ErrLedgerDamaged) {
 			refused++
-			report, rerr := boltledger.Repair(lost)
+			report, rerr := sqliteledger.Repair(t.Context(), lost)
 			if rerr != nil {
 				t.Fatalf("round %d: %v", round, rerr)
 			}
-			if err := os.Remove(report.Damaged); err != nil {
+			if err := os.Remove(report.Old); err != nil {
 				t.Fatal(err)
 			}
-			again, err = boltledger.Open(lost, boltledger.Options{NoSync: true})
+			again, err = sqliteledger.Open(t.Context(), lost, sqliteledger.Options{NoSync: true})
 		}
 		if err != nil {
 			t.Fatalf("round %d: %v", round, err)
@@ -237,21 +316,12 @@ func TestPowerLossOnALyingDisk(t *testing.T) {
 	}
 }
 
-func read(t *testing.T, path string) []byte {
-	t.Helper()
-	p, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
-}
-
 // doomed is a ledger under which the power fails at its n-th receipt.
 type doomed struct {
-	*boltledger.Ledger
+	*sqliteledger.Ledger
 	t             *testing.T
 	left          int
-	before, after []byte
+	before, after disk
 }
 
 var errPower = errors.New("the power is out")
@@ -318,9 +388,10 @@ func TestUploadAfterPowerLoss(t *testing.T) {
 			}
 			o := outages(d.before, d.after, rng)[kind]
 			path := filepath.Join(dir, "lost")
-			if err := errors.Join(d.Close(), os.WriteFile(path, o.file, 0o600)); err != nil {
+			if err := d.Close(); err != nil {
 				t.Fatal(err)
 			}
+			o.disk.write(t, path)
 			l := open(t, path)
 			k := uploader.UploadKey{Target: srv.URL, Root: first.Root, MaxShardBytes: shardBytes}
 			receipts, err := l.Receipts(t.Context(), k)

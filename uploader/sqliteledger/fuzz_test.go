@@ -1,4 +1,4 @@
-package boltledger_test
+package sqliteledger_test
 
 import (
 	"bytes"
@@ -8,8 +8,8 @@ import (
 	"testing"
 
 	"github.com/carload/carload/uploader"
-	"github.com/carload/carload/uploader/boltledger"
 	"github.com/carload/carload/uploader/ledgertest"
+	"github.com/carload/carload/uploader/sqliteledger"
 )
 
 // FuzzLedger writes anything anywhere into a ledger, and cuts it anywhere. It
@@ -34,12 +34,12 @@ func FuzzLedger(f *testing.F) {
 		if err := os.WriteFile(path, file[:len(file)-int(cut)%len(file)], 0o600); err != nil {
 			t.Fatal(err)
 		}
-		l, err := boltledger.Open(path, boltledger.Options{NoSync: true})
+		l, err := sqliteledger.Open(t.Context(), path, sqliteledger.Options{NoSync: true})
 		if err != nil {
-			if _, err := boltledger.Repair(path); err != nil {
+			if _, err := sqliteledger.Repair(t.Context(), path); err != nil {
 				t.Fatal(err)
 			}
-			if l, err = boltledger.Open(path, boltledger.Options{NoSync: true}); err != nil {
+			if l, err = sqliteledger.Open(t.Context(), path, sqliteledger.Options{NoSync: true}); err != nil {
 				t.Fatalf("repaired: %v", err)
 			}
 		}

@@ -1,32 +1,32 @@
-package boltledger_test
+package sqliteledger_test
 
 import (
 	"bytes"
-	"encoding/binary"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/ipfs/go-cid"
-	"go.etcd.io/bbolt"
 	"go.uber.org/goleak"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/carload/carload/uploader"
-	"github.com/carload/carload/uploader/boltledger"
 	"github.com/carload/carload/uploader/ledgertest"
+	"github.com/carload/carload/uploader/sqliteledger"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func open(tb testing.TB, path string) *boltledger.Ledger {
+func open(tb testing.TB, path string) *sqliteledger.Ledger {
 	tb.Helper()
-	l, err := boltledger.Open(path, boltledger.Options{})
+	l, err := sqliteledger.Open(tb.Context(), path, sqliteledger.Options{})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -54,7 +54,7 @@ var key = uploader.UploadKey{Target: "https://api.example.org", Root: ledgertest
 // filled makes a ledger with something of everything.
 func filled(tb testing.TB, path string, shards int) map[int]cid.Cid {
 	tb.Helper()
-	l, err := boltledger.Open(path, boltledger.Options{NoSync: true})
+	l, err := sqliteledger.Open(tb.Context(), path, sqliteledger.Options{NoSync: true})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -76,40 +76,100 @@ func filled(tb testing.TB, path string, shards int) map[int]cid.Cid {
 	return receipts
 }
 
-func TestLocked(t *testing.T) {
+// TestManyHaveItOpen: several have a ledger open, and each sees what the others
+// record. It is not repaired under them.
+func TestManyHaveItOpen(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "ledger.db")
+	first, second := open(t, path), open(t, path)
+	for i, l := range []*sqliteledger.Ledger{first, second, first} {
+		if err := l.Record(t.Context(), key, i, ledgertest.CID(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, l := range []*sqliteledger.Ledger{first, second} {
+		if got, err := l.Receipts(t.Context(), key); err != nil || len(got) != 3 {
+			t.Errorf("%d receipts, %v", len(got), err)
+		}
+	}
+	if _, err := sqliteledger.Repair(t.Context(), path); !errors.Is(err, uploader.ErrLedgerLocked) {
+		t.Errorf("repair: error %v", err)
+	}
+	if err := errors.Join(first.Close(), second.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sqliteledger.Repair(t.Context(), path); err != nil {
+		t.Error(err)
+	}
+	if got, err := open(t, path).Receipts(t.Context(), key); err != nil || len(got) != 3 {
+		t.Errorf("repaired: %d receipts, %v", len(got), err)
+	}
+}
+
+// TestMadeByMany: of several that find no ledger one makes it.
+func TestMadeByMany(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "state", "ledger.db")
+	var g errgroup.Group
+	for i := range 8 {
+		g.Go(func() error {
+			l, err := sqliteledger.Open(t.Context(), path, sqliteledger.Options{})
+			if err != nil {
+				return err
+			}
+			return errors.Join(l.Record(t.Context(), key, i, ledgertest.CID(i)), l.Close())
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := open(t, path).Receipts(t.Context(), key); err != nil || len(got) != 8 {
+		t.Errorf("%d receipts, %v", len(got), err)
+	}
+	left, err := filepath.Glob(filepath.Join(filepath.Dir(path), ".ledger-*"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("%v, %v", left, err)
+	}
+}
+
+// TestRemovedWhileOpen: the log of a ledger that was removed under somebody is
+// not taken for that of the next one.
+func TestRemovedWhileOpen(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "ledger.db")
 	l := open(t, path)
-	if _, err := boltledger.Open(path, boltledger.Options{}); !errors.Is(err, uploader.ErrLedgerLocked) {
-		t.Errorf("error %v", err)
+	if err := errors.Join(l.Record(t.Context(), key, 0, ledgertest.CID(0)), os.Remove(path)); err != nil {
+		t.Fatal(err)
 	}
-	if _, err := boltledger.Repair(path); !errors.Is(err, uploader.ErrLedgerLocked) {
-		t.Errorf("repair: error %v", err)
+	if err := l.Record(t.Context(), key, 1, ledgertest.CID(1)); !errors.Is(err, uploader.ErrLedgerDamaged) {
+		t.Errorf("error %v", err)
 	}
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	open(t, path)
+	if err := os.WriteFile(path+"-wal", []byte("left behind"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := open(t, path).Receipts(t.Context(), key); err != nil || len(got) != 0 {
+		t.Errorf("%d receipts, %v", len(got), err)
+	}
 }
 
 func TestFutureVersion(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "ledger.db")
 	filled(t, path, 1)
-	// The checksum of "format" and "9", as any version would write it.
-	db, err := bbolt.Open(path, 0o600, nil)
+	db, err := sql.Open("sqlite", path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = db.Update(func(tx *bbolt.Tx) error {
-		return tx.Bucket([]byte("meta")).Put([]byte("format"), append(castagnoli("format9"), '9'))
-	})
+	_, err = db.ExecContext(t.Context(), `PRAGMA user_version = 9`)
 	if err := errors.Join(err, db.Close()); err != nil {
 		t.Fatal(err)
 	}
 	before, _ := os.ReadFile(path)
-	_, err = boltledger.Open(path, boltledger.Options{})
-	if err == nil || errors.Is(err, uploader.ErrLedgerDamaged) || !bytes.Contains([]byte(err.Error()), []byte(`format "9"`)) {
+	_, err = sqliteledger.Open(t.Context(), path, sqliteledger.Options{})
+	if err == nil || errors.Is(err, uploader.ErrLedgerDamaged) || !strings.Contains(err.Error(), "format 9") {
 		t.Errorf("error %v", err)
 	}
 	if after, _ := os.ReadFile(path); !bytes.Equal(before, after) {
@@ -127,7 +187,7 @@ func TestReadOnly(t *testing.T) {
 	if err := os.Chmod(path, 0o400); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := boltledger.Open(path, boltledger.Options{}); !errors.Is(err, os.ErrPermission) {
+	if _, err := sqliteledger.Open(t.Context(), path, sqliteledger.Options{}); !errors.Is(err, os.ErrPermission) {
 		t.Errorf("error %v", err)
 	}
 }
@@ -158,7 +218,7 @@ func TestTruncated(t *testing.T) {
 // refusedAndRepaired wants the ledger refused, and repaired to a true one.
 func refusedAndRepaired(t *testing.T, path string, data []byte, receipts map[int]cid.Cid) {
 	t.Helper()
-	l, err := boltledger.Open(path, boltledger.Options{})
+	l, err := sqliteledger.Open(t.Context(), path, sqliteledger.Options{})
 	if err == nil {
 		_ = l.Close()
 	}
@@ -168,15 +228,15 @@ func refusedAndRepaired(t *testing.T, path string, data []byte, receipts map[int
 	if after, _ := os.ReadFile(path); !bytes.Equal(data, after) {
 		t.Fatalf("%d bytes: the file was changed", len(data))
 	}
-	report, err := boltledger.Repair(path)
+	report, err := sqliteledger.Repair(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if kept, _ := os.ReadFile(report.Damaged); !bytes.Equal(data, kept) {
+	if kept, _ := os.ReadFile(report.Old); !bytes.Equal(data, kept) {
 		t.Fatalf("%d bytes: the damaged file was not kept", len(data))
 	}
-	_ = os.Remove(report.Damaged)
-	l, err = boltledger.Open(path, boltledger.Options{})
+	_ = os.Remove(report.Old)
+	l, err = sqliteledger.Open(t.Context(), path, sqliteledger.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,7 +246,7 @@ func refusedAndRepaired(t *testing.T, path string, data []byte, receipts map[int
 	}
 }
 
-func wantSubset(t *testing.T, l *boltledger.Ledger, receipts map[int]cid.Cid) {
+func wantSubset(t *testing.T, l *sqliteledger.Ledger, receipts map[int]cid.Cid) {
 	t.Helper()
 	got, err := l.Receipts(t.Context(), key)
 	if err != nil {
@@ -220,7 +280,7 @@ func TestBitFlips(t *testing.T) {
 		if err := os.WriteFile(path, flipped, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		l, err := boltledger.Open(path, boltledger.Options{NoSync: true})
+		l, err := sqliteledger.Open(t.Context(), path, sqliteledger.Options{NoSync: true})
 		if errors.Is(err, uploader.ErrLedgerDamaged) {
 			refused++
 			continue
@@ -259,7 +319,7 @@ func TestNotALedger(t *testing.T) {
 
 func TestPlansAreBounded(t *testing.T) {
 	t.Parallel()
-	l, err := boltledger.Open(filepath.Join(t.TempDir(), "ledger.db"), boltledger.Options{MaxPlanBytes: 1000, NoSync: true})
+	l, err := sqliteledger.Open(t.Context(), filepath.Join(t.TempDir(), "ledger.db"), sqliteledger.Options{MaxPlanBytes: 1000, NoSync: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -325,8 +385,4 @@ func TestUploads(t *testing.T) {
 	if list, err := l.Uploads(t.Context()); len(list) != 0 || err != nil {
 		t.Errorf("%v, %v", list, err)
 	}
-}
-
-func castagnoli(s string) []byte {
-	return binary.BigEndian.AppendUint32(nil, crc32.Checksum([]byte(s), crc32.MakeTable(crc32.Castagnoli)))
 }

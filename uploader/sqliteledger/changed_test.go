@@ -1,4 +1,4 @@
-package boltledger_test
+package sqliteledger_test
 
 import (
 	"errors"
@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/carload/carload/uploader"
-	"github.com/carload/carload/uploader/boltledger"
 	"github.com/carload/carload/uploader/ledgertest"
+	"github.com/carload/carload/uploader/sqliteledger"
 )
 
 // TestTruncatedWhileOpen cuts the file under an open ledger, and then calls it
@@ -19,15 +19,15 @@ import (
 // after the first of them all fail. Close lets go of the file.
 func TestTruncatedWhileOpen(t *testing.T) {
 	t.Parallel()
-	calls := map[string]func(*testing.T, *boltledger.Ledger) error{
-		"record": func(t *testing.T, l *boltledger.Ledger) error {
+	calls := map[string]func(*testing.T, *sqliteledger.Ledger) error{
+		"record": func(t *testing.T, l *sqliteledger.Ledger) error {
 			return l.Record(t.Context(), key, 1, ledgertest.CID(1))
 		},
-		"plan": func(t *testing.T, l *boltledger.Ledger) error {
+		"plan": func(t *testing.T, l *sqliteledger.Ledger) error {
 			return l.SavePlan(t.Context(), "p", make([]byte, 9000))
 		},
-		"receipts": func(t *testing.T, l *boltledger.Ledger) error { _, err := l.Receipts(t.Context(), key); return err },
-		"uploads":  func(t *testing.T, l *boltledger.Ledger) error { _, err := l.Uploads(t.Context()); return err },
+		"receipts": func(t *testing.T, l *sqliteledger.Ledger) error { _, err := l.Receipts(t.Context(), key); return err },
+		"uploads":  func(t *testing.T, l *sqliteledger.Ledger) error { _, err := l.Uploads(t.Context()); return err },
 	}
 	for _, size := range []int64{0, 4096, 8192} {
 		for name, first := range calls {
@@ -59,10 +59,10 @@ func TestTruncatedWhileOpen(t *testing.T) {
 				if err := errors.Join(l.Close(), l.Close()); err != nil {
 					t.Error(err)
 				}
-				if _, err := boltledger.Open(path, boltledger.Options{}); !errors.Is(err, uploader.ErrLedgerDamaged) {
+				if _, err := sqliteledger.Open(t.Context(), path, sqliteledger.Options{}); !errors.Is(err, uploader.ErrLedgerDamaged) {
 					t.Errorf("open: error %v", err)
 				}
-				if _, err := boltledger.Repair(path); err != nil {
+				if _, err := sqliteledger.Repair(t.Context(), path); err != nil {
 					t.Errorf("repair: %v", err)
 				}
 				open(t, path)

@@ -1,0 +1,96 @@
+// Package sqlite is how carload uses SQLite: in WAL mode, with commits that
+// survive a loss of power, and one writer at a time.
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+
+	_ "modernc.org/sqlite" // the driver
+)
+
+// Open opens the database at path. Params are more parameters of the driver:
+// of pragmas that are given twice the last one counts.
+func Open(path string, params ...string) (*sql.DB, error) {
+	u := url.URL{Scheme: "file", Path: path}
+	params = append([]string{
+		"_pragma=busy_timeout(30000)",
+		"_pragma=journal_mode(WAL)",
+		"_pragma=synchronous(FULL)",
+		"_pragma=foreign_keys(1)",
+		"_pragma=journal_size_limit(67108864)",
+		"_pragma=wal_autocheckpoint(4000)",
+	}, params...)
+	return sql.Open("sqlite", "file:"+u.EscapedPath()+"?"+strings.Join(params, "&"))
+}
+
+// OpenWriter opens it for [Update]: one connection, whose transactions lock the
+// database from their beginning.
+func OpenWriter(path string, params ...string) (*sql.DB, error) {
+	db, err := Open(path, append([]string{"_txlock=immediate"}, params...)...)
+	if err == nil {
+		db.SetMaxOpenConns(1)
+	}
+	return db, err
+}
+
+// OpenReader opens it for this many readers at a time, which change nothing.
+func OpenReader(path string, readers int, params ...string) (*sql.DB, error) {
+	db, err := Open(path, append([]string{"_pragma=query_only(1)"}, params...)...)
+	if err == nil {
+		db.SetMaxOpenConns(readers)
+		db.SetMaxIdleConns(readers)
+	}
+	return db, err
+}
+
+// Update runs f in a transaction, which is on the disk when Update returns
+// without an error, and undone if it returns one.
+func Update(ctx context.Context, db *sql.DB, f func(*sql.Tx) error) (err error) {
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("begin transaction: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			if undo := tx.Rollback(); undo != nil && !errors.Is(undo, sql.ErrTxDone) {
+				err = errors.Join(err, undo)
+			}
+		}
+	}()
+	if err := f(tx); err != nil {
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	return nil
+}
+
+// Primary result codes, as [Code] returns them.
+const (
+	Busy        = 5
+	ReadOnly    = 8
+	IOError     = 10
+	Corrupt     = 11
+	CantOpen    = 14
+	NotADB      = 26
+	NotAnSQLite = 0 // of an error that is not SQLite's
+)
+
+// ShortRead is the extended result code of a file that ends too early.
+const ShortRead = IOError | 2<<8
+
+// Code returns the extended result code of an error, and NotAnSQLite if it has
+// none. The primary one is its lowest byte.
+func Code(err error) int {
+	var e interface{ Code() int }
+	if errors.As(err, &e) {
+		return e.Code()
+	}
+	return NotAnSQLite
+}

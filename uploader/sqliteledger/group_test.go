@@ -1,0 +1,108 @@
+package sqliteledger
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"path/filepath"
+	"runtime"
+	"testing"
+
+	"github.com/carload/carload/uploader"
+)
+
+// TestChangesTogether has changes gather while another is on its way: they
+// share a transaction, and one that fails takes nothing from the others.
+func TestChangesTogether(t *testing.T) {
+	t.Parallel()
+	l, err := Open(t.Context(), filepath.Join(t.TempDir(), "ledger.db"), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	bad := errors.New("bad")
+	for _, fails := range []bool{false, true} {
+		const n = 5
+		var transactions [n]*sql.Tx
+		errs := make(chan error, n)
+		l.mu.Lock() // as if one were on its way
+		for i := range n {
+			go func() {
+				errs <- l.change(t.Context(), func(ctx context.Context, tx *sql.Tx) error {
+					transactions[i] = tx
+					if fails && i == 2 {
+						return bad
+					}
+					return put(ctx, tx, tablePlans, []byte{byte(i)}, int64(i), []byte{})
+				})
+			}()
+		}
+		for gathered := 0; gathered < n; runtime.Gosched() {
+			l.queueMu.Lock()
+			gathered = len(l.queue)
+			l.queueMu.Unlock()
+		}
+		l.mu.Unlock()
+		failed := 0
+		for range n {
+			if err := <-errs; errors.Is(err, bad) {
+				failed++
+			} else if err != nil {
+				t.Error(err)
+			}
+		}
+		if fails != (failed == 1) || failed > 1 {
+			t.Errorf("%d failed", failed)
+		}
+		if shared := transactions[0] == transactions[n-1]; shared == fails {
+			t.Errorf("transactions %v", transactions)
+		}
+		there := map[byte]bool{}
+		if err := l.each(t.Context(), tablePlans, "", nil, func(r row) error { there[r[0].([]byte)[0]] = true; return nil }); err != nil {
+			t.Error(err)
+		}
+		for i := range byte(n) {
+			if there[i] == (fails && i == 2) {
+				t.Errorf("change %d: %t", i, there[i])
+			}
+		}
+		if err := l.change(t.Context(), func(ctx context.Context, tx *sql.Tx) error {
+			_, err := tx.ExecContext(ctx, `DELETE FROM plans`)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestBusy: who is kept out for longer than SQLite waits is locked out, and
+// what it wanted to write may be written later.
+func TestBusy(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "ledger.db")
+	l, err := Open(t.Context(), path, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	other, err := Open(t.Context(), path, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if _, err := other.write.ExecContext(t.Context(), `PRAGMA busy_timeout = 1`); err != nil {
+		t.Fatal(err)
+	}
+	save := func() error { return other.SavePlan(t.Context(), "x", []byte("plan")) }
+	if err := l.change(t.Context(), func(context.Context, *sql.Tx) error {
+		if err := save(); !errors.Is(err, uploader.ErrLedgerLocked) {
+			t.Errorf("error %v", err)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := save(); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,11 @@
+//go:build !unix
+
+package sqliteledger
+
+import "os"
+
+// tryLock locks nothing: this system has no lock that ends with its process.
+func tryLock(*os.File, bool) (bool, error) { return true, nil }
+
+// writable leaves it to SQLite to find out.
+func writable(string) error { return nil }

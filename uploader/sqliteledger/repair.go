@@ -1,0 +1,170 @@
+package sqliteledger
+
+import (
+	"context"
+	"database/sql"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/carload/carload/internal/sqlite"
+)
+
+// Report is what a [Repair] did.
+type Report struct {
+	Kept int    // rows that could be read: uploads, receipts, suspects, plans
+	Lost int    // places that could not
+	Old  string // where the old file is now
+}
+
+// Repair makes a new ledger at path of what can be read of the one that is
+// there, which is kept beside it. Receipts that are lost cost little: the
+// service is asked what it holds. No process may have the ledger open.
+func Repair(ctx context.Context, path string) (Report, error) {
+	r, err := repair(ctx, path)
+	if err != nil {
+		return r, fmt.Errorf("repair ledger %q: %w", path, explain(path, err))
+	}
+	return r, nil
+}
+
+func repair(ctx context.Context, path string) (r Report, err error) {
+	if _, err := os.Stat(path); err != nil {
+		return r, err
+	}
+	l, err := openLock(path)
+	if err != nil {
+		return r, err
+	}
+	defer l.Close()
+	if ok, err := tryLock(l, true); err != nil || !ok {
+		return r, errors.Join(err, unless(ok))
+	}
+	k, err := kindOf(path)
+	if err != nil {
+		return r, err
+	}
+	if k == bolt {
+		return carryOver(ctx, path, true)
+	}
+	// To open it is to write to it: what the log has goes into the file. So that
+	// is done to a copy.
+	dir, err := os.MkdirTemp(filepath.Dir(path), ".ledger-*.tmp")
+	if err != nil {
+		return r, err
+	}
+	defer os.RemoveAll(dir) //nolint:errcheck // it is a copy
+	copied := filepath.Join(dir, "ledger")
+	for _, suffix := range []string{"", "-wal"} {
+		if err := copyFile(path+suffix, copied+suffix); err != nil && (suffix == "" || !errors.Is(err, os.ErrNotExist)) {
+			return r, err
+		}
+	}
+	tmp, err := build(ctx, path, func(tx *sql.Tx) error {
+		there, err := r.salvage(ctx, copied, tx)
+		if there || err != nil {
+			return err
+		}
+		// The first page has the names of the tables. They are those of every
+		// ledger, and where they begin as well.
+		r = Report{Lost: 1}
+		if err := newHead(ctx, copied); err != nil {
+			return err
+		}
+		_, err = r.salvage(ctx, copied, tx)
+		return err
+	})
+	if err != nil {
+		return r, err
+	}
+	r.Old, err = setAside(path, "damaged", tmp)
+	return r, err
+}
+
+// salvage copies the rows that are whole, and reports false if there is not
+// even a table.
+func (r *Report) salvage(ctx context.Context, from string, tx *sql.Tx) (there bool, err error) {
+	db, err := sqlite.OpenReader(from, 1)
+	if err != nil {
+		return false, err
+	}
+	defer db.Close()
+	for _, table := range tables {
+		seen := map[string]bool{}
+		var failed error
+		// A page that can't be read ends a query. What is behind it is found
+		// from the other end.
+		for _, order := range []string{"", "ORDER BY 1 DESC, 2 DESC"} {
+			lost := 0
+			err := each(ctx, db, table, order, nil, func(values row) error {
+				key := fmt.Sprint(values[:2])
+				if seen[key] {
+					return nil
+				}
+				seen[key] = true
+				r.Kept++
+				failed = put(ctx, tx, table, values...)
+				return failed
+			}, func(error) error { lost++; return nil })
+			if failed != nil {
+				return there, failed
+			}
+			there = there || err == nil || len(seen) > 0
+			if order == "" {
+				r.Lost += lost
+			}
+			if err == nil {
+				break
+			}
+			r.Lost++
+		}
+	}
+	return there, nil
+}
+
+// newHead gives a file the first page of a new ledger, with as many pages as
+// it has.
+func newHead(ctx context.Context, path string) error {
+	tmp, err := build(ctx, path, nil)
+	if err != nil {
+		return err
+	}
+	head := make([]byte, pageBytes)
+	f, err := os.Open(tmp)
+	if err != nil {
+		return err
+	}
+	_, err = io.ReadFull(f, head)
+	if err = errors.Join(err, f.Close(), os.Remove(tmp)); err != nil {
+		return err
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	binary.BigEndian.PutUint32(head[pageCountAt:], uint32(info.Size()/pageBytes))
+	clear(head[freeListAt:][:8])
+	old, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	_, err = old.WriteAt(head, 0)
+	return errors.Join(err, old.Close())
+}
+
+func copyFile(from, to string) (err error) {
+	src, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	dst, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(dst, src)
+	return errors.Join(err, dst.Close())
+}

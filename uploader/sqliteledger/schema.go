@@ -1,0 +1,251 @@
+package sqliteledger
+
+import (
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"strings"
+	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/carload/carload/uploader"
+)
+
+// What a database's header says: that it is a ledger, and of which version.
+const (
+	applicationID = 0x63617264
+	version       = 1
+)
+
+// Ids are of fixed length, so that whatever a target or a file is called, it is
+// a key. CIDs are in their binary form, empty for none. Times are microseconds
+// since 1970, 0 for never. The last column of each table is a checksum of the
+// others: see sum. No table has an index beside itself, which could say
+// something else.
+const schema = `
+CREATE TABLE uploads (
+	id              BLOB PRIMARY KEY,
+	target          TEXT NOT NULL,
+	root            BLOB NOT NULL,
+	max_shard_bytes INTEGER NOT NULL,
+	begun           INTEGER NOT NULL,
+	finished        INTEGER NOT NULL,
+	sum             INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE receipts (
+	upload  BLOB NOT NULL,
+	shard   INTEGER NOT NULL,
+	archive BLOB NOT NULL,
+	sum     INTEGER NOT NULL,
+	PRIMARY KEY (upload, shard)
+) WITHOUT ROWID;
+
+-- blocks is CIDs one after the other, each after its length.
+CREATE TABLE suspects (
+	id     BLOB PRIMARY KEY,
+	target TEXT NOT NULL,
+	root   BLOB NOT NULL,
+	blocks BLOB NOT NULL,
+	sum    INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- seq is in the order in which they were saved.
+CREATE TABLE plans (
+	id   BLOB PRIMARY KEY,
+	seq  INTEGER NOT NULL,
+	plan BLOB NOT NULL,
+	sum  INTEGER NOT NULL
+) WITHOUT ROWID;
+`
+
+const (
+	tableUploads  = "uploads"
+	tableReceipts = "receipts"
+	tableSuspects = "suspects"
+	tablePlans    = "plans"
+)
+
+var tables = [...]string{tableUploads, tableReceipts, tableSuspects, tablePlans}
+
+// row is the columns of a table but for the sum: int64, string or []byte.
+type row []any
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// sum is the checksum of a row.
+func sum(table string, r row) int64 {
+	h := crc32.Checksum([]byte(table), castagnoli)
+	add := func(kind byte, p []byte) {
+		h = crc32.Update(h, castagnoli, append([]byte{kind}, binary.BigEndian.AppendUint64(nil, uint64(len(p)))...))
+		h = crc32.Update(h, castagnoli, p)
+	}
+	for _, v := range r {
+		switch v := v.(type) {
+		case int64:
+			add('i', binary.BigEndian.AppendUint64(nil, uint64(v)))
+		case string:
+			add('t', []byte(v))
+		case []byte:
+			add('b', v)
+		default:
+			add('?', nil)
+		}
+	}
+	return int64(h)
+}
+
+// querier is a database or a transaction.
+type querier interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+}
+
+// errSum is the damage of one row. Others may be whole.
+var errSum = errors.New("a row does not match its checksum")
+
+// each visits rows of a table. What follows its name is the end of the query. A
+// row that is damaged is not visited: it is an error matching errSum, which
+// lost, if it is not nil, may pass over.
+func each(ctx context.Context, q querier, table, rest string, args []any, visit func(row) error, lost func(error) error) (err error) {
+	rows, err := q.QueryContext(ctx, `SELECT * FROM `+table+` `+rest, args...)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	columns, err := rows.Columns()
+	if err != nil {
+		return err
+	}
+	values, into := make(row, len(columns)), make([]any, len(columns))
+	for i := range values {
+		into[i] = &values[i]
+	}
+	last := len(columns) - 1
+	for rows.Next() {
+		if err := rows.Scan(into...); err != nil {
+			return err
+		}
+		if values[last] != any(sum(table, values[:last])) {
+			err = damaged("%s: %w", table, errSum)
+			if lost != nil {
+				err = lost(err)
+			}
+		} else {
+			err = visit(values[:last])
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+// put adds a row, or puts it in the place of the one with its key.
+func put(ctx context.Context, tx *sql.Tx, table string, values ...any) error {
+	args := append(values[:len(values):len(values)], sum(table, values))
+	_, err := tx.ExecContext(ctx, `INSERT OR REPLACE INTO `+table+` VALUES (?`+strings.Repeat(`,?`, len(values))+`)`, args...)
+	return err
+}
+
+const idSize = 16
+
+// id makes a key of parts of any length.
+func id(kind string, parts ...[]byte) []byte {
+	h := sha256.New()
+	for _, p := range append([][]byte{[]byte(kind)}, parts...) {
+		_, _ = h.Write(binary.BigEndian.AppendUint64(nil, uint64(len(p))))
+		_, _ = h.Write(p)
+	}
+	return h.Sum(nil)[:idSize]
+}
+
+func uploadID(u uploader.UploadKey) []byte {
+	return id("upload", []byte(u.Target), u.Root.Bytes(), binary.BigEndian.AppendUint64(nil, uint64(u.MaxShardBytes)))
+}
+
+// rootID is that of all uploads of a root to a target.
+func rootID(u uploader.UploadKey) []byte { return id("root", []byte(u.Target), u.Root.Bytes()) }
+
+func planID(key string) []byte { return id("plan", []byte(key)) }
+
+// Upload is what a ledger knows of an upload.
+type Upload struct {
+	uploader.UploadKey
+	Receipts int
+	Suspects int       // blocks that verification found missing or wrong
+	Begun    time.Time // its first receipt
+	Finished time.Time // verified; zero if it was not
+}
+
+func (u *Upload) put(ctx context.Context, tx *sql.Tx) error {
+	return put(ctx, tx, tableUploads, uploadID(u.UploadKey), u.Target, u.Root.Bytes(), u.MaxShardBytes, micro(u.Begun), micro(u.Finished))
+}
+
+func uploadOf(r row) (u Upload, err error) {
+	if u.Root, err = cidOf(r[2]); err != nil {
+		return u, err
+	}
+	u.Target, u.MaxShardBytes, u.Begun, u.Finished = r[1].(string), r[3].(int64), moment(r[4]), moment(r[5])
+	return u, nil
+}
+
+// cidOf is the CID in a column, whose sum is right.
+func cidOf(v any) (cid.Cid, error) {
+	p := v.([]byte)
+	if len(p) == 0 {
+		return cid.Undef, nil
+	}
+	c, err := cid.Cast(p)
+	if err != nil {
+		return cid.Undef, damaged("%x is no CID: %v", p, err)
+	}
+	return c, nil
+}
+
+func micro(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMicro()
+}
+
+func moment(v any) time.Time {
+	if n := v.(int64); n != 0 {
+		return time.UnixMicro(n).UTC()
+	}
+	return time.Time{}
+}
+
+func encodeCIDs(list []cid.Cid) []byte {
+	p := []byte{}
+	for _, c := range list {
+		p = append(binary.AppendUvarint(p, uint64(c.ByteLen())), c.Bytes()...)
+	}
+	return p
+}
+
+func decodeCIDs(p []byte) ([]cid.Cid, error) {
+	var list []cid.Cid
+	for len(p) > 0 {
+		n, used := binary.Uvarint(p)
+		if used <= 0 || n > uint64(len(p)-used) {
+			return nil, damaged("a list of CIDs is cut")
+		}
+		c, err := cid.Cast(p[used : used+int(n)])
+		if err != nil {
+			return nil, damaged("a list of CIDs: %v", err)
+		}
+		list = append(list, c)
+		p = p[used+int(n):]
+	}
+	return list, nil
+}
+
+func damaged(f string, args ...any) error {
+	return fmt.Errorf("%w: %w", uploader.ErrLedgerDamaged, fmt.Errorf(f, args...))
+}

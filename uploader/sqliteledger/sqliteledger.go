@@ -1,0 +1,511 @@
+// Package sqliteledger keeps an [uploader.Ledger] in a file.
+//
+// The file is a SQLite database in WAL mode: each change is on disk when the
+// call returns, and any number of processes may have it open. Every row carries
+// a checksum, and [Open] looks at them and at the pages around them. What is
+// damaged is refused and never quietly replaced: [Repair] saves what can be
+// read.
+//
+// A ledger that an earlier carload kept in a bbolt file is carried over when it
+// is opened, and the old file kept under another name.
+package sqliteledger
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/carload/carload/internal/sqlite"
+	"github.com/carload/carload/uploader"
+)
+
+// DefaultMaxPlanBytes is room for the plans of some sixty files of 31 GiB.
+const DefaultMaxPlanBytes = 64 << 20
+
+// Options are the knobs of [Open].
+type Options struct {
+	// MaxPlanBytes bounds the plans that are kept together; the oldest go
+	// first. 0 means DefaultMaxPlanBytes.
+	MaxPlanBytes int64
+	// NoSync leaves it to the system when a change reaches the disk. It is for
+	// tests: a ledger that lags behind after a crash sends shards twice.
+	NoSync bool
+}
+
+// Ledger is a file. It is safe for concurrent use, by other processes as well.
+// Close it at the end. If the file is changed by other programs while it is
+// open, a call may fail with an error matching [uploader.ErrLedgerDamaged]; all
+// later ones then do, too.
+type Ledger struct {
+	path string
+	opts Options
+	lock *os.File
+	read *sql.DB
+
+	queueMu sync.Mutex
+	queue   []*change
+
+	mu    sync.Mutex // held while write is used
+	write *sql.DB
+
+	brokenMu sync.Mutex
+	broken   error       // of the first damage that was met
+	file     os.FileInfo // as it was last; SQLite never makes it smaller
+}
+
+var _ uploader.Ledger = (*Ledger)(nil)
+
+// Open opens the ledger at path, or makes a new one if there is no file, and
+// the directory with it. It fails with an error matching
+// [uploader.ErrLedgerLocked] if a process keeps others out, and with
+// [uploader.ErrLedgerDamaged] if it can't be relied on.
+func Open(ctx context.Context, path string, opts Options) (*Ledger, error) {
+	if opts.MaxPlanBytes == 0 {
+		opts.MaxPlanBytes = DefaultMaxPlanBytes
+	}
+	l := &Ledger{path: path, opts: opts}
+	if err := l.open(ctx); err != nil {
+		return nil, fmt.Errorf("ledger %q: %w", path, errors.Join(explain(path, err), l.Close()))
+	}
+	return l, nil
+}
+
+func (l *Ledger) open(ctx context.Context) (err error) {
+	if l.lock, err = openLock(l.path); err != nil {
+		return err
+	}
+	if err := settle(ctx, l.path, l.lock); err != nil {
+		return err
+	}
+	if err = l.connect(ctx); !isDamage(err) {
+		return err
+	}
+	// Only now is the file opened but by SQLite: when it is closed, the process
+	// loses the locks that SQLite has of it.
+	k, errKind := kindOf(l.path)
+	switch {
+	case errKind != nil:
+		return errKind
+	case k == bolt:
+		if err := errors.Join(l.disconnect(), settleOld(ctx, l.path, l.lock)); err != nil {
+			return err
+		}
+		return l.connect(ctx)
+	case k == other:
+		return damaged("the file is not one")
+	}
+	return err
+}
+
+// connect opens the database and checks it.
+func (l *Ledger) connect(ctx context.Context) (err error) {
+	if err := writable(l.path); err != nil {
+		return err
+	}
+	var params []string
+	if l.opts.NoSync {
+		params = []string{"_pragma=synchronous(OFF)"}
+	}
+	if l.write, err = sqlite.OpenWriter(l.path, params...); err != nil {
+		return err
+	}
+	if l.read, err = sqlite.OpenReader(l.path, 2); err != nil {
+		return err
+	}
+	if err := check(ctx, l.read); err != nil {
+		return err
+	}
+	return l.look()
+}
+
+// check looks at every page and every row.
+func check(ctx context.Context, db *sql.DB) error {
+	// One transaction, so that it is of one time.
+	tx, err := db.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	var id, v int
+	if err := tx.QueryRowContext(ctx, `SELECT application_id, user_version FROM pragma_application_id, pragma_user_version`).Scan(&id, &v); err != nil {
+		return err
+	}
+	var found string
+	if err := tx.QueryRowContext(ctx, `PRAGMA quick_check(1)`).Scan(&found); err != nil {
+		return err
+	}
+	switch {
+	case found != "ok":
+		return damaged("%s", found)
+	case id != applicationID:
+		return damaged("it is the database of another program")
+	case v != version:
+		return fmt.Errorf("it was written by another version of carload (format %d, this one knows %d): use that version", v, version)
+	}
+	for _, table := range tables {
+		if err := each(ctx, tx, table, "", nil, func(row) error { return nil }, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func isDamage(err error) bool {
+	code := sqlite.Code(err)
+	return errors.Is(err, uploader.ErrLedgerDamaged) || code&0xff == sqlite.Corrupt || code&0xff == sqlite.NotADB || code == sqlite.ShortRead
+}
+
+// explain says what an error of SQLite means here, and what to do.
+func explain(path string, err error) error {
+	switch code := sqlite.Code(err) & 0xff; {
+	case err == nil:
+		return nil
+	case code == sqlite.Busy:
+		err = fmt.Errorf("%w: %w", uploader.ErrLedgerLocked, err)
+	case isDamage(err) && !errors.Is(err, uploader.ErrLedgerDamaged):
+		err = damaged("%w", err)
+	case code == sqlite.CantOpen, code == sqlite.ReadOnly, code == sqlite.IOError:
+		err = errors.Join(err, reason(path)) // SQLite does not tell
+	}
+	switch {
+	case errors.Is(err, uploader.ErrLedgerLocked):
+		return fmt.Errorf("%w: wait for the other process to end, or use another ledger", err)
+	case errors.Is(err, uploader.ErrLedgerDamaged):
+		return fmt.Errorf("%w; `carload ledger repair` keeps what can be read", err)
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
+		return fmt.Errorf("it can't be written to: %w", err)
+	}
+	return err
+}
+
+// reason tries what SQLite did: it opens a few files at a time.
+func reason(path string) error {
+	for range 3 {
+		f, err := os.OpenFile(path+lockSuffix, os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+	}
+	return writable(path)
+}
+
+// Close lets go of the file.
+func (l *Ledger) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	err := l.disconnect()
+	if l.lock != nil {
+		err = errors.Join(err, l.lock.Close())
+		l.lock = nil
+	}
+	return err
+}
+
+func (l *Ledger) disconnect() error {
+	var errs []error
+	for _, db := range []*sql.DB{l.read, l.write} {
+		if db != nil {
+			errs = append(errs, db.Close())
+		}
+	}
+	l.read, l.write = nil, nil
+	return errors.Join(errs...)
+}
+
+// Path is where the file is.
+func (l *Ledger) Path() string { return l.path }
+
+// look finds a file that was cut, replaced or removed by others.
+func (l *Ledger) look() error {
+	l.brokenMu.Lock()
+	defer l.brokenMu.Unlock()
+	if l.broken != nil {
+		return l.broken
+	}
+	info, err := os.Stat(l.path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		l.broken = damaged("it was removed by others while it was open")
+	case err != nil:
+		return err
+	case l.file != nil && !os.SameFile(info, l.file):
+		l.broken = damaged("another file was put in its place while it was open")
+	case l.file != nil && info.Size() < l.file.Size():
+		l.broken = damaged("it was cut from %d to %d bytes by others while it was open", l.file.Size(), info.Size())
+	default:
+		l.file = info
+	}
+	return l.broken
+}
+
+// after explains the error of a call, and remembers damage.
+func (l *Ledger) after(err error) error {
+	if err == nil {
+		return nil
+	}
+	err = explain(l.path, err)
+	if errors.Is(err, uploader.ErrLedgerDamaged) {
+		l.brokenMu.Lock()
+		if l.broken == nil {
+			l.broken = err
+		}
+		l.brokenMu.Unlock()
+	}
+	return fmt.Errorf("%q: %w", l.path, err)
+}
+
+// each visits rows of a table.
+func (l *Ledger) each(ctx context.Context, table, rest string, args []any, visit func(row) error) error {
+	err := l.look()
+	if err == nil {
+		if db := l.read; db != nil {
+			err = each(ctx, db, table, rest, args, visit, nil)
+		} else {
+			err = os.ErrClosed
+		}
+	}
+	return l.after(err)
+}
+
+// change is what is to be done in a transaction.
+type change struct {
+	f    func(context.Context, *sql.Tx) error
+	done bool // this and err are guarded by Ledger.mu
+	err  error
+}
+
+// change runs f in a transaction, which it may share with others that come at
+// the same time: while one is on its way to the disk, the next ones gather. If
+// one of them fails, each is run again by itself. It does not end with ctx.
+func (l *Ledger) change(ctx context.Context, f func(context.Context, *sql.Tx) error) error {
+	c := &change{f: f}
+	l.queueMu.Lock()
+	l.queue = append(l.queue, c)
+	l.queueMu.Unlock()
+
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !c.done {
+		l.queueMu.Lock()
+		batch := l.queue
+		l.queue = nil
+		l.queueMu.Unlock()
+		l.commit(context.WithoutCancel(ctx), batch)
+	}
+	return l.after(c.err)
+}
+
+// commit runs changes, and tells each what became of it. The caller holds mu.
+func (l *Ledger) commit(ctx context.Context, batch []*change) {
+	err := l.update(ctx, batch)
+	for _, c := range batch {
+		if c.err = err; err != nil && len(batch) > 1 {
+			c.err = l.update(ctx, []*change{c})
+		}
+		c.done = true
+	}
+}
+
+func (l *Ledger) update(ctx context.Context, batch []*change) error {
+	if l.write == nil {
+		return os.ErrClosed
+	}
+	if err := l.look(); err != nil {
+		return err
+	}
+	return sqlite.Update(ctx, l.write, func(tx *sql.Tx) error {
+		for _, c := range batch {
+			if err := c.f(ctx, tx); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Receipts implements [uploader.Ledger].
+func (l *Ledger) Receipts(ctx context.Context, u uploader.UploadKey) (map[int]cid.Cid, error) {
+	receipts := map[int]cid.Cid{}
+	err := l.each(ctx, tableReceipts, `WHERE upload = ?`, []any{uploadID(u)}, func(r row) error {
+		archive, err := cidOf(r[2])
+		receipts[int(r[1].(int64))] = archive
+		return err
+	})
+	return receipts, err
+}
+
+// Record implements [uploader.Ledger]. Calls that are made at the same time may
+// share a transaction.
+func (l *Ledger) Record(ctx context.Context, u uploader.UploadKey, index int, archive cid.Cid) error {
+	if index < 0 || index > 1<<31-1 || !archive.Defined() {
+		return fmt.Errorf("record shard %d as %s: not a shard", index, archive)
+	}
+	return l.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		id := uploadID(u)
+		var known bool
+		if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM uploads WHERE id = ?)`, id).Scan(&known); err != nil {
+			return err
+		}
+		if !known {
+			begun := Upload{UploadKey: u, Begun: time.Now()}
+			if err := begun.put(ctx, tx); err != nil {
+				return err
+			}
+		}
+		return put(ctx, tx, tableReceipts, id, int64(index), archive.Bytes())
+	})
+}
+
+// Finish implements [uploader.Ledger].
+func (l *Ledger) Finish(ctx context.Context, u uploader.UploadKey) error {
+	return l.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		var found []Upload
+		err := each(ctx, tx, tableUploads, `WHERE id = ?`, []any{uploadID(u)}, func(r row) error {
+			known, err := uploadOf(r)
+			known.Finished = time.Now()
+			found = append(found, known)
+			return err
+		}, nil)
+		for _, f := range found {
+			err = errors.Join(err, f.put(ctx, tx))
+		}
+		if err != nil {
+			return err
+		}
+		return remove(ctx, tx, tableSuspects, rootID(u))
+	})
+}
+
+// remove takes a row out of a table, if it is there.
+func remove(ctx context.Context, tx *sql.Tx, table string, id []byte) error {
+	_, err := tx.ExecContext(ctx, `DELETE FROM `+table+` WHERE id = ?`, id)
+	return err
+}
+
+// Forget implements [uploader.Ledger].
+func (l *Ledger) Forget(ctx context.Context, u uploader.UploadKey) error {
+	return l.change(ctx, func(ctx context.Context, tx *sql.Tx) error { return forget(ctx, tx, u) })
+}
+
+func forget(ctx context.Context, tx *sql.Tx, u uploader.UploadKey) error {
+	id := uploadID(u)
+	if _, err := tx.ExecContext(ctx, `DELETE FROM receipts WHERE upload = ?`, id); err != nil {
+		return err
+	}
+	return remove(ctx, tx, tableUploads, id)
+}
+
+// Suspects implements [uploader.Ledger].
+func (l *Ledger) Suspects(ctx context.Context, u uploader.UploadKey) (blocks []cid.Cid, err error) {
+	err = l.each(ctx, tableSuspects, `WHERE id = ?`, []any{rootID(u)}, func(r row) (err error) {
+		blocks, err = decodeCIDs(r[3].([]byte))
+		return err
+	})
+	return blocks, err
+}
+
+// Suspect implements [uploader.Ledger].
+func (l *Ledger) Suspect(ctx context.Context, u uploader.UploadKey, blocks []cid.Cid) error {
+	return l.change(ctx, func(ctx context.Context, tx *sql.Tx) error { return suspect(ctx, tx, u, blocks) })
+}
+
+func suspect(ctx context.Context, tx *sql.Tx, u uploader.UploadKey, blocks []cid.Cid) error {
+	if len(blocks) == 0 {
+		return remove(ctx, tx, tableSuspects, rootID(u))
+	}
+	return put(ctx, tx, tableSuspects, rootID(u), u.Target, u.Root.Bytes(), encodeCIDs(blocks))
+}
+
+// Plan implements [uploader.Ledger].
+func (l *Ledger) Plan(ctx context.Context, key string) (plan []byte, err error) {
+	err = l.each(ctx, tablePlans, `WHERE id = ?`, []any{planID(key)}, func(r row) error {
+		plan = r[2].([]byte)
+		return nil
+	})
+	return plan, err
+}
+
+// SavePlan implements [uploader.Ledger]. A plan that is larger than all the
+// room there is for plans is not kept.
+func (l *Ledger) SavePlan(ctx context.Context, key string, plan []byte) error {
+	if int64(len(plan)) > l.opts.MaxPlanBytes {
+		return nil
+	}
+	return l.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		return savePlan(ctx, tx, planID(key), plan, l.opts.MaxPlanBytes)
+	})
+}
+
+// savePlan puts a plan at the end of the queue, and takes off its head what is
+// too much.
+func savePlan(ctx context.Context, tx *sql.Tx, id, plan []byte, limit int64) error {
+	if len(plan) == 0 {
+		return remove(ctx, tx, tablePlans, id)
+	}
+	var last int64
+	if err := tx.QueryRowContext(ctx, `SELECT ifnull(max(seq), 0) FROM plans`).Scan(&last); err != nil {
+		return err
+	}
+	if err := put(ctx, tx, tablePlans, id, last+1, plan); err != nil {
+		return err
+	}
+	_, err := tx.ExecContext(ctx, `DELETE FROM plans WHERE id IN (SELECT id FROM
+		(SELECT id, sum(length(plan)) OVER (ORDER BY seq DESC ROWS UNBOUNDED PRECEDING) AS total FROM plans) WHERE total > ?)`, limit)
+	return err
+}
+
+// Uploads lists the uploads that have receipts.
+func (l *Ledger) Uploads(ctx context.Context) ([]Upload, error) {
+	var list []Upload
+	err := l.each(ctx, tableUploads, "", nil, func(r row) error {
+		u, err := uploadOf(r)
+		list = append(list, u)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	for i := range list {
+		u := &list[i]
+		blocks, err := l.Suspects(ctx, u.UploadKey)
+		if err != nil {
+			return nil, err
+		}
+		u.Suspects = len(blocks)
+		if err := l.read.QueryRowContext(ctx, `SELECT count(*) FROM receipts WHERE upload = ?`, uploadID(u.UploadKey)).Scan(&u.Receipts); err != nil {
+			return nil, l.after(err)
+		}
+	}
+	return list, nil
+}
+
+// ForgetRoot drops all uploads of a root at all targets, suspects included,
+// and tells how many they were.
+func (l *Ledger) ForgetRoot(ctx context.Context, root cid.Cid) (int, error) {
+	uploads, err := l.Uploads(ctx)
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for _, u := range uploads {
+		if !u.Root.Equals(root) {
+			continue
+		}
+		n++
+		if err := l.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+			return errors.Join(forget(ctx, tx, u.UploadKey), suspect(ctx, tx, u.UploadKey, nil))
+		}); err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
