@@ -8,10 +8,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/carload/carload/uploader"
 	"github.com/carload/carload/uploader/nftstorage"
 )
 
-// withTarget connects to the service that the flags mean, for f.
+// withTarget connects to the target that the flags mean, for f.
 func (a *app) withTarget(ctx context.Context, end endpointFlags, f func(*target) error) (err error) {
 	t, err := a.connect(ctx, end)
 	if err != nil {
@@ -21,12 +22,22 @@ func (a *app) withTarget(ctx context.Context, end endpointFlags, f func(*target)
 	return f(t)
 }
 
+// withService is withTarget for one that has the pinning API.
+func (a *app) withService(ctx context.Context, end endpointFlags, f func(*nftstorage.Target) error) error {
+	return a.withTarget(ctx, end, func(t *target) error {
+		if t.service == nil {
+			return t.lacks("has no pinning API: carload up pins what it sends there, carload rm takes the pin away")
+		}
+		return f(t.service)
+	})
+}
+
 type uploadEvent struct {
 	eventHeader
 	Root    string    `json:"root"`
 	Name    string    `json:"name"`
 	Bytes   int64     `json:"bytes"`
-	Created time.Time `json:"created"`
+	Created time.Time `json:"created,omitzero"`
 	State   string    `json:"state"`
 	Parts   int       `json:"parts"`
 }
@@ -39,12 +50,20 @@ func (a *app) listCommand() *cobra.Command {
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withTarget(cmd.Context(), end, func(t *target) error {
-				for u, err := range t.List(cmd.Context()) {
+				l, ok := t.Target.(uploader.Lister)
+				if !ok {
+					return t.lacks("does not list what it holds: look into it")
+				}
+				for u, err := range l.List(cmd.Context()) {
 					if err != nil {
 						return err
 					}
 					a.con.event(uploadEvent{header("upload"), u.Root.String(), u.Name, u.Bytes, u.Created, string(u.State), len(u.Parts)})
-					a.con.result(fmt.Sprintf("%s\t%s\t%d\t%s\t%s", u.Root, printable(string(u.State)), u.Bytes, u.Created.UTC().Format(time.RFC3339), quotePath(u.Name)))
+					created := ""
+					if !u.Created.IsZero() {
+						created = u.Created.UTC().Format(time.RFC3339)
+					}
+					a.con.result(fmt.Sprintf("%s\t%s\t%d\t%s\t%s", u.Root, printable(string(u.State)), u.Bytes, created, quotePath(u.Name)))
 				}
 				return nil
 			})
@@ -79,8 +98,12 @@ func (a *app) rmCommand() *cobra.Command {
 				return err
 			}
 			return a.withTarget(cmd.Context(), end, func(t *target) error {
+				d, ok := t.Target.(uploader.Deleter)
+				if !ok {
+					return t.lacks("deletes nothing by itself: remove the files of the shards")
+				}
 				for _, root := range roots {
-					if err := t.Delete(cmd.Context(), root); err != nil {
+					if err := d.Delete(cmd.Context(), root); err != nil {
 						return fmt.Errorf("%s: %w", root, err)
 					}
 					a.gone(goneEvent{eventHeader: header("deleted"), Root: root.String()})
@@ -132,7 +155,7 @@ func (a *app) pinAddCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.withTarget(cmd.Context(), end, func(t *target) error {
+			return a.withService(cmd.Context(), end, func(t *nftstorage.Target) error {
 				for _, c := range cids {
 					p, err := t.AddPin(cmd.Context(), c, name)
 					if err != nil {
@@ -156,7 +179,7 @@ func (a *app) pinListCommand() *cobra.Command {
 		Short: "List the pins: CID, state, ID, name",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.withTarget(cmd.Context(), end, func(t *target) error {
+			return a.withService(cmd.Context(), end, func(t *nftstorage.Target) error {
 				for p, err := range t.Pins(cmd.Context()) {
 					if err != nil {
 						return err
@@ -180,7 +203,7 @@ func (a *app) pinRmCommand() *cobra.Command {
 same thing, and is deleted with it.`,
 		Args: oneArg(`the pin's ID, as "carload pin list" shows it`),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withTarget(cmd.Context(), end, func(t *target) error {
+			return a.withService(cmd.Context(), end, func(t *nftstorage.Target) error {
 				if err := t.RemovePin(cmd.Context(), args[0]); err != nil {
 					return err
 				}

@@ -171,7 +171,7 @@ corruption, 7 not authorized, 8 limit reached, 11 locked by another process,
 		a.upCommand(), a.cidCommand(), a.packCommand(), a.verifyCommand(), a.statusCommand(),
 		a.unpackCommand(), a.lsCommand(), a.inspectCommand(),
 		a.listCommand(), a.rmCommand(), a.pinCommand(), a.serveCommand(), a.keyCommand(), a.serviceCommand(),
-		a.ledgerCommand(), a.profilesCommand(), a.benchCommand(), a.benchStageCommand(), a.benchSinkCommand(), a.versionCommand(),
+		a.targetCommand(), a.ledgerCommand(), a.profilesCommand(), a.benchCommand(), a.benchStageCommand(), a.benchSinkCommand(), a.versionCommand(),
 	)
 	beStrict(root)
 	return root

@@ -15,6 +15,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/carload/carload/uploader/targettest"
 )
 
 const repository = "../../../.."
@@ -75,6 +77,7 @@ func startService(t *testing.T, home string, args ...string) string {
 //	go run ./cmd/carload       carload as it is tested
 //	go install …@latest        go list: that the package is where it is said to be
 //	go test ./...              nothing: it is what runs this
+//	kubo://…, --to home        a node of this test, if CARLOAD_KUBO names the program
 func TestReadme(t *testing.T) {
 	t.Parallel()
 	home := t.TempDir()
@@ -109,7 +112,12 @@ func TestReadme(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	node := "" // without the program these lines are left out
+	if os.Getenv("CARLOAD_KUBO") != "" {
+		node = strings.TrimPrefix(targettest.StartKubo(t).URL, "http://")
+	}
 	fill := strings.NewReplacer(
+		"127.0.0.1:5001", node,
 		"https://api.example.org", url, "…", strings.TrimSpace(string(token)),
 		"ROOT", rootCID,
 		"/srv/carload", filepath.Join(home, "srv"), "127.0.0.1:8080", "127.0.0.1:0",
@@ -121,9 +129,11 @@ func TestReadme(t *testing.T) {
 	var script, services []string
 	for _, block := range fenced(readme(t), "sh") {
 		for line := range strings.Lines(fill.Replace(block)) {
-			if strings.HasPrefix(line, "carload serve") {
+			switch {
+			case strings.HasPrefix(line, "carload serve"):
 				services = append(services, line)
-			} else {
+			case node == "" && (strings.Contains(line, "kubo://") || strings.Contains(line, "--to home")):
+			default:
 				script = append(script, line)
 			}
 		}

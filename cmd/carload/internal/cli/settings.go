@@ -56,7 +56,10 @@ func badValue(err error) error {
 }
 
 // settings are what was found besides the flags.
-type settings struct{ warnings []string }
+type settings struct {
+	warnings []string
+	targets  map[string]targetConfig // of the configuration file, by name
+}
 
 // variable is the twin of a flag in the environment.
 func variable(flag string) string {
@@ -78,9 +81,10 @@ func (a *app) applySettings(cmd *cobra.Command) error {
 			}
 		}
 	}
+	decided := rivals(flags)
 	fromEnvironment := func(f *pflag.Flag) {
 		name := variable(f.Name)
-		if v := a.env[name]; v != "" && !f.Changed && f.Name != "help" {
+		if v := a.env[name]; v != "" && !f.Changed && f.Name != "help" && !decided[f.Name] {
 			set(f, name, splitValue(f, v)...)
 		}
 	}
@@ -101,8 +105,12 @@ func (a *app) applySettings(cmd *cobra.Command) error {
 			return usageError{error: fmt.Errorf("%q: unknown setting %q%s", path, key, suggestion(key, known))}
 		}
 	}
+	decided = rivals(flags)
 	flags.VisitAll(func(f *pflag.Flag) {
 		v, ok := config[f.Name]
+		if decided[f.Name] {
+			return
+		}
 		if _, list := f.Value.(pflag.SliceValue); ok && !list && len(v) != 1 {
 			errs = append(errs, usageError{error: fmt.Errorf("%q: %s takes one value, not a list", path, f.Name)})
 		} else if ok && !f.Changed {
@@ -110,6 +118,13 @@ func (a *app) applySettings(cmd *cobra.Command) error {
 		}
 	})
 	return errors.Join(errs...)
+}
+
+// rivals are the flags that lost against another: one of --to and --endpoint
+// says where to, so one on the command line outdoes the other in the environment,
+// and one in the environment the other in the file.
+func rivals(flags *pflag.FlagSet) map[string]bool {
+	return map[string]bool{"endpoint": flags.Changed("to"), "to": flags.Changed("endpoint")}
 }
 
 // splitValue is the values of a variable: a list has one on each line.
@@ -139,7 +154,7 @@ func knownFlags(cmd *cobra.Command) []string {
 
 // unknownVariables warns of variables that look like settings and are none.
 func unknownVariables(env environment, flags []string) []string {
-	names := []string{tokenVariable}
+	names := []string{tokenVariable, kuboVariable}
 	for _, f := range flags {
 		names = append(names, variable(f))
 	}
@@ -229,6 +244,12 @@ func (a *app) readConfig() (path string, _ map[string][]string, err error) {
 			return "", nil, fmt.Errorf("configuration: %q, line %d, column %d: %w", path, row, column, err)
 		}
 		return "", nil, fmt.Errorf("configuration: %q: %w", path, err)
+	}
+	if table, ok := values[targetsKey]; ok {
+		if a.settings.targets, err = decodeTargets(table); err != nil {
+			return "", nil, fmt.Errorf("configuration: %q: %w", path, err)
+		}
+		delete(values, targetsKey)
 	}
 	config := make(map[string][]string, len(values))
 	for key, v := range values {

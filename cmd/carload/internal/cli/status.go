@@ -39,9 +39,13 @@ all are pinned, and 4 if not.`,
 }
 
 func (a *app) status(ctx context.Context, t *target, roots []cid.Cid) error {
+	checker, ok := t.Target.(uploader.StatusChecker)
+	if !ok {
+		return t.lacks("does not tell what it holds: carload verify looks at the shards in a directory")
+	}
 	worst := exitOK
 	for _, root := range roots {
-		s, err := t.Status(ctx, root)
+		s, err := checker.Status(ctx, root)
 		if errors.Is(err, uploader.ErrNotFound) {
 			s.State, err = "unknown", nil
 		}

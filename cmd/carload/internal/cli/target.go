@@ -21,11 +21,14 @@ import (
 
 	"github.com/carload/carload/internal/service"
 	"github.com/carload/carload/internal/store"
+	"github.com/carload/carload/uploader"
 	"github.com/carload/carload/uploader/nftstorage"
 )
 
-// endpointFlags say which service is meant.
+// endpointFlags say which target is meant.
 type endpointFlags struct {
+	to           []string
+	files        string
 	endpoint     string
 	gateway      string
 	store        string
@@ -40,6 +43,7 @@ type endpointFlags struct {
 func (e *endpointFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.SortFlags = false
+	f.StringArrayVar(&e.to, "to", nil, "a target: the name of one, https://…, kubo://HOST:PORT, kubo: (this user's node), dir:PATH or store:[PATH]")
 	f.StringVar(&e.endpoint, "endpoint", "", "URL of the service's API (default: the built-in service)")
 	f.StringVar(&e.gateway, "gateway", "", "URL of the gateway that gives blocks back (default: the endpoint)")
 	f.StringVar(&e.token.file, "token-file", "", "file with the API key; the variable CARLOAD_TOKEN can hold it as well")
@@ -69,36 +73,43 @@ func (a *app) storeDir(flag string) (string, error) {
 	return filepath.Join(dir, "store"), nil
 }
 
-// target is the service that is meant, under the name by which the ledger
-// knows it. The caller closes it.
+// target is where a command sends to, or asks, under the name by which the
+// ledger knows it. The caller closes it.
 type target struct {
-	*nftstorage.Target
-	local *embedded // the built-in service, if it runs in this process
-	store string    // its directory, if the service is the built-in one
-	url   string
+	uploader.Target
+	name    string             // what the user calls it; empty for none
+	service *nftstorage.Target // the same, if it speaks the API of NFT.Storage
+	local   bool               // it is the built-in service, in this process
+	store   string             // its directory, if the service is the built-in one
+	url     string             // of the service
+	closers []func() error
 }
 
-// String names the target. The built-in service has another port each time,
-// but it is the same one.
-func (t *target) String() string {
-	if t.store != "" {
-		return "store:" + t.store
-	}
-	return t.Target.String()
+// storeTarget is the built-in service. It has another port each time, but it is
+// the same one.
+type storeTarget struct {
+	*nftstorage.Target
+	dir string
 }
+
+// String names the store.
+func (s storeTarget) String() string { return "store:" + s.dir }
 
 func (t *target) close() error {
-	err := t.Target.Close()
-	if t.local != nil {
-		err = errors.Join(err, t.local.close())
+	var errs []error
+	for _, f := range t.closers {
+		errs = append(errs, f())
 	}
-	return err
+	return errors.Join(errs...)
 }
+
+// lacks says that a target can't do something.
+func (t *target) lacks(what string) error { return usagef("%s %s", t, what) }
 
 // sayWhere tells how to fetch what was uploaded.
 func (t *target) sayWhere(a *app, root string) {
 	switch {
-	case t.local != nil:
+	case t.local:
 		command := []string{"carload", "serve"}
 		if dir, err := a.storeDir(""); err != nil || dir != t.store {
 			command = append(command, "--store", t.store)
@@ -109,48 +120,81 @@ func (t *target) sayWhere(a *app, root string) {
 	}
 }
 
-// connect makes the target that the flags mean. Without an endpoint that is
-// the built-in service: one that is serving the store already, or else one in
-// this process.
+// connect makes the target that the flags mean. Without any that is the
+// built-in service: one that is serving the store already, or else one in this
+// process.
 func (a *app) connect(ctx context.Context, f endpointFlags) (*target, error) {
-	t := &target{url: f.endpoint}
-	var token nftstorage.Token
-	var err error
-	if f.endpoint != "" {
-		if token, err = a.token(ctx, f.token); err != nil {
-			return nil, err
-		}
-		if token == (nftstorage.Token{}) {
-			return nil, withHint(usagef("there is no API key for %s", f.endpoint),
-				"put it into the variable CARLOAD_TOKEN, or name a file by --token-file or a program by --token-command")
-		}
-	} else {
-		if t.store, err = a.storeDir(f.store); err != nil {
-			return nil, err
-		}
-		t.url, token, t.local, err = a.local(ctx, t.store)
-		a.embedded = t.local != nil
-		if err != nil {
-			return nil, err
-		}
+	switch {
+	case len(f.to) > 1:
+		return nil, usagef("give one --to, not %d", len(f.to))
+	case len(f.to) == 1:
+		return a.connectTo(ctx, f, f.to[0])
+	case f.endpoint != "":
+		return a.open(ctx, f, "", targetConfig{Type: kindService, URL: f.endpoint})
 	}
-	t.Target, err = a.client(f, t.url, token)
-	if err != nil && t.local != nil {
-		err = errors.Join(err, t.local.close())
-	}
-	return t, err
+	return a.open(ctx, f, "", targetConfig{Type: kindStore, Path: f.store})
 }
 
-// client is the target at a URL.
-func (a *app) client(f endpointFlags, url string, token nftstorage.Token) (*nftstorage.Target, error) {
-	transport := nftstorage.NewTransport()
-	if f.caCert != "" {
-		roots, err := rootsAnd(f.caCert)
-		if err != nil {
-			return nil, usageError{error: fmt.Errorf("--ca-cert: %w", err)}
-		}
-		transport.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+// connectTo makes the target that a --to names.
+func (a *app) connectTo(ctx context.Context, f endpointFlags, to string) (*target, error) {
+	if f.endpoint != "" {
+		return nil, usagef("give --to or --endpoint, not both")
 	}
+	c, named := a.settings.targets[to]
+	name := to
+	if !named {
+		var err error
+		if c, err = a.parseTarget(to); err != nil {
+			return nil, err
+		}
+		name = ""
+	}
+	t, err := a.open(ctx, f, name, c)
+	if err != nil {
+		if named {
+			err = fmt.Errorf("target %q: %w", to, err)
+		}
+		return nil, err
+	}
+	t.name = to
+	return t, nil
+}
+
+func noToken(endpoint string) error {
+	return withHint(usagef("there is no API key for %s", endpoint),
+		"put it into the variable CARLOAD_TOKEN, or name a file by --token-file or a program by --token-command")
+}
+
+// openStoreTarget makes a target of the built-in service over a store.
+func (a *app) openStoreTarget(ctx context.Context, f endpointFlags, store string) (*target, error) {
+	url, token, local, err := a.local(ctx, store)
+	a.embedded = local != nil
+	if err != nil {
+		return nil, err
+	}
+	f.gateway, f.caCert = "", ""
+	t, err := a.openService(f, url, token)
+	if err != nil {
+		if local != nil {
+			err = errors.Join(err, local.close())
+		}
+		return nil, err
+	}
+	t.Target, t.store = storeTarget{t.service, store}, store
+	if local != nil {
+		t.local, t.closers = true, append(t.closers, local.close)
+	}
+	return t, nil
+}
+
+// openService makes a target of the service at a URL.
+func (a *app) openService(f endpointFlags, url string, token nftstorage.Token) (*target, error) {
+	transport := nftstorage.NewTransport()
+	trust, err := f.tls()
+	if err != nil {
+		return nil, err
+	}
+	transport.TLSClientConfig = trust
 	pacer, err := a.pacer(f.rate, f.share, url, token)
 	if err != nil {
 		return nil, err
@@ -162,7 +206,19 @@ func (a *app) client(f endpointFlags, url string, token nftstorage.Token) (*nfts
 	if err != nil {
 		return nil, usageError{error: err}
 	}
-	return t, nil
+	return &target{Target: t, service: t, url: url, closers: []func() error{t.Close}}, nil
+}
+
+// tls is how far sides are trusted; nil for the system's way.
+func (e *endpointFlags) tls() (*tls.Config, error) {
+	if e.caCert == "" {
+		return nil, nil //nolint:nilnil // the system's way needs no configuration
+	}
+	roots, err := rootsAnd(e.caCert)
+	if err != nil {
+		return nil, usageError{error: fmt.Errorf("--ca-cert: %w", err)}
+	}
+	return &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, nil
 }
 
 // maxCertBytes is more than all the authorities that systems trust.
@@ -309,13 +365,16 @@ func localToken(ctx context.Context, st *store.Store, dir string) (string, error
 }
 
 // writePrivate replaces a file that only this user may read.
-func writePrivate(path, text string) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
+func writePrivate(path, text string) error { return writeFile(path, text, 0o600) }
+
+// writeFile replaces a file. It appears complete or not at all.
+func writeFile(path, text string, mode fs.FileMode) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
 	if err != nil {
 		return err
 	}
 	_, err = f.WriteString(text)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err == nil {
 		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {

@@ -29,43 +29,43 @@ type tokenFlags struct {
 	command string
 }
 
-// token finds the API key: by --token-command, --token-file, CARLOAD_TOKEN, or
-// among the credentials that systemd passes. It is empty if there is none.
-func (a *app) token(ctx context.Context, f tokenFlags) (nftstorage.Token, error) {
+// secret finds a secret: by --token-command, --token-file, and if it is looked
+// for around, in CARLOAD_TOKEN or among the credentials that systemd passes. It
+// is empty if there is none.
+func (a *app) secret(ctx context.Context, f tokenFlags, around bool) (string, error) {
 	var text, origin string
 	var err error
 	switch dir := a.env["CREDENTIALS_DIRECTORY"]; {
 	case f.file != "" && f.command != "":
-		return nftstorage.Token{}, usagef("give --token-file or --token-command, not both")
+		return "", usagef("give --token-file or --token-command, not both")
 	case f.command != "":
 		origin = "--token-command"
 		text, err = a.runTokenCommand(ctx, f.command)
 	case f.file != "":
 		origin = fmt.Sprintf("token file %q", f.file)
 		text, err = a.readTokenFile(f.file)
-	case a.env[tokenVariable] != "":
+	case around && a.env[tokenVariable] != "":
 		origin, text = tokenVariable, a.env[tokenVariable]
-	case dir != "":
+	case around && dir != "":
 		path := filepath.Join(dir, credentialName)
 		origin = fmt.Sprintf("credential %q", path)
 		if text, err = a.readTokenFile(path); errors.Is(err, os.ErrNotExist) {
-			return nftstorage.Token{}, nil
+			return "", nil
 		}
 	default:
-		return nftstorage.Token{}, nil
+		return "", nil
 	}
 	if err != nil {
-		return nftstorage.Token{}, usageError{error: err}
+		return "", usageError{error: err}
 	}
 	text = strings.TrimSpace(text)
 	if text == "" {
-		return nftstorage.Token{}, usagef("%s: there is no token in it", origin)
+		return "", usagef("%s: there is no token in it", origin)
 	}
-	token, err := nftstorage.NewToken(text)
-	if err != nil {
-		return nftstorage.Token{}, usagef("%s: %w", origin, err)
+	if _, err := nftstorage.NewToken(text); err != nil {
+		return "", usagef("%s: %w", origin, err)
 	}
-	return token, nil
+	return text, nil
 }
 
 func (a *app) readTokenFile(path string) (string, error) {

@@ -115,7 +115,7 @@ where it was.`,
 				opts.UploadName = name
 				return a.withSomeLedger(ledger, func(l uploader.Ledger) error {
 					opts.Ledger = l
-					root, err := a.ship(src, t, opts, send.rootOnly, phases{"hashing", "sending"}, "uploaded")
+					root, err := a.ship(src, t.Target, opts, send.rootOnly, phases{"hashing", "sending"}, "uploaded")
 					if root != "" {
 						t.sayWhere(a, root)
 					}
@@ -125,6 +125,7 @@ where it was.`,
 		},
 	}
 	end.add(cmd)
+	cmd.Flags().StringVar(&end.files, "to-files", "", "where uploads appear in the files (MFS) of a Kubo node; a directory ends with a slash")
 	cmd.Flags().StringVar(&name, "name", "", "what the service calls the upload (default: the name of the file); what is there keeps its name")
 	send.add(cmd)
 	send.addRemote(cmd)

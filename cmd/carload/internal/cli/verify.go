@@ -141,9 +141,12 @@ func (a *app) verifyRemote(ctx context.Context, t *target, root cid.Cid, opts up
 	if err := opts.Validate(); err != nil {
 		return usageError{error: err}
 	}
-	u, err := uploader.New(t, opts)
+	u, err := uploader.New(t.Target, opts)
 	if err != nil {
-		return err
+		return usageError{error: err}
+	}
+	if _, ok := t.Target.(uploader.StatusChecker); !ok && opts.Verify < uploader.VerifySample {
+		return t.lacks("does not tell what it holds: carload verify looks at the shards in a directory")
 	}
 	report, err := u.Verify(ctx, root)
 	var finding *uploader.VerifyError

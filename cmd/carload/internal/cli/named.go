@@ -1,0 +1,263 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+
+	"github.com/carload/carload/uploader/dirtarget"
+	"github.com/carload/carload/uploader/kubo"
+	"github.com/carload/carload/uploader/nftstorage"
+)
+
+// The kinds of targets, as they are called in the configuration.
+const (
+	kindService = "service" // speaks the API of NFT.Storage
+	kindStore   = "store"   // the built-in service over a directory
+	kindKubo    = "kubo"
+	kindDir     = "dir"
+)
+
+// targetConfig is a target of the configuration: what is below [targets.NAME].
+type targetConfig struct {
+	Type         string `toml:"type"`
+	URL          string `toml:"url,omitempty"`
+	Path         string `toml:"path,omitempty"` // of a directory or store
+	Gateway      string `toml:"gateway,omitempty"`
+	Files        string `toml:"files,omitempty"` // in the files of a Kubo node
+	TokenFile    string `toml:"token-file,omitempty"`
+	TokenCommand string `toml:"token-command,omitempty"`
+	Secret       string `toml:"secret,omitempty"` // where it is kept: keyring or file
+	InsecureHTTP bool   `toml:"insecure-http,omitempty"`
+	CACert       string `toml:"ca-cert,omitempty"`
+	TPSLimit     string `toml:"tpslimit,omitempty"`
+}
+
+// targetsKey is the table of the configuration that holds targets.
+const targetsKey = "targets"
+
+// targetName is what a target may be called: nothing that could be a URL.
+var targetName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+
+// decodeTargets reads the table of targets out of a configuration.
+func decodeTargets(table any) (map[string]targetConfig, error) {
+	text, err := toml.Marshal(table)
+	if err != nil {
+		return nil, err
+	}
+	targets := map[string]targetConfig{}
+	d := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields()
+	if err := d.Decode(&targets); err != nil {
+		var unknown *toml.StrictMissingError
+		if errors.As(err, &unknown) && len(unknown.Errors) > 0 {
+			key := unknown.Errors[0].Key()
+			return nil, fmt.Errorf("unknown setting %q of target %q%s", key[len(key)-1], key[0], suggestion(key[len(key)-1], targetSettings()))
+		}
+		return nil, fmt.Errorf("[%s]: %w", targetsKey, err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(targets)) {
+		if err := targets[name].validate(name); err != nil {
+			return nil, err
+		}
+	}
+	return targets, nil
+}
+
+// targetSettings are the names of a target's settings.
+func targetSettings() []string {
+	return []string{"type", "url", "path", "gateway", "files", "token-file", "token-command", "secret", "insecure-http", "ca-cert", "tpslimit"}
+}
+
+// kinds tell which settings each kind of target has, besides its type.
+var kinds = map[string][]string{
+	kindService: {"url", "gateway", "token-file", "token-command", "secret", "insecure-http", "ca-cert", "tpslimit"},
+	kindStore:   {"path"},
+	kindKubo:    {"url", "files", "token-file", "token-command", "secret", "insecure-http", "ca-cert"},
+	kindDir:     {"path"},
+}
+
+// validate tells what is wrong with a target of this name.
+func (t targetConfig) validate(name string) error {
+	if !targetName.MatchString(name) {
+		return fmt.Errorf("%q is no name for a target: use letters, digits, and ._- after the first", name)
+	}
+	known, ok := kinds[t.Type]
+	if !ok {
+		return fmt.Errorf("target %q: the type %q is none of %s", name, t.Type, strings.Join(slices.Sorted(maps.Keys(kinds)), ", "))
+	}
+	text, err := toml.Marshal(t)
+	if err != nil {
+		return err
+	}
+	set := map[string]any{}
+	if err := toml.Unmarshal(text, &set); err != nil {
+		return err
+	}
+	for _, key := range slices.Sorted(maps.Keys(set)) {
+		if key != "type" && !slices.Contains(known, key) {
+			return fmt.Errorf("target %q: a target of type %s has no setting %q", name, t.Type, key)
+		}
+	}
+	switch {
+	case slices.Contains(known, "url") && t.URL == "":
+		return fmt.Errorf("target %q: there is no url", name)
+	case t.Type == kindDir && t.Path == "":
+		return fmt.Errorf("target %q: there is no path", name)
+	case t.Secret != "" && t.Secret != secretInKeyring && t.Secret != secretInFile:
+		return fmt.Errorf("target %q: a secret is kept in the %s or in a %s, not in %q", name, secretInKeyring, secretInFile, t.Secret)
+	}
+	if u, err := url.Parse(t.URL); err != nil || u.User != nil {
+		return fmt.Errorf("target %q: the url must be one without a user name and password", name)
+	}
+	return nil
+}
+
+// where is the target in the form that --to takes.
+func (t targetConfig) where() string {
+	switch t.Type {
+	case kindKubo:
+		return kindKubo + ":" + t.URL
+	case kindDir, kindStore:
+		return t.Type + ":" + t.Path
+	}
+	return t.URL
+}
+
+// parseTarget reads what --to takes besides names.
+func (a *app) parseTarget(s string) (targetConfig, error) {
+	scheme, rest, ok := strings.Cut(s, ":")
+	if !ok {
+		return targetConfig{}, withHint(usagef("there is no target called %q%s", s, suggestion(s, slices.Collect(maps.Keys(a.settings.targets)))),
+			`"carload target add" makes one; --to also takes https://…, kubo://…, dir:PATH and store:`)
+	}
+	switch scheme {
+	case "http", "https":
+		return targetConfig{Type: kindService, URL: s}, nil
+	case "kubo", "kubo+http", "kubo+https", "kubo+unix":
+		at, err := a.kuboAddress(scheme, rest)
+		return targetConfig{Type: kindKubo, URL: at}, err
+	case kindDir:
+		if rest == "" {
+			return targetConfig{}, usagef("--to dir: needs the path of a directory, as in dir:/srv/shards")
+		}
+		path, err := filepath.Abs(strings.TrimPrefix(rest, "//"))
+		return targetConfig{Type: kindDir, Path: path}, err
+	case kindStore:
+		path, err := a.storeDir(rest)
+		return targetConfig{Type: kindStore, Path: path}, err
+	}
+	return targetConfig{}, usagef("target %q: use https://…, kubo://…, dir:PATH, store: or the name of a target", s)
+}
+
+// kuboAddress is the address after "kubo:" as the target takes it. Without one
+// it is the node of this user on this machine.
+func (a *app) kuboAddress(scheme, rest string) (string, error) {
+	if over, ok := strings.CutPrefix(scheme, "kubo+"); ok {
+		return over + ":" + rest, nil
+	}
+	switch host, isHost := strings.CutPrefix(rest, "//"); {
+	case isHost && host != "":
+		return "http://" + host, nil
+	case rest != "" && !isHost: // a URL or a multiaddr
+		return rest, nil
+	}
+	repo := a.env["IPFS_PATH"]
+	if repo == "" {
+		repo = filepath.Join(a.env["HOME"], ".ipfs")
+	}
+	p, err := os.ReadFile(filepath.Join(repo, "api"))
+	if err != nil {
+		return "", withHint(usagef("no Kubo node is running for this user: %w", err), "start it by ipfs daemon, or say where it is, as in kubo://127.0.0.1:5001")
+	}
+	return strings.TrimSpace(string(p)), nil
+}
+
+// open makes the target of a configuration. The flags are those of the command.
+func (a *app) open(ctx context.Context, f endpointFlags, name string, c targetConfig) (*target, error) {
+	switch c.Type {
+	case kindStore:
+		path, err := a.storeDir(c.Path)
+		if err != nil {
+			return nil, err
+		}
+		return a.openStoreTarget(ctx, f, path)
+	case kindDir:
+		d, err := dirtarget.New(c.Path, dirtarget.Options{})
+		if err != nil {
+			return nil, err
+		}
+		return &target{Target: d}, nil
+	}
+	secret, err := a.secretOf(ctx, f, name, c)
+	if err != nil {
+		return nil, err
+	}
+	f.gateway, f.insecureHTTP, f.caCert = or(c.Gateway, f.gateway), c.InsecureHTTP || f.insecureHTTP, or(c.CACert, f.caCert)
+	if c.TPSLimit != "" {
+		if err := f.rate.Set(c.TPSLimit); err != nil {
+			return nil, usageError{error: err}
+		}
+	}
+	if c.Type == kindKubo {
+		return a.openKubo(f, c, secret)
+	}
+	token, err := nftstorage.NewToken(secret)
+	if err != nil {
+		return nil, usageError{error: err}
+	}
+	if secret == "" {
+		return nil, noToken(c.URL)
+	}
+	return a.openService(f, c.URL, token)
+}
+
+func or(first, second string) string {
+	if first != "" {
+		return first
+	}
+	return second
+}
+
+func (a *app) openKubo(f endpointFlags, c targetConfig, secret string) (*target, error) {
+	trust, err := f.tls()
+	if err != nil {
+		return nil, err
+	}
+	k, err := kubo.New(kubo.Options{
+		Address: c.URL, Auth: secret, AllowHTTP: f.insecureHTTP, TLS: trust, Files: or(f.files, c.Files), Stall: f.stall, UserAgent: "carload/" + version(),
+	})
+	if err != nil {
+		return nil, usageError{error: err}
+	}
+	return &target{Target: k, closers: []func() error{k.Close}}, nil
+}
+
+// kuboVariable holds the secret of a Kubo node that has no name here.
+const kuboVariable = "CARLOAD_KUBO_AUTH"
+
+// secretOf finds the secret of a target. That of one with a name comes from
+// where its configuration says, and from nowhere else: the key in the
+// environment is for another.
+func (a *app) secretOf(ctx context.Context, f endpointFlags, name string, c targetConfig) (string, error) {
+	switch {
+	case c.TokenFile != "" || c.TokenCommand != "":
+		return a.secret(ctx, tokenFlags{c.TokenFile, c.TokenCommand}, false)
+	case c.Secret != "":
+		return a.readSecret(name, c.Secret)
+	case name != "":
+		return "", nil
+	case c.Type == kindKubo:
+		return a.env[kuboVariable], nil
+	}
+	return a.secret(ctx, f.token, true)
+}
