@@ -1,0 +1,53 @@
+package cli
+
+import (
+	"io/fs"
+	"os"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// The arrows fail closed: a package that no rule of the linter names may import
+// anything, so there must be none. Commands and benchmarks are at the top and
+// may.
+func TestEveryPackageHasArrows(t *testing.T) {
+	t.Parallel()
+	root := os.DirFS("../../../..")
+	rules, err := fs.ReadFile(root, ".golangci.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var named []string
+	for _, m := range regexp.MustCompile(`"\*\*/([^"*]+)/\*\.go"`).FindAllSubmatch(rules, -1) {
+		named = append(named, string(m[1]))
+	}
+	var packages []string
+	err = fs.WalkDir(root, ".", func(name string, d fs.DirEntry, err error) error {
+		dir := path.Dir(name)
+		_, noModule := fs.Stat(root, path.Join(name, "go.mod"))
+		switch {
+		case err != nil:
+			return err
+		case name == ".":
+		case d.IsDir() && (name == "cmd" || name == "bench" || d.Name() == "testdata" || d.Name()[0] == '.' || noModule == nil):
+			return fs.SkipDir
+		case strings.HasSuffix(name, ".go") && !strings.HasSuffix(name, "_test.go") && !slices.Contains(packages, dir):
+			packages = append(packages, dir)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(packages, "uploader/nftstorage") || !slices.Contains(packages, "internal/store") {
+		t.Fatalf("packages were not found: %q", packages)
+	}
+	for _, dir := range packages {
+		if !slices.Contains(named, dir) {
+			t.Errorf("%s: no rule of .golangci.yml says what it may import", dir)
+		}
+	}
+}
