@@ -32,3 +32,7 @@ func startWriteback(f *os.File, off, n int64) {
 	// Only a hint: the sync is what counts.
 	_ = unix.SyncFileRange(int(f.Fd()), off, n, unix.SYNC_FILE_RANGE_WRITE)
 }
+
+// Evict asks the system to forget what it keeps in memory of a file, so that what
+// is read next comes from the disk.
+func Evict(f *os.File) { _ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) }

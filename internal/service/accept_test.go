@@ -26,37 +26,28 @@ func wrapV2(v1 []byte) []byte {
 	return append(append(out, v1...), "index of some kind"...)
 }
 
-func flip(p []byte, at int) []byte {
-	p = bytes.Clone(p)
-	if at < 0 {
-		at += len(p)
-	}
-	p[at] ^= 1
-	return p
-}
-
 func TestUploadCARChecks(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	s := newServer(t, options{Dir: dir})
 	leaf, other := raw("leaf"), raw("other")
-	node := pbNode("node", leaf.c)
+	node := pbNode("node", leaf.CID)
 	broken := blockOf(cid.DagProtobuf, []byte{0xff})
 	brokenCBOR := blockOf(cid.DagCBOR, []byte{0x9f})
 	full := blockOf(cid.Raw, make([]byte, 2<<20))
 	over := blockOf(cid.Raw, make([]byte, 2<<20+1))
 	good := carOf(node, leaf)
 	identity := hashedBlock(cid.Raw, multihash.IDENTITY, []byte("inline"))
-	badHash := block{node.c, []byte("not the bytes")}
-	v0 := block{cid.NewCidV0(node.c.Hash()), node.data}
-	json := blockOf(cid.DagJSON, []byte(`{"a":{"/":"`+leaf.c.String()+`"}}`))
+	badHash := block{CID: node.CID, Data: []byte("not the bytes")}
+	v0 := block{CID: cid.NewCidV0(node.CID.Hash()), Data: node.Data}
+	json := blockOf(cid.DagJSON, []byte(`{"a":{"/":"`+leaf.CID.String()+`"}}`))
 	sha1 := hashedBlock(cid.Raw, multihash.SHA1, []byte("x"))
 	blake256, blake512 := hashedBlock(cid.Raw, multihash.BLAKE2B_MIN+31, []byte("b")), hashedBlock(cid.Raw, multihash.BLAKE2B_MIN+63, []byte("b"))
 	cut, err := multihash.Sum([]byte("cut"), multihash.SHA2_256, 20)
 	if err != nil {
 		t.Fatal(err)
 	}
-	truncated := block{cid.NewCidV1(cid.Raw, cut), []byte("cut")}
+	truncated := block{CID: cid.NewCidV1(cid.Raw, cut), Data: []byte("cut")}
 
 	const bad = "Invalid CAR file received: failed hash verification: "
 	for _, row := range []struct {
@@ -72,24 +63,24 @@ func TestUploadCARChecks(t *testing.T) {
 		{"cut header", good[:30], 500, "Error", "Unexpected end of data"},
 		{"version 3", append([]byte{10, 0xa1, 0x67}, "version\x03"...), 500, "Error", ""},
 		{"no roots", carFile(nil, node, leaf), 500, "Error", "missing roots"},
-		{"two roots", carFile([]cid.Cid{node.c, leaf.c}, node, leaf), 500, "Error", "too many roots"},
-		{"two roots beat a bad block", carFile([]cid.Cid{node.c, leaf.c}, badHash), 500, "Error", "too many roots"},
-		{"no blocks", carFile([]cid.Cid{node.c}), 500, "Error", "empty CAR"},
-		{"root absent", carFile([]cid.Cid{node.c}, leaf, other), 500, "Error", "missing root block"},
-		{"bad hash", carFile([]cid.Cid{node.c}, badHash), 400, "ERROR_INVALID_CAR", bad + node.c.String() + ": CID hash does not match bytes"},
-		{"bad hash beats absent root", carFile([]cid.Cid{leaf.c}, badHash), 400, "ERROR_INVALID_CAR", bad},
-		{"bad hash beats a later big block", carFile([]cid.Cid{node.c}, badHash, over), 400, "ERROR_INVALID_CAR", bad},
-		{"bad hash beats a later cut", carFile([]cid.Cid{node.c}, badHash, leaf)[:150], 400, "ERROR_INVALID_CAR", bad},
-		{"big block beats a later bad hash", carFile([]cid.Cid{node.c}, over, badHash), 500, "Error", "block too big: 2097153 > 2097152"},
-		{"flipped last byte", flip(good, -1), 400, "ERROR_INVALID_CAR", bad + leaf.c.String()},
+		{"two roots", carFile([]cid.Cid{node.CID, leaf.CID}, node, leaf), 500, "Error", "too many roots"},
+		{"two roots beat a bad block", carFile([]cid.Cid{node.CID, leaf.CID}, badHash), 500, "Error", "too many roots"},
+		{"no blocks", carFile([]cid.Cid{node.CID}), 500, "Error", "empty CAR"},
+		{"root absent", carFile([]cid.Cid{node.CID}, leaf, other), 500, "Error", "missing root block"},
+		{"bad hash", carFile([]cid.Cid{node.CID}, badHash), 400, "ERROR_INVALID_CAR", bad + node.CID.String() + ": CID hash does not match bytes"},
+		{"bad hash beats absent root", carFile([]cid.Cid{leaf.CID}, badHash), 400, "ERROR_INVALID_CAR", bad},
+		{"bad hash beats a later big block", carFile([]cid.Cid{node.CID}, badHash, over), 400, "ERROR_INVALID_CAR", bad},
+		{"bad hash beats a later cut", carFile([]cid.Cid{node.CID}, badHash, leaf)[:150], 400, "ERROR_INVALID_CAR", bad},
+		{"big block beats a later bad hash", carFile([]cid.Cid{node.CID}, over, badHash), 500, "Error", "block too big: 2097153 > 2097152"},
+		{"flipped last byte", flip(good, -1), 400, "ERROR_INVALID_CAR", bad + leaf.CID.String()},
 		{"root with links alone", carOf(node), 500, "Error", "CAR must contain at least one non-root block"},
 		{"root does not decode", carOf(broken, leaf), 500, "Error", ""},
 		{"CBOR root does not decode", carOf(brokenCBOR, leaf), 500, "Error", ""},
-		{"header v1, block v0", carFile([]cid.Cid{node.c}, v0, leaf), 500, "Error", "missing root block"},
-		{"identity block", carOf(node, identity), 400, "ERROR_INVALID_CAR", bad + identity.c.String() + ": multihash code 0 is not supported"},
-		{"sha1", carOf(sha1), 400, "ERROR_INVALID_CAR", bad + sha1.c.String() + ": multihash code 17 is not supported"},
+		{"header v1, block v0", carFile([]cid.Cid{node.CID}, v0, leaf), 500, "Error", "missing root block"},
+		{"identity block", carOf(node, identity), 400, "ERROR_INVALID_CAR", bad + identity.CID.String() + ": multihash code 0 is not supported"},
+		{"sha1", carOf(sha1), 400, "ERROR_INVALID_CAR", bad + sha1.CID.String() + ": multihash code 17 is not supported"},
 		{"blake2b-512", carOf(blake512), 400, "ERROR_INVALID_CAR", bad},
-		{"truncated digest", carOf(truncated), 400, "ERROR_INVALID_CAR", bad + truncated.c.String() + ": CID hash does not match bytes"},
+		{"truncated digest", carOf(truncated), 400, "ERROR_INVALID_CAR", bad + truncated.CID.String() + ": CID hash does not match bytes"},
 		{"cut in a block", good[:len(good)-1], 500, "Error", "Unexpected end of data"},
 		{"cut after a length", append(bytes.Clone(good), 40), 500, "Error", "Unexpected end of data"},
 		{"padding", append(bytes.Clone(good), 0), 500, "Error", "Invalid CAR section (zero length)"},
@@ -104,11 +95,11 @@ func TestUploadCARChecks(t *testing.T) {
 		{"good", good, 200, "", ""},
 		{"good again", good, 200, "", ""},
 		{"v2", wrapV2(good), 200, "", ""},
-		{"v0 root", carFile([]cid.Cid{v0.c}, v0, leaf), 200, "", ""},
+		{"v0 root", carFile([]cid.Cid{v0.CID}, v0, leaf), 200, "", ""},
 		{"largest block", carOf(full), 200, "", ""},
 		{"duplicates", carOf(node, node), 200, "", ""},
 		{"unrelated block", carOf(node, other), 200, "", ""},
-		{"root last", carFile([]cid.Cid{node.c}, leaf, node), 200, "", ""},
+		{"root last", carFile([]cid.Cid{node.CID}, leaf, node), 200, "", ""},
 		{"empty block", carOf(raw("")), 200, "", ""},
 		{"node without links", carOf(pbNode("alone")), 200, "", ""},
 		{"dag-json root", carOf(json), 200, "", ""},
@@ -153,15 +144,15 @@ func TestSizeOfCAR(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, options{})
 	leaf := raw("hello world car")
-	node := pbNode("node", leaf.c, raw("absent").c) // links claim 100 bytes each
+	node := pbNode("node", leaf.CID, raw("absent").CID) // links claim 100 bytes each
 	for _, row := range []struct {
 		name string
 		body []byte
 		size int64
 	}{
 		{"raw", carOf(leaf), 15},
-		{"dag-pb", carOf(node, leaf), int64(len(node.data)) + 200},
-		{"dag-cbor", carOf(cborNode("x", leaf.c), leaf), 0},
+		{"dag-pb", carOf(node, leaf), int64(len(node.Data)) + 200},
+		{"dag-cbor", carOf(cborNode("x", leaf.CID), leaf), 0},
 		{"raw root among others", carOf(raw("second"), leaf), 0},
 	} {
 		if u := s.putCAR(row.body).upload(t); u.Size != row.size {

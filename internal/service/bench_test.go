@@ -28,7 +28,7 @@ func BenchmarkUpload(b *testing.B) {
 					binary.BigEndian.PutUint64(payload, uint64(n))
 					leaves[i] = blockOf(cid.Raw, bytes.Clone(payload))
 					if i < len(links) {
-						links[i] = leaves[i].c
+						links[i] = leaves[i].CID
 					}
 				}
 				shard := carOf(append([]block{pbNode("root", links...)}, leaves...)...)

@@ -122,7 +122,7 @@ func TestAnswerAfterHalfClose(t *testing.T) {
 	if err := errors.Join(err, res.Body.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if res.StatusCode != 200 || !strings.Contains(string(body), block.c.String()) {
+	if res.StatusCode != 200 || !strings.Contains(string(body), block.CID.String()) {
 		t.Errorf("%s with body %q", res.Status, body)
 	}
 }

@@ -82,7 +82,7 @@ func newTree(n int) *tree {
 		var leaves []block
 		for j := range 3 + rand.IntN(5) {
 			leaves = append(leaves, raw(fmt.Sprintf("tree %d shard %d leaf %d %s", n, i, j, strings.Repeat("x", rand.IntN(200_000)))))
-			links = append(links, leaves[j].c)
+			links = append(links, leaves[j].CID)
 		}
 		v.leaves = append(v.leaves, leaves)
 	}
@@ -206,7 +206,7 @@ func checkTrees(t *testing.T, dir, token string, trees []*tree) {
 	}
 	for _, v := range trees {
 		held := 0
-		a := s.do("GET", "/"+v.root.c.String(), nil)
+		a := s.do("GET", "/"+v.root.CID.String(), nil)
 		for i, part := range v.acked {
 			if part == "" {
 				continue
@@ -216,7 +216,7 @@ func checkTrees(t *testing.T, dir, token string, trees []*tree) {
 				t.Fatalf("shard %s was acknowledged and is gone: %s", part, a.raw)
 			}
 			leaf := v.leaves[i][0]
-			if got := s.do("GET", "/ipfs/"+leaf.c.String()+"?format=raw", nil); !bytes.Equal(got.raw, leaf.data) {
+			if got := s.do("GET", "/ipfs/"+leaf.CID.String()+"?format=raw", nil); !bytes.Equal(got.raw, leaf.Data) {
 				t.Fatalf("leaf of %s: %d", part, got.status)
 			}
 		}

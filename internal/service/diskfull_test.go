@@ -38,10 +38,10 @@ func TestDiskFull(t *testing.T) {
 		t.Fatalf("after %d shards: %+v", accepted, f)
 	}
 	root := blockOf(cid.Raw, bytes.Repeat([]byte{0, 0}, 512<<10))
-	if a := s.do("GET", "/ipfs/"+root.c.String()+"?format=raw", nil); !bytes.Equal(a.raw, root.data) {
+	if a := s.do("GET", "/ipfs/"+root.CID.String()+"?format=raw", nil); !bytes.Equal(a.raw, root.Data) {
 		t.Fatalf("reading: %d", a.status)
 	}
-	s.do("DELETE", "/"+root.c.String(), nil)
+	s.do("DELETE", "/"+root.CID.String(), nil)
 	if r, err := s.st.Collect(t.Context()); err != nil || r.Shards != 1 {
 		t.Fatalf("%+v %v", r, err)
 	}

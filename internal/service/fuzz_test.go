@@ -13,11 +13,11 @@ import (
 // FuzzUploadCAR sends anything as a CAR: what is accepted must be sound.
 func FuzzUploadCAR(f *testing.F) {
 	leaf := raw("leaf")
-	node := pbNode("node", leaf.c)
+	node := pbNode("node", leaf.CID)
 	f.Add(carOf(node, leaf))
 	f.Add(wrapV2(carOf(node, leaf)))
-	f.Add(carOf(cborNode("cbor", leaf.c, node.c), leaf))
-	f.Add(carOf(blockOf(cid.DagJSON, []byte(`{"a":[{"/":"`+leaf.c.String()+`"}]}`)), leaf))
+	f.Add(carOf(cborNode("cbor", leaf.CID, node.CID), leaf))
+	f.Add(carOf(blockOf(cid.DagJSON, []byte(`{"a":[{"/":"`+leaf.CID.String()+`"}]}`)), leaf))
 	f.Add(carFile(nil))
 	f.Add([]byte{0xff, 0xff, 0xff})
 	s := newServer(f, options{})

@@ -86,7 +86,7 @@ func TestGateway(t *testing.T) {
 			t.Errorf("raw %s: %d %v", c, a.status, err)
 		}
 	}
-	absent := raw("absent").c.String()
+	absent := raw("absent").CID.String()
 	if a := s.do("GET", "/ipfs/"+absent+"?format=raw", nil); a.status < 400 {
 		t.Errorf("absent: %d", a.status)
 	}
@@ -121,7 +121,7 @@ func TestDiscard(t *testing.T) {
 	keep := newServer(t, options{})
 	big := blockOf(cid.Raw, bytes.Repeat([]byte("data"), 500_000))
 	late := raw("late")
-	root := pbNode("root", big.c, late.c)
+	root := pbNode("root", big.CID, late.CID)
 	for i, row := range []struct {
 		body   []byte
 		status string
@@ -134,10 +134,10 @@ func TestDiscard(t *testing.T) {
 	if a := s.putCAR(flip(carOf(root, big), -1)); a.status != 400 {
 		t.Errorf("damaged: %d", a.status)
 	}
-	if a := s.do("GET", "/ipfs/"+root.c.String()+"?format=raw", nil); !bytes.Equal(a.raw, root.data) {
+	if a := s.do("GET", "/ipfs/"+root.CID.String()+"?format=raw", nil); !bytes.Equal(a.raw, root.Data) {
 		t.Errorf("inner nodes are kept: %d", a.status)
 	}
-	if a := s.do("GET", "/ipfs/"+big.c.String()+"?format=raw", nil); a.status == 200 {
+	if a := s.do("GET", "/ipfs/"+big.CID.String()+"?format=raw", nil); a.status == 200 {
 		t.Error("a discarded leaf was given out")
 	}
 }

@@ -20,7 +20,7 @@ func New(ctx context.Context, st *store.Store, opts Options) (*Service, error) {
 	if err := opts.validate(); err != nil {
 		return nil, fmt.Errorf("make service: %w", err)
 	}
-	s := &Service{opts: opts, log: opts.Logger, intake: intake{st, newMetrics(opts.Registry)}}
+	s := &Service{opts: opts, log: opts.Logger, intake: intake{st, newMetrics(opts.Registry, st)}}
 	var err error
 	if s.handler, err = s.newHandler(); err != nil {
 		return nil, err
@@ -73,6 +73,7 @@ func (s *Service) routes() []route {
 	add("PATCH", "/upload/:param", "rwc", keyed|creates, s.rename)
 	add("POST", "/store", "rwc", keyed|creates, s.storeNFT)
 	add("DELETE", "/:param", "rwc", keyed|deletes, s.remove)
+	add("GET", "/internal/status", "r", keyed, s.storeStatus)
 	add("GET", "/user/tags", "r", keyed, s.tags)
 	add("GET", "/internal/tokens", "r", keyed, s.listTokens)
 	add("POST", "/internal/tokens", "rw", keyed|creates, s.createToken)

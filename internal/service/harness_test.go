@@ -3,7 +3,6 @@ package service_test
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"io"
@@ -15,90 +14,20 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
-	"github.com/multiformats/go-multihash"
-	"github.com/multiformats/go-varint"
 
 	"github.com/carload/carload/internal/service"
 	"github.com/carload/carload/internal/store"
+	"github.com/carload/carload/internal/store/storetest"
 )
 
-// block is a block of a DAG made up by a test.
-type block struct {
-	c    cid.Cid
-	data []byte
-}
+type block = storetest.Block
 
-func blockOf(codec uint64, data []byte) block { return hashedBlock(codec, multihash.SHA2_256, data) }
-
-func hashedBlock(codec, hash uint64, data []byte) block {
-	mh, err := multihash.Sum(data, hash, -1)
-	if err != nil {
-		panic(err)
-	}
-	return block{cid.NewCidV1(codec, mh), data}
-}
-
-func raw(s string) block { return blockOf(cid.Raw, []byte(s)) }
-
-// pbNode is a DAG-PB node with these children; tag makes it different from
-// others that have the same.
-func pbNode(tag string, children ...cid.Cid) block {
-	var p []byte
-	field := func(dst []byte, n int, v []byte) []byte {
-		dst = append(dst, byte(n<<3|2))
-		dst = binary.AppendUvarint(dst, uint64(len(v)))
-		return append(dst, v...)
-	}
-	for _, c := range children {
-		l := field(nil, 1, c.Bytes())
-		l = field(l, 2, nil)
-		l = append(l, 3<<3, 100)
-		p = field(p, 2, l)
-	}
-	return blockOf(cid.DagProtobuf, field(p, 1, []byte(tag)))
-}
-
-// cborNode is a DAG-CBOR list of a string and these children.
-func cborNode(tag string, children ...cid.Cid) block {
-	p := []byte{0x99, 0, 0}
-	binary.BigEndian.PutUint16(p[1:], uint16(len(children)+1))
-	if len(children)+1 < 256 {
-		p = []byte{0x98, byte(len(children) + 1)}
-		if len(children)+1 < 24 {
-			p = []byte{0x80 | byte(len(children)+1)}
-		}
-	}
-	p = append(append(p, 0x60|byte(len(tag))), tag...)
-	for _, c := range children {
-		p = append(p, 0xd8, 42, 0x58, byte(c.ByteLen()+1), 0)
-		p = append(p, c.Bytes()...)
-	}
-	return blockOf(cid.DagCBOR, p)
-}
-
-// carFile writes a CARv1 without checking anything.
-func carFile(roots []cid.Cid, blocks ...block) []byte {
-	h := []byte{0xa2, 0x65, 'r', 'o', 'o', 't', 's', 0x80 | byte(len(roots))}
-	for _, r := range roots {
-		h = append(h, 0xd8, 42, 0x58, byte(r.ByteLen()+1), 0)
-		h = append(h, r.Bytes()...)
-	}
-	h = append(h, 0x67, 'v', 'e', 'r', 's', 'i', 'o', 'n', 1)
-	out := append(varint.ToUvarint(uint64(len(h))), h...)
-	for _, b := range blocks {
-		out = append(out, sectionOf(b)...)
-	}
-	return out
-}
-
-func sectionOf(b block) []byte {
-	out := varint.ToUvarint(uint64(b.c.ByteLen() + len(b.data)))
-	out = append(out, b.c.Bytes()...)
-	return append(out, b.data...)
-}
-
-// carOf is a CAR whose root is the first block.
-func carOf(blocks ...block) []byte { return carFile([]cid.Cid{blocks[0].c}, blocks...) }
+var (
+	blockOf, hashedBlock, raw = storetest.BlockOf, storetest.HashedBlock, storetest.Raw
+	pbNode, cborNode          = storetest.PBNode, storetest.CBORNode
+	carFile, carOf            = storetest.CARFile, storetest.CAROf
+	flip                      = storetest.Flip
+)
 
 // options are those of a store and of a service over it.
 type options struct {
@@ -258,4 +187,13 @@ func (s *server) status(root cid.Cid) string {
 		s.t.Fatalf("%v in %s", err, a.raw)
 	}
 	return v.Pin.Status
+}
+
+func fsck(t *testing.T, s *server) *store.FsckReport {
+	t.Helper()
+	r, err := s.st.Fsck(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
 }

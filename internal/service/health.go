@@ -25,3 +25,12 @@ func (s *Service) readyz(c *call) error {
 	}
 	return writeJSON(c.w, http.StatusOK, okReply{OK: true})
 }
+
+// storeStatus answers GET /internal/status, for operators.
+func (s *Service) storeStatus(c *call) error {
+	status, err := s.st.Status(c.r.Context())
+	if err != nil {
+		return err
+	}
+	return c.reply(http.StatusOK, status)
+}

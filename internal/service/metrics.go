@@ -1,12 +1,15 @@
 package service
 
 import (
+	"context"
 	"net/http"
 	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/carload/carload/internal/store"
 )
 
 type metrics struct {
@@ -18,7 +21,7 @@ type metrics struct {
 	index    prometheus.Histogram
 }
 
-func newMetrics(reg *prometheus.Registry) *metrics {
+func newMetrics(reg *prometheus.Registry, st *store.Store) *metrics {
 	m := &metrics{
 		handler: promhttp.HandlerFor(reg, promhttp.HandlerOpts{}),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -39,7 +42,7 @@ func newMetrics(reg *prometheus.Registry) *metrics {
 			Buckets: prometheus.ExponentialBuckets(0.001, 4, 9),
 		}),
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.shards, m.bytes, m.index} {
+	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.shards, m.bytes, m.index, newStoreMetrics(st)} {
 		// A registry that has them already is that of another service in the
 		// same process; this one then goes uncounted.
 		_ = reg.Register(c)
@@ -55,4 +58,54 @@ func (m *metrics) request(method string, status int, took time.Duration) {
 	}
 	m.requests.WithLabelValues(method, strconv.Itoa(status)).Inc()
 	m.seconds.WithLabelValues(method).Observe(took.Seconds())
+}
+
+// storeMetrics are the figures of a store's status.
+type storeMetrics struct {
+	st   *store.Store
+	desc []*prometheus.Desc
+}
+
+func newStoreMetrics(st *store.Store) *storeMetrics {
+	m := &storeMetrics{st: st}
+	for _, d := range [][2]string{
+		{"shards", "Shards in the store."},
+		{"bytes", "Bytes of the shards in the store."},
+		{"damaged_shards", "Shards that are known to be damaged, and have to be uploaded again."},
+		{"lost_blocks", "Blocks of which no sound copy is known."},
+		{"scrub_shards", "Shards that the scrub has checked since it last began."},
+		{"scrub_bytes", "Bytes that the scrub has checked since it last began."},
+		{"scrub_problems", "Problems that the scrub has found since it last began."},
+		{"scrub_cycles", "How often the scrub has come to the end of the store."},
+		{"scrub_began_timestamp_seconds", "When the scrub last began; 0 if never."},
+	} {
+		m.desc = append(m.desc, prometheus.NewDesc("carload_store_"+d[0], d[1], nil, nil))
+	}
+	return m
+}
+
+// Describe implements prometheus.Collector.
+func (m *storeMetrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range m.desc {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m *storeMetrics) Collect(ch chan<- prometheus.Metric) {
+	s, err := m.st.Status(context.Background())
+	if err != nil {
+		ch <- prometheus.NewInvalidMetric(m.desc[0], err)
+		return
+	}
+	began := int64(0)
+	if !s.Scrub.Began.IsZero() {
+		began = s.Scrub.Began.Unix()
+	}
+	for i, v := range []int64{
+		int64(s.Shards), s.Bytes, int64(s.DamagedShards), int64(s.LostBlocks),
+		int64(s.Scrub.Shards), s.Scrub.Bytes, int64(s.Scrub.Problems), int64(s.Scrub.Cycles), began,
+	} {
+		ch <- prometheus.MustNewConstMetric(m.desc[i], prometheus.GaugeValue, float64(v))
+	}
 }

@@ -28,14 +28,14 @@ func TestPinsByBoxo(t *testing.T) {
 	for i := range 23 {
 		b := raw(fmt.Sprintf("pinned %d", i))
 		s.putCAR(carOf(b)).upload(t)
-		p, err := c.Add(ctx, b.c, client.PinOpts.WithName(fmt.Sprintf("name %d", i)), client.PinOpts.AddMeta(map[string]string{"k": "v"}))
+		p, err := c.Add(ctx, b.CID, client.PinOpts.WithName(fmt.Sprintf("name %d", i)), client.PinOpts.AddMeta(map[string]string{"k": "v"}))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if p.GetStatus() != client.StatusPinned || p.GetRequestId() != b.c.String() || p.GetPin().GetMeta()["k"] != "v" {
+		if p.GetStatus() != client.StatusPinned || p.GetRequestId() != b.CID.String() || p.GetPin().GetMeta()["k"] != "v" {
 			t.Fatalf("%v", p)
 		}
-		cids = append(cids, b.c)
+		cids = append(cids, b.CID)
 	}
 	all, err := c.LsSync(ctx)
 	if err != nil {
@@ -55,20 +55,20 @@ func TestPinsByBoxo(t *testing.T) {
 
 	next := raw("replacement")
 	s.putCAR(carOf(next)).upload(t)
-	if _, err := c.Replace(ctx, cids[0].String(), next.c); err != nil {
+	if _, err := c.Replace(ctx, cids[0].String(), next.CID); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := c.GetStatusByID(ctx, cids[0].String()); err == nil {
 		t.Fatal("the replaced pin is still there")
 	}
-	got, err := c.GetStatusByID(ctx, next.c.String())
+	got, err := c.GetStatusByID(ctx, next.CID.String())
 	if err != nil || got.GetStatus() != client.StatusPinned {
 		t.Fatalf("%v %v", got, err)
 	}
-	if err := c.DeleteByID(ctx, next.c.String()); err != nil {
+	if err := c.DeleteByID(ctx, next.CID.String()); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.DeleteByID(ctx, next.c.String()); err == nil {
+	if err := c.DeleteByID(ctx, next.CID.String()); err == nil {
 		t.Fatal("deleted twice")
 	}
 }
@@ -78,8 +78,8 @@ func TestPinErrors(t *testing.T) {
 	s := newServer(t, options{})
 	b := raw("x")
 	s.putCAR(carOf(b)).upload(t)
-	id := b.c.String()
-	absent := raw("absent").c.String()
+	id := b.CID.String()
+	absent := raw("absent").CID.String()
 	for _, row := range []struct {
 		name, method, path, body string
 		status                   int
@@ -125,7 +125,7 @@ func TestPinErrors(t *testing.T) {
 		t.Errorf("%s", a.raw)
 	}
 	s.putCAR(carOf(raw("absent"))).upload(t)
-	if got := s.status(raw("absent").c); got != "pinned" {
+	if got := s.status(raw("absent").CID); got != "pinned" {
 		t.Errorf("after upload: %s", got)
 	}
 }
@@ -150,8 +150,8 @@ func TestPinFetches(t *testing.T) {
 	t.Parallel()
 	origin := newServer(t, options{})
 	a, b, c := raw("a"), raw("b"), raw("c")
-	inner := cborNode("inner", a.c, b.c)
-	root := pbNode("root", inner.c, c.c, inner.c)
+	inner := cborNode("inner", a.CID, b.CID)
+	root := pbNode("root", inner.CID, c.CID, inner.CID)
 	origin.putCAR(carOf(root, inner, a, b, c)).upload(t)
 
 	var cars, blocks atomic.Int64
@@ -178,7 +178,7 @@ func TestPinFetches(t *testing.T) {
 		}))
 		dir := t.TempDir()
 		s := newServer(t, options{Dir: dir, FetchFrom: []string{gw.URL}})
-		add := s.do("POST", "/pins", []byte(`{"cid":"`+root.c.String()+`"}`))
+		add := s.do("POST", "/pins", []byte(`{"cid":"`+root.CID.String()+`"}`))
 		var p struct{ Status string }
 		if err := json.Unmarshal(add.raw, &p); err != nil {
 			t.Fatal(err)
@@ -187,18 +187,18 @@ func TestPinFetches(t *testing.T) {
 		if mode == "lies" {
 			end = "failed"
 		}
-		waitFor(t, mode, func() bool { return s.status(root.c) == end })
-		got := s.do("GET", "/pins/"+root.c.String(), nil)
+		waitFor(t, mode, func() bool { return s.status(root.CID) == end })
+		got := s.do("GET", "/pins/"+root.CID.String(), nil)
 		if mode == "lies" && !strings.Contains(string(got.raw), "status_details") {
 			t.Errorf("no reason: %s", got.raw)
 		}
 		if end == "pinned" {
 			for _, blk := range []block{root, inner, a, b, c} {
-				if got := s.do("GET", "/ipfs/"+blk.c.String()+"?format=raw", nil); string(got.raw) != string(blk.data) {
+				if got := s.do("GET", "/ipfs/"+blk.CID.String()+"?format=raw", nil); string(got.raw) != string(blk.Data) {
 					t.Errorf("%s: %d %q", mode, got.status, got.raw)
 				}
 			}
-			if u := s.do("GET", "/"+root.c.String(), nil).upload(t); len(u.Parts) == 0 || u.Type != "remote" {
+			if u := s.do("GET", "/"+root.CID.String(), nil).upload(t); len(u.Parts) == 0 || u.Type != "remote" {
 				t.Errorf("%s: %+v", mode, u)
 			}
 		}

@@ -20,7 +20,7 @@ func TestQuotaCountsShardsOfAKey(t *testing.T) {
 	for _, tag := range []string{"a", "b", "c", "d"} {
 		leaves = append(leaves, raw(strings.Repeat(tag, 1000)))
 	}
-	root := pbNode("root", leaves[0].c, leaves[1].c, leaves[2].c, leaves[3].c)
+	root := pbNode("root", leaves[0].CID, leaves[1].CID, leaves[2].CID, leaves[3].CID)
 	shard := func(i int) []byte { return carOf(root, leaves[i]) }
 	tokens := make([]string, 2)
 	for i, name := range []string{"first", "second"} {
@@ -46,7 +46,7 @@ func TestQuotaCountsShardsOfAKey(t *testing.T) {
 		step{1, 2, 200}, step{1, 3, 200}, step{1, 0, 403}, // the other pays for its own
 		step{1, 3, 200}, step{0, 0, 200},
 	)
-	if got := s.status(root.c); got != "pinned" {
+	if got := s.status(root.CID); got != "pinned" {
 		t.Error(got)
 	}
 	s.close()
@@ -68,13 +68,17 @@ func TestQuotaCountsShardsOfAKey(t *testing.T) {
 		ALTER TABLE old RENAME TO upload_shards;
 		CREATE INDEX upload_shards_shard ON upload_shards(shard_id);
 		CREATE INDEX uploads_key ON uploads(key_id);
+		DROP TABLE damage;
+		DROP TABLE parents;
 		PRAGMA user_version = 1`)
 	if err := errors.Join(err, db.Close()); err != nil {
 		t.Fatal(err)
 	}
-	s = reopen(t, s, options{Dir: dir})
+	again := newServer(t, options{Dir: dir})
+	again.token = s.token
+	s = again
 	put(step{0, 3, 200}, step{1, 0, 200}, step{1, 1, 200}, step{1, 2, 403})
-	if u := s.do("GET", "/"+root.c.String(), nil).upload(t); len(u.Parts) != 4 || u.Scope != "first" {
+	if u := s.do("GET", "/"+root.CID.String(), nil).upload(t); len(u.Parts) != 4 || u.Scope != "first" {
 		t.Errorf("%+v", u)
 	}
 }

@@ -11,28 +11,28 @@ func TestUploadShards(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, options{})
 	a, b := raw("leaf a"), raw("leaf b")
-	left, right := pbNode("left", a.c), cborNode("right", b.c, a.c)
-	root := pbNode("root", left.c, right.c)
+	left, right := pbNode("left", a.CID), cborNode("right", b.CID, a.CID)
+	root := pbNode("root", left.CID, right.CID)
 
 	one := s.putCAR(carOf(root, left, a)).upload(t)
-	if one.CID != root.c.String() || one.Pin.Status != "pinning" || len(one.Parts) != 1 {
+	if one.CID != root.CID.String() || one.Pin.Status != "pinning" || len(one.Parts) != 1 {
 		t.Fatalf("first shard: %+v", one)
 	}
 	two := s.putCAR(carOf(root, right, b)).upload(t)
 	if two.Pin.Status != "pinned" || len(two.Parts) != 2 || two.Parts[0] != one.Parts[0] {
 		t.Fatalf("second shard: %+v", two)
 	}
-	if got := s.status(root.c); got != "pinned" {
+	if got := s.status(root.CID); got != "pinned" {
 		t.Fatalf("check says %s", got)
 	}
-	got := s.do("GET", "/ipfs/"+b.c.String()+"?format=raw", nil)
-	if !bytes.Equal(got.raw, b.data) {
+	got := s.do("GET", "/ipfs/"+b.CID.String()+"?format=raw", nil)
+	if !bytes.Equal(got.raw, b.Data) {
 		t.Fatalf("gateway: %d %q", got.status, got.raw)
 	}
-	if got := s.do("DELETE", "/"+root.c.String(), nil); got.status != 202 || string(got.raw) != `{"ok":true}` {
+	if got := s.do("DELETE", "/"+root.CID.String(), nil); got.status != 202 || string(got.raw) != `{"ok":true}` {
 		t.Fatalf("delete: %d %s", got.status, got.raw)
 	}
-	if got := s.do("GET", "/"+root.c.String(), nil); got.status != 404 || got.Error.Message != "NFT not found" {
+	if got := s.do("GET", "/"+root.CID.String(), nil); got.status != 404 || got.Error.Message != "NFT not found" {
 		t.Fatalf("get after delete: %d %s", got.status, got.raw)
 	}
 }

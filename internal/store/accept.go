@@ -56,12 +56,13 @@ func (st *Store) record(ctx context.Context, tx *sql.Tx, in *Incoming, up *NewUp
 		return err
 	}
 	x := newIndexer(ctx, st, tx)
+	in.shard.id = id
 	if fresh {
-		in.shard.id = id
-		if err := x.add(in.shard); err != nil {
-			return err
-		}
-	} else if err := x.settle(); err != nil { // a shard sent again mends what was damaged
+		err = x.add(in.shard)
+	} else {
+		err = x.again(in.shard)
+	}
+	if err != nil {
 		return err
 	}
 	if err := x.demandRoot(keyOf(in.Root)); err != nil {

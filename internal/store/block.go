@@ -5,11 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"log/slog"
 	"os"
-	"syscall"
 
 	"github.com/ipfs/go-cid"
 )
@@ -27,9 +24,15 @@ const copiesQuery = `SELECT s.id, s.cid, b.off, b.len FROM blocks b JOIN shards 
 
 // Block returns a block after checking that its bytes are what its CID says.
 // The error matches [ErrNotHeld] if no shard has it, and [ErrDamaged] if all
-// copies are damaged or lost: then it has to be uploaded again.
+// copies are damaged or lost: then it has to be uploaded again. Copies that are
+// found damaged are marked, and count as not held from then on.
 func (st *Store) Block(ctx context.Context, c cid.Cid) ([]byte, error) {
-	return st.readBlock(ctx, st.db.read, c)
+	data, _, bad, err := st.readCopy(ctx, st.db.read, c, copiesQuery)
+	st.report(ctx, bad)
+	if errors.Is(err, ErrNotHeld) {
+		return st.missed(ctx, c, err)
+	}
+	return data, err
 }
 
 // BlockSize returns the length of a block, or [ErrNotHeld].
@@ -52,23 +55,16 @@ func (st *Store) knows(ctx context.Context, shardCID cid.Cid) (bool, error) {
 	return is, nil
 }
 
-// readBlock returns a block from a copy of it that is sound. If there is none,
-// the error is ErrDamaged or ErrNotHeld.
-func (st *Store) readBlock(ctx context.Context, q querier, c cid.Cid) ([]byte, error) {
-	data, _, err := st.readCopy(ctx, q, c, copiesQuery+` ORDER BY b.shard`)
-	return data, err
-}
-
 // readCopy goes through the copies of a block in the order of the query, and
-// returns the first that is sound.
-func (st *Store) readCopy(ctx context.Context, q querier, c cid.Cid, query string) ([]byte, location, error) {
-	var damaged, gone []cid.Cid
+// returns the first that is sound, and those before that are not.
+func (st *Store) readCopy(ctx context.Context, q querier, c cid.Cid, query string) ([]byte, location, []suspect, error) {
+	var bad []suspect
 	var failed error
 	var tried location
 	for _, limit := range []int{1, -1} { // but for damage the first will do
 		copies, err := locate(ctx, q, query+` LIMIT ?`, []byte(c.Hash()), limit)
 		if err != nil {
-			return nil, location{}, fmt.Errorf("look up block %s: %w", c, err)
+			return nil, location{}, nil, fmt.Errorf("look up block %s: %w", c, err)
 		}
 		for _, l := range copies {
 			if l == tried {
@@ -81,11 +77,9 @@ func (st *Store) readCopy(ctx context.Context, q querier, c cid.Cid, query strin
 			}
 			switch {
 			case err == nil:
-				return data, l, nil
-			case errors.Is(err, fs.ErrNotExist):
-				gone = append(gone, l.shard)
-			case errors.Is(err, ErrDamaged), errors.Is(err, io.EOF), errors.Is(err, syscall.EIO):
-				damaged = append(damaged, l.shard)
+				return data, l, bad, nil
+			case isDamage(err):
+				bad = append(bad, suspect{l, c.Hash()})
 				st.log.LogAttrs(ctx, slog.LevelWarn, "a copy of a block is damaged",
 					slog.String("block", c.String()), slog.String("shard", l.shard.String()), slog.Any("error", err))
 			default:
@@ -94,21 +88,97 @@ func (st *Store) readCopy(ctx context.Context, q querier, c cid.Cid, query strin
 		}
 	}
 	if failed != nil {
-		return nil, location{}, failed
+		return nil, location{}, bad, failed
 	}
-	for _, shard := range gone { // lost, unless it was collected in between
-		known, err := st.knows(ctx, shard)
-		if err != nil {
-			return nil, location{}, err
+	// Known damage has no copies, and a shard may have been collected in
+	// between.
+	shards := make([]cid.Cid, 0, len(bad))
+	for _, s := range bad {
+		shards = append(shards, s.shard)
+	}
+	err := eachRow(ctx, q, `SELECT s.cid FROM damage d JOIN shards s ON s.id = d.shard WHERE d.mh = ?`, []any{[]byte(c.Hash())},
+		func(scan scanRow) error {
+			var raw []byte
+			if err := scan(&raw); err != nil {
+				return err
+			}
+			shard, err := cid.Cast(raw)
+			shards = append(shards, shard)
+			return err
+		})
+	if err != nil {
+		return nil, location{}, bad, fmt.Errorf("look up damage: %w", err)
+	}
+	for _, shard := range shards {
+		if known, err := st.knows(ctx, shard); err != nil {
+			return nil, location{}, bad, err
+		} else if known {
+			return nil, location{}, bad, fmt.Errorf("block %s has no sound copy; one is in shard %s: %w", c, shard, ErrDamaged)
 		}
-		if known {
-			damaged = append(damaged, shard)
+	}
+	return nil, location{}, bad, fmt.Errorf("block %s: %w", c, ErrNotHeld)
+}
+
+// missed is for a block that the index does not have. If nodes count on it that
+// is the index's mistake: then it is looked for in the shards.
+func (st *Store) missed(ctx context.Context, c cid.Cid, notHeld error) ([]byte, error) {
+	mh := []byte(c.Hash())
+	var needed bool
+	err := st.db.read.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM nodes WHERE mh = ? AND pending = -1)
+		OR EXISTS (SELECT 1 FROM parents p JOIN nodes n ON n.id = p.parent WHERE p.child = ? AND n.pending = -1)`,
+		mh, childOf(string(mh))).Scan(&needed)
+	if err != nil || !needed {
+		return nil, errors.Join(notHeld, err)
+	}
+	st.log.LogAttrs(ctx, slog.LevelError, "the index lacks a block that an upload needs", slog.String("block", c.String()))
+	err = st.mark(context.WithoutCancel(ctx), func(x *indexer) error {
+		return x.lose(func(l *loss) error { return l.takeHash(mh) })
+	})
+	if err != nil {
+		return nil, err
+	}
+	found, err := st.search(ctx, c)
+	if err != nil || !found {
+		return nil, errors.Join(notHeld, err)
+	}
+	data, _, _, err := st.readCopy(ctx, st.db.read, c, copiesQuery)
+	return data, err
+}
+
+// search looks for a block in the shards that the index has, and makes the
+// blocks of one that has it known again.
+func (st *Store) search(ctx context.Context, c cid.Cid) (bool, error) {
+	all, err := st.shards(ctx)
+	if err != nil {
+		return false, err
+	}
+	for _, k := range all {
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
+		if found, err := st.contains(k.shard, c); err != nil || !found {
+			continue // what is wrong with it is found by others
+		}
+		return true, st.mark(context.WithoutCancel(ctx), func(x *indexer) error { return x.add(k.shard) })
+	}
+	return false, nil
+}
+
+// contains goes through the framing of a shard file.
+func (st *Store) contains(sh shard, c cid.Cid) (bool, error) {
+	f, err := os.Open(st.files.path(sh.cid))
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	in, err := newSections(f, sh.payload, sh.end)
+	for err == nil {
+		var sec section
+		if sec, err = in.next(); err == nil && string(sec.c.Hash()) == string(c.Hash()) {
+			return true, nil
 		}
 	}
-	if len(damaged) == 0 {
-		return nil, location{}, fmt.Errorf("block %s: %w", c, ErrNotHeld)
-	}
-	return nil, location{}, fmt.Errorf("block %s has no sound copy among %d, of which one is in shard %s: %w", c, len(damaged), damaged[0], ErrDamaged)
+	return false, err
 }
 
 // locate runs a query of the columns of copiesQuery. It holds no connection to
@@ -143,4 +213,40 @@ func (st *Store) readAt(l location) (_ []byte, err error) {
 		return nil, fmt.Errorf("read block at %d of %s: %w", l.off, l.shard, err)
 	}
 	return p, nil
+}
+
+// known is a shard as the index has it.
+type known struct {
+	shard
+	size int64
+}
+
+const knownColumns = `id, cid, size, payload, payload_end`
+
+func scanKnown(scan scanRow) (k known, err error) {
+	var raw []byte
+	if err := scan(&k.id, &raw, &k.size, &k.payload, &k.end); err != nil {
+		return k, err
+	}
+	k.cid, err = cid.Cast(raw)
+	return k, err
+}
+
+// shards lists the shards that the index has.
+func (st *Store) shards(ctx context.Context) ([]known, error) {
+	var all []known
+	err := eachRow(ctx, st.db.read, `SELECT `+knownColumns+` FROM shards ORDER BY id`, nil, func(scan scanRow) error {
+		k, err := scanKnown(scan)
+		all = append(all, k)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list shards: %w", err)
+	}
+	return all, nil
+}
+
+// shardAfter returns the shard that comes after another, or [sql.ErrNoRows].
+func (st *Store) shardAfter(ctx context.Context, id int64) (known, error) {
+	return scanKnown(st.db.read.QueryRowContext(ctx, `SELECT `+knownColumns+` FROM shards WHERE id > ? ORDER BY id LIMIT 1`, id).Scan)
 }

@@ -39,12 +39,15 @@ func (st *Store) collect(ctx context.Context) (CollectReport, error) {
 	defer st.commit.Unlock()
 	var report CollectReport
 	var gone []cid.Cid
+	var bad []suspect
 	err := st.db.update(ctx, func(tx *sql.Tx) error {
 		m := &marker{x: newIndexer(ctx, st, tx)}
 		var err error
 		gone, err = m.collect()
+		bad = m.bad
 		return err
 	})
+	st.report(ctx, bad)
 	if err != nil {
 		return report, err
 	}
@@ -77,7 +80,10 @@ func (st *Store) collect(ctx context.Context) (CollectReport, error) {
 
 // marker finds the shards that can go. It keeps what it has seen in tables of
 // the transaction, so its memory does not grow with the store.
-type marker struct{ x *indexer }
+type marker struct {
+	x   *indexer
+	bad []suspect // found on the way
+}
 
 const markTables = `
 DROP TABLE IF EXISTS temp.unowned; DROP TABLE IF EXISTS temp.needed; DROP TABLE IF EXISTS temp.marked;
@@ -135,8 +141,10 @@ func (m *marker) sweep() error {
 		`DELETE FROM blocks WHERE shard IN ` + doomed,
 		`DELETE FROM nodes WHERE NOT EXISTS (SELECT 1 FROM marked m WHERE m.mh = nodes.mh AND m.codec = nodes.codec)`,
 		`DELETE FROM waiting WHERE parent NOT IN (SELECT id FROM nodes)`,
+		`DELETE FROM parents WHERE parent NOT IN (SELECT id FROM nodes)`,
 		`DELETE FROM upload_shards WHERE shard_id IN ` + doomed,
 		`DELETE FROM shards WHERE id IN ` + doomed,
+		`DELETE FROM damage WHERE shard NOT IN (SELECT id FROM shards)`,
 	} {
 		if _, err := m.x.tx.ExecContext(m.x.ctx, q); err != nil {
 			return fmt.Errorf("remove shards from the index: %w", err)
@@ -190,7 +198,7 @@ func (m *marker) mark() error {
 			return fmt.Errorf("mark: %w", err)
 		}
 		if len(batch) == 0 {
-			return nil
+			return m.clear()
 		}
 		for _, r := range batch {
 			last = r.id
@@ -207,11 +215,28 @@ func (m *marker) mark() error {
 	}
 }
 
+// clear returns an error if it is known that a node which uploads reach is lost:
+// then it is not known what they need.
+func (m *marker) clear() error {
+	var mh []byte
+	var codec uint64
+	err := m.x.tx.QueryRowContext(m.x.ctx, `SELECT m.mh, m.codec FROM marked m WHERE m.codec IN `+innerCodecs+`
+		AND EXISTS (SELECT 1 FROM damage d WHERE d.mh = m.mh) AND NOT EXISTS (SELECT 1 FROM blocks b WHERE b.mh = m.mh)`).Scan(&mh, &codec)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	if err == nil {
+		_, err = m.read(nodeKey{string(mh), codec}) // says which shard
+	}
+	return fmt.Errorf("what uploads need is not clear, so nothing is removed: %w", err)
+}
+
 // read returns a node, and marks the shard that it is from if those that stay
 // have only damaged copies of it.
 func (m *marker) read(k nodeKey) ([]byte, error) {
-	data, from, err := m.x.st.readCopy(m.x.ctx, m.x.tx, k.cid(), copiesQuery+
+	data, from, bad, err := m.x.st.readCopy(m.x.ctx, m.x.tx, k.cid(), copiesQuery+
 		` ORDER BY b.shard IN (SELECT id FROM unowned) AND b.shard NOT IN (SELECT id FROM needed), b.shard`)
+	m.bad = append(m.bad, bad...)
 	if err != nil {
 		return nil, err
 	}

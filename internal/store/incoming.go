@@ -48,12 +48,17 @@ func (st *Store) Receive(ctx context.Context, src io.Reader, length int64) (_ *I
 			err = errors.Join(err, in.Close())
 		}
 	}()
+	buf, release, err := st.buffer(ctx, length)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	var res *scanResult
 	if st.discard {
-		res, err = st.scan(ctx, src, length, nil, in)
+		res, err = st.scan(src, buf, nil, in)
 	} else {
 		in.out = durable.NewWriter(in.f)
-		res, err = st.scan(ctx, src, length, in, nil)
+		res, err = st.scan(src, buf, in, nil)
 	}
 	if err != nil {
 		return nil, err

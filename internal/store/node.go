@@ -1,6 +1,7 @@
 package store
 
 import (
+	"encoding/binary"
 	"fmt"
 
 	"github.com/ipfs/go-cid"
@@ -62,12 +63,24 @@ func links(codec uint64, data []byte) ([]nodeKey, error) {
 
 // freshNode is an inner node whose links were just read.
 type freshNode struct {
-	key    nodeKey
-	links  []nodeKey
-	broken bool
+	key      nodeKey
+	links    []nodeKey
+	children []int64 // of all links, as the table parents has them
+	broken   bool
 }
 
 func parse(k nodeKey, data []byte) freshNode {
 	ls, err := links(k.codec, data)
-	return freshNode{key: k, links: ls, broken: err != nil}
+	n := freshNode{key: k, links: ls, children: make([]int64, len(ls)), broken: err != nil}
+	for i, l := range ls {
+		n.children[i] = childOf(l.mh)
+	}
+	return n
+}
+
+// childOf is a multihash in the table parents: its last eight bytes.
+func childOf(mh string) int64 {
+	var p [8]byte
+	copy(p[:], mh[max(len(mh)-len(p), 0):])
+	return int64(binary.BigEndian.Uint64(p[:]))
 }

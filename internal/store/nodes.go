@@ -188,29 +188,35 @@ func (x *indexer) insert(nodes []freshNode) error {
 		child  nodeKey
 		parent int64
 	}
-	var edges []edge
-	flush := func() error {
-		defer func() { edges = edges[:0] }()
-		return chunks(edges, func(part []edge) error {
-			args := make([]any, 0, 3*len(part))
-			for _, e := range part {
-				args = append(args, []byte(e.child.mh), e.child.codec, e.parent)
-			}
-			if err := x.exec(`INSERT INTO waiting (mh, codec, parent) VALUES %s`, `(?,?,?)`, len(part), args); err != nil {
-				return fmt.Errorf("index links: %w", err)
-			}
-			return nil
-		})
-	}
+	var missing []edge
+	var all [][2]int64
 	for _, n := range nodes {
+		id := ids[n.key]
+		for _, c := range n.children {
+			all = append(all, [2]int64{c, id})
+		}
 		for _, k := range n.links {
-			edges = append(edges, edge{k, ids[n.key]})
-			if len(edges) == batchLinks {
-				if err := flush(); err != nil {
-					return err
-				}
-			}
+			missing = append(missing, edge{k, id})
 		}
 	}
-	return flush()
+	err = chunks(all, func(part [][2]int64) error {
+		args := make([]any, 0, 2*len(part))
+		for _, e := range part {
+			args = append(args, e[0], e[1])
+		}
+		return x.exec(`INSERT OR IGNORE INTO parents (child, parent) VALUES %s`, `(?,?)`, len(part), args)
+	})
+	if err != nil {
+		return fmt.Errorf("index parents: %w", err)
+	}
+	return chunks(missing, func(part []edge) error {
+		args := make([]any, 0, 3*len(part))
+		for _, e := range part {
+			args = append(args, []byte(e.child.mh), e.child.codec, e.parent)
+		}
+		if err := x.exec(`INSERT INTO waiting (mh, codec, parent) VALUES %s`, `(?,?,?)`, len(part), args); err != nil {
+			return fmt.Errorf("index links: %w", err)
+		}
+		return nil
+	})
 }

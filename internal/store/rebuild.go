@@ -42,7 +42,7 @@ func (st *Store) rebuild(ctx context.Context, r *FsckReport) error {
 	now := st.now()
 	var owner int64
 	err := st.db.update(ctx, func(tx *sql.Tx) error {
-		for _, q := range []string{`DELETE FROM blocks`, `DELETE FROM nodes`, `DELETE FROM waiting`} {
+		for _, q := range []string{`DELETE FROM blocks`, `DELETE FROM nodes`, `DELETE FROM waiting`, `DELETE FROM parents`, `DELETE FROM damage`} {
 			if _, err := tx.ExecContext(ctx, q); err != nil {
 				return err
 			}
@@ -59,7 +59,7 @@ func (st *Store) rebuild(ctx context.Context, r *FsckReport) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		res, f, err := st.rescan(ctx, c)
+		res, f, err := st.rescan(ctx, c, nil)
 		if f != nil {
 			err = errors.Join(err, f.Close())
 		}

@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -49,15 +48,10 @@ type scanResult struct {
 	payloadEnd int64
 }
 
-// scan checks the CAR that src yields, block by block. Its length may be given
-// as -1 if it is unknown. What is wrong with the CAR is a [CARError]; errors of
-// src and the sink are returned as they are.
-func (st *Store) scan(ctx context.Context, src io.Reader, length int64, sink io.Writer, kept keeper) (*scanResult, error) {
-	buf, release, err := st.buffer(ctx, length)
-	if err != nil {
-		return nil, err
-	}
-	defer release()
+// scan checks the CAR that src yields, block by block, in a buffer. What is
+// wrong with the CAR is a [CARError]; errors of src and the sink are returned as
+// they are.
+func (st *Store) scan(src io.Reader, buf []byte, sink io.Writer, kept keeper) (*scanResult, error) {
 	s := &scanner{input: &input{src: src, sink: sink, kept: kept, pool: &st.hash, buf: buf}, limit: -1}
 	s.moving = s.verify // blocks are hashed where they lie
 	if err := s.run(); err != nil {

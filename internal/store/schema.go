@@ -8,7 +8,7 @@ import (
 )
 
 // schemaVersion is kept in SQLite's user_version.
-const schemaVersion = 2
+const schemaVersion = 3
 
 // Times are microseconds since 1970. A multihash (mh) is kept in its binary
 // form, and so is a CID where the column is a BLOB.
@@ -128,17 +128,43 @@ CREATE TABLE waiting (
 	parent INTEGER NOT NULL,
 	PRIMARY KEY (mh, codec, parent)
 ) WITHOUT ROWID;
+` + damageSchema
+
+// damageSchema is what came with version 3.
+const damageSchema = `
+-- Copies of blocks that are not sound. They have no row in blocks. An empty mh
+-- stands for a file that is not what its CID says, whatever its blocks are.
+CREATE TABLE damage (
+	mh    BLOB NOT NULL,
+	shard INTEGER NOT NULL,
+	off   INTEGER NOT NULL,
+	len   INTEGER NOT NULL,
+	PRIMARY KEY (mh, shard)
+) WITHOUT ROWID;
+CREATE INDEX damage_shard ON damage(shard);
+
+-- Nodes that link to a block, by the last eight bytes of its multihash. Rows may
+-- be out of date or match by chance: whoever uses them reads the node.
+CREATE TABLE parents (
+	child  INTEGER NOT NULL,
+	parent INTEGER NOT NULL,
+	PRIMARY KEY (child, parent)
+) WITHOUT ROWID;
 `
 
-// fromVersion1 makes a database of version 1 one of version 2. Until then all
-// shards of an upload counted against the key that began it.
-const fromVersion1 = `
+// upgrades lead from each older version to the next.
+var upgrades = []string{
+	1: `-- Until then all shards of an upload counted against the key that began it.
 ALTER TABLE upload_shards ADD COLUMN key_id INTEGER REFERENCES keys(id);
 UPDATE upload_shards SET key_id = (SELECT u.key_id FROM uploads u WHERE u.id = upload_shards.upload_id);
 CREATE INDEX upload_shards_key ON upload_shards(key_id);
 DROP INDEX uploads_key;
-PRAGMA user_version = 2;
-`
+`,
+	2: damageSchema + `-- The nodes that are there already have no rows in parents. The setting is the
+-- last of them.
+INSERT INTO settings SELECT 'parentless', max(id) FROM nodes HAVING max(id) IS NOT NULL;
+`,
+}
 
 // opening is what a store is opened as.
 type opening struct {
@@ -149,17 +175,12 @@ type opening struct {
 // migrate makes the tables of a new database, and sees whether an old one may
 // be used. It returns the salt of the store's tokens.
 func (as opening) migrate(ctx context.Context, db *database, shards files) (salt []byte, err error) {
-	return salt, db.update(ctx, func(tx *sql.Tx) error {
+	err = db.update(ctx, func(tx *sql.Tx) error {
 		var version int
 		if err := tx.QueryRowContext(ctx, `PRAGMA user_version`).Scan(&version); err != nil {
 			return fmt.Errorf("read version of index: %w", err)
 		}
 		switch version {
-		case schemaVersion:
-		case 1:
-			if _, err := tx.ExecContext(ctx, fromVersion1); err != nil {
-				return fmt.Errorf("bring index to version %d: %w", schemaVersion, err)
-			}
 		case 0:
 			// The database may be there without tables: making it was
 			// interrupted.
@@ -171,6 +192,16 @@ func (as opening) migrate(ctx context.Context, db *database, shards files) (salt
 			if err := createIndex(ctx, tx); err != nil {
 				return fmt.Errorf("create index: %w", err)
 			}
+		case schemaVersion:
+		case 1, 2:
+			for _, step := range upgrades[version:] {
+				if _, err := tx.ExecContext(ctx, step); err != nil {
+					return fmt.Errorf("bring index to version %d: %w", schemaVersion, err)
+				}
+			}
+			if err := setVersion(ctx, tx); err != nil {
+				return err
+			}
 		default:
 			return fmt.Errorf("the index has version %d, this program knows version %d", version, schemaVersion)
 		}
@@ -179,6 +210,7 @@ func (as opening) migrate(ctx context.Context, db *database, shards files) (salt
 		}
 		return as.admit(ctx, tx)
 	})
+	return salt, err
 }
 
 func createIndex(ctx context.Context, tx *sql.Tx) error {
@@ -192,6 +224,10 @@ func createIndex(ctx context.Context, tx *sql.Tx) error {
 	if _, err := tx.ExecContext(ctx, `INSERT INTO settings VALUES ('salt', ?)`, salt); err != nil {
 		return fmt.Errorf("keep salt: %w", err)
 	}
+	return setVersion(ctx, tx)
+}
+
+func setVersion(ctx context.Context, tx *sql.Tx) error {
 	_, err := tx.ExecContext(ctx, fmt.Sprintf(`PRAGMA user_version = %d`, schemaVersion))
 	return err
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 
 	"github.com/ipfs/go-cid"
 )
@@ -23,7 +22,7 @@ func (x *indexer) settle() error {
 		if read == 0 {
 			return nil
 		}
-		last = read
+		last = max(read, 0)
 	}
 }
 
@@ -136,8 +135,8 @@ func (x *indexer) tellLevel() error {
 }
 
 // readUnread reads some nodes after the last one, from where they are held, and
-// returns the last that it read, or 0. A node whose copies are all damaged stays
-// unread, and what needs it incomplete, until a sound copy comes.
+// returns the last that it read, or 0 if there are none. If it had to mark copies
+// that are damaged it returns -1, to begin anew.
 func (x *indexer) readUnread(last int64) (int64, error) {
 	var batch []nodeKey
 	err := eachRow(x.ctx, x.tx, `SELECT n.id, n.mh, n.codec FROM nodes n
@@ -157,11 +156,12 @@ func (x *indexer) readUnread(last int64) (int64, error) {
 		return 0, nil
 	}
 	var nodes []freshNode
+	var bad []suspect
 	total := 0
 	for _, k := range batch {
-		data, err := x.st.readBlock(x.ctx, x.tx, k.cid())
+		data, _, damaged, err := x.st.readCopy(x.ctx, x.tx, k.cid(), copiesQuery)
+		bad = append(bad, damaged...)
 		if errors.Is(err, ErrDamaged) {
-			x.st.log.LogAttrs(x.ctx, slog.LevelError, "a block is damaged, and has to be uploaded again", slog.Any("error", err))
 			continue
 		}
 		if err != nil {
@@ -176,7 +176,13 @@ func (x *indexer) readUnread(last int64) (int64, error) {
 			nodes, total = nil, 0
 		}
 	}
-	return last, x.evaluate(nodes)
+	if err := x.evaluate(nodes); err != nil {
+		return 0, err
+	}
+	if n, err := x.condemn(bad); err != nil || n > 0 {
+		return -1, err
+	}
+	return last, nil
 }
 
 // demandRoot makes sure that a root that is held is a node.

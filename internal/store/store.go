@@ -62,23 +62,8 @@ type Store struct {
 	last    int64 // guarded by clockMu
 }
 
-// Open opens the store in opts.Dir, or makes a new one, and removes what an
-// earlier process left unfinished. One process at a time may have a store
-// open; others get [ErrLocked]. A store that is not fit for it is refused with
-// [ErrIndexMissing], [ErrRebuilding], [ErrDiscards] or [ErrKeeps]. The caller
-// closes the store.
-func Open(ctx context.Context, opts Options) (*Store, error) {
-	if opts.Dir == "" {
-		return nil, errors.New("open store: no directory given")
-	}
-	if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("create store: %w", err)
-	}
-	return open(ctx, opts, false)
-}
-
-// open is [Open] for a directory that is there; rebuild says that the index is
-// about to be made anew.
+// open opens the store in a directory that is there; rebuild says that the index
+// is about to be made anew.
 func open(ctx context.Context, opts Options, rebuild bool) (_ *Store, err error) {
 	if opts.BufferBytes == 0 {
 		opts.BufferBytes = DefaultBufferBytes

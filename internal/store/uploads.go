@@ -223,11 +223,12 @@ func anys[T any](list []T) []any {
 }
 
 // Parts lists the CIDs of the shards of an upload, in the order in which they
-// came.
+// came, without those that are known to be damaged.
 func (st *Store) Parts(ctx context.Context, uploadID int64) ([]cid.Cid, error) {
 	var out []cid.Cid
 	err := eachRow(ctx, st.db.read,
-		`SELECT s.cid FROM upload_shards us JOIN shards s ON s.id = us.shard_id WHERE us.upload_id = ? ORDER BY us.seq`, []any{uploadID},
+		`SELECT s.cid FROM upload_shards us JOIN shards s ON s.id = us.shard_id 
+		WHERE us.upload_id = ? AND NOT EXISTS (SELECT 1 FROM damage d WHERE d.shard = s.id) ORDER BY us.seq`, []any{uploadID},
 		func(scan scanRow) error {
 			var raw []byte
 			if err := scan(&raw); err != nil {

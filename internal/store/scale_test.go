@@ -1,4 +1,4 @@
-package service_test
+package store_test
 
 import (
 	"encoding/binary"
@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
+
+	"github.com/carload/carload/internal/store"
 )
 
 // An upload with the shape of 31 GiB in leaves of 1 MiB: 31,744 leaves under 31
@@ -16,7 +18,7 @@ func TestLateShardsCostWhatEarlyOnesDo(t *testing.T) {
 	if testing.Short() || underRace {
 		t.Skip("takes a while")
 	}
-	s := newServer(t, options{})
+	s := newShelf(t, store.Options{})
 	const leaves, width, perShard = 31 << 10, 1 << 10, 95
 	all := make([]block, leaves)
 	for i := range all {
@@ -27,10 +29,10 @@ func TestLateShardsCostWhatEarlyOnesDo(t *testing.T) {
 	for i := 0; i < leaves; i += width {
 		links := make([]cid.Cid, width)
 		for j := range links {
-			links[j] = all[i+j].c
+			links[j] = all[i+j].CID
 		}
 		inner = append(inner, pbNode("inner", links...))
-		top = append(top, inner[len(inner)-1].c)
+		top = append(top, inner[len(inner)-1].CID)
 	}
 	root := pbNode("root", top...)
 
@@ -46,10 +48,10 @@ func TestLateShardsCostWhatEarlyOnesDo(t *testing.T) {
 		}
 		body := carOf(shard...)
 		start := time.Now()
-		u := s.putCAR(body).upload(t)
+		u := s.put(body)
 		took = append(took, time.Since(start))
-		if want := map[bool]string{true: "pinned", false: "pinning"}[to == leaves]; u.Pin.Status != want {
-			t.Fatalf("shard %d: %s, want %s", len(took), u.Pin.Status, want)
+		if want := map[bool]store.State{true: complete, false: incomplete}[to == leaves]; u.State != want {
+			t.Fatalf("shard %d: %d, want %d", len(took), u.State, want)
 		}
 		if len(u.Parts) != len(took) {
 			t.Fatalf("%d parts after %d shards", len(u.Parts), len(took))

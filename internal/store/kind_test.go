@@ -1,4 +1,4 @@
-package service_test
+package store_test
 
 import (
 	"context"
@@ -11,25 +11,12 @@ import (
 	"github.com/carload/carload/internal/store"
 )
 
-// reopen opens the store of a server that was closed, with the same key.
-func reopen(t *testing.T, s *server, opts options) *server {
-	t.Helper()
-	again := newServer(t, opts)
-	again.token = s.token
-	return again
-}
-
-func (s *server) raw(b block) int {
-	s.t.Helper()
-	return s.do("GET", "/ipfs/"+b.c.String()+"?format=raw", nil).status
-}
-
 // A store that keeps payloads must not get shards with holes over its own, and
 // one that has holes must not claim to hold what it lacks.
 func TestDiscardIsForGood(t *testing.T) {
 	t.Parallel()
 	leaf := raw("a leaf that is long enough")
-	root := pbNode("root", leaf.c)
+	root := pbNode("root", leaf.CID)
 	for _, row := range []struct {
 		name    string
 		discard bool
@@ -37,23 +24,23 @@ func TestDiscardIsForGood(t *testing.T) {
 	}{{"keeps", false, store.ErrKeeps}, {"discards", true, store.ErrDiscards}} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
-			as := options{Dir: t.TempDir(), Discard: row.discard}
-			other := options{Dir: as.Dir, Discard: !row.discard}
-			s := newServer(t, as)
+			as := store.Options{Dir: t.TempDir(), Discard: row.discard}
+			other := store.Options{Dir: as.Dir, Discard: !row.discard}
+			s := newShelf(t, as)
 			s.close()
-			reopen(t, s, other).close() // without shards it is neither yet
-			s = reopen(t, s, as)
-			s.putCAR(carOf(root, leaf)).upload(t)
+			newShelf(t, other).close() // without shards it is neither yet
+			s = newShelf(t, as)
+			s.put(carOf(root, leaf))
 			s.close()
-			if _, err := store.Open(t.Context(), other.store()); !errors.Is(err, row.want) {
+			if _, err := store.Open(t.Context(), other); !errors.Is(err, row.want) {
 				t.Fatalf("opened as the other kind: %v", err)
 			}
-			again := reopen(t, s, as)
-			if got := again.status(root.c); got != "pinned" {
-				t.Errorf("status %s", got)
+			again := newShelf(t, as)
+			if got := again.state(root.CID); got != complete {
+				t.Errorf("state %d", got)
 			}
-			if got := again.raw(leaf); (got == 200) == row.discard {
-				t.Errorf("gateway %d", got)
+			if got := again.has(leaf); got == row.discard {
+				t.Errorf("held: %t", got)
 			}
 			again.close()
 			_, err := store.Rebuild(t.Context(), as.Dir)
@@ -61,13 +48,13 @@ func TestDiscardIsForGood(t *testing.T) {
 				if !errors.Is(err, store.ErrDiscards) {
 					t.Errorf("rebuild: %v", err)
 				}
-				reopen(t, s, as).close() // it is as it was
+				newShelf(t, as).close() // it is as it was
 				return
 			}
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := store.Open(t.Context(), other.store()); !errors.Is(err, row.want) {
+			if _, err := store.Open(t.Context(), other); !errors.Is(err, row.want) {
 				t.Errorf("after a rebuild: %v", err)
 			}
 		})
@@ -92,12 +79,12 @@ func TestRebuildInterrupted(t *testing.T) {
 	t.Parallel()
 	for _, lost := range []bool{false, true} {
 		dir := t.TempDir()
-		s := newServer(t, options{Dir: dir})
+		s := newShelf(t, store.Options{Dir: dir})
 		leaf, other := raw("a leaf"), raw("other")
-		first, second := pbNode("first", leaf.c), pbNode("second", leaf.c, other.c)
-		s.putCAR(carOf(first, leaf)).upload(t)
-		s.putCAR(carOf(second, other)).upload(t)
-		s.do("DELETE", "/"+first.c.String(), nil) // its shard stays for the second's sake
+		first, second := pbNode("first", leaf.CID), pbNode("second", leaf.CID, other.CID)
+		s.put(carOf(first, leaf))
+		s.put(carOf(second, other))
+		s.drop(first.CID) // its shard stays for the second's sake
 		s.close()
 		if lost {
 			if err := os.Remove(filepath.Join(dir, "index.db")); err != nil {
@@ -108,19 +95,19 @@ func TestRebuildInterrupted(t *testing.T) {
 			if _, err := store.Rebuild(&stopAfter{Context: t.Context(), n: n}, dir); !errors.Is(err, context.Canceled) {
 				t.Fatalf("rebuild: %v", err)
 			}
-			if _, err := store.Open(t.Context(), options{Dir: dir}.store()); !errors.Is(err, store.ErrRebuilding) {
+			if _, err := store.Open(t.Context(), store.Options{Dir: dir}); !errors.Is(err, store.ErrRebuilding) {
 				t.Fatalf("after an interruption: %v", err)
 			}
 		}
 		if r, err := store.Rebuild(t.Context(), dir); err != nil || len(r.Problems) > 0 || r.Shards != 2 {
 			t.Fatalf("%+v %v", r, err)
 		}
-		again := reopen(t, s, options{Dir: dir})
-		if r, err := again.st.Collect(t.Context()); err != nil || r.Shards+r.Files != 0 {
+		again := newShelf(t, store.Options{Dir: dir})
+		if r, err := again.Collect(t.Context()); err != nil || r.Shards+r.Files != 0 {
 			t.Errorf("%+v %v", r, err)
 		}
-		if got := again.status(second.c); got != "pinned" || again.raw(leaf) != 200 {
-			t.Errorf("status %s", got)
+		if got := again.state(second.CID); got != complete || !again.has(leaf) {
+			t.Errorf("state %d", got)
 		}
 	}
 }
@@ -132,9 +119,9 @@ func TestRebuildCannotRead(t *testing.T) {
 		t.Skip("the superuser can read everything")
 	}
 	dir := t.TempDir()
-	s := newServer(t, options{Dir: dir})
+	s := newShelf(t, store.Options{Dir: dir})
 	leaf := raw("leaf")
-	path := shardFile(dir, s.putCAR(carOf(leaf)).upload(t).Parts[0])
+	path := shardFile(dir, s.put(carOf(leaf)).Parts[0])
 	s.close()
 	if err := os.Chmod(path, 0); err != nil {
 		t.Fatal(err)
@@ -148,7 +135,7 @@ func TestRebuildCannotRead(t *testing.T) {
 	if r, err := store.Rebuild(t.Context(), dir); err != nil || r.Shards != 1 {
 		t.Fatalf("%+v %v", r, err)
 	}
-	if got := reopen(t, s, options{Dir: dir}).status(leaf.c); got != "pinned" {
+	if got := newShelf(t, store.Options{Dir: dir}).state(leaf.CID); got != complete {
 		t.Error(got)
 	}
 }
@@ -157,21 +144,21 @@ func TestRebuildCannotRead(t *testing.T) {
 func TestIndexWithoutTables(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s := newServer(t, options{Dir: dir})
-	s.putCAR(carOf(raw("leaf"))).upload(t)
+	s := newShelf(t, store.Options{Dir: dir})
+	s.put(carOf(raw("leaf")))
 	s.close()
 	if err := os.WriteFile(filepath.Join(dir, "index.db"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 { // that it was tried changes nothing
-		if _, err := store.Open(t.Context(), options{Dir: dir}.store()); !errors.Is(err, store.ErrIndexMissing) {
+		if _, err := store.Open(t.Context(), store.Options{Dir: dir}); !errors.Is(err, store.ErrIndexMissing) {
 			t.Fatal(err)
 		}
 	}
 	if r, err := store.Rebuild(t.Context(), dir); err != nil || r.Shards != 1 {
 		t.Fatalf("%+v %v", r, err)
 	}
-	if got := reopen(t, s, options{Dir: dir}).status(raw("leaf").c); got != "pinned" {
+	if got := newShelf(t, store.Options{Dir: dir}).state(raw("leaf").CID); got != complete {
 		t.Error(got)
 	}
 }

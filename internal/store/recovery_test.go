@@ -1,4 +1,4 @@
-package service_test
+package store_test
 
 import (
 	"context"
@@ -25,9 +25,9 @@ func shardFiles(t *testing.T, dir string) []string {
 	return out
 }
 
-func fsck(t *testing.T, s *server) *store.FsckReport {
+func fsck(t *testing.T, s *shelf) *store.FsckReport {
 	t.Helper()
-	r, err := s.st.Fsck(t.Context())
+	r, err := s.Fsck(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,11 +37,11 @@ func fsck(t *testing.T, s *server) *store.FsckReport {
 func TestReopen(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s := newServer(t, options{Dir: dir})
+	s := newShelf(t, store.Options{Dir: dir})
 	leaf := raw("leaf")
-	root := pbNode("root", leaf.c, raw("late").c)
-	s.putCAR(carOf(root, leaf)).upload(t)
-	if _, err := store.Open(t.Context(), options{Dir: dir}.store()); !errors.Is(err, store.ErrLocked) {
+	root := pbNode("root", leaf.CID, raw("late").CID)
+	s.put(carOf(root, leaf))
+	if _, err := store.Open(t.Context(), store.Options{Dir: dir}); !errors.Is(err, store.ErrLocked) {
 		t.Fatalf("second process: %v", err)
 	}
 	s.close()
@@ -51,9 +51,9 @@ func TestReopen(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "incoming", "1.part"), []byte("half"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	other := newServer(t, options{})
+	other := newShelf(t, store.Options{})
 	lost := carOf(raw("never acknowledged"))
-	part := other.putCAR(lost).upload(t).Parts[0]
+	part := other.put(lost).Parts[0]
 	orphan := filepath.Join(dir, "shards", part[len(part)-2:], part+".car")
 	if err := os.MkdirAll(filepath.Dir(orphan), 0o700); err != nil {
 		t.Fatal(err)
@@ -62,21 +62,20 @@ func TestReopen(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	again := newServer(t, options{Dir: dir})
-	again.token = s.token
+	again := newShelf(t, store.Options{Dir: dir})
 	if left, err := os.ReadDir(filepath.Join(dir, "incoming")); err != nil || len(left) > 0 {
 		t.Fatalf("left in incoming: %v %v", left, err)
 	}
 	if r := fsck(t, again); len(r.Problems) > 0 || r.Orphans != 1 || r.Shards != 1 {
 		t.Fatalf("%+v", r)
 	}
-	if a := again.do("GET", "/"+raw("never acknowledged").c.String(), nil); a.status != 404 {
-		t.Fatalf("never acknowledged: %d", a.status)
+	if _, err := again.Content(t.Context(), raw("never acknowledged").CID); !errors.Is(err, store.ErrNotFound) {
+		t.Fatalf("never acknowledged: %v", err)
 	}
-	if r, err := again.st.Collect(t.Context()); err != nil || r.Files != 1 || r.Shards != 0 {
+	if r, err := again.Collect(t.Context()); err != nil || r.Files != 1 || r.Shards != 0 {
 		t.Fatalf("%+v %v", r, err)
 	}
-	if u := again.putCAR(carOf(root, raw("late"))).upload(t); u.Pin.Status != "pinned" || len(u.Parts) != 2 {
+	if u := again.put(carOf(root, raw("late"))); u.State != complete || len(u.Parts) != 2 {
 		t.Fatalf("%+v", u)
 	}
 }
@@ -84,14 +83,14 @@ func TestReopen(t *testing.T) {
 func TestRebuild(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s := newServer(t, options{Dir: dir})
+	s := newShelf(t, store.Options{Dir: dir})
 	leaf, late := raw("leaf"), raw("late")
-	inner := cborNode("inner", late.c)
-	root := pbNode("root", leaf.c, inner.c)
-	s.putCAR(carOf(root, leaf)).upload(t)
-	s.putCAR(carOf(root, inner, late)).upload(t)
-	alone := s.putCAR(carOf(raw("alone"))).upload(t)
-	damaged := s.putCAR(carOf(raw("damaged"), raw("more of it"))).upload(t)
+	inner := cborNode("inner", late.CID)
+	root := pbNode("root", leaf.CID, inner.CID)
+	s.put(carOf(root, leaf))
+	s.put(carOf(root, inner, late))
+	alone := s.put(carOf(raw("alone")))
+	damaged := s.put(carOf(raw("damaged"), raw("more of it")))
 	s.close()
 	bad := filepath.Join(dir, "shards", damaged.Parts[0][len(damaged.Parts[0])-2:], damaged.Parts[0]+".car")
 	data, err := os.ReadFile(bad)
@@ -107,24 +106,23 @@ func TestRebuild(t *testing.T) {
 		if r.Shards != 3 || len(r.Problems) == 0 || r.Problems[0].Shard != damaged.Parts[0] {
 			t.Errorf("%s: %+v", name, r)
 		}
-		again := newServer(t, options{Dir: dir})
+		again := newShelf(t, store.Options{Dir: dir})
 		defer again.close()
 		if owned {
-			again.token = s.token
-			if u := again.do("GET", "/"+root.c.String(), nil).upload(t); u.Pin.Status != "pinned" || len(u.Parts) != 2 {
+			if u := again.upload(root.CID); u.State != complete || len(u.Parts) != 2 {
 				t.Errorf("%s: %+v", name, u)
 			}
 		}
-		for c, want := range map[string]string{root.c.String(): "pinned", alone.CID: "pinned"} {
-			if got := again.status(cid.MustParse(c)); got != want {
-				t.Errorf("%s: %s is %s", name, c, got)
+		for c, want := range map[cid.Cid]store.State{root.CID: complete, alone.Root: complete} {
+			if got := again.state(c); got != want {
+				t.Errorf("%s: %s is %d", name, c, got)
 			}
 		}
-		if _, err := again.st.Collect(t.Context()); err != nil {
+		if _, err := again.Collect(t.Context()); err != nil {
 			t.Error(err)
 		}
-		if got := again.do("GET", "/ipfs/"+late.c.String()+"?format=raw", nil); got.status != 200 {
-			t.Errorf("%s: gateway %d", name, got.status)
+		if !again.has(late) {
+			t.Errorf("%s: a block is not held", name)
 		}
 	}
 	r, err := store.Rebuild(t.Context(), dir)
@@ -140,7 +138,7 @@ func TestRebuild(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := store.Open(t.Context(), options{Dir: dir}.store()); !errors.Is(err, store.ErrIndexMissing) {
+	if _, err := store.Open(t.Context(), store.Options{Dir: dir}); !errors.Is(err, store.ErrIndexMissing) {
 		t.Fatalf("index lost: %v", err)
 	}
 	if r, err = store.Rebuild(t.Context(), dir); err != nil {
@@ -152,10 +150,10 @@ func TestRebuild(t *testing.T) {
 func TestFsckFindsDamage(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s := newServer(t, options{Dir: dir})
+	s := newShelf(t, store.Options{Dir: dir})
 	var parts []string
 	for _, name := range []string{"flipped", "cut", "gone", "sound"} {
-		parts = append(parts, s.putCAR(carOf(raw(name), raw(name+" too"))).upload(t).Parts[0])
+		parts = append(parts, s.put(carOf(raw(name), raw(name+" too"))).Parts[0])
 	}
 	path := func(i int) string {
 		return filepath.Join(dir, "shards", parts[i][len(parts[i])-2:], parts[i]+".car")
@@ -176,18 +174,18 @@ func TestFsckFindsDamage(t *testing.T) {
 			t.Errorf("problem %d: %v", i, r.Problems[i])
 		}
 	}
-	if a := s.do("GET", "/ipfs/"+raw("flipped too").c.String(), nil); a.status != 404 {
-		t.Errorf("the gateway says of a damaged block: %d %q", a.status, a.raw)
+	if s.has(raw("flipped too")) {
+		t.Error("a damaged block was given out")
 	}
 }
 
 func TestGC(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s := newServer(t, options{Dir: dir})
+	s := newShelf(t, store.Options{Dir: dir})
 	gc := func(shards int) {
 		t.Helper()
-		r, err := s.st.Collect(t.Context())
+		r, err := s.Collect(t.Context())
 		if err != nil || r.Shards != shards {
 			t.Fatalf("removed %+v, want %d shards; %v", r, shards, err)
 		}
@@ -196,41 +194,41 @@ func TestGC(t *testing.T) {
 		}
 	}
 	shared, own := raw("shared"), raw("own")
-	sub := pbNode("subtree", shared.c)
-	first := pbNode("first", sub.c, own.c)
-	second := cborNode("second", sub.c)
-	s.putCAR(carOf(first, own)).upload(t)
-	s.putCAR(carOf(first, sub, shared)).upload(t)
-	if u := s.putCAR(carOf(second, raw("unrelated"))).upload(t); u.Pin.Status != "pinned" {
+	sub := pbNode("subtree", shared.CID)
+	first := pbNode("first", sub.CID, own.CID)
+	second := cborNode("second", sub.CID)
+	s.put(carOf(first, own))
+	s.put(carOf(first, sub, shared))
+	if u := s.put(carOf(second, raw("unrelated"))); u.State != complete {
 		t.Fatalf("%+v", u)
 	}
 	gc(0)
-	s.do("DELETE", "/"+first.c.String(), nil)
+	s.drop(first.CID)
 	gc(1) // the shard with the subtree is needed by the second upload
-	if got := s.status(second.c); got != "pinned" {
+	if got := s.state(second.CID); got != complete {
 		t.Fatal(got)
 	}
-	if a := s.do("GET", "/ipfs/"+own.c.String()+"?format=raw", nil); a.status == 200 {
+	if s.has(own) {
 		t.Fatal("a collected block is still there")
 	}
 	if got := len(shardFiles(t, dir)); got != 2 {
 		t.Fatalf("%d files", got)
 	}
 	// What is said of nodes that nothing reached was forgotten, not believed.
-	if u := s.putCAR(carOf(first, raw("unrelated too"))).upload(t); u.Pin.Status != "pinning" {
-		t.Fatalf("%+v", u.Pin)
+	if u := s.put(carOf(first, raw("unrelated too"))); u.State != incomplete {
+		t.Fatalf("%+v", u.State)
 	}
-	if u := s.putCAR(carOf(first, own)).upload(t); u.Pin.Status != "pinned" {
-		t.Fatalf("%+v", u.Pin)
+	if u := s.put(carOf(first, own)); u.State != complete {
+		t.Fatalf("%+v", u.State)
 	}
-	s.do("DELETE", "/"+first.c.String(), nil)
-	s.do("DELETE", "/"+second.c.String(), nil)
+	s.drop(first.CID)
+	s.drop(second.CID)
 	gc(4)
 	if got := shardFiles(t, dir); len(got) != 0 {
 		t.Fatalf("left: %v", got)
 	}
-	if a := s.do("GET", "/check/"+first.c.String(), nil); a.status != 404 {
-		t.Fatalf("check: %d %s", a.status, a.raw)
+	if _, err := s.Content(t.Context(), first.CID); !errors.Is(err, store.ErrNotFound) {
+		t.Fatalf("forgotten: %v", err)
 	}
 }
 
@@ -238,21 +236,21 @@ func TestGC(t *testing.T) {
 // upload comes back.
 func TestUploadAgainAfterGC(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, options{})
+	s := newShelf(t, store.Options{})
 	shared := raw("shared")
-	inner := pbNode("inner", shared.c)
-	root := pbNode("root", inner.c)
+	inner := pbNode("inner", shared.CID)
+	root := pbNode("root", inner.CID)
 	shard := carOf(root, inner, shared)
-	s.putCAR(shard).upload(t)
-	s.putCAR(carOf(pbNode("other", shared.c), raw("x"))).upload(t)
-	s.putCAR(carOf(raw("y"))).upload(t)
-	s.do("DELETE", "/"+root.c.String(), nil)
-	s.do("DELETE", "/"+raw("y").c.String(), nil)
-	if r, err := s.st.Collect(t.Context()); err != nil || r.Shards != 1 {
+	s.put(shard)
+	s.put(carOf(pbNode("other", shared.CID), raw("x")))
+	s.put(carOf(raw("y")))
+	s.drop(root.CID)
+	s.drop(raw("y").CID)
+	if r, err := s.Collect(t.Context()); err != nil || r.Shards != 1 {
 		t.Fatalf("%+v %v", r, err)
 	}
-	if u := s.putCAR(shard).upload(t); u.Pin.Status != "pinned" {
-		t.Fatalf("%+v", u.Pin)
+	if u := s.put(shard); u.State != complete {
+		t.Fatalf("%+v", u.State)
 	}
 	if f := fsck(t, s); len(f.Problems) > 0 {
 		t.Fatalf("%+v", f)
@@ -274,72 +272,77 @@ func (c interlude) Err() error {
 // What is collected while a check runs is no problem.
 func TestFsckDuringGC(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, options{})
+	s := newShelf(t, store.Options{})
 	for _, tag := range []string{"first", "second", "third"} {
-		s.putCAR(carOf(pbNode(tag, raw(tag).c), raw(tag))).upload(t)
+		s.put(carOf(pbNode(tag, raw(tag).CID), raw(tag)))
 	}
 	ctx := interlude{t.Context(), new(sync.Once), func() {
-		s.do("DELETE", "/"+pbNode("second", raw("second").c).c.String(), nil)
-		if r, err := s.st.Collect(t.Context()); err != nil || r.Shards != 1 {
+		s.drop(pbNode("second", raw("second").CID).CID)
+		if r, err := s.Collect(t.Context()); err != nil || r.Shards != 1 {
 			t.Errorf("%+v %v", r, err)
 		}
 	}}
-	r, err := s.st.Fsck(ctx)
+	r, err := s.Fsck(ctx)
 	if err != nil || len(r.Problems) > 0 || r.Shards != 2 || r.Blocks != 4 {
 		t.Errorf("%+v %v", r, err)
 	}
 }
 
 // A node that counts as complete while a shard with its children is gone is
-// found, though all that is left is sound.
+// found, though all that is left is sound, and counts no more.
 func TestFsckFindsMissingChildren(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	s := newServer(t, options{Dir: dir})
 	leaf, deep := raw("leaf"), raw("deep")
-	inner := cborNode("inner", deep.c)
-	root := pbNode("root", leaf.c, inner.c)
-	first := s.putCAR(carOf(root, leaf)).upload(t).Parts[0]
-	second := s.putCAR(carOf(root, inner)).upload(t).Parts[1]
-	third := s.putCAR(carOf(deep)).upload(t).Parts[0]
-	if r := fsck(t, s); len(r.Problems) > 0 {
-		t.Fatalf("%+v", r)
-	}
-	s.close()
-	forget := func(part string) {
-		t.Helper()
-		db, err := sql.Open("sqlite", filepath.Join(dir, "index.db"))
-		if err != nil {
-			t.Fatal(err)
+	inner := cborNode("inner", deep.CID)
+	root := pbNode("root", leaf.CID, inner.CID)
+	for _, row := range []struct {
+		name string
+		gone int   // shard that the index and the disk lose
+		want []int // shards with problems; -1 for the index as a whole
+	}{{"a leaf", 2, []int{1}}, {"a node", 1, []int{0, -1}}} {
+		dir := t.TempDir()
+		s := newShelf(t, store.Options{Dir: dir})
+		s.put(carOf(root, leaf))
+		parts := append(s.put(carOf(root, inner)).Parts, s.put(carOf(deep)).Parts...)
+		if r := fsck(t, s); len(r.Problems) > 0 || s.state(root.CID) != complete {
+			t.Fatalf("%+v", r)
 		}
+		c := cid.MustParse(parts[row.gone]).Bytes()
 		const id = `(SELECT id FROM shards WHERE cid = ?)`
-		c := cid.MustParse(part).Bytes()
-		for _, q := range []string{
-			`DELETE FROM blocks WHERE shard = ` + id, `DELETE FROM upload_shards WHERE shard_id = ` + id, `DELETE FROM shards WHERE cid = ?`,
-		} {
-			if _, err := db.ExecContext(t.Context(), q, c); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := errors.Join(db.Close(), os.Remove(shardFile(dir, part))); err != nil {
+		change(t, dir, `DELETE FROM blocks WHERE shard = `+id, c)
+		change(t, dir, `DELETE FROM upload_shards WHERE shard_id = `+id, c)
+		change(t, dir, `DELETE FROM shards WHERE cid = ?`, c)
+		if err := os.Remove(shardFile(dir, parts[row.gone])); err != nil {
 			t.Fatal(err)
 		}
-	}
-	problems := func() (of []string) {
-		t.Helper()
-		again := reopen(t, s, options{Dir: dir})
-		defer again.close()
-		for _, p := range fsck(t, again).Problems {
-			of = append(of, p.Shard)
+		var got []int
+		for _, p := range fsck(t, s).Problems {
+			got = append(got, slices.Index(parts, p.Shard))
 		}
-		return of
+		if !slices.Equal(got, row.want) {
+			t.Errorf("%s is gone: problems of %v, want %v", row.name, got, row.want)
+		}
+		if got := s.state(root.CID); got != incomplete {
+			t.Errorf("%s is gone: state %d", row.name, got)
+		}
+		if r := fsck(t, s); len(r.Problems) > 0 {
+			t.Errorf("%s is gone, and known to be: %+v", row.name, r)
+		}
 	}
-	forget(third) // inner lacks its leaf now
-	if got := problems(); !slices.Equal(got, []string{second}) {
-		t.Errorf("a leaf is gone: problems of %v", got)
+}
+
+// change changes the index behind the back of the store.
+func change(t *testing.T, dir, query string, args ...any) {
+	t.Helper()
+	db, err := sql.Open("sqlite", filepath.Join(dir, "index.db"))
+	if err != nil {
+		t.Fatal(err)
 	}
-	forget(second) // root lacks inner, which is a node that is not held
-	if got := problems(); !slices.Equal(got, []string{first, ""}) {
-		t.Errorf("a node is gone: problems of %v", got)
+	res, err := db.ExecContext(t.Context(), query, args...)
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := res.RowsAffected(); err != nil || n == 0 {
+		t.Fatalf("%s: changed %d rows, %v", query, n, err)
 	}
 }

@@ -1,4 +1,4 @@
-package service_test
+package store_test
 
 import (
 	"encoding/binary"
@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
+
+	"github.com/carload/carload/internal/store"
 )
 
 // peakHeap runs f and returns how much the heap grew at most, sampled.
@@ -48,7 +50,7 @@ func TestHostileCARs(t *testing.T) {
 	if testing.Short() || underRace {
 		t.Skip("takes a while")
 	}
-	s := newServer(t, options{})
+	s := newShelf(t, store.Options{})
 	digest := make([]byte, 32)
 	n := uint64(0)
 	absent := func() cid.Cid {
@@ -72,7 +74,7 @@ func TestHostileCARs(t *testing.T) {
 	chain := func(parentsFirst bool) []block { // each node links to the one before
 		nodes := []block{raw("end")}
 		for range 10_000 {
-			nodes = append(nodes, cborNode("chain", nodes[len(nodes)-1].c))
+			nodes = append(nodes, cborNode("chain", nodes[len(nodes)-1].CID))
 		}
 		if parentsFirst {
 			slices.Reverse(nodes)
@@ -83,7 +85,7 @@ func TestHostileCARs(t *testing.T) {
 		nodes := []block{raw("a"), raw("b")}
 		for range 60 {
 			last := nodes[len(nodes)-2:]
-			nodes = append(nodes, pbNode("left", last[0].c, last[1].c), pbNode("right", last[0].c, last[1].c))
+			nodes = append(nodes, pbNode("left", last[0].CID, last[1].CID), pbNode("right", last[0].CID, last[1].CID))
 		}
 		slices.Reverse(nodes)
 		return nodes
@@ -98,20 +100,20 @@ func TestHostileCARs(t *testing.T) {
 	for _, row := range []struct {
 		name   string
 		blocks []block
-		status string
+		state  store.State
 	}{
-		{"200,000 absent links", wide(), "pinning"},
-		{"deep, parents first", chain(true), "pinned"},
-		{"many paths", ladder(), "pinned"},
-		{"tiny blocks", tiny(), "pinned"},
-		{"one block, many times", slices.Repeat([]block{raw("again")}, 100_000), "pinned"},
+		{"200,000 absent links", wide(), incomplete},
+		{"deep, parents first", chain(true), complete},
+		{"many paths", ladder(), complete},
+		{"tiny blocks", tiny(), complete},
+		{"one block, many times", slices.Repeat([]block{raw("again")}, 100_000), complete},
 	} {
 		body := carOf(row.blocks...)
-		var a *answer
-		peak, took := peakHeap(func() { a = s.putCAR(body) })
+		var u upload
+		peak, took := peakHeap(func() { u = s.put(body) })
 		t.Logf("%s: %d bytes, %v, heap %d MiB", row.name, len(body), took, peak>>20)
-		if u := a.upload(t); u.Pin.Status != row.status {
-			t.Errorf("%s: %s", row.name, u.Pin.Status)
+		if u.State != row.state {
+			t.Errorf("%s: %d", row.name, u.State)
 		}
 		if peak > maxHeap {
 			t.Errorf("%s: the heap grew by %d MiB", row.name, peak>>20)
@@ -120,8 +122,8 @@ func TestHostileCARs(t *testing.T) {
 	nodes := chain(false)
 	root := nodes[len(nodes)-1]
 	start := time.Now()
-	if u := s.putCAR(carFile([]cid.Cid{root.c}, nodes...)).upload(t); u.Pin.Status != "pinned" {
-		t.Errorf("deep, children first: %s", u.Pin.Status)
+	if u := s.put(carFile([]cid.Cid{root.CID}, nodes...)); u.State != complete {
+		t.Errorf("deep, children first: %d", u.State)
 	}
 	t.Logf("deep, children first: %v", time.Since(start))
 	if f := fsck(t, s); len(f.Problems) > 0 {

@@ -1,5 +1,5 @@
 //go:build !race
 
-package service_test
+package store_test
 
 const underRace = false

@@ -1,4 +1,4 @@
-package service_test
+package store_test
 
 import (
 	"fmt"
@@ -8,6 +8,8 @@ import (
 	"github.com/ipfs/go-cid"
 	"golang.org/x/sync/errgroup"
 	"pgregory.net/rapid"
+
+	"github.com/carload/carload/internal/store"
 )
 
 // dag is a random DAG with several roots. Subtrees are shared, within a root
@@ -31,7 +33,7 @@ func drawDAG(t *rapid.T, salt string) dag {
 	for i := range rapid.IntRange(1, 10).Draw(t, "nodes") {
 		var children []cid.Cid
 		for range rapid.IntRange(0, 4).Draw(t, "links") {
-			c := d.blocks[rapid.IntRange(0, len(d.blocks)-1).Draw(t, "child")].c
+			c := d.blocks[rapid.IntRange(0, len(d.blocks)-1).Draw(t, "child")].CID
 			if rapid.IntRange(0, 5).Draw(t, "as raw") == 0 {
 				c = cid.NewCidV1(cid.Raw, c.Hash()) // the bytes of a node as a leaf
 			}
@@ -58,7 +60,7 @@ func drawDAG(t *rapid.T, salt string) dag {
 func (d dag) complete(root int, held map[string]bool) bool {
 	byHash := make(map[string]int)
 	for i, b := range d.blocks {
-		byHash[string(b.c.Hash())] = i
+		byHash[string(b.CID.Hash())] = i
 	}
 	var walk func(c cid.Cid) bool
 	walk = func(c cid.Cid) bool {
@@ -75,7 +77,7 @@ func (d dag) complete(root int, held map[string]bool) bool {
 		}
 		return true
 	}
-	return walk(d.blocks[root].c)
+	return walk(d.blocks[root].CID)
 }
 
 // drawShards spreads the blocks over shards of the roots, some of them twice,
@@ -91,7 +93,7 @@ func (d dag) drawShards(t *rapid.T) (shards [][]block, roots []int) {
 		shard := []block{d.blocks[root]}
 		for _, b := range perm[:n] {
 			if rapid.IntRange(0, 4).Draw(t, "sent as raw") == 0 {
-				b.c = cid.NewCidV1(cid.Raw, b.c.Hash())
+				b.CID = cid.NewCidV1(cid.Raw, b.CID.Hash())
 			}
 			shard = append(shard, b)
 		}
@@ -103,7 +105,7 @@ func (d dag) drawShards(t *rapid.T) (shards [][]block, roots []int) {
 }
 
 func TestCompletenessWhateverTheOrder(t *testing.T) {
-	s := newServer(t, options{})
+	s := newShelf(t, store.Options{})
 	n := 0
 	rapid.Check(t, func(t *rapid.T) {
 		n++
@@ -112,20 +114,20 @@ func TestCompletenessWhateverTheOrder(t *testing.T) {
 		held := make(map[string]bool)
 		sent := make(map[int]bool)
 		for i, shard := range shards {
-			if a := s.putCAR(carOf(shard...)); a.status != 200 {
-				t.Fatalf("shard %d: %d %s", i, a.status, a.raw)
+			if _, err := s.tryPut(carOf(shard...)); err != nil {
+				t.Fatalf("shard %d: %v", i, err)
 			}
 			for _, b := range shard {
-				held[string(b.c.Hash())] = true
+				held[string(b.CID.Hash())] = true
 			}
 			sent[roots[i]] = true
 			for root := range sent {
-				want := "pinning"
+				want := incomplete
 				if d.complete(root, held) {
-					want = "pinned"
+					want = complete
 				}
-				if got := s.status(d.blocks[root].c); got != want {
-					t.Fatalf("after shard %d, root %d is %s, want %s", i, root, got, want)
+				if got := s.state(d.blocks[root].CID); got != want {
+					t.Fatalf("after shard %d, root %d is %d, want %d", i, root, got, want)
 				}
 			}
 		}
@@ -133,7 +135,7 @@ func TestCompletenessWhateverTheOrder(t *testing.T) {
 }
 
 func TestCompletenessOfConcurrentShards(t *testing.T) {
-	s := newServer(t, options{})
+	s := newShelf(t, store.Options{})
 	n := 0
 	rapid.Check(t, func(t *rapid.T) {
 		n++
@@ -143,25 +145,23 @@ func TestCompletenessOfConcurrentShards(t *testing.T) {
 		var g errgroup.Group
 		for _, shard := range shards {
 			for _, b := range shard {
-				held[string(b.c.Hash())] = true
+				held[string(b.CID.Hash())] = true
 			}
 			g.Go(func() error {
-				if a := s.putCAR(carOf(shard...)); a.status != 200 {
-					return fmt.Errorf("%d %s", a.status, a.raw)
-				}
-				return nil
+				_, err := s.tryPut(carOf(shard...))
+				return err
 			})
 		}
 		if err := g.Wait(); err != nil {
 			t.Fatal(err)
 		}
 		for _, root := range roots {
-			want := "pinning"
+			want := incomplete
 			if d.complete(root, held) {
-				want = "pinned"
+				want = complete
 			}
-			if got := s.status(d.blocks[root].c); got != want {
-				t.Fatalf("root %d is %s, want %s", root, got, want)
+			if got := s.state(d.blocks[root].CID); got != want {
+				t.Fatalf("root %d is %d, want %d", root, got, want)
 			}
 		}
 	})

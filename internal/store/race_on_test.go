@@ -1,6 +1,6 @@
 //go:build race
 
-package service_test
+package store_test
 
 // underRace tells tests that measure, or that only repeat what others cover,
 // to leave it.

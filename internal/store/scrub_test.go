@@ -1,0 +1,269 @@
+package store_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/carload/carload/internal/store"
+)
+
+// listener tells when the store logs something.
+type listener struct {
+	slog.Handler
+	heard chan string
+}
+
+func (l listener) Handle(_ context.Context, r slog.Record) error {
+	l.heard <- r.Message
+	return nil
+}
+
+func (listener) Enabled(context.Context, slog.Level) bool { return true }
+
+// scrub runs a scrub until it has come to the end of the store once.
+func (s *shelf) scrub(opts store.ScrubOptions, heard <-chan string) {
+	s.t.Helper()
+	ctx, cancel := context.WithCancel(s.t.Context())
+	var g errgroup.Group
+	g.Go(func() error { return s.Scrub(ctx, opts) })
+	for message := range heard {
+		if message == "scrubbed" {
+			break
+		}
+	}
+	cancel()
+	if err := g.Wait(); err != nil {
+		s.t.Error(err)
+	}
+}
+
+// fault is something that happens to a shard.
+type fault struct {
+	name   string
+	happen func(t *testing.T, dir, part string, b block)
+	start  bool // the next start can know
+	heals  bool // by itself, for the shard is sound
+}
+
+var faults = []fault{
+	{"shard deleted", func(t *testing.T, dir, part string, _ block) {
+		if err := os.Remove(shardFile(dir, part)); err != nil {
+			t.Fatal(err)
+		}
+	}, true, false},
+	{"shard truncated", func(t *testing.T, dir, part string, _ block) {
+		info, err := os.Stat(shardFile(dir, part))
+		if err == nil {
+			err = os.Truncate(shardFile(dir, part), info.Size()-1)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}, true, false},
+	{"bit flipped", damage, false, false},
+	{"disk error", func(t *testing.T, dir, part string, _ block) {
+		// What is at the first addresses of a process cannot be read: EIO.
+		path := shardFile(dir, part)
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink("/proc/self/mem", path); err != nil {
+			t.Fatal(err)
+		}
+	}, true, false},
+	{"row of the shard deleted", func(t *testing.T, dir, part string, _ block) {
+		change(t, dir, `DELETE FROM shards WHERE cid = ?`, cid.MustParse(part).Bytes())
+	}, true, false},
+	{"row of a block deleted", func(t *testing.T, dir, _ string, b block) {
+		change(t, dir, `DELETE FROM blocks WHERE mh = ?`, []byte(b.CID.Hash()))
+	}, false, true},
+}
+
+// What the store can know of its damage counts at once, until what was lost
+// comes again.
+func TestDamageIsKnown(t *testing.T) {
+	t.Parallel()
+	leaves := []block{raw("leaf a"), raw("leaf b"), raw("leaf c"), raw("shared")}
+	inner := []block{cborNode("inner a", leaves[0].CID, leaves[3].CID), pbNode("inner b", leaves[1].CID, leaves[2].CID)}
+	root := pbNode("root", inner[0].CID, inner[1].CID)
+	shards := [][]byte{carOf(root, inner[0], leaves[0]), carOf(root, leaves[1]), carOf(root, leaves[2], inner[1]), carOf(root, leaves[3])}
+	other := pbNode("other", leaves[3].CID)
+	needy := cborNode("needy", inner[1].CID) // another root that needs what is lost
+	for _, f := range faults {
+		for _, how := range []string{"read", "fsck", "scrub", "start"} {
+			for victim, b := range map[int]block{1: leaves[1], 2: inner[1]} {
+				t.Run(fmt.Sprintf("%s, %s, %d", f.name, how, victim), func(t *testing.T) {
+					t.Parallel()
+					if f.name == "disk error" && runtime.GOOS != "linux" {
+						t.Skip("needs /proc")
+					}
+					dir := t.TempDir()
+					heard := make(chan string, 1000)
+					opts := store.Options{Dir: dir, Logger: slog.New(listener{heard: heard})}
+					s := newShelf(t, opts)
+					var u upload
+					for _, shard := range shards {
+						u = s.put(shard)
+					}
+					s.put(carOf(other, raw("unrelated")))
+					s.put(carOf(needy, raw("unrelated too")))
+					for _, c := range []block{root, other, needy} {
+						if got := s.state(c.CID); got != complete {
+							t.Fatalf("before: %d", got)
+						}
+					}
+					f.happen(t, dir, u.Parts[victim], b)
+					known := true
+					switch how {
+					case "read":
+						if s.has(b) != f.heals {
+							t.Error("the block was given out, or not")
+						}
+					case "fsck":
+						if r := fsck(t, s); len(r.Problems) == 0 {
+							t.Error("no problem was found")
+						}
+					case "scrub":
+						s.scrub(store.ScrubOptions{}, heard)
+						if st, err := s.Status(t.Context()); err != nil || st.Scrub.Problems == 0 {
+							t.Errorf("%+v %v", st, err)
+						}
+					case "start":
+						known = f.start
+						s.close()
+						s = newShelf(t, opts)
+					}
+					want := incomplete
+					if !known || f.heals {
+						want = complete
+					}
+					got := s.upload(root.CID)
+					if got.State != want || s.state(needy.CID) != want {
+						t.Errorf("state %d of the root and %d of another that needs it, want %d", got.State, s.state(needy.CID), want)
+					}
+					if listed := slices.Contains(got.Parts, u.Parts[victim]); listed != (want == complete) || len(got.Parts) < 3 {
+						t.Errorf("parts: %q", got.Parts)
+					}
+					if s.state(other.CID) != complete {
+						t.Error("damage elsewhere made another upload incomplete")
+					}
+					if known && !f.heals { // it is durable
+						s.close()
+						s = newShelf(t, opts)
+						if got := s.state(root.CID); got != incomplete {
+							t.Errorf("after a restart: %d", got)
+						}
+					}
+					if u := s.put(shards[victim]); u.State != complete || len(u.Parts) != 4 {
+						t.Errorf("sent again: %+v", u)
+					}
+					for _, b := range append(append(inner, leaves...), root, other, needy) {
+						if !s.has(b) {
+							t.Errorf("sent again: %s is not held", b.CID)
+						}
+					}
+					if r := fsck(t, s); len(r.Problems) > 0 {
+						t.Errorf("sent again: %+v", r)
+					}
+					if st, err := s.Status(t.Context()); err != nil || st.DamagedShards+st.LostBlocks != 0 {
+						t.Errorf("sent again: %+v %v", st, err)
+					}
+				})
+			}
+		}
+	}
+}
+
+// A good copy from anywhere mends an upload, though its damaged shard is still
+// to be sent again.
+func TestGoodCopyFromElsewhere(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := newShelf(t, store.Options{Dir: dir})
+	leaf := raw("leaf")
+	root := pbNode("root", leaf.CID)
+	part := s.put(carOf(root, leaf)).Parts[0]
+	damage(t, dir, part, leaf)
+	if s.has(leaf) || s.state(root.CID) != incomplete {
+		t.Fatal("damage was not seen")
+	}
+	s.put(carOf(pbNode("somebody's"), leaf))
+	if u := s.upload(root.CID); u.State != complete || len(u.Parts) != 0 || !s.has(leaf) {
+		t.Errorf("%+v", u)
+	}
+	if st, err := s.Status(t.Context()); err != nil || st.DamagedShards != 1 || st.LostBlocks != 0 {
+		t.Errorf("%+v %v", st, err)
+	}
+}
+
+// What was away, as with a disk that was not mounted, counts again when it is
+// back and was checked.
+func TestFilesThatComeBack(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := newShelf(t, store.Options{Dir: dir})
+	leaf := raw("leaf")
+	root := pbNode("root", leaf.CID)
+	s.put(carOf(root, leaf))
+	s.close()
+	away := filepath.Join(t.TempDir(), "away")
+	if err := os.Rename(filepath.Join(dir, "shards"), away); err != nil {
+		t.Fatal(err)
+	}
+	s = newShelf(t, store.Options{Dir: dir})
+	if got := s.state(root.CID); got != incomplete {
+		t.Errorf("away: %d", got)
+	}
+	s.close()
+	if err := os.Remove(filepath.Join(dir, "shards")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(away, filepath.Join(dir, "shards")); err != nil {
+		t.Fatal(err)
+	}
+	s = newShelf(t, store.Options{Dir: dir})
+	if r := fsck(t, s); len(r.Problems) > 0 {
+		t.Errorf("%+v", r)
+	}
+	if u := s.upload(root.CID); u.State != complete || len(u.Parts) != 1 {
+		t.Errorf("back: %+v", u)
+	}
+}
+
+// A scrub goes on where it was, begins anew only when its time has come, and
+// reads no faster than it may.
+func TestScrubGoesOn(t *testing.T) {
+	t.Parallel()
+	heard := make(chan string, 1000)
+	s := newShelf(t, store.Options{Logger: slog.New(listener{heard: heard})})
+	for i := range 5 {
+		s.put(carOf(raw(fmt.Sprint("shard ", i))))
+	}
+	ctx := &stopAfter{Context: t.Context(), n: 6}
+	if err := s.Scrub(ctx, store.ScrubOptions{BytesPerSecond: 1 << 30}); err != nil {
+		t.Fatal(err)
+	}
+	part, err := s.Status(t.Context())
+	if err != nil || part.Scrub.Shards == 0 || part.Scrub.Shards == 5 {
+		t.Fatalf("interrupted: %+v %v", part, err)
+	}
+	s.scrub(store.ScrubOptions{}, heard)
+	end, err := s.Status(t.Context())
+	if err != nil || end.Scrub.Shards != 5 || end.Scrub.Cycles != 1 || !end.Scrub.Began.Equal(part.Scrub.Began) || end.Scrub.Bytes != end.Bytes {
+		t.Errorf("at the end: %+v %v", end, err)
+	}
+	s.scrub(store.ScrubOptions{Every: time.Nanosecond}, heard)
+	if again, err := s.Status(t.Context()); err != nil || again.Scrub.Cycles < 2 || again.Scrub.Began.Equal(end.Scrub.Began) {
+		t.Errorf("again: %+v %v", again, err)
+	}
+}

@@ -1,0 +1,117 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+
+	"github.com/ipfs/go-cid"
+)
+
+// Open opens the store in opts.Dir, or makes a new one, and removes what an
+// earlier process left unfinished. One process at a time may have a store
+// open; others get [ErrLocked]. A store that is not fit for it is refused with
+// [ErrIndexMissing], [ErrRebuilding], [ErrDiscards] or [ErrKeeps]. Shards whose
+// files are lost or have another size are marked, and count as not held. The
+// caller closes the store.
+func Open(ctx context.Context, opts Options) (*Store, error) {
+	if opts.Dir == "" {
+		return nil, errors.New("open store: no directory given")
+	}
+	if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("create store: %w", err)
+	}
+	st, err := open(ctx, opts, false)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := st.survey(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("open store %s: %w", opts.Dir, err), st.Close())
+	}
+	return st, nil
+}
+
+// survey compares the files of shards with the index, by their presence and
+// size, and the index with itself where that is cheap. It returns how many
+// shards of uploads the index lacks.
+func (st *Store) survey(ctx context.Context) (dangling int, err error) {
+	type harmed struct{ id, size int64 }
+	var all []harmed
+	err = eachRow(ctx, st.db.read, `SELECT id, cid, size FROM shards s
+		WHERE NOT EXISTS (SELECT 1 FROM damage d WHERE d.mh = x'' AND d.shard = s.id)`, nil, func(scan scanRow) error {
+		var id, size int64
+		var raw []byte
+		if err := scan(&id, &raw, &size); err != nil {
+			return err
+		}
+		c, err := cid.Cast(raw)
+		if err != nil {
+			return err
+		}
+		info, err := os.Lstat(st.files.path(c))
+		found := int64(-1)
+		if err == nil && info.Mode().IsRegular() {
+			found = info.Size()
+		} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if found != size {
+			st.log.LogAttrs(ctx, slog.LevelError, "the file of a shard is lost or has another size; the shard has to be uploaded again",
+				slog.String("shard", c.String()), slog.Int64("size", size), slog.Int64("found", found))
+			all = append(all, harmed{id, found})
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("compare shards with their files: %w", err)
+	}
+	err = st.db.read.QueryRowContext(ctx, `SELECT count(DISTINCT shard_id) FROM upload_shards WHERE shard_id NOT IN (SELECT id FROM shards)`).Scan(&dangling)
+	if err != nil {
+		return 0, fmt.Errorf("look for lost shards: %w", err)
+	}
+	var roots []nodeKey
+	err = eachRow(ctx, st.db.read, `SELECT c.mh, c.codec FROM contents c WHERE c.codec IN `+innerCodecs+`
+		AND NOT EXISTS (SELECT 1 FROM nodes n WHERE n.mh = c.mh AND n.codec = c.codec)
+		AND EXISTS (SELECT 1 FROM blocks b WHERE b.mh = c.mh)`, nil, func(scan scanRow) error {
+		var mh []byte
+		var k nodeKey
+		err := scan(&mh, &k.codec)
+		k.mh = string(mh)
+		roots = append(roots, k)
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("look for lost roots: %w", err)
+	}
+	if len(all) == 0 && dangling == 0 && len(roots) == 0 {
+		return 0, nil
+	}
+	if dangling > 0 {
+		st.log.LogAttrs(ctx, slog.LevelError, "the index lacks shards of uploads; they have to be uploaded again", slog.Int("shards", dangling))
+	}
+	return dangling, st.mark(ctx, func(x *indexer) error {
+		if err := x.insertUnread(roots); err != nil {
+			return err
+		}
+		return x.lose(func(l *loss) error {
+			for _, h := range all {
+				if err := l.takeFile(h.id); err != nil {
+					return err
+				}
+				if err := l.run([]string{`INSERT INTO harmed VALUES (?, ?)`}, h.id, h.size); err != nil {
+					return err
+				}
+			}
+			if err := l.take(`b.off + b.len > (SELECT h.size FROM harmed h WHERE h.shard = b.shard)`); err != nil || dangling == 0 {
+				return err
+			}
+			if err := l.take(`b.shard NOT IN (SELECT id FROM shards)`); err != nil {
+				return err
+			}
+			return l.run([]string{`DELETE FROM upload_shards WHERE shard_id NOT IN (SELECT id FROM shards)`})
+		})
+	})
+}
