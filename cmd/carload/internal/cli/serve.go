@@ -22,6 +22,9 @@ import (
 // defaultListen is where the service listens if nothing else is said.
 const defaultListen = "127.0.0.1:5080"
 
+// defaultScrub is slow enough to be noticed by nobody: 350 GB a day.
+const defaultScrub = 4 << 20
+
 type serveFlags struct {
 	listen            string
 	store             string
@@ -30,6 +33,7 @@ type serveFlags struct {
 	maxBodyBytes      size
 	access            string
 	fetchFrom         []string
+	scrub             byteRate
 }
 
 func (a *app) serveCommand() *cobra.Command {
@@ -59,6 +63,8 @@ certificates. SIGINT or SIGTERM finishes the requests it has and ends it.`,
 	fl.Var(&f.maxBodyBytes, "max-body-bytes", "largest request body")
 	fl.StringVar(&f.access, "access", service.ModeReadWriteCreate, "what is allowed: rwc, rw- (nothing new), r-- or --- (maintenance)")
 	fl.StringArrayVar(&f.fetchFrom, "fetch-from", nil, "URL of a trustless gateway to fetch pinned content from; may be repeated")
+	f.scrub.size = defaultScrub
+	fl.Var(&f.scrub, "scrub", "bytes per second at which the store is read and hashed in the background, once a day; off for never")
 	fl.BoolVar(&f.discard, "discard", false, "check uploads but keep no payload; for load tests")
 	return cmd
 }
@@ -112,6 +118,16 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 	}
 
 	var g errgroup.Group
+	scrubbing, stopScrub := context.WithCancel(ctx)
+	defer stopScrub()
+	if f.scrub.size > 0 && !f.discard {
+		g.Go(func() error {
+			if err := st.Scrub(scrubbing, store.ScrubOptions{BytesPerSecond: int64(f.scrub.size)}); err != nil {
+				a.log.Error("the scrub ended", "error", err) // the service goes on
+			}
+			return nil
+		})
+	}
 	stopped := make(chan struct{})
 	g.Go(func() error {
 		defer close(stopped)
@@ -128,6 +144,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 	})
 	endpointFile := filepath.Join(dir, localEndpointFile)
 	if err := writePrivate(endpointFile, url+"\n"); err != nil {
+		stopScrub()
 		return errors.Join(err, server.Close(), g.Wait())
 	}
 	a.con.result(url)
@@ -139,6 +156,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 	case <-ctx.Done():
 		a.log.Info("stopping", "grace", grace)
 	}
+	stopScrub()
 	err = server.Shutdown(a.life.hard)
 	if err != nil {
 		err = errors.Join(fmt.Errorf("requests were cut off: %w", err), server.Close())

@@ -1,7 +1,16 @@
 package cli
 
 import (
+	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -15,8 +24,89 @@ func (a *app) serviceCommand() *cobra.Command {
 		Args:  noArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.fsckCommand(), a.gcCommand())
+	cmd.AddCommand(a.statusOfStoreCommand(), a.fsckCommand(), a.gcCommand())
 	return cmd
+}
+
+type storeEvent struct {
+	eventHeader
+	store.Status
+}
+
+func (a *app) statusOfStoreCommand() *cobra.Command {
+	var dir string
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "What is in the store, what is damaged, and how far the scrub is",
+		Long: `Print what is in the store, what is known to be damaged, and how far the scrub
+of "carload serve" is. The store may be in use by it.`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var s store.Status
+			err := a.withStore(cmd.Context(), dir, func(st *store.Store) (err error) {
+				s, err = st.Status(cmd.Context())
+				return err
+			})
+			if errors.Is(err, store.ErrLocked) {
+				s, err = a.servedStatus(cmd.Context(), dir)
+			}
+			if err != nil {
+				return err
+			}
+			return a.storeStatus(s)
+		},
+	}
+	addStore(cmd, &dir)
+	return cmd
+}
+
+func (a *app) storeStatus(s store.Status) error {
+	a.con.event(storeEvent{header("store"), s})
+	a.con.result(fmt.Sprintf("%d shards\t%d bytes\t%d damaged\t%d blocks lost", s.Shards, s.Bytes, s.DamagedShards, s.LostBlocks))
+	scrub := "never"
+	if !s.Scrub.Began.IsZero() {
+		scrub = fmt.Sprintf("%d shards\t%d bytes\t%d problems\tsince %s", s.Scrub.Shards, s.Scrub.Bytes, s.Scrub.Problems, s.Scrub.Began.UTC().Format(time.RFC3339))
+	}
+	if !s.Scrub.Ended.IsZero() {
+		scrub += "\tended " + s.Scrub.Ended.UTC().Format(time.RFC3339)
+	}
+	a.con.result("scrub\t" + scrub)
+	if s.DamagedShards+s.LostBlocks > 0 {
+		return withHint(coded{fmt.Errorf("the store has %s and lacks %s", count(s.DamagedShards, "damaged shard"), count(s.LostBlocks, "block")), exitMismatch},
+			"carload up of the same files sends what was lost again; carload service fsck names the shards")
+	}
+	return nil
+}
+
+// servedStatus asks the service that has the store.
+func (a *app) servedStatus(ctx context.Context, flag string) (s store.Status, err error) {
+	dir, err := a.storeDir(flag)
+	if err != nil {
+		return s, err
+	}
+	url, errURL := os.ReadFile(filepath.Join(dir, localEndpointFile))
+	token, errToken := os.ReadFile(filepath.Join(dir, localTokenFile))
+	if err := errors.Join(errURL, errToken); err != nil {
+		return s, withHint(store.ErrLocked, "another command has the store: wait for it")
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSpace(string(url))+"/internal/status", nil)
+	if err != nil {
+		return s, err
+	}
+	req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return s, err
+	}
+	defer res.Body.Close()
+	var answer struct {
+		OK    bool
+		Value store.Status
+	}
+	if err := json.NewDecoder(io.LimitReader(res.Body, 1<<20)).Decode(&answer); err != nil || !answer.OK {
+		return s, fmt.Errorf("the service answered %s", res.Status)
+	}
+	return answer.Value, nil
 }
 
 type fsckEvent struct {
