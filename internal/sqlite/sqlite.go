@@ -77,6 +77,7 @@ const (
 	ReadOnly    = 8
 	IOError     = 10
 	Corrupt     = 11
+	Full        = 13
 	CantOpen    = 14
 	NotADB      = 26
 	NotAnSQLite = 0 // of an error that is not SQLite's

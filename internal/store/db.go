@@ -5,8 +5,9 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"net/url"
 	"strings"
+
+	"github.com/carload/carload/internal/sqlite"
 )
 
 // database is the SQLite file of the index.
@@ -18,35 +19,18 @@ type database struct {
 // openDatabase opens a file for writing; openReaders follows when its tables
 // are there.
 func openDatabase(path string) (database, error) {
-	write, err := sql.Open("sqlite", dsn(path, "_txlock=immediate", "_pragma=cache_size(-16384)"))
+	write, err := sqlite.OpenWriter(path, "_pragma=cache_size(-16384)")
 	if err != nil {
 		return database{}, fmt.Errorf("open index: %w", err)
 	}
-	write.SetMaxOpenConns(1)
 	return database{write: write}, nil
 }
 
-func (db *database) openReaders(path string) error {
-	var err error
-	if db.read, err = sql.Open("sqlite", dsn(path, "_pragma=query_only(1)")); err != nil {
+func (db *database) openReaders(path string) (err error) {
+	if db.read, err = sqlite.OpenReader(path, 8); err != nil {
 		return fmt.Errorf("open index: %w", err)
 	}
-	db.read.SetMaxOpenConns(8)
-	db.read.SetMaxIdleConns(8)
 	return nil
-}
-
-func dsn(path string, params ...string) string {
-	u := url.URL{Scheme: "file", Path: path}
-	params = append([]string{
-		"_pragma=busy_timeout(30000)",
-		"_pragma=journal_mode(WAL)",
-		"_pragma=synchronous(FULL)",
-		"_pragma=foreign_keys(1)",
-		"_pragma=journal_size_limit(67108864)",
-		"_pragma=wal_autocheckpoint(4000)",
-	}, params...)
-	return "file:" + u.EscapedPath() + "?" + strings.Join(params, "&")
 }
 
 func (db *database) close() error {
@@ -60,25 +44,8 @@ func (db *database) close() error {
 }
 
 // update runs f in the one transaction that may write.
-func (db *database) update(ctx context.Context, f func(*sql.Tx) error) (err error) {
-	tx, err := db.write.BeginTx(ctx, nil)
-	if err != nil {
-		return fmt.Errorf("begin transaction: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			if undo := tx.Rollback(); undo != nil && !errors.Is(undo, sql.ErrTxDone) {
-				err = errors.Join(err, undo)
-			}
-		}
-	}()
-	if err := f(tx); err != nil {
-		return err
-	}
-	if err := tx.Commit(); err != nil {
-		return fmt.Errorf("commit: %w", err)
-	}
-	return nil
+func (db *database) update(ctx context.Context, f func(*sql.Tx) error) error {
+	return sqlite.Update(ctx, db.write, f)
 }
 
 // querier is what *sql.DB and *sql.Tx have in common.

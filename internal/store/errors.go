@@ -6,8 +6,7 @@ import (
 	"fmt"
 	"syscall"
 
-	"modernc.org/sqlite"
-	sqlite3 "modernc.org/sqlite/lib"
+	"github.com/carload/carload/internal/sqlite"
 )
 
 var (
@@ -88,13 +87,11 @@ func (e *QuotaError) Error() string {
 
 // IsFull tells whether an error means that the disk is full.
 func IsFull(err error) bool {
-	var db *sqlite.Error
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG) ||
-		errors.As(err, &db) && db.Code()&0xff == sqlite3.SQLITE_FULL
+		sqlite.Code(err)&0xff == sqlite.Full
 }
 
 // IsIndexFailure tells whether an error comes from the index's database.
 func IsIndexFailure(err error) bool {
-	var db *sqlite.Error
-	return errors.As(err, &db) || errors.Is(err, sql.ErrTxDone) || errors.Is(err, sql.ErrConnDone)
+	return sqlite.Code(err) != sqlite.NotAnSQLite || errors.Is(err, sql.ErrTxDone) || errors.Is(err, sql.ErrConnDone)
 }
