@@ -341,6 +341,7 @@ func (j *job) send(ctx context.Context, i int) error {
 	u := j.u
 	s := &Shard{
 		Root: j.root, Name: j.uploadName, Index: i, Count: len(j.plan.Shards), Size: j.plan.Shards[i].Size,
+		Again:   u.opts.NoResume || j.resend[i],
 		archive: j.plan.Archive(i), packer: &u.packer, limiter: u.limiter, sent: &u.progress.sent, resent: &u.progress.resent,
 	}
 	var archive cid.Cid

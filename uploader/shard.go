@@ -21,6 +21,7 @@ type Shard struct {
 	Index int    // from 0
 	Count int
 	Size  int64 // in bytes, exactly what the body gives
+	Again bool  // the target must not believe that it holds it: it may be damaged there
 
 	archive car.Archive
 	packer  *car.Packer

@@ -53,6 +53,10 @@ func (c *Client) Send(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
+// Do is Send for programs that ask as an [http.Client] is asked. Their requests
+// have the names that they gave themselves.
+func (c *Client) Do(req *http.Request) (*http.Response, error) { return c.http.Do(req) }
+
 // Failed makes the error of a request that was cut short: why it was given up
 // if it was, and nothing that would show the secret. It is a [NetworkError] unless
 // the caller gave up.

@@ -16,6 +16,8 @@ import (
 	"github.com/carload/carload/internal/store"
 	"github.com/carload/carload/splitter"
 	"github.com/carload/carload/uploader"
+	"github.com/carload/carload/uploader/bucket"
+	"github.com/carload/carload/uploader/kubo"
 	"github.com/carload/carload/uploader/nftstorage"
 )
 
@@ -202,6 +204,10 @@ func hintsFor(err error) []string {
 		hints = append(hints, "make room at the service with carload rm, or ask its operator for a larger quota")
 	case errors.As(err, &api) && api.Status == http.StatusNotFound && api.Code == "":
 		hints = append(hints, "there is no such path at the service: see whether --endpoint is the address of its API")
+	case errors.Is(err, uploader.ErrUnauthorized) && (errors.As(err, new(*bucket.Error)) || errors.Is(err, bucket.ErrNoCredentials)):
+		hints = append(hints, "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the profile in ~/.aws")
+	case errors.Is(err, uploader.ErrUnauthorized) && errors.As(err, new(*kubo.RPCError)):
+		hints = append(hints, "check the secret in CARLOAD_KUBO_AUTH, or that of the target (carload target show)")
 	case errors.Is(err, uploader.ErrUnauthorized):
 		hints = append(hints, "check the token in CARLOAD_TOKEN, --token-file or --token-command")
 	case errors.Is(err, uploader.ErrSourceChanged):

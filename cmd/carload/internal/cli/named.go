@@ -13,8 +13,10 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/pelletier/go-toml/v2"
 
+	"github.com/carload/carload/uploader/bucket"
 	"github.com/carload/carload/uploader/dirtarget"
 	"github.com/carload/carload/uploader/kubo"
 	"github.com/carload/carload/uploader/nftstorage"
@@ -25,6 +27,7 @@ const (
 	kindService = "service" // speaks the API of NFT.Storage
 	kindStore   = "store"   // the built-in service over a directory
 	kindKubo    = "kubo"
+	kindBucket  = "s3"
 	kindDir     = "dir"
 )
 
@@ -41,6 +44,10 @@ type targetConfig struct {
 	InsecureHTTP bool   `toml:"insecure-http,omitempty"`
 	CACert       string `toml:"ca-cert,omitempty"`
 	TPSLimit     string `toml:"tpslimit,omitempty"`
+	Endpoint     string `toml:"endpoint,omitempty"` // of a storage that is not AWS; as the next three for buckets
+	Region       string `toml:"region,omitempty"`
+	Profile      string `toml:"profile,omitempty"` // of the AWS configuration
+	Import       bool   `toml:"import,omitempty"`
 }
 
 // targetsKey is the table of the configuration that holds targets.
@@ -75,7 +82,7 @@ func decodeTargets(table any) (map[string]targetConfig, error) {
 
 // targetSettings are the names of a target's settings.
 func targetSettings() []string {
-	return []string{"type", "url", "path", "gateway", "files", "token-file", "token-command", "secret", "insecure-http", "ca-cert", "tpslimit"}
+	return []string{"type", "url", "path", "gateway", "files", "token-file", "token-command", "secret", "insecure-http", "ca-cert", "tpslimit", "endpoint", "region", "profile", "import"}
 }
 
 // kinds tell which settings each kind of target has, besides its type.
@@ -83,6 +90,7 @@ var kinds = map[string][]string{
 	kindService: {"url", "gateway", "token-file", "token-command", "secret", "insecure-http", "ca-cert", "tpslimit"},
 	kindStore:   {"path"},
 	kindKubo:    {"url", "files", "token-file", "token-command", "secret", "insecure-http", "ca-cert"},
+	kindBucket:  {"url", "endpoint", "region", "profile", "import", "ca-cert"},
 	kindDir:     {"path"},
 }
 
@@ -138,7 +146,7 @@ func (a *app) parseTarget(s string) (targetConfig, error) {
 	scheme, rest, ok := strings.Cut(s, ":")
 	if !ok {
 		return targetConfig{}, withHint(usagef("there is no target called %q%s", s, suggestion(s, slices.Collect(maps.Keys(a.settings.targets)))),
-			`"carload target add" makes one; --to also takes https://…, kubo://…, dir:PATH and store:`)
+			`"carload target add" makes one; --to also takes https://…, kubo://…, s3://BUCKET/PREFIX, dir:PATH and store:`)
 	}
 	switch scheme {
 	case "http", "https":
@@ -146,6 +154,8 @@ func (a *app) parseTarget(s string) (targetConfig, error) {
 	case "kubo", "kubo+http", "kubo+https", "kubo+unix":
 		at, err := a.kuboAddress(scheme, rest)
 		return targetConfig{Type: kindKubo, URL: at}, err
+	case kindBucket:
+		return targetConfig{Type: kindBucket, URL: s}, nil
 	case kindDir:
 		if rest == "" {
 			return targetConfig{}, usagef("--to dir: needs the path of a directory, as in dir:/srv/shards")
@@ -156,7 +166,7 @@ func (a *app) parseTarget(s string) (targetConfig, error) {
 		path, err := a.storeDir(rest)
 		return targetConfig{Type: kindStore, Path: path}, err
 	}
-	return targetConfig{}, usagef("target %q: use https://…, kubo://…, dir:PATH, store: or the name of a target", s)
+	return targetConfig{}, usagef("target %q: use https://…, kubo://…, s3://BUCKET/PREFIX, dir:PATH, store: or the name of a target", s)
 }
 
 // kuboAddress is the address after "kubo:" as the target takes it. Without one
@@ -197,6 +207,9 @@ func (a *app) open(ctx context.Context, f endpointFlags, name string, c targetCo
 			return nil, err
 		}
 		return &target{Target: d}, nil
+	case kindBucket:
+		f.caCert = or(c.CACert, f.caCert)
+		return a.openBucket(ctx, f, c)
 	}
 	secret, err := a.secretOf(ctx, f, name, c)
 	if err != nil {
@@ -240,6 +253,29 @@ func (a *app) openKubo(f endpointFlags, c targetConfig, secret string) (*target,
 		return nil, usageError{error: err}
 	}
 	return &target{Target: k, closers: []func() error{k.Close}}, nil
+}
+
+// openBucket makes a target of a bucket. Who asks is found where the programs
+// of AWS look for it: the environment, ~/.aws, and the role of the machine.
+func (a *app) openBucket(ctx context.Context, f endpointFlags, c targetConfig) (*target, error) {
+	trust, err := f.tls()
+	if err != nil {
+		return nil, err
+	}
+	name, prefix, _ := strings.Cut(strings.TrimPrefix(c.URL, "s3://"), "/")
+	options := []func(*config.LoadOptions) error{config.WithSharedConfigProfile(c.Profile), config.WithRegion(c.Region)}
+	conf, err := config.LoadDefaultConfig(ctx, options...)
+	if err != nil {
+		return nil, usageError{error: err}
+	}
+	if c.Endpoint != "" {
+		conf.BaseEndpoint = &c.Endpoint
+	}
+	b, err := bucket.New(bucket.Options{Config: conf, Bucket: name, Prefix: prefix, Import: c.Import, TLS: trust, Stall: f.stall, UserAgent: "carload/" + version()})
+	if err != nil {
+		return nil, usageError{error: err}
+	}
+	return &target{Target: b, closers: []func() error{b.Close}}, nil
 }
 
 // kuboVariable holds the secret of a Kubo node that has no name here.

@@ -78,6 +78,7 @@ func startService(t *testing.T, home string, args ...string) string {
 //	go install …@latest        go list: that the package is where it is said to be
 //	go test ./...              nothing: it is what runs this
 //	kubo://…, --to home        a node of this test, if CARLOAD_KUBO names the program
+//	s3://films, --to cold      a bucket of this test, if CARLOAD_VERSITYGW does
 func TestReadme(t *testing.T) {
 	t.Parallel()
 	home := t.TempDir()
@@ -116,7 +117,12 @@ func TestReadme(t *testing.T) {
 	if os.Getenv("CARLOAD_KUBO") != "" {
 		node = strings.TrimPrefix(targettest.StartKubo(t).URL, "http://")
 	}
+	storage := &targettest.S3{Bucket: "none"}
+	if os.Getenv("CARLOAD_VERSITYGW") != "" {
+		storage = targettest.StartS3(t)
+	}
 	fill := strings.NewReplacer(
+		"https://s3.example.org", storage.URL, "s3://films", "s3://"+storage.Bucket, "=shelf", "="+storage.Access, "=not-a-secret", "="+storage.Secret,
 		"127.0.0.1:5001", node,
 		"https://api.example.org", url, "…", strings.TrimSpace(string(token)),
 		"ROOT", rootCID,
@@ -133,6 +139,7 @@ func TestReadme(t *testing.T) {
 			case strings.HasPrefix(line, "carload serve"):
 				services = append(services, line)
 			case node == "" && (strings.Contains(line, "kubo://") || strings.Contains(line, "--to home")):
+			case storage.URL == "" && (strings.Contains(line, "s3://") || strings.Contains(line, "--to cold")):
 			default:
 				script = append(script, line)
 			}

@@ -43,7 +43,7 @@ type endpointFlags struct {
 func (e *endpointFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.SortFlags = false
-	f.StringArrayVar(&e.to, "to", nil, "a target: the name of one, https://…, kubo://HOST:PORT, kubo: (this user's node), dir:PATH or store:[PATH]")
+	f.StringArrayVar(&e.to, "to", nil, "a target: the name of one, https://…, kubo://HOST:PORT, kubo: (this user's node), s3://BUCKET/PREFIX, dir:PATH or store:[PATH]")
 	f.StringVar(&e.endpoint, "endpoint", "", "URL of the service's API (default: the built-in service)")
 	f.StringVar(&e.gateway, "gateway", "", "URL of the gateway that gives blocks back (default: the endpoint)")
 	f.StringVar(&e.token.file, "token-file", "", "file with the API key; the variable CARLOAD_TOKEN can hold it as well")

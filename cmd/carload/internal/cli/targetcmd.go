@@ -49,12 +49,16 @@ func (a *app) targetAddCommand() *cobra.Command {
 		Short: "Name a target in the configuration",
 		Long: `Name a target, which is given in the form that --to takes: https://… for a
 service that speaks the API of NFT.Storage, kubo://HOST:PORT, kubo: for this
-user's node, or dir:PATH. On a terminal it asks for what is left out.
+user's node, s3://BUCKET/PREFIX, or dir:PATH. On a terminal it asks for what is
+left out.
 
-The secret is read from standard input with --secret-file -, or asked for. It is
-kept in the system's keyring, or in a file for this user only where there is no
-keyring. --token-command names a program that prints it, and nothing is kept.`,
+The credentials of a bucket are looked for where the programs of AWS look:
+in the environment, in ~/.aws (--s3-profile), and in the role of the machine. Any
+other secret is read from standard input with --secret-file -, or asked for.
+It is kept in the system's keyring, or in a file for this user only where there
+is no keyring. --token-command names a program that prints it, and nothing is kept.`,
 		Example: `  carload target add home kubo://127.0.0.1:5001 --to-files /carload/
+  carload target add cold s3://shards/films --s3-endpoint https://s3.example.org
   carload target add work https://api.example.org --secret-file - < token`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 2 || len(args) == 0 && isTerminal(a.stdio.In) {
@@ -73,6 +77,10 @@ keyring. --token-command names a program that prints it, and nothing is kept.`,
 	f.StringVar(&c.TokenFile, "token-file", "", "file with the secret, read at each use")
 	f.StringVar(&c.TokenCommand, "token-command", "", "program that prints the secret at each use; run without a shell")
 	f.StringVar(&c.Gateway, "gateway", "", "URL of the gateway that gives blocks back (default: the target)")
+	f.StringVar(&c.Endpoint, "s3-endpoint", "", "URL of a storage that is not AWS")
+	f.StringVar(&c.Region, "s3-region", "", "region of a bucket (default: that of the environment or the profile)")
+	f.StringVar(&c.Profile, "s3-profile", "", "profile of the AWS configuration")
+	f.BoolVar(&c.Import, "s3-import", false, "have the storage import each CAR into IPFS (Filebase): a DAG goes up as one object")
 	f.StringVar(&c.Files, "to-files", "", "where uploads appear in the files (MFS) of a Kubo node; a directory ends with a slash")
 	f.StringVar(&c.CACert, "ca-cert", "", "trust the certificate authorities in this PEM file as well as the system's")
 	f.BoolVar(&c.InsecureHTTP, "insecure-http", false, "send the secret unencrypted to another machine")
@@ -83,7 +91,7 @@ keyring. --token-command names a program that prints it, and nothing is kept.`,
 func (a *app) targetAdd(args []string, options targetConfig, secretFile string) error {
 	ask := &asker{a: a, in: bufio.NewReader(a.stdio.In)}
 	if len(args) == 0 {
-		args = []string{ask.line("name: "), ask.line("target (https://…, kubo://…, dir:PATH): ")}
+		args = []string{ask.line("name: "), ask.line("target (https://…, kubo://…, s3://…, dir:PATH): ")}
 		if ask.err != nil {
 			return ask.err
 		}

@@ -1,0 +1,380 @@
+package bucket
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/ipfs/go-cid"
+	"github.com/ipld/go-car/v2/index"
+
+	"github.com/carload/carload/car"
+	"github.com/carload/carload/internal/bulk"
+	"github.com/carload/carload/uploader"
+)
+
+// scanner notes where the blocks are in an archive whose bytes go by.
+type scanner struct {
+	offset  int64  // of the next byte
+	skip    int64  // bytes until the next section
+	begun   []byte // of a section's length and CID, or of the header's length
+	at      int64  // where begun begins
+	body    bool   // the header is past
+	records []index.Record
+	err     error
+}
+
+// mostBegun is more than a length and a CID take.
+const mostBegun = 256
+
+// note takes the next bytes.
+func (s *scanner) note(p []byte) {
+	for len(p) > 0 && s.err == nil {
+		if s.skip > 0 {
+			n := min(s.skip, int64(len(p)))
+			s.skip -= n
+			s.offset += n
+			p = p[n:]
+			continue
+		}
+		if len(s.begun) == 0 {
+			s.at = s.offset
+		}
+		n := min(len(p), mostBegun-len(s.begun))
+		had := len(s.begun)
+		s.begun = append(s.begun, p[:n]...)
+		used, ok := s.section(s.begun)
+		if !ok {
+			if len(s.begun) >= mostBegun {
+				s.err = errors.New("a section without a CID")
+			}
+			s.offset += int64(n)
+			p = p[n:]
+			continue
+		}
+		// What was begun is known; the rest of it is skipped.
+		taken := max(0, used-had)
+		s.offset += int64(taken)
+		p = p[taken:]
+		s.begun = s.begun[:0]
+	}
+}
+
+// section reads the beginning of a section, and tells how many bytes of p are
+// past. It reports false if there are too few.
+func (s *scanner) section(p []byte) (used int, ok bool) {
+	length, n := binary.Uvarint(p)
+	if n <= 0 {
+		return 0, false
+	}
+	if !s.body {
+		s.body, s.skip = true, int64(length)
+		return n, true
+	}
+	k, c, err := cid.CidFromBytes(p[n:])
+	if err != nil {
+		// An archive with a section that is shorter than a CID is none of ours.
+		return 0, false
+	}
+	s.records = append(s.records, index.Record{Cid: c, Offset: uint64(s.at)})
+	s.skip = int64(length) - int64(k)
+	return n + k, true
+}
+
+// index is the index in its format.
+func (s *scanner) index() ([]byte, error) {
+	if s.err != nil || s.skip > 0 || len(s.begun) > 0 {
+		return nil, fmt.Errorf("%w: %w", errBroken, errors.Join(s.err, io.ErrUnexpectedEOF))
+	}
+	x := index.NewMultihashSorted()
+	if err := x.Load(s.records); err != nil {
+		return nil, fmt.Errorf("index the shard: %w", err)
+	}
+	var out bytes.Buffer
+	if _, err := index.WriteTo(x, &out); err != nil {
+		return nil, fmt.Errorf("index the shard: %w", err)
+	}
+	return out.Bytes(), nil
+}
+
+// errBroken means that an archive ends within a block.
+var errBroken = errors.New("the archive is cut")
+
+func (t *Target) putIndex(ctx context.Context, key string, blocks []byte) error {
+	return t.putSmall(ctx, key+indexSuffix, "application/octet-stream", blocks)
+}
+
+// ensureIndex writes the index of a shard that is there, if it has none.
+func (t *Target) ensureIndex(ctx context.Context, s *uploader.Shard, key string) error {
+	_, err := t.head(ctx, key+indexSuffix)
+	if !errors.Is(err, uploader.ErrNotFound) {
+		return err
+	}
+	body := &scanned{s.Open(ctx), new(scanner)}
+	_, err = body.WriteTo(io.Discard)
+	if err = errors.Join(err, body.Close()); err != nil {
+		return err
+	}
+	blocks, err := body.scan.index()
+	if err != nil {
+		return err
+	}
+	return t.putIndex(ctx, key, blocks)
+}
+
+// held is an upload whose blocks are asked for.
+type held struct {
+	manifest *manifest
+
+	mu      sync.Mutex
+	indexes []index.Index // of the shards; nil if not asked for yet
+}
+
+// open finds the upload of a root.
+func (t *Target) open(ctx context.Context, root cid.Cid) (*held, error) {
+	t.mu.Lock()
+	h := t.uploads[root]
+	t.mu.Unlock()
+	if h != nil {
+		return h, nil
+	}
+	m, err := t.manifest(ctx, root)
+	if err != nil {
+		return nil, err
+	}
+	h = &held{manifest: m, indexes: make([]index.Index, len(m.Shards))}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if known := t.uploads[root]; known != nil {
+		return known, nil
+	}
+	t.uploads[root] = h
+	return h, nil
+}
+
+// index is that of a shard.
+func (t *Target) index(ctx context.Context, h *held, i int) (index.Index, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.indexes[i] != nil {
+		return h.indexes[i], nil
+	}
+	key := t.prefix + h.manifest.Shards[i].Key
+	p, err := t.getSmall(ctx, key+indexSuffix, maxIndexBytes)
+	var x index.Index
+	if err == nil {
+		x, err = readIndex(p)
+	}
+	if errors.Is(err, uploader.ErrNotFound) || errors.Is(err, errNoIndex) {
+		// It is there to spare reading the shard.
+		if p, err = t.scan(ctx, key); err == nil {
+			x, err = readIndex(p)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	h.indexes[i] = x
+	return x, nil
+}
+
+var errNoIndex = errors.New("it is no index of an archive")
+
+// readIndex reads an index. What is none must not end the program: the
+// library trusts it.
+func readIndex(p []byte) (x index.Index, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			x, err = nil, fmt.Errorf("%w: %v", errNoIndex, r)
+		}
+	}()
+	if x, err = index.ReadFrom(bytes.NewReader(p)); err != nil {
+		return nil, fmt.Errorf("%w: %w", errNoIndex, err)
+	}
+	return x, nil
+}
+
+// scan reads a shard for its index.
+func (t *Target) scan(ctx context.Context, key string) ([]byte, error) {
+	body, err := t.get(ctx, key, 0, -1)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	s := new(scanner)
+	buf := make([]byte, 256<<10)
+	for {
+		n, err := body.Read(buf)
+		s.note(buf[:n])
+		if errors.Is(err, io.EOF) {
+			return s.index()
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// FetchBlock implements [uploader.BlockFetcher] by a ranged read. The block is
+// that of an upload whose root was asked for before, or is a root.
+func (t *Target) FetchBlock(ctx context.Context, c cid.Cid, limit int) ([]byte, error) {
+	t.mu.Lock()
+	var uploads []*held
+	for _, h := range t.uploads {
+		uploads = append(uploads, h)
+	}
+	t.mu.Unlock()
+	p, err := t.fetch(ctx, uploads, c, limit)
+	if !errors.Is(err, uploader.ErrNotFound) {
+		return p, err
+	}
+	h, herr := t.open(ctx, c)
+	if herr != nil || slices.Contains(uploads, h) {
+		return nil, err
+	}
+	return t.fetch(ctx, []*held{h}, c, limit)
+}
+
+func (t *Target) fetch(ctx context.Context, uploads []*held, c cid.Cid, limit int) ([]byte, error) {
+	for _, h := range uploads {
+		for i := range h.manifest.Shards {
+			x, err := t.index(ctx, h, i)
+			if errors.Is(err, uploader.ErrNotFound) || errors.Is(err, errBroken) {
+				continue // the shard is gone, or cut; another may have the block
+			}
+			if err != nil {
+				return nil, err
+			}
+			at, err := index.GetFirst(x, c)
+			if errors.Is(err, index.ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				return nil, bulk.Permanent(err)
+			}
+			p, err := t.section(ctx, t.prefix+h.manifest.Shards[i].Key, int64(at), c, limit)
+			if errors.Is(err, uploader.ErrNotFound) {
+				continue
+			}
+			return p, err
+		}
+	}
+	return nil, fmt.Errorf("block %s: %w", c, uploader.ErrNotFound)
+}
+
+// section reads the payload of a section that begins at an offset.
+func (t *Target) section(ctx context.Context, key string, at int64, c cid.Cid, limit int) ([]byte, error) {
+	body, err := t.get(ctx, key, at, int64(limit)+mostBegun)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	in := bufio.NewReaderSize(body, 64<<10)
+	wrong := fmt.Errorf("%w: there is no block %s at byte %d of %s", car.ErrCorrupt, c, at, key)
+	length, err := binary.ReadUvarint(in)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", key, err)
+	}
+	head := make([]byte, c.ByteLen())
+	if length < uint64(len(head)) {
+		return nil, wrong
+	}
+	if _, err := io.ReadFull(in, head); err != nil {
+		return nil, fmt.Errorf("read %s: %w", key, err)
+	}
+	_, found, err := cid.CidFromBytes(head)
+	size := length - uint64(len(head))
+	switch {
+	case err != nil || !bytes.Equal(found.Hash(), c.Hash()):
+		return nil, wrong
+	case size > uint64(limit):
+		return nil, fmt.Errorf("%w: block %s has %d bytes in %s, more than %d", car.ErrCorrupt, c, size, key, limit)
+	}
+	p := make([]byte, size)
+	if _, err := io.ReadFull(in, p); err != nil {
+		return nil, fmt.Errorf("read %s: %w", key, err)
+	}
+	return p, nil
+}
+
+// FetchArchive implements [uploader.ArchiveFetcher] for the root of an upload:
+// its shards, one after the other, as one archive.
+func (t *Target) FetchArchive(ctx context.Context, root cid.Cid) (io.ReadCloser, error) {
+	h, err := t.open(ctx, root)
+	if err != nil {
+		return nil, err
+	}
+	return &whole{t: t, ctx: ctx, shards: h.manifest.Shards, head: bytes.NewReader(car.AppendHeader(nil, root))}, nil
+}
+
+// whole is an upload as one archive.
+type whole struct {
+	t      *Target
+	ctx    context.Context //nolint:containedctx // of the request that the archive answers
+	head   *bytes.Reader   // the header; empty once it was read
+	shards []manifestShard // those that were not begun
+	body   io.ReadCloser   // of the one that is read; nil between
+	in     *bufio.Reader
+}
+
+// maxHeaderBytes is more than the header of one of our shards takes.
+const maxHeaderBytes = 64 << 10
+
+func (w *whole) Read(p []byte) (int, error) {
+	if w.head.Len() > 0 {
+		return w.head.Read(p)
+	}
+	for {
+		if w.body == nil {
+			if len(w.shards) == 0 {
+				return 0, io.EOF
+			}
+			if err := w.next(); err != nil {
+				return 0, err
+			}
+		}
+		n, err := w.in.Read(p)
+		if errors.Is(err, io.EOF) {
+			_ = w.body.Close()
+			w.body, err = nil, nil
+		}
+		if n > 0 || err != nil {
+			return n, err
+		}
+	}
+}
+
+// next opens the next shard and reads past its header.
+func (w *whole) next() error {
+	key := w.t.prefix + w.shards[0].Key
+	body, err := w.t.get(w.ctx, key, 0, -1)
+	if err != nil {
+		return err
+	}
+	w.body, w.in, w.shards = body, bufio.NewReaderSize(body, 64<<10), w.shards[1:]
+	length, err := binary.ReadUvarint(w.in)
+	if err == nil && length > maxHeaderBytes {
+		err = car.ErrMalformed
+	}
+	if err == nil {
+		_, err = w.in.Discard(int(length))
+	}
+	if err != nil {
+		return fmt.Errorf("the header of %s: %w", strings.TrimPrefix(key, w.t.prefix), err)
+	}
+	return nil
+}
+
+func (w *whole) Close() error {
+	if w.body == nil {
+		return nil
+	}
+	return w.body.Close()
+}

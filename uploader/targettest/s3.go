@@ -1,0 +1,92 @@
+package targettest
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// S3 is a real S3 server (versitygw) over a directory.
+type S3 struct {
+	URL            string
+	Access, Secret string // the root user's credentials
+	Bucket         string // there is one
+	Dir            string // where its objects are, as files
+
+	program, data string
+	cmd           *exec.Cmd
+}
+
+// s3Program is the variable that names versitygw.
+const s3Program = "CARLOAD_VERSITYGW"
+
+// StartS3 starts a server with one bucket, and skips the test if the variable
+// CARLOAD_VERSITYGW does not name the program. It ends with the test.
+func StartS3(tb testing.TB) *S3 {
+	tb.Helper()
+	s := &S3{program: program(tb, s3Program), Access: "carload", Secret: "s3cret-of-the-test", Bucket: "shards", data: tb.TempDir()}
+	s.Dir = filepath.Join(s.data, s.Bucket)
+	if err := os.Mkdir(s.Dir, 0o700); err != nil {
+		tb.Fatal(err)
+	}
+	s.Start(tb)
+	tb.Cleanup(func() { s.Kill(tb) })
+	return s
+}
+
+// Start starts the server, again if it was killed, and waits until it answers.
+// It has another port each time.
+func (s *S3) Start(tb testing.TB) {
+	tb.Helper()
+	listener, err := new(net.ListenConfig).Listen(tb.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	at := listener.Addr().String()
+	_ = listener.Close() // the program takes a number only
+	s.URL = "http://" + at
+	cmd := exec.Command(s.program, "--port", at, "--quiet", "posix", s.data) //nolint:noctx // it outlives the test's context, and is killed in the cleanup
+	cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+s.Access, "ROOT_SECRET_KEY="+s.Secret)
+	if err := cmd.Start(); err != nil {
+		tb.Fatal(err)
+	}
+	s.cmd = cmd
+	ctx, cancel := context.WithTimeout(tb.Context(), time.Minute)
+	defer cancel()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	for {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.URL, nil)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		if resp, err := client.Do(req); err == nil {
+			_, _ = io.Copy(io.Discard, resp.Body)
+			_ = resp.Body.Close()
+			return
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			tb.Fatal("versitygw does not answer")
+		}
+	}
+}
+
+// Kill ends the server as a loss of power would, as far as it can see.
+func (s *S3) Kill(tb testing.TB) {
+	tb.Helper()
+	if s.cmd == nil {
+		return
+	}
+	if err := s.cmd.Process.Kill(); err != nil {
+		tb.Log(err)
+	}
+	_ = s.cmd.Wait() // it was killed
+	s.cmd = nil
+}
