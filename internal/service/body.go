@@ -8,12 +8,6 @@ import (
 	"time"
 )
 
-// bodyError is a request body that could not be read to its end.
-type bodyError struct{ err error }
-
-func (e *bodyError) Error() string { return "read request body: " + e.err.Error() }
-func (e *bodyError) Unwrap() error { return e.err }
-
 // body reads a request's body up to a limit, and gives up on one that stands
 // still. Its errors are bodyErrors, or an API error for a body that is too
 // large.

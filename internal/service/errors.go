@@ -50,6 +50,12 @@ func diskFull() *apiError {
 		"The service's disk is full; nothing was stored.")
 }
 
+// bodyError is a request body that could not be read to its end.
+type bodyError struct{ err error }
+
+func (e *bodyError) Error() string { return "read request body: " + e.err.Error() }
+func (e *bodyError) Unwrap() error { return e.err }
+
 // asAPIError decides what a client is told about err. It reports false for
 // what the client should not have caused.
 func asAPIError(err error) (*apiError, bool) {

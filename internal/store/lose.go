@@ -1,26 +1,8 @@
 package store
 
 import (
-	"context"
-	"database/sql"
-	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"log/slog"
-	"syscall"
-
-	"github.com/ipfs/go-cid"
-	"github.com/multiformats/go-multihash"
 )
-
-// isDamage tells whether a file that could not be read as what it is is damaged
-// or lost. Others may be sound and readable at another time.
-func isDamage(err error) bool {
-	var car *CARError
-	return errors.Is(err, ErrDamaged) || errors.As(err, &car) || errors.Is(err, errCutShard) || errors.Is(err, io.EOF) ||
-		errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EIO)
-}
 
 // loss takes copies of blocks out of the index, and takes back what was said of
 // nodes that need them. It keeps what it works on in tables of the transaction,
@@ -143,12 +125,6 @@ func (l *loss) end() error {
 	})
 }
 
-// suspect is a copy of a block that could not be read.
-type suspect struct {
-	location
-	mh multihash.Multihash
-}
-
 // condemn looks at suspects again, for they may have been mended or collected
 // since, and marks those that are damaged. It returns how many.
 func (x *indexer) condemn(suspects []suspect) (count int, err error) {
@@ -174,127 +150,4 @@ func (x *indexer) condemn(suspects []suspect) (count int, err error) {
 		return nil
 	})
 	return count, err
-}
-
-// report marks copies that a reader found damaged. The reader has its answer
-// already, so a failure of that is only logged.
-func (st *Store) report(ctx context.Context, suspects []suspect) {
-	if len(suspects) == 0 {
-		return
-	}
-	err := st.mark(context.WithoutCancel(ctx), func(x *indexer) error {
-		_, err := x.condemn(suspects)
-		return err
-	})
-	if err != nil {
-		st.log.LogAttrs(ctx, slog.LevelError, "mark damage", slog.Any("error", err))
-	}
-}
-
-// checkCopy reads a copy of a block and hashes it.
-func (st *Store) checkCopy(l location, mh multihash.Multihash) error {
-	data, err := st.readAt(l)
-	if err != nil {
-		return err
-	}
-	return CheckBlock(cid.NewCidV1(cid.Raw, mh), data)
-}
-
-// mark changes what the index says of damage, and settles what follows from it.
-func (st *Store) mark(ctx context.Context, f func(*indexer) error) error {
-	done, err := st.change()
-	if err != nil {
-		return err
-	}
-	defer done()
-	return st.db.update(ctx, func(tx *sql.Tx) error {
-		x := newIndexer(ctx, st, tx)
-		if err := f(x); err != nil {
-			return err
-		}
-		return x.settle()
-	})
-}
-
-// forgive takes back all marks of a shard that turned out to be sound, and makes
-// its blocks known again.
-func (x *indexer) forgive(sh shard) error {
-	if _, err := x.tx.ExecContext(x.ctx, `DELETE FROM damage WHERE shard = ?`, sh.id); err != nil {
-		return fmt.Errorf("take marks back: %w", err)
-	}
-	return x.add(sh)
-}
-
-// again is for a shard that came again: that mends what was damaged of it.
-func (x *indexer) again(sh shard) error {
-	var damaged bool
-	if err := x.tx.QueryRowContext(x.ctx, `SELECT EXISTS (SELECT 1 FROM damage WHERE shard = ?)`, sh.id).Scan(&damaged); err != nil {
-		return fmt.Errorf("look up damage: %w", err)
-	}
-	if damaged {
-		return x.forgive(sh)
-	}
-	return x.settle()
-}
-
-// eachCopy calls f for each copy of a block in a shard, in pages.
-func (x *indexer) eachCopy(sh shard, f func(mh multihash.Multihash, l location) error) error {
-	for last := []byte{}; last != nil; {
-		type copied struct {
-			mh []byte
-			l  location
-		}
-		var page []copied
-		err := eachRow(x.ctx, x.tx, `SELECT mh, off, len FROM blocks WHERE shard = ? AND mh > ? ORDER BY mh LIMIT 1024`, []any{sh.id, last},
-			func(scan scanRow) error {
-				c := copied{l: location{id: sh.id, shard: sh.cid}}
-				err := scan(&c.mh, &c.l.off, &c.l.len)
-				page = append(page, c)
-				return err
-			})
-		if err != nil {
-			return fmt.Errorf("list blocks of shard %s: %w", sh.cid, err)
-		}
-		last = nil
-		for _, c := range page {
-			if err := f(c.mh, c.l); err != nil {
-				return err
-			}
-			last = c.mh
-		}
-	}
-	return nil
-}
-
-// harm marks what is damaged of a shard that was found not to be sound, or takes
-// its marks back if it is sound now. One that cannot be read for other reasons
-// stays as it is.
-func (x *indexer) harm(sh shard) error {
-	res, f, err := x.st.rescan(x.ctx, sh.cid, nil)
-	if f != nil {
-		err = errors.Join(err, f.Close())
-	}
-	if err == nil {
-		sh.payload, sh.end = res.payload, res.payloadEnd
-		_, err := x.tx.ExecContext(x.ctx, `UPDATE shards SET size = ?, payload = ?, payload_end = ? WHERE id = ?`, res.size, sh.payload, sh.end, sh.id)
-		return errors.Join(err, x.forgive(sh))
-	}
-	if !isDamage(err) {
-		return x.ctx.Err()
-	}
-	gone := errors.Is(err, fs.ErrNotExist)
-	return x.lose(func(l *loss) error {
-		if err := l.takeFile(sh.id); err != nil {
-			return err
-		}
-		if gone {
-			return l.take(`b.shard = ?1`, sh.id)
-		}
-		return x.eachCopy(sh, func(mh multihash.Multihash, c location) error {
-			if err := x.st.checkCopy(c, mh); isDamage(err) {
-				return l.takeCopy(mh, sh.id)
-			}
-			return nil
-		})
-	})
 }

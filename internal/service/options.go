@@ -1,0 +1,78 @@
+package service
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Modes of [Options.Mode]: which of reading, writing and creating are allowed.
+const (
+	ModeReadWriteCreate = "rwc"
+	ModeReadWrite       = "rw-"
+	ModeReadOnly        = "r--"
+	ModeNone            = "---"
+)
+
+// DefaultMaxBodyBytes is what the original took in one request.
+const DefaultMaxBodyBytes = 100 << 20
+
+// Options are the knobs of [New]. The zero value is fit for use.
+type Options struct {
+	MaxBodyBytes int64  // of one request; 0 means DefaultMaxBodyBytes
+	Mode         string // one of the Mode constants; empty means ModeReadWriteCreate
+	Version      string // what GET /version says
+
+	// FetchFrom are base URLs of trustless gateways, from which content is
+	// fetched that is pinned but not held.
+	FetchFrom []string
+
+	// IdleTimeout is how long a request body may stand still; 0 means a
+	// minute.
+	IdleTimeout time.Duration
+
+	// Registry is where metrics are registered and what GET /metrics shows;
+	// nil means one of the service's own.
+	Registry *prometheus.Registry
+	Logger   *slog.Logger // nil means none
+}
+
+func (o Options) withDefaults() Options {
+	if o.MaxBodyBytes == 0 {
+		o.MaxBodyBytes = DefaultMaxBodyBytes
+	}
+	if o.Mode == "" {
+		o.Mode = ModeReadWriteCreate
+	}
+	if o.Version == "" {
+		o.Version = "devel"
+	}
+	if o.IdleTimeout == 0 {
+		o.IdleTimeout = time.Minute
+	}
+	if o.Registry == nil {
+		o.Registry = prometheus.NewRegistry()
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return o
+}
+
+func (o Options) validate() error {
+	var errs []error
+	if o.MaxBodyBytes < 0 {
+		errs = append(errs, fmt.Errorf("the limit of a request body is negative: %d", o.MaxBodyBytes))
+	}
+	switch o.Mode {
+	case ModeReadWriteCreate, ModeReadWrite, ModeReadOnly, ModeNone:
+	default:
+		errs = append(errs, fmt.Errorf("mode %q is none of %s", o.Mode,
+			strings.Join([]string{ModeReadWriteCreate, ModeReadWrite, ModeReadOnly, ModeNone}, ", ")))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,193 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"syscall"
+
+	"github.com/ipfs/go-cid"
+	"github.com/multiformats/go-multihash"
+)
+
+// location is where a copy of a block is.
+type location struct {
+	id    int64 // of the shard
+	shard cid.Cid
+	off   int64
+	len   int
+}
+
+// copiesQuery finds the copies of a block by its binary multihash.
+const copiesQuery = `SELECT s.id, s.cid, b.off, b.len FROM blocks b JOIN shards s ON s.id = b.shard WHERE b.mh = ?`
+
+// isDamage tells whether a file that could not be read as what it is is damaged
+// or lost. Others may be sound and readable at another time.
+func isDamage(err error) bool {
+	var car *CARError
+	return errors.Is(err, ErrDamaged) || errors.As(err, &car) || errors.Is(err, errCutShard) || errors.Is(err, io.EOF) ||
+		errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EIO)
+}
+
+// suspect is a copy of a block that could not be read.
+type suspect struct {
+	location
+	mh multihash.Multihash
+}
+
+// readCopy goes through the copies of a block in the order of the query, and
+// returns the first that is sound, and those before that are not.
+func (st *Store) readCopy(ctx context.Context, q querier, c cid.Cid, query string) ([]byte, location, []suspect, error) {
+	var bad []suspect
+	var failed error
+	var tried location
+	for _, limit := range []int{1, -1} { // but for damage the first will do
+		copies, err := locate(ctx, q, query+` LIMIT ?`, []byte(c.Hash()), limit)
+		if err != nil {
+			return nil, location{}, nil, fmt.Errorf("look up block %s: %w", c, err)
+		}
+		for _, l := range copies {
+			if l == tried {
+				continue
+			}
+			tried = l
+			data, err := st.readAt(l)
+			if err == nil {
+				err = CheckBlock(c, data)
+			}
+			switch {
+			case err == nil:
+				return data, l, bad, nil
+			case isDamage(err):
+				bad = append(bad, suspect{l, c.Hash()})
+				st.log.LogAttrs(ctx, slog.LevelWarn, "a copy of a block is damaged",
+					slog.String("block", c.String()), slog.String("shard", l.shard.String()), slog.Any("error", err))
+			default:
+				failed = err
+			}
+		}
+	}
+	if failed != nil {
+		return nil, location{}, bad, failed
+	}
+	// Known damage has no copies, and a shard may have been collected in
+	// between.
+	shards := make([]cid.Cid, 0, len(bad))
+	for _, s := range bad {
+		shards = append(shards, s.shard)
+	}
+	err := eachRow(ctx, q, `SELECT s.cid FROM damage d JOIN shards s ON s.id = d.shard WHERE d.mh = ?`, []any{[]byte(c.Hash())},
+		func(scan scanRow) error {
+			var raw []byte
+			if err := scan(&raw); err != nil {
+				return err
+			}
+			shard, err := cid.Cast(raw)
+			shards = append(shards, shard)
+			return err
+		})
+	if err != nil {
+		return nil, location{}, bad, fmt.Errorf("look up damage: %w", err)
+	}
+	for _, shard := range shards {
+		if known, err := st.knows(ctx, shard); err != nil {
+			return nil, location{}, bad, err
+		} else if known {
+			return nil, location{}, bad, fmt.Errorf("block %s has no sound copy; one is in shard %s: %w", c, shard, ErrDamaged)
+		}
+	}
+	return nil, location{}, bad, fmt.Errorf("block %s: %w", c, ErrNotHeld)
+}
+
+// locate runs a query of the columns of copiesQuery. It holds no connection to
+// the database when it returns, so the disk can be read at leisure.
+func locate(ctx context.Context, q querier, query string, args ...any) ([]location, error) {
+	var out []location
+	err := eachRow(ctx, q, query, args, func(scan scanRow) error {
+		var l location
+		var raw []byte
+		if err := scan(&l.id, &raw, &l.off, &l.len); err != nil {
+			return err
+		}
+		var err error
+		if l.shard, err = cid.Cast(raw); err != nil {
+			return fmt.Errorf("CID of a shard in the index: %w", err)
+		}
+		out = append(out, l)
+		return nil
+	})
+	return out, err
+}
+
+// readAt reads the bytes of a block, unchecked.
+func (st *Store) readAt(l location) (_ []byte, err error) {
+	f, err := os.Open(st.files.path(l.shard))
+	if err != nil {
+		return nil, fmt.Errorf("read block: %w", err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	p := make([]byte, l.len)
+	if _, err := f.ReadAt(p, l.off); err != nil {
+		return nil, fmt.Errorf("read block at %d of %s: %w", l.off, l.shard, err)
+	}
+	return p, nil
+}
+
+// checkCopy reads a copy of a block and hashes it.
+func (st *Store) checkCopy(l location, mh multihash.Multihash) error {
+	data, err := st.readAt(l)
+	if err != nil {
+		return err
+	}
+	return CheckBlock(cid.NewCidV1(cid.Raw, mh), data)
+}
+
+// known is a shard as the index has it.
+type known struct {
+	shard
+	size int64
+}
+
+const knownColumns = `id, cid, size, payload, payload_end`
+
+func scanKnown(scan scanRow) (k known, err error) {
+	var raw []byte
+	if err := scan(&k.id, &raw, &k.size, &k.payload, &k.end); err != nil {
+		return k, err
+	}
+	k.cid, err = cid.Cast(raw)
+	return k, err
+}
+
+// shards lists the shards that the index has.
+func (st *Store) shards(ctx context.Context) ([]known, error) {
+	var all []known
+	err := eachRow(ctx, st.db.read, `SELECT `+knownColumns+` FROM shards ORDER BY id`, nil, func(scan scanRow) error {
+		k, err := scanKnown(scan)
+		all = append(all, k)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list shards: %w", err)
+	}
+	return all, nil
+}
+
+// shardAfter returns the shard that comes after another, or [sql.ErrNoRows].
+func (st *Store) shardAfter(ctx context.Context, id int64) (known, error) {
+	return scanKnown(st.db.read.QueryRowContext(ctx, `SELECT `+knownColumns+` FROM shards WHERE id > ? ORDER BY id LIMIT 1`, id).Scan)
+}
+
+// knows reports whether the index has a shard.
+func (st *Store) knows(ctx context.Context, shardCID cid.Cid) (bool, error) {
+	var is bool
+	err := st.db.read.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM shards WHERE cid = ?)`, shardCID.Bytes()).Scan(&is)
+	if err != nil {
+		return false, fmt.Errorf("look up shard: %w", err)
+	}
+	return is, nil
+}
