@@ -24,6 +24,8 @@ type Described struct {
 	Blocks int     `json:"blocks"`
 	Shards int     `json:"shards"`
 	Cached bool    `json:"cached"` // the plan was in the ledger
+	Base   cid.Cid `json:"base"`   // a DAG that the target has, if there is one
+	Held   int     `json:"held"`   // blocks that are not sent because they are in it
 }
 
 // Waiting is sent when the same DAG is being sent to the same target by
@@ -32,6 +34,15 @@ type Described struct {
 type Waiting struct {
 	Name string  `json:"name"`
 	Root cid.Cid `json:"root"`
+}
+
+// Mending is sent when verification has found blocks that are missing or wrong.
+// Their shards are sent again.
+type Mending struct {
+	Name    string  `json:"name"`
+	Root    cid.Cid `json:"root"`
+	Missing int     `json:"missing"`
+	Wrong   int     `json:"wrong"`
 }
 
 // ShardSent is sent when a shard has its receipt.
@@ -68,6 +79,7 @@ type Verified struct {
 
 func (Described) event() {}
 func (Waiting) event()   {}
+func (Mending) event()   {}
 func (ShardSent) event() {}
 func (Retrying) event()  {}
 func (Verified) event()  {}

@@ -24,6 +24,15 @@ func baseName(path string) string {
 	}
 }
 
+// absolute is a path in full, empty if that is not known.
+func absolute(path string) string {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return ""
+	}
+	return abs
+}
+
 // File is an [Input] of one regular file. Its name is the path, its upload name
 // the last element of it.
 func File(path string, opts chunker.Options) (Input, error) {
@@ -41,6 +50,7 @@ type fileInput struct {
 
 func (f *fileInput) Name() string       { return f.src.Name() }
 func (f *fileInput) UploadName() string { return baseName(f.src.Name()) }
+func (f *fileInput) Location() string   { return absolute(f.src.Name()) }
 func (f *fileInput) Size() int64        { return f.src.Size() }
 func (f *fileInput) Close() error       { return nil }
 
@@ -72,6 +82,7 @@ type treeInput struct {
 
 func (t *treeInput) Name() string       { return t.name }
 func (t *treeInput) UploadName() string { return baseName(t.name) }
+func (t *treeInput) Location() string   { return absolute(t.name) }
 func (t *treeInput) Close() error       { return nil }
 
 func (t *treeInput) Describe(ctx context.Context, read *atomic.Int64) (DAG, error) {
@@ -95,6 +106,7 @@ type archiveInput struct{ src *chunker.FileSource }
 
 func (a archiveInput) Name() string       { return a.src.Name() }
 func (a archiveInput) UploadName() string { return baseName(a.src.Name()) }
+func (a archiveInput) Location() string   { return absolute(a.src.Name()) }
 func (a archiveInput) Close() error       { return nil }
 
 func (a archiveInput) Describe(ctx context.Context, read *atomic.Int64) (DAG, error) {

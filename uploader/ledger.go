@@ -17,7 +17,7 @@ import (
 type Ledger interface {
 	// Begin claims a root at a target: until end is called, no other call for
 	// them returns. If it has to wait it calls waits, once. The key's limit does
-	// not matter.
+	// not matter, nor its base.
 	Begin(ctx context.Context, u UploadKey, waits func()) (end func(), err error)
 
 	// Receipts returns the archives recorded for an upload, by shard index.
@@ -25,9 +25,16 @@ type Ledger interface {
 	// Record adds one.
 	Record(ctx context.Context, u UploadKey, index int, archive cid.Cid) error
 	// Finish marks an upload as verified, and clears the suspects of its root.
-	Finish(ctx context.Context, u UploadKey) error
+	// Unless source is empty, the upload is the last one of that source.
+	Finish(ctx context.Context, u UploadKey, source string) error
 	// Forget drops what is known of an upload, except for suspects.
 	Forget(ctx context.Context, u UploadKey) error
+
+	// Last returns the last upload of a source to a target that was finished; its
+	// root is undefined if there was none.
+	Last(ctx context.Context, target, source string) (UploadKey, error)
+	// Sources returns the sources whose last upload to the target has this root.
+	Sources(ctx context.Context, target string, root cid.Cid) ([]string, error)
 
 	// Suspects returns the blocks of a root that verification found missing or
 	// wrong at the target. They are sent again, whatever the target says that
@@ -48,21 +55,26 @@ type UploadKey struct {
 	Target        string
 	Root          cid.Cid
 	MaxShardBytes int64
+	Base          cid.Cid // of whose blocks none are sent; undefined for none
 }
+
+// ofRoot is the key of all uploads of the root to the target.
+func (u UploadKey) ofRoot() UploadKey { return UploadKey{Target: u.Target, Root: u.Root} }
 
 // MemoryLedger is a [Ledger] that lasts as long as the process. The zero value
 // is ready to use.
 type MemoryLedger struct {
 	mu       sync.Mutex
 	receipts map[UploadKey]map[int]cid.Cid
-	suspects map[UploadKey][]cid.Cid // by keys without a limit
+	suspects map[UploadKey][]cid.Cid // by keys of a root
 	plans    map[string][]byte
-	claims   map[UploadKey]chan struct{} // by keys without a limit; closed at the end
+	last     map[string]map[string]UploadKey // by target and source
+	claims   map[UploadKey]chan struct{}     // by keys of a root; closed at the end
 }
 
 // Begin implements [Ledger].
 func (l *MemoryLedger) Begin(ctx context.Context, u UploadKey, waits func()) (end func(), err error) {
-	u.MaxShardBytes = 0
+	u = u.ofRoot()
 	for {
 		l.mu.Lock()
 		claimed, busy := l.claims[u]
@@ -115,13 +127,48 @@ func (l *MemoryLedger) Record(_ context.Context, u UploadKey, index int, archive
 }
 
 // Finish implements [Ledger].
-func (l *MemoryLedger) Finish(ctx context.Context, u UploadKey) error { return l.Suspect(ctx, u, nil) }
+func (l *MemoryLedger) Finish(_ context.Context, u UploadKey, source string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if source != "" {
+		if l.last == nil {
+			l.last = map[string]map[string]UploadKey{}
+		}
+		if l.last[u.Target] == nil {
+			l.last[u.Target] = map[string]UploadKey{}
+		}
+		l.last[u.Target][source] = u
+	}
+	delete(l.suspects, u.ofRoot())
+	return nil
+}
+
+// Last implements [Ledger].
+func (l *MemoryLedger) Last(_ context.Context, target, source string) (UploadKey, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.last[target][source], nil
+}
+
+// Sources implements [Ledger].
+func (l *MemoryLedger) Sources(_ context.Context, target string, root cid.Cid) ([]string, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var list []string
+	for source, u := range l.last[target] {
+		if u.Root.Equals(root) {
+			list = append(list, source)
+		}
+	}
+	slices.Sort(list)
+	return list, nil
+}
 
 // Suspects implements [Ledger].
 func (l *MemoryLedger) Suspects(_ context.Context, u UploadKey) ([]cid.Cid, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	u.MaxShardBytes = 0
+	u = u.ofRoot()
 	return slices.Clone(l.suspects[u]), nil
 }
 
@@ -129,7 +176,7 @@ func (l *MemoryLedger) Suspects(_ context.Context, u UploadKey) ([]cid.Cid, erro
 func (l *MemoryLedger) Suspect(_ context.Context, u UploadKey, blocks []cid.Cid) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	u.MaxShardBytes = 0
+	u = u.ofRoot()
 	if len(blocks) == 0 {
 		delete(l.suspects, u)
 		return nil

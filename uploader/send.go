@@ -2,10 +2,13 @@ package uploader
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"iter"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -37,26 +40,25 @@ type Result struct {
 // hold yet, under this name, and verifies the outcome. The plan's sources must
 // still be there.
 func (u *Uploader) Send(ctx context.Context, name string, plan *splitter.Plan) (Result, error) {
-	if err := u.limits.check(plan); err != nil {
-		return Result{Name: name}, fmt.Errorf("%q: %w", name, err)
-	}
-	return u.send(ctx, name, name, plan)
-}
-
-// send is Send with a name for messages and one for the target.
-func (u *Uploader) send(ctx context.Context, name, uploadName string, plan *splitter.Plan) (r Result, err error) {
 	if len(plan.Shards) == 0 {
 		return Result{Name: name}, fmt.Errorf("%q: the plan has no blocks", name)
 	}
-	root := plan.Blocks.At(0).Cid
-	r = Result{Name: name, Root: root, Blocks: plan.Blocks.Len(), Shards: len(plan.Shards), Level: u.opts.Verify}
-	u.progress.toSend.Add(plan.Size())
-	u.progress.shards.Add(int64(len(plan.Shards)))
+	if err := u.limits.check(plan); err != nil {
+		return Result{Name: name}, fmt.Errorf("%q: %w", name, err)
+	}
+	l := layout{all: plan.Blocks, plan: plan, key: UploadKey{Target: u.target.String(), Root: plan.Blocks.At(0).Cid, MaxShardBytes: plan.MaxShardBytes}}
+	return u.send(ctx, name, name, "", l)
+}
+
+// send is Send with a name for messages and one for the target, and where the
+// source is, if that is known.
+func (u *Uploader) send(ctx context.Context, name, uploadName, source string, l layout) (r Result, err error) {
+	root := l.key.Root
+	r = Result{Name: name, Root: root, Blocks: l.all.Len(), Shards: len(l.plan.Shards), Level: u.opts.Verify}
 	if u.opts.UploadName != "" {
 		uploadName = u.opts.UploadName
 	}
-	job := &job{u: u, name: name, uploadName: uploadName, plan: plan, root: root, result: &r, archives: make([]cid.Cid, len(plan.Shards))}
-	job.key = UploadKey{Target: u.target.String(), Root: root, MaxShardBytes: plan.MaxShardBytes}
+	job := newJob(u, name, uploadName, l, &r)
 	end, err := job.begin(ctx)
 	if err != nil {
 		return r, err
@@ -65,18 +67,16 @@ func (u *Uploader) send(ctx context.Context, name, uploadName string, plan *spli
 	if err = job.run(ctx); err != nil {
 		return r, err
 	}
-	if f, ok := u.target.(Finisher); ok {
-		if err = job.finish(ctx, f); err != nil {
-			return r, fmt.Errorf("%q (%s): %w", name, root, err)
-		}
+	if err = job.finish(ctx); err != nil {
+		return r, fmt.Errorf("%q (%s): %w", name, root, err)
 	}
-	if r.Sample, err = u.verify(ctx, job.key, name, plan, job.pinned.Load()); err != nil {
+	if r.Sample, err = u.verify(ctx, name, l, job.pinned.Load(), job.mend); err != nil {
 		return r, fmt.Errorf("%q (%s): %w", name, root, err)
 	}
 	if _, ok := u.target.(StatusChecker); !ok && r.Level == VerifyPinned {
 		r.Level = VerifyReceipt // nobody can be asked for more
 	}
-	if err := u.opts.Ledger.Finish(ctx, job.key); err != nil {
+	if err := u.opts.Ledger.Finish(ctx, l.key, source); err != nil {
 		return r, ledgerError(err)
 	}
 	u.observe(Verified{Name: name, Root: root, Level: r.Level, Sample: r.Sample})
@@ -90,9 +90,8 @@ type job struct {
 
 	uploadName string // at the target
 
-	plan   *splitter.Plan
+	layout
 	root   cid.Cid
-	key    UploadKey
 	result *Result
 	sent   atomic.Int64 // bytes of shards sent
 	done   atomic.Int64 // shards that have their receipt
@@ -102,9 +101,22 @@ type job struct {
 	archives []cid.Cid // of the shards that have their receipt; each written by one goroutine
 
 	resend map[int]bool // shards with suspect blocks
+	stray  []cid.Cid    // suspect blocks that are in no shard, since the base has them
+	there  map[int]bool // shards that were held
+	again  map[int]bool // shards that were sent again
+	rest   *job         // sends what the base has, if it has to be sent after all
 
 	mu    sync.Mutex
 	parts map[cid.Cid]bool // archives that the target lists and no receipt accounts for
+}
+
+func newJob(u *Uploader, name, uploadName string, l layout, r *Result) *job {
+	u.progress.toSend.Add(l.plan.Size())
+	u.progress.shards.Add(int64(len(l.plan.Shards)))
+	return &job{
+		u: u, name: name, uploadName: uploadName, layout: l, root: l.key.Root, result: r,
+		archives: make([]cid.Cid, len(l.plan.Shards)), there: map[int]bool{}, again: map[int]bool{},
+	}
 }
 
 // begin waits until nobody else sends this root to this target: what they have
@@ -122,43 +134,33 @@ func (j *job) begin(ctx context.Context) (end func(), err error) {
 
 // run sends every shard that is not held yet.
 func (j *job) run(ctx context.Context) error {
-	u := j.u
 	receipts, err := j.resume(ctx)
 	if err != nil {
 		return fmt.Errorf("%q (%s): %w", j.name, j.root, err)
 	}
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(u.opts.Transfers)
-	for i := range j.plan.Shards {
-		if c, ok := receipts[i]; ok {
-			j.isHeld(i, c)
-			continue
-		}
-		if gctx.Err() != nil || u.stopping() {
-			break
-		}
-		g.Go(func() error {
-			// The slots are shared with other inputs, hence not the group's limit alone.
-			if err := u.slots.Acquire(gctx, 1); err != nil {
-				return context.Cause(gctx)
+	err = j.each(ctx, func(yield func(int) bool) {
+		for i := range j.plan.Shards {
+			if c, ok := receipts[i]; ok {
+				j.isHeld(i, c)
+			} else if !yield(i) {
+				return
 			}
-			defer u.slots.Release(1)
-			err := j.ship(gctx, i)
-			if errors.Is(err, ErrStopped) {
-				return nil // an error would cancel the shards that are still in flight
-			}
-			return err
-		})
-	}
-	err = g.Wait()
+		}
+	}, j.ship)
 	j.result.Sent, j.result.Held = j.sent.Load(), int(j.held.Load())
 	switch {
 	case err != nil:
 		return err
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
 	case int(j.done.Load()) < len(j.plan.Shards):
 		return ErrStopped // the only way to leave shards out without an error
+	}
+	if len(j.stray) > 0 {
+		if _, err := j.sendAgain(ctx, j.stray); err != nil {
+			return err
+		}
+	}
+	if _, ok := j.u.target.(Finisher); j.key.Base.Defined() && !j.pinned.Load() && !ok {
+		return j.sendRest(ctx)
 	}
 	return nil
 }
@@ -180,7 +182,7 @@ func (j *job) resume(ctx context.Context) (map[int]cid.Cid, error) {
 	if err != nil {
 		return nil, ledgerError(err)
 	}
-	j.resend = shardsOf(j.plan, suspects)
+	j.resend, j.stray = shardsOf(j.plan, suspects)
 	for i := range j.resend {
 		delete(receipts, i)
 	}
@@ -257,32 +259,30 @@ func (j *job) dropLost(ctx context.Context, receipts map[int]cid.Cid) error {
 	return nil
 }
 
-// shardsOf tells which shards the blocks are new in.
-func shardsOf(plan *splitter.Plan, blocks []cid.Cid) map[int]bool {
+// shardsOf tells which shards the blocks are new in, and which blocks are in
+// none.
+func shardsOf(plan *splitter.Plan, blocks []cid.Cid) (shards map[int]bool, stray []cid.Cid) {
 	if len(blocks) == 0 {
-		return nil
+		return nil, nil
 	}
 	wanted := make(map[cid.Cid]bool, len(blocks))
 	for _, c := range blocks {
 		wanted[c] = true
 	}
-	shards := make(map[int]bool)
+	shards = make(map[int]bool)
 	for i := range plan.Shards {
 		for k := plan.Shards[i].First; k < plan.Shards[i].End; k++ {
-			if wanted[plan.Blocks.At(k).Cid] {
+			if c := plan.Blocks.At(k).Cid; wanted[c] {
 				shards[i] = true
-				break
+				delete(wanted, c)
 			}
 		}
 	}
-	return shards
+	return shards, slices.Collect(maps.Keys(wanted))
 }
 
 // ship makes sure that the target has shard i.
 func (j *job) ship(ctx context.Context, i int) error {
-	if j.u.stopping() {
-		return ErrStopped
-	}
 	if j.resend[i] {
 		return j.send(ctx, i)
 	}
@@ -328,6 +328,9 @@ func (j *job) find(ctx context.Context, i int) (cid.Cid, bool, error) {
 func (j *job) isHeld(i int, archive cid.Cid) {
 	size := j.plan.Shards[i].Size
 	j.archives[i] = archive
+	j.mu.Lock()
+	j.there[i] = true
+	j.mu.Unlock()
 	j.held.Add(1)
 	j.done.Add(1)
 	j.u.progress.sent.Add(size)
@@ -430,46 +433,189 @@ type damaged struct{ error }
 func (e damaged) Unwrap() error                    { return e.error }
 func (e damaged) Temporary() (bool, time.Duration) { return true, 0 }
 
-// finish has the target commit the DAG. Shards that the target lost meanwhile
-// are sent again, each once.
-func (j *job) finish(ctx context.Context, f Finisher) error {
-	u := j.u
-	d := Upload{Root: j.root, Name: j.uploadName, Blocks: j.plan.Blocks.Len(), Shards: make([]UploadedShard, len(j.plan.Shards))}
+// finish commits a DAG at a target that wants that, and sends shards again
+// whose blocks it has lost by then.
+func (j *job) finish(ctx context.Context) error {
+	f, ok := j.u.target.(Finisher)
+	if !ok {
+		return nil
+	}
+	d := Upload{Root: j.root, Name: j.uploadName, Blocks: j.all.Len(), Shards: make([]UploadedShard, len(j.plan.Shards))}
 	for i := range d.Blocks {
-		b := j.plan.Blocks.At(i)
+		b := j.all.At(i)
 		d.BlockBytes += int64(b.Size())
 	}
-	again := map[int]bool{}
 	for {
 		for i, c := range j.archives {
 			shard := &j.plan.Shards[i]
 			d.Shards[i] = UploadedShard{Archive: c, Size: shard.Size, First: j.plan.Blocks.At(shard.First).Cid}
 		}
-		_, err := u.retry(ctx, j.name, NoShard, func() error { return f.Finish(ctx, d) })
+		_, err := j.u.retry(ctx, j.name, NoShard, func() error { return f.Finish(ctx, d) })
 		var missing *MissingError
 		if !errors.As(err, &missing) {
 			return err
 		}
-		lost := shardsOf(j.plan, missing.Blocks)
-		for i := range lost {
-			if again[i] {
-				delete(lost, i)
-			}
-			again[i] = true
+		j.u.opts.Logger.Warn("the target has lost blocks: their shards are sent again", "upload", j.name, "err", err)
+		if n, errAgain := j.sendAgain(ctx, missing.Blocks); n == 0 || errAgain != nil {
+			return cmp.Or(errAgain, err)
 		}
-		if len(lost) == 0 {
-			return err
-		}
-		u.opts.Logger.Warn("the target has lost blocks: their shards are sent again", "upload", j.name, "shards", len(lost), "err", err)
-		for i := range lost {
-			u.progress.toSend.Add(j.plan.Shards[i].Size)
-			u.progress.shards.Add(1)
-			if err := j.send(ctx, i); err != nil {
-				return err
-			}
-		}
-		j.result.Sent = j.sent.Load()
 	}
+}
+
+// mend sends the shards again in which verification found blocks that are
+// missing or wrong. If that was done already, that is the end of it.
+func (j *job) mend(ctx context.Context, found *VerifyError) (mended, pinned bool, err error) {
+	j.pinned.Store(false)
+	j.u.observe(Mending{Name: j.name, Root: j.root, Missing: len(found.Missing), Wrong: len(found.Wrong)})
+	n, err := j.sendAgain(ctx, found.blocks())
+	if n == 0 || err != nil {
+		return false, false, err
+	}
+	return true, j.pinned.Load(), j.finish(ctx)
+}
+
+// sendAgain sends the shards that the blocks are in, unless they were sent
+// again before, and tells how many there were.
+func (j *job) sendAgain(ctx context.Context, blocks []cid.Cid) (int, error) {
+	wanted, stray := shardsOf(j.plan, blocks)
+	var shards []int
+	for _, i := range slices.Sorted(maps.Keys(wanted)) {
+		if !j.again[i] {
+			j.again[i] = true
+			shards = append(shards, i)
+			if j.there[i] {
+				j.result.Held--
+			}
+		}
+	}
+	j.addShards(shards)
+	if err := j.sendAll(ctx, shards); err != nil {
+		return 0, err
+	}
+	if len(stray) == 0 || !j.key.Base.Defined() {
+		return len(shards), nil
+	}
+	if err := j.makeWhole(); err != nil {
+		return 0, err
+	}
+	n, err := j.rest.sendAgain(ctx, stray)
+	j.addWhole(n)
+	return n + len(shards), err
+}
+
+// baseWait is how long the target may take to see that it has all blocks, before
+// those that the base was to have are sent, too.
+const baseWait = 10 * time.Second
+
+// sendRest sends what the base has, unless the target finds the DAG complete as
+// it is.
+func (j *job) sendRest(ctx context.Context) error {
+	err := j.u.waitPinned(ctx, j.u.target.(StatusChecker), j.name, j.root, min(baseWait, j.u.opts.VerifyTimeout))
+	if err == nil || !errors.Is(err, ErrIncomplete) {
+		j.pinned.Store(err == nil)
+		return err
+	}
+	j.u.opts.Logger.Warn("the target lacks what it had of an earlier upload: that is sent as well", "upload", j.name, "base", j.key.Base)
+	if err := j.makeWhole(); err != nil {
+		return err
+	}
+	sent := make(map[cid.Cid]bool, j.plan.Blocks.Len())
+	for i := range j.plan.Blocks.Len() {
+		sent[j.plan.Blocks.At(i).Cid] = true
+	}
+	var rest []int
+	w := j.rest
+	for i := range w.plan.Shards {
+		shard := &w.plan.Shards[i]
+		for k := shard.First; k < shard.End; k++ {
+			if !sent[w.all.At(k).Cid] {
+				rest = append(rest, i)
+				w.again[i] = true
+				break
+			}
+		}
+	}
+	w.addShards(rest)
+	err = w.sendAll(ctx, rest)
+	j.addWhole(len(rest))
+	return err
+}
+
+// makeWhole makes the job that knows the shards of a DAG without a base.
+func (j *job) makeWhole() error {
+	if j.rest != nil {
+		return nil
+	}
+	l, err := j.u.whole(j.layout)
+	if err != nil {
+		return err
+	}
+	j.rest = &job{
+		u: j.u, name: j.name, uploadName: j.uploadName, layout: l, root: j.root, result: j.result,
+		archives: make([]cid.Cid, len(l.plan.Shards)), there: map[int]bool{}, again: map[int]bool{},
+	}
+	return nil
+}
+
+// addWhole takes over what became of shards of the whole.
+func (j *job) addWhole(shards int) {
+	j.result.Shards += shards
+	j.result.Sent = j.sent.Load() + j.rest.sent.Load()
+	if j.rest.pinned.Load() {
+		j.pinned.Store(true)
+	}
+}
+
+// addShards counts shards that are to be sent.
+func (j *job) addShards(shards []int) {
+	for _, i := range shards {
+		j.u.progress.toSend.Add(j.plan.Shards[i].Size)
+		j.u.progress.shards.Add(1)
+	}
+}
+
+// sendAll sends shards, whatever the target holds.
+func (j *job) sendAll(ctx context.Context, shards []int) error {
+	err := j.each(ctx, slices.Values(shards), j.send)
+	j.result.Sent = j.sent.Load()
+	if err == nil && j.u.stopping() {
+		return ErrStopped
+	}
+	return err
+}
+
+// each does something to shards, as many at a time as there may be in flight. A
+// stop leaves out those that were not begun, and is no error.
+func (j *job) each(ctx context.Context, shards iter.Seq[int], do func(context.Context, int) error) error {
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(j.u.opts.Transfers)
+	for i := range shards {
+		if gctx.Err() != nil || j.u.stopping() {
+			break
+		}
+		g.Go(func() error {
+			// The slots are shared with other inputs, hence not the group's limit alone.
+			if err := j.u.slots.Acquire(gctx, 1); err != nil {
+				return context.Cause(gctx)
+			}
+			defer j.u.slots.Release(1)
+			if j.u.stopping() {
+				return nil
+			}
+			err := do(gctx, i)
+			if errors.Is(err, ErrStopped) {
+				return nil // an error would cancel the shards that are still in flight
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return nil
 }
 
 // ledgerError says what failed; nil stays nil.

@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/carload/carload/car"
-	"github.com/carload/carload/splitter"
 )
 
 // ErrTooLarge is wrapped by the error for an input beyond
@@ -85,7 +84,7 @@ func (u *Uploader) pull(ctx context.Context, inputs iter.Seq[Input], outcomes ch
 	sending.SetLimit(u.opts.Transfers)
 	for in := range inputs {
 		u.progress.inputs.Add(1)
-		plan, dag, err := u.describe(ctx, in)
+		l, dag, err := u.describe(ctx, in)
 		if err != nil {
 			r := Result{Name: in.Name()}
 			if dag != nil {
@@ -94,7 +93,7 @@ func (u *Uploader) pull(ctx context.Context, inputs iter.Seq[Input], outcomes ch
 			outcomes <- u.done(in, r, err)
 		} else {
 			sending.Go(func() error {
-				r, err := u.send(ctx, in.Name(), in.UploadName(), plan)
+				r, err := u.send(ctx, in.Name(), in.UploadName(), location(in), l)
 				r.Bytes = dag.Size()
 				if key := cacheKey(in); key != "" && errors.Is(err, ErrSourceChanged) {
 					// What is remembered of the source is not true, whatever its key says.
@@ -117,10 +116,10 @@ func (u *Uploader) done(in Input, r Result, err error) outcome {
 }
 
 // describe runs pass 1 of one input and splits what it finds.
-func (u *Uploader) describe(ctx context.Context, in Input) (*splitter.Plan, DAG, error) {
+func (u *Uploader) describe(ctx context.Context, in Input) (l layout, _ DAG, err error) {
 	if s, ok := in.(Sized); ok {
 		if err := u.checkSize(in.Name(), s.Size()); err != nil {
-			return nil, nil, err
+			return l, nil, err
 		}
 		u.progress.toHash.Add(s.Size())
 	}
@@ -130,23 +129,23 @@ func (u *Uploader) describe(ctx context.Context, in Input) (*splitter.Plan, DAG,
 
 	dag, cached, err := u.dag(ctx, in)
 	if err != nil {
-		return nil, nil, err
+		return l, nil, err
 	}
 	if _, ok := in.(Sized); !ok {
 		u.progress.toHash.Add(dag.Size())
 	}
 	if err := u.checkSize(in.Name(), dag.Size()); err != nil {
-		return nil, dag, err
+		return l, dag, err
 	}
-	plan, err := splitter.Split(dag, splitter.Options{MaxShardBytes: u.opts.MaxShardBytes})
-	if err != nil {
-		return nil, dag, fmt.Errorf("split %q: %w", in.Name(), err)
+	if l, err = u.layout(ctx, in, dag); err != nil {
+		return l, dag, err
 	}
+	plan := l.plan
 	if err := u.limits.check(plan); err != nil {
-		return nil, dag, fmt.Errorf("%q (%s): %w", in.Name(), dag.Root(), err)
+		return l, dag, fmt.Errorf("%q (%s): %w", in.Name(), dag.Root(), err)
 	}
-	u.observe(Described{Name: in.Name(), Root: dag.Root(), Bytes: dag.Size(), Blocks: dag.Len(), Shards: len(plan.Shards), Cached: cached})
-	return plan, dag, nil
+	u.observe(Described{Name: in.Name(), Root: dag.Root(), Bytes: dag.Size(), Blocks: dag.Len(), Shards: len(plan.Shards), Cached: cached, Base: l.key.Base, Held: dag.Len() - plan.Blocks.Len()})
+	return l, dag, nil
 }
 
 // dag describes an input, or takes what the ledger knows of it.

@@ -28,6 +28,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/ipfs/go-cid"
 	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
 
@@ -58,11 +59,16 @@ type Options struct {
 	VerifyTimeout  time.Duration // for the target to report completeness; 0 means DefaultVerifyTimeout
 	SampleBlocks   int           // blocks that VerifySample fetches; 0 means DefaultSampleBlocks
 	NoResume       bool          // send everything, whatever ledger and target hold
-	Rehash         bool          // describe again even if the ledger has the plan of an unchanged source
-	Ledger         Ledger        // nil means one that is forgotten with the Uploader
-	Observer       Observer      // nil for none
-	Logger         *slog.Logger  // nil for none
-	Clock          Clock         // nil means that of the machine
+	// Base is a root that the target holds: blocks that are in it are not sent
+	// to a [BlockSharer]. If it is undefined, that is what was last sent from
+	// where the input is, as far as the ledger knows; NoBase is for none.
+	Base     cid.Cid
+	NoBase   bool
+	Rehash   bool         // describe again even if the ledger has the plan of an unchanged source
+	Ledger   Ledger       // nil means one that is forgotten with the Uploader
+	Observer Observer     // nil for none
+	Logger   *slog.Logger // nil for none
+	Clock    Clock        // nil means that of the machine
 }
 
 // Clock is what waits between tries and between questions go by.

@@ -12,9 +12,9 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/carload/carload/car"
-	"github.com/carload/carload/splitter"
 )
 
 // VerifyLevel is how much is checked before an upload is called done.
@@ -97,8 +97,10 @@ type VerifyError struct {
 	Shards  []int     // that would mend it, from 0; nil if the plan is not known
 }
 
+func (e *VerifyError) blocks() []cid.Cid { return slices.Concat(e.Missing, e.Wrong) }
+
 func (e *VerifyError) Error() string {
-	first := append(e.Missing[:len(e.Missing):len(e.Missing)], e.Wrong...)[0]
+	first := e.blocks()[0]
 	s := fmt.Sprintf("the service lacks %d blocks and has %d with other bytes, first %s", len(e.Missing), len(e.Wrong), first)
 	if n := len(e.Shards); n > 0 {
 		s += fmt.Sprintf("; sending %d of the shards again mends it, first shard %d", n, e.Shards[0]+1)
@@ -138,7 +140,7 @@ func (u *Uploader) Verify(ctx context.Context, root cid.Cid) (*SampleReport, err
 		return nil, fmt.Errorf("%s: target %s does not tell what it holds: at level %s nothing would be verified", root, u.target, u.opts.Verify)
 	}
 	key := UploadKey{Target: u.target.String(), Root: root}
-	report, err := u.verify(ctx, key, root.String(), nil, false)
+	report, err := u.verify(ctx, root.String(), layout{key: key}, false, nil)
 	if err != nil {
 		return report, fmt.Errorf("%s: %w", root, err)
 	}
@@ -148,51 +150,95 @@ func (u *Uploader) Verify(ctx context.Context, root cid.Cid) (*SampleReport, err
 	return report, err
 }
 
-// verify checks what the level asks for. The plan is nil if it is not known;
-// pinned says that the target just said that the DAG is complete.
-func (u *Uploader) verify(ctx context.Context, key UploadKey, name string, plan *splitter.Plan, pinned bool) (*SampleReport, error) {
-	if u.opts.Verify == VerifyReceipt && plan != nil {
+// verify checks what the level asks for. The layout has only its key if the
+// blocks are not known. Pinned says that the target just said that the DAG is
+// complete. If mend is not nil it is told what was found, and then that is
+// looked at again, until all is well or mend did nothing
+// about it.
+func (u *Uploader) verify(ctx context.Context, name string, l layout, pinned bool, mend func(context.Context, *VerifyError) (mended, pinned bool, err error)) (*SampleReport, error) {
+	if u.opts.Verify == VerifyReceipt && l.all != nil {
 		return nil, nil //nolint:nilnil // there is no sample to report
 	}
-	if checker, ok := u.target.(StatusChecker); ok && !pinned {
-		if err := u.waitPinned(ctx, checker, name, key.Root); err != nil {
-			return nil, err
-		}
-	}
-	w := newWalk(u, name, plan)
+	w := newWalk(u, name, l.all)
 	var report *SampleReport
-	var err error
+	var found *VerifyError
+	for round := 0; ; round++ {
+		if checker, ok := u.target.(StatusChecker); ok && !pinned {
+			if err := u.waitPinned(ctx, checker, name, l.key.Root, u.opts.VerifyTimeout); err != nil {
+				return nil, err
+			}
+		}
+		var err error
+		if round == 0 {
+			report, err = w.look(ctx, l)
+		} else {
+			err = w.lookAgain(ctx, found.blocks())
+		}
+		if w.bad == nil {
+			return report, err
+		}
+		found, w.bad = w.bad, nil
+		found.Root = l.key.Root
+		if l.plan != nil {
+			shards, _ := shardsOf(l.plan, found.blocks())
+			found.Shards = slices.Sorted(maps.Keys(shards))
+		}
+		all := round == 0 && err == nil && u.opts.Verify == VerifyFull
+		if err := u.suspect(ctx, l.key, found.blocks(), all); err != nil {
+			return report, errors.Join(found, ledgerError(err))
+		}
+		if err != nil {
+			return report, fmt.Errorf("%w; then the rest could not be looked at: %w", found, err)
+		}
+		if mend == nil {
+			return report, found
+		}
+		mended, pin, err := mend(ctx, found)
+		if err != nil {
+			return report, fmt.Errorf("%w; that could not be mended: %w", found, err)
+		}
+		if !mended {
+			return report, found
+		}
+		pinned = pin
+	}
+}
+
+// look does what the level asks for.
+func (w *walk) look(ctx context.Context, l layout) (*SampleReport, error) {
 	switch {
-	case u.opts.Verify == VerifyFull:
-		err = w.all(ctx, key.Root)
-	case u.opts.Verify == VerifySample && plan != nil:
-		report, err = w.sample(ctx, plan.Blocks.Len(), func(i int) (cid.Cid, int) {
-			b := plan.Blocks.At(i)
+	case w.u.opts.Verify == VerifyFull:
+		return nil, w.all(ctx, l.key.Root)
+	case w.u.opts.Verify == VerifySample && l.all != nil:
+		return w.sample(ctx, l.all.Len(), func(i int) (cid.Cid, int) {
+			b := l.all.At(i)
 			return b.Cid, b.Size()
 		})
-	case u.opts.Verify == VerifySample:
-		var list []cid.Cid
-		if list, err = w.list(ctx, key.Root); err == nil && w.bad == nil {
-			report, err = w.sample(ctx, len(list), func(i int) (cid.Cid, int) { return list[i], car.MaxBlockBytes })
+	case w.u.opts.Verify == VerifySample:
+		list, err := w.list(ctx, l.key.Root)
+		if err != nil || w.bad != nil {
+			return nil, err
 		}
+		return w.sample(ctx, len(list), func(i int) (cid.Cid, int) { return list[i], car.MaxBlockBytes })
 	}
-	if w.bad == nil {
-		return report, err
+	return nil, nil //nolint:nilnil // nothing more is asked for
+}
+
+// lookAgain fetches blocks that were missing or wrong, and all below them that
+// was not seen for that reason.
+func (w *walk) lookAgain(ctx context.Context, blocks []cid.Cid) error {
+	if w.u.opts.Verify == VerifyFull {
+		return w.all(ctx, blocks...)
 	}
-	w.bad.Root = key.Root
-	suspects := slices.Concat(w.bad.Missing, w.bad.Wrong)
-	if plan != nil {
-		w.bad.Shards = slices.Sorted(maps.Keys(shardsOf(plan, suspects)))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(w.u.opts.Transfers)
+	for _, c := range blocks {
+		g.Go(func() error {
+			_, err := w.fetch(ctx, c, car.MaxBlockBytes)
+			return err
+		})
 	}
-	found := error(w.bad)
-	if err != nil {
-		found = fmt.Errorf("%w; then the rest could not be looked at: %w", found, err)
-	}
-	all := err == nil && u.opts.Verify == VerifyFull
-	if err := u.suspect(ctx, key, suspects, all); err != nil {
-		return report, errors.Join(found, ledgerError(err))
-	}
-	return report, found
+	return g.Wait()
 }
 
 // suspect has the ledger remember blocks, also if ctx is done: what was found
@@ -219,8 +265,8 @@ func (u *Uploader) suspect(ctx context.Context, key UploadKey, blocks []cid.Cid,
 }
 
 // waitPinned asks until the target says that the DAG is complete.
-func (u *Uploader) waitPinned(ctx context.Context, checker StatusChecker, name string, root cid.Cid) error {
-	deadline := u.opts.Clock.Now().Add(u.opts.VerifyTimeout)
+func (u *Uploader) waitPinned(ctx context.Context, checker StatusChecker, name string, root cid.Cid, timeout time.Duration) error {
+	deadline := u.opts.Clock.Now().Add(timeout)
 	for poll := firstPoll; ; poll = min(2*poll, mostPoll) {
 		status, err := u.status(ctx, checker, name, root)
 		switch {

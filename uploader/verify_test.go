@@ -24,8 +24,8 @@ import (
 )
 
 // TestVerifyFinds loses and damages blocks at a service that still says
-// pinned. Both levels that fetch find it, with and without the source, say
-// which shards mend it, and the next upload sends just those.
+// pinned. Both levels that fetch find it. An upload sends just the shard that
+// mends it; without the source, the next upload does.
 func TestVerifyFinds(t *testing.T) {
 	t.Parallel()
 	for _, level := range []uploader.VerifyLevel{uploader.VerifySample, uploader.VerifyFull} {
@@ -53,8 +53,14 @@ func verifyFinds(t *testing.T, level uploader.VerifyLevel, withSource bool, bloc
 	shard := slices.IndexFunc(plan.Shards, func(s splitter.Shard) bool { return s.First <= block && block < s.End })
 	ledger := new(uploader.MemoryLedger)
 	target := newTarget(t, srv)
+	var mending []uploader.Mending
+	watch := observerFunc(func(e uploader.Event) {
+		if m, ok := e.(uploader.Mending); ok {
+			mending = append(mending, m)
+		}
+	})
 	upload := func(level uploader.VerifyLevel) (uploader.Result, error) {
-		return uploadOne(t.Context(), newUploader(t, target, uploader.Options{Ledger: ledger, Verify: level}), input(t, path))
+		return uploadOne(t.Context(), newUploader(t, target, uploader.Options{Ledger: ledger, Verify: level, Observer: watch}), input(t, path))
 	}
 	first, err := upload(uploader.VerifyPinned)
 	if err != nil {
@@ -65,32 +71,88 @@ func verifyFinds(t *testing.T, level uploader.VerifyLevel, withSource bool, bloc
 	} else {
 		srv.Store.Lose(c)
 	}
-	if withSource {
-		_, err = upload(level)
-	} else {
-		_, err = newUploader(t, target, uploader.Options{Ledger: ledger, Verify: level}).Verify(t.Context(), first.Root)
-	}
-	var found *uploader.VerifyError
-	if !errors.As(err, &found) || !errors.Is(err, uploader.ErrIncomplete) || errors.Is(err, car.ErrCorrupt) != damage {
-		t.Fatalf("error %v", err)
-	}
+	before := srv.Count(uploadertest.Upload)
 	missing, wrong := []cid.Cid{c}, []cid.Cid(nil)
 	if damage {
 		missing, wrong = wrong, missing
 	}
-	if !slices.Equal(found.Missing, missing) || !slices.Equal(found.Wrong, wrong) || found.Root != first.Root {
-		t.Errorf("found %+v, want block %s", found, c)
+	mend := level
+	if !withSource {
+		_, err = newUploader(t, target, uploader.Options{Ledger: ledger, Verify: level}).Verify(t.Context(), first.Root)
+		var found *uploader.VerifyError
+		if !errors.As(err, &found) || !errors.Is(err, uploader.ErrIncomplete) || errors.Is(err, car.ErrCorrupt) != damage {
+			t.Fatalf("error %v", err)
+		}
+		if !slices.Equal(found.Missing, missing) || !slices.Equal(found.Wrong, wrong) || found.Root != first.Root {
+			t.Errorf("found %+v, want block %s", found, c)
+		}
+		mend = uploader.VerifyFull
 	}
-	if withSource && !slices.Equal(found.Shards, []int{shard}) {
-		t.Errorf("shards %v, want %d", found.Shards, shard)
-	}
-	before := srv.Count(uploadertest.Upload)
-	r, err := upload(uploader.VerifyFull)
-	if err != nil || r.Held != r.Shards-1 || srv.Count(uploadertest.Upload).Bytes-before.Bytes != plan.Shards[shard].Size {
+	r, err := upload(mend)
+	if err != nil || r.Held != r.Shards-1 || r.Sent != plan.Shards[shard].Size || srv.Count(uploadertest.Upload).Bytes-before.Bytes != r.Sent {
 		t.Errorf("mending: %+v, %v, %d bytes sent", r, err, srv.Count(uploadertest.Upload).Bytes-before.Bytes)
+	}
+	if want := (uploader.Mending{Name: path, Root: first.Root, Missing: len(missing), Wrong: len(wrong)}); withSource != slices.Contains(mending, want) {
+		t.Errorf("said %+v, want %+v", mending, want)
+	}
+	if suspects, err := ledger.Suspects(t.Context(), uploader.UploadKey{Target: srv.URL, Root: first.Root}); err != nil || len(suspects) > 0 {
+		t.Errorf("suspects %v, %v", suspects, err)
 	}
 	if r, err := upload(uploader.VerifyPinned); err != nil || r.Held != r.Shards {
 		t.Errorf("after mending: %+v, %v", r, err)
+	}
+}
+
+// TestMendingInVain: what is missing still after it was sent again is an error
+// that says so, and it is sent once.
+func TestMendingInVain(t *testing.T) {
+	t.Parallel()
+	for _, level := range []uploader.VerifyLevel{uploader.VerifySample, uploader.VerifyFull} {
+		srv := uploadertest.NewServer(t, uploadertest.Options{})
+		path := randomFile(t, fileBytes, 1)
+		plan := planOf(t, path)
+		c := plan.Blocks.At(9).Cid
+		srv.Always(uploadertest.Check, uploadertest.Reports("pinned"))
+		srv.Always(uploadertest.Upload, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+			next.ServeHTTP(w, r)
+			srv.Store.Lose(c)
+		})
+		ledger := new(uploader.MemoryLedger)
+		r, err := uploadOne(t.Context(), newUploader(t, newTarget(t, srv), uploader.Options{Verify: level, Ledger: ledger}), input(t, path))
+		var found *uploader.VerifyError
+		if !errors.As(err, &found) || !slices.Equal(found.Missing, []cid.Cid{c}) || len(found.Shards) != 1 {
+			t.Fatalf("%s: %v", level, err)
+		}
+		if n := srv.Count(uploadertest.Upload).Requests; n != len(plan.Shards)+1 {
+			t.Errorf("%s: %d requests for %d shards", level, n, len(plan.Shards))
+		}
+		if suspects, err := ledger.Suspects(t.Context(), uploader.UploadKey{Target: srv.URL, Root: r.Root}); err != nil || !slices.Equal(suspects, []cid.Cid{c}) {
+			t.Errorf("%s: suspects %v, %v", level, suspects, err)
+		}
+	}
+}
+
+// TestMendingBelow loses a node and leaves below it: those are only seen once
+// the node is there again, and are mended in the same upload.
+func TestMendingBelow(t *testing.T) {
+	t.Parallel()
+	srv := uploadertest.NewServer(t, uploadertest.Options{})
+	path := randomFile(t, fileBytes, 1)
+	plan := planOf(t, path)
+	srv.Always(uploadertest.Check, uploadertest.Reports("pinned"))
+	upload := func() (uploader.Result, error) {
+		return uploadOne(t.Context(), newUploader(t, newTarget(t, srv), uploader.Options{Verify: uploader.VerifyFull}), input(t, path))
+	}
+	if _, err := upload(); err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range []int{0, plan.Blocks.Len() / 2, plan.Blocks.Len() - 1} {
+		srv.Store.Lose(plan.Blocks.At(i).Cid)
+	}
+	before := srv.Count(uploadertest.Upload).Requests
+	r, err := upload()
+	if err != nil || !srv.Store.Complete(r.Root) || srv.Count(uploadertest.Upload).Requests-before != 3 || r.Held != r.Shards-3 {
+		t.Errorf("%+v, %v, %d requests", r, err, srv.Count(uploadertest.Upload).Requests-before)
 	}
 }
 

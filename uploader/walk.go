@@ -13,7 +13,6 @@ import (
 
 	"github.com/carload/carload/car"
 	"github.com/carload/carload/internal/links"
-	"github.com/carload/carload/splitter"
 )
 
 // walk fetches blocks back from a target and looks at each.
@@ -27,7 +26,7 @@ type walk struct {
 	state map[cid.Cid]bool // linked to: whether the block was seen
 	waste int64            // what archives brought beyond that, less what they brought of it
 
-	plan *splitter.Plan // nil if it is not known
+	known car.List // blocks of the DAG; nil if they are not known
 
 	mu     sync.Mutex
 	bad    *VerifyError // nil as long as all is well
@@ -51,18 +50,21 @@ const mostFailed = 16
 // next time.
 const mostSuspects = 100_000
 
-func newWalk(u *Uploader, name string, plan *splitter.Plan) *walk {
-	w := &walk{u: u, name: name, plan: plan, state: map[cid.Cid]bool{}}
+func newWalk(u *Uploader, name string, known car.List) *walk {
+	w := &walk{u: u, name: name, known: known, state: map[cid.Cid]bool{}}
 	w.blocks, _ = u.target.(BlockFetcher)
 	w.archives, _ = u.target.(ArchiveFetcher)
 	return w
 }
 
-// all fetches everything below root. It streams archives, and what an archive
+// all fetches everything below roots. It streams archives, and what an archive
 // did not bring is asked for by itself: a DAG below a node as an archive again,
 // a leaf as a block. So an archive that breaks off costs only what it lacks.
-func (w *walk) all(ctx context.Context, root cid.Cid) error {
-	w.link(root)
+func (w *walk) all(ctx context.Context, roots ...cid.Cid) error {
+	for _, c := range roots {
+		w.state[c] = false
+		w.stack = append(w.stack, c)
+	}
 	for len(w.stack) > 0 {
 		c := w.stack[len(w.stack)-1]
 		w.stack = w.stack[:len(w.stack)-1]
@@ -287,8 +289,8 @@ func (w *walk) answers(ctx context.Context, c cid.Cid) bool {
 				return true
 			}
 		}
-		if w.plan != nil {
-			other = w.plan.Blocks.At(rand.IntN(w.plan.Blocks.Len())).Cid
+		if w.known != nil {
+			other = w.known.At(rand.IntN(w.known.Len())).Cid
 		}
 	}
 	return false

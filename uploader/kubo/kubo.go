@@ -188,6 +188,10 @@ func (t *Target) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt, 
 	return r, err
 }
 
+// SharesBlocks implements [uploader.BlockSharer]: a node has one store of
+// blocks for all its pins.
+func (t *Target) SharesBlocks() bool { return true }
+
 // Status implements [uploader.StatusChecker]: a DAG is complete if it is
 // pinned, for then it was walked. Nothing is walked for the question.
 func (t *Target) Status(ctx context.Context, root cid.Cid) (uploader.Status, error) {

@@ -54,6 +54,7 @@ var tests = map[string]func(t *testing.T, l uploader.Ledger, reopen func() uploa
 	"plans":        testPlans,
 	"concurrently": testConcurrently,
 	"claims":       testClaims,
+	"sources":      testSources,
 }
 
 func testEmpty(t *testing.T, l uploader.Ledger, _ func() uploader.Ledger) {
@@ -63,7 +64,7 @@ func testEmpty(t *testing.T, l uploader.Ledger, _ func() uploader.Ledger) {
 		t.Errorf("plan %q, %v", p, err)
 	}
 	// What is not there can be finished and forgotten.
-	must(t, l.Finish(t.Context(), key))
+	must(t, l.Finish(t.Context(), key, ""))
 	must(t, l.Forget(t.Context(), key))
 }
 
@@ -78,12 +79,14 @@ func testReceipts(t *testing.T, l uploader.Ledger, reopen func() uploader.Ledger
 	wantReceipts(t, l, key, want)
 	want[7] = CID(8)
 	must(t, l.Record(t.Context(), key, 7, CID(8)))
-	must(t, l.Finish(t.Context(), key))
+	must(t, l.Finish(t.Context(), key, ""))
 	wantReceipts(t, reopen(), key, want)
 }
 
 func testKeys(t *testing.T, l uploader.Ledger, reopen func() uploader.Ledger) {
-	keys := []uploader.UploadKey{key, key, key, key}
+	keys := []uploader.UploadKey{key, key, key, key, key, key}
+	keys[4].Base = CID(7)
+	keys[5].Base = CID(8)
 	keys[1].Target += "/"
 	keys[2].Root = CID(2)
 	keys[3].MaxShardBytes++
@@ -113,12 +116,12 @@ func testForget(t *testing.T, l uploader.Ledger, reopen func() uploader.Ledger) 
 func testSuspects(t *testing.T, l uploader.Ledger, reopen func() uploader.Ledger) {
 	must(t, l.Suspect(t.Context(), key, []cid.Cid{CID(1), CID(2)}))
 	other := key
-	other.MaxShardBytes = 0
+	other.MaxShardBytes, other.Base = 0, CID(9)
 	wantSuspects(t, reopen(), other, []cid.Cid{CID(1), CID(2)})
 	l = reopen()
 	must(t, l.Suspect(t.Context(), other, []cid.Cid{CID(3)}))
 	wantSuspects(t, l, key, []cid.Cid{CID(3)})
-	must(t, l.Finish(t.Context(), key))
+	must(t, l.Finish(t.Context(), key, ""))
 	l = reopen()
 	wantSuspects(t, l, key, nil)
 	must(t, l.Suspect(t.Context(), key, []cid.Cid{CID(4)}))
@@ -170,6 +173,43 @@ func testConcurrently(t *testing.T, l uploader.Ledger, reopen func() uploader.Le
 	wantReceipts(t, reopen(), key, want)
 }
 
+func testSources(t *testing.T, l uploader.Ledger, reopen func() uploader.Ledger) {
+	want := func(target, source string, want uploader.UploadKey) {
+		t.Helper()
+		if got, err := l.Last(t.Context(), target, source); err != nil || got != want {
+			t.Errorf("the last of %q at %q is %+v, %v; want %+v", source, target, got, err, want)
+		}
+	}
+	wantSources := func(root cid.Cid, want ...string) {
+		t.Helper()
+		got, err := l.Sources(t.Context(), key.Target, root)
+		slices.Sort(got)
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("sources of %s: %q, %v; want %q", root, got, err, want)
+		}
+	}
+	want(key.Target, "/a", uploader.UploadKey{})
+	wantSources(key.Root)
+	other, grown := key, key
+	other.Target = "elsewhere"
+	grown.Root, grown.Base = CID(2), key.Root
+	must(t, l.Record(t.Context(), key, 0, CID(0)))
+	must(t, l.Finish(t.Context(), key, "/a"))
+	must(t, l.Finish(t.Context(), key, "/b"))
+	must(t, l.Finish(t.Context(), other, "/c"))
+	l = reopen()
+	want(key.Target, "/a", key)
+	want(other.Target, "/c", other)
+	want(key.Target, "/c", uploader.UploadKey{})
+	wantSources(key.Root, "/a", "/b")
+	must(t, l.Finish(t.Context(), grown, "/a"))
+	must(t, l.Finish(t.Context(), key, ""))
+	l = reopen()
+	want(key.Target, "/a", grown)
+	wantSources(key.Root, "/b")
+	wantSources(grown.Root, "/a")
+}
+
 // testClaims: of many that want the same, one has it at a time; others are not
 // kept waiting; and who gives up waiting does not get it.
 func testClaims(t *testing.T, l uploader.Ledger, _ func() uploader.Ledger) {
@@ -184,6 +224,7 @@ func testClaims(t *testing.T, l uploader.Ledger, _ func() uploader.Ledger) {
 
 	limit := key
 	limit.MaxShardBytes++
+	limit.Base = CID(9)
 	ctx, cancel := context.WithCancel(t.Context())
 	if _, err := l.Begin(ctx, limit, cancel); !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)

@@ -173,6 +173,11 @@ func (t *Target) Limits() uploader.Limits {
 	return uploader.Limits{ShardBytes: maxShardBytes, BlockBytes: car.MaxBlockBytes}
 }
 
+// SharesBlocks implements [uploader.BlockSharer]: `carload serve` counts blocks
+// across uploads. A service that does not never calls such a DAG complete, and
+// gets the rest.
+func (t *Target) SharesBlocks() bool { return true }
+
 // Status implements [uploader.StatusChecker] by GET /{cid}.
 func (t *Target) Status(ctx context.Context, root cid.Cid) (uploader.Status, error) {
 	var v nft

@@ -33,6 +33,7 @@ CREATE TABLE uploads (
 	target          TEXT NOT NULL,
 	root            BLOB NOT NULL,
 	max_shard_bytes INTEGER NOT NULL,
+	base            BLOB NOT NULL,
 	begun           INTEGER NOT NULL,
 	finished        INTEGER NOT NULL,
 	sum             INTEGER NOT NULL
@@ -55,6 +56,18 @@ CREATE TABLE suspects (
 	sum    INTEGER NOT NULL
 ) WITHOUT ROWID;
 
+-- The last upload of a source that was finished.
+CREATE TABLE sources (
+	id              BLOB PRIMARY KEY,
+	target          TEXT NOT NULL,
+	source          TEXT NOT NULL,
+	root            BLOB NOT NULL,
+	max_shard_bytes INTEGER NOT NULL,
+	base            BLOB NOT NULL,
+	finished        INTEGER NOT NULL,
+	sum             INTEGER NOT NULL
+) WITHOUT ROWID;
+
 -- seq is in the order in which they were saved.
 CREATE TABLE plans (
 	id   BLOB PRIMARY KEY,
@@ -68,10 +81,11 @@ const (
 	tableUploads  = "uploads"
 	tableReceipts = "receipts"
 	tableSuspects = "suspects"
+	tableSources  = "sources"
 	tablePlans    = "plans"
 )
 
-var tables = [...]string{tableUploads, tableReceipts, tableSuspects, tablePlans}
+var tables = [...]string{tableUploads, tableReceipts, tableSuspects, tableSources, tablePlans}
 
 // row is the columns of a table but for the sum: int64, string or []byte.
 type row []any
@@ -148,6 +162,11 @@ func each(ctx context.Context, q querier, table, rest string, args []any, visit 
 // put adds a row, or puts it in the place of the one with its key.
 func put(ctx context.Context, tx *sql.Tx, table string, values ...any) error {
 	args := append(values[:len(values):len(values)], sum(table, values))
+	for i, v := range args {
+		if p, ok := v.([]byte); ok && len(p) == 0 {
+			args[i] = []byte{} // nil would be NULL
+		}
+	}
 	_, err := tx.ExecContext(ctx, `INSERT OR REPLACE INTO `+table+` VALUES (?`+strings.Repeat(`,?`, len(values))+`)`, args...)
 	return err
 }
@@ -165,8 +184,14 @@ func id(kind string, parts ...[]byte) []byte {
 }
 
 func uploadID(u uploader.UploadKey) []byte {
-	return id("upload", []byte(u.Target), u.Root.Bytes(), binary.BigEndian.AppendUint64(nil, uint64(u.MaxShardBytes)))
+	parts := [][]byte{[]byte(u.Target), u.Root.Bytes(), binary.BigEndian.AppendUint64(nil, uint64(u.MaxShardBytes))}
+	if u.Base.Defined() {
+		parts = append(parts, u.Base.Bytes())
+	}
+	return id("upload", parts...)
 }
+
+func sourceID(target, source string) []byte { return id("source", []byte(target), []byte(source)) }
 
 // rootID is that of all uploads of a root to a target.
 func rootID(u uploader.UploadKey) []byte { return id("root", []byte(u.Target), u.Root.Bytes()) }
@@ -183,15 +208,23 @@ type Upload struct {
 }
 
 func (u *Upload) put(ctx context.Context, tx *sql.Tx) error {
-	return put(ctx, tx, tableUploads, uploadID(u.UploadKey), u.Target, u.Root.Bytes(), u.MaxShardBytes, micro(u.Begun), micro(u.Finished))
+	return put(ctx, tx, tableUploads, uploadID(u.UploadKey), u.Target, u.Root.Bytes(), u.MaxShardBytes, u.Base.Bytes(), micro(u.Begun), micro(u.Finished))
 }
 
 func uploadOf(r row) (u Upload, err error) {
-	if u.Root, err = cidOf(r[2]); err != nil {
+	u.UploadKey, err = keyOf(r[1], r[2], r[3], r[4])
+	u.Begun, u.Finished = moment(r[5]), moment(r[6])
+	return u, err
+}
+
+// keyOf is the key in some columns, whose sum is right.
+func keyOf(target, root, limit, base any) (u uploader.UploadKey, err error) {
+	u.Target, u.MaxShardBytes = target.(string), limit.(int64)
+	if u.Root, err = cidOf(root); err != nil {
 		return u, err
 	}
-	u.Target, u.MaxShardBytes, u.Begun, u.Finished = r[1].(string), r[3].(int64), moment(r[4]), moment(r[5])
-	return u, nil
+	u.Base, err = cidOf(base)
+	return u, err
 }
 
 // cidOf is the CID in a column, whose sum is right.

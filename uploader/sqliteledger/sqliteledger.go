@@ -366,7 +366,7 @@ func (l *Ledger) Record(ctx context.Context, u uploader.UploadKey, index int, ar
 }
 
 // Finish implements [uploader.Ledger].
-func (l *Ledger) Finish(ctx context.Context, u uploader.UploadKey) error {
+func (l *Ledger) Finish(ctx context.Context, u uploader.UploadKey, source string) error {
 	return l.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		var found []Upload
 		err := each(ctx, tx, tableUploads, `WHERE id = ?`, []any{uploadID(u)}, func(r row) error {
@@ -378,11 +378,32 @@ func (l *Ledger) Finish(ctx context.Context, u uploader.UploadKey) error {
 		for _, f := range found {
 			err = errors.Join(err, f.put(ctx, tx))
 		}
+		if source != "" {
+			err = errors.Join(err, put(ctx, tx, tableSources, sourceID(u.Target, source), u.Target, source, u.Root.Bytes(), u.MaxShardBytes, u.Base.Bytes(), micro(time.Now())))
+		}
 		if err != nil {
 			return err
 		}
 		return remove(ctx, tx, tableSuspects, rootID(u))
 	})
+}
+
+// Last implements [uploader.Ledger].
+func (l *Ledger) Last(ctx context.Context, target, source string) (u uploader.UploadKey, err error) {
+	err = l.each(ctx, tableSources, `WHERE id = ?`, []any{sourceID(target, source)}, func(r row) (err error) {
+		u, err = keyOf(r[1], r[3], r[4], r[5])
+		return err
+	})
+	return u, err
+}
+
+// Sources implements [uploader.Ledger].
+func (l *Ledger) Sources(ctx context.Context, target string, root cid.Cid) (list []string, err error) {
+	err = l.each(ctx, tableSources, `WHERE target = ? AND root = ? ORDER BY finished DESC`, []any{target, root.Bytes()}, func(r row) error {
+		list = append(list, r[2].(string))
+		return nil
+	})
+	return list, err
 }
 
 // remove takes a row out of a table, if it is there.
@@ -502,7 +523,8 @@ func (l *Ledger) ForgetRoot(ctx context.Context, root cid.Cid) (int, error) {
 		}
 		n++
 		if err := l.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
-			return errors.Join(forget(ctx, tx, u.UploadKey), suspect(ctx, tx, u.UploadKey, nil))
+			_, err := tx.ExecContext(ctx, `DELETE FROM sources WHERE target = ? AND root = ?`, u.Target, u.Root.Bytes())
+			return errors.Join(err, forget(ctx, tx, u.UploadKey), suspect(ctx, tx, u.UploadKey, nil))
 		}); err != nil {
 			return n, err
 		}

@@ -19,6 +19,16 @@ type planEvent struct {
 	Blocks  int    `json:"blocks"`
 	Shards  int    `json:"shards"`
 	Cached  bool   `json:"cached"`
+	Base    string `json:"base,omitempty"`
+	Held    int    `json:"blocksHeld,omitempty"`
+}
+
+type mendingEvent struct {
+	eventHeader
+	Path    string `json:"path"`
+	Root    string `json:"root"`
+	Missing int    `json:"missing"`
+	Wrong   int    `json:"wrong"`
 }
 
 type waitingEvent struct {
@@ -121,10 +131,18 @@ type observer struct {
 func (o observer) Observe(e uploader.Event) {
 	switch e := e.(type) {
 	case uploader.Described:
-		o.con.event(planEvent{header("plan"), e.Name, e.Root.String(), o.profile, e.Bytes, e.Blocks, e.Shards, e.Cached})
+		base := ""
+		if e.Base.Defined() {
+			base = e.Base.String()
+			o.con.say("%s: %d of %s are there already, in %s", quotePath(e.Name), e.Held, count(e.Blocks, "block"), e.Base)
+		}
+		o.con.event(planEvent{header("plan"), e.Name, e.Root.String(), o.profile, e.Bytes, e.Blocks, e.Shards, e.Cached, base, e.Held})
 		if o.verbose {
 			o.con.say("%s is %s: %s, %s in %s", quotePath(e.Name), e.Root, formatBytes(e.Bytes), count(e.Blocks, "block"), count(e.Shards, "shard"))
 		}
+	case uploader.Mending:
+		o.con.event(mendingEvent{header("mending"), e.Name, e.Root.String(), e.Missing, e.Wrong})
+		o.con.say("%s: the service lacks %s and has %d with other bytes: sending them again", quotePath(e.Name), count(e.Missing, "block"), e.Wrong)
 	case uploader.Waiting:
 		o.con.event(waitingEvent{header("waiting"), e.Name, e.Root.String()})
 		o.con.say("%s: another upload sends the same to the same place (%s); waiting for it to end", quotePath(e.Name), e.Root)

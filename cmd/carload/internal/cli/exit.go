@@ -71,8 +71,8 @@ type hinted struct {
 func (e hinted) Unwrap() error { return e.error }
 
 func withHint(err error, hints ...string) error {
-	if err == nil {
-		return nil
+	if err == nil || len(hints) == 0 {
+		return err
 	}
 	return hinted{err, hints}
 }

@@ -425,7 +425,10 @@ func (l *brokenLedger) Receipts(context.Context, uploader.UploadKey) (map[int]ci
 func (l *brokenLedger) Record(context.Context, uploader.UploadKey, int, cid.Cid) error {
 	return l.fail("record")
 }
-func (l *brokenLedger) Finish(context.Context, uploader.UploadKey) error { return l.fail("finish") }
+
+func (l *brokenLedger) Finish(context.Context, uploader.UploadKey, string) error {
+	return l.fail("finish")
+}
 
 // What the os package can fail by, for real.
 func TestFileOperationsExitCode(t *testing.T) {

@@ -356,7 +356,7 @@ func (s *source) wrapped() (uploader.Input, error) {
 	if paths == 0 {
 		return nil, errNoPaths()
 	}
-	return told{uploader.Tree(".", tree, s.options), s.app.con}, nil
+	return told{nowhere{uploader.Tree(".", tree, s.options)}, s.app.con}, nil
 }
 
 // told is an input that says what it left out.
@@ -364,6 +364,22 @@ type told struct {
 	uploader.Input
 	con *console
 }
+
+// Location implements [uploader.Located].
+func (t told) Location() string { return locationOf(t.Input) }
+
+func locationOf(in uploader.Input) string {
+	if l, ok := in.(uploader.Located); ok {
+		return l.Location()
+	}
+	return ""
+}
+
+// nowhere is an input that is put together of several paths.
+type nowhere struct{ uploader.Input }
+
+// Location implements [uploader.Located].
+func (nowhere) Location() string { return "" }
 
 // Describe implements [uploader.Input].
 func (t told) Describe(ctx context.Context, read *atomic.Int64) (uploader.DAG, error) {
@@ -409,6 +425,9 @@ func (s spooled) Describe(ctx context.Context, read *atomic.Int64) (uploader.DAG
 // foreign is an archive that was made elsewhere. What is wrong with it is the
 // source's fault, not that of this run.
 type foreign struct{ uploader.Input }
+
+// Location implements [uploader.Located].
+func (f foreign) Location() string { return locationOf(f.Input) }
 
 // Describe implements [uploader.Input].
 func (f foreign) Describe(ctx context.Context, read *atomic.Int64) (uploader.DAG, error) {

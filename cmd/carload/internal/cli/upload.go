@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/ipfs/go-cid"
 	"github.com/spf13/cobra"
 
 	"github.com/carload/carload/car"
@@ -84,7 +85,7 @@ func (a *app) upCommand() *cobra.Command {
 	var in inputFlags
 	var send sendFlags
 	var end endpointFlags
-	var name, ledger string
+	var name, ledger, base string
 	cmd := &cobra.Command{
 		Use:     "up PATH…",
 		Aliases: []string{"upload"},
@@ -94,7 +95,8 @@ service that speaks the API of NFT.Storage, and verify that it holds them.
 
 Without --endpoint they go into the store of this user on this machine, through
 the built-in service. If an upload is interrupted, the same command goes on
-where it was.`,
+where it was. Of what has changed since it was last sent from the same path,
+only the blocks that are new are sent.`,
 		Example: `  carload up movie.mkv
   CARLOAD_TOKEN=… carload up --endpoint https://api.example.org movie.mkv photos
   tar c photos | carload up --name photos.tar -
@@ -106,6 +108,9 @@ where it was.`,
 			}
 			opts, err := send.options(a, src)
 			if err != nil {
+				return err
+			}
+			if err := setBase(&opts, base); err != nil {
 				return err
 			}
 			if send.dryRun {
@@ -126,12 +131,32 @@ where it was.`,
 	}
 	end.add(cmd)
 	cmd.Flags().StringVar(&end.files, "to-files", "", "where uploads appear in the files (MFS) of a Kubo node; a directory ends with a slash")
+	cmd.Flags().StringVar(&base, "base", "", "root at the service whose blocks are not sent again (default: what was last sent from the same path; none for none)")
 	cmd.Flags().StringVar(&name, "name", "", "what the service calls the upload (default: the name of the file); what is there keeps its name")
 	send.add(cmd)
 	send.addRemote(cmd)
 	addLedger(cmd, &ledger)
 	in.add(cmd)
 	return cmd
+}
+
+// noBase is the --base that says that there is none.
+const noBase = "none"
+
+func setBase(opts *uploader.Options, base string) error {
+	switch base {
+	case "":
+		return nil
+	case noBase:
+		opts.NoBase = true
+		return nil
+	}
+	root, err := cid.Decode(base)
+	if err != nil {
+		return usagef("--base %q: %w", base, err)
+	}
+	opts.Base = root
+	return nil
 }
 
 // ship runs the engine over the inputs. The root it returns is that of the

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -68,7 +69,8 @@ and hashes all of it. What is missing or wrong is remembered, so that
 					return a.withTarget(cmd.Context(), end, func(t *target) error {
 						return a.withSomeLedger(ledger, func(l uploader.Ledger) error {
 							opts.Ledger = l
-							return a.verifyRemote(cmd.Context(), t, root, opts)
+							err := a.verifyRemote(cmd.Context(), t, root, opts)
+							return withHint(err, a.mendHints(cmd, err, t, root, l)...)
 						})
 					})
 				}
@@ -166,6 +168,44 @@ func (a *app) verifyRemote(ctx context.Context, t *target, root cid.Cid, opts up
 	a.con.result(root.String() + "\t" + opts.Verify.String())
 	return nil
 }
+
+// mendHints say what to type to send again what a service lacks of a root.
+func (a *app) mendHints(cmd *cobra.Command, err error, t *target, root cid.Cid, l uploader.Ledger) []string {
+	if !errors.Is(err, uploader.ErrIncomplete) {
+		return nil
+	}
+	sources, errLedger := l.Sources(context.WithoutCancel(cmd.Context()), t.String(), root)
+	if errLedger != nil {
+		return []string{"the ledger can't say what this is: " + printable(errLedger.Error())}
+	}
+	words := []string{"carload", "up"}
+	for _, name := range []string{"endpoint", "gateway", "store", "token-file", "token-command", "insecure-http", "ca-cert", "ledger"} {
+		if f := cmd.Flags().Lookup(name); f != nil && f.Changed {
+			words = append(words, "--"+name+"="+f.Value.String())
+		}
+	}
+	if to, err := cmd.Flags().GetStringArray("to"); err == nil {
+		for _, name := range to {
+			words = append(words, "--to="+name)
+		}
+	}
+	const say = "to send again what is missing: "
+	if len(sources) == 0 {
+		return []string{say + shellQuote(append(words, "PATH")) + ", with the PATH and the flags that it was sent with, which this ledger does not know"}
+	}
+	var hints []string
+	for _, source := range sources[:min(len(sources), mostSources)] {
+		hint := say + shellQuote(append(words[:len(words):len(words)], source))
+		if _, err := os.Stat(source); err != nil {
+			hint += ", which is no longer there"
+		}
+		hints = append(hints, hint)
+	}
+	return hints
+}
+
+// mostSources of what was sent from several places are named.
+const mostSources = 3
 
 func (a *app) faults(root cid.Cid, blocks []cid.Cid, what string) {
 	for _, c := range blocks {

@@ -1,0 +1,255 @@
+package uploader
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/ipfs/go-cid"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/carload/carload/car"
+	"github.com/carload/carload/internal/links"
+	"github.com/carload/carload/splitter"
+)
+
+// BlockSharer is a target that counts blocks across uploads: a DAG is complete
+// once all its blocks are there, whichever upload brought them. It needs
+// [StatusChecker] and [BlockFetcher] as well to be sent only what is new.
+type BlockSharer interface{ SharesBlocks() bool }
+
+// Located is an [Input] that is the same place each time, such as a path. What
+// was last sent from there is the base of what is sent next.
+type Located interface {
+	// Location names the place, in full; empty if there is none.
+	Location() string
+}
+
+func location(in Input) string {
+	if l, ok := in.(Located); ok {
+		return l.Location()
+	}
+	return ""
+}
+
+// Bounds of what is looked at of a base. What is beyond them counts as new.
+const (
+	mostBaseNodes = 1 << 14
+	mostBaseLinks = 1 << 20
+)
+
+// layout is how a DAG is sent.
+type layout struct {
+	all  car.List       // the DAG's blocks
+	plan *splitter.Plan // of those that are sent
+	key  UploadKey
+}
+
+// layout splits a DAG. If the target has a DAG that can be its base, blocks that
+// are in that are left out.
+func (u *Uploader) layout(ctx context.Context, in Input, dag car.List) (layout, error) {
+	l := layout{all: dag, key: UploadKey{Target: u.target.String(), Root: dag.At(0).Cid, MaxShardBytes: u.opts.MaxShardBytes}}
+	kept, base, err := u.lacking(ctx, in, dag)
+	if err != nil {
+		return l, err
+	}
+	blocks := dag
+	if kept != nil {
+		blocks, l.key.Base = kept, base
+	}
+	if l.plan, err = splitter.Split(blocks, splitter.Options{MaxShardBytes: u.opts.MaxShardBytes}); err != nil {
+		return l, fmt.Errorf("split %q: %w", in.Name(), err)
+	}
+	return l, nil
+}
+
+// whole is the layout without a base.
+func (u *Uploader) whole(l layout) (layout, error) {
+	plan, err := splitter.Split(l.all, splitter.Options{MaxShardBytes: l.key.MaxShardBytes})
+	l.plan, l.key.Base = plan, cid.Undef
+	return l, err
+}
+
+// subset is some of the blocks of a list, in their order.
+type subset struct {
+	all car.List
+	at  []uint32
+}
+
+func (p *subset) Len() int           { return len(p.at) }
+func (p *subset) At(i int) car.Block { return p.all.At(int(p.at[i])) }
+
+// lacking tells which blocks of a DAG its base lacks; nil if it has none that is of
+// use.
+func (u *Uploader) lacking(ctx context.Context, in Input, dag car.List) (*subset, cid.Cid, error) {
+	if !u.sharesBlocks() || u.opts.NoResume || u.opts.NoBase || dag.Len() < 2 {
+		return nil, cid.Undef, nil
+	}
+	root := dag.At(0).Cid
+	base := u.opts.Base
+	if at := location(in); !base.Defined() && at != "" {
+		last, err := u.opts.Ledger.Last(ctx, u.target.String(), at)
+		if err != nil {
+			return nil, cid.Undef, ledgerError(err)
+		}
+		base = last.Root
+		if base.Defined() && base.Equals(root) {
+			base = last.Base // as it was sent then
+		}
+	}
+	if !base.Defined() || base.Equals(root) {
+		return nil, cid.Undef, nil
+	}
+	key := fmt.Sprintf("blocks of %s that %s lacks", root, base)
+	known, err := u.opts.Ledger.Plan(ctx, key)
+	if err != nil {
+		return nil, cid.Undef, ledgerError(err)
+	}
+	if p := decodeSubset(dag, known); p != nil {
+		return p, base, nil
+	}
+	held, err := u.held(ctx, in.Name(), base, dag)
+	if err != nil {
+		if ctx.Err() != nil || errors.Is(err, ErrStopped) || errors.Is(err, ErrUnauthorized) {
+			return nil, cid.Undef, err
+		}
+		u.opts.Logger.Warn("what was sent before can't be looked at: everything is sent", "upload", in.Name(), "base", base, "err", err)
+		return nil, cid.Undef, nil
+	}
+	p := without(dag, held)
+	if len(p.at) == dag.Len() {
+		return nil, cid.Undef, nil
+	}
+	return p, base, ledgerError(u.opts.Ledger.SavePlan(ctx, key, p.encode()))
+}
+
+func (u *Uploader) sharesBlocks() bool {
+	s, ok := u.target.(BlockSharer)
+	_, status := u.target.(StatusChecker)
+	_, blocks := u.target.(BlockFetcher)
+	return ok && status && blocks && s.SharesBlocks()
+}
+
+// without leaves out the blocks that are held, and all below them. What is left
+// stands on its own: above a block that is not held is none that is. A shard of
+// the root alone is one that services refuse, so there are at least two.
+func without(dag car.List, held map[cid.Cid]bool) *subset {
+	p := &subset{all: dag}
+	depth := -1 // of the block that is held, above the one at hand
+	for i := range dag.Len() {
+		b := dag.At(i)
+		if i > 0 && depth >= 0 && b.Depth > depth {
+			continue
+		}
+		depth = -1
+		if i > 0 && held[b.Cid] {
+			depth = b.Depth
+			continue
+		}
+		p.at = append(p.at, uint32(i))
+	}
+	if len(p.at) == 1 {
+		p.at = append(p.at, 1)
+	}
+	return p
+}
+
+// encode makes bytes of the positions, as distances from one to the next.
+func (p *subset) encode() []byte {
+	var b []byte
+	last := -1
+	for _, at := range p.at {
+		b = binary.AppendUvarint(b, uint64(int(at)-last-1))
+		last = int(at)
+	}
+	return b
+}
+
+// decodeSubset is nil for what is no subset of the list.
+func decodeSubset(all car.List, b []byte) *subset {
+	p := &subset{all: all}
+	last := -1
+	for len(b) > 0 {
+		step, n := binary.Uvarint(b)
+		if n <= 0 || step >= uint64(all.Len()-last-1) {
+			return nil
+		}
+		last += 1 + int(step)
+		p.at = append(p.at, uint32(last))
+		b = b[n:]
+	}
+	if len(p.at) < 2 || p.at[0] != 0 {
+		return nil
+	}
+	return p
+}
+
+// held walks a base that the target calls complete, and returns the blocks of
+// it that it met: each is there with all below it. Nodes that the DAG has, too,
+// are not looked into.
+func (u *Uploader) held(ctx context.Context, name string, base cid.Cid, dag car.List) (map[cid.Cid]bool, error) {
+	status, err := u.status(ctx, u.target.(StatusChecker), name, base)
+	if errors.Is(err, ErrNotFound) || err == nil && status.State != StatePinned {
+		return nil, nil // no block of it can be relied on
+	}
+	if err != nil {
+		return nil, err
+	}
+	shared := map[cid.Cid]bool{}
+	for i := range dag.Len() {
+		if c := dag.At(i).Cid; links.Possible(c.Prefix().Codec) {
+			shared[c] = true
+		}
+	}
+	held := map[cid.Cid]bool{base: true}
+	gone := map[cid.Cid]bool{}
+	nodes := 0
+	w := newWalk(u, name, nil)
+	for level := []cid.Cid{base}; len(level) > 0 && len(held) < mostBaseLinks; {
+		level = level[:min(len(level), mostBaseNodes-nodes)]
+		nodes += len(level)
+		found := make([][]cid.Cid, len(level)) // by place, so that bounds cut the same off each time
+		var mu sync.Mutex
+		g, gctx := errgroup.WithContext(ctx)
+		g.SetLimit(u.opts.Transfers)
+		for i, c := range level {
+			if gctx.Err() != nil || u.stopping() {
+				break
+			}
+			g.Go(func() error {
+				data, err := w.fetch(gctx, c, car.MaxBlockBytes)
+				if err != nil {
+					return err
+				}
+				if data == nil { // it is not there after all
+					mu.Lock()
+					defer mu.Unlock()
+					gone[c] = true
+					return nil
+				}
+				return links.Each(c, data, func(c cid.Cid) error { found[i] = append(found[i], c); return nil })
+			})
+		}
+		if err := g.Wait(); err != nil {
+			return nil, err
+		}
+		if u.stopping() {
+			return nil, ErrStopped
+		}
+		level = nil
+		for _, list := range found {
+			for _, c := range list {
+				if !held[c] && links.Possible(c.Prefix().Codec) && !shared[c] {
+					level = append(level, c)
+				}
+				held[c] = true
+			}
+		}
+	}
+	for c := range gone {
+		delete(held, c)
+	}
+	return held, nil
+}
