@@ -105,6 +105,8 @@ type Progress struct {
 	ShardsDone, Shards       int64
 	Retries                  int64
 	InputsDone, Inputs       int64
+	ShardsOnTheirWay         int64 // a body of each is being sent
+	BytesOnTheirWay          int64 // of them, that are still to go
 }
 
 type counters struct {
@@ -114,10 +116,12 @@ type counters struct {
 // Progress returns the counters as they are now.
 func (u *Uploader) Progress() Progress {
 	c := &u.progress
+	shards, bytes := u.line.left()
 	return Progress{
 		BytesHashed: c.hashed.Load(), BytesToHash: c.toHash.Load(),
 		BytesSent: c.sent.Load(), BytesToSend: c.toSend.Load(), BytesResent: c.resent.Load(),
 		ShardsDone: c.shardsDone.Load(), Shards: c.shards.Load(),
 		Retries: c.retries.Load(), InputsDone: c.inputsDone.Load(), Inputs: c.inputs.Load(),
+		ShardsOnTheirWay: shards, BytesOnTheirWay: bytes,
 	}
 }

@@ -344,8 +344,8 @@ func (j *job) send(ctx context.Context, i int) error {
 	u := j.u
 	s := &Shard{
 		Root: j.root, Name: j.uploadName, Index: i, Count: len(j.plan.Shards), Size: j.plan.Shards[i].Size,
-		Again:   u.opts.NoResume || j.resend[i],
-		archive: j.plan.Archive(i), packer: &u.packer, limiter: u.limiter, sent: &u.progress.sent, resent: &u.progress.resent,
+		Again:   u.opts.NoResume || j.resend[i] || j.again[i],
+		archive: j.plan.Archive(i), packer: &u.packer, line: u.line, sent: &u.progress.sent, resent: &u.progress.resent,
 	}
 	var archive cid.Cid
 	attempts, err := u.retry(ctx, j.name, i, func() error {
@@ -375,6 +375,10 @@ func (j *job) send(ctx context.Context, i int) error {
 
 // attempt sends a shard once, and checks the receipt.
 func (u *Uploader) attempt(ctx context.Context, s *Shard) (receipt Receipt, err error) {
+	if s.leave, err = u.line.enter(ctx, s.Size); err != nil {
+		return Receipt{}, err
+	}
+	defer s.leave()
 	ctx, cancel := context.WithCancel(ctx)
 	receipt, err = u.target.Put(ctx, s)
 	// A transport may read on after an early answer, until it sees that nobody

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
-	"golang.org/x/time/rate"
 
 	"github.com/carload/carload/car"
 )
@@ -25,7 +24,8 @@ type Shard struct {
 
 	archive car.Archive
 	packer  *car.Packer
-	limiter *rate.Limiter // nil for no limit
+	line    *line
+	leave   func()        // the line
 	sent    *atomic.Int64 // all bytes sent, less those of failed tries
 	resent  *atomic.Int64 // those of failed tries
 
@@ -52,6 +52,7 @@ func (s *Shard) Open(ctx context.Context) Body {
 	}
 	s.open.Add(1)
 	s.last = &body{stream: s.packer.Open(ctx, s.archive), ctx: ctx, shard: s}
+	s.line.begin(s.last, s.Size, s.leave)
 	return s.last
 }
 
@@ -116,6 +117,7 @@ func (b *body) Close() error {
 
 // release is called once, with the lock held.
 func (b *body) release() {
+	b.shard.line.done(b)
 	b.closeErr = b.stream.Close()
 	b.shard.open.Done()
 }
@@ -127,9 +129,7 @@ func (b *body) Read(p []byte) (int, error) {
 		return 0, errClosed
 	}
 	defer b.end()
-	if l := b.shard.limiter; l != nil && len(p) > l.Burst() {
-		p = p[:l.Burst()]
-	}
+	p = p[:b.shard.line.step(len(p))]
 	n, err := b.stream.Read(p)
 	b.credit(n)
 	if err != nil {
@@ -138,7 +138,7 @@ func (b *body) Read(p []byte) (int, error) {
 		}
 		return n, err
 	}
-	return n, b.pace(n)
+	return n, b.shard.line.moved(b, n)
 }
 
 func (b *body) WriteTo(w io.Writer) (int64, error) {
@@ -182,13 +182,6 @@ func (b *body) discredit() {
 	b.credited, b.void = 0, true
 }
 
-func (b *body) pace(n int) error {
-	if l := b.shard.limiter; l != nil {
-		return l.WaitN(b.ctx, n)
-	}
-	return nil
-}
-
 // creditWriter counts and paces what a batch writes.
 type creditWriter struct {
 	w    io.Writer
@@ -210,10 +203,7 @@ const (
 func (c *creditWriter) Write(p []byte) (int, error) {
 	total := 0
 	for len(p) > 0 {
-		k := min(len(p), c.step)
-		if l := c.b.shard.limiter; l != nil {
-			k = min(k, l.Burst())
-		}
+		k := c.b.shard.line.step(min(len(p), c.step))
 		start := time.Now()
 		n, err := c.w.Write(p[:k])
 		switch took := time.Since(start); {
@@ -225,7 +215,7 @@ func (c *creditWriter) Write(p []byte) (int, error) {
 		total += n
 		c.b.credit(n)
 		if err == nil {
-			err = c.b.pace(n)
+			err = c.b.shard.line.moved(c.b, n)
 		}
 		if err != nil {
 			c.err = err

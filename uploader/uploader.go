@@ -30,7 +30,6 @@ import (
 
 	"github.com/ipfs/go-cid"
 	"golang.org/x/sync/semaphore"
-	"golang.org/x/time/rate"
 
 	"github.com/carload/carload/car"
 	"github.com/carload/carload/splitter"
@@ -149,7 +148,7 @@ type Uploader struct {
 	limits   Limits // of the target
 	packer   car.Packer
 	slots    *semaphore.Weighted // transfers, shared by all inputs
-	limiter  *rate.Limiter
+	line     *line
 	progress counters
 	breaker  breaker
 
@@ -175,10 +174,7 @@ func New(target Target, opts Options) (*Uploader, error) {
 	u.draining, u.drain = context.WithCancelCause(context.Background())
 	u.slots = semaphore.NewWeighted(int64(u.opts.Transfers))
 	u.breaker.limit = int64((max(u.opts.Retries, 0) + 1) * u.opts.Transfers)
-	if n := u.opts.BytesPerSecond; n > 0 {
-		// A burst of a tenth of a second keeps the line smooth.
-		u.limiter = rate.NewLimiter(rate.Limit(n), int(min(max(n/10, leastRate), 4<<20)))
-	}
+	u.line = newLine(u.draining, u.opts.BytesPerSecond)
 	return u, nil
 }
 

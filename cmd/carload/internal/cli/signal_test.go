@@ -133,6 +133,44 @@ func TestStopAndGoOn(t *testing.T) {
 	}
 }
 
+// A stop says what it waits for.
+func TestStopSaysWhatItWaitsFor(t *testing.T) {
+	t.Parallel()
+	srv := uploadertest.NewServer(t, uploadertest.Options{})
+	reached, goOn := make(chan struct{}), make(chan struct{})
+	srv.Script(uploadertest.Upload, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		close(reached)
+		select {
+		case <-goOn:
+			next.ServeHTTP(w, r)
+		case <-r.Context().Done():
+		}
+	})
+	home := t.TempDir()
+	up := upTo(t, srv, home, "--bwlimit", "1GB", randomFile(t, home, 40<<20))
+	stderr, err := up.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := up.Start(); err != nil {
+		t.Fatal(err)
+	}
+	<-reached
+	if err := up.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	said := false
+	for lines := bufio.NewScanner(stderr); lines.Scan(); {
+		if strings.Contains(lines.Text(), "waiting for 1 shard on") && strings.Contains(lines.Text(), "MiB left, about ") {
+			said = true
+			close(goOn)
+		}
+	}
+	if code := exitCode(up.Wait()); code != 0 || !said {
+		t.Errorf("exit code %d, said %t", code, said)
+	}
+}
+
 // A signal while the source is hashed, or while the service is asked whether it
 // has everything, ends the command soon; the same command again completes.
 func TestStopBeforeAndAfterSending(t *testing.T) {

@@ -169,7 +169,12 @@ func (a *app) ship(src *source, shards uploader.Target, opts uploader.Options, r
 	if err != nil {
 		return "", err
 	}
-	defer context.AfterFunc(a.life.soft, u.Drain)()
+	begun := time.Now()
+	defer context.AfterFunc(a.life.soft, func() {
+		p := u.Progress()
+		u.Drain()
+		a.sayWhatIsLeft(p, time.Since(begun), opts.BytesPerSecond)
+	})()
 	stop := a.showProgress(names, u.Progress)
 	defer stop()
 	res := a.newResults(rootOnly)
@@ -188,6 +193,25 @@ func (a *app) ship(src *source, shards uploader.Target, opts uploader.Options, r
 		a.con.say("  carload %s", shellQuote(a.args))
 	}
 	return root, err
+}
+
+// sayWhatIsLeft says what a stop waits for.
+func (a *app) sayWhatIsLeft(p uploader.Progress, took time.Duration, limit int64) {
+	if p.ShardsOnTheirWay == 0 {
+		return
+	}
+	rate := float64(p.BytesSent) / took.Seconds()
+	if limit > 0 {
+		rate = float64(limit)
+	}
+	line := fmt.Sprintf("waiting for %s on the way: %s left", count(int(p.ShardsOnTheirWay), "shard"), formatBytes(p.BytesOnTheirWay))
+	if left := time.Duration(float64(p.BytesOnTheirWay) / rate * float64(time.Second)); rate > 0 && left < time.Hour {
+		line += ", about " + formatDuration(left)
+		if left > grace {
+			line += fmt.Sprintf("; what is not done in %s is sent again the next time", formatDuration(grace))
+		}
+	}
+	a.con.say("%s", line)
 }
 
 // dryRun describes the inputs and says what would be sent.
