@@ -80,6 +80,11 @@ func (s *shelf) tryPut(body []byte) (cid.Cid, error) {
 	return in.Root, errors.Join(err, in.Close())
 }
 
+// carCID is the CID of a CAR file.
+func carCID(body []byte) string {
+	return cid.NewCidV1(0x0202, blockOf(cid.Raw, body).CID.Hash()).String()
+}
+
 // put sends a shard and returns the upload that it is part of.
 func (s *shelf) put(body []byte) upload {
 	s.t.Helper()

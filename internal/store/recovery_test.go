@@ -331,8 +331,15 @@ func TestFsckFindsMissingChildren(t *testing.T) {
 	}
 }
 
-// change changes the index behind the back of the store.
+// change changes rows of the index behind the back of the store.
 func change(t *testing.T, dir, query string, args ...any) {
+	t.Helper()
+	if n, err := exec(t, dir, query, args...).RowsAffected(); err != nil || n == 0 {
+		t.Fatalf("%s: changed %d rows, %v", query, n, err)
+	}
+}
+
+func exec(t *testing.T, dir, query string, args ...any) sql.Result {
 	t.Helper()
 	db, err := sql.Open("sqlite", filepath.Join(dir, "index.db"))
 	if err != nil {
@@ -342,7 +349,5 @@ func change(t *testing.T, dir, query string, args ...any) {
 	if err := errors.Join(err, db.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := res.RowsAffected(); err != nil || n == 0 {
-		t.Fatalf("%s: changed %d rows, %v", query, n, err)
-	}
+	return res
 }

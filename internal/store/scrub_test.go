@@ -8,11 +8,13 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/ipfs/go-cid"
 	"golang.org/x/sync/errgroup"
+	"pgregory.net/rapid"
 
 	"github.com/carload/carload/internal/store"
 )
@@ -265,5 +267,137 @@ func TestScrubGoesOn(t *testing.T) {
 	s.scrub(store.ScrubOptions{Every: time.Nanosecond}, heard)
 	if again, err := s.Status(t.Context()); err != nil || again.Scrub.Cycles < 2 || again.Scrub.Began.Equal(end.Scrub.Began) {
 		t.Errorf("again: %+v %v", again, err)
+	}
+}
+
+// Whatever is damaged of whatever DAG, an upload is complete if and only if a
+// walk from its root over sound copies is.
+func TestDamageOfAnyDAG(t *testing.T) {
+	n := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		n++
+		dir := filepath.Join(t.TempDir(), fmt.Sprint(n))
+		s := newShelf(t, store.Options{Dir: dir})
+		defer s.close()
+		d := drawDAG(rt, fmt.Sprintf("%d-%d ", n, n))
+		shards, roots := d.drawShards(rt)
+		files := make([]string, len(shards)) // by CAR CID
+		sound := make([]map[string]bool, len(shards))
+		put := func(i int) {
+			body := carOf(shards[i]...)
+			files[i] = carCID(body)
+			if _, err := s.tryPut(body); err != nil {
+				rt.Fatal(err)
+			}
+			sound[i] = make(map[string]bool)
+			for _, b := range shards[i] {
+				sound[i][string(b.CID.Hash())] = true
+			}
+		}
+		check := func(when string) {
+			held := make(map[string]bool)
+			for i := range shards {
+				for mh := range sound[i] {
+					held[mh] = true
+				}
+			}
+			for _, root := range roots {
+				want := incomplete
+				if d.complete(root, held) {
+					want = complete
+				}
+				if got := s.state(d.blocks[root].CID); got != want {
+					rt.Fatalf("%s: root %d is %d, want %d", when, root, got, want)
+				}
+			}
+		}
+		for i := range shards {
+			put(i)
+		}
+		check("before")
+		for step := range rapid.IntRange(1, 6).Draw(rt, "steps") {
+			i := rapid.IntRange(0, len(shards)-1).Draw(rt, "shard")
+			what := rapid.SampledFrom([]string{"flip", "flip", "delete", "send again", "restart"}).Draw(rt, "what")
+			switch what {
+			case "flip":
+				b := shards[i][rapid.IntRange(0, len(shards[i])-1).Draw(rt, "block")]
+				if mh := string(b.CID.Hash()); sound[i][mh] {
+					damage(t, dir, files[i], b)
+					delete(sound[i], mh)
+				}
+			case "delete":
+				if err := os.Remove(shardFile(dir, files[i])); err != nil && !os.IsNotExist(err) {
+					rt.Fatal(err)
+				}
+				sound[i] = nil
+			case "send again":
+				put(i)
+			case "restart":
+				s.close()
+				s = newShelf(t, store.Options{Dir: dir})
+			}
+			r, err := s.Fsck(t.Context())
+			if err != nil {
+				rt.Fatal(err)
+			}
+			for _, p := range r.Problems { // of files, not of what the index made of them
+				if p.Shard == "" || strings.Contains(p.What, "count as complete") {
+					rt.Fatalf("step %d, %s of shard %d: %v", step, what, i, p)
+				}
+			}
+			check(fmt.Sprintf("step %d, %s of shard %d", step, what, i))
+			for _, b := range d.blocks {
+				s.has(b) // that it never gives out other bytes is seen to by has
+			}
+			check("after reading")
+		}
+		for i := range shards {
+			put(i)
+		}
+		check("mended")
+		if r, err := s.Fsck(t.Context()); err != nil || len(r.Problems) > 0 {
+			rt.Fatalf("mended: %+v %v", r, err)
+		}
+	})
+}
+
+// A store from before there was a table of parents loses what it needs as well.
+func TestDamageOfAnOlderStore(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := newShelf(t, store.Options{Dir: dir})
+	leaf, second := raw("leaf"), raw("second")
+	inner := pbNode("inner", leaf.CID)
+	root, other := cborNode("root", inner.CID), pbNode("other", second.CID)
+	s.put(carOf(root, inner))
+	part := s.put(carOf(root, leaf)).Parts[1]
+	s.put(carOf(other, second))
+	s.close()
+	for _, q := range []string{`DROP TABLE damage`, `DROP TABLE parents`} {
+		exec(t, dir, q)
+	}
+	exec(t, dir, `PRAGMA user_version = 2`)
+	s = newShelf(t, store.Options{Dir: dir})
+	top := pbNode("top", root.CID) // made since, of what was there before
+	if u := s.put(carOf(top, raw("unrelated"))); u.State != complete {
+		t.Fatalf("%+v", u)
+	}
+	damage(t, dir, part, leaf)
+	if s.has(leaf) {
+		t.Error("a damaged block was given out")
+	}
+	for c, want := range map[cid.Cid]store.State{root.CID: incomplete, top.CID: incomplete, other.CID: complete} {
+		if got := s.state(c); got != want {
+			t.Errorf("%s: %d, want %d", c, got, want)
+		}
+	}
+	s.put(carOf(root, leaf))
+	for _, c := range []cid.Cid{root.CID, top.CID, other.CID} {
+		if got := s.state(c); got != complete {
+			t.Errorf("mended: %s: %d", c, got)
+		}
+	}
+	if r := fsck(t, s); len(r.Problems) > 0 {
+		t.Errorf("%+v", r)
 	}
 }
