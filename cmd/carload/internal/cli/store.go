@@ -98,6 +98,7 @@ func (a *app) servedStatus(ctx context.Context, flag string) (s store.Status, er
 	if err != nil {
 		return s, err
 	}
+	defer http.DefaultClient.CloseIdleConnections()
 	defer res.Body.Close()
 	var answer struct {
 		OK    bool
