@@ -48,18 +48,7 @@ func (st *Store) Receive(ctx context.Context, src io.Reader, length int64) (_ *I
 			err = errors.Join(err, in.Close())
 		}
 	}()
-	buf, release, err := st.buffer(ctx, length)
-	if err != nil {
-		return nil, err
-	}
-	defer release()
-	var res *scanResult
-	if st.discard {
-		res, err = st.scan(src, buf, nil, in)
-	} else {
-		in.out = durable.NewWriter(in.f)
-		res, err = st.scan(src, buf, in, nil)
-	}
+	res, err := in.receive(ctx, src, length)
 	if err != nil {
 		return nil, err
 	}
@@ -69,6 +58,20 @@ func (st *Store) Receive(ctx context.Context, src io.Reader, length int64) (_ *I
 	in.Root, in.Bytes, in.DAGSize = res.root, res.size, res.facts.size
 	in.shard = shard{cid: res.cid, payload: res.payload, end: res.payloadEnd}
 	return in, in.sync()
+}
+
+// receive is the part of Receive that takes memory, which the sync does not need.
+func (in *Incoming) receive(ctx context.Context, src io.Reader, length int64) (*scanResult, error) {
+	buf, release, err := in.st.buffer(ctx, length)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	if in.st.discard {
+		return in.st.scan(src, buf, nil, in)
+	}
+	in.out = durable.NewWriter(in.f)
+	return in.st.scan(src, buf, in, nil)
 }
 
 // Write appends to the file of a shard that is received.
