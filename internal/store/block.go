@@ -37,10 +37,8 @@ func (st *Store) BlockSize(ctx context.Context, c cid.Cid) (int, error) {
 // is the index's mistake: then it is looked for in the shards.
 func (st *Store) missed(ctx context.Context, c cid.Cid, notHeld error) ([]byte, error) {
 	mh := []byte(c.Hash())
-	var needed bool
-	err := st.db.read.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM nodes WHERE mh = ? AND pending = -1)
-		OR EXISTS (SELECT 1 FROM parents p JOIN nodes n ON n.id = p.parent WHERE p.child = ? AND n.pending = -1)`,
-		mh, childOf(string(mh))).Scan(&needed)
+	needed, err := exists(ctx, st.db.read, `SELECT 1 FROM nodes WHERE mh = ? AND pending = -1 UNION ALL
+		SELECT 1 FROM parents p JOIN nodes n ON n.id = p.parent WHERE p.child = ? AND n.pending = -1`, mh, childOf(string(mh)))
 	if err != nil || !needed {
 		return nil, errors.Join(notHeld, err)
 	}

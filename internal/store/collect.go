@@ -101,8 +101,8 @@ func (m *marker) collect() ([]cid.Cid, error) {
 	if _, err := x.tx.ExecContext(x.ctx, markTables); err != nil {
 		return nil, fmt.Errorf("find shards without uploads: %w", err)
 	}
-	var unowned bool
-	if err := x.tx.QueryRowContext(x.ctx, `SELECT EXISTS (SELECT 1 FROM unowned)`).Scan(&unowned); err != nil {
+	unowned, err := exists(x.ctx, x.tx, `SELECT 1 FROM unowned`)
+	if err != nil {
 		return nil, err
 	}
 	if unowned {
@@ -110,17 +110,7 @@ func (m *marker) collect() ([]cid.Cid, error) {
 			return nil, err
 		}
 	}
-	var gone []cid.Cid
-	err := eachRow(x.ctx, x.tx, `SELECT cid FROM shards WHERE id IN (SELECT id FROM unowned EXCEPT SELECT id FROM needed)`, nil,
-		func(scan scanRow) error {
-			var raw []byte
-			if err := scan(&raw); err != nil {
-				return err
-			}
-			c, err := cid.Cast(raw)
-			gone = append(gone, c)
-			return err
-		})
+	gone, err := rowsOf(x.ctx, x.tx, `SELECT cid FROM shards WHERE id IN (SELECT id FROM unowned EXCEPT SELECT id FROM needed)`, nil, scanCID)
 	if err != nil {
 		return nil, fmt.Errorf("list shards to remove: %w", err)
 	}
@@ -188,9 +178,7 @@ func (m *marker) mark() error {
 			ORDER BY m.id LIMIT 64`, []any{last},
 			func(scan scanRow) error {
 				var r root
-				var mh []byte
-				err := scan(&r.id, &mh, &r.key.codec)
-				r.key.mh = string(mh)
+				err := scan(&r.id, &r.key.mh, &r.key.codec)
 				batch = append(batch, r)
 				return err
 			})
@@ -218,15 +206,13 @@ func (m *marker) mark() error {
 // clear returns an error if it is known that a node which uploads reach is lost:
 // then it is not known what they need.
 func (m *marker) clear() error {
-	var mh []byte
-	var codec uint64
-	err := m.x.tx.QueryRowContext(m.x.ctx, `SELECT m.mh, m.codec FROM marked m WHERE m.codec IN `+innerCodecs+`
-		AND EXISTS (SELECT 1 FROM damage d WHERE d.mh = m.mh) AND NOT EXISTS (SELECT 1 FROM blocks b WHERE b.mh = m.mh)`).Scan(&mh, &codec)
+	lost, err := scanKey(m.x.tx.QueryRowContext(m.x.ctx, `SELECT m.mh, m.codec FROM marked m WHERE m.codec IN `+innerCodecs+`
+		AND EXISTS (SELECT 1 FROM damage d WHERE d.mh = m.mh) AND NOT EXISTS (SELECT 1 FROM blocks b WHERE b.mh = m.mh)`).Scan)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil
 	}
 	if err == nil {
-		_, err = m.read(nodeKey{string(mh), codec}) // says which shard
+		_, err = m.read(lost) // says which shard
 	}
 	return fmt.Errorf("what uploads need is not clear, so nothing is removed: %w", err)
 }

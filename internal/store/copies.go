@@ -80,20 +80,11 @@ func (st *Store) readCopy(ctx context.Context, q querier, c cid.Cid, query strin
 	for _, s := range bad {
 		shards = append(shards, s.shard)
 	}
-	err := eachRow(ctx, q, `SELECT s.cid FROM damage d JOIN shards s ON s.id = d.shard WHERE d.mh = ?`, []any{[]byte(c.Hash())},
-		func(scan scanRow) error {
-			var raw []byte
-			if err := scan(&raw); err != nil {
-				return err
-			}
-			shard, err := cid.Cast(raw)
-			shards = append(shards, shard)
-			return err
-		})
+	marked, err := rowsOf(ctx, q, `SELECT s.cid FROM damage d JOIN shards s ON s.id = d.shard WHERE d.mh = ?`, []any{[]byte(c.Hash())}, scanCID)
 	if err != nil {
 		return nil, location{}, bad, fmt.Errorf("look up damage: %w", err)
 	}
-	for _, shard := range shards {
+	for _, shard := range append(shards, marked...) {
 		if known, err := st.knows(ctx, shard); err != nil {
 			return nil, location{}, bad, err
 		} else if known {
@@ -106,21 +97,10 @@ func (st *Store) readCopy(ctx context.Context, q querier, c cid.Cid, query strin
 // locate runs a query of the columns of copiesQuery. It holds no connection to
 // the database when it returns, so the disk can be read at leisure.
 func locate(ctx context.Context, q querier, query string, args ...any) ([]location, error) {
-	var out []location
-	err := eachRow(ctx, q, query, args, func(scan scanRow) error {
-		var l location
-		var raw []byte
-		if err := scan(&l.id, &raw, &l.off, &l.len); err != nil {
-			return err
-		}
-		var err error
-		if l.shard, err = cid.Cast(raw); err != nil {
-			return fmt.Errorf("CID of a shard in the index: %w", err)
-		}
-		out = append(out, l)
-		return nil
+	return rowsOf(ctx, q, query, args, func(scan scanRow) (l location, err error) {
+		err = scan(&l.id, (*cidColumn)(&l.shard), &l.off, &l.len)
+		return l, err
 	})
-	return out, err
 }
 
 // readAt reads the bytes of a block, unchecked.
@@ -155,22 +135,13 @@ type known struct {
 const knownColumns = `id, cid, size, payload, payload_end`
 
 func scanKnown(scan scanRow) (k known, err error) {
-	var raw []byte
-	if err := scan(&k.id, &raw, &k.size, &k.payload, &k.end); err != nil {
-		return k, err
-	}
-	k.cid, err = cid.Cast(raw)
+	err = scan(&k.id, (*cidColumn)(&k.cid), &k.size, &k.payload, &k.end)
 	return k, err
 }
 
 // shards lists the shards that the index has.
 func (st *Store) shards(ctx context.Context) ([]known, error) {
-	var all []known
-	err := eachRow(ctx, st.db.read, `SELECT `+knownColumns+` FROM shards ORDER BY id`, nil, func(scan scanRow) error {
-		k, err := scanKnown(scan)
-		all = append(all, k)
-		return err
-	})
+	all, err := rowsOf(ctx, st.db.read, `SELECT `+knownColumns+` FROM shards ORDER BY id`, nil, scanKnown)
 	if err != nil {
 		return nil, fmt.Errorf("list shards: %w", err)
 	}
@@ -184,8 +155,7 @@ func (st *Store) shardAfter(ctx context.Context, id int64) (known, error) {
 
 // knows reports whether the index has a shard.
 func (st *Store) knows(ctx context.Context, shardCID cid.Cid) (bool, error) {
-	var is bool
-	err := st.db.read.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM shards WHERE cid = ?)`, shardCID.Bytes()).Scan(&is)
+	is, err := exists(ctx, st.db.read, `SELECT 1 FROM shards WHERE cid = ?`, shardCID.Bytes())
 	if err != nil {
 		return false, fmt.Errorf("look up shard: %w", err)
 	}

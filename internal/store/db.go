@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/ipfs/go-cid"
+
 	"github.com/carload/carload/internal/sqlite"
 )
 
@@ -64,6 +66,41 @@ func eachRow(ctx context.Context, q querier, query string, args []any, f func(sc
 		return err
 	}
 	return drainRows(rows, f)
+}
+
+// rowsOf returns what f makes of each row of a query.
+func rowsOf[T any](ctx context.Context, q querier, query string, args []any, f func(scanRow) (T, error)) (out []T, err error) {
+	err = eachRow(ctx, q, query, args, func(scan scanRow) error {
+		v, err := f(scan)
+		out = append(out, v)
+		return err
+	})
+	return out, err
+}
+
+// exists runs a query of one column that says whether something is there.
+func exists(ctx context.Context, q querier, query string, args ...any) (is bool, err error) {
+	err = q.QueryRowContext(ctx, `SELECT EXISTS (`+query+`)`, args...).Scan(&is)
+	return is, err
+}
+
+// cidColumn is a CID in its binary form.
+type cidColumn cid.Cid
+
+// Scan implements sql.Scanner.
+func (c *cidColumn) Scan(src any) error {
+	raw, _ := src.([]byte)
+	v, err := cid.Cast(raw)
+	if err != nil {
+		return fmt.Errorf("CID in the index: %w", err)
+	}
+	*c = cidColumn(v)
+	return nil
+}
+
+func scanCID(scan scanRow) (c cid.Cid, err error) {
+	err = scan((*cidColumn)(&c))
+	return c, err
 }
 
 func drainRows(rows *sql.Rows, f func(scanRow) error) (err error) {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"strings"
 
 	"golang.org/x/time/rate"
 )
@@ -113,8 +112,7 @@ func (st *Store) inspect(ctx context.Context, k known, pace *rate.Limiter, e *ex
 
 // isMarked reports whether damage of a shard is known.
 func (st *Store) isMarked(ctx context.Context, sh shard) (is bool, err error) {
-	err = st.db.read.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM damage WHERE shard = ?)`, sh.id).Scan(&is)
-	if err != nil {
+	if is, err = exists(ctx, st.db.read, `SELECT 1 FROM damage WHERE shard = ?`, sh.id); err != nil {
 		return false, fmt.Errorf("look up damage: %w", err)
 	}
 	return is, nil
@@ -122,8 +120,7 @@ func (st *Store) isMarked(ctx context.Context, sh shard) (is bool, err error) {
 
 // has reports whether a shard is still in the index.
 func (x *indexer) has(sh shard) (bool, error) {
-	var is bool
-	err := x.tx.QueryRowContext(x.ctx, `SELECT EXISTS (SELECT 1 FROM shards WHERE id = ? AND cid = ?)`, sh.id, sh.cid.Bytes()).Scan(&is)
+	is, err := exists(x.ctx, x.tx, `SELECT 1 FROM shards WHERE id = ? AND cid = ?`, sh.id, sh.cid.Bytes())
 	if err != nil {
 		return false, fmt.Errorf("look up shard: %w", err)
 	}
@@ -141,13 +138,13 @@ func (st *Store) unindexed(ctx context.Context, shardID int64, batch []section) 
 	for mh := range lens {
 		args = append(args, []byte(mh))
 	}
-	query := `SELECT mh, len FROM blocks WHERE shard = ? AND mh IN (?` + strings.Repeat(",?", len(lens)-1) + `)`
+	query := `SELECT mh, len FROM blocks WHERE shard = ? AND mh IN (` + marks(len(lens)) + `)`
 	err := eachRow(ctx, st.db.read, query, args, func(scan scanRow) error {
-		var mh []byte
+		var mh string
 		var n int
 		err := scan(&mh, &n)
-		if lens[string(mh)] == n {
-			delete(lens, string(mh))
+		if lens[mh] == n {
+			delete(lens, mh)
 		}
 		return err
 	})

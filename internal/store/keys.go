@@ -69,10 +69,8 @@ func (st *Store) CreateKey(ctx context.Context, opts KeyOptions) (Key, string, e
 		if err != nil {
 			return err
 		}
-		var taken bool
-		if err := tx.QueryRowContext(ctx,
-			`SELECT EXISTS (SELECT 1 FROM keys WHERE user_id = ? AND name = ? AND deleted IS NULL)`, userID, opts.Name).
-			Scan(&taken); err != nil {
+		taken, err := exists(ctx, tx, `SELECT 1 FROM keys WHERE user_id = ? AND name = ? AND deleted IS NULL`, userID, opts.Name)
+		if err != nil {
 			return err
 		}
 		if taken {
@@ -115,18 +113,13 @@ func ensureUser(ctx context.Context, tx *sql.Tx, name string, now int64) (id int
 // Keys lists the keys that are valid, oldest first: those of a user, or of all
 // if userID is 0.
 func (st *Store) Keys(ctx context.Context, userID int64) ([]Key, error) {
-	var out []Key
-	err := eachRow(ctx, st.db.read, `SELECT k.id, k.name, u.name, k.created, k.rate_limited, k.quota
+	out, err := rowsOf(ctx, st.db.read, `SELECT k.id, k.name, u.name, k.created, k.rate_limited, k.quota
 		FROM keys k JOIN users u ON u.id = k.user_id WHERE k.deleted IS NULL AND (?1 = 0 OR k.user_id = ?1) ORDER BY k.id`, []any{userID},
-		func(scan scanRow) error {
-			var k Key
+		func(scan scanRow) (k Key, err error) {
 			var created int64
-			if err := scan(&k.ID, &k.Name, &k.User, &created, &k.RateLimited, &k.QuotaBytes); err != nil {
-				return err
-			}
+			err = scan(&k.ID, &k.Name, &k.User, &created, &k.RateLimited, &k.QuotaBytes)
 			k.Created = time.UnixMicro(created)
-			out = append(out, k)
-			return nil
+			return k, err
 		})
 	if err != nil {
 		return nil, fmt.Errorf("list keys: %w", err)

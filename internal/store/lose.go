@@ -98,9 +98,9 @@ func (l *loss) end() error {
 	for last := int64(0); ; {
 		var children []any
 		err := eachRow(x.ctx, x.tx, `SELECT id, mh FROM lost WHERE id > ? ORDER BY id LIMIT 256`, []any{last}, func(scan scanRow) error {
-			var mh []byte
+			var mh string
 			err := scan(&last, &mh)
-			children = append(children, childOf(string(mh)))
+			children = append(children, childOf(mh))
 			return err
 		})
 		if err != nil {

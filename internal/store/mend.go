@@ -53,8 +53,8 @@ func (x *indexer) forgive(sh shard) error {
 
 // again is for a shard that came again: that mends what was damaged of it.
 func (x *indexer) again(sh shard) error {
-	var damaged bool
-	if err := x.tx.QueryRowContext(x.ctx, `SELECT EXISTS (SELECT 1 FROM damage WHERE shard = ?)`, sh.id).Scan(&damaged); err != nil {
+	damaged, err := exists(x.ctx, x.tx, `SELECT 1 FROM damage WHERE shard = ?`, sh.id)
+	if err != nil {
 		return fmt.Errorf("look up damage: %w", err)
 	}
 	if damaged {

@@ -35,6 +35,12 @@ type nodeKey struct {
 	codec uint64
 }
 
+// scanKey reads a row of mh and codec.
+func scanKey(scan scanRow) (k nodeKey, err error) {
+	err = scan(&k.mh, &k.codec)
+	return k, err
+}
+
 func keyOf(c cid.Cid) nodeKey { return nodeKey{string(c.Hash()), c.Prefix().Codec} }
 
 func (k nodeKey) cid() cid.Cid { return cid.NewCidV1(k.codec, multihash.Multihash(k.mh)) }

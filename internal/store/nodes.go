@@ -25,14 +25,11 @@ func (x *indexer) states(keys []nodeKey) (map[nodeKey]int64, error) {
 	err := chunks(keys, func(part []nodeKey) error {
 		return x.query(`SELECT mh, codec, pending FROM nodes WHERE mh IN (%s)`, `?`, len(part), hashes(part),
 			func(scan scanRow) error {
-				var mh []byte
-				var codec uint64
+				var k nodeKey
 				var pending int64
-				if err := scan(&mh, &codec, &pending); err != nil {
-					return err
-				}
-				out[nodeKey{string(mh), codec}] = pending
-				return nil
+				err := scan(&k.mh, &k.codec, &pending)
+				out[k] = pending
+				return err
 			})
 	})
 	if err != nil {
@@ -47,12 +44,10 @@ func (x *indexer) held(keys []nodeKey) (map[string]bool, error) {
 	err := chunks(keys, func(part []nodeKey) error {
 		return x.query(`SELECT DISTINCT mh FROM blocks WHERE mh IN (%s)`, `?`, len(part), hashes(part),
 			func(scan scanRow) error {
-				var mh []byte
-				if err := scan(&mh); err != nil {
-					return err
-				}
-				out[string(mh)] = true
-				return nil
+				var mh string
+				err := scan(&mh)
+				out[mh] = true
+				return err
 			})
 	})
 	if err != nil {
@@ -173,13 +168,10 @@ func (x *indexer) insert(nodes []freshNode) error {
 		ON CONFLICT (mh, codec) DO UPDATE SET pending = excluded.pending RETURNING id, mh, codec`, `(?,?,?)`, len(nodes), args,
 		func(scan scanRow) error {
 			var id int64
-			var mh []byte
-			var codec uint64
-			if err := scan(&id, &mh, &codec); err != nil {
-				return err
-			}
-			ids[nodeKey{string(mh), codec}] = id
-			return nil
+			var k nodeKey
+			err := scan(&id, &k.mh, &k.codec)
+			ids[k] = id
+			return err
 		})
 	if err != nil {
 		return fmt.Errorf("index nodes: %w", err)

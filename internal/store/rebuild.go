@@ -124,11 +124,8 @@ func (st *Store) dropLost(ctx context.Context, tx *sql.Tx, sound map[string]bool
 	var lost []int64
 	err := eachRow(ctx, tx, `SELECT id, cid FROM shards`, nil, func(scan scanRow) error {
 		var id int64
-		var raw []byte
-		if err := scan(&id, &raw); err != nil {
-			return err
-		}
-		c, err := cid.Cast(raw)
+		var c cid.Cid
+		err := scan(&id, (*cidColumn)(&c))
 		if err == nil && !sound[c.KeyString()] {
 			lost = append(lost, id)
 			r.problem(c, "forgotten: it is damaged or lost, and has to be uploaded again")

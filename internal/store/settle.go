@@ -33,15 +33,7 @@ const narrow = 32
 // propagate tells parents of nodes that became complete.
 func (x *indexer) propagate() error {
 	for {
-		var ready []nodeKey
-		err := eachRow(x.ctx, x.tx, `SELECT mh, codec FROM nodes WHERE pending = 0 LIMIT 33`, nil, func(scan scanRow) error {
-			var mh []byte
-			var k nodeKey
-			err := scan(&mh, &k.codec)
-			k.mh = string(mh)
-			ready = append(ready, k)
-			return err
-		})
+		ready, err := rowsOf(x.ctx, x.tx, `SELECT mh, codec FROM nodes WHERE pending = 0 LIMIT 33`, nil, scanKey)
 		switch {
 		case err != nil:
 			return fmt.Errorf("look up complete nodes: %w", err)
@@ -98,13 +90,11 @@ func (x *indexer) tellOneByOne(ready []nodeKey) error {
 		}
 		for _, id := range parents {
 			var pending int64
-			var mh []byte
 			var up nodeKey
-			if err := dec.QueryRowContext(x.ctx, id).Scan(&pending, &mh, &up.codec); err != nil {
+			if err := dec.QueryRowContext(x.ctx, id).Scan(&pending, &up.mh, &up.codec); err != nil {
 				return err
 			}
 			if pending == nodeReady && len(ready) <= narrow {
-				up.mh = string(mh)
 				ready = append(ready, up)
 			}
 		}
@@ -142,10 +132,8 @@ func (x *indexer) readUnread(last int64) (int64, error) {
 	err := eachRow(x.ctx, x.tx, `SELECT n.id, n.mh, n.codec FROM nodes n
 		WHERE n.pending = -2 AND n.id > ? AND EXISTS (SELECT 1 FROM blocks b WHERE b.mh = n.mh) ORDER BY n.id LIMIT 64`, []any{last},
 		func(scan scanRow) error {
-			var mh []byte
 			var k nodeKey
-			err := scan(&last, &mh, &k.codec)
-			k.mh = string(mh)
+			err := scan(&last, &k.mh, &k.codec)
 			batch = append(batch, k)
 			return err
 		})
@@ -211,12 +199,12 @@ func complete(ctx context.Context, q querier, root nodeKey) (bool, error) {
 	if _, inline := root.identity(); inline && !hasLinks(root.codec) {
 		return true, nil
 	}
-	var is bool
-	query, args := `SELECT EXISTS (SELECT 1 FROM nodes WHERE mh = ? AND codec = ? AND pending = -1)`, []any{[]byte(root.mh), root.codec}
+	query, args := `SELECT 1 FROM nodes WHERE mh = ? AND codec = ? AND pending = -1`, []any{[]byte(root.mh), root.codec}
 	if !hasLinks(root.codec) {
-		query, args = `SELECT EXISTS (SELECT 1 FROM blocks WHERE mh = ?)`, args[:1]
+		query, args = `SELECT 1 FROM blocks WHERE mh = ?`, args[:1]
 	}
-	if err := q.QueryRowContext(ctx, query, args...).Scan(&is); err != nil {
+	is, err := exists(ctx, q, query, args...)
+	if err != nil {
 		return false, fmt.Errorf("look up root: %w", err)
 	}
 	return is, nil

@@ -42,12 +42,8 @@ func (st *Store) survey(ctx context.Context) (dangling int, err error) {
 	err = eachRow(ctx, st.db.read, `SELECT id, cid, size FROM shards s
 		WHERE NOT EXISTS (SELECT 1 FROM damage d WHERE d.mh = x'' AND d.shard = s.id)`, nil, func(scan scanRow) error {
 		var id, size int64
-		var raw []byte
-		if err := scan(&id, &raw, &size); err != nil {
-			return err
-		}
-		c, err := cid.Cast(raw)
-		if err != nil {
+		var c cid.Cid
+		if err := scan(&id, (*cidColumn)(&c), &size); err != nil {
 			return err
 		}
 		info, err := os.Lstat(st.files.path(c))
@@ -73,17 +69,9 @@ func (st *Store) survey(ctx context.Context) (dangling int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("look for lost shards: %w", err)
 	}
-	var roots []nodeKey
-	err = eachRow(ctx, st.db.read, `SELECT c.mh, c.codec FROM contents c WHERE c.codec IN `+innerCodecs+`
+	roots, err := rowsOf(ctx, st.db.read, `SELECT c.mh, c.codec FROM contents c WHERE c.codec IN `+innerCodecs+`
 		AND NOT EXISTS (SELECT 1 FROM nodes n WHERE n.mh = c.mh AND n.codec = c.codec)
-		AND EXISTS (SELECT 1 FROM blocks b WHERE b.mh = c.mh)`, nil, func(scan scanRow) error {
-		var mh []byte
-		var k nodeKey
-		err := scan(&mh, &k.codec)
-		k.mh = string(mh)
-		roots = append(roots, k)
-		return err
-	})
+		AND EXISTS (SELECT 1 FROM blocks b WHERE b.mh = c.mh)`, nil, scanKey)
 	if err != nil {
 		return 0, fmt.Errorf("look for lost roots: %w", err)
 	}

@@ -166,12 +166,8 @@ func (st *Store) Uploads(ctx context.Context, f Filter) (page []Upload, count in
 	if err := st.db.read.QueryRowContext(ctx, `SELECT count(*) FROM`+tables+where, args...).Scan(&count); err != nil {
 		return nil, 0, fmt.Errorf("count uploads: %w", err)
 	}
-	err = eachRow(ctx, st.db.read, `SELECT `+uploadColumns+` FROM`+uploadTables+where+` ORDER BY u.inserted DESC LIMIT ?`, append(args, f.Limit),
-		func(scan scanRow) error {
-			u, err := scanUpload(scan)
-			page = append(page, u)
-			return err
-		})
+	page, err = rowsOf(ctx, st.db.read, `SELECT `+uploadColumns+` FROM`+uploadTables+where+` ORDER BY u.inserted DESC LIMIT ?`,
+		append(args, f.Limit), scanUpload)
 	if err != nil {
 		return nil, 0, fmt.Errorf("list uploads: %w", err)
 	}
@@ -225,19 +221,9 @@ func anys[T any](list []T) []any {
 // Parts lists the CIDs of the shards of an upload, in the order in which they
 // came, without those that are known to be damaged.
 func (st *Store) Parts(ctx context.Context, uploadID int64) ([]cid.Cid, error) {
-	var out []cid.Cid
-	err := eachRow(ctx, st.db.read,
+	out, err := rowsOf(ctx, st.db.read,
 		`SELECT s.cid FROM upload_shards us JOIN shards s ON s.id = us.shard_id 
-		WHERE us.upload_id = ? AND NOT EXISTS (SELECT 1 FROM damage d WHERE d.shard = s.id) ORDER BY us.seq`, []any{uploadID},
-		func(scan scanRow) error {
-			var raw []byte
-			if err := scan(&raw); err != nil {
-				return err
-			}
-			c, err := cid.Cast(raw)
-			out = append(out, c)
-			return err
-		})
+		WHERE us.upload_id = ? AND NOT EXISTS (SELECT 1 FROM damage d WHERE d.shard = s.id) ORDER BY us.seq`, []any{uploadID}, scanCID)
 	if err != nil {
 		return nil, fmt.Errorf("list parts: %w", err)
 	}
