@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"sync/atomic"
+	"time"
 )
 
 // Client sends requests, and makes errors of them that tell why they were
@@ -14,11 +16,47 @@ type Client struct {
 	http   *http.Client
 	secret Secret
 	agent  string
+	clock  *watchedClock
+}
+
+// watchedClock notes what the far side says the time is.
+type watchedClock struct {
+	http.RoundTripper
+	skew atomic.Pointer[time.Duration] // nil before it was told
+}
+
+// RoundTrip implements http.RoundTripper.
+func (c *watchedClock) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := c.RoundTripper.RoundTrip(req)
+	if err == nil {
+		if at, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+			skew := time.Until(at)
+			c.skew.Store(&skew)
+		}
+	}
+	return resp, err
+}
+
+// CloseIdleConnections lets [http.Client] do so.
+func (c *watchedClock) CloseIdleConnections() {
+	if t, ok := c.RoundTripper.(interface{ CloseIdleConnections() }); ok {
+		t.CloseIdleConnections()
+	}
+}
+
+// Skew is how much the far side's clock is ahead of ours, by its last reply;
+// false if none told.
+func (c *Client) Skew() (time.Duration, bool) {
+	if skew := c.clock.skew.Load(); skew != nil {
+		return *skew, true
+	}
+	return 0, false
 }
 
 // NewClient makes a client. The agent names the program to the far side.
 func NewClient(transport http.RoundTripper, secret Secret, agent string) *Client {
-	return &Client{&http.Client{Transport: transport, CheckRedirect: checkRedirect}, secret, agent}
+	clock := &watchedClock{RoundTripper: transport}
+	return &Client{&http.Client{Transport: clock, CheckRedirect: checkRedirect}, secret, agent, clock}
 }
 
 // checkRedirect follows to the same origin only: bodies and token are for it.

@@ -544,6 +544,9 @@ func (t *Target) getSmall(ctx context.Context, key string, limit int64) ([]byte,
 	return p, nil
 }
 
+// Skew is how much the storage's clock was ahead of ours, if it was told.
+func (t *Target) Skew() (time.Duration, bool) { return t.client.Skew() }
+
 // Version asks whether the bucket can be reached, and is there.
 func (t *Target) Version(ctx context.Context) (string, error) {
 	_, err := t.api.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &t.opts.Bucket})

@@ -19,7 +19,15 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/ipfs/boxo/blockservice"
+	"github.com/ipfs/boxo/blockstore"
+	"github.com/ipfs/boxo/exchange/offline"
+	"github.com/ipfs/boxo/ipld/merkledag"
+	uio "github.com/ipfs/boxo/ipld/unixfs/io"
 	"github.com/ipfs/go-cid"
+	"github.com/ipfs/go-datastore"
+	"github.com/ipfs/go-datastore/sync"
+	"github.com/ipld/go-car/v2"
 	"go.uber.org/goleak"
 
 	"github.com/carload/carload/chunker"
@@ -79,6 +87,77 @@ func upload(ctx context.Context, tb testing.TB, target uploader.Target, path str
 	}
 	tb.Fatal("no result")
 	return uploader.Result{}, nil
+}
+
+// TestTarget is what every target must do.
+func TestTarget(t *testing.T) {
+	t.Parallel()
+	s := targettest.StartS3(t)
+	client := func(secret string) func(testing.TB, string) uploader.Target {
+		return func(tb testing.TB, url string) uploader.Target { return open(tb, s, url, secret) }
+	}
+	targettest.Run(t, targettest.Subject{
+		URL: s.URL, Open: client(s.Secret), Stranger: client("another"),
+		Kind: func(r *http.Request) uploadertest.Op {
+			switch {
+			case r.Method == http.MethodPut && strings.HasSuffix(r.URL.Path, ".car"):
+				return uploadertest.Upload
+			case r.Method == http.MethodPut && strings.HasSuffix(r.URL.Path, ".json"):
+				return uploadertest.Commit
+			}
+			return uploadertest.Other
+		},
+		Read: func(tb testing.TB, root cid.Cid) []byte {
+			return restore(tb, filepath.Join(s.Dir, "my", "films", root.String()), root)
+		},
+	})
+}
+
+// restore reads the file out of shards by go-car's and boxo's code.
+func restore(tb testing.TB, dir string, root cid.Cid) []byte {
+	tb.Helper()
+	blocks := blockstore.NewBlockstore(sync.MutexWrap(datastore.NewMapDatastore()))
+	shards, err := filepath.Glob(filepath.Join(dir, "*.car"))
+	if err != nil || len(shards) == 0 {
+		tb.Fatal(shards, err)
+	}
+	for _, name := range shards {
+		p, err := os.ReadFile(name)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		r, err := car.NewBlockReader(bytes.NewReader(p))
+		if err != nil {
+			tb.Fatal(err)
+		}
+		for {
+			b, err := r.Next()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				tb.Fatal(err)
+			}
+			if err := blocks.Put(tb.Context(), b); err != nil {
+				tb.Fatal(err)
+			}
+		}
+	}
+	dag := merkledag.NewDAGService(blockservice.New(blocks, offline.Exchange(blocks)))
+	node, err := dag.Get(tb.Context(), root)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	file, err := uio.NewDagReader(tb.Context(), node, dag)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer file.Close()
+	data, err := io.ReadAll(file)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return data
 }
 
 // TestUpload sends a file to a real server, and looks at the files it made.

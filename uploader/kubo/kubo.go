@@ -255,6 +255,14 @@ func (t *Target) Finish(ctx context.Context, d uploader.Upload) error {
 
 // walk has the node walk the DAG offline.
 func (t *Target) walk(ctx context.Context, d uploader.Upload) error {
+	if d.Blocks == 1 && d.BlockBytes == 0 {
+		// Kubo fails to tell how large nothing is: its ratio is not a number.
+		err := t.Has(ctx, d.Root)
+		if errors.Is(err, uploader.ErrNotFound) {
+			return &uploader.MissingError{Root: d.Root, Blocks: []cid.Cid{d.Root}}
+		}
+		return err
+	}
 	ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
 	defer stop()
 	// Progress is a line for each block: it shows that the walk goes on.
@@ -474,6 +482,9 @@ var errEnough = errors.New("the list is not asked for more")
 func (t *Target) Delete(ctx context.Context, root cid.Cid) error {
 	return t.ask(ctx, "pin/rm", url.Values{"arg": {root.String()}}, nil)
 }
+
+// Skew is how much the node's clock was ahead of ours, if it was told.
+func (t *Target) Skew() (time.Duration, bool) { return t.client.Skew() }
 
 // Version asks the node what it is.
 func (t *Target) Version(ctx context.Context) (string, error) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,12 +13,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ipfs/go-cid"
 	"go.uber.org/goleak"
 
 	"github.com/carload/carload/chunker"
 	"github.com/carload/carload/uploader"
 	"github.com/carload/carload/uploader/kubo"
 	"github.com/carload/carload/uploader/targettest"
+	"github.com/carload/carload/uploader/uploadertest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -61,6 +64,32 @@ func upload(ctx context.Context, tb testing.TB, target uploader.Target, path str
 	}
 	tb.Fatal("no result")
 	return uploader.Result{}, nil
+}
+
+// TestTarget is what every target must do.
+func TestTarget(t *testing.T) {
+	t.Parallel()
+	node := targettest.StartKubo(t, "API.Authorizations", `{"a": {"AuthSecret": "bearer:s3cret", "AllowedPaths": ["/api/v0"]}}`)
+	client := func(secret string) func(testing.TB, string) uploader.Target {
+		return func(tb testing.TB, url string) uploader.Target {
+			return open(tb, kubo.Options{Address: url, Auth: secret})
+		}
+	}
+	targettest.Run(t, targettest.Subject{
+		URL: node.URL, Open: client("s3cret"), Stranger: client("another"),
+		Kind: func(r *http.Request) uploadertest.Op {
+			switch r.URL.Path {
+			case "/api/v0/dag/import":
+				return uploadertest.Upload
+			case "/api/v0/pin/add":
+				return uploadertest.Commit
+			}
+			return uploadertest.Other
+		},
+		Read: func(tb testing.TB, root cid.Cid) []byte {
+			return node.Run(tb, nil, "--api-auth", "s3cret", "cat", root.String())
+		},
+	})
 }
 
 // TestUpload sends a file to a real node, which gives it back itself.
@@ -215,7 +244,7 @@ func TestUnixSocket(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	socket := filepath.Join(dir, "s")
-	node := targettest.StartKubo(t, "Addresses.API", `["/ip4/127.0.0.1/tcp/0", "/unix`+socket+`"]`)
+	node := targettest.StartKubo(t, "Addresses.API", `["/unix`+socket+`"]`)
 	path, data := file(t, 3_000_000)
 	r, err := upload(t.Context(), t, open(t, kubo.Options{Address: "/unix" + socket}), path, uploader.Options{Verify: uploader.VerifySample})
 	if err != nil {

@@ -64,6 +64,9 @@ var refusals = []string{
 	"CAR must contain at least one non-root block",
 }
 
+// damaged is in the message that refuses a block for its hash.
+const damaged = "CID hash does not match bytes"
+
 // Temporary tells whether the same request can succeed later: by status, and
 // for status 500 by whether the API says that the archive is at fault.
 func (e *APIError) Temporary() (bool, time.Duration) {
@@ -75,6 +78,9 @@ func (e *APIError) Temporary() (bool, time.Duration) {
 			return true, 30 * time.Second // how long the original blocks a token
 		}
 		return true, e.RetryAfter
+	case http.StatusBadRequest:
+		// Each block was hashed just before it left: it was damaged on the way.
+		return strings.Contains(e.Message, damaged), e.RetryAfter
 	case http.StatusServiceUnavailable:
 		return e.Code != "ERROR_MAINTENANCE", e.RetryAfter
 	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported, http.StatusInsufficientStorage:

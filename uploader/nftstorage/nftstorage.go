@@ -131,6 +131,9 @@ func (t *Target) Close() error {
 	return nil
 }
 
+// Skew is how much the service's clock was ahead of ours, if it was told.
+func (t *Target) Skew() (time.Duration, bool) { return t.client.Skew() }
+
 // String is the endpoint.
 func (t *Target) String() string { return t.base.String() }
 

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -31,7 +32,12 @@ func StartKubo(tb testing.TB, config ...string) *Kubo {
 	tb.Helper()
 	k := &Kubo{program: program(tb, kuboProgram), Repo: filepath.Join(tb.TempDir(), "ipfs")}
 	k.Run(tb, nil, "init", "--profile=test")
-	config = append([]string{"Addresses.Swarm", "[]", "Routing.Type", `"none"`, "Discovery.MDNS.Enabled", "false", "AutoTLS.Enabled", "false"}, config...)
+	host, port, err := net.SplitHostPort(freeAddress(tb))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	k.URL = "http://" + net.JoinHostPort(host, port)
+	config = append([]string{"Addresses.API", `"/ip4/` + host + "/tcp/" + port + `"`, "Addresses.Swarm", "[]", "Routing.Type", `"none"`, "Discovery.MDNS.Enabled", "false", "AutoTLS.Enabled", "false"}, config...)
 	for i := 0; i+1 < len(config); i += 2 {
 		k.Run(tb, nil, "config", "--json", config[i], config[i+1])
 	}
@@ -100,14 +106,6 @@ func (k *Kubo) Start(tb testing.TB) {
 	k.cmd, k.gone = cmd, gone
 	if !<-ready {
 		tb.Fatalf("ipfs daemon: %s", stderr.Bytes())
-	}
-	p, err := os.ReadFile(filepath.Join(k.Repo, "api"))
-	if err != nil {
-		tb.Fatal(err)
-	}
-	// /ip4/127.0.0.1/tcp/PORT
-	if parts := strings.Split(strings.TrimSpace(string(p)), "/"); len(parts) == 5 {
-		k.URL = "http://" + parts[2] + ":" + parts[4]
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -31,6 +32,7 @@ const s3Program = "CARLOAD_VERSITYGW"
 func StartS3(tb testing.TB) *S3 {
 	tb.Helper()
 	s := &S3{program: program(tb, s3Program), Access: "carload", Secret: "s3cret-of-the-test", Bucket: "shards", data: tb.TempDir()}
+	s.URL = "http://" + freeAddress(tb)
 	s.Dir = filepath.Join(s.data, s.Bucket)
 	if err := os.Mkdir(s.Dir, 0o700); err != nil {
 		tb.Fatal(err)
@@ -40,17 +42,22 @@ func StartS3(tb testing.TB) *S3 {
 	return s
 }
 
-// Start starts the server, again if it was killed, and waits until it answers.
-// It has another port each time.
-func (s *S3) Start(tb testing.TB) {
+// freeAddress is one that nobody listens at, for programs that have to have it
+// again when they are started anew.
+func freeAddress(tb testing.TB) string {
 	tb.Helper()
 	listener, err := new(net.ListenConfig).Listen(tb.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatal(err)
 	}
-	at := listener.Addr().String()
-	_ = listener.Close() // the program takes a number only
-	s.URL = "http://" + at
+	defer listener.Close()
+	return listener.Addr().String()
+}
+
+// Start starts the server, again if it was killed, and waits until it answers.
+func (s *S3) Start(tb testing.TB) {
+	tb.Helper()
+	at := strings.TrimPrefix(s.URL, "http://")
 	cmd := exec.Command(s.program, "--port", at, "--quiet", "posix", s.data) //nolint:noctx // it outlives the test's context, and is killed in the cleanup
 	cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+s.Access, "ROOT_SECRET_KEY="+s.Secret)
 	if err := cmd.Start(); err != nil {

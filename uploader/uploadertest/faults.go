@@ -83,6 +83,29 @@ func Drop(n int64) Fault {
 	}
 }
 
+// Flip serves the request with one bit of the body changed.
+func Flip(at int64) Fault {
+	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		r.Body = &flipped{r.Body, at}
+		next.ServeHTTP(w, r)
+	}
+}
+
+type flipped struct {
+	io.ReadCloser
+	left int64
+}
+
+// Read implements io.Reader.
+func (f *flipped) Read(p []byte) (int, error) {
+	n, err := f.ReadCloser.Read(p)
+	if f.left >= 0 && f.left < int64(n) {
+		p[f.left] ^= 1
+	}
+	f.left -= int64(n)
+	return n, err
+}
+
 // Swallow reads the whole body, stores nothing, and closes the connection.
 func Swallow(w http.ResponseWriter, r *http.Request, _ http.Handler) {
 	_, _ = io.Copy(io.Discard, r.Body)

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -103,4 +104,23 @@ func (p *Proxy) tunnel(w http.ResponseWriter) error {
 	both.Go(func() { pass(near, far) })
 	both.Wait()
 	return nil
+}
+
+// Forward passes requests on to the server at a URL, as if nothing were
+// between: the host that was asked for stays the same.
+func Forward(tb testing.TB, to string) http.Handler {
+	tb.Helper()
+	dest, err := url.Parse(to)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	transport := &http.Transport{DisableCompression: true}
+	tb.Cleanup(transport.CloseIdleConnections)
+	return &httputil.ReverseProxy{
+		Transport: transport,
+		Rewrite:   func(r *httputil.ProxyRequest) { r.SetURL(dest); r.Out.Host = r.In.Host },
+		// That one side is gone is what tests are about.
+		ErrorLog:      slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
+		FlushInterval: -1,
+	}
 }

@@ -30,10 +30,11 @@ const (
 	Check             // GET /{cid}
 	Block             // GET /ipfs/{cid}?format=raw
 	Archive           // GET /ipfs/{cid}?format=car
+	Commit            // of services that have one; the API has not
 	Other
 )
 
-var opNames = [...]string{"upload", "check", "block", "archive", "other"}
+var opNames = [...]string{"upload", "check", "block", "archive", "commit", "other"}
 
 // String is the name of the kind.
 func (o Op) String() string { return opNames[o] }
@@ -44,6 +45,9 @@ type Options struct {
 	Handler http.Handler
 	// Token is the key that a Store asks for; empty means "test-token".
 	Token string
+	// Kind tells the kinds of requests apart, for handlers that speak another
+	// API; nil means by the API's paths.
+	Kind func(*http.Request) Op
 	// TLS makes the server speak HTTPS.
 	TLS *tls.Config
 }
@@ -55,6 +59,7 @@ type Server struct {
 	Store *Store // nil if the handler is another
 
 	handler http.Handler
+	kind    func(*http.Request) Op
 	closing context.Context //nolint:containedctx // done when the server is closed
 
 	mu      sync.Mutex
@@ -77,7 +82,7 @@ func NewServer(tb testing.TB, opts Options) *Server {
 	if opts.Token == "" {
 		opts.Token = "test-token"
 	}
-	s := &Server{Token: opts.Token, handler: opts.Handler, scripts: map[Op][]Fault{}, always: map[Op]Fault{}, counts: map[Op]Count{}}
+	s := &Server{Token: opts.Token, handler: opts.Handler, kind: opts.Kind, scripts: map[Op][]Fault{}, always: map[Op]Fault{}, counts: map[Op]Count{}}
 	var stop context.CancelFunc
 	s.closing, stop = context.WithCancel(context.Background())
 	if s.handler == nil {
@@ -137,7 +142,11 @@ func (s *Server) Count(op Op) Count {
 
 // ServeHTTP implements http.Handler, for tests that bring a server of their own.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	op := opOf(r)
+	kind := s.kind
+	if kind == nil {
+		kind = opOf
+	}
+	op := kind(r)
 	s.mu.Lock()
 	c := s.counts[op]
 	c.Requests++
@@ -149,7 +158,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.Faults++
 	}
 	s.counts[op] = c
-	if op == Upload && fault == nil && (len(s.scripts[Check]) > 0 || s.always[Check] != nil) {
+	if op == Upload && fault == nil && s.kind == nil && (len(s.scripts[Check]) > 0 || s.always[Check] != nil) {
 		fault = Reports("queued")
 	}
 	s.mu.Unlock()

@@ -208,18 +208,24 @@ func (a *app) open(ctx context.Context, f endpointFlags, name string, c targetCo
 		}
 		return &target{Target: d}, nil
 	case kindBucket:
-		f.caCert = or(c.CACert, f.caCert)
+		f, err := f.with(c)
+		if err != nil {
+			return nil, err
+		}
 		return a.openBucket(ctx, f, c)
 	}
 	secret, err := a.secretOf(ctx, f, name, c)
 	if err != nil {
 		return nil, err
 	}
-	f.gateway, f.insecureHTTP, f.caCert = or(c.Gateway, f.gateway), c.InsecureHTTP || f.insecureHTTP, or(c.CACert, f.caCert)
-	if c.TPSLimit != "" {
-		if err := f.rate.Set(c.TPSLimit); err != nil {
-			return nil, usageError{error: err}
-		}
+	return a.openWith(f, c, secret)
+}
+
+// openWith makes the target of a configuration that has a secret.
+func (a *app) openWith(f endpointFlags, c targetConfig, secret string) (*target, error) {
+	f, err := f.with(c)
+	if err != nil {
+		return nil, err
 	}
 	if c.Type == kindKubo {
 		return a.openKubo(f, c, secret)

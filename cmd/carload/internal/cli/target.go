@@ -42,6 +42,12 @@ func (e *endpointFlags) add(cmd *cobra.Command) {
 	f.SortFlags = false
 	f.StringArrayVar(&e.to, "to", nil, "a target: the name of one, https://…, kubo://HOST:PORT, kubo: (this user's node), s3://BUCKET/PREFIX, dir:PATH or store:[PATH]")
 	f.StringVar(&e.endpoint, "endpoint", "", "URL of the service's API (default: the built-in service)")
+	e.addHow(cmd)
+}
+
+// addHow adds the flags of how a target is asked.
+func (e *endpointFlags) addHow(cmd *cobra.Command) {
+	f := cmd.Flags()
 	f.StringVar(&e.gateway, "gateway", "", "URL of the gateway that gives blocks back (default: the endpoint)")
 	f.StringVar(&e.token.file, "token-file", "", "file with the API key; the variable CARLOAD_TOKEN can hold it as well")
 	f.StringVar(&e.token.command, "token-command", "", "program that prints the API key; run without a shell")
@@ -137,24 +143,29 @@ func (a *app) connectTo(ctx context.Context, f endpointFlags, to string) (*targe
 	if f.endpoint != "" {
 		return nil, usagef("give --to or --endpoint, not both")
 	}
-	c, named := a.settings.targets[to]
-	name := to
-	if !named {
-		var err error
-		if c, err = a.parseTarget(to); err != nil {
-			return nil, err
-		}
-		name = ""
+	c, name, err := a.lookUp(to)
+	if err != nil {
+		return nil, err
 	}
 	t, err := a.open(ctx, f, name, c)
 	if err != nil {
-		if named {
-			err = fmt.Errorf("target %q: %w", to, err)
+		if name != "" {
+			err = fmt.Errorf("target %q: %w", name, err)
 		}
 		return nil, err
 	}
 	t.name = to
 	return t, nil
+}
+
+// lookUp finds what a --to means: a target of the configuration, with its name,
+// or one without.
+func (a *app) lookUp(to string) (c targetConfig, name string, err error) {
+	if c, ok := a.settings.targets[to]; ok {
+		return c, to, nil
+	}
+	c, err = a.parseTarget(to)
+	return c, "", err
 }
 
 func noToken(endpoint string) error {
@@ -199,6 +210,17 @@ func (a *app) openService(f endpointFlags, url string, token nftstorage.Token) (
 		return nil, usageError{error: err}
 	}
 	return &target{Target: t, service: t, url: url, closers: []func() error{t.Close}}, nil
+}
+
+// with are the flags with what the configuration of a target says.
+func (e endpointFlags) with(c targetConfig) (endpointFlags, error) {
+	e.gateway, e.insecureHTTP, e.caCert = or(c.Gateway, e.gateway), c.InsecureHTTP || e.insecureHTTP, or(c.CACert, e.caCert)
+	if c.TPSLimit != "" {
+		if err := e.rate.Set(c.TPSLimit); err != nil {
+			return e, usageError{error: err}
+		}
+	}
+	return e, nil
 }
 
 // tls is how far sides are trusted; nil for the system's way.

@@ -27,7 +27,7 @@ func (a *app) targetCommand() *cobra.Command {
 		Args:  noArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.targetAddCommand(), a.targetListCommand(), a.targetShowCommand(), a.targetRmCommand())
+	cmd.AddCommand(a.targetAddCommand(), a.targetListCommand(), a.targetShowCommand(), a.targetTestCommand(), a.targetRmCommand())
 	return cmd
 }
 

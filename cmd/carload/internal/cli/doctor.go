@@ -1,0 +1,112 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/carload/carload/uploader"
+	"github.com/carload/carload/uploader/doctor"
+)
+
+// checkEvent is what a check of a target found.
+type checkEvent struct {
+	eventHeader
+	Target  string `json:"target"`
+	Check   string `json:"check"`
+	Verdict string `json:"verdict"`
+	Detail  string `json:"detail"`
+	Promise string `json:"promise,omitempty"`
+}
+
+func (a *app) targetTestCommand() *cobra.Command {
+	var end endpointFlags
+	var largest size
+	cmd := &cobra.Command{
+		Use:   "test NAME|TARGET",
+		Short: "Try what a target does, with a few small uploads that are removed again",
+		Long: `Try what a target does: whether a wrong secret is refused, receipts are there,
+uploads go on where they were, what is incomplete is not called done, blocks come
+back, and uploads can be listed and deleted. It sends about 18 MB of random bytes,
+in uploads that it removes again where the target lets it. With --largest it
+tries larger and larger shards, up to 100 MiB.
+
+Each line is a check, what came of it, and what was seen. The exit code is 0 if
+nothing fails; a target may lack things.`,
+		Example: `  carload target test home
+  carload target test s3://shards/films --largest 100MiB`,
+		Args: oneArg("the name of a target, or a target in the form that --to takes"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			end.to, end.endpoint = args, ""
+			return a.withTarget(cmd.Context(), end, func(t *target) error {
+				stranger, err := a.stranger(cmd.Context(), end, args[0])
+				if err != nil {
+					return err
+				}
+				if stranger == nil {
+					return a.examine(cmd.Context(), t, nil, int64(largest))
+				}
+				return errors.Join(a.examine(cmd.Context(), t, stranger.Target, int64(largest)), stranger.close())
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.SortFlags = false
+	f.Var(&largest, "largest", "try shards up to this size")
+	end.addHow(cmd)
+	return cmd
+}
+
+// stranger is the same target with a secret that is not good; nil if it has
+// none, or one that is not ours to change.
+func (a *app) stranger(ctx context.Context, f endpointFlags, to string) (*target, error) {
+	c, name, err := a.lookUp(to)
+	if err != nil {
+		return nil, err
+	}
+	if c.Type != kindService && c.Type != kindKubo {
+		return nil, nil //nolint:nilnil // there is none
+	}
+	secret, err := a.secretOf(ctx, f, name, c)
+	if err != nil || secret == "" {
+		return nil, err
+	}
+	return a.openWith(f, c, "carload-target-test")
+}
+
+func (a *app) examine(ctx context.Context, t *target, stranger uploader.Target, largest int64) error {
+	dir, err := a.env.cacheDir()
+	if err != nil {
+		return usageError{error: err}
+	}
+	dir = filepath.Join(dir, "spool")
+	opts := doctor.Options{Target: t.Target, Stranger: stranger, Dir: dir, LargestBody: largest, Logger: a.log}
+	worst := exitOK
+	for f := range doctor.Examine(ctx, opts) {
+		detail := f.Detail
+		if f.Err != nil {
+			detail = f.Err.Error()
+		}
+		a.con.event(checkEvent{header("check"), t.String(), f.Check, f.Verdict.String(), printable(detail), f.Promise})
+		a.con.result(fmt.Sprintf("%s\t%s\t%s", f.Check, f.Verdict, printable(detail)))
+		if f.Verdict == doctor.Fails {
+			worst = worse(worst, exitCode(f.Err))
+			if f.Promise != "" {
+				a.con.say("does not hold at %s: %s", t, f.Promise)
+			}
+			for _, h := range hintsFor(f.Err) {
+				a.con.say("  hint: %s", h)
+			}
+		}
+	}
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	if worst != exitOK {
+		return silent{worst}
+	}
+	return nil
+}
