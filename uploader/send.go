@@ -54,6 +54,7 @@ func (u *Uploader) Send(ctx context.Context, name string, plan *splitter.Plan) (
 // source is, if that is known.
 func (u *Uploader) send(ctx context.Context, name, uploadName, source string, l layout) (r Result, err error) {
 	root := l.key.Root
+	defer u.fan.leave(u, root)
 	r = Result{Name: name, Root: root, Blocks: l.all.Len(), Shards: len(l.plan.Shards), Level: u.opts.Verify}
 	if u.opts.UploadName != "" {
 		uploadName = u.opts.UploadName
@@ -331,11 +332,18 @@ func (j *job) isHeld(i int, archive cid.Cid) {
 	j.mu.Lock()
 	j.there[i] = true
 	j.mu.Unlock()
+	j.u.fan.pass(j.u, j.shardName(i))
 	j.held.Add(1)
 	j.done.Add(1)
 	j.u.progress.sent.Add(size)
 	j.u.progress.shardsDone.Add(1)
 	j.u.observe(ShardSent{Name: j.name, Root: j.root, Index: i, Count: len(j.plan.Shards), Archive: archive, Bytes: size, Held: true})
+}
+
+// shardName is that of shard i.
+func (j *job) shardName(i int) shardName {
+	s := &j.plan.Shards[i]
+	return shardName{root: j.root, base: j.key.Base, limit: j.plan.MaxShardBytes, index: i, first: s.First, end: s.End, size: s.Size}
 }
 
 // send ships shard i: it tries until there is a receipt, records it, and only
@@ -345,7 +353,7 @@ func (j *job) send(ctx context.Context, i int) error {
 	s := &Shard{
 		Root: j.root, Name: j.uploadName, Index: i, Count: len(j.plan.Shards), Size: j.plan.Shards[i].Size,
 		Again:   u.opts.NoResume || j.resend[i] || j.again[i],
-		archive: j.plan.Archive(i), packer: &u.packer, line: u.line, sent: &u.progress.sent, resent: &u.progress.resent,
+		archive: j.plan.Archive(i), u: u, shared: j.shardName(i), alone: j.again[i], line: u.line, sent: &u.progress.sent, resent: &u.progress.resent,
 	}
 	var archive cid.Cid
 	attempts, err := u.retry(ctx, j.name, i, func() error {

@@ -23,7 +23,9 @@ type Shard struct {
 	Again bool  // the target must not believe that it holds it: it may be damaged there
 
 	archive car.Archive
-	packer  *car.Packer
+	u       *Uploader
+	shared  shardName // with the uploaders to other targets
+	alone   bool      // it is not
 	line    *line
 	leave   func()        // the line
 	sent    *atomic.Int64 // all bytes sent, less those of failed tries
@@ -51,9 +53,18 @@ func (s *Shard) Open(ctx context.Context) Body {
 		s.last.discredit()
 	}
 	s.open.Add(1)
-	s.last = &body{stream: s.packer.Open(ctx, s.archive), ctx: ctx, shard: s}
+	s.last = &body{stream: s.stream(ctx), ctx: ctx, shard: s}
 	s.line.begin(s.last, s.Size, s.leave)
 	return s.last
+}
+
+// stream is shared with the uploaders to other targets, if there are any and
+// this is the first try.
+func (s *Shard) stream(ctx context.Context) stream {
+	if s.u.fan == nil || s.alone || s.last != nil {
+		return s.u.packer.Open(ctx, s.archive)
+	}
+	return s.u.fan.open(ctx, s.u, s.shared, s.archive)
 }
 
 // Body is the bytes of a shard. Its blocks were checked just before they are
@@ -70,7 +81,7 @@ var errClosed = errors.New("read of a closed shard")
 // body counts what is taken from a stream, paces it, and remembers its error:
 // a transport may report something vaguer.
 type body struct {
-	stream *car.Stream
+	stream stream
 	ctx    context.Context //nolint:containedctx // of the one attempt that reads the body
 	shard  *Shard
 	err    error // of the source; for the reader, and for all once closed

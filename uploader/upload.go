@@ -89,6 +89,7 @@ func (u *Uploader) pull(ctx context.Context, inputs iter.Seq[Input], outcomes ch
 			r := Result{Name: in.Name()}
 			if dag != nil {
 				r.Root, r.Bytes = dag.Root(), dag.Size()
+				u.fan.leave(u, r.Root)
 			}
 			outcomes <- u.done(in, r, err)
 		} else {

@@ -147,6 +147,7 @@ type Uploader struct {
 	opts     Options
 	limits   Limits // of the target
 	packer   car.Packer
+	fan      *fan                // nil outside of a group
 	slots    *semaphore.Weighted // transfers, shared by all inputs
 	line     *line
 	progress counters

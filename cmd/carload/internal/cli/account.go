@@ -22,6 +22,32 @@ func (a *app) withTarget(ctx context.Context, end endpointFlags, f func(*target)
 	return f(t)
 }
 
+// withTargets connects to each target that the flags mean, for f.
+func (a *app) withTargets(ctx context.Context, end endpointFlags, f func([]*target) error) (err error) {
+	if len(end.to) < 2 {
+		return a.withTarget(ctx, end, func(t *target) error { return f([]*target{t}) })
+	}
+	var targets []*target
+	defer func() {
+		for _, t := range targets {
+			err = errors.Join(err, t.close())
+		}
+	}()
+	for _, to := range end.to {
+		t, err := a.connectTo(ctx, end, to)
+		if err != nil {
+			return err
+		}
+		for _, other := range targets {
+			if other.String() == t.String() {
+				return errors.Join(usagef("--to %s and --to %s are the same target", other.name, t.name), t.close())
+			}
+		}
+		targets = append(targets, t)
+	}
+	return f(targets)
+}
+
 // withService is withTarget for one that has the pinning API.
 func (a *app) withService(ctx context.Context, end endpointFlags, f func(*nftstorage.Target) error) error {
 	return a.withTarget(ctx, end, func(t *target) error {

@@ -61,6 +61,7 @@ type shardEvent struct {
 	Bytes    int64  `json:"bytes"`
 	Attempts int    `json:"attempts,omitempty"`
 	Held     bool   `json:"held,omitempty"`
+	Target   string `json:"target,omitempty"` // of several
 }
 
 type retryEvent struct {
@@ -70,6 +71,7 @@ type retryEvent struct {
 	Attempt int     `json:"attempt"`
 	Seconds float64 `json:"waitSeconds"`
 	Message string  `json:"message"`
+	Target  string  `json:"target,omitempty"` // of several
 }
 
 type fileEvent struct {
@@ -85,6 +87,7 @@ type fileEvent struct {
 	Sample *sampleReport `json:"sample,omitempty"`
 	Code   int           `json:"code"`
 	Error  string        `json:"error,omitempty"`
+	Target string        `json:"target,omitempty"` // of several
 }
 
 type sampleReport struct {
@@ -125,6 +128,15 @@ type observer struct {
 	con     *console
 	profile string
 	verbose bool
+	target  string // of several; empty if there is one
+}
+
+// name is what an upload is called in messages.
+func (o observer) name(input string) string {
+	if o.target == "" {
+		return quotePath(input)
+	}
+	return quotePath(o.target) + ": " + quotePath(input)
 }
 
 // Observe implements [uploader.Observer].
@@ -138,36 +150,36 @@ func (o observer) Observe(e uploader.Event) {
 		}
 		o.con.event(planEvent{header("plan"), e.Name, e.Root.String(), o.profile, e.Bytes, e.Blocks, e.Shards, e.Cached, base, e.Held})
 		if o.verbose {
-			o.con.say("%s is %s: %s, %s in %s", quotePath(e.Name), e.Root, formatBytes(e.Bytes), count(e.Blocks, "block"), count(e.Shards, "shard"))
+			o.con.say("%s is %s: %s, %s in %s", o.name(e.Name), e.Root, formatBytes(e.Bytes), count(e.Blocks, "block"), count(e.Shards, "shard"))
 		}
 	case uploader.Mending:
 		o.con.event(mendingEvent{header("mending"), e.Name, e.Root.String(), e.Missing, e.Wrong})
 		o.con.say("%s: the service lacks %s and has %d with other bytes: sending them again", quotePath(e.Name), count(e.Missing, "block"), e.Wrong)
 	case uploader.Waiting:
 		o.con.event(waitingEvent{header("waiting"), e.Name, e.Root.String()})
-		o.con.say("%s: another upload sends the same to the same place (%s); waiting for it to end", quotePath(e.Name), e.Root)
+		o.con.say("%s: another upload sends the same to the same place (%s); waiting for it to end", o.name(e.Name), e.Root)
 	case uploader.ShardSent:
-		o.con.event(shardEvent{header("shard"), e.Name, e.Root.String(), e.Index, e.Count, archiveName(e.Archive), e.Bytes, e.Attempts, e.Held})
+		o.con.event(shardEvent{header("shard"), e.Name, e.Root.String(), e.Index, e.Count, archiveName(e.Archive), e.Bytes, e.Attempts, e.Held, o.target})
 		if o.verbose {
 			what := "done"
 			if e.Held {
 				what = "was there"
 			}
-			o.con.say("%s: shard %d of %d %s: %s, %s", quotePath(e.Name), e.Index+1, e.Count, what, cmp.Or(archiveName(e.Archive), "as a part of the whole"), formatBytes(e.Bytes))
+			o.con.say("%s: shard %d of %d %s: %s, %s", o.name(e.Name), e.Index+1, e.Count, what, cmp.Or(archiveName(e.Archive), "as a part of the whole"), formatBytes(e.Bytes))
 		}
 	case uploader.Retrying:
-		o.con.event(retryEvent{header("retry"), e.Name, e.Index, e.Attempt, e.Wait.Seconds(), printable(e.Err.Error())})
+		o.con.event(retryEvent{header("retry"), e.Name, e.Index, e.Attempt, e.Wait.Seconds(), printable(e.Err.Error()), o.target})
 		o.con.say("%s: try %d failed: %v; again in %s", o.attempted(e), e.Attempt, e.Err, formatDuration(e.Wait))
 	case uploader.Verified:
 		if o.verbose {
-			o.con.say("%s: verified (%s)", quotePath(e.Name), e.Level)
+			o.con.say("%s: verified (%s)", o.name(e.Name), e.Level)
 		}
 	}
 }
 
 func (o observer) attempted(e uploader.Retrying) string {
 	if e.Index < 0 {
-		return quotePath(e.Name)
+		return o.name(e.Name)
 	}
-	return quotePath(e.Name) + ": shard " + itoa(e.Index+1)
+	return o.name(e.Name) + ": shard " + itoa(e.Index+1)
 }

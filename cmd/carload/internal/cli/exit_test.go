@@ -109,7 +109,7 @@ func serviceAt(t *testing.T, url string, transport http.RoundTripper) *nftstorag
 	if err != nil {
 		t.Fatal(err)
 	}
-	target, err := nftstorage.New(nftstorage.Options{Endpoint: url, AllowHTTP: true, Token: token, Transport: transport, Stall: 200 * time.Millisecond})
+	target, err := nftstorage.New(nftstorage.Options{Endpoint: url, AllowHTTP: true, Token: token, Transport: transport, Stall: 2 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}

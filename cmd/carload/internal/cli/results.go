@@ -14,12 +14,14 @@ type results struct {
 	hidden   bool   // standard output is taken
 	verifies bool   // what succeeds was verified, to the level that was asked for
 	newName  string // that was asked for
+	target   string // of several, that the next outcome is of
+	other    bool   // it is not the first target, by which inputs are counted
 	src      *source
 	started  time.Time
 
-	inputs, failed, shards, held int
-	bytes, sent                  int64
-	worst                        int
+	inputs, outcomes, failed, shards, held int
+	bytes, sent                            int64
+	worst                                  int
 }
 
 func (a *app) newResults(rootOnly bool) *results {
@@ -35,13 +37,16 @@ func (r *results) add(res uploader.Result, err error) {
 	if code == exitOther && !res.Root.Defined() {
 		code = exitSources // it could not even be described
 	}
-	r.inputs++
+	r.outcomes++
+	if !r.other {
+		r.inputs++
+		r.bytes += res.Bytes
+	}
 	r.worst = worse(r.worst, code)
 	r.shards += res.Shards
 	r.held += res.Held
-	r.bytes += res.Bytes
 	r.sent += res.Sent
-	event := fileEvent{eventHeader: header("file"), Path: res.Name, Bytes: res.Bytes, Blocks: res.Blocks, Shards: res.Shards, Held: res.Held, Sent: res.Sent, Code: code}
+	event := fileEvent{eventHeader: header("file"), Path: res.Name, Bytes: res.Bytes, Blocks: res.Blocks, Shards: res.Shards, Held: res.Held, Sent: res.Sent, Code: code, Target: r.target}
 	if res.Root.Defined() {
 		event.Root = res.Root.String()
 	}
@@ -50,6 +55,9 @@ func (r *results) add(res uploader.Result, err error) {
 	}
 	if err != nil {
 		r.failed++
+		if r.target != "" {
+			err = fmt.Errorf("%s: %w", quotePath(r.target), err)
+		}
 		event.Error = printable(err.Error())
 		r.app.con.event(event)
 		r.app.con.errorLine(err, code)
@@ -65,8 +73,11 @@ func (r *results) add(res uploader.Result, err error) {
 	switch {
 	case r.hidden:
 		r.app.con.say("%s: root %s", quotePath(res.Name), res.Root)
+	case r.rootOnly && r.other: // it was printed
 	case r.rootOnly:
 		r.app.con.result(res.Root.String())
+	case r.target != "":
+		r.app.con.result(res.Root.String() + "\t" + quotePath(res.Name) + "\t" + quotePath(r.target))
 	default:
 		r.app.con.result(res.Root.String() + "\t" + quotePath(res.Name))
 	}
@@ -97,7 +108,9 @@ func (r *results) finish(p uploader.Progress, what string) error {
 		r.app.con.say("%s, in %s", line, formatDuration(took))
 		return nil
 	}
-	if r.inputs > 1 {
+	if r.outcomes > r.inputs {
+		r.app.con.line(fmt.Sprintf("carload: error: %d of %d uploads failed", r.failed, r.outcomes))
+	} else if r.inputs > 1 {
 		r.app.con.line(fmt.Sprintf("carload: error: %d of %d inputs failed", r.failed, r.inputs))
 	}
 	return silent{r.worst}

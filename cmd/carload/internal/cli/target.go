@@ -106,6 +106,14 @@ func (t *target) close() error {
 	return errors.Join(errs...)
 }
 
+// label is what a target is called in messages.
+func (t *target) label() string {
+	if t.name != "" {
+		return t.name
+	}
+	return t.String()
+}
+
 // lacks says that a target can't do something.
 func (t *target) lacks(what string) error { return usagef("%s %s", t, what) }
 

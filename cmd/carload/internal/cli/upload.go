@@ -69,7 +69,7 @@ func (s *sendFlags) options(a *app, src *source) (uploader.Options, error) {
 		Transfers: s.transfers, MaxShardBytes: int64(s.maxShardBytes), MaxUploadBytes: src.limit,
 		Retries: s.retries, BytesPerSecond: int64(s.bwlimit.size), Verify: s.verify, VerifyTimeout: s.verifyTimeout,
 		SampleBlocks: s.sample, NoResume: s.noResume, Rehash: s.checksum,
-		Observer: observer{a.con, src.options.Profile.Name, a.global.verbose > 0},
+		Observer: observer{con: a.con, profile: src.options.Profile.Name, verbose: a.global.verbose > 0},
 		Logger:   a.log,
 	}
 	if s.retries == 0 {
@@ -91,14 +91,17 @@ func (a *app) upCommand() *cobra.Command {
 		Aliases: []string{"upload"},
 		Short:   "Upload files and directories, verified",
 		Long: `Upload files, directories, standard input (-) or existing CAR archives to a
-service that speaks the API of NFT.Storage, and verify that it holds them.
+service that speaks the API of NFT.Storage, a Kubo node, a bucket or a directory,
+and verify that they are held there.
 
-Without --endpoint they go into the store of this user on this machine, through
-the built-in service. If an upload is interrupted, the same command goes on
-where it was. Of what has changed since it was last sent from the same path,
-only the blocks that are new are sent.`,
+Without --to or --endpoint they go into the store of this user on this machine,
+through the built-in service. With several --to each file is read for all of them
+at once; a target that fails does not stop the others. If an upload is
+interrupted, the same command goes on where it was. Of what has changed since it
+was last sent from the same path, only the blocks that are new are sent.`,
 		Example: `  carload up movie.mkv
   CARLOAD_TOKEN=… carload up --endpoint https://api.example.org movie.mkv photos
+  carload up --to home --to s3://shards/films movie.mkv
   tar c photos | carload up --name photos.tar -
   cid=$(carload up -Q movie.mkv)`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -116,13 +119,15 @@ only the blocks that are new are sent.`,
 			if send.dryRun {
 				return a.dryRun(src, opts, send.rootOnly)
 			}
-			return a.withTarget(cmd.Context(), end, func(t *target) error {
+			return a.withTargets(cmd.Context(), end, func(targets []*target) error {
 				opts.UploadName = name
 				return a.withSomeLedger(ledger, func(l uploader.Ledger) error {
 					opts.Ledger = l
-					root, err := a.ship(src, t.Target, opts, send.rootOnly, phases{"hashing", "sending"}, "uploaded")
-					if root != "" {
-						t.sayWhere(a, root)
+					roots, err := a.ship(src, targets, opts, send.rootOnly, phases{"hashing", "sending"}, "uploaded")
+					for _, t := range targets {
+						if root := roots[t]; root != "" {
+							t.sayWhere(a, root)
+						}
 					}
 					return err
 				})
@@ -159,40 +164,62 @@ func setBase(opts *uploader.Options, base string) error {
 	return nil
 }
 
-// ship runs the engine over the inputs. The root it returns is that of the
-// last input that succeeded.
-func (a *app) ship(src *source, shards uploader.Target, opts uploader.Options, rootOnly bool, names phases, what string) (root string, err error) {
-	u, err := uploader.New(shards, opts)
-	if errors.Is(err, uploader.ErrLimit) {
-		err = withHint(usageError{error: err}, "give a smaller --max-shard-bytes")
+// ship runs the engine over the inputs, for each target. The roots it returns
+// are those of the last input that succeeded there.
+func (a *app) ship(src *source, targets []*target, opts uploader.Options, rootOnly bool, names phases, what string) (roots map[*target]string, err error) {
+	several := len(targets) > 1
+	var uploaders []*uploader.Uploader
+	of := map[uploader.Target]*target{}
+	for _, t := range targets {
+		mine := opts
+		if o, ok := opts.Observer.(observer); ok && several {
+			o.target = t.label()
+			mine.Observer = o
+		}
+		u, err := uploader.New(t.Target, mine)
+		if errors.Is(err, uploader.ErrLimit) {
+			err = withHint(usageError{error: err}, "give a smaller --max-shard-bytes")
+		}
+		if err != nil {
+			return nil, err
+		}
+		uploaders = append(uploaders, u)
+		of[t.Target] = t
 	}
+	group, err := uploader.NewGroup(uploaders...)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	begun := time.Now()
 	defer context.AfterFunc(a.life.soft, func() {
-		p := u.Progress()
-		u.Drain()
+		p := group.Progress()
+		group.Drain()
 		a.sayWhatIsLeft(p, time.Since(begun), opts.BytesPerSecond)
 	})()
-	stop := a.showProgress(names, u.Progress)
+	stop := a.showProgress(names, group.Progress)
 	defer stop()
 	res := a.newResults(rootOnly)
 	res.newName, res.src = opts.UploadName, src
-	_, res.verifies = shards.(uploader.StatusChecker) // a directory can't be asked
-	for r, err := range u.Upload(a.life.hard, src.inputs()) {
-		res.add(r, err)
+	roots = map[*target]string{}
+	for o, err := range group.Upload(a.life.hard, src.inputs()) {
+		t := of[o.Target]
+		res.target, res.other = "", t != targets[0]
+		if several {
+			res.target = t.label()
+		}
+		_, res.verifies = o.Target.(uploader.StatusChecker) // a directory can't be asked
+		res.add(o.Result, err)
 		if err == nil {
-			root = r.Root.String()
+			roots[t] = o.Root.String()
 		}
 	}
 	stop()
-	err = res.finish(u.Progress(), what)
+	err = res.finish(group.Progress(), what)
 	if err != nil && a.life.soft.Err() != nil {
 		a.con.say("what has arrived is not sent again; go on with:")
 		a.con.say("  carload %s", shellQuote(a.args))
 	}
-	return root, err
+	return roots, err
 }
 
 // sayWhatIsLeft says what a stop waits for.
@@ -260,11 +287,11 @@ archive of one input goes to standard output.`,
 			case out == "-":
 				return a.packToStdout(src)
 			}
-			target, err := dirtarget.New(filepath.Clean(out), dirtarget.Options{})
+			dir, err := dirtarget.New(filepath.Clean(out), dirtarget.Options{})
 			if err != nil {
 				return err
 			}
-			_, err = a.ship(src, target, opts, send.rootOnly, phases{"hashing", "writing"}, "packed")
+			_, err = a.ship(src, []*target{{Target: dir}}, opts, send.rootOnly, phases{"hashing", "writing"}, "packed")
 			return err
 		},
 	}
