@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 
 	"golang.org/x/time/rate"
 )
@@ -24,107 +25,131 @@ type examined struct {
 // again is held again, and nodes that count as complete and are not are worked
 // out again.
 func (st *Store) examine(ctx context.Context, k known, pace *rate.Limiter) (e examined, err error) {
-	marked, err := st.isMarked(ctx, k.shard)
+	marked, err := exists(ctx, st.db.read, `SELECT 1 FROM damage WHERE shard = ?`, k.id)
+	if err != nil {
+		return e, fmt.Errorf("look up damage: %w", err)
+	}
+	v, err := st.inspect(ctx, k, pace)
 	if err != nil {
 		return e, err
 	}
-	lacking, missing, err := st.inspect(ctx, k, pace, &e)
-	if err != nil {
-		return e, err
+	problem := func(format string, args ...any) { e.problems = append(e.problems, fmt.Sprintf(format, args...)) }
+	if v.fault != nil {
+		problem("%v", v.fault)
 	}
-	if missing > 0 && !marked {
-		e.problems = append(e.problems, fmt.Sprintf("%d of its blocks are not in the index", missing))
+	if v.otherSizes {
+		problem("the index has other sizes than the file")
+	}
+	if v.missing > 0 && !marked {
+		problem("%d of its blocks are not in the index", v.missing)
+	}
+	if len(v.lacking) > 0 {
+		problem("%d of its nodes count as complete and lack children", len(v.lacking))
 	}
 	if len(e.problems) == 0 && !marked {
-		return e, nil
+		return v.examined(e), nil
+	}
+	if there, err := st.knows(ctx, k.cid); err != nil || !there {
+		return examined{collected: true}, err // since the list was made
 	}
 	st.log.LogAttrs(ctx, slog.LevelWarn, "a shard was marked or has problems", slog.String("shard", k.cid.String()), slog.Any("problems", e.problems))
-	return e, st.mark(ctx, func(x *indexer) error {
-		there, err := x.has(k.shard)
-		if err != nil || !there { // it was collected since the list was made
-			e.collected = !there
-			return err
-		}
-		if err := x.harm(k.shard); err != nil || len(lacking) == 0 {
-			return err
-		}
-		return x.lose(func(l *loss) error {
-			for _, n := range lacking {
-				if err := l.takeNode(n); err != nil {
-					return err
-				}
+	switch {
+	case v.fault == nil:
+		err = st.mark(ctx, func(x *indexer) error { return x.restore(k.shard, v) })
+	case isDamage(v.fault):
+		err = st.harm(ctx, k.shard, v.file)
+	}
+	return v.examined(e), err
+}
+
+// restore makes known again what is in a sound shard.
+func (x *indexer) restore(sh shard, v verdict) error {
+	if there, err := x.has(sh); err != nil || !there || !x.st.unchanged(sh, v.file) {
+		return err
+	}
+	sh.payload, sh.end = v.res.payload, v.res.payloadEnd
+	if _, err := x.tx.ExecContext(x.ctx, `UPDATE shards SET size = ?, payload = ?, payload_end = ? WHERE id = ?`,
+		v.res.size, sh.payload, sh.end, sh.id); err != nil {
+		return fmt.Errorf("correct sizes: %w", err)
+	}
+	if err := x.forgive(sh); err != nil || len(v.lacking) == 0 {
+		return err
+	}
+	return x.lose(func(l *loss) error {
+		for _, n := range v.lacking {
+			if err := l.takeNode(n); err != nil {
+				return err
 			}
-			return nil
-		})
+		}
+		return nil
 	})
 }
 
-// inspect is the part of examine that changes nothing. It returns the nodes that
-// count as complete and lack children, and how many blocks are not in the index.
-func (st *Store) inspect(ctx context.Context, k known, pace *rate.Limiter, e *examined) (lacking []nodeKey, missing int, err error) {
-	problem := func(format string, args ...any) { e.problems = append(e.problems, fmt.Sprintf(format, args...)) }
+// verdict is what a shard turned out to be.
+type verdict struct {
+	fault      error       // why it could not be read as what it is
+	file       os.FileInfo // nil if it could not be opened
+	res        scanResult
+	otherSizes bool      // than in the index
+	missing    int       // blocks that are not in the index
+	lacking    []nodeKey // nodes that count as complete and lack children
+}
+
+func (v verdict) examined(e examined) examined {
+	e.blocks, e.bytes = v.res.blocks, v.res.size
+	return e
+}
+
+// inspect is the part of examine that changes nothing.
+func (st *Store) inspect(ctx context.Context, k known, pace *rate.Limiter) (v verdict, err error) {
 	res, f, err := st.rescan(ctx, k.cid, pace)
 	if f != nil {
 		defer func() { err = errors.Join(err, f.Close()) }()
+		v.file, v.fault = f.Stat()
 	}
+	if v.fault = errors.Join(v.fault, err); v.fault != nil {
+		return v, ctx.Err()
+	}
+	v.res = *res
+	v.otherSizes = res.size != k.size || res.payload != k.payload || res.payloadEnd != k.end
+	if err := st.compare(ctx, k, f, &v); isDamage(err) { // it was sound a moment ago
+		v.fault = err
+	} else if err != nil {
+		return v, err
+	}
+	return v, nil
+}
+
+// compare looks up what a sound shard has in the index.
+func (st *Store) compare(ctx context.Context, k known, f *os.File, v *verdict) error {
+	in, err := newSections(f, v.res.payload, v.res.payloadEnd)
 	if err != nil {
-		if ctx.Err() == nil {
-			problem("%v", err)
-		}
-		return nil, 0, ctx.Err()
-	}
-	e.bytes, e.blocks = res.size, res.blocks
-	if res.size != k.size || res.payload != k.payload || res.payloadEnd != k.end {
-		problem("the index has other sizes than the file")
-	}
-	in, err := newSections(f, res.payload, res.payloadEnd)
-	if err != nil {
-		return nil, 0, err
+		return err
 	}
 	batch := make([]section, 0, statementRows)
 	for end := false; !end; {
 		sec, err := in.next()
 		if end = errors.Is(err, io.EOF); !end {
 			if err != nil {
-				return nil, 0, err
+				return err
 			}
 			batch = append(batch, sec)
 		}
 		if len(batch) == cap(batch) || end && len(batch) > 0 {
 			n, err := st.unindexed(ctx, k.id, batch)
 			if err != nil {
-				return nil, 0, err
+				return err
 			}
-			missing += n
+			v.missing += n
 			nodes, err := st.lacking(ctx, in, batch)
 			if err != nil {
-				return nil, 0, err
+				return err
 			}
-			lacking = append(lacking, nodes...)
+			v.lacking = append(v.lacking, nodes...)
 			batch = batch[:0]
 		}
 	}
-	if len(lacking) > 0 {
-		problem("%d of its nodes count as complete and lack children", len(lacking))
-	}
-	return lacking, missing, nil
-}
-
-// isMarked reports whether damage of a shard is known.
-func (st *Store) isMarked(ctx context.Context, sh shard) (is bool, err error) {
-	if is, err = exists(ctx, st.db.read, `SELECT 1 FROM damage WHERE shard = ?`, sh.id); err != nil {
-		return false, fmt.Errorf("look up damage: %w", err)
-	}
-	return is, nil
-}
-
-// has reports whether a shard is still in the index.
-func (x *indexer) has(sh shard) (bool, error) {
-	is, err := exists(x.ctx, x.tx, `SELECT 1 FROM shards WHERE id = ? AND cid = ?`, sh.id, sh.cid.Bytes())
-	if err != nil {
-		return false, fmt.Errorf("look up shard: %w", err)
-	}
-	return is, nil
+	return nil
 }
 
 // unindexed counts the blocks that the index does not have in a shard with

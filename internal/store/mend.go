@@ -3,12 +3,9 @@ package store
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-
-	"github.com/multiformats/go-multihash"
+	"os"
 )
 
 // mark changes what the index says of damage, and settles what follows from it.
@@ -63,64 +60,72 @@ func (x *indexer) again(sh shard) error {
 	return x.settle()
 }
 
-// eachCopy calls f for each copy of a block in a shard, in pages.
-func (x *indexer) eachCopy(sh shard, f func(mh multihash.Multihash, l location) error) error {
-	for last := []byte{}; last != nil; {
-		type copied struct {
-			mh []byte
-			l  location
+// harm marks what is damaged of a shard whose file, as it was when it was looked
+// at, is not sound; nil stands for one that could not be opened. Reading goes on
+// outside of transactions, for a failing disk takes its time.
+func (st *Store) harm(ctx context.Context, sh shard, was os.FileInfo) error {
+	err := st.mark(ctx, func(x *indexer) error {
+		if there, err := x.has(sh); err != nil || !there || !st.unchanged(sh, was) {
+			return err
 		}
-		var page []copied
-		err := eachRow(x.ctx, x.tx, `SELECT mh, off, len FROM blocks WHERE shard = ? AND mh > ? ORDER BY mh LIMIT 1024`, []any{sh.id, last},
-			func(scan scanRow) error {
-				c := copied{l: location{id: sh.id, shard: sh.cid}}
-				err := scan(&c.mh, &c.l.off, &c.l.len)
-				page = append(page, c)
+		return x.lose(func(l *loss) error {
+			if err := l.takeFile(sh.id); err != nil || was != nil {
 				return err
+			}
+			return l.take(`b.shard = ?1`, sh.id)
+		})
+	})
+	if err != nil || was == nil {
+		return err
+	}
+	for last := []byte{}; last != nil; {
+		page, err := rowsOf(ctx, st.db.read, `SELECT mh, off, len FROM blocks WHERE shard = ? AND mh > ? ORDER BY mh LIMIT 64`, []any{sh.id, last},
+			func(scan scanRow) (s suspect, err error) {
+				s.id, s.shard = sh.id, sh.cid
+				err = scan((*[]byte)(&s.mh), &s.off, &s.len)
+				return s, err
 			})
 		if err != nil {
 			return fmt.Errorf("list blocks of shard %s: %w", sh.cid, err)
 		}
 		last = nil
-		for _, c := range page {
-			if err := f(c.mh, c.l); err != nil {
-				return err
+		var bad []suspect
+		for _, s := range page {
+			last = s.mh
+			if err := st.checkCopy(s.location, s.mh); isDamage(err) {
+				bad = append(bad, s)
 			}
-			last = c.mh
+		}
+		if len(bad) == 0 {
+			continue
+		}
+		err = st.mark(ctx, func(x *indexer) error {
+			_, err := x.condemn(bad)
+			return err
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// harm marks what is damaged of a shard that was found not to be sound, or takes
-// its marks back if it is sound now. One that cannot be read for other reasons
-// stays as it is.
-func (x *indexer) harm(sh shard) error {
-	res, f, err := x.st.rescan(x.ctx, sh.cid, nil)
-	if f != nil {
-		err = errors.Join(err, f.Close())
+// unchanged reports whether the file of a shard is still the one that it was.
+func (st *Store) unchanged(sh shard, was os.FileInfo) bool {
+	f, err := os.Open(st.files.path(sh.cid))
+	if err != nil {
+		return was == nil && isDamage(err)
 	}
-	if err == nil {
-		sh.payload, sh.end = res.payload, res.payloadEnd
-		_, err := x.tx.ExecContext(x.ctx, `UPDATE shards SET size = ?, payload = ?, payload_end = ? WHERE id = ?`, res.size, sh.payload, sh.end, sh.id)
-		return errors.Join(err, x.forgive(sh))
+	defer f.Close()
+	now, err := f.Stat()
+	return err == nil && was != nil && os.SameFile(was, now)
+}
+
+// has reports whether a shard is still in the index.
+func (x *indexer) has(sh shard) (bool, error) {
+	is, err := exists(x.ctx, x.tx, `SELECT 1 FROM shards WHERE id = ? AND cid = ?`, sh.id, sh.cid.Bytes())
+	if err != nil {
+		return false, fmt.Errorf("look up shard: %w", err)
 	}
-	if !isDamage(err) {
-		return x.ctx.Err()
-	}
-	gone := errors.Is(err, fs.ErrNotExist)
-	return x.lose(func(l *loss) error {
-		if err := l.takeFile(sh.id); err != nil {
-			return err
-		}
-		if gone {
-			return l.take(`b.shard = ?1`, sh.id)
-		}
-		return x.eachCopy(sh, func(mh multihash.Multihash, c location) error {
-			if err := x.st.checkCopy(c, mh); isDamage(err) {
-				return l.takeCopy(mh, sh.id)
-			}
-			return nil
-		})
-	})
+	return is, nil
 }

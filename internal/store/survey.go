@@ -33,6 +33,9 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	return st, nil
 }
 
+// namedShards is how many lost shards the log names.
+const namedShards = 10
+
 // survey compares the files of shards with the index, by their presence and
 // size, and the index with itself where that is cheap. It returns how many
 // shards of uploads the index lacks.
@@ -55,15 +58,20 @@ func (st *Store) survey(ctx context.Context) (dangling int, err error) {
 			st.log.LogAttrs(ctx, slog.LevelError, "the file of a shard cannot be seen", slog.Any("error", err))
 			return nil
 		}
-		if found != size {
+		if found == size {
+			return nil
+		}
+		if all = append(all, harmed{id, found}); len(all) <= namedShards {
 			st.log.LogAttrs(ctx, slog.LevelError, "the file of a shard is lost or has another size; the shard has to be uploaded again",
 				slog.String("shard", c.String()), slog.Int64("size", size), slog.Int64("found", found))
-			all = append(all, harmed{id, found})
 		}
 		return nil
 	})
 	if err != nil {
 		return 0, fmt.Errorf("compare shards with their files: %w", err)
+	}
+	if len(all) > namedShards {
+		st.log.LogAttrs(ctx, slog.LevelError, "more shards are lost or have another size", slog.Int("shards", len(all)-namedShards))
 	}
 	err = st.db.read.QueryRowContext(ctx, `SELECT count(DISTINCT shard_id) FROM upload_shards WHERE shard_id NOT IN (SELECT id FROM shards)`).Scan(&dangling)
 	if err != nil {
