@@ -1,0 +1,128 @@
+package gateway
+
+import (
+	"errors"
+	"log/slog"
+	"maps"
+	"net/http"
+	"time"
+)
+
+// streamError is the header by which boxo says that a body breaks off. It comes
+// too late for a client to see.
+const streamError = "X-Stream-Error"
+
+var errBroken = errors.New("the reply breaks off")
+
+// reply is a reply on its way. It takes validators off what is not known to be
+// complete, and lets nothing through after a failure.
+type reply struct {
+	w      http.ResponseWriter
+	rc     *http.ResponseController
+	x      *exchange
+	status int // that was sent
+}
+
+func newReply(w http.ResponseWriter, x *exchange) *reply {
+	return &reply{w: w, rc: http.NewResponseController(w), x: x}
+}
+
+// Header implements http.ResponseWriter.
+func (o *reply) Header() http.Header { return o.w.Header() }
+
+func (o *reply) broken() bool { return o.x.err != nil || o.Header().Get(streamError) != "" }
+
+// WriteHeader implements http.ResponseWriter.
+func (o *reply) WriteHeader(status int) {
+	if o.status != 0 || o.broken() {
+		return
+	}
+	h := o.Header()
+	switch {
+	case status >= 400:
+		noValidators(h)
+		h.Del("Cache-Control")
+	case o.x.partial:
+		noValidators(h)
+		h.Set("Cache-Control", "no-store")
+	}
+	o.status = status
+	o.w.WriteHeader(status)
+}
+
+func noValidators(h http.Header) {
+	h.Del("Etag")
+	h.Del("Last-Modified")
+}
+
+// Write implements http.ResponseWriter. A client has to take what is written
+// within a time, or is hung up on.
+func (o *reply) Write(p []byte) (int, error) {
+	if o.broken() {
+		return 0, errBroken
+	}
+	if o.status == 0 {
+		o.WriteHeader(http.StatusOK)
+	}
+	if o.x.method == http.MethodHead {
+		return 0, http.ErrBodyNotAllowed // no more work
+	}
+	n := 0
+	for n < len(p) {
+		// Tests and wrappers may have no deadline; then clients may stand still.
+		_ = o.rc.SetWriteDeadline(time.Now().Add(o.x.g.stall))
+		k, err := o.w.Write(p[n:min(len(p), n+writeBytes)])
+		n += k
+		o.x.budget.sent.Add(int64(k))
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// finish ends the reply. One that broke off must not look whole.
+func (o *reply) finish(r *http.Request) {
+	_ = o.rc.SetWriteDeadline(time.Time{})
+	if !o.broken() || o.x.method == http.MethodHead && o.status != 0 {
+		return
+	}
+	err := o.x.err
+	if err == nil {
+		err = errors.New(o.Header().Get(streamError))
+	}
+	if o.status == 0 {
+		o.x.err = nil
+		clear(o.Header())
+		o.x.g.refuse(o, r, err)
+		return
+	}
+	if r.Context().Err() == nil {
+		o.x.g.log.LogAttrs(r.Context(), slog.LevelWarn, "a reply breaks off", slog.String("path", r.URL.Path), slog.Any("error", err))
+	}
+	panic(http.ErrAbortHandler)
+}
+
+// dryRun takes a reply that is not sent.
+type dryRun struct {
+	header http.Header
+	status int
+}
+
+// Header implements http.ResponseWriter.
+func (d *dryRun) Header() http.Header { return d.header }
+
+// WriteHeader implements http.ResponseWriter.
+func (d *dryRun) WriteHeader(status int) {
+	if d.status == 0 {
+		d.status = status
+	}
+}
+
+// Write implements http.ResponseWriter.
+func (d *dryRun) Write(p []byte) (int, error) {
+	d.WriteHeader(http.StatusOK)
+	return len(p), nil
+}
+
+func (d *dryRun) copyTo(out *reply) { maps.Copy(out.Header(), d.header) }

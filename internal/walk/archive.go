@@ -1,0 +1,273 @@
+package walk
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/carload/carload/car"
+	"github.com/carload/carload/internal/links"
+	"github.com/carload/carload/internal/unixfs"
+)
+
+// ErrRange is wrapped by errors that report a range which ends before it
+// begins.
+var ErrRange = errors.New("not a range")
+
+// Scope is how much of a DAG an archive has.
+type Scope int
+
+// Scopes.
+const (
+	All    Scope = iota // everything below the block
+	Entity              // a file, or a directory without what is in it
+	Block               // the block alone
+)
+
+// ArchiveOptions say what is in an archive. An archive of all is the zero
+// value.
+type ArchiveOptions struct {
+	Path       []Loaded // blocks that come first: those that led to the root
+	Scope      Scope
+	Bytes      *ByteRange // of a file, with scope Entity
+	Duplicates bool       // a block comes each time it is met
+}
+
+// Loaded is a block with its bytes.
+type Loaded struct {
+	Cid   cid.Cid
+	Block []byte
+}
+
+// Archive is a CARv1 that is being made. The caller closes it.
+type Archive struct {
+	root cid.Cid
+	path []Loaded
+	s    *Stream
+}
+
+// Archive begins an archive of the DAG under a root: depth first, a block
+// before what it links to, in the order of its links. The first blocks are read
+// when it returns.
+func (r *Reader) Archive(ctx context.Context, root cid.Cid, opts ArchiveOptions) (*Archive, error) {
+	met := &seen{}
+	a := &Archive{root: root}
+	for _, l := range opts.Path {
+		if _, inline := links.Identity(l.Cid); !inline && (opts.Duplicates || met.addBytes(l.Cid)) {
+			a.path = append(a.path, l)
+		}
+	}
+	p, w, err := r.archivePlan(ctx, root, opts, met)
+	if err != nil {
+		return nil, err
+	}
+	a.s, err = r.start(ctx, p, w)
+	if err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+func (r *Reader) archivePlan(ctx context.Context, root cid.Cid, opts ArchiveOptions, met *seen) (plan, []want, error) {
+	base := archivePlan{memory: r.memory, blocks: met, dups: opts.Duplicates}
+	top := want{cid: root}
+	if opts.Scope == All && links.Possible(root.Prefix().Codec) {
+		top.kind = inner
+	}
+	if opts.Scope != Entity || root.Prefix().Codec != links.DagPB {
+		return &base, []want{top}, nil
+	}
+	n, err := r.Node(ctx, root)
+	if err != nil {
+		return nil, nil, err
+	}
+	switch n.Type {
+	case unixfs.File:
+		rng, err := opts.Bytes.of(int64(n.Size))
+		if err != nil {
+			return nil, nil, err
+		}
+		f := filePlan{sizer: r.sizer(), rng: rng}
+		return &fileArchive{base, f}, []want{fileWant(root, 0, int64(n.Size))}, nil
+	case unixfs.Shard:
+		top.kind = inner
+		return &shardArchive{base, n.Fanout}, []want{top}, nil
+	}
+	return &base, []want{top}, nil
+}
+
+// archivePlan goes through everything below a block.
+type archivePlan struct {
+	memory  *memory
+	blocks  *seen // unless there are duplicates
+	dups    bool
+	charged int64 // for blocks
+	err     error
+}
+
+func (p *archivePlan) visit(w *want) bool {
+	if p.dups {
+		w.emit = true
+		return true
+	}
+	if !p.blocks.addNode(w.cid) {
+		return false
+	}
+	return p.note(w)
+}
+
+func (p *archivePlan) met(w *want) bool { return !p.dups && p.blocks.node(w.cid) }
+
+// note notes the bytes of a block, and tells whether it has to be read.
+func (p *archivePlan) note(w *want) bool {
+	w.emit = p.blocks.addBytes(w.cid)
+	if more := int64(p.blocks.len()-freeWants)*seenBytes - p.charged; more > 0 {
+		more += freeWants * seenBytes
+		if !p.memory.left.TryAcquire(more) {
+			p.err = fmt.Errorf("%d blocks to remember: %w", p.blocks.len(), ErrBusy)
+			return true // so that the error is seen
+		}
+		p.charged += more
+	}
+	return w.emit || w.kind != leaf
+}
+
+func (p *archivePlan) open(_ context.Context, w *want, block []byte) ([]byte, []want, error) {
+	if w.kind == leaf {
+		return p.part(w, block), nil, p.err
+	}
+	var below []want
+	err := links.Direct(w.cid.Prefix().Codec, block, func(c cid.Cid) error {
+		next := want{cid: c}
+		if links.Possible(c.Prefix().Codec) {
+			next.kind = inner
+		} else if _, inline := links.Identity(c); inline {
+			return nil
+		}
+		below = append(below, next)
+		return nil
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("links of block %s: %w", w.cid, err)
+	}
+	return p.part(w, block), below, p.err
+}
+
+// part is what an archive has of a block. It has none that are in their CIDs.
+func (p *archivePlan) part(w *want, block []byte) []byte {
+	if _, inline := links.Identity(w.cid); inline || !w.emit {
+		return nil
+	}
+	if block == nil {
+		return []byte{} // a block of no bytes is one
+	}
+	return block
+}
+
+func (p *archivePlan) close() {
+	if p.charged > 0 {
+		p.memory.left.Release(p.charged)
+	}
+}
+
+// fileArchive goes through the blocks of a file that are in a range.
+type fileArchive struct {
+	archivePlan
+	file filePlan
+}
+
+// whole tells whether all that is below w is in the range.
+func (f *fileArchive) whole(w *want) bool {
+	return w.from >= f.file.rng.from && w.from+w.size <= f.file.rng.to
+}
+
+func (f *fileArchive) visit(w *want) bool {
+	if f.dups {
+		w.emit = true
+		return true
+	}
+	if f.whole(w) && !f.blocks.addNode(w.cid) {
+		return false
+	}
+	return f.note(w)
+}
+
+func (f *fileArchive) met(w *want) bool { return f.whole(w) && f.archivePlan.met(w) }
+
+func (f *fileArchive) open(ctx context.Context, w *want, block []byte) ([]byte, []want, error) {
+	_, below, err := f.file.node(ctx, w, block)
+	if err == nil {
+		err = f.err
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return f.part(w, block), below, nil
+}
+
+// shardArchive goes through the shards of a directory.
+type shardArchive struct {
+	archivePlan
+	fanout uint64
+}
+
+func (d *shardArchive) open(_ context.Context, w *want, block []byte) ([]byte, []want, error) {
+	n, err := unixfs.Decode(w.cid.Prefix().Codec, block)
+	if err == nil && (n.Type != unixfs.Shard || n.Fanout != d.fanout) {
+		err = unixfs.Invalid("it is not a shard of the directory")
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("block %s: %w", w.cid, err)
+	}
+	var below []want
+	for _, l := range n.Links {
+		if len(l.Name) == n.PrefixLen() {
+			below = append(below, want{cid: l.Cid, kind: inner})
+		}
+	}
+	return d.part(w, block), below, d.err
+}
+
+// Close ends the making.
+func (a *Archive) Close() { a.s.Close() }
+
+// writers gather what is small: the framing, and small blocks.
+var writers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 64<<10) }}
+
+// WriteTo writes the archive to w, once.
+func (a *Archive) WriteTo(ctx context.Context, w io.Writer) error {
+	out := writers.Get().(*bufio.Writer)
+	out.Reset(w)
+	defer func() {
+		out.Reset(nil)
+		writers.Put(out)
+	}()
+	if _, err := out.Write(car.AppendHeader(nil, a.root)); err != nil {
+		return err
+	}
+	var frame []byte
+	section := func(c cid.Cid, block []byte) error {
+		frame = binary.AppendUvarint(frame[:0], uint64(c.ByteLen()+len(block)))
+		frame = append(frame, c.KeyString()...)
+		if _, err := out.Write(frame); err != nil {
+			return err
+		}
+		_, err := out.Write(block)
+		return err
+	}
+	for _, l := range a.path {
+		if err := section(l.Cid, l.Block); err != nil {
+			return err
+		}
+	}
+	if err := a.s.each(ctx, section); err != nil {
+		return err
+	}
+	return out.Flush()
+}

@@ -1,0 +1,77 @@
+package walk
+
+import (
+	"math/bits"
+	"sync"
+
+	"golang.org/x/sync/semaphore"
+)
+
+// Buffers come in sizes of powers of two.
+const (
+	minBuffer = 64 << 10
+	maxBuffer = batchBytes
+)
+
+// memory is what all walks together may hold, and the buffers that they use
+// again.
+type memory struct {
+	left  *semaphore.Weighted
+	pools [16]sync.Pool // by the binary logarithm of the size over minBuffer
+}
+
+func newMemory(n int64) *memory { return &memory{left: semaphore.NewWeighted(n)} }
+
+// buffer is a buffer that a walk holds.
+type buffer struct {
+	p      []byte
+	charge int64 // taken off what is left
+	spare  bool  // one that the walk may have in any case
+}
+
+// class is the size of the buffer for n bytes, and the pool it is from; -1 if
+// it is from none.
+func class(n int) (size, pool int) {
+	if n > maxBuffer {
+		return n, -1
+	}
+	pool = bits.Len(uint(max(n, minBuffer)-1)) - bits.Len(uint(minBuffer-1))
+	return minBuffer << pool, pool
+}
+
+// try returns a buffer for n bytes if there is memory for it.
+func (m *memory) try(n int) (buffer, bool) {
+	size, pool := class(n)
+	if !m.left.TryAcquire(int64(size)) {
+		return buffer{}, false
+	}
+	return buffer{p: m.take(size, pool)[:n], charge: int64(size)}, true
+}
+
+// beyond returns a buffer that is not counted: that of a walk which has no
+// other.
+func (m *memory) beyond(n int) buffer {
+	return buffer{p: m.take(class(n))[:n], spare: true}
+}
+
+func (m *memory) take(size, pool int) []byte {
+	if pool >= 0 {
+		if p, ok := m.pools[pool].Get().(*[]byte); ok {
+			return *p
+		}
+	}
+	return make([]byte, size)
+}
+
+func (m *memory) put(b buffer) {
+	if b.p == nil {
+		return
+	}
+	if b.charge > 0 {
+		m.left.Release(b.charge)
+	}
+	p := b.p[:cap(b.p)]
+	if size, pool := class(len(p)); pool >= 0 && size == len(p) {
+		m.pools[pool].Put(&p)
+	}
+}

@@ -1,0 +1,578 @@
+package walk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/ipfs/go-cid"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/carload/carload/internal/links"
+)
+
+const (
+	batchBytes  = 4 << 20 // what is read at once: some lanes' worth of large blocks
+	batchBlocks = 4096
+
+	// A walk looks for so many blocks at once: few at first, to begin soon.
+	firstRun = 64
+	lastRun  = 2048
+
+	// It begins with so many levels of inner nodes read, or a leaf.
+	firstLevels = 4
+
+	// What is below an inner node is known only once that is read. So its
+	// siblings are read with it, up to this many bytes.
+	aheadBytes  = 256 << 10
+	aheadBlocks = 64
+	heldBytes   = 1 << 20 // of those of all levels
+
+	// A walk may read inner nodes of that many bytes, and more as it yields
+	// some. Each counts for itself and what it takes to find it; a part that is
+	// yielded has some framing.
+	freeWork     = 32 << 20
+	workPerByte  = 128
+	workPerBlock = 4 << 10
+	framing      = 36
+
+	// The links that a walk has yet to follow. No sane DAG has that many on a
+	// path from its root; beyond the few they are taken off the memory.
+	maxWants  = 1 << 18
+	freeWants = 1 << 12
+	wantBytes = 128
+)
+
+// kind tells whether there may be something below a block.
+type kind uint8
+
+const (
+	leaf  kind = iota
+	inner      // there is
+	maybe      // it is small enough for a leaf
+)
+
+// want is a block that a walk comes to.
+type want struct {
+	cid     cid.Cid
+	kind    kind
+	emit    bool  // an archive wants its bytes
+	decided bool  // by visit
+	from    int64 // where its content begins in a file
+	size    int64 // of the content
+}
+
+// plan decides what a walk comes to, and what it makes of it.
+type plan interface {
+	// visit is asked about each block when its turn comes, and tells whether it
+	// has to be read. It may note what was met in w.
+	visit(w *want) bool
+	// met tells whether visit would say no, without its being noted.
+	met(w *want) bool
+	// open is given a block that was read, and returns the part of it that is
+	// wanted and what comes next below it. What it returns of the block is
+	// gone after the part was used, unless the block is an inner one.
+	open(ctx context.Context, w *want, block []byte) (part []byte, below []want, err error)
+	// close gives back what the plan holds.
+	close()
+}
+
+// step is a block whose turn has come.
+type step struct {
+	want
+	frame *frame // that it is from
+	place int    // among those found; -1 if part is there already
+	part  []byte // once it was read
+}
+
+// frame is the blocks below one that was opened.
+type frame struct {
+	wants []want
+	pos   int
+	ahead map[int][]byte // inner ones that were read before their turn
+	plain bool           // one that could have been a leaf was none
+}
+
+// Stream is one walk. The caller closes it.
+type Stream struct {
+	r     *Reader
+	plan  plan
+	stack []*frame
+	wants int
+	run   int
+
+	steps  []step
+	at     int
+	free   []step // where those were that came before, of which none is in use any more
+	places Places
+	failed error // comes after the steps
+
+	held        int // bytes of blocks read before their turn
+	work, yield int64
+	charged     int64         // for wants
+	spare       chan struct{} // holds the right to the uncounted buffer
+	first       *batch
+	closed      bool
+}
+
+// batch is a part of the walk that was read.
+type batch struct {
+	steps []step
+	buf   buffer
+	last  bool // nothing comes after it
+}
+
+// start begins a walk with its first blocks read. An error of those is
+// returned, so that it is known before anything is said.
+func (r *Reader) start(ctx context.Context, p plan, wants []want) (_ *Stream, err error) {
+	if err := r.walks.Acquire(ctx, 1); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrBusy, err)
+	}
+	s := &Stream{r: r, plan: p, run: firstRun, spare: make(chan struct{}, 1)}
+	s.spare <- struct{}{}
+	defer func() {
+		if err != nil {
+			s.Close()
+		}
+	}()
+	if err := s.push(wants); err != nil {
+		return nil, err
+	}
+	if err := s.begin(ctx); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// begin reads the first blocks, leaves among them if there are any near.
+func (s *Stream) begin(ctx context.Context) error {
+	for range firstLevels {
+		b, err := s.next(ctx)
+		if errors.Is(err, io.EOF) {
+			if s.first != nil {
+				s.first.last = true
+			}
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if s.first != nil {
+			b.steps = slices.Concat(s.first.steps, b.steps)
+		} else {
+			b.steps = slices.Clone(b.steps) // what comes next is put in their place
+		}
+		s.first = b
+		if s.failed != nil || b.buf.p != nil || b.last {
+			break
+		}
+	}
+	return s.failed
+}
+
+// Close gives back what the walk holds.
+func (s *Stream) Close() {
+	if s.closed {
+		return
+	}
+	s.closed = true
+	if s.first != nil {
+		s.release(s.first)
+	}
+	if s.charged > 0 {
+		s.r.memory.left.Release(s.charged)
+	}
+	s.plan.close()
+	s.r.walks.Release(1)
+}
+
+// each calls f for each part in order. The part is f's until it returns. While
+// f works, what comes next is read.
+func (s *Stream) each(ctx context.Context, f func(c cid.Cid, part []byte) error) error {
+	use := func(b *batch) error {
+		defer s.release(b)
+		for i := range b.steps {
+			if p := b.steps[i].part; p != nil {
+				if err := f(b.steps[i].cid, p); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	b := s.first
+	s.first = nil
+	if b == nil {
+		return nil
+	}
+	if b.last {
+		return use(b)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	batches := make(chan *batch)
+	g := new(errgroup.Group)
+	g.Go(func() error {
+		defer close(batches)
+		for {
+			b, err := s.next(ctx)
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			select {
+			case batches <- b:
+			case <-ctx.Done():
+				s.release(b)
+				return context.Cause(ctx)
+			}
+		}
+	})
+	err := use(b)
+	for b := range batches {
+		if err != nil {
+			s.release(b)
+			continue
+		}
+		if err = use(b); err != nil {
+			cancel()
+		}
+	}
+	if err != nil {
+		cancel()
+		_ = g.Wait() // it ended because we did
+		return err
+	}
+	return g.Wait()
+}
+
+func (s *Stream) release(b *batch) {
+	spare := b.buf.spare
+	s.r.memory.put(b.buf)
+	b.buf = buffer{}
+	if spare {
+		s.spare <- struct{}{}
+	}
+}
+
+// next reads what comes next, or returns io.EOF.
+func (s *Stream) next(ctx context.Context) (*batch, error) {
+	for s.at == len(s.steps) {
+		if s.failed != nil {
+			return nil, s.failed
+		}
+		if err := s.refill(ctx); err != nil {
+			return nil, err
+		}
+		if len(s.steps) == 0 && s.failed == nil {
+			return nil, io.EOF
+		}
+	}
+	return s.load(ctx)
+}
+
+// refill finds the blocks that come next, up to one that has to be opened
+// before it is known what follows it. That one is read, and some beside it.
+func (s *Stream) refill(ctx context.Context) error {
+	// Whoever uses the last batch made of the steps before has used up all that
+	// were made of those before them.
+	s.steps, s.free, s.at = s.free[:0], s.steps, 0
+	cids, opening := s.gather(ctx)
+	if len(s.steps) == 0 {
+		return nil
+	}
+	s.run = min(2*s.run, lastRun)
+	var top *frame
+	own := len(cids)
+	if opening {
+		top = s.stack[len(s.stack)-1]
+		for i := top.pos; i < len(top.wants) && len(cids) < own+aheadBlocks; i++ {
+			w := &top.wants[i]
+			if _, inline := links.Identity(w.cid); !inline && w.kind == inner && top.ahead[i] == nil && !s.plan.met(w) {
+				cids = append(cids, w.cid)
+			}
+		}
+	}
+	if len(cids) == 0 {
+		return nil
+	}
+	var err error
+	if s.places, err = s.r.blocks.Find(ctx, cids); err != nil {
+		return err
+	}
+	if !opening {
+		return nil
+	}
+	// Those that were appended are in the order of the frame.
+	last := &s.steps[len(s.steps)-1]
+	j, size := last.place, 0
+	limit := min(aheadBytes, heldBytes-s.held)
+	for j < len(cids) && s.places.Size(j) >= 0 && (j == last.place || size+s.places.Size(j) <= limit) {
+		size += s.places.Size(j)
+		j++
+	}
+	if j == last.place {
+		s.fail(missing(last.cid))
+		return nil
+	}
+	buf := make([]byte, size)
+	n, err := s.places.Read(ctx, last.place, j, buf)
+	if n == 0 {
+		s.fail(err)
+		return nil
+	}
+	var mine []byte
+	at := top.pos
+	for k := last.place; k < last.place+n; k++ {
+		block := buf[:s.places.Size(k):s.places.Size(k)]
+		buf = buf[len(block):]
+		s.work += int64(len(block)) + workPerBlock
+		if k == last.place {
+			mine = block
+			continue
+		}
+		for top.wants[at].cid != cids[k] || top.wants[at].kind != inner || top.ahead[at] != nil {
+			at++
+		}
+		if top.ahead == nil {
+			top.ahead = make(map[int][]byte)
+		}
+		top.ahead[at] = block
+		s.held += len(block)
+	}
+	if err := s.enter(ctx, last, mine); err != nil {
+		s.fail(err)
+	}
+	return nil
+}
+
+// fail puts an error in the place of the last step.
+func (s *Stream) fail(err error) {
+	s.failed = err
+	s.steps = s.steps[:len(s.steps)-1]
+}
+
+// gather takes the blocks that come next off the stack. If the last of them
+// has to be opened, it says so.
+func (s *Stream) gather(ctx context.Context) (cids []cid.Cid, opening bool) {
+	unsure := false
+	for len(s.steps) < s.run && len(s.stack) > 0 {
+		top := s.stack[len(s.stack)-1]
+		if top.pos == len(top.wants) {
+			s.pop()
+			continue
+		}
+		w := &top.wants[top.pos]
+		if !w.decided && !s.plan.visit(w) {
+			top.pos++
+			continue
+		}
+		w.decided = true
+		if w.kind == maybe && top.plain {
+			w.kind = inner
+		}
+		block, inline := links.Identity(w.cid)
+		if unsure && (w.kind == inner || inline) {
+			return cids, false // it is not known whether this comes next
+		}
+		unsure = unsure || w.kind == maybe && !inline
+		if held := top.ahead[top.pos]; held != nil {
+			block = held
+			s.held -= len(block)
+			delete(top.ahead, top.pos)
+		}
+		top.pos++
+		s.steps = append(s.steps, step{want: *w, frame: top, place: -1})
+		st := &s.steps[len(s.steps)-1]
+		if inline || block != nil {
+			if err := s.enter(ctx, st, block); err != nil {
+				s.fail(err)
+				return cids, false
+			}
+			continue
+		}
+		st.place = len(cids)
+		cids = append(cids, w.cid)
+		if w.kind == inner {
+			return cids, true
+		}
+	}
+	return cids, false
+}
+
+// enter opens an inner block.
+func (s *Stream) enter(ctx context.Context, st *step, block []byte) error {
+	if s.work > freeWork+workPerByte*s.yield {
+		return fmt.Errorf("at block %s: %w", st.cid, ErrFruitless)
+	}
+	part, below, err := s.plan.open(ctx, &st.want, block)
+	if err != nil {
+		return err
+	}
+	st.part, st.place = part, -1
+	s.yielded(part)
+	return s.push(below)
+}
+
+func (s *Stream) yielded(part []byte) {
+	if part != nil {
+		s.yield += int64(len(part)) + framing
+	}
+}
+
+func (s *Stream) push(wants []want) error {
+	if len(wants) == 0 {
+		return nil
+	}
+	s.wants += len(wants)
+	if s.wants > maxWants {
+		return fmt.Errorf("%d links to follow: %w", s.wants, ErrFruitless)
+	}
+	if more := int64(s.wants-freeWants)*wantBytes - s.charged; more > 0 {
+		if !s.r.memory.left.TryAcquire(more) {
+			return ErrBusy
+		}
+		s.charged += more
+	}
+	s.stack = append(s.stack, &frame{wants: wants})
+	return nil
+}
+
+func (s *Stream) pop() {
+	top := s.stack[len(s.stack)-1]
+	s.stack = s.stack[:len(s.stack)-1]
+	s.wants -= len(top.wants)
+	if less := s.charged - max(0, int64(s.wants-freeWants)*wantBytes); less > 0 {
+		s.r.memory.left.Release(less)
+		s.charged -= less
+	}
+}
+
+// load reads the next steps, as many as there is a buffer for.
+func (s *Stream) load(ctx context.Context) (*batch, error) {
+	rest := s.steps[s.at:]
+	size, n := s.fit(rest, batchBytes)
+	if n == 0 {
+		return nil, missing(rest[0].cid)
+	}
+	b := &batch{}
+	if size > 0 {
+		var ok bool
+		if b.buf, ok = s.r.memory.try(size); !ok && size > batchBytes/8 {
+			size, n = s.fit(rest, batchBytes/8)
+			b.buf, ok = s.r.memory.try(size)
+		}
+		if !ok {
+			select {
+			case <-s.spare:
+			case <-ctx.Done():
+				return nil, context.Cause(ctx)
+			}
+			size, n = s.fit(rest, 1)
+			b.buf = s.r.memory.beyond(size)
+		}
+	}
+	err := s.fill(ctx, b, rest[:n])
+	if err != nil && len(b.steps) == 0 {
+		s.release(b)
+		return nil, err
+	}
+	s.at += len(b.steps)
+	if err == nil && len(b.steps) == n && n < len(rest) && rest[n].place >= 0 && s.places.Size(rest[n].place) < 0 {
+		err = missing(rest[n].cid)
+	}
+	if err != nil { // after those that are right
+		s.failed = err
+		s.steps = s.steps[:s.at]
+	}
+	b.last = s.at == len(s.steps) && s.failed == nil && s.done()
+	return b, nil
+}
+
+// done tells whether nothing is left on the stack. It may say no where all that
+// is left will be passed over.
+func (s *Stream) done() bool {
+	for len(s.stack) > 0 {
+		if top := s.stack[len(s.stack)-1]; top.pos < len(top.wants) {
+			return false
+		}
+		s.pop()
+	}
+	return true
+}
+
+// fit tells how many of the steps have at most so many bytes, one with some at
+// least. It stops before one that is not held.
+func (s *Stream) fit(steps []step, limit int) (size, n int) {
+	for n < len(steps) && n < batchBlocks {
+		if p := steps[n].place; p >= 0 {
+			k := s.places.Size(p)
+			if k < 0 || size > 0 && size+k > limit {
+				break
+			}
+			size += k
+		}
+		n++
+	}
+	return size, n
+}
+
+// fill reads steps into the buffer of b, in runs of those that are not there
+// yet.
+func (s *Stream) fill(ctx context.Context, b *batch, steps []step) error {
+	buf := b.buf.p
+	for i := 0; i < len(steps); {
+		if steps[i].place < 0 {
+			i++
+			b.steps = steps[:i]
+			continue
+		}
+		j, size := i, 0
+		for j < len(steps) && steps[j].place == steps[i].place+j-i {
+			size += s.places.Size(steps[j].place)
+			j++
+		}
+		n, err := s.places.Read(ctx, steps[i].place, steps[i].place+j-i, buf[:size])
+		for ; n > 0; n-- {
+			st := &steps[i]
+			block := buf[:s.places.Size(st.place)]
+			buf = buf[len(block):]
+			part, below, err := s.plan.open(ctx, &st.want, block)
+			if err != nil {
+				return err
+			}
+			s.yielded(part)
+			st.part = part
+			i++
+			b.steps = steps[:i]
+			if len(below) > 0 {
+				return s.deviate(i, below)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// deviate goes below a block that was taken for a leaf: the i-th of those being
+// read. The steps after it wait; none of them was opened.
+func (s *Stream) deviate(i int, below []want) error {
+	s.work += workPerBlock
+	s.steps[s.at+i-1].frame.plain = true // others there may be none either
+	rest := s.steps[s.at+i:]
+	wants := make([]want, len(rest))
+	for k := range rest {
+		wants[k] = rest[k].want
+	}
+	s.steps = s.steps[:s.at+i]
+	if err := s.push(wants); err != nil {
+		return err
+	}
+	return s.push(below)
+}
