@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"log/slog"
 	"os"
@@ -21,16 +20,6 @@ func (st *Store) Block(ctx context.Context, c cid.Cid) ([]byte, error) {
 		return st.missed(ctx, c, err)
 	}
 	return data, err
-}
-
-// BlockSize returns the length of a block, or [ErrNotHeld].
-func (st *Store) BlockSize(ctx context.Context, c cid.Cid) (int, error) {
-	var n int
-	err := st.db.read.QueryRowContext(ctx, `SELECT len FROM blocks WHERE mh = ? LIMIT 1`, []byte(c.Hash())).Scan(&n)
-	if errors.Is(err, sql.ErrNoRows) {
-		return 0, ErrNotHeld
-	}
-	return n, err
 }
 
 // missed is for a block that the index does not have. If nodes count on it that

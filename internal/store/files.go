@@ -34,7 +34,10 @@ func IsStore(dir string) (bool, error) {
 }
 
 // files are the shard files below a directory.
-type files struct{ dir string }
+type files struct {
+	dir  string
+	open *openFiles
+}
 
 // prepare makes the directories, and removes what was being received when a
 // process ended.
@@ -86,13 +89,16 @@ func (f files) publish(from string, c cid.Cid) (bool, error) {
 	if err := os.Rename(from, path); err != nil {
 		return false, fmt.Errorf("publish shard: %w", err)
 	}
-	return true, durable.SyncDir(dir)
+	return true, errors.Join(f.open.drop(c), durable.SyncDir(dir))
 }
 
 // remove takes a shard file away.
 func (f files) remove(c cid.Cid) error {
 	path := f.path(c)
 	if err := os.Remove(path); err != nil {
+		return fmt.Errorf("remove shard: %w", err)
+	}
+	if err := f.open.drop(c); err != nil {
 		return fmt.Errorf("remove shard: %w", err)
 	}
 	return durable.SyncDir(filepath.Dir(path))

@@ -72,7 +72,7 @@ func open(ctx context.Context, opts Options, rebuild bool) (_ *Store, err error)
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	st := &Store{
-		files: files{opts.Dir}, discard: opts.Discard, log: opts.Logger,
+		files: files{opts.Dir, new(openFiles)}, discard: opts.Discard, log: opts.Logger,
 		memory: semaphore.NewWeighted(max(opts.BufferBytes, scanBufferBytes)),
 	}
 	st.buffers.New = func() any { b := make([]byte, scanBufferBytes); return &b }
@@ -109,7 +109,7 @@ func (st *Store) Close() error {
 		return nil
 	}
 	st.closed = true
-	return errors.Join(st.db.close(), st.lock.Close())
+	return errors.Join(st.db.close(), st.files.open.close(), st.lock.Close())
 }
 
 // change says that the store is about to be changed, so that it is not closed

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 
@@ -51,12 +52,10 @@ func (st *Store) survey(ctx context.Context) (dangling int, err error) {
 		}
 		info, err := os.Lstat(st.files.path(c))
 		found := int64(-1)
-		switch {
-		case err == nil && info.Mode().IsRegular():
+		if err == nil && info.Mode().IsRegular() {
 			found = info.Size()
-		case err != nil && !isDamage(err):
-			st.log.LogAttrs(ctx, slog.LevelError, "the file of a shard cannot be seen", slog.Any("error", err))
-			return nil
+		} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
 		if found == size {
 			return nil

@@ -1,0 +1,179 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/ipfs/go-cid"
+	"github.com/multiformats/go-multihash"
+
+	"github.com/carload/carload/internal/sha256mb"
+)
+
+// Batch is where some blocks are. It is for one goroutine.
+type Batch struct {
+	st    *Store
+	cids  []cid.Cid
+	at    []location     // of no shard for what is not held
+	found map[int][]byte // blocks that the index did not have
+
+	// Absent is why the first block is not held that is not; nil if all are.
+	// It matches [ErrNotHeld] or [ErrDamaged].
+	Absent error
+
+	sums [][sha256mb.Size]byte
+	msgs [][]byte
+}
+
+// Find looks up where blocks are, all in one go. None is that of an identity
+// CID.
+func (st *Store) Find(ctx context.Context, cids []cid.Cid) (*Batch, error) {
+	b := &Batch{st: st, cids: cids, at: make([]location, len(cids))}
+	index := make(map[string][]int, len(cids))
+	var mhs []any
+	for i, c := range cids {
+		mh := string(c.Hash())
+		if index[mh] == nil {
+			mhs = append(mhs, []byte(mh))
+		}
+		index[mh] = append(index[mh], i)
+	}
+	shards := make(map[int64]cid.Cid)
+	for part := range slices.Chunk(mhs, statementRows) {
+		query := `SELECT b.mh, b.shard, s.cid, b.off, b.len FROM blocks b JOIN shards s ON s.id = b.shard WHERE b.mh IN (` +
+			marks(len(part)) + `) ORDER BY b.mh, b.shard`
+		err := eachRow(ctx, st.db.read, query, part, func(scan scanRow) error {
+			var mh, shard []byte
+			var l location
+			if err := scan(&mh, &l.id, &shard, &l.off, &l.len); err != nil {
+				return err
+			}
+			places := index[string(mh)]
+			if len(places) == 0 || b.at[places[0]].id != 0 {
+				return nil // another copy
+			}
+			var ok bool
+			if l.shard, ok = shards[l.id]; !ok {
+				var err error
+				if l.shard, err = cid.Cast(shard); err != nil {
+					return fmt.Errorf("CID of a shard in the index: %w", err)
+				}
+				shards[l.id] = l.shard
+			}
+			for _, i := range places {
+				b.at[i] = l
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("look up %d blocks: %w", len(cids), err)
+		}
+	}
+	i := slices.IndexFunc(b.at, func(l location) bool { return l.id == 0 })
+	if i < 0 {
+		return b, nil
+	}
+	// It may be a mistake of the index, which is mended on the way.
+	switch data, err := st.Block(ctx, cids[i]); {
+	case err == nil:
+		b.found = map[int][]byte{i: data}
+	case errors.Is(err, ErrNotHeld), errors.Is(err, ErrDamaged):
+		b.Absent = err
+	default:
+		return nil, err
+	}
+	return b, nil
+}
+
+// Size returns the length of block i, or -1 if it is not held.
+func (b *Batch) Size(i int) int {
+	if data, ok := b.found[i]; ok {
+		return len(data)
+	}
+	if b.at[i].id == 0 {
+		return -1
+	}
+	return b.at[i].len
+}
+
+// Read reads the blocks from i up to j, all of which are held, into buf, one
+// after the other, and hashes them. It returns how many are right before the
+// first that is not, and an error as [Store.Block] has it. A block of which the
+// first copy is damaged is taken from another.
+func (b *Batch) Read(ctx context.Context, i, j int, buf []byte) (int, error) {
+	b.msgs = b.msgs[:0]
+	failed := make(map[int]bool)
+	var open *openFile
+	defer func() {
+		if open != nil {
+			b.st.files.open.put(open)
+		}
+	}()
+	for k := i; k < j; k++ {
+		if err := context.Cause(ctx); err != nil {
+			return 0, err
+		}
+		p := buf[:b.Size(k)]
+		buf = buf[len(p):]
+		b.msgs = append(b.msgs, p)
+		l := b.at[k]
+		if data, ok := b.found[k]; ok {
+			copy(p, data)
+			continue
+		}
+		if open != nil && (k == i || b.at[k-1].id != l.id) {
+			b.st.files.open.put(open)
+			open = nil
+		}
+		if open == nil {
+			var err error
+			if open, err = b.st.files.open.get(l.shard, b.st.files.path(l.shard)); err != nil {
+				failed[k] = true
+				continue
+			}
+		}
+		if _, err := open.f.ReadAt(p, l.off); err != nil {
+			failed[k] = true
+		}
+	}
+	b.hash()
+	for k := i; k < j; k++ {
+		p := b.msgs[k-i]
+		if !failed[k] && isSum(b.cids[k], p, b.sums[k-i][:]) {
+			continue
+		}
+		// One by one it is found out what is wrong, and noted.
+		if err := b.st.files.open.drop(b.at[k].shard); err != nil {
+			return k - i, err
+		}
+		data, err := b.st.Block(ctx, b.cids[k])
+		if err == nil && len(data) != len(p) {
+			err = fmt.Errorf("block %s is of %d bytes here, and of %d there: %w", b.cids[k], len(data), len(p), ErrDamaged)
+		}
+		if err != nil {
+			return k - i, err
+		}
+		copy(p, data)
+	}
+	return j - i, nil
+}
+
+// hash computes the SHA-256 of all that was read, side by side.
+func (b *Batch) hash() {
+	b.sums = slices.Grow(b.sums[:0], len(b.msgs))[:len(b.msgs)]
+	sha256mb.Sum(b.sums, b.msgs)
+}
+
+// isSum checks a block whose SHA-256 is known.
+func isSum(c cid.Cid, data, sum []byte) bool {
+	d, err := multihash.Decode(c.Hash())
+	switch {
+	case err != nil:
+		return false
+	case d.Code == multihash.SHA2_256:
+		return string(sum) == string(d.Digest)
+	}
+	return CheckBlock(c, data) == nil
+}
