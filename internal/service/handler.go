@@ -33,14 +33,14 @@ func New(ctx context.Context, st *store.Store, opts Options) (*Service, error) {
 
 // newHandler assembles the API, the gateway and what operators need.
 func (s *Service) newHandler() (http.Handler, error) {
-	gateway, err := s.newGateway()
-	if err != nil {
-		return nil, err
-	}
 	routes := s.routes()
 	//nolint:contextcheck // the request carries its context
 	api := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.serveAPI(routes, w, r) })
-	return s.observe(gateway(api)), nil
+	all, err := s.newGateway(api)
+	if err != nil {
+		return nil, err
+	}
+	return s.observe(all), nil
 }
 
 // route is one line of the API. Patterns ignore case and a slash at the end.

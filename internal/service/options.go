@@ -31,6 +31,10 @@ type Options struct {
 	// fetched that is pinned but not held.
 	FetchFrom []string
 
+	// GatewayHosts are names under which the gateway gives each root a name of
+	// its own: /ipfs/CID there leads to CID.ipfs.NAME.
+	GatewayHosts []string
+
 	// IdleTimeout is how long a request body may stand still; 0 means a
 	// minute.
 	IdleTimeout time.Duration

@@ -32,6 +32,7 @@ type serveFlags struct {
 	insecure, discard bool
 	maxBodyBytes      size
 	access            string
+	gatewayHosts      []string
 	fetchFrom         []string
 	scrub             byteRate
 }
@@ -63,6 +64,7 @@ certificates. SIGINT or SIGTERM finishes the requests it has and ends it.`,
 	fl.Var(&f.maxBodyBytes, "max-body-bytes", "largest request body")
 	fl.StringVar(&f.access, "access", service.ModeReadWriteCreate, "what is allowed: rwc, rw- (nothing new), r-- or --- (maintenance)")
 	fl.StringArrayVar(&f.fetchFrom, "fetch-from", nil, "URL of a trustless gateway to fetch pinned content from; may be repeated")
+	fl.StringArrayVar(&f.gatewayHosts, "gateway-host", nil, "name under which each CID gets a name of its own, CID.ipfs.NAME; may be repeated")
 	f.scrub.size = defaultScrub
 	fl.Var(&f.scrub, "scrub", "bytes per second at which the store is read and hashed in the background, once a day; off for never")
 	fl.BoolVar(&f.discard, "discard", false, "check uploads but keep no payload; for load tests")
@@ -97,7 +99,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
 	svc, err := service.New(ctx, st, service.Options{
-		MaxBodyBytes: int64(f.maxBodyBytes), Mode: f.access, Version: version(), FetchFrom: f.fetchFrom, Logger: a.log,
+		MaxBodyBytes: int64(f.maxBodyBytes), Mode: f.access, Version: version(), FetchFrom: f.fetchFrom, GatewayHosts: f.gatewayHosts, Logger: a.log,
 	})
 	if err != nil {
 		return err
