@@ -3,13 +3,21 @@ package service
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"time"
 )
 
+// leastBytes is what a body has to bring in each leastTime, on average. It is
+// half of what the slowest clients send.
+const (
+	leastBytes = 30 << 10
+	leastTime  = time.Minute
+)
+
 // body reads a request's body up to a limit, and gives up on one that stands
-// still. Its errors are bodyErrors, or an API error for a body that is too
+// still or only just moves. Its errors are bodyErrors, or an API error for a body that is too
 // large.
 type body struct {
 	r    io.ReadCloser
@@ -17,6 +25,9 @@ type body struct {
 	idle time.Duration
 	left int64
 	err  error
+
+	waited time.Duration // for the client, in which
+	bytes  int64         // came
 }
 
 func newBody(w http.ResponseWriter, r *http.Request, limit int64, idle time.Duration) *body {
@@ -30,7 +41,11 @@ func (b *body) Read(p []byte) (int, error) {
 	}
 	// Tests and wrappers may have no deadline; then bodies may stand still.
 	_ = b.rc.SetReadDeadline(time.Now().Add(b.idle))
+	start := time.Now()
 	n, err := b.r.Read(p)
+	if err == nil {
+		err = b.pace(n, time.Since(start))
+	}
 	if b.left -= int64(n); b.left < 0 {
 		err = tooLarge()
 	}
@@ -46,6 +61,24 @@ func (b *body) Read(p []byte) (int, error) {
 		b.err = &bodyError{err}
 	}
 	return n, b.err
+}
+
+// errTrickle ends a body that only just moves.
+var errTrickle = fmt.Errorf("less than %d bytes in %s", leastBytes, leastTime)
+
+// pace counts what was read, and how long that took. What the service does in
+// between is not the client's time.
+func (b *body) pace(n int, took time.Duration) error {
+	b.bytes += int64(n)
+	b.waited += took
+	switch {
+	case b.waited < leastTime:
+		return nil
+	case b.bytes < leastBytes*int64(b.waited/leastTime):
+		return errTrickle
+	}
+	b.waited, b.bytes = 0, 0
+	return nil
 }
 
 // drain reads what is left of a body after the reply was written. A server

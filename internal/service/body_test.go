@@ -131,7 +131,7 @@ func TestAnswerAfterHalfClose(t *testing.T) {
 func TestHalfCloseIsNoSuccess(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s := newServer(t, options{Dir: dir, BufferBytes: 1})
+	s := newServer(t, options{Dir: dir, Discard: true, BufferBytes: 1})
 	rawRequest(t, s, "Content-Length: 50000000\r\n", carOf(raw(strings.Repeat("a", 1<<20)), raw(strings.Repeat("b", 1<<20)),
 		raw(strings.Repeat("c", 1<<20)), raw(strings.Repeat("d", 1<<20)), raw(strings.Repeat("e", 1<<20))))
 	waitFor(t, "the first upload to have all the memory", func() bool {
@@ -166,7 +166,7 @@ func TestHalfCloseIsNoSuccess(t *testing.T) {
 // fit into less.
 func TestMemoryIsCountedAsTaken(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, options{BufferBytes: 1})
+	s := newServer(t, options{Discard: true, BufferBytes: 1})
 	const head = "Content-Length: 2000000\r\nExpect: 100-continue\r\n"
 	first := rawRequest(t, s, head, nil)
 	if line, err := bufio.NewReader(first).ReadString('\n'); err != nil || !strings.Contains(line, "100 Continue") {

@@ -16,6 +16,7 @@ type call struct {
 	param string // what stood in the path for :param
 	who   *store.Caller
 	body  *body
+	pins  bool // it is for the pinning API, which has error bodies of its own
 }
 
 func (c *call) reply(status int, value any) error {

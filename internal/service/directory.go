@@ -21,6 +21,10 @@ type entry struct {
 const (
 	maxPathSegments = 64
 
+	// maxNameBytes is the longest name that file systems have. One that is
+	// longer could not be restored.
+	maxNameBytes = 255
+
 	// maxEntries bounds the files and directories that a form makes, for
 	// they are in memory until its end.
 	maxEntries = 100_000
@@ -31,6 +35,11 @@ func (b *importer) place(d directory, path string, file written) error {
 	segments := slices.DeleteFunc(strings.Split(path, "/"), func(s string) bool { return s == "" || s == "." })
 	if len(segments) == 0 || len(segments) > maxPathSegments {
 		return thrown("file name %q names no file", path)
+	}
+	for _, s := range segments {
+		if len(s) > maxNameBytes {
+			return badRequest("a file name of %d bytes is too long; the limit is %d", len(s), maxNameBytes)
+		}
 	}
 	last := len(segments) - 1
 	for _, s := range segments[:last] {
@@ -53,6 +62,10 @@ func (b *importer) place(d directory, path string, file written) error {
 // made a HAMT of a directory.
 const shardEntries = 1000
 
+// tooDeep is how boxo's error begins for names whose hashes are all the same. It
+// has no type.
+const tooDeep = "sharded directory too deep"
+
 // addDirectory writes a directory and those in it, and returns its node.
 func (b *importer) addDirectory(ctx context.Context, d directory) (written, error) {
 	var dir uio.Directory
@@ -73,6 +86,9 @@ func (b *importer) addDirectory(ctx context.Context, d directory) (written, erro
 			}
 		}
 		if err := dir.AddChild(ctx, name, child); err != nil {
+			if strings.Contains(err.Error(), tooDeep) {
+				return written{}, badRequest("file name %q has the same hash as another one of this form; send a CAR with a plain directory instead", name)
+			}
 			return written{}, fmt.Errorf("add %q to directory: %w", name, err)
 		}
 	}

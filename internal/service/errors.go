@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -71,6 +72,8 @@ func asAPIError(err error) (*apiError, bool) {
 	case errors.As(err, &quota):
 		return failure(http.StatusForbidden, "ERROR_QUOTA_EXCEEDED",
 			"The quota of this API Key is %d bytes, of which %d are used.", quota.Quota, quota.Used), true
+	case errors.Is(err, store.ErrBlockTooLarge):
+		return badRequest("this makes a block of more than %d bytes; send a CAR instead", store.MaxBlockBytes), true
 	case errors.Is(err, store.ErrNotFound):
 		return failure(http.StatusNotFound, "HTTP_ERROR", "NFT not found"), true
 	case errors.Is(err, store.ErrClosed):
@@ -125,15 +128,21 @@ type errorReply struct {
 	Error struct {
 		Code    string `json:"code"`
 		Message string `json:"message"`
+		Reason  string `json:"reason,omitempty"`  // what clients of the pinning
+		Details string `json:"details,omitempty"` // API look for
 	} `json:"error"`
 }
 
-func (e *apiError) write(w http.ResponseWriter) error {
+// write answers with the error; pins says that the pinning API was asked.
+func (e *apiError) write(w http.ResponseWriter, pins bool) error {
 	if e.status == http.StatusRequestEntityTooLarge {
 		return writeTooLarge(w)
 	}
 	var r errorReply
 	r.Error.Code, r.Error.Message = e.code, e.message
+	if pins {
+		r.Error.Reason, r.Error.Details = cmp.Or(e.code, "ERROR"), e.message
+	}
 	return writeJSON(w, e.status, r)
 }
 

@@ -150,7 +150,7 @@ func (s *Service) dispatch(routes []route, c *call) error {
 		return writePlain(c.w, http.StatusNotFound, "404 not found\n")
 	}
 	allowOrigin(c.w, c.r)
-	c.param = param
+	c.param, c.pins = param, rt.guard&pinsGuard != 0
 	if rt.guard&keyed != 0 {
 		who, err := s.authenticate(c.r)
 		if err != nil {
@@ -205,7 +205,7 @@ func (s *Service) fail(c *call, err error) error {
 		s.log.LogAttrs(c.r.Context(), slog.LevelError, "request failed",
 			slog.String("method", c.r.Method), slog.String("path", c.r.URL.Path), slog.Any("error", err), requestID(c.r.Context()))
 	}
-	return api.write(c.w)
+	return api.write(c.w, c.pins)
 }
 
 func allowOrigin(w http.ResponseWriter, r *http.Request) {

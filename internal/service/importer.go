@@ -35,6 +35,7 @@ type importer struct {
 	ipld.DAGService // nil: only adding and getting are asked for
 	*store.Builder
 	entries int // of all directories together
+	listed  int // bytes of the names and types of the files
 }
 
 func newImporter(st *store.Store) (*importer, error) {

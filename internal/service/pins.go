@@ -45,7 +45,6 @@ type pinError struct {
 	status  int
 	reason  string
 	details any
-	bare    bool // without the envelope, as lists had it
 }
 
 func (e *pinError) Error() string { return fmt.Sprintf("%d %s: %v", e.status, e.reason, e.details) }
@@ -54,9 +53,6 @@ func (e *pinError) write(w http.ResponseWriter) error {
 	type body struct {
 		Reason  string `json:"reason"`
 		Details any    `json:"details,omitempty"`
-	}
-	if e.bare {
-		return writeJSON(w, e.status, body{e.reason, e.details})
 	}
 	return writeJSON(w, e.status, struct {
 		Error body `json:"error"`
@@ -145,7 +141,28 @@ func (c *call) readPin() (newPin, error) {
 		origins := string(in.Origins)
 		p.origins = &origins
 	}
-	return p, nil
+	return p, p.check()
+}
+
+// Bounds of a pin, which is in every list of pins.
+const (
+	maxPinName  = 4 << 10
+	maxPinBytes = 64 << 10 // of metadata, and of origins
+	maxMetaKeys = 64       // of a query
+)
+
+// check refuses a pin that would weigh down every list.
+func (p newPin) check() error {
+	for _, part := range []struct {
+		what string
+		text *string
+		most int
+	}{{"name", p.name, maxPinName}, {"meta", p.meta, maxPinBytes}, {"origins", p.origins, maxPinBytes}} {
+		if part.text != nil && len(*part.text) > part.most {
+			return invalidPin(fmt.Sprintf("%s has %d bytes, the limit is %d", part.what, len(*part.text), part.most))
+		}
+	}
+	return nil
 }
 
 // truthy tells what JavaScript takes for true.
@@ -253,9 +270,9 @@ func (s *Service) deletePin(c *call) error {
 func (c *call) pinFilter() (f store.Filter, err error) {
 	query := c.r.URL.Query()
 	invalid := func(reason string, details any) error {
-		return &pinError{status: http.StatusBadRequest, reason: reason, details: details, bare: true}
+		return &pinError{status: http.StatusBadRequest, reason: reason, details: details}
 	}
-	f = store.Filter{UserID: c.who.UserID, Kind: store.KindPin, Name: query.Get("name")}
+	f = store.Filter{UserID: c.who.UserID, Kind: store.KindPin, Name: query.Get("name"), MaxBytes: maxPageBytes}
 	if list := query.Get("cid"); list != "" {
 		for _, text := range strings.Split(list, ",") {
 			root, err := parseCID(text)
@@ -289,8 +306,13 @@ func (c *call) pinFilter() (f store.Filter, err error) {
 	if f.Limit, err = pageLimit(query.Get("limit")); err != nil {
 		return f, invalid("VALIDATION_ERROR", []string{"limit is not an integer from 1 to 1000"})
 	}
-	if meta := query.Get("meta"); meta != "" && !json.Valid([]byte(meta)) {
-		return f, invalid("INVALID_META", `Invalid json in the "meta" query parameter.`)
+	if meta := query.Get("meta"); meta != "" {
+		if err := json.Unmarshal([]byte(meta), &f.Meta); err != nil {
+			return f, invalid("INVALID_META", `Invalid json in the "meta" query parameter.`)
+		}
+		if len(f.Meta) > maxMetaKeys {
+			return f, invalid("INVALID_META", fmt.Sprintf(`The "meta" query parameter has more than %d keys.`, maxMetaKeys))
+		}
 	}
 	return f, nil
 }

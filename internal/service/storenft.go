@@ -91,6 +91,10 @@ func (b *importer) readNFT(ctx context.Context, in *form) (meta []byte, assets [
 		if plain {
 			return nil, nil, nil, badRequest("Field `%s` is not a file: expected File part", p.field)
 		}
+		path := strings.Split(p.field, ".")
+		if len(path) > maxPathSegments {
+			return nil, nil, nil, badRequest("a field name is a path of %d steps; the limit is %d", len(path), maxPathSegments)
+		}
 		node, err := b.addFile(p.body)
 		if err != nil {
 			return nil, nil, nil, err
@@ -104,9 +108,11 @@ func (b *importer) readNFT(ctx context.Context, in *form) (meta []byte, assets [
 			return nil, nil, nil, err
 		}
 		assets = append(assets, asset{
-			path: strings.Split(p.field, "."), href: "ipfs://" + wrapped.Cid().String() + "/" + p.name, dir: wrapped.Cid(),
+			path: path, href: "ipfs://" + wrapped.Cid().String() + "/" + p.name, dir: wrapped.Cid(),
 		})
-		files = append(files, fileEntry{Name: p.name, Type: p.mime})
+		if files, err = b.list(files, p); err != nil {
+			return nil, nil, nil, err
+		}
 	}
 	if meta == nil {
 		return nil, nil, nil, badRequest("Missing `meta` field")
@@ -125,8 +131,12 @@ func (b *importer) addNFT(meta []byte, assets []asset) (root cid.Cid, data any, 
 	if err != nil {
 		return cid.Undef, nil, failure(http.StatusInternalServerError, "SyntaxError", "meta: %v", err)
 	}
+	room := maxPadding
 	for _, a := range assets {
-		data, dag = setIn(data, a.path, a.href), setIn(dag, a.path, a.dir)
+		data, dag = setIn(data, a.path, a.href, &room), setIn(dag, a.path, a.dir, &room)
+	}
+	if room < 0 {
+		return cid.Undef, nil, badRequest("the numbers in field names leave more than %d gaps in lists", maxPadding)
 	}
 	object, ok := dag.(*object)
 	if !ok {

@@ -98,7 +98,9 @@ func (s *Service) uploadMultipart(c *call, mime string) (err error) {
 		if err := b.place(top, p.name, node); err != nil {
 			return err
 		}
-		files = append(files, fileEntry{Name: p.name, Type: p.mime})
+		if files, err = b.list(files, p); err != nil {
+			return err
+		}
 	}
 	if len(files) == 0 {
 		return thrown("expected at least one file part")
@@ -122,6 +124,24 @@ func (s *Service) uploadMultipart(c *call, mime string) (err error) {
 type fileEntry struct {
 	Name string `json:"name"`
 	Type string `json:"type"`
+}
+
+// Bounds of the list of files that an upload has: it is kept, and is in every
+// list of uploads.
+const (
+	maxListBytes = 1 << 20 // of names and types
+	maxMimeBytes = 255
+)
+
+// list adds a part of a form to the list of files.
+func (b *importer) list(files []fileEntry, p part) ([]fileEntry, error) {
+	if len(p.mime) > maxMimeBytes {
+		return nil, badRequest("a Content-Type of %d bytes is too long; the limit is %d", len(p.mime), maxMimeBytes)
+	}
+	if b.listed += len(p.name) + len(p.mime); b.listed > maxListBytes {
+		return nil, badRequest("the names of the form's files are more than %d bytes together; send a CAR instead", maxListBytes)
+	}
+	return append(files, fileEntry{Name: p.name, Type: p.mime}), nil
 }
 
 // finish stores a shard and answers with the upload.

@@ -135,7 +135,7 @@ func (s *Service) list(c *call) error {
 	if !before.IsZero() {
 		before = before.Add(time.Microsecond) // the original includes the time itself
 	}
-	uploads, count, err := s.st.Uploads(c.r.Context(), store.Filter{UserID: c.who.UserID, Before: before, Limit: limit})
+	uploads, count, err := s.st.Uploads(c.r.Context(), store.Filter{UserID: c.who.UserID, Before: before, Limit: limit, MaxBytes: maxPageBytes})
 	if err != nil {
 		return err
 	}
@@ -153,6 +153,10 @@ func (s *Service) list(c *call) error {
 const (
 	defaultPage = 10
 	maxPage     = 1000
+
+	// maxPageBytes bounds the lists of files and the metadata in a page. A page
+	// that would have more of them is shorter; the count tells that there is more.
+	maxPageBytes = 4 << 20
 )
 
 func pageLimit(s string) (int, error) {

@@ -208,9 +208,14 @@ func appendCBORHead(dst []byte, major byte, n uint64) []byte {
 	return binary.BigEndian.AppendUint64(append(dst, m|27), n)
 }
 
+// maxPadding bounds the empty places of lists that field names make, for a few
+// bytes of a form can ask for thousands.
+const maxPadding = 1 << 17
+
 // setIn puts a value at a path of keys, and makes what is missing on the way:
-// a list where the next key is a number.
-func setIn(v any, path []string, leaf any) any {
+// a list where the next key is a number. What it adds to lists it takes from
+// room, and it adds nothing when there is none left.
+func setIn(v any, path []string, leaf any, room *int) any {
 	if len(path) == 0 {
 		return leaf
 	}
@@ -223,17 +228,20 @@ func setIn(v any, path []string, leaf any) any {
 		if !numeric || index > maxIndex {
 			return c
 		}
-		for len(c) <= index {
-			c = append(c, nil)
+		if add := index + 1 - len(c); add > 0 {
+			if *room -= add; *room < 0 {
+				return c
+			}
+			c = append(c, make([]any, add)...)
 		}
-		c[index] = setIn(c[index], path[1:], leaf)
+		c[index] = setIn(c[index], path[1:], leaf, room)
 		return c
 	case *object:
-		c.set(key, setIn(c.values[key], path[1:], leaf))
+		c.set(key, setIn(c.values[key], path[1:], leaf, room))
 		return c
 	}
 	if numeric {
-		return setIn([]any{}, path, leaf)
+		return setIn([]any{}, path, leaf, room)
 	}
-	return setIn(&object{values: make(map[string]any)}, path, leaf)
+	return setIn(&object{values: make(map[string]any)}, path, leaf, room)
 }

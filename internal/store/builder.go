@@ -47,8 +47,12 @@ func (st *Store) NewBuilder(root cid.Cid) (*Builder, error) {
 }
 
 // Add writes a block unless it was written before. Its bytes are not compared
-// with its CID.
+// with its CID. The error matches [ErrBlockTooLarge] for a block that would be
+// refused in a shard that was sent.
 func (b *Builder) Add(c cid.Cid, data []byte) error {
+	if len(data) > MaxBlockBytes {
+		return fmt.Errorf("%w: %s has %d bytes, the limit is %d", ErrBlockTooLarge, c, len(data), MaxBlockBytes)
+	}
 	if _, ok := b.at[c]; ok {
 		return nil
 	}

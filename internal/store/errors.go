@@ -35,6 +35,9 @@ var (
 	// ErrNotFound is returned when there is no such upload or content.
 	ErrNotFound = errors.New("there is no such upload")
 
+	// ErrBlockTooLarge is returned for a block of more than [MaxBlockBytes].
+	ErrBlockTooLarge = errors.New("the block is too large")
+
 	// ErrNotHeld is returned when no shard has a block.
 	ErrNotHeld = errors.New("the block is not held")
 

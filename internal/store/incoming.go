@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/ipfs/go-cid"
 
@@ -20,10 +21,11 @@ type Incoming struct {
 	DAGSize int64 // of all that is below the root, as the root claims; -1 if unknown
 	shard   shard
 
-	st   *Store
-	f    *os.File
-	out  *durable.Writer // nil if nothing is written by Write
-	done bool            // it has the name of a shard
+	st      *Store
+	f       *os.File
+	out     *durable.Writer // nil if nothing is written by Write
+	written int64           // by it
+	done    bool            // it has the name of a shard
 }
 
 func (st *Store) newIncoming() (*Incoming, error) {
@@ -48,7 +50,12 @@ func (st *Store) Receive(ctx context.Context, src io.Reader, length int64) (_ *I
 			err = errors.Join(err, in.Close())
 		}
 	}()
-	res, err := in.receive(ctx, src, length)
+	var res *scanResult
+	if st.discard {
+		res, err = st.receiveFrame(ctx, in, src, length)
+	} else {
+		res, err = st.receive(ctx, in, src, length)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -60,23 +67,89 @@ func (st *Store) Receive(ctx context.Context, src io.Reader, length int64) (_ *I
 	return in, in.sync()
 }
 
-// receive is the part of Receive that takes memory, which the sync does not need.
-func (in *Incoming) receive(ctx context.Context, src io.Reader, length int64) (*scanResult, error) {
-	buf, release, err := in.st.buffer(ctx, length)
+// receiveFrame checks a CAR as it comes in, and keeps what is no payload.
+func (st *Store) receiveFrame(ctx context.Context, in *Incoming, src io.Reader, length int64) (*scanResult, error) {
+	buf, release, err := st.buffer(ctx, length)
 	if err != nil {
 		return nil, err
 	}
 	defer release()
-	if in.st.discard {
-		return in.st.scan(src, buf, nil, in)
-	}
-	in.out = durable.NewWriter(in.f)
-	return in.st.scan(src, buf, in, nil)
+	return st.scan(src, buf, nil, in)
 }
+
+// receive writes a CAR to the file and checks it. One that comes fast is checked
+// as it comes in. One that does not, or comes when others have the memory for
+// that, goes to the file first: so nobody holds memory while waiting for bytes,
+// and nobody waits for memory before bytes are there.
+func (st *Store) receive(ctx context.Context, in *Incoming, src io.Reader, length int64) (*scanResult, error) {
+	in.out = durable.NewWriter(in.f)
+	buf, release, ok := st.bufferNow(length)
+	if ok {
+		res, err := st.scan(&fastOnly{src: src}, buf, in, nil)
+		release()
+		if !errors.Is(err, errSlow) {
+			return res, err
+		}
+	}
+	if _, err := io.CopyBuffer(writerOnly{in}, readerOnly{src}, make([]byte, slowBytes)); err != nil {
+		return nil, err
+	}
+	if err := in.sync(); err != nil { // what is not could not be read back
+		return nil, err
+	}
+	in.out = nil
+	var err error
+	if buf, release, err = st.buffer(ctx, in.written); err != nil {
+		return nil, err
+	}
+	defer release()
+	return st.scan(io.NewSectionReader(in.f, 0, in.written), buf, nil, nil)
+}
+
+// slowBytes is what a slow upload holds.
+const slowBytes = 64 << 10
+
+// What comes in more slowly than this does not keep a large buffer.
+const (
+	fastBytes = 8 << 20 // in
+	fastTime  = time.Second
+)
+
+// errSlow ends the scan of a CAR that comes in too slowly.
+var errSlow = errors.New("the shard comes in too slowly to be checked meanwhile")
+
+// fastOnly reads from src as long as that is fast.
+type fastOnly struct {
+	src   io.Reader
+	since time.Time
+	bytes int64
+}
+
+// Read implements io.Reader.
+func (r *fastOnly) Read(p []byte) (int, error) {
+	switch spent := time.Since(r.since); {
+	case r.since.IsZero():
+		r.since = time.Now()
+	case spent > fastTime && r.bytes < fastBytes:
+		return 0, errSlow
+	case spent > fastTime:
+		r.since, r.bytes = time.Now(), 0
+	}
+	n, err := r.src.Read(p)
+	r.bytes += int64(n)
+	return n, err
+}
+
+// readerOnly and writerOnly hide what io.Copy would use instead of its buffer.
+type (
+	readerOnly struct{ io.Reader }
+	writerOnly struct{ io.Writer }
+)
 
 // Write appends to the file of a shard that is received.
 func (in *Incoming) Write(p []byte) (int, error) {
 	n, err := in.out.Write(p)
+	in.written += int64(n)
 	if err != nil {
 		return n, fmt.Errorf("receive shard: %w", err)
 	}

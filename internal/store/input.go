@@ -63,7 +63,11 @@ func (s *input) fill() error {
 	case errors.Is(err, io.EOF), err == io.ErrUnexpectedEOF: // the latter of ReadFull; one that is wrapped is the source's
 		s.ended = true
 	case err != nil:
-		return err
+		if s.sink == nil {
+			return err
+		}
+		_, failed := s.sink.Write(fresh) // whoever goes on has all that came
+		return errors.Join(err, failed)
 	}
 	// The file is written meanwhile, and other uploads find company for their
 	// digests in the lanes.

@@ -30,8 +30,9 @@ type Options struct {
 	Discard bool
 
 	// BufferBytes bounds the memory that is used together to check what is
-	// received; 0 means DefaultBufferBytes. A large shard takes 4.25 MiB while
-	// it is received, and others wait for memory.
+	// received; 0 means DefaultBufferBytes. A large shard takes 4.25 MiB while it
+	// comes in fast. Shards that come in slowly, or are too many for that, take
+	// 64 KiB, and some memory for a moment when all of them is there.
 	BufferBytes int64
 
 	Logger *slog.Logger // nil means none
@@ -49,6 +50,7 @@ type Store struct {
 	hash    sha256mb.Pool
 	buffers sync.Pool           // *[]byte of scanBufferBytes
 	memory  *semaphore.Weighted // bytes of buffers in use
+	fast    *semaphore.Weighted // those of them that are held while bytes come in
 
 	// commit is held while a shard file is put in its place and made known to
 	// the database, and while files are taken away. So a file that no row
@@ -74,6 +76,7 @@ func open(ctx context.Context, opts Options, rebuild bool) (_ *Store, err error)
 	st := &Store{
 		files: files{opts.Dir, new(openFiles)}, discard: opts.Discard, log: opts.Logger,
 		memory: semaphore.NewWeighted(max(opts.BufferBytes, scanBufferBytes)),
+		fast:   semaphore.NewWeighted(opts.BufferBytes / 4 * 3),
 	}
 	st.buffers.New = func() any { b := make([]byte, scanBufferBytes); return &b }
 	if st.lock, err = lockDir(opts.Dir); err != nil {
@@ -126,21 +129,48 @@ func (st *Store) change() (done func(), err error) {
 // Ping reports whether the index answers.
 func (st *Store) Ping(ctx context.Context) error { return st.db.read.PingContext(ctx) }
 
+// bufferNow is buffer for a stream that may be waited for. It takes what memory
+// there is now, and leaves some for streams that are there already.
+func (st *Store) bufferNow(length int64) (buf []byte, release func(), ok bool) {
+	size := bufferSize(length)
+	if !st.fast.TryAcquire(size) {
+		return nil, nil, false
+	}
+	if !st.memory.TryAcquire(size) {
+		st.fast.Release(size)
+		return nil, nil, false
+	}
+	buf, give := st.take(size)
+	return buf, func() { give(); st.fast.Release(size) }, true
+}
+
+// bufferSize is how large a buffer is for a stream of this many bytes, -1 if that
+// is unknown.
+func bufferSize(length int64) int64 {
+	if length >= 0 && length+1 < scanBufferBytes/4 {
+		return length + 1
+	}
+	return scanBufferBytes
+}
+
 // buffer returns a buffer for reading a stream of this many bytes, -1 if that
 // is unknown, when there is memory for it. The caller calls release.
 func (st *Store) buffer(ctx context.Context, length int64) (buf []byte, release func(), err error) {
-	size := int64(scanBufferBytes)
-	if length >= 0 && length+1 < size/4 {
-		size = length + 1
-	}
+	size := bufferSize(length)
 	if err := st.memory.Acquire(ctx, size); err != nil {
 		return nil, nil, fmt.Errorf("wait for memory: %w", err)
 	}
+	buf, release = st.take(size)
+	return buf, release, nil
+}
+
+// take makes a buffer whose memory is counted already.
+func (st *Store) take(size int64) (buf []byte, release func()) {
 	if size < scanBufferBytes {
-		return make([]byte, size), func() { st.memory.Release(size) }, nil
+		return make([]byte, size), func() { st.memory.Release(size) }
 	}
 	p := st.buffers.Get().(*[]byte)
-	return *p, func() { st.buffers.Put(p); st.memory.Release(size) }, nil
+	return *p, func() { st.buffers.Put(p); st.memory.Release(size) }
 }
 
 // now is the time in microseconds, later than all it returned before. So an

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -150,10 +152,15 @@ type Filter struct {
 	Before  time.Time
 	After   time.Time // neither includes the time itself; zero is no bound
 	Limit   int
+	// MaxBytes ends the page with the first upload that makes its lists of files,
+	// metadata and origins longer than this; 0 is no bound.
+	MaxBytes int
 
 	Name     string // empty for all
 	NamePart bool   // it need only be contained
 	NameFold bool   // whatever the case of its letters
+
+	Meta map[string]string // what the metadata has, besides other things
 }
 
 // Uploads lists uploads, the newest first, and counts all that there are.
@@ -166,12 +173,32 @@ func (st *Store) Uploads(ctx context.Context, f Filter) (page []Upload, count in
 	if err := st.db.read.QueryRowContext(ctx, `SELECT count(*) FROM`+tables+where, args...).Scan(&count); err != nil {
 		return nil, 0, fmt.Errorf("count uploads: %w", err)
 	}
-	page, err = rowsOf(ctx, st.db.read, `SELECT `+uploadColumns+` FROM`+uploadTables+where+` ORDER BY u.inserted DESC LIMIT ?`,
-		append(args, f.Limit), scanUpload)
-	if err != nil {
+	bytes := 0
+	full := errors.New("the page is full")
+	err = eachRow(ctx, st.db.read, `SELECT `+uploadColumns+` FROM`+uploadTables+where+` ORDER BY u.inserted DESC LIMIT ?`, append(args, f.Limit),
+		func(scan scanRow) error {
+			u, err := scanUpload(scan)
+			if err != nil {
+				return err
+			}
+			page = append(page, u)
+			bytes += len(u.Files) + length(u.Meta) + length(u.Origins)
+			if f.MaxBytes > 0 && bytes > f.MaxBytes {
+				return full
+			}
+			return nil
+		})
+	if err != nil && !errors.Is(err, full) {
 		return nil, 0, fmt.Errorf("list uploads: %w", err)
 	}
 	return page, count, nil
+}
+
+func length(s *string) int {
+	if s == nil {
+		return 0
+	}
+	return len(*s)
 }
 
 // where is the filter as SQL.
@@ -192,6 +219,9 @@ func (f Filter) where() (string, []any) {
 	}
 	if !f.After.IsZero() {
 		and(`u.inserted > ?`, f.After.UnixMicro())
+	}
+	for _, key := range slices.Sorted(maps.Keys(f.Meta)) {
+		and(`EXISTS (SELECT 1 FROM json_each(u.meta) m WHERE m.key = ? AND m.value = ?)`, key, f.Meta[key])
 	}
 	escape := strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace
 	switch {

@@ -1,0 +1,278 @@
+package service_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/carload/carload/car"
+	"github.com/carload/carload/chunker"
+	"github.com/carload/carload/internal/store"
+)
+
+// Uploads that only just move take no memory that others need, however many
+// they are, and are no reason for others to wait.
+func TestSlowUploadsStopNobody(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := newServer(t, options{Dir: dir})
+	const slow = 100
+	var blocks []block
+	for i := range 200 {
+		blocks = append(blocks, raw(fmt.Sprint(i, strings.Repeat("x", 1000))))
+	}
+	begun := carOf(blocks...)
+	runtime.GC()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range slow {
+		rawRequest(t, s, "Content-Length: 90000000\r\n", begun)
+	}
+	waitFor(t, "all slow uploads to be received", func() bool {
+		received, err := filepath.Glob(filepath.Join(dir, "incoming", "*"))
+		return err == nil && len(received) == slow
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // less than the least time of a slow one
+	defer cancel()
+	for _, size := range []int{100, 100_000, 1 << 20} {
+		body := carOf(raw(strings.Repeat("y", size)))
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.http.URL+"/upload", bytes.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+s.token)
+		req.Header.Set("Content-Type", "application/car")
+		res, err := s.http.Client().Do(req)
+		if err != nil {
+			t.Fatalf("an upload of %d bytes beside %d slow ones: %v", size, slow, err)
+		}
+		if err := res.Body.Close(); err != nil || res.StatusCode != 200 {
+			t.Errorf("an upload of %d bytes beside %d slow ones: %s, %v", size, slow, res.Status, err)
+		}
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapInuse) - int64(before.HeapInuse); grown > 160<<20 {
+		t.Errorf("%d slow uploads hold %d MiB", slow, grown>>20)
+	}
+}
+
+// What the service makes of forms passes its own checks: those of fsck, of a
+// rebuild, and those that a client makes before it uploads the shard elsewhere.
+func TestFormsPassTheServicesOwnChecks(t *testing.T) {
+	t.Parallel()
+	const octets = "application/octet-stream"
+	long := strings.Repeat("n", 255)
+	many := func(n int, name func(int) string) (parts []formPart) {
+		for i := range n {
+			parts = append(parts, formPart{"file", name(i), octets, fmt.Sprint(i)})
+		}
+		return parts
+	}
+	deep := strings.TrimSuffix(strings.Repeat("d/", 63), "/") + "/f"
+	for _, row := range []struct {
+		name, path string
+		parts      []formPart
+	}{
+		{"one", "/upload", many(1, func(int) string { return "a" })},
+		{"999 of the longest names", "/upload", many(999, func(i int) string { return fmt.Sprintf("%03d%s", i, long[3:]) })},
+		{"1001 of the longest names", "/upload", many(1001, func(i int) string { return fmt.Sprintf("%04d%s", i, long[4:]) })},
+		{"deep", "/upload", many(3, func(i int) string { return deep + fmt.Sprint(i) })},
+		{"wide and deep", "/upload", many(1200, func(i int) string { return fmt.Sprintf("%d/%d", i%3, i) })},
+		{"empty file", "/upload", []formPart{{"file", "empty", octets, ""}}},
+		{"nft", "/store", []formPart{{"meta", "", "", `{"name":"n"}`}, {"image", long, "image/png", "png"}}},
+		{"nft with lists", "/store", []formPart{{"meta", "", "", `{}`}, {"a.1000.b.1000", "x", octets, "x"}, {"c." + strings.Repeat("d.", 60) + "e", "y", octets, "y"}}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			s := newServer(t, options{Dir: dir})
+			body, mime := form(t, row.parts...)
+			a := s.do(http.MethodPost, row.path, body, "Content-Type", mime)
+			if a.status != 200 {
+				t.Fatalf("%d %s", a.status, a.raw)
+			}
+			if r := fsck(t, s); len(r.Problems) > 0 {
+				t.Fatalf("fsck: %v", r.Problems)
+			}
+			s.close()
+			shards, err := filepath.Glob(filepath.Join(dir, "shards", "*", "*.car"))
+			if err != nil || len(shards) != 1 {
+				t.Fatalf("%v %v", shards, err)
+			}
+			src, err := chunker.OpenFile(shards[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := car.Import(t.Context(), src); err != nil {
+				t.Errorf("the shard as the source of an upload: %v", err)
+			}
+			if r, err := store.Rebuild(t.Context(), dir); err != nil || len(r.Problems) > 0 || r.Shards != 1 {
+				t.Errorf("rebuild: %+v, %v", r, err)
+			}
+		})
+	}
+}
+
+// Forms that would make what the service itself refuses, or cost it far more
+// than the client, are refused with a reason.
+func TestFormsThatAreRefused(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := newServer(t, options{Dir: dir})
+	const octets = "application/octet-stream"
+	repeat := func(n int, part func(int) formPart) (parts []formPart) {
+		for i := range n {
+			parts = append(parts, part(i))
+		}
+		return parts
+	}
+	for _, row := range []struct {
+		name, path, says string
+		parts            []formPart
+	}{
+		{"long name", "/upload", "too long", []formPart{{"file", strings.Repeat("n", 256), octets, "x"}}},
+		{"900 names of 60,000 bytes", "/upload", "too long", repeat(900, func(i int) formPart {
+			return formPart{"file", fmt.Sprint(i) + strings.Repeat("n", 60_000), octets, "x"}
+		})},
+		{"names that are long together", "/upload", "names", repeat(5000, func(i int) formPart {
+			return formPart{"file", fmt.Sprintf("%04d%s", i, strings.Repeat("n", 250)), octets, ""}
+		})},
+		{"long type", "/upload", "Content-Type", []formPart{{"file", "n", "text/" + strings.Repeat("x", 300), "x"}}},
+		{"deep field", "/store", "steps", []formPart{{"meta", "", "", `{}`}, {strings.Repeat("a.", 100_000), "n", octets, "x"}}},
+		{"gaps", "/store", "gaps", append(repeat(100, func(i int) formPart {
+			return formPart{fmt.Sprintf("k%d.65535", i), "n", octets, "x"}
+		}), formPart{"meta", "", "", `{}`})},
+		{"root of many megabytes", "/store", "block of more than", append(repeat(40_000, func(i int) formPart {
+			return formPart{fmt.Sprintf("k%d", i), "n", "a/b", fmt.Sprint(i)}
+		}), formPart{"meta", "", "", `{"k":"` + strings.Repeat("v", 1_000_000) + `"}`})},
+	} {
+		body, mime := form(t, row.parts...)
+		a := s.do(http.MethodPost, row.path, body, "Content-Type", mime)
+		if a.status != 400 || !strings.Contains(a.Error.Message, row.says) {
+			t.Errorf("%s: %d %.300s", row.name, a.status, a.raw)
+		}
+	}
+	if left, err := os.ReadDir(filepath.Join(dir, "incoming")); err != nil || len(left) > 0 {
+		t.Errorf("%d files are left, %v", len(left), err)
+	}
+}
+
+// A page of a list is bounded in bytes, and the pages together have everything.
+func TestListsAreBounded(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, options{})
+	const uploads = 12
+	for u := range uploads {
+		var parts []formPart
+		for i := range 3000 {
+			parts = append(parts, formPart{"file", fmt.Sprintf("%d/%04d%s", u, i, strings.Repeat("n", 200)), "a/b", ""})
+		}
+		body, mime := form(t, parts...)
+		if a := s.do(http.MethodPost, "/upload", body, "Content-Type", mime); a.status != 200 {
+			t.Fatalf("%d %.300s", a.status, a.raw)
+		}
+	}
+	seen := map[string]bool{}
+	query := url.Values{"limit": {"1000"}}
+	for range uploads {
+		a := s.do(http.MethodGet, "/?"+query.Encode(), nil)
+		if len(a.raw) > 8<<20 {
+			t.Fatalf("a page of %d bytes", len(a.raw))
+		}
+		var page []upload
+		if err := json.Unmarshal(a.Value, &page); err != nil || len(page) == 0 {
+			t.Fatal(err, "an empty page")
+		}
+		fresh := 0
+		for _, u := range page {
+			if !seen[u.CID] {
+				fresh++
+			}
+			seen[u.CID] = true
+		}
+		if len(seen) == uploads {
+			return
+		}
+		if fresh == 0 && len(page) == 1 {
+			break
+		}
+		query.Set("before", page[len(page)-1].Created)
+	}
+	t.Errorf("the pages have %d of %d uploads", len(seen), uploads)
+}
+
+// A list of pins is filtered by metadata: whoever deletes what it lists must not
+// delete what others pinned.
+func TestPinsByMeta(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, options{})
+	pin := func(name, meta string) {
+		body := fmt.Sprintf(`{"cid":%q,"name":%q,"meta":%s}`, raw(name).CID, name, meta)
+		if a := s.do(http.MethodPost, "/pins", []byte(body), "Content-Type", "application/json"); a.status != 200 {
+			t.Fatalf("%d %s", a.status, a.raw)
+		}
+	}
+	pin("ours", `{"app":"ours","run":"1"}`)
+	pin("ours too", `{"app":"ours","run":"2","it's \"odd\"":"x"}`)
+	pin("theirs", `{"app":"theirs"}`)
+	pin("nobody's", `null`)
+	for query, want := range map[string]int{
+		``: 4, `{"app":"ours"}`: 2, `{"app":"ours","run":"2"}`: 1, `{"app":"nobody"}`: 0, `{"it's \"odd\"":"x"}`: 1, `{}`: 4, `{"ap":"ours"}`: 0,
+	} {
+		a := s.do(http.MethodGet, "/pins?status=queued,pinning,pinned,failed&meta="+url.QueryEscape(query), nil)
+		var list struct {
+			Count   int
+			Results []json.RawMessage
+		}
+		if err := json.Unmarshal(a.raw, &list); err != nil || list.Count != want || len(list.Results) != want {
+			t.Errorf("meta %s: %d pins, %v, want %d", query, list.Count, err, want)
+		}
+	}
+	for _, bad := range []string{`{`, `[1]`, `{"a":1}`, `"a"`} {
+		a := s.do(http.MethodGet, "/pins?meta="+url.QueryEscape(bad), nil)
+		if reason := reasonOf(t, a.raw); a.status != 400 || reason != "INVALID_META" {
+			t.Errorf("meta %s: %d %s", bad, a.status, a.raw)
+		}
+	}
+}
+
+// Errors of the pinning API have a reason where its clients look for it.
+func TestPinErrorsHaveReasons(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, options{})
+	stranger := *s
+	stranger.token = "nonsense"
+	big := fmt.Sprintf(`{"cid":%q,"meta":{"k":"%s"}}`, raw("x").CID, strings.Repeat("v", 65<<10))
+	for name, a := range map[string]*answer{
+		"no key":    stranger.do(http.MethodGet, "/pins", nil),
+		"bad query": s.do(http.MethodGet, "/pins?limit=0", nil),
+		"no JSON":   s.do(http.MethodPost, "/pins", []byte("{"), "Content-Type", "application/json"),
+		"no CID":    s.do(http.MethodPost, "/pins", []byte("{}"), "Content-Type", "application/json"),
+		"unknown":   s.do(http.MethodGet, "/pins/"+raw("y").CID.String(), nil),
+		"large":     s.do(http.MethodPost, "/pins", []byte(big), "Content-Type", "application/json"),
+	} {
+		if a.status < 400 || reasonOf(t, a.raw) == "" {
+			t.Errorf("%s: %d %.200s", name, a.status, a.raw)
+		}
+	}
+}
+
+func reasonOf(t *testing.T, reply []byte) string {
+	t.Helper()
+	var body struct{ Error struct{ Reason string } }
+	if err := json.Unmarshal(reply, &body); err != nil {
+		t.Fatal(errors.Join(err, fmt.Errorf("in %.200s", reply)))
+	}
+	return body.Error.Reason
+}
