@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"bytes"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -172,4 +173,43 @@ func TestGCOfDamagedStore(t *testing.T) {
 			t.Error("a needed block was removed")
 		}
 	})
+}
+
+// A collection knows what is lost: it takes no shard that something lost may
+// need, and forgets damage with the shards that it takes.
+func TestGCOfMarkedShards(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := newShelf(t, store.Options{Dir: dir})
+	leaf, other := raw("leaf"), raw("other")
+	inner := pbNode("inner", leaf.CID)
+	root := pbNode("root", inner.CID)
+	s.put(carOf(pbNode("deleted", leaf.CID), leaf)) // has what root needs, by way of inner
+	part := s.put(carOf(root, inner)).Parts[0]
+	gone := s.put(carOf(other)).Parts[0]
+	s.drop(pbNode("deleted", leaf.CID).CID)
+	s.drop(other.CID)
+	damage(t, dir, part, inner)
+	if err := os.Remove(shardFile(dir, gone)); err != nil {
+		t.Fatal(err)
+	}
+	s.close()
+	s = newShelf(t, store.Options{Dir: dir})
+	if s.has(inner) || s.state(root.CID) != incomplete {
+		t.Fatal("damage was not found")
+	}
+	s.close()
+	s = newShelf(t, store.Options{Dir: dir}) // it is remembered
+	if r, err := s.Collect(t.Context()); !errors.Is(err, store.ErrDamaged) || !strings.Contains(err.Error(), part) || r != (store.CollectReport{}) {
+		t.Errorf("%+v %v", r, err)
+	}
+	if u := s.put(carOf(root, inner)); u.State != complete {
+		t.Errorf("%+v", u)
+	}
+	if r, err := s.Collect(t.Context()); err != nil || r.Shards != 1 || !s.has(leaf) {
+		t.Errorf("%+v %v", r, err)
+	}
+	if st, err := s.Status(t.Context()); err != nil || st.DamagedShards+st.LostBlocks != 0 || st.Shards != 2 {
+		t.Errorf("%+v %v", st, err)
+	}
 }

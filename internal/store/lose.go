@@ -118,9 +118,13 @@ func (l *loss) end() error {
 		}
 	}
 	return l.run([]string{
-		`DELETE FROM nodes WHERE mh IN (SELECT mh FROM lost WHERE held = 0)`,
+		`INSERT OR IGNORE INTO doubted SELECT id FROM nodes WHERE mh IN (SELECT mh FROM lost WHERE held = 0)`,
+		// Those that were complete wait for nothing, and going through all that
+		// wait may take a while.
+		`DELETE FROM waiting WHERE parent IN (SELECT d.id FROM doubted d JOIN nodes n ON n.id = d.id WHERE n.pending > 0)
+			AND EXISTS (SELECT 1 FROM doubted d JOIN nodes n ON n.id = d.id WHERE n.pending > 0)`,
 		`UPDATE nodes SET pending = -2 WHERE id IN (SELECT id FROM doubted)`,
-		`DELETE FROM waiting WHERE parent IN (SELECT id FROM doubted) OR parent NOT IN (SELECT id FROM nodes)`,
+		`DELETE FROM nodes WHERE mh IN (SELECT mh FROM lost WHERE held = 0)`,
 		`DELETE FROM settings WHERE name = 'parentless' AND EXISTS (SELECT 1 FROM doubted WHERE id <= value)`,
 	})
 }

@@ -2,8 +2,10 @@ package store_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -104,6 +106,9 @@ func TestDamageIsKnown(t *testing.T) {
 	for _, f := range faults {
 		for _, how := range []string{"read", "fsck", "scrub", "start"} {
 			for victim, b := range map[int]block{1: leaves[1], 2: inner[1]} {
+				if victim == 1 && how != "start" && testing.Short() {
+					continue // nodes are the harder part
+				}
 				t.Run(fmt.Sprintf("%s, %s, %d", f.name, how, victim), func(t *testing.T) {
 					t.Parallel()
 					if f.name == "disk error" && runtime.GOOS != "linux" {
@@ -395,6 +400,84 @@ func TestDamageOfAnOlderStore(t *testing.T) {
 	for _, c := range []cid.Cid{root.CID, top.CID, other.CID} {
 		if got := s.state(c); got != complete {
 			t.Errorf("mended: %s: %d", c, got)
+		}
+	}
+	if r := fsck(t, s); len(r.Problems) > 0 {
+		t.Errorf("%+v", r)
+	}
+}
+
+// Readers that find damage, uploads, checks and collections at the same time do
+// not stand in each other's way, and leave an index that adds up.
+func TestDamageUnderLoad(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := newShelf(t, store.Options{Dir: dir})
+	shared := raw("shared by all")
+	var roots []block
+	var shards [][]byte
+	var all []block
+	for i := range 6 {
+		leaves := []block{raw(fmt.Sprintf("leaf a of %d", i)), raw(fmt.Sprintf("leaf b of %d", i))}
+		inner := cborNode(fmt.Sprintf("inner %d", i), leaves[0].CID, shared.CID)
+		root := pbNode(fmt.Sprintf("root %d", i), inner.CID, leaves[1].CID)
+		roots = append(roots, root)
+		all = append(all, leaves[0], leaves[1], inner, root)
+		shards = append(shards, carOf(root, inner, leaves[0]), carOf(root, leaves[1], shared))
+	}
+	put := func(i int) error { _, err := s.tryPut(shards[i]); return err }
+	for i := range shards {
+		if err := put(i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	steps := 40
+	if testing.Short() {
+		steps = 10
+	}
+	var g errgroup.Group
+	for range 4 {
+		g.Go(func() error {
+			for range steps {
+				i := rand.IntN(len(shards))
+				var err error
+				switch rand.IntN(6) {
+				case 0:
+					err = put(i)
+				case 1: // a file that is being replaced may keep its sound bytes
+					if p, _ := os.ReadFile(shardFile(dir, carCID(shards[i]))); len(p) > 0 {
+						err = os.WriteFile(shardFile(dir, carCID(shards[i])), flip(p, -1), 0o600)
+					}
+				case 2:
+					_, err = s.Fsck(t.Context())
+				case 3:
+					if _, err = s.Collect(t.Context()); errors.Is(err, store.ErrDamaged) {
+						err = nil
+					}
+				default:
+					s.has(all[rand.IntN(len(all))])
+				}
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	for i := range shards {
+		if err := put(i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r := fsck(t, s); len(r.Problems) > 0 {
+		t.Errorf("%+v", r) // marks that nobody needs any more may be taken back by this
+	}
+	for _, root := range roots {
+		if u := s.upload(root.CID); u.State != complete || len(u.Parts) != 2 || !s.has(root) {
+			t.Errorf("%+v", u)
 		}
 	}
 	if r := fsck(t, s); len(r.Problems) > 0 {

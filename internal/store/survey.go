@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 
@@ -52,10 +51,12 @@ func (st *Store) survey(ctx context.Context) (dangling int, err error) {
 		}
 		info, err := os.Lstat(st.files.path(c))
 		found := int64(-1)
-		if err == nil && info.Mode().IsRegular() {
+		switch {
+		case err == nil && info.Mode().IsRegular():
 			found = info.Size()
-		} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
+		case err != nil && !isDamage(err):
+			st.log.LogAttrs(ctx, slog.LevelError, "the file of a shard cannot be seen", slog.Any("error", err))
+			return nil
 		}
 		if found == size {
 			return nil
