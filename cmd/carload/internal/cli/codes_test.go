@@ -5,8 +5,13 @@ package cli_test
 import (
 	"bufio"
 	"bytes"
+	"errors"
+	"io"
+	"math/rand/v2"
 	"net/http"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -136,5 +141,55 @@ func TestTwoUploadsAtOnce(t *testing.T) {
 	}
 	if firstOut.Len() == 0 || firstOut.String() != string(third) || firstOut.String() != secondOut.String() {
 		t.Errorf("the uploads print %q, %q and %q", firstOut.String(), secondOut.String(), third)
+	}
+}
+
+// While a command has the store of this user, others use it through that one,
+// which waits for them before it ends.
+func TestStoreIsShared(t *testing.T) {
+	t.Parallel()
+	home := t.TempDir()
+	// The first takes some seconds, the second a little longer.
+	start := func(name string, bytes int64) (*exec.Cmd, *bufio.Scanner, *strings.Builder) {
+		cmd := newCommand(t, home, "up", "--json", "--progress", "none", "--bwlimit", "4MB", "--transfers", "1", "--max-shard-bytes", "1100kB", name)
+		f, err := os.Create(filepath.Join(home, name))
+		if err == nil {
+			_, err = io.CopyN(f, rand.NewChaCha8([32]byte{byte(bytes >> 20)}), bytes)
+			err = errors.Join(err, f.Close())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		stdout, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		stderr := new(strings.Builder)
+		cmd.Stderr = stderr
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		lines := bufio.NewScanner(stdout)
+		for lines.Scan() && !strings.Contains(lines.Text(), `"type":"shard"`) {
+		}
+		return cmd, lines, stderr
+	}
+	first, firstLines, firstSaid := start("one", 6<<20)
+	second, secondLines, secondSaid := start("two", 9<<20)
+	if out, err := newCommand(t, home, "list").CombinedOutput(); err != nil {
+		t.Errorf("list: %v\n%s", err, out)
+	}
+	for firstLines.Scan() {
+	}
+	if err := first.Wait(); err != nil || !strings.Contains(firstSaid.String(), "another carload uses the store through this one") {
+		t.Errorf("the first: %v\n%s", err, firstSaid)
+	}
+	for secondLines.Scan() {
+	}
+	if err := second.Wait(); err != nil {
+		t.Errorf("the second: %v\n%s", err, secondSaid)
+	}
+	if out, err := newCommand(t, home, "list").Output(); err != nil || strings.Count(string(out), "pinned") != 2 {
+		t.Errorf("list: %v\n%s", err, out)
 	}
 }

@@ -147,7 +147,7 @@ func TestStopSaysWhatItWaitsFor(t *testing.T) {
 		}
 	})
 	home := t.TempDir()
-	up := upTo(t, srv, home, "--bwlimit", "1GB", randomFile(t, home, 40<<20))
+	up := upTo(t, srv, home, "--bwlimit", "1GB", randomFile(t, home, 16<<20))
 	stderr, err := up.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

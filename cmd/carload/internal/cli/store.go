@@ -125,7 +125,10 @@ func (a *app) fsckCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "fsck",
 		Short: "Hash everything in the store and compare the index with it",
-		Args:  noArgs,
+		Long: `Hash everything in the store and compare the index with it. What is damaged
+counts as not held from then on, and what was thought damaged and is sound
+counts again. Shards are left as they are.`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if rebuild {
 				there, err := a.storeThere(dir)

@@ -9,7 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -17,9 +16,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sync/errgroup"
 
-	"github.com/carload/carload/internal/service"
 	"github.com/carload/carload/internal/store"
 	"github.com/carload/carload/uploader"
 	"github.com/carload/carload/uploader/nftstorage"
@@ -85,7 +82,7 @@ type target struct {
 	uploader.Target
 	name    string             // what the user calls it; empty for none
 	service *nftstorage.Target // the same, if it speaks the API of NFT.Storage
-	local   bool               // it is the built-in service, in this process
+	local   bool               // it is the built-in service, and ends with a command
 	store   string             // its directory, if the service is the built-in one
 	url     string             // of the service
 	closers []func() error
@@ -186,23 +183,18 @@ func noToken(endpoint string) error {
 
 // openStoreTarget makes a target of the built-in service over a store.
 func (a *app) openStoreTarget(ctx context.Context, f endpointFlags, store string) (*target, error) {
-	url, token, local, err := a.local(ctx, store)
-	a.embedded = local != nil
+	local, err := a.local(ctx, store)
 	if err != nil {
 		return nil, err
 	}
+	a.embedded = local.own
 	f.gateway, f.caCert = "", ""
-	t, err := a.openService(f, url, token)
+	t, err := a.openService(f, local.url, local.token)
 	if err != nil {
-		if local != nil {
-			err = errors.Join(err, local.close())
-		}
-		return nil, err
+		return nil, errors.Join(err, local.close())
 	}
-	t.Target, t.store = storeTarget{t.service, store}, store
-	if local != nil {
-		t.local, t.closers = true, append(t.closers, local.close)
-	}
+	t.Target, t.store, t.local = storeTarget{t.service, store}, store, local.ends
+	t.closers = append(t.closers, local.close)
 	return t, nil
 }
 
@@ -274,80 +266,6 @@ func rootsAnd(path string) (*x509.CertPool, error) {
 		return nil, fmt.Errorf("%q has no certificate in PEM form", path)
 	}
 	return roots, nil
-}
-
-// Files in the store beside the service's own: the key that this user's
-// commands use, and where the service can be reached while it runs.
-const (
-	localTokenFile    = "local-token" //nolint:gosec // the name of the file
-	localEndpointFile = "local-endpoint"
-	localKeyName      = "carload (this user)"
-)
-
-// local reaches the built-in service over a store.
-func (a *app) local(ctx context.Context, dir string) (url string, _ nftstorage.Token, _ *embedded, err error) {
-	e, err := a.embed(ctx, dir)
-	switch {
-	case errors.Is(err, store.ErrLocked):
-		p, errRead := os.ReadFile(filepath.Join(dir, localEndpointFile))
-		secret, errToken := os.ReadFile(filepath.Join(dir, localTokenFile))
-		if errRead != nil || errToken != nil {
-			return "", nftstorage.Token{}, nil, err
-		}
-		url = strings.TrimSpace(string(p))
-		token, err := nftstorage.NewToken(strings.TrimSpace(string(secret)))
-		return url, token, nil, err
-	case err != nil:
-		return "", nftstorage.Token{}, nil, err
-	}
-	token, err := nftstorage.NewToken(e.token)
-	return e.url, token, e, err
-}
-
-// embedded is the built-in service in this process, on a loopback address.
-type embedded struct {
-	store   *store.Store
-	service *service.Service
-	server  *http.Server
-	group   errgroup.Group
-	url     string
-	token   string
-}
-
-func (a *app) embed(ctx context.Context, dir string) (_ *embedded, err error) {
-	st, err := store.Open(ctx, store.Options{Dir: dir, Logger: a.log})
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, st.Close())
-		}
-	}()
-	e := &embedded{store: st}
-	if e.token, err = localToken(ctx, st, dir); err != nil {
-		return nil, err
-	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	if e.service, err = service.New(ctx, st, service.Options{Version: version(), Logger: a.log}); err != nil {
-		return nil, errors.Join(err, listener.Close())
-	}
-	e.url = "http://" + listener.Addr().String()
-	e.server = newServer(e.service.Handler(), a.log)
-	e.group.Go(func() error {
-		if err := e.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			return err
-		}
-		return nil
-	})
-	return e, nil
-}
-
-func (e *embedded) close() error {
-	return errors.Join(e.server.Close(), e.group.Wait(), e.service.Close(), e.store.Close())
 }
 
 // newServer has timeouts on silence, none on how long a body may take.
