@@ -181,15 +181,16 @@ func (s *Stream) nextBatch() error {
 		}
 		return io.EOF
 	}
-	if err := s.batch.check(); err != nil {
+	// The whole file's hash is one long stream and needs company in the lanes:
+	// that of the blocks, and what other streams do while this batch is handed
+	// out. Then it is waited for.
+	s.hashing = s.packer.lanes.Start(&s.digest, s.batch.buf)
+	if err := s.batch.check(&s.packer.lanes); err != nil {
 		return err
 	}
 	if s.given+int64(len(s.batch.buf)) > s.archive.Size {
 		return fmt.Errorf("archive of %s is longer than the %d bytes announced", s.archive.Root, s.archive.Size)
 	}
-	// The whole file's hash is one long stream and needs company in the lanes.
-	// It is waited for when the batch has been handed out.
-	s.hashing = s.packer.lanes.Start(&s.digest, s.batch.buf)
 	s.rest = s.batch.buf
 	return nil
 }
@@ -244,9 +245,10 @@ func (b *batch) add(blk *Block, start int) {
 	b.blocks = append(b.blocks, batchBlock{blk.Cid, blk.Source, blk.Offset, blk.Claimed, start, len(b.buf)})
 }
 
-// check compares every payload of the batch with its CID.
-func (b *batch) check() error {
-	b.sum()
+// check compares every payload of the batch with its CID. They are hashed in
+// the company of what was started in a pool, if there is one.
+func (b *batch) check(lanes *sha256mb.Pool) error {
+	b.sum(lanes)
 	for i := range b.blocks {
 		blk := &b.blocks[i]
 		ok, err := matches(blk.cid, b.msgs[i], &b.sums[i])
@@ -266,14 +268,14 @@ func (b *batch) check() error {
 }
 
 // sum hashes the payloads of the batch.
-func (b *batch) sum() {
+func (b *batch) sum(lanes *sha256mb.Pool) {
 	for i := range b.blocks {
 		b.msgs = append(b.msgs, b.buf[b.blocks[i].start:b.blocks[i].end])
 	}
 	for len(b.sums) < len(b.msgs) {
 		b.sums = append(b.sums, [sha256mb.Size]byte{})
 	}
-	sha256mb.Sum(b.sums, b.msgs)
+	lanes.Sum(b.sums, b.msgs)
 }
 
 // matches reports whether data, whose SHA-256 is sum, has the multihash of c.

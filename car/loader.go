@@ -54,7 +54,7 @@ func (l *Loader) LoadAll(ctx context.Context, blocks []Block) ([][]byte, error) 
 			return nil, err
 		}
 	}
-	if err := l.batch.check(); err != nil {
+	if err := l.batch.check(nil); err != nil {
 		return nil, err
 	}
 	l.out = append(l.out[:0], l.batch.msgs...)

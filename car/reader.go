@@ -331,7 +331,7 @@ func checkDigest(code uint64, length int) error {
 // firstMismatch checks the payloads of the batch and tells the first that does
 // not match its CID.
 func (b *batch) firstMismatch() (int, error) {
-	b.sum()
+	b.sum(nil)
 	for i := range b.blocks {
 		ok, err := matches(b.blocks[i].cid, b.msgs[i], &b.sums[i])
 		if err != nil {

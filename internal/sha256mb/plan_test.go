@@ -92,3 +92,29 @@ func BenchmarkMeasure(b *testing.B) {
 		newPlan(candidates())
 	}
 }
+
+// Lanes are full, or it is better to wait for more streams.
+func TestGoodCompany(t *testing.T) {
+	for _, c := range []struct{ messages, streams, width, want int }{
+		{4, 0, 4, 0},
+		{4, 1, 4, 0},
+		{4, 2, 4, 2},
+		{4, 3, 4, 3},
+		{4, 9, 4, 3},
+		{1, 1, 4, 1},
+		{1, 3, 4, 3},
+		{2, 1, 4, 1},
+		{2, 2, 4, 2},
+		{3, 1, 4, 1},
+		{1000, 1, 4, 1},
+		{1000, 3, 4, 3},
+		{4, 1, 2, 1},
+		{4, 2, 2, 1},
+		{1, 0, 2, 0},
+		{4, 2, 1, 0},
+	} {
+		if got := goodCompany(c.messages, c.streams, c.width); got != c.want {
+			t.Errorf("%d of %d streams go along with %d messages in %d lanes, want %d", got, c.streams, c.messages, c.width, c.want)
+		}
+	}
+}

@@ -15,11 +15,12 @@ const poolMin = 8 << 10
 //
 // It has no goroutine of its own. The first who waits for a write leads: it
 // runs its own and whatever else was started, and others who wait meanwhile
-// sleep. When its own is done it hands the lead to one of them.
+// sleep. When its own is done it hands the lead to one of them. Sum takes writes
+// along as well.
 type Pool struct {
 	mu      sync.Mutex
 	waiting []*Write // not in a lane, in order of arrival, or of progress for those put back
-	leaders int
+	leaders int      // while there is none, no owner of a write in waiting sleeps
 	spare   []*Write
 }
 
@@ -107,29 +108,94 @@ func (p *Pool) lead(own *Write) {
 		plan.run(crew[:n])
 		p.mu.Lock()
 
-		kept := 0
-		for _, w := range crew[:n] {
-			switch {
-			case !w.idle():
-				crew[kept] = w
-				kept++
-			case w != own:
-				w.wake <- false
-			}
-		}
-		n = kept
+		n = settle(crew[:n], own)
 		if own.idle() {
 			break
 		}
 	}
 	p.waiting = slices.Insert(p.waiting, 0, crew[:n]...)
+	if !p.handOver() {
+		p.leaders-- // the owners of the rest will lead when they come to wait
+	}
+}
+
+// settle keeps the writes that are not done, and returns how many. It tells the
+// owners of the others, but for that of own.
+func settle(crew []*Write, own *Write) int {
+	kept := 0
+	for _, w := range crew {
+		switch {
+		case !w.idle():
+			crew[kept] = w
+			kept++
+		case w != own:
+			w.wake <- false
+		}
+	}
+	return kept
+}
+
+// handOver gives the lead to an owner who sleeps, if there is one.
+func (p *Pool) handOver() bool {
 	next := slices.IndexFunc(p.waiting, func(w *Write) bool { return !w.awake })
 	if next < 0 {
-		p.leaders-- // the owners of the rest will lead when they come to wait
-		return
+		return false
 	}
 	p.waiting[next].wake <- true
 	p.waiting = slices.Delete(p.waiting, next, next+1)
+	return true
+}
+
+// Sum is the function [Sum] in the company of writes that were started. Streams
+// are rarely as many at a time as there are lanes, but messages come in batches
+// and fill what streams leave. Of a nil Pool it is Sum alone.
+func (p *Pool) Sum(out [][Size]byte, msgs [][]byte) {
+	if pl := current(); pl.width > 0 && len(msgs) > 0 {
+		sum(pl, p, out, msgs)
+		return
+	}
+	Sum(out, msgs)
+}
+
+// share lets go of those of n guests that are done, and takes others along: no
+// more than there is room for, beside so many messages in so many lanes. With no
+// message left it parts from all. It returns how many there are then.
+func (p *Pool) share(guests *[maxLanes]*Write, n, room, messages, width int) int {
+	for _, w := range guests[:n] {
+		if w.idle() {
+			w.finish()
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n = settle(guests[:n], nil)
+	if messages > 0 {
+		most := goodCompany(messages, min(room, n+len(p.waiting)), width)
+		took := copy(guests[n:max(n, most)], p.waiting)
+		p.waiting = slices.Delete(p.waiting, 0, took)
+		return n + took
+	}
+	p.waiting = slices.Insert(p.waiting, 0, guests[:n]...)
+	if p.leaders == 0 && p.handOver() {
+		p.leaders++
+	}
+	return 0
+}
+
+// goodCompany is how many streams, of so many that could, go along with messages
+// of equal length, so that as few lanes as can be are idle meanwhile: two go
+// along with four messages in four lanes, but one does not. That would be
+// three messages, and then one.
+func goodCompany(messages, streams, width int) int {
+	best, least := 0, 1.0
+	for n := 0; n <= min(streams, width-1); n++ {
+		turns := (messages + width - n - 1) / (width - n)
+		idle := 1 - float64(messages+n*turns)/float64(width*turns)
+		if idle <= max(least, 1./16) {
+			best, least = n, min(idle, least)
+		}
+	}
+	return best
 }
 
 // run advances the writes of a crew until one of them is done, and no further

@@ -73,3 +73,46 @@ func TestPoolStart(t *testing.T) {
 		}
 	})
 }
+
+// Sum takes writes along, whether their owners wait or not, and leaves nobody
+// asleep.
+func TestPoolSum(t *testing.T) {
+	buf := noise(10, 200<<10)
+	sha256mb.EachKernel(t, func(t *testing.T) {
+		for _, workers := range []int{1, 2, 3, 9} {
+			var pool sha256mb.Pool
+			var g errgroup.Group
+			for id := range workers {
+				g.Go(func() error {
+					rng := rand.New(rand.NewPCG(uint64(id), uint64(workers)))
+					var d sha256mb.Digest
+					want := sha256.New()
+					for range 20 {
+						n := rng.IntN(len(buf))
+						w := pool.Start(&d, buf[:n])
+						want.Write(buf[:n])
+						msgs := make([][]byte, rng.IntN(7))
+						for i := range msgs {
+							msgs[i] = buf[rng.IntN(1000):][:rng.IntN([]int{100, 5000, 199_000}[rng.IntN(3)])]
+						}
+						out := make([][sha256mb.Size]byte, len(msgs))
+						pool.Sum(out, msgs)
+						w.Wait()
+						for i, m := range msgs {
+							if out[i] != sha256.Sum256(m) {
+								return fmt.Errorf("message %d of %d, %d bytes: wrong sum", i, len(msgs), len(m))
+							}
+						}
+					}
+					if d.Sum256() != [sha256mb.Size]byte(want.Sum(nil)) {
+						return fmt.Errorf("writer %d of %d: wrong digest", id, workers)
+					}
+					return nil
+				})
+			}
+			if err := g.Wait(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}

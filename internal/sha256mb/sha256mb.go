@@ -33,6 +33,12 @@ func Sum(out [][Size]byte, msgs [][]byte) {
 		}
 		return
 	}
+	sum(p, nil, out, msgs)
+}
+
+// sum is Sum by the lanes of a plan, in the company of what was started in a
+// pool if that is not nil.
+func sum(p *plan, pool *Pool, out [][Size]byte, msgs [][]byte) {
 	// The compiler leaves all this on the stack only while every address is
 	// stored by its full name, not through a pointer or a method.
 	var (
@@ -40,43 +46,70 @@ func Sum(out [][Size]byte, msgs [][]byte) {
 			stream
 			state [8]uint32
 			tail  [2 * blockSize]byte
-			out   *[Size]byte
+			out   *[Size]byte // nil if no message is here
 		}
-		lanes  [maxLanes]*stream
-		loaded int
+		guests [maxLanes]*Write
+		loaded int // messages so far
+		active int // of them in lanes
+		n      int // guests
+		since  = maxStep
 	)
 	for {
-		busy := false
-		for i := range p.width {
-			if !work[i].idle() {
-				busy = true
-				continue
-			}
-			if work[i].out != nil {
+		for i := range work {
+			if work[i].out != nil && work[i].idle() {
 				putDigest(work[i].out, &work[i].state)
 				work[i].out = nil
-			}
-			if loaded < len(msgs) {
-				m := msgs[loaded]
-				whole := len(m) &^ (blockSize - 1)
-				tail := pad(&work[i].tail, m[whole:], uint64(len(m)))
-				work[i].now, work[i].next = m[:whole], tail
-				if whole == 0 {
-					work[i].now, work[i].next = tail, nil
-				}
-				work[i].state = initial
-				work[i].h = &work[i].state
-				work[i].out = &out[loaded]
-				lanes[i] = &work[i].stream
-				loaded++
-				busy = true
+				active--
 			}
 		}
-		if !busy {
+		left := active + len(msgs) - loaded
+		if pool != nil && (left == 0 || since >= maxStep || anyIdle(guests[:n])) {
+			n = pool.share(&guests, n, p.width-active, left, p.width)
+			since = 0
+		}
+		if left == 0 {
 			return
 		}
-		p.move(&lanes, maxStep)
+		for i := 0; i < len(work) && loaded < len(msgs) && n+active < p.width; i++ {
+			if work[i].out != nil {
+				continue
+			}
+			m := msgs[loaded]
+			whole := len(m) &^ (blockSize - 1)
+			tail := pad(&work[i].tail, m[whole:], uint64(len(m)))
+			work[i].now, work[i].next = m[:whole], tail
+			if whole == 0 {
+				work[i].now, work[i].next = tail, nil
+			}
+			work[i].state = initial
+			work[i].h = &work[i].state
+			work[i].out = &out[loaded]
+			loaded++
+			active++
+		}
+		var lanes [maxLanes]*stream
+		at := 0
+		for i := range work {
+			if work[i].out != nil {
+				lanes[at] = &work[i].stream
+				at++
+			}
+		}
+		for i := range n {
+			lanes[at] = &guests[i].stream
+			at++
+		}
+		since += p.move(&lanes, maxStep)
 	}
+}
+
+func anyIdle(ws []*Write) bool {
+	for _, w := range ws {
+		if w.idle() {
+			return true
+		}
+	}
+	return false
 }
 
 // Update writes data[i] to ds[i], advancing all of them together. The slices

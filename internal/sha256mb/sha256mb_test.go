@@ -227,7 +227,12 @@ func TestAllocations(t *testing.T) {
 		"Update": func() { sha256mb.Update(ds, msgs) },
 		"Digest": func() { _, _ = ds[0].Write(buf); out[0] = ds[0].Sum256(); ds[0].Reset() },
 		"Pool":   func() { pool.Write(ds[1], buf) },
-		"Pairs":  func() { sha256mb.SumPairs(pairs, buf) },
+		"Pool.Sum": func() {
+			w := pool.Start(ds[1], buf)
+			pool.Sum(out, msgs)
+			w.Wait()
+		},
+		"Pairs": func() { sha256mb.SumPairs(pairs, buf) },
 	} {
 		if n := testing.AllocsPerRun(100, f); n != 0 {
 			t.Errorf("%s: %v allocations", name, n)

@@ -17,19 +17,24 @@ const (
 	scanBytes = 4<<20 + 256<<10
 	// scanBufferBytes is that from any place in a page on.
 	scanBufferBytes = scanBytes + durable.AlignBytes
+	// scanHalfBytes takes the largest section, from any place in a page on.
+	scanHalfBytes = scanBufferBytes / 2 &^ (durable.AlignBytes - 1)
 )
 
 // input reads a file once from its beginning to its end through one buffer,
 // hashes it and passes it on.
 type input struct {
 	src    io.Reader
-	sink   io.Writer // gets each byte as it is read; may be nil
-	kept   keeper    // gets sections as they are found; may be nil
-	moving func() error
+	sink   io.Writer    // gets each byte as it is read; may be nil
+	kept   keeper       // gets sections as they are found; may be nil
+	moving func() error // called before bytes are overwritten
 	pool   *sha256mb.Pool
 
 	digest     sha256mb.Digest // of the whole file
+	hashing    *sha256mb.Write // of what was read last, into digest
 	buf        []byte
+	halves     bool // the header is through: the halves of the buffer take turns
+	from, to   int  // the part of the buffer that is filled
 	start, end int
 	read       int64 // bytes of the file read so far
 	ended      bool
@@ -40,22 +45,35 @@ type keeper interface {
 	keep(off int64, p []byte) error
 }
 
-// fill makes room and reads until the buffer is full or the file ends.
+// fill makes room and reads until that is full or the file ends.
 func (s *input) fill() error {
 	if s.ended {
 		return nil
 	}
-	if s.start > 0 {
-		// What is read goes to the disk from where a byte's place in its page is
-		// that in the file.
-		at := int(s.position() % durable.AlignBytes)
-		if len(s.buf) < scanBufferBytes {
-			at = 0
+	// While one half waits for its client, what is in the other may be in a lane
+	// still, as company for other uploads. Blocks stay where they are until both
+	// halves are full, so that they are many when they are hashed.
+	switch {
+	case s.halves && s.to == scanHalfBytes:
+		s.from, s.to = scanHalfBytes, 2*scanHalfBytes
+	case s.halves && s.from == scanHalfBytes:
+		s.from, s.to = 0, scanHalfBytes
+	default: // bytes of what was read last are overwritten
+		s.waitHashed()
+		s.from, s.to = 0, len(s.buf)
+		if s.halves {
+			s.to = scanHalfBytes
 		}
-		s.end = at + copy(s.buf[at:], s.buf[s.start:s.end])
-		s.start = at
 	}
-	n, err := io.ReadFull(s.src, s.buf[s.end:])
+	// What is read goes to the disk from where a byte's place in its page is
+	// that in the file.
+	at := s.from
+	if len(s.buf) == scanBufferBytes {
+		at += int(s.position() % durable.AlignBytes)
+	}
+	s.end = at + copy(s.buf[at:s.to], s.buf[s.start:s.end])
+	s.start = at
+	n, err := io.ReadFull(s.src, s.buf[s.end:s.to])
 	fresh := s.buf[s.end : s.end+n]
 	s.end += n
 	s.read += int64(n)
@@ -69,16 +87,25 @@ func (s *input) fill() error {
 		_, failed := s.sink.Write(fresh) // whoever goes on has all that came
 		return errors.Join(err, failed)
 	}
-	// The file is written meanwhile, and other uploads find company for their
-	// digests in the lanes.
-	hashing := s.pool.Start(&s.digest, fresh)
-	defer hashing.Wait()
+	// The file is written and its blocks are hashed meanwhile: they and those of
+	// other uploads are company in the lanes.
+	s.waitHashed()
+	s.hashing = s.pool.Start(&s.digest, fresh)
 	if s.sink != nil {
 		if _, err := s.sink.Write(fresh); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// waitHashed returns when all that was read is part of the digest. Before that
+// the bytes must not change.
+func (s *input) waitHashed() {
+	if s.hashing != nil {
+		s.hashing.Wait()
+		s.hashing = nil
+	}
 }
 
 // position is how far into the file parsing has come.
@@ -98,8 +125,10 @@ func (s *input) drain() error {
 // need makes n bytes available, fewer only at the end of the file.
 func (s *input) need(n int) ([]byte, error) {
 	if s.end-s.start < n && !s.ended {
-		if err := s.moving(); err != nil {
-			return nil, err
+		if s.to != scanHalfBytes {
+			if err := s.moving(); err != nil {
+				return nil, err
+			}
 		}
 		if err := s.fill(); err != nil {
 			return nil, err

@@ -54,6 +54,7 @@ type scanResult struct {
 func (st *Store) scan(src io.Reader, buf []byte, sink io.Writer, kept keeper) (*scanResult, error) {
 	s := &scanner{input: &input{src: src, sink: sink, kept: kept, pool: &st.hash, buf: buf}, limit: -1}
 	s.moving = s.verify // blocks are hashed where they lie
+	defer s.waitHashed()
 	if err := s.run(); err != nil {
 		return nil, err
 	}
@@ -64,6 +65,7 @@ func (s *scanner) run() error {
 	if err := s.header(); err != nil {
 		return err
 	}
+	s.halves = len(s.buf) == scanBufferBytes
 	for {
 		more, err := s.section()
 		if err != nil {
@@ -89,6 +91,7 @@ func (s *scanner) run() error {
 	if err := s.drain(); err != nil {
 		return err
 	}
+	s.waitHashed()
 	s.result.size = s.read
 	s.result.cid = car.CID(s.digest.Sum256())
 	return nil
@@ -243,7 +246,7 @@ func (s *scanner) verify() error {
 		s.sums = make([][sha256mb.Size]byte, scanBatch)
 	}
 	sums := s.sums[:len(s.msgs)]
-	sha256mb.Sum(sums, s.msgs)
+	s.pool.Sum(sums, s.msgs)
 	for _, b := range s.pending {
 		var sum []byte
 		if b.c.Prefix().MhType == multihash.SHA2_256 {
