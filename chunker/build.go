@@ -3,9 +3,11 @@ package chunker
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"runtime"
 	"strconv"
 	"strings"
@@ -35,6 +37,13 @@ type Options struct {
 	NoEmptyDirs bool          // leave out directories with nothing in them, except the root
 	RawNames    bool          // allow names that are not UTF-8
 	Files       *atomic.Int64 // if not nil, counts files of the tree as they are read
+
+	// Refused, if not nil, is told of each entry of a tree that can't be taken,
+	// one at a time. The build goes on to find the others, and ends with an
+	// error matching ErrRefused. Without it the first such entry ends the build.
+	Refused func(Refusal)
+	// SkipRefused leaves those entries out: the DAG is that of all others.
+	SkipRefused bool
 }
 
 // Fingerprint spells out the options that a root depends on. It is stable
@@ -222,7 +231,7 @@ func (b *builder) describe(ctx context.Context, n *node, src io.ReaderAt) error 
 		}
 	}
 	if err != nil {
-		return err
+		return b.unlessShort(n, err)
 	}
 	return b.unchanged(n, src, before)
 }
@@ -233,6 +242,21 @@ func statOf(src io.ReaderAt) (fs.FileInfo, error) {
 		return f.Stat()
 	}
 	return nil, nil
+}
+
+// unlessShort is an error of reading a file, unless the file still has the size
+// that it had, and ends before: then it was not changed. Files in /sys say that
+// they have 4,096 bytes, whatever they hold.
+func (b *builder) unlessShort(n *node, err error) error {
+	var changed *car.SourceChangedError
+	if !errors.As(err, &changed) || changed.Offset >= n.size {
+		return err
+	}
+	name := b.dag.source(n).Name()
+	if info, e := os.Stat(name); e != nil || !info.Mode().IsRegular() || info.Size() != n.size {
+		return err
+	}
+	return fmt.Errorf("%q says that it has %d bytes, and ends after %d: give it on standard input", name, n.size, changed.Offset)
 }
 
 // unchanged reports a file that was written to since before. Pass 2 would

@@ -26,6 +26,7 @@ type DAG struct {
 	shards  []shard
 	mounts  map[*node]string // where on disk the files under a node are
 	skipped []Skipped
+	refused int64 // entries that were left out
 
 	once  sync.Once
 	order []ref // the blocks as a list
@@ -121,7 +122,8 @@ func (d *DAG) Size() int64 { return d.nodes.at(0).size }
 func (d *DAG) TotalSize() int64 { return d.nodes.at(0).tsize }
 
 // Skipped lists what was found on disk and left out because it is neither a
-// file nor a directory nor a symlink, ordered by path.
+// file nor a directory nor a symlink, ordered by path. [Options.Refused] is told
+// of it instead, if it is set.
 func (d *DAG) Skipped() []Skipped { return d.skipped }
 
 // Len implements [car.List].

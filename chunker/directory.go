@@ -69,10 +69,10 @@ func (d *DAG) assemble(dropEmpty bool) error {
 			continue
 		}
 		kids := d.entriesOf(dir)
-		if dropEmpty {
+		if dropEmpty || d.refused > 0 {
 			kids = slices.DeleteFunc(kids, func(k uint32) bool { return d.nodes.at(k).absent })
 			dir.count = uint32(len(kids))
-			n.absent = len(kids) == 0 && i > 0
+			n.absent = n.absent || dropEmpty && len(kids) == 0 && i > 0
 		}
 		for _, k := range kids {
 			n.size += d.nodes.at(k).size

@@ -126,7 +126,8 @@ func BuildTree(ctx context.Context, name string, opts Options) (*DAG, error) {
 
 // Build describes the tree: it walks what is on disk, reads every file once,
 // many small ones at a time, and keeps about 200 bytes of each. The first file
-// that can't be read ends the build with an error that names it. Two entries
+// that can't be read ends the build with an error that names it, unless
+// [Options.Refused] is set. Two entries
 // of a directory with the same name are an error, whatever their order.
 func (t *Tree) Build(ctx context.Context, opts Options) (*DAG, error) {
 	b, err := newBuilder(opts)
@@ -152,12 +153,16 @@ func (t *Tree) Build(ctx context.Context, opts Options) (*DAG, error) {
 		return nil, err
 	}
 	for _, big := range w.big {
-		if err := w.describeBig(ctx, big); err != nil {
+		err := w.describeBig(ctx, big)
+		if err := w.refuse(ctx, big.node, w.dag.path(big.node), big.node.size, err); err != nil {
 			return nil, err
 		}
 	}
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
+	}
+	if b.dag.refused > 0 && !b.opts.SkipRefused {
+		return nil, b.dag.refusedError()
 	}
 	if err := b.dag.assemble(b.opts.NoEmptyDirs); err != nil {
 		return nil, err
@@ -212,23 +217,36 @@ func (w *walker) describeTask(ctx context.Context, h *batch, t task) error {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		src, err := w.open(&handle, t.dir, n)
-		if err != nil {
-			return err
-		}
-		if n.size > bigFileBytes {
-			w.mu.Lock()
-			w.big = append(w.big, bigFile{n, t.dir})
-			w.mu.Unlock()
-		} else {
-			err = w.describeSmall(h, n, src)
-		}
-		if err = errors.Join(err, src.Close()); err != nil {
+		err := w.describeFile(h, &handle, t.dir, n)
+		if err := w.refuse(ctx, n, w.pathIf(err, n), n.size, err); err != nil {
 			return err
 		}
 		w.opts.Files.Add(1)
 	}
 	return nil
+}
+
+// pathIf puts the path of a node together if there is an error to tell.
+func (w *walker) pathIf(err error, n *node) string {
+	if err == nil {
+		return ""
+	}
+	return w.dag.path(n)
+}
+
+func (w *walker) describeFile(h *batch, handle *fileHandle, dir *openDir, n *node) error {
+	src, err := w.open(handle, dir, n)
+	if err != nil {
+		return err
+	}
+	if n.size > bigFileBytes {
+		w.mu.Lock()
+		w.big = append(w.big, bigFile{n, dir})
+		w.mu.Unlock()
+	} else {
+		err = w.unlessShort(n, w.describeSmall(h, n, src))
+	}
+	return errors.Join(err, src.Close())
 }
 
 // open opens a file for the first time, and learns its size.
@@ -342,7 +360,7 @@ func (w *walker) checkName(dir *node, name string) error {
 	if w.opts.RawNames || utf8.ValidString(name) {
 		return nil
 	}
-	return fmt.Errorf("the name %q in directory %q is not UTF-8: rename it or ask for raw names", name, w.dag.path(dir))
+	return fmt.Errorf("the name %q in directory %q %w", name, w.dag.path(dir), ErrName)
 }
 
 // walker finds files, and its workers describe them.
@@ -352,8 +370,8 @@ type walker struct {
 	tasks chan task
 	roots []*os.Root // of what is on disk, open until all is described
 
-	mu  sync.Mutex
-	big []bigFile // guarded by mu
+	mu  sync.Mutex // of what workers find: the list, and entries that are refused
+	big []bigFile
 }
 
 func (w *walker) close() {

@@ -54,13 +54,19 @@ func (w *walker) walk(ctx context.Context) error {
 		n := w.dag.nodes.at(uint32(i))
 		if n.parent != nil {
 			if err := w.checkName(n.parent, n.name); err != nil {
-				return err
+				if err := w.refuse(ctx, n, w.dag.path(n), 0, err); err != nil {
+					return err
+				}
+				continue
 			}
 		}
 		if name, ok := w.dag.mounts[n]; ok {
 			dir, err := w.mount(n, name)
 			if err != nil {
-				return err
+				if err := w.refuse(ctx, n, name, 0, err); err != nil {
+					return err
+				}
+				continue
 			}
 			if dir != nil {
 				dirs = append(dirs, dir)
@@ -78,7 +84,7 @@ func (w *walker) walk(ctx context.Context) error {
 	for len(dirs) > 0 {
 		dir := dirs[len(dirs)-1]
 		found, err := w.readDir(ctx, dir)
-		if err != nil {
+		if err := w.refuse(ctx, dir.node, w.pathIf(err, dir.node), 0, err); err != nil {
 			return err
 		}
 		dirs = append(dirs[:len(dirs)-1], found...)
@@ -156,7 +162,10 @@ func (w *walker) readDir(ctx context.Context, d *foundDir) (dirs []*foundDir, er
 			continue
 		}
 		if err := w.checkName(d.node, name); err != nil {
-			return nil, err
+			if err := w.refuse(ctx, nil, filepath.Join(w.dag.path(d.node), name), 0, err); err != nil {
+				return nil, err
+			}
+			continue
 		}
 		switch typ := e.Type(); {
 		case typ.IsRegular():
@@ -166,17 +175,18 @@ func (w *walker) readDir(ctx context.Context, d *foundDir) (dirs []*foundDir, er
 			n := w.dag.nodes.add(node{name: name, parent: d.node, body: &directory{}})
 			dirs = append(dirs, &foundDir{node: n, base: d.base, path: path.Join(d.path, name), above: d})
 		case typ&fs.ModeSymlink == 0:
-			w.skip(d, name, typ)
+			w.skip(d, name, kindOf(typ))
 		case w.opts.Dereference:
 			dir, err := w.follow(ctx, d, name)
-			if err != nil {
+			if err := w.refuse(ctx, nil, filepath.Join(w.dag.path(d.node), name), 0, err); err != nil {
 				return nil, err
 			}
 			if dir != nil {
 				dirs = append(dirs, dir)
 			}
 		default:
-			if err := w.symlink(root, d.node, name); err != nil {
+			n, err := w.symlink(root, d.node, name)
+			if err := w.refuse(ctx, n, w.pathIf(err, n), 0, err); err != nil {
 				return nil, err
 			}
 		}
@@ -197,7 +207,7 @@ func (w *walker) follow(ctx context.Context, d *foundDir, name string) (*foundDi
 		w.keepStat(n, infoStat(info))
 		return nil, w.send(ctx, nil, []*node{n})
 	case !mode.IsDir():
-		w.skip(d, name, mode)
+		w.skip(d, name, kindOf(mode))
 		return nil, nil
 	}
 	for a := d; a != nil; a = a.above {
@@ -210,33 +220,33 @@ func (w *walker) follow(ctx context.Context, d *foundDir, name string) (*foundDi
 	return &foundDir{node: n, base: d.base, path: path.Join(d.path, name), above: d, info: info}, nil
 }
 
-func (w *walker) skip(d *foundDir, name string, typ fs.FileMode) {
-	reason := "a device"
+// kindOf says what a file is that is neither regular nor a directory.
+func kindOf(typ fs.FileMode) string {
 	switch {
 	case typ&fs.ModeNamedPipe != 0:
-		reason = "a FIFO"
+		return "a FIFO"
 	case typ&fs.ModeSocket != 0:
-		reason = "a socket"
+		return "a socket"
 	}
-	w.dag.skipped = append(w.dag.skipped, Skipped{filepath.Join(w.dag.path(d.node), name), reason})
+	return "a device"
 }
 
 // symlink adds a symlink as it is.
-func (w *walker) symlink(root *os.Root, dir *node, name string) error {
+func (w *walker) symlink(root *os.Root, dir *node, name string) (*node, error) {
 	n := w.dag.nodes.add(node{name: name, parent: dir})
 	target, err := root.Readlink(name)
 	if err != nil {
-		return w.failed(n, err)
+		return n, w.failed(n, err)
 	}
 	n.body = symlink(target)
 	if w.opts.ModTime {
 		info, err := root.Lstat(name)
 		if err != nil {
-			return w.failed(n, err)
+			return n, w.failed(n, err)
 		}
 		w.keepStat(n, infoStat(info))
 	}
-	return nil
+	return n, nil
 }
 
 // send hands files to the workers.

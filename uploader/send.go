@@ -32,6 +32,7 @@ type Result struct {
 	Shards int
 	Held   int // shards that were there already
 	Sent   int64
+	Left   int64       // entries of a tree that were left out because they could not be taken
 	Level  VerifyLevel // what was verified, if there was no error
 	Sample *SampleReport
 }

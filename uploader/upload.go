@@ -24,6 +24,15 @@ type DAG interface {
 	Size() int64 // payload in bytes
 }
 
+// LeftOut is how many entries of a tree are not in its DAG because they could not
+// be taken. See [chunker.Options].
+func LeftOut(dag DAG) int64 {
+	if d, ok := dag.(interface{ Refused() int64 }); ok {
+		return d.Refused()
+	}
+	return 0
+}
+
 // Input is something to upload.
 type Input interface {
 	// Name is what the input is called in messages: where it is.
@@ -95,7 +104,7 @@ func (u *Uploader) pull(ctx context.Context, inputs iter.Seq[Input], outcomes ch
 		} else {
 			sending.Go(func() error {
 				r, err := u.send(ctx, in.Name(), in.UploadName(), location(in), l)
-				r.Bytes = dag.Size()
+				r.Bytes, r.Left = dag.Size(), LeftOut(dag)
 				if key := cacheKey(in); key != "" && errors.Is(err, ErrSourceChanged) {
 					// What is remembered of the source is not true, whatever its key says.
 					err = errors.Join(err, ledgerError(u.opts.Ledger.SavePlan(ctx, key, nil)))

@@ -52,6 +52,9 @@ func (a *app) describeAll(src *source, res *results, what string, then func(uplo
 	stop := a.showProgress(phases{first: "hashing"}, progress)
 	defer stop()
 	res.src = src
+	if err := src.begin(""); err != nil {
+		return err
+	}
 	for in := range src.inputs() {
 		inputs.Add(1)
 		sized, ok := in.(uploader.Sized)
@@ -68,7 +71,7 @@ func (a *app) describeAll(src *source, res *results, what string, then func(uplo
 			dag, err = in.Describe(ctx, &read)
 		}
 		if err == nil {
-			r.Root, r.Bytes, r.Blocks = dag.Root(), dag.Size(), dag.Len()
+			r.Root, r.Bytes, r.Blocks, r.Left = dag.Root(), dag.Size(), dag.Len(), uploader.LeftOut(dag)
 			if !ok {
 				total.Add(dag.Size())
 				err = src.checkSize(in.Name(), dag.Size())

@@ -83,6 +83,7 @@ type fileEvent struct {
 	Shards int           `json:"shards,omitempty"`
 	Held   int           `json:"shardsHeld,omitempty"`
 	Sent   int64         `json:"bytesSent,omitempty"`
+	Left   int64         `json:"left,omitempty"`
 	Verify string        `json:"verified,omitempty"`
 	Sample *sampleReport `json:"sample,omitempty"`
 	Code   int           `json:"code"`
@@ -99,6 +100,15 @@ type skippedEvent struct {
 	eventHeader
 	Path   string `json:"path"`
 	Reason string `json:"reason"`
+}
+
+type refusedEvent struct {
+	eventHeader
+	Path  string `json:"path"`
+	Of    string `json:"of"`
+	Bytes int64  `json:"bytes"`
+	Code  int    `json:"code"`
+	Error string `json:"error"`
 }
 
 type summaryEvent struct {

@@ -27,6 +27,8 @@ import (
 type inputFlags struct {
 	filesFrom, filesFrom0 string
 	part                  part
+	retryFrom, report     string
+	skipErrors            bool
 	asFile                bool
 	spoolDir              string
 	maxUploadBytes        size
@@ -54,6 +56,9 @@ func (i *inputFlags) add(cmd *cobra.Command) {
 	f.StringVar(&i.filesFrom, "files-from", "", "read more paths from this file, one a line; lines that begin with # or ; are left out (- for standard input)")
 	f.StringVar(&i.filesFrom0, "files-from0", "", "the same, with paths that end in a zero byte and may begin with anything")
 	f.Var(&i.part, "part", "take only the K-th of N parts of the paths, K/N, by a hash of the path; auto/N in a Kubernetes or Slurm array job")
+	f.StringVar(&i.retryFrom, "retry-from", "", "take the paths that failed from this report (- for standard input)")
+	f.StringVar(&i.report, "report", "", "write what became of each path into this file: CSV, or JSON lines if it ends in .json or .jsonl")
+	f.BoolVar(&i.skipErrors, "skip-errors", false, "leave out entries of directories that can't be taken, and exit with 3 in the end")
 	f.BoolVar(&i.asFile, "as-file", false, "take a .car file for an ordinary file, instead of the DAG in it")
 	f.StringVar(&i.spoolDir, "spool-dir", "", "where standard input is spooled (default: the user's cache directory)")
 	f.Var(&i.maxUploadBytes, "max-upload-bytes", "refuse inputs that are larger; 0 for no limit")
@@ -130,7 +135,8 @@ type source struct {
 	paths   []string
 	limit   int64 // negative for none
 
-	elsewhere int // paths that are of other parts; known when inputs has ended
+	report    *report // nil if none is asked for
+	elsewhere int     // paths that are of other parts; known when inputs has ended
 }
 
 // source checks the flags and the arguments; it opens nothing yet.
@@ -151,7 +157,7 @@ func (a *app) source(cmd *cobra.Command, f inputFlags, args []string) (*source, 
 		return nil, usageError{error: err}
 	}
 	readers := 0
-	for _, p := range append([]string{f.filesFrom, f.filesFrom0}, args...) {
+	for _, p := range append([]string{f.filesFrom, f.filesFrom0, f.retryFrom}, args...) {
 		if p == "-" {
 			readers++
 		}
@@ -161,7 +167,7 @@ func (a *app) source(cmd *cobra.Command, f inputFlags, args []string) (*source, 
 		return nil, usagef("--wrap puts all paths into one directory, and --part takes only some of them: give one of the two")
 	case readers > 1:
 		return nil, usagef("standard input can be read only once")
-	case len(args) == 0 && f.filesFrom == "" && f.filesFrom0 == "":
+	case len(args) == 0 && f.filesFrom == "" && f.filesFrom0 == "" && f.retryFrom == "":
 		return nil, usageError{errors.New("give at least one path, or - for standard input"), helpFor(cmd)}
 	case readers > 0 && isTerminal(a.stdio.In):
 		a.con.warn("reading standard input from the terminal")
@@ -236,6 +242,31 @@ func (s *source) all() iter.Seq2[string, error] {
 				}
 			}
 		}
+		if s.flags.retryFrom == "" {
+			return
+		}
+		for p, err := range s.retried(s.flags.retryFrom) {
+			if !yield(p, err) {
+				return
+			}
+		}
+	}
+}
+
+// retried yields the paths that failed according to a report.
+func (s *source) retried(name string) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		r := s.app.stdin()
+		if name != "-" {
+			f, err := os.Open(name)
+			if err != nil {
+				yield(name, err)
+				return
+			}
+			defer f.Close()
+			r = f
+		}
+		failedInputs(name, r)(yield)
 	}
 }
 
@@ -325,12 +356,46 @@ func (s *source) open(path string) (uploader.Input, error) {
 		if err := tree.AddDisk("", path); err != nil {
 			return nil, err
 		}
-		return told{uploader.Tree(path, tree, s.options), s.app.con}, nil
+		return told{uploader.Tree(path, tree, s.tree(path)), s.app.con}, nil
 	case info.Mode().IsRegular() && strings.EqualFold(filepath.Ext(path), ".car") && !s.flags.asFile:
 		in, err := uploader.Archive(path)
 		return foreign{in}, err
 	}
 	return uploader.File(path, s.options)
+}
+
+// tree is the options for a directory: each entry of it that can't be taken is
+// told.
+func (s *source) tree(path string) chunker.Options {
+	opts := s.options
+	opts.SkipRefused = s.flags.skipErrors
+	opts.Refused = func(r chunker.Refusal) {
+		text := printable(r.Err.Error())
+		if errors.Is(r.Err, chunker.ErrName) {
+			text += ": rename it, or give --raw-names"
+		}
+		if r.Special {
+			s.app.con.event(skippedEvent{header("skipped"), r.Path, text})
+			s.app.con.warn("skipped %s: %s", quotePath(r.Path), text)
+		} else {
+			s.app.con.event(refusedEvent{header("refused"), r.Path, path, r.Size, exitSources, text})
+			s.app.con.line("carload: error: " + text)
+		}
+		s.report.add(reportRow{Path: r.Path, Of: path, Bytes: r.Size, Code: exitSources, Error: text})
+	}
+	return opts
+}
+
+// begin opens the report, if there is to be one.
+func (s *source) begin(target string) (err error) {
+	if s.flags.report == "" {
+		return nil
+	}
+	if s.report, err = newReport(s.flags.report); err != nil {
+		return usageError{error: fmt.Errorf("--report: %w", err)}
+	}
+	s.report.target = target
+	return nil
 }
 
 // wrapped is one input: a directory of all the paths.
@@ -356,10 +421,10 @@ func (s *source) wrapped() (uploader.Input, error) {
 	if paths == 0 {
 		return nil, errNoPaths()
 	}
-	return told{nowhere{uploader.Tree(".", tree, s.options)}, s.app.con}, nil
+	return told{nowhere{uploader.Tree(".", tree, s.tree("."))}, s.app.con}, nil
 }
 
-// told is an input that says what it left out.
+// told is an input that says when there is nothing in it.
 type told struct {
 	uploader.Input
 	con *console
@@ -384,26 +449,14 @@ func (nowhere) Location() string { return "" }
 // Describe implements [uploader.Input].
 func (t told) Describe(ctx context.Context, read *atomic.Int64) (uploader.DAG, error) {
 	dag, err := t.Input.Describe(ctx, read)
-	if d, ok := dag.(*chunker.DAG); ok {
-		skipped := d.Skipped()
-		for i, s := range skipped {
-			t.con.event(skippedEvent{header("skipped"), s.Path, s.Reason})
-			if i < mostSkipped {
-				t.con.warn("skipped %s: %s", quotePath(s.Path), s.Reason)
-			}
-		}
-		if n := len(skipped); n > mostSkipped {
-			t.con.warn("skipped %d more", n-mostSkipped)
-		}
-		if err == nil && d.Size() == 0 {
-			t.con.warn("%s: there is no file in it, or only empty ones; names that begin with a dot need --hidden", quotePath(t.Name()))
-		}
+	if errors.Is(err, chunker.ErrRefused) {
+		err = withHint(err, "--skip-errors leaves them out and takes the rest; --report FILE lists them, for --retry-from")
+	}
+	if d, ok := dag.(*chunker.DAG); ok && err == nil && d.Size() == 0 {
+		t.con.warn("%s: there is no file in it, or only empty ones; names that begin with a dot need --hidden", quotePath(t.Name()))
 	}
 	return dag, err
 }
-
-// mostSkipped is how many warnings are shown one by one.
-const mostSkipped = 10
 
 // spooled is an input that needs room in a directory. That it can't have it is
 // not the source's fault.

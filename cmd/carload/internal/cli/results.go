@@ -46,9 +46,16 @@ func (r *results) add(res uploader.Result, err error) {
 	r.shards += res.Shards
 	r.held += res.Held
 	r.sent += res.Sent
-	event := fileEvent{eventHeader: header("file"), Path: res.Name, Bytes: res.Bytes, Blocks: res.Blocks, Shards: res.Shards, Held: res.Held, Sent: res.Sent, Code: code, Target: r.target}
+	if err == nil && res.Left > 0 {
+		code = exitSources
+		r.worst = worse(r.worst, code)
+	}
+	row := reportRow{Path: res.Name, Bytes: res.Bytes, Target: r.target, Code: code}
+	defer func() { r.src.report.add(row) }()
+	event := fileEvent{eventHeader: header("file"), Path: res.Name, Bytes: res.Bytes, Blocks: res.Blocks, Shards: res.Shards, Held: res.Held, Sent: res.Sent, Left: res.Left, Code: code, Target: r.target}
 	if res.Root.Defined() {
 		event.Root = res.Root.String()
+		row.Root = event.Root
 	}
 	if res.Sample != nil {
 		event.Sample = &sampleReport{res.Sample.Blocks, res.Sample.Sample}
@@ -59,6 +66,7 @@ func (r *results) add(res uploader.Result, err error) {
 			err = fmt.Errorf("%s: %w", quotePath(r.target), err)
 		}
 		event.Error = printable(err.Error())
+		row.Error = event.Error
 		r.app.con.event(event)
 		r.app.con.errorLine(err, code)
 		return
@@ -68,6 +76,11 @@ func (r *results) add(res uploader.Result, err error) {
 	}
 	if r.verifies {
 		event.Verify = res.Level.String()
+	}
+	if res.Left > 0 {
+		row.Error = fmt.Sprintf("%s left out: the root is that of all others", entries(res.Left))
+		event.Error = row.Error
+		r.app.con.line("carload: error: " + quotePath(res.Name) + ": " + row.Error)
 	}
 	r.app.con.event(event)
 	switch {
@@ -86,8 +99,12 @@ func (r *results) add(res uploader.Result, err error) {
 // finish sums up, and returns the error of the command. Those of the inputs
 // have been printed.
 func (r *results) finish(p uploader.Progress, what string) error {
-	if r.inputs == 0 && r.app.life.soft.Err() == nil && r.src.elsewhere == 0 {
+	if r.inputs == 0 && r.app.life.soft.Err() == nil && r.src.elsewhere == 0 && r.src.flags.retryFrom == "" {
 		return errNoPaths()
+	}
+	if err := r.src.report.close(); err != nil {
+		r.worst = worse(r.worst, exitCode(err))
+		r.app.con.errorLine(err, exitCode(err))
 	}
 	took := time.Since(r.started)
 	r.app.con.event(summaryEvent{header("summary"), r.inputs, r.failed, r.bytes, r.sent, p.BytesResent, r.shards, r.held, p.Retries, took.Seconds(), r.worst})
@@ -106,6 +123,9 @@ func (r *results) finish(p uploader.Progress, what string) error {
 			line += fmt.Sprintf(", %s left to other parts", count(n, "path"))
 		}
 		r.app.con.say("%s, in %s", line, formatDuration(took))
+		if r.worst != exitOK { // entries were left out, or there is no report
+			return silent{r.worst}
+		}
 		return nil
 	}
 	if r.outcomes > r.inputs {
@@ -114,6 +134,13 @@ func (r *results) finish(p uploader.Progress, what string) error {
 		r.app.con.line(fmt.Sprintf("carload: error: %d of %d inputs failed", r.failed, r.inputs))
 	}
 	return silent{r.worst}
+}
+
+func entries(n int64) string {
+	if n == 1 {
+		return "1 entry was"
+	}
+	return fmt.Sprintf("%d entries were", n)
 }
 
 // silent is an error of which everything has been said.

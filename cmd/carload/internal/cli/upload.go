@@ -190,6 +190,13 @@ func (a *app) ship(src *source, targets []*target, opts uploader.Options, rootOn
 	if err != nil {
 		return nil, err
 	}
+	only := ""
+	if !several {
+		only = targets[0].String()
+	}
+	if err := src.begin(only); err != nil {
+		return nil, err
+	}
 	begun := time.Now()
 	defer context.AfterFunc(a.life.soft, func() {
 		p := group.Progress()

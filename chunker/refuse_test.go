@@ -1,0 +1,126 @@
+//go:build unix
+
+package chunker_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/carload/carload/car"
+	"github.com/carload/carload/chunker"
+)
+
+// One build names every entry that can't be taken, and with SkipRefused the root
+// is that of a tree without them.
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	dir, clean := t.TempDir(), t.TempDir()
+	for _, d := range []string{dir, clean} {
+		for _, name := range []string{"a", "sub/b", "sub/deep/c", "z"} {
+			path := filepath.Join(d, name)
+			if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(name), 0o600)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	bad := map[string]func(path string) error{
+		"name\xff":         func(p string) error { return os.WriteFile(p, nil, 0o600) },
+		"sub/nowhere":      func(p string) error { return os.Symlink("nothing", p) },
+		"sub/loop":         func(p string) error { return os.Symlink("loop", p) },
+		"sub/deep/back":    func(p string) error { return os.Symlink("..", p) },
+		"sub/deep/version": func(p string) error { return os.Symlink("/proc/version", p) },
+		"sub/size":         func(p string) error { return os.Symlink("/sys/kernel/mm/transparent_hugepage/enabled", p) },
+	}
+	special := map[string]func(path string) error{
+		"sub/fifo": func(p string) error { return syscall.Mkfifo(p, 0o600) },
+		"null":     func(p string) error { return os.Symlink("/dev/null", p) },
+	}
+	want := map[string]bool{}
+	for _, entries := range []map[string]func(string) error{bad, special} {
+		for name, make := range entries {
+			path := filepath.Join(dir, name)
+			if err := make(path); err != nil {
+				t.Fatal(err)
+			}
+			if to, err := os.Readlink(path); err == nil && strings.HasPrefix(to, "/sys/") {
+				if info, err := os.Stat(to); err != nil || info.Size() != 4096 {
+					_ = os.Remove(path) // this system has no such file
+					continue
+				}
+			}
+			want[path] = true
+		}
+	}
+	var met []string
+	opts := chunker.Options{Dereference: true, Refused: func(r chunker.Refusal) {
+		met = append(met, r.Path)
+		if r.Special != (special[strings.TrimPrefix(r.Path, dir+"/")] != nil) {
+			t.Errorf("%+v", r)
+		}
+		if errors.Is(r.Err, car.ErrSourceChanged) {
+			t.Errorf("%s: running it again will not help: %v", r.Path, r.Err)
+		}
+	}}
+	check := func() {
+		t.Helper()
+		slices.Sort(met)
+		if len(slices.Compact(slices.Clone(met))) != len(want) || len(met) != len(want) {
+			t.Errorf("met %q, want %d entries", met, len(want))
+		}
+		for _, path := range met {
+			if !want[path] {
+				t.Errorf("%s was refused", path)
+			}
+		}
+		met = nil
+	}
+	if _, err := chunker.BuildTree(t.Context(), dir, opts); !errors.Is(err, chunker.ErrRefused) {
+		t.Errorf("without SkipRefused: %v", err)
+	}
+	check()
+	opts.SkipRefused = true
+	dag, err := chunker.BuildTree(t.Context(), dir, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	check()
+	wholly, err := chunker.BuildTree(t.Context(), clean, chunker.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if dag.Root() != wholly.Root() || dag.Refused() != int64(len(want)-len(special)) {
+		t.Errorf("root %s without %d entries, want %s", dag.Root(), dag.Refused(), wholly.Root())
+	}
+}
+
+// A directory that can't be listed is left out with all in it, and so is one
+// whose name was refused; the top of the tree never is.
+func TestRefusedDirectories(t *testing.T) {
+	t.Parallel()
+	tree := chunker.NewTree()
+	for _, path := range []string{"a", "gone", "d\xff/x", "d/y"} {
+		name := filepath.Join(t.TempDir(), "f")
+		if path != "gone" {
+			if err := os.WriteFile(name, []byte(path), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := tree.AddDisk(path, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refused := 0
+	opts := chunker.Options{SkipRefused: true, Refused: func(chunker.Refusal) { refused++ }}
+	dag, err := tree.Build(t.Context(), opts)
+	if err != nil || refused != 2 || dag.Refused() != 2 || dag.Size() != int64(len("a")+len("d/y")) {
+		t.Errorf("%v, %d refused, %+v", err, refused, dag)
+	}
+	if _, err := chunker.BuildTree(t.Context(), filepath.Join(t.TempDir(), "nothing"), opts); err == nil || errors.Is(err, chunker.ErrRefused) {
+		t.Errorf("a tree that is not there: %v", err)
+	}
+}

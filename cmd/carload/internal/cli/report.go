@@ -1,0 +1,215 @@
+package cli
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"encoding/base64"
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"unicode/utf8"
+)
+
+// report is the file of --report: a row for each input, and for each entry of a
+// directory that could not be taken. --retry-from reads it. It appears when all
+// is done. A nil report takes nothing.
+type report struct {
+	path   string
+	target string
+
+	mu   sync.Mutex
+	file *os.File
+	buf  *bufio.Writer
+	csv  *csv.Writer // nil: JSON lines
+	err  error       // the first one of writing
+}
+
+// reportRow is a row. Fields are only ever added.
+type reportRow struct {
+	Path    string `json:"path"`
+	Bytes   int64  `json:"bytes"`
+	Root    string `json:"root"`
+	Target  string `json:"target"`
+	Code    int    `json:"code"` // the exit code it alone would give
+	Error   string `json:"error"`
+	Of      string `json:"of"`      // the input that it is an entry of; empty for an input
+	RawPath []byte `json:"rawPath"` // the path, if it is no text: base64
+}
+
+var reportColumns = []string{"path", "bytes", "root", "target", "code", "error", "of", "rawPath"}
+
+// newReport makes the file under a temporary name.
+func newReport(path string) (*report, error) {
+	f, err := os.CreateTemp(filepath.Dir(path), ".carload-report-*")
+	if err != nil {
+		return nil, err
+	}
+	r := &report{path: path, file: f, buf: bufio.NewWriter(f)}
+	if ext := filepath.Ext(path); !strings.EqualFold(ext, ".json") && !strings.EqualFold(ext, ".jsonl") {
+		r.csv = csv.NewWriter(r.buf)
+		r.err = r.csv.Write(reportColumns)
+	}
+	return r, nil
+}
+
+func (r *report) add(row reportRow) {
+	if r == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	row.Target = cmp.Or(row.Target, r.target)
+	if !utf8.ValidString(row.Path) || strings.Contains(row.Path, "\r") { // CSV has no "\r\n" of its own
+		row.RawPath = []byte(row.Path)
+		row.Path = printable(row.Path)
+	}
+	row.Of = strings.ToValidUTF8(row.Of, "\uFFFD")
+	if r.err != nil {
+		return
+	}
+	if r.csv != nil {
+		r.err = r.csv.Write([]string{
+			row.Path, strconv.FormatInt(row.Bytes, 10), row.Root, row.Target, strconv.Itoa(row.Code), row.Error, row.Of,
+			base64.StdEncoding.EncodeToString(row.RawPath),
+		})
+		return
+	}
+	p, err := json.Marshal(row)
+	if err == nil {
+		_, err = r.buf.Write(append(p, '\n'))
+	}
+	r.err = err
+}
+
+// close gives the complete file its name.
+func (r *report) close() error {
+	if r == nil {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	err := r.err
+	if r.csv != nil {
+		r.csv.Flush()
+		err = errors.Join(err, r.csv.Error())
+	}
+	if err = errors.Join(err, r.buf.Flush(), r.file.Sync(), r.file.Close()); err == nil {
+		err = os.Rename(r.file.Name(), r.path)
+	}
+	if err != nil {
+		return fmt.Errorf("write the report: %w", errors.Join(err, os.Remove(r.file.Name())))
+	}
+	return nil
+}
+
+// maxRowBytes bounds a row that is read.
+const maxRowBytes = 1 << 20
+
+// failedInputs yields the inputs that a report says have failed.
+func failedInputs(name string, in io.Reader) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		r := bufio.NewReaderSize(in, 64<<10)
+		rows := csvRows(r)
+		if first, err := r.Peek(1); err == nil && first[0] == '{' {
+			rows = jsonRows(r)
+		}
+		n := 1
+		for row, err := range rows {
+			if err != nil {
+				yield(name, fmt.Errorf("report %q, row %d: %w", name, n, err))
+				return
+			}
+			n++
+			if row.Code == exitOK || row.Of != "" {
+				continue
+			}
+			path := row.Path
+			if len(row.RawPath) > 0 {
+				path = string(row.RawPath)
+			}
+			if !yield(path, nil) {
+				return
+			}
+		}
+	}
+}
+
+func jsonRows(r *bufio.Reader) iter.Seq2[reportRow, error] {
+	return func(yield func(reportRow, error) bool) {
+		lines := bufio.NewScanner(r)
+		lines.Buffer(nil, maxRowBytes)
+		for lines.Scan() {
+			if len(bytes.TrimSpace(lines.Bytes())) == 0 {
+				continue
+			}
+			var row reportRow
+			if err := json.Unmarshal(lines.Bytes(), &row); !yield(row, err) || err != nil {
+				return
+			}
+		}
+		if err := lines.Err(); err != nil {
+			yield(reportRow{}, err)
+		}
+	}
+}
+
+func csvRows(r io.Reader) iter.Seq2[reportRow, error] {
+	return func(yield func(reportRow, error) bool) {
+		in := csv.NewReader(r)
+		in.ReuseRecord = true
+		head, err := in.Read()
+		if err != nil {
+			if !errors.Is(err, io.EOF) {
+				yield(reportRow{}, err)
+			}
+			return
+		}
+		at := map[string]int{}
+		for i, name := range head {
+			at[strings.TrimPrefix(name, "\ufeff")] = i
+		}
+		if _, ok := at["path"]; !ok {
+			yield(reportRow{}, errors.New("there is no column \"path\": is it a report of carload?"))
+			return
+		}
+		for {
+			rec, err := in.Read()
+			if errors.Is(err, io.EOF) {
+				return
+			}
+			var row reportRow
+			if err == nil {
+				row, err = csvRow(at, rec)
+			}
+			if !yield(row, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+func csvRow(at map[string]int, rec []string) (row reportRow, err error) {
+	column := func(name string) string {
+		if i, ok := at[name]; ok && i < len(rec) {
+			return rec[i]
+		}
+		return ""
+	}
+	row.Path, row.Of = strings.Clone(column("path")), column("of")
+	if code := column("code"); code != "" {
+		if row.Code, err = strconv.Atoi(code); err != nil {
+			return row, fmt.Errorf("the code %q is not a number", code)
+		}
+	}
+	row.RawPath, err = base64.StdEncoding.DecodeString(column("rawPath"))
+	return row, err
+}
