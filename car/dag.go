@@ -67,6 +67,7 @@ type DAG struct {
 	pages []*[pageLen]entry
 	n     int
 	long  map[int]cid.Cid
+	top   *Block // the root, if its CID carries it
 }
 
 // entry is a block of a DAG: a record, and the CID as far as it can differ.
@@ -100,10 +101,28 @@ func (d *DAG) Root() cid.Cid { return d.root }
 func (d *DAG) Size() int64 { return d.size }
 
 // Len implements [List].
-func (d *DAG) Len() int { return d.n }
+func (d *DAG) Len() int {
+	if d.top != nil {
+		return 1 + d.n
+	}
+	return d.n
+}
 
 // At implements [List].
 func (d *DAG) At(i int) Block {
+	if d.top == nil {
+		return d.at(i)
+	}
+	if i == 0 {
+		return *d.top
+	}
+	b := d.at(i - 1)
+	b.Depth++
+	return b
+}
+
+// at returns a block that an archive has.
+func (d *DAG) at(i int) Block {
 	e := &d.pages[i/pageLen][i%pageLen]
 	r := d.index.record(e.record)
 	c, ok := d.long[i]
@@ -117,13 +136,11 @@ func (d *DAG) At(i int) Block {
 
 // DAG walks the DAG under root through the links of its blocks. It reads and
 // hashes blocks that have links, and no others: those are checked when they
-// are read. Links are followed through DAG-PB, DAG-CBOR and DAG-JSON; blocks of
+// are read. A root that its CID carries is the first block, whether an archive
+// has it or not. Links are followed through DAG-PB, DAG-CBOR and DAG-JSON; blocks of
 // other codecs are leaves. A DAG of which blocks are missing is reported by an
 // [IncompleteError].
 func (x *Index) DAG(ctx context.Context, root cid.Cid) (*DAG, error) {
-	if IsIdentity(root) {
-		return nil, fmt.Errorf("root %s carries its block within itself and can't be in an archive", root)
-	}
 	w := walk{
 		dag:     &DAG{index: x, root: root},
 		visited: make([]uint64, (x.n+63)/64),
@@ -167,7 +184,12 @@ type child struct {
 
 func (w *walk) run(ctx context.Context) error {
 	w.missing = make(map[string]struct{})
-	if err := w.link(w.dag.root); err != nil {
+	follow := func() error { return w.link(w.dag.root) }
+	if data, ok := links.Identity(w.dag.root); ok {
+		w.dag.top, w.dag.size = &Block{Cid: w.dag.root, Head: data}, int64(len(data))
+		follow = func() error { return links.Each(w.dag.root, data, w.link) }
+	}
+	if err := follow(); err != nil {
 		return err
 	}
 	w.push(0)
@@ -278,7 +300,7 @@ func (w *walk) visit(ctx context.Context, ch child, depth int) error {
 	if leaf {
 		return nil
 	}
-	b := d.At(d.n - 1)
+	b := d.at(d.n - 1)
 	data, err := w.loader.Load(ctx, b)
 	if err != nil {
 		return err

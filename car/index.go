@@ -46,6 +46,7 @@ type Contents struct {
 	Codecs     map[uint64]int // sections by codec of the CID
 	Payload    int64          // bytes of all blocks, duplicates counted each time
 	Size       int64          // bytes of the CARv1
+	Padding    int64          // zeros at its end
 }
 
 // record is where a block is. A million of them are worth some care.
@@ -232,7 +233,8 @@ func (x *Index) insert(r record) (n uint32, added bool, err error) {
 
 // Add indexes an archive of version 1 or 2. It is as strict about the format as
 // a [Reader], but reads only what lies around the CIDs of big blocks. Errors of
-// the archive match [ErrMalformed]. After an error the index is of no use.
+// the archive match [ErrMalformed]. Unlike a Reader, which may read from a
+// stranger who never ends, it takes zeros after the last section. After an error the index is of no use.
 func (x *Index) Add(ctx context.Context, src Source) (Contents, error) {
 	c, err := x.add(ctx, src)
 	if err != nil {
@@ -304,7 +306,7 @@ func (s *scan) section(at int64) (next int64, err error) {
 	case err != nil:
 		return 0, malformed("length of a section at offset %d: %v", at, err)
 	case size == 0:
-		return 0, malformed("the section at offset %d is empty", at)
+		return s.padding(at)
 	case size > DefaultMaxSectionBytes:
 		return 0, malformed("the section at offset %d claims %d bytes, the limit is %d", at, size, DefaultMaxSectionBytes)
 	}
@@ -355,6 +357,28 @@ func (s *scan) section(at int64) (next int64, err error) {
 		s.index.long[n] = c
 	}
 	return next, nil
+}
+
+// padding goes over zeros to the end, as they are after an archive that was cut
+// out of a Filecoin piece.
+func (s *scan) padding(at int64) (end int64, err error) {
+	r := io.NewSectionReader(s.window.r, s.window.base+at, s.window.end-at)
+	buf := make([]byte, longWindow)
+	for {
+		n, err := io.ReadFull(r, buf)
+		for _, b := range buf[:n] {
+			if b != 0 {
+				return 0, malformed("the section at offset %d is empty, and more than zeros come after it", at)
+			}
+		}
+		switch {
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+			s.contents.Padding = s.window.end - at
+			return s.window.end, nil
+		case err != nil:
+			return 0, fmt.Errorf("read at offset %d: %w", at, err)
+		}
+	}
 }
 
 // usualCID recognises the CIDs of nearly all blocks, those of SHA-256 with a

@@ -256,7 +256,7 @@ func TestImportErrors(t *testing.T) {
 		"cut after length":  {whole[:len(whole)-1024-36], car.ErrMalformed, ""},
 		"cut at a section":  {whole[:59+file[0].SectionSize()], car.ErrIncomplete, "4 missing: " + file[1].Cid.String()},
 		"header only":       {whole[:59], car.ErrIncomplete, "1 missing: " + root.String()},
-		"trailing zero":     {append(bytes.Clone(whole), 0), car.ErrMalformed, "is empty"},
+		"zeros, and more":   {append(bytes.Clone(whole), 0, 0, 1), car.ErrMalformed, "more than zeros"},
 		"root corrupt":      {flipped(59 + 60), car.ErrCorrupt, root.String()},
 		"v2 of wrong size":  {wrongSizeV2(t, whole), car.ErrMalformed, ""},
 		"v2 data elsewhere": {wrongOffsetV2(t, whole), car.ErrMalformed, ""},

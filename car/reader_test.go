@@ -200,6 +200,7 @@ func TestReaderIsStrict(t *testing.T) {
 		"roots of indefinite length":  {header("\xa2\x65roots\x9f\xff\x67version\x01"), 0, "header", nil},
 		"a map of indefinite length":  {header("\xbf\x65roots\x80\x67version\x01\xff"), 0, "header", nil},
 		"empty section":               {v1 + "\x00", 1, "empty", nil},
+		"padding and more":            {v1 + "\x00\x00\x00\x01", 1, "empty", nil},
 		"padding":                     {v1 + strings.Repeat("\x00", 100), 1, "empty", nil},
 		"garbage":                     {v1 + "garbage", 1, "ends within", nil},
 		"a bare length":               {v1 + "\x2b", 1, "ends within", nil},
@@ -264,8 +265,11 @@ func TestReaderIsStrict(t *testing.T) {
 			}
 			// The index finds the same defects, but for those of payloads.
 			x := new(car.Index)
-			_, err := x.Add(ctx, &memory{"x.car", []byte(row.data)})
+			contents, err := x.Add(ctx, &memory{"x.car", []byte(row.data)})
 			malformed := row.text != "" && row.is == nil
+			if contents.Padding > 0 {
+				malformed = false // zeros at the end are a defect to the reader alone
+			}
 			if errors.Is(err, car.ErrMalformed) != malformed && name != "other bytes, and then a cut" || !malformed && row.is == nil && err != nil {
 				t.Errorf("index: %v", err)
 			}
@@ -459,6 +463,9 @@ func FuzzReader(f *testing.F) {
 		contents, indexErr := x.Add(ctx, &memory{"x.car", data})
 		if err == nil && indexErr != nil {
 			t.Fatalf("the reader takes it, the index says %v", indexErr)
+		}
+		if indexErr == nil && contents.Padding > 0 && errors.Is(err, car.ErrMalformed) {
+			return // zeros at the end are a defect to the reader alone
 		}
 		if indexErr == nil && errors.Is(err, car.ErrMalformed) && !strings.Contains(err.Error(), "limit") {
 			t.Fatalf("the index takes it, the reader says %v", err)

@@ -7,8 +7,12 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"syscall"
+
+	"github.com/ipfs/go-cid"
 
 	"github.com/carload/carload/car"
 	"github.com/carload/carload/chunker"
@@ -93,26 +97,128 @@ func (t *treeInput) Describe(ctx context.Context, read *atomic.Int64) (DAG, erro
 
 // Archive is an [Input] of the DAG in a CAR file that was made elsewhere. It
 // is not chunked again: its blocks go into new shards under the same root. The
-// archive has one root and is complete.
+// archive has one root and is complete. See [Archives] for others.
 func Archive(path string) (Input, error) {
-	src, err := chunker.OpenFile(path)
+	set, err := Archives(path)
 	if err != nil {
 		return nil, err
 	}
-	return archiveInput{src}, nil
+	if n := len(set.roots); n != 1 {
+		return nil, fmt.Errorf("archive %q has %d roots, it has to have one", path, n)
+	}
+	return set.Input(set.roots[0]), nil
 }
 
-type archiveInput struct{ src *chunker.FileSource }
+// ArchiveSet is CAR files that were made elsewhere and hold DAGs together, such
+// as the shards of one.
+type ArchiveSet struct {
+	name    string // of the first one
+	sources []car.Source
+	roots   []cid.Cid
 
-func (a archiveInput) Name() string       { return a.src.Name() }
-func (a archiveInput) UploadName() string { return baseName(a.src.Name()) }
-func (a archiveInput) Location() string   { return absolute(a.src.Name()) }
-func (a archiveInput) Close() error       { return nil }
+	mu    sync.Mutex
+	index *car.Index // nil before the first input is described
+}
 
-func (a archiveInput) Describe(ctx context.Context, read *atomic.Int64) (DAG, error) {
-	dag, err := car.Import(ctx, a.src)
+// Archives opens CAR files and reads their headers.
+func Archives(paths ...string) (*ArchiveSet, error) {
+	s := &ArchiveSet{}
+	for _, path := range paths {
+		src, err := chunker.OpenFile(path)
+		if err != nil {
+			return nil, err
+		}
+		roots, err := rootsOf(src)
+		if err != nil {
+			return nil, fmt.Errorf("archive %q: %w", path, err)
+		}
+		for _, r := range roots {
+			if !slices.Contains(s.roots, r) {
+				s.roots = append(s.roots, r)
+			}
+		}
+		s.sources = append(s.sources, src)
+		if s.name == "" {
+			s.name = path
+		}
+	}
+	return s, nil
+}
+
+func rootsOf(src car.Source) ([]cid.Cid, error) {
+	f, err := src.Open()
 	if err != nil {
 		return nil, err
+	}
+	defer f.Close()
+	r, err := car.NewReader(io.NewSectionReader(f, 0, src.Size()), car.ReaderOptions{})
+	if err != nil {
+		return nil, err
+	}
+	return r.Roots, nil
+}
+
+// Roots are those of all headers, each once. There may be none.
+func (s *ArchiveSet) Roots() []cid.Cid { return s.roots }
+
+// Add puts the archives of another set to those of this one. It is for before
+// the first input is described.
+func (s *ArchiveSet) Add(other *ArchiveSet) {
+	s.sources = append(s.sources, other.sources...)
+	for _, r := range other.roots {
+		if !slices.Contains(s.roots, r) {
+			s.roots = append(s.roots, r)
+		}
+	}
+}
+
+// Input is the upload of the DAG under a root, be it named by a header or not.
+// All its blocks have to be in the archives. The archives are indexed once for
+// all inputs.
+func (s *ArchiveSet) Input(root cid.Cid) Input { return archiveInput{s, root} }
+
+func (s *ArchiveSet) open(ctx context.Context) (*car.Index, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.index != nil {
+		return s.index, nil
+	}
+	x := new(car.Index)
+	for _, src := range s.sources {
+		if _, err := x.Add(ctx, src); err != nil {
+			return nil, err
+		}
+	}
+	s.index = x
+	return x, nil
+}
+
+type archiveInput struct {
+	set  *ArchiveSet
+	root cid.Cid
+}
+
+func (a archiveInput) Name() string       { return a.set.name }
+func (a archiveInput) UploadName() string { return baseName(a.set.name) }
+func (a archiveInput) Close() error       { return nil }
+
+// Location is empty if the archive has several roots: an upload of another root
+// of it is no earlier state of this one.
+func (a archiveInput) Location() string {
+	if len(a.set.roots) != 1 {
+		return ""
+	}
+	return absolute(a.set.name)
+}
+
+func (a archiveInput) Describe(ctx context.Context, read *atomic.Int64) (DAG, error) {
+	x, err := a.set.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	dag, err := x.DAG(ctx, a.root)
+	if err != nil {
+		return nil, fmt.Errorf("archive %q: %w", a.set.name, err)
 	}
 	read.Add(dag.Size())
 	return dag, nil

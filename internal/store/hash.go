@@ -36,7 +36,7 @@ func matches(c cid.Cid, data, sum []byte) error {
 	if err != nil {
 		return fault(FaultBlockCID, c, err)
 	}
-	if !accepted(d.Code) {
+	if d.Code != multihash.IDENTITY && !accepted(d.Code) {
 		return fault(FaultBlockHash, c, d.Code)
 	}
 	if d.Code != multihash.SHA2_256 {

@@ -10,7 +10,7 @@ import (
 
 // rootFacts is what the original works out of a root block.
 type rootFacts struct {
-	links int
+	links bool  // it leads to a block that it does not carry itself
 	size  int64 // of the whole DAG, as the root claims; -1 if it does not, noRoot if there is no root
 	err   error // the block does not decode
 }
@@ -27,7 +27,7 @@ func inspectRoot(c cid.Cid, data []byte) rootFacts {
 	case dag.DagPB:
 		sum := uint64(len(data))
 		_, facts.err = dag.DecodePB(data, func(l dag.PBLink) error {
-			facts.links++
+			facts.links = facts.links || leadsOutside(l.Cid)
 			if sum += l.Tsize; sum < l.Tsize || sum > math.MaxInt64 {
 				sum = math.MaxInt64
 			}
@@ -37,10 +37,22 @@ func inspectRoot(c cid.Cid, data []byte) rootFacts {
 			facts.size = int64(sum)
 		}
 	case dag.DagCBOR:
-		facts.err = dag.Direct(dag.DagCBOR, data, func(cid.Cid) error {
-			facts.links++
+		facts.err = dag.Direct(dag.DagCBOR, data, func(c cid.Cid) error {
+			facts.links = facts.links || leadsOutside(c)
 			return nil
 		})
 	}
 	return facts
+}
+
+// leadsOutside tells whether a link leads to a block that is not within CIDs.
+func leadsOutside(c cid.Cid) bool {
+	data, inline := dag.Identity(c)
+	if !inline {
+		return true
+	}
+	outside := false
+	// One that does not decode leads nowhere; that is found when it is indexed.
+	_ = dag.Each(c, data, func(cid.Cid) error { outside = true; return nil })
+	return outside
 }

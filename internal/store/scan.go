@@ -266,7 +266,7 @@ func (r *scanResult) conclude() error {
 		return fault(FaultEmpty)
 	case r.facts.size == noRoot:
 		return fault(FaultNoRoot)
-	case r.facts.links > 0 && r.blocks < 2:
+	case r.facts.links && r.blocks < 2:
 		return fault(FaultRootAlone)
 	case r.facts.err != nil:
 		return fault(FaultRoot, r.facts.err)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -74,10 +75,18 @@ func Verify(ctx context.Context, root cid.Cid, g Getter, opts VerifyOptions) (Ve
 	}
 	v := &verifier{getter: g, opts: opts, seen: make(map[nodeKey]struct{})}
 	v.changed.L = &v.mu
-	if _, ok := links.Identity(root); ok {
-		return Verified{}, fmt.Errorf("root %s carries its block within itself", root)
+	if data, ok := links.Identity(root); ok {
+		children, err := linksOf(root, data)
+		if err != nil {
+			return Verified{Count: 1, Faults: []Fault{{root, cid.Undef, err}}}, nil
+		}
+		v.result.Blocks, v.result.Bytes = 1, int64(len(data))
+		for _, c := range slices.Backward(children) {
+			v.add(c, root)
+		}
+	} else {
+		v.add(root, cid.Undef)
 	}
-	v.add(root, cid.Undef)
 	group, ctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(ctx, func() {
 		v.mu.Lock()

@@ -280,6 +280,7 @@ func (a *app) ls(ctx context.Context, set *archiveSet) error {
 		}
 		a.con.result(line)
 	}
+	a.sayUnhashed()
 	if worst != exitOK {
 		return silent{worst}
 	}
@@ -307,6 +308,7 @@ type rootEvent struct {
 	Bytes    int64    `json:"bytes,omitempty"`
 	Missing  []string `json:"missing,omitempty"`
 	Lacks    int      `json:"missingCount,omitempty"`
+	Inline   bool     `json:"inline,omitempty"` // the CID carries the root
 	Error    string   `json:"error,omitempty"`
 }
 
@@ -348,6 +350,7 @@ func (a *app) inspect(ctx context.Context, set *archiveSet) error {
 		a.con.result(fmt.Sprintf("%s\tCARv%d\t%d bytes\t%d blocks (%s)\troots %s",
 			quotePath(c.Name), c.Version, c.Bytes, c.Sections, strings.Join(codecs, ", "), strings.Join(e.Roots, " ")))
 	}
+	worst := exitOK
 	for _, r := range report.Roots {
 		e := rootEvent{eventHeader: header("root"), Root: r.Cid.String(), Complete: r.Complete(), Blocks: r.Blocks, Bytes: r.Bytes}
 		state := fmt.Sprintf("complete\t%d blocks\t%d bytes", r.Blocks, r.Bytes)
@@ -361,9 +364,23 @@ func (a *app) inspect(ctx context.Context, set *archiveSet) error {
 		if r.Err != nil {
 			e.Error = printable(r.Err.Error())
 			state = "damaged\t" + e.Error
+			worst = exitMismatch
+		}
+		if car.IsIdentity(r.Cid) {
+			e.Inline = true
+			state += "\tthe root is within its CID"
 		}
 		a.con.event(e)
 		a.con.result(r.Cid.String() + "\t" + state)
 	}
+	a.sayUnhashed()
+	if worst != exitOK {
+		return silent{worst}
+	}
 	return nil
+}
+
+// sayUnhashed says that what was shown is what archives say of themselves.
+func (a *app) sayUnhashed() {
+	a.con.say("blocks without links were not hashed: carload verify checks them")
 }

@@ -11,9 +11,11 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 
+	"github.com/ipfs/go-cid"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -30,6 +32,7 @@ type inputFlags struct {
 	retryFrom, report     string
 	skipErrors            bool
 	asFile                bool
+	root                  string
 	spoolDir              string
 	maxUploadBytes        size
 
@@ -59,6 +62,7 @@ func (i *inputFlags) add(cmd *cobra.Command) {
 	f.StringVar(&i.retryFrom, "retry-from", "", "take the paths that failed from this report (- for standard input)")
 	f.StringVar(&i.report, "report", "", "write what became of each path into this file: CSV, or JSON lines if it ends in .json or .jsonl")
 	f.BoolVar(&i.skipErrors, "skip-errors", false, "leave out entries of directories that can't be taken, and exit with 3 in the end")
+	f.StringVar(&i.root, "root", "", "take the DAG under this root from .car files, which may have several roots, or none")
 	f.BoolVar(&i.asFile, "as-file", false, "take a .car file for an ordinary file, instead of the DAG in it")
 	f.StringVar(&i.spoolDir, "spool-dir", "", "where standard input is spooled (default: the user's cache directory)")
 	f.Var(&i.maxUploadBytes, "max-upload-bytes", "refuse inputs that are larger; 0 for no limit")
@@ -135,6 +139,7 @@ type source struct {
 	paths   []string
 	limit   int64 // negative for none
 
+	root      cid.Cid // that archives are taken for; undefined for those of their headers
 	report    *report // nil if none is asked for
 	elsewhere int     // paths that are of other parts; known when inputs has ended
 }
@@ -148,6 +153,11 @@ func (a *app) source(cmd *cobra.Command, f inputFlags, args []string) (*source, 
 	s := &source{app: a, flags: f, limit: int64(f.maxUploadBytes), paths: args}
 	if s.limit == 0 {
 		s.limit = -1
+	}
+	if f.root != "" {
+		if s.root, err = cid.Decode(f.root); err != nil {
+			return nil, usageError{error: fmt.Errorf("--root %q is not a CID: %w", f.root, err)}
+		}
 	}
 	s.options = chunker.Options{
 		Profile: profile, Workers: f.hashers, Mode: f.mode, ModTime: f.mtime,
@@ -197,6 +207,7 @@ func (s *source) inputs() iter.Seq[uploader.Input] {
 	}
 	return func(yield func(uploader.Input) bool) {
 		seen := map[string]bool{}
+		group := archiveGroup{root: s.root}
 		for path, err := range s.all() {
 			if err == nil && seen[filepath.Clean(path)] {
 				s.app.con.warn("%s was given more than once", quotePath(path))
@@ -206,6 +217,15 @@ func (s *source) inputs() iter.Seq[uploader.Input] {
 			if err == nil && !s.flags.part.takes(path) {
 				s.elsewhere++
 				continue
+			}
+			if err == nil && s.isArchive(path) {
+				if !group.take(path, yield) {
+					return
+				}
+				continue
+			}
+			if !group.flush(yield) {
+				return
 			}
 			var in uploader.Input
 			if err == nil {
@@ -218,7 +238,65 @@ func (s *source) inputs() iter.Seq[uploader.Input] {
 				return
 			}
 		}
+		group.flush(yield)
 	}
+}
+
+// isArchive tells whether the DAGs in a file are meant, and not the file.
+func (s *source) isArchive(path string) bool {
+	if s.flags.asFile || !strings.EqualFold(filepath.Ext(path), ".car") {
+		return false
+	}
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular()
+}
+
+// archiveGroup is archives that come one after another and have the same roots:
+// they are shards of the same DAGs.
+type archiveGroup struct {
+	root cid.Cid // that is meant, whatever the headers say
+	set  *uploader.ArchiveSet
+	path string // of the first one
+}
+
+// take adds an archive. What can't belong to it is yielded before.
+func (g *archiveGroup) take(path string, yield func(uploader.Input) bool) bool {
+	set, err := uploader.Archives(path)
+	if err != nil {
+		return g.flush(yield) && yield(failedInput{path, archiveError(err)})
+	}
+	if g.set != nil && (g.root.Defined() || slices.Equal(g.set.Roots(), set.Roots())) {
+		g.set.Add(set)
+		return true
+	}
+	if !g.flush(yield) {
+		return false
+	}
+	g.set, g.path = set, path
+	return true
+}
+
+// flush yields an input for each root of the archives.
+func (g *archiveGroup) flush(yield func(uploader.Input) bool) bool {
+	set := g.set
+	g.set = nil
+	if set == nil {
+		return true
+	}
+	roots := set.Roots()
+	if g.root.Defined() {
+		roots = []cid.Cid{g.root}
+	}
+	if len(roots) == 0 {
+		err := withHint(coded{fmt.Errorf("archive %q names no root", g.path), exitSources}, "say which DAG is meant by --root CID; carload inspect shows what is in it")
+		return yield(failedInput{g.path, err})
+	}
+	for _, r := range roots {
+		if !yield(foreign{set.Input(r)}) {
+			return false
+		}
+	}
+	return true
 }
 
 // all yields the paths of the arguments and then those of the lists.
@@ -357,9 +435,6 @@ func (s *source) open(path string) (uploader.Input, error) {
 			return nil, err
 		}
 		return told{uploader.Tree(path, tree, s.tree(path)), s.app.con}, nil
-	case info.Mode().IsRegular() && strings.EqualFold(filepath.Ext(path), ".car") && !s.flags.asFile:
-		in, err := uploader.Archive(path)
-		return foreign{in}, err
 	}
 	return uploader.File(path, s.options)
 }
@@ -486,14 +561,19 @@ func (f foreign) Location() string { return locationOf(f.Input) }
 func (f foreign) Describe(ctx context.Context, read *atomic.Int64) (uploader.DAG, error) {
 	dag, err := f.Input.Describe(ctx, read)
 	if err != nil && ctx.Err() == nil {
-		hint := "--as-file takes the archive for an ordinary file"
-		var incomplete *car.IncompleteError
-		if errors.As(err, &incomplete) {
-			hint = "one shard of several does not hold the whole DAG: upload what the shards were made of; carload unpack restores it"
-		}
-		err = withHint(coded{err, exitSources}, hint)
+		err = archiveError(err)
 	}
 	return dag, err
+}
+
+// archiveError is an error of an archive, with what to do about it.
+func archiveError(err error) error {
+	hint := "--as-file takes the archive for an ordinary file"
+	var incomplete *car.IncompleteError
+	if errors.As(err, &incomplete) {
+		hint = "one shard of several does not hold the whole DAG: give all of them, one after another"
+	}
+	return withHint(coded{err, exitSources}, hint)
 }
 
 // failedInput is a path that could not be opened.

@@ -74,6 +74,9 @@ func (r *results) add(res uploader.Result, err error) {
 	if r.newName != "" && res.Held == res.Shards {
 		r.app.con.warn("%s is there already, and keeps the name that it has", quotePath(res.Name))
 	}
+	if r.verifies && res.Sent == 0 && res.Held == res.Shards && r.src.isArchive(res.Name) {
+		r.app.con.say("%s: the service has all of it already, and that was verified; the file was not read, which carload verify does", quotePath(res.Name))
+	}
 	if r.verifies {
 		event.Verify = res.Level.String()
 	}

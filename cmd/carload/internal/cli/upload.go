@@ -321,7 +321,12 @@ func (a *app) packToStdout(src *source) error {
 	if len(src.paths) != 1 || src.flags.filesFrom != "" || src.flags.filesFrom0 != "" {
 		return usagef("-o - takes one input")
 	}
+	packed := false
 	return a.describeAll(src, &results{app: a, started: time.Now(), hidden: true}, "packed", func(_ uploader.Input, dag uploader.DAG) error {
+		if packed {
+			return withHint(usagef("-o - takes one input, and the archive has several roots"), "--root CID picks one")
+		}
+		packed = true
 		var packer car.Packer
 		s := packer.Open(a.life.soft, car.NewArchive(dag.Root(), dag))
 		_, err := s.WriteTo(a.stdio.Out)

@@ -1,0 +1,226 @@
+//go:build unix
+
+package cli_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/ipfs/go-cid"
+	"github.com/multiformats/go-multihash"
+
+	"github.com/carload/carload/internal/links"
+)
+
+// Roots and contents are those of Kubo 0.43, which made or read these archives.
+const (
+	hello = "bafkreifjjcie6lypi6ny7amxnfftagclbuxndqonfipmb64f2km2devei4"
+	other = "bafkreid6j6roxdd2ycexhhk557cerh5nncqqbwjaqlfdlrvubjcsjaq7q4"
+	split = "bafybeiabrguh7r4rrzhqveeavqcyjbxpkj3od5723uvl2gvlx6m55iobny"
+	// identity-root.car: a file of two leaves whose node is within its CID.
+	inlineFile = "bafyaazysfmfciakvciqmfzugqi2ittwsaf7wawnywi4tdc3dmt3nzwbv2csrsec2d2w5nzasaamoqbysfmfciakvciqdoofc7wujsjqilxxxxhj4vj5amxd3xarta3ajrdux25qauhwzx3isaampiaykbmeaegg4bmqoqbza6qbq"
+)
+
+// carOf writes an archive by hand: a header with these roots, and sections.
+func carOf(t *testing.T, roots []string, sections ...[]byte) []byte {
+	t.Helper()
+	head := []byte{0xa2, 0x65, 'r', 'o', 'o', 't', 's', 0x80 | byte(len(roots))}
+	for _, r := range roots {
+		c, err := cid.Decode(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		head = append(append(head, 0xd8, 0x2a, 0x58, byte(1+len(c.Bytes())), 0), c.Bytes()...)
+	}
+	head = append(head, 0x67, 'v', 'e', 'r', 's', 'i', 'o', 'n', 1)
+	out := append(binary.AppendUvarint(nil, uint64(len(head))), head...)
+	for _, s := range sections {
+		out = append(append(out, binary.AppendUvarint(nil, uint64(len(s)))...), s...)
+	}
+	return out
+}
+
+// block is a CID of this codec and hash, and a section of its block.
+func block(t *testing.T, codec, hash uint64, data string) (name string, section []byte) {
+	t.Helper()
+	mh, err := multihash.Sum([]byte(data), hash, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := cid.NewCidV1(codec, mh)
+	return c.String(), append(c.Bytes(), data...)
+}
+
+// inlineDir is a directory node with one entry: that CID.
+func inlineDir(t *testing.T, entry string) string {
+	t.Helper()
+	c, err := cid.Decode(entry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := append([]byte{0x0a, byte(c.ByteLen())}, c.Bytes()...)
+	link = append(link, 0x12, 1, 'x', 0x18, 1)
+	return string(append(append([]byte{0x12, byte(len(link))}, link...), 0x0a, 2, 8, 1))
+}
+
+// Archives as they are found: each is uploaded and verified, or refused by name.
+func TestAwkwardArchives(t *testing.T) {
+	t.Parallel()
+	home := t.TempDir()
+	cases := filepath.Join("..", "..", "..", "..", "testdata", "awkward")
+	found, err := os.ReadDir(cases)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(name string, data []byte) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(home, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, f := range found {
+		data, err := os.ReadFile(filepath.Join(cases, f.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(f.Name(), data)
+	}
+	two, err := os.ReadFile(filepath.Join(home, "tworoots.car"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("pad1.car", append(bytes.Clone(two), 0))
+	write("padlong.car", append(bytes.Clone(two), make([]byte, 1<<20)...))
+	write("padbad.car", append(append(bytes.Clone(two), make([]byte, 1<<19)...), 1))
+	helloRoot, helloSection := block(t, links.Raw, multihash.SHA2_256, "hello world\n")
+	if helloRoot != hello {
+		t.Fatal(helloRoot)
+	}
+	write("lacking.car", carOf(t, []string{hello, other, hello}, helloSection))
+	inner, _ := block(t, links.Raw, multihash.IDENTITY, "x")
+	innerDir, _ := block(t, links.DagPB, multihash.IDENTITY, inlineDir(t, inner))
+	nested, nestedSection := block(t, links.DagPB, multihash.SHA2_256, inlineDir(t, innerDir))
+	write("nested.car", carOf(t, []string{nested}, nestedSection))
+	c, _ := cid.Decode(inner)
+	cborRoot, cborSection := block(t, links.DagCBOR, multihash.SHA2_256, "\x81\xd8\x2a"+string([]byte{0x40 | byte(1+c.ByteLen()), 0})+string(c.Bytes()))
+	write("cbor.car", carOf(t, []string{cborRoot}, cborSection))
+	inlineToHello, _ := block(t, links.DagPB, multihash.IDENTITY, inlineDir(t, hello))
+	write("inline-no-section.car", carOf(t, []string{inlineToHello}, helloSection))
+	write("inline-lacking.car", carOf(t, []string{inlineToHello}))
+
+	for name, tt := range map[string]struct {
+		args  []string
+		roots string // that are uploaded and verified
+		code  int
+		says  string
+	}{
+		"zero padding":                 {[]string{"zeropad.car"}, hello, 0, ""},
+		"zero padding within CARv2":    {[]string{"v2-zeropad.car"}, split, 0, ""},
+		"one zero":                     {[]string{"pad1.car"}, hello + " " + other, 0, ""},
+		"many zeros":                   {[]string{"padlong.car"}, hello + " " + other, 0, ""},
+		"zeros and more":               {[]string{"padbad.car"}, "", 3, "more than zeros"},
+		"two roots":                    {[]string{"tworoots.car"}, hello + " " + other, 0, ""},
+		"one of two roots":             {[]string{"tworoots.car", "--root", other}, other, 0, ""},
+		"no roots":                     {[]string{"noroots.car"}, "", 3, "--root"},
+		"no roots, and one is named":   {[]string{"noroots.car", "--root", hello}, hello, 0, ""},
+		"a root that is not there":     {[]string{"noroots.car", "--root", other}, "", 3, "incomplete"},
+		"not a root":                   {[]string{"noroots.car", "--root", "x"}, "", 2, "not a CID"},
+		"one of three roots is not in": {[]string{"lacking.car"}, hello, 3, "incomplete"},
+		"two shards":                   {[]string{"split-0.car", "split-1.car"}, split, 0, ""},
+		"two shards, the last first":   {[]string{"split-1.car", "split-0.car"}, split, 0, ""},
+		"two shards, and another":      {[]string{"split-0.car", "split-1.car", "zeropad.car"}, split + " " + hello, 0, ""},
+		"one shard":                    {[]string{"split-0.car"}, "", 3, "give all of them"},
+		"shards apart":                 {[]string{"split-0.car", "zeropad.car", "split-1.car"}, hello, 3, "give all of them"},
+		"one file inlined":             {[]string{"ti1.car"}, "bafybeigq2rkj373qyvunj4tefju3juga2dw3qio6yoow32krhnyquwgcme", 0, ""},
+		"three files inlined":          {[]string{"ti3.car"}, "bafybeig7bok4e5xgwk6ypv7zpv57uef237ladh4cfwrgz67kfs57sm6auq", 0, ""},
+		"twenty files inlined":         {[]string{"ti20.car"}, "bafybeibasiblnn6mp42plfzwjx63o2j4rwp6nbcc3jfvlvoksy5gkideiu", 0, ""},
+		"inlined without a section":    {[]string{"inl-dir.car"}, "bafybeib62lpbqdqclaosmiyc6siwormuryywkphxwnjddbgukngb7c2hvq", 0, ""},
+		"inlined with a section":       {[]string{"inl-dir-section.car"}, "bafybeib62lpbqdqclaosmiyc6siwormuryywkphxwnjddbgukngb7c2hvq", 0, ""},
+		"inlined twice over":           {[]string{"nested.car"}, nested, 0, ""},
+		"inlined below CBOR":           {[]string{"cbor.car"}, cborRoot, 0, ""},
+		"a root within its CID":        {[]string{"inline-root.car"}, "bafkqabdunfxhs", 0, ""},
+		"a file within its CID":        {[]string{"identity-root.car"}, inlineFile, 0, ""},
+		"such a root has no section":   {[]string{"inline-no-section.car"}, inlineToHello, 0, ""},
+		"and lacks what it links to":   {[]string{"inline-lacking.car"}, "", 3, "incomplete"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var stdout, stderr bytes.Buffer
+			cmd := newCommand(t, home, append([]string{"up", "-Q", "--store", t.TempDir(), "--ledger", "none", "--verify", "full"}, tt.args...)...)
+			cmd.Stdout, cmd.Stderr = &stdout, &stderr
+			if code := exitCode(cmd.Run()); code != tt.code || !strings.Contains(stderr.String(), tt.says) {
+				t.Errorf("exit code %d, want %d\n%s", code, tt.code, stderr.String())
+			}
+			want := map[string]int{}
+			for _, r := range strings.Fields(tt.roots) {
+				want[r]++
+			}
+			for _, r := range strings.Fields(stdout.String()) {
+				want[r]--
+			}
+			for r, n := range want {
+				if n != 0 {
+					t.Errorf("root %s: %+d", r, n)
+				}
+			}
+			if tt.code != 0 || len(tt.args) > 1 {
+				return
+			}
+			// All commands that read archives take them alike.
+			for _, verb := range []string{"cid", "verify", "inspect", "ls"} {
+				args := []string{verb, tt.args[0]}
+				if verb == "ls" && (len(want) > 1 || strings.HasPrefix(tt.roots, "bafyrei")) {
+					continue // it takes one root, and CBOR has no files
+				}
+				var stderr bytes.Buffer
+				cmd := newCommand(t, home, args...)
+				cmd.Stderr = &stderr
+				out, err := cmd.Output()
+				if err != nil || verb != "ls" && !strings.Contains(string(out), strings.Fields(tt.roots)[0]) {
+					t.Errorf("%s: %v, %s\n%s", verb, err, out, stderr.String())
+				}
+			}
+		})
+	}
+}
+
+// What was not hashed is not called sound.
+func TestNotLookedAt(t *testing.T) {
+	t.Parallel()
+	home := t.TempDir()
+	_, section := block(t, links.Raw, multihash.SHA2_256, "hello world\n")
+	sound := carOf(t, []string{hello}, section)
+	flipped := bytes.Clone(sound)
+	flipped[len(flipped)-1] ^= 1
+	for name, data := range map[string][]byte{"sound.car": sound, "flipped.car": flipped} {
+		if err := os.WriteFile(filepath.Join(home, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run := func(args ...string) (string, int) {
+		cmd := newCommand(t, home, args...)
+		out, err := cmd.CombinedOutput()
+		return string(out), exitCode(err)
+	}
+	for _, verb := range []string{"inspect", "ls"} {
+		if out, code := run(verb, "flipped.car"); code != 0 || !strings.Contains(out, "were not hashed: carload verify checks them") {
+			t.Errorf("%s: exit code %d\n%s", verb, code, out)
+		}
+	}
+	if out, code := run("verify", "flipped.car"); code != 6 {
+		t.Errorf("verify: exit code %d\n%s", code, out)
+	}
+	if out, code := run("up", "flipped.car"); code != 6 {
+		t.Errorf("up of a damaged archive: exit code %d\n%s", code, out)
+	}
+	if out, code := run("up", "sound.car"); code != 0 || strings.Contains(out, "was not read") {
+		t.Errorf("up of a sound one: exit code %d\n%s", code, out)
+	}
+	if out, code := run("up", "flipped.car"); code != 0 && code != 6 || code == 0 && !strings.Contains(out, "the file was not read, which carload verify does") {
+		t.Errorf("up of a damaged one that the service holds sound: exit code %d\n%s", code, out)
+	}
+}
