@@ -64,8 +64,6 @@ type source struct {
 	err  error
 }
 
-func newSource(r io.Reader) source { return source{r: r, buf: make([]byte, 64<<10)} }
-
 func (s *source) fill() error {
 	if s.err != nil {
 		return s.err
@@ -126,32 +124,45 @@ func NewReader(r io.Reader, opts ReaderOptions) (*Reader, error) {
 	if opts.MaxSectionBytes == 0 {
 		opts.MaxSectionBytes = DefaultMaxSectionBytes
 	}
-	rd := &Reader{src: newSource(r), opts: opts, payload: -1}
-	version, roots, hasRoots, err := rd.header()
-	if err != nil {
+	rd := &Reader{src: source{buf: make([]byte, 64<<10)}, opts: opts}
+	if err := rd.Reset(r); err != nil {
 		return nil, err
 	}
-	rd.Version = version
+	return rd, nil
+}
+
+// Reset makes the Reader read another archive with the same options, as
+// [NewReader] does, and keeps its buffers. After an error it can be reset again.
+func (r *Reader) Reset(src io.Reader) error {
+	r.src = source{r: src, buf: r.src.buf}
+	r.base, r.payload, r.offset = 0, -1, 0
+	r.batch.reset()
+	r.headers, r.at, r.err = r.headers[:0], 0, nil
+	version, roots, hasRoots, err := r.header()
+	if err != nil {
+		return err
+	}
+	r.Version = version
 	if version == 2 {
 		if hasRoots {
-			return nil, malformed("the version 2 pragma has roots")
+			return malformed("the version 2 pragma has roots")
 		}
-		if err := rd.enterV2(); err != nil {
-			return nil, err
+		if err := r.enterV2(); err != nil {
+			return err
 		}
-		version, roots, hasRoots, err = rd.header()
+		version, roots, hasRoots, err = r.header()
 		if err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if version != 1 {
-		return nil, malformed("version %d is not one this reader knows", version)
+		return malformed("version %d is not one this reader knows", version)
 	}
 	if !hasRoots {
-		return nil, malformed("the header has no roots")
+		return malformed("the header has no roots")
 	}
-	rd.Roots = roots
-	return rd, nil
+	r.Roots = roots
+	return nil
 }
 
 func malformed(format string, args ...any) error {
@@ -289,6 +300,10 @@ func (r *Reader) section() error {
 		return err
 	}
 	from := len(r.batch.buf)
+	if from+n > cap(r.batch.buf) && from+n > bigBatch {
+		// Large blocks come in company: all the room at once, not in steps.
+		r.batch.buf = append(make([]byte, 0, max(from+n, batchBytes)), r.batch.buf...)
+	}
 	buf := grow(r.batch.buf, n)
 	if err := r.src.readFull(buf[from:]); err != nil {
 		return r.fail("section", err)
@@ -303,6 +318,9 @@ func (r *Reader) section() error {
 	r.offset += int64(varint.UvarintSize(uint64(n)) + n)
 	return nil
 }
+
+// bigBatch is how much is read before a [Reader] makes room for a whole batch.
+const bigBatch = 128 << 10
 
 // minDigestBytes is the shortest digest that says something about a block. It
 // is that of SHA-1; what is shorter has been cut, down to nothing if need be.

@@ -104,13 +104,16 @@ type Progress struct {
 	BytesResent              int64 // sent in tries that failed
 	ShardsDone, Shards       int64
 	Retries                  int64
-	InputsDone, Inputs       int64
 	ShardsOnTheirWay         int64 // a body of each is being sent
 	BytesOnTheirWay          int64 // of them, that are still to go
+	// BytesVerified are of blocks that were fetched back; BytesToVerify is what
+	// the root says there is, less what turned out to be there twice.
+	BytesVerified, BytesToVerify int64
+	InputsDone, Inputs           int64
 }
 
 type counters struct {
-	hashed, toHash, sent, toSend, resent, shardsDone, shards, retries, inputsDone, inputs atomic.Int64
+	hashed, toHash, sent, toSend, resent, shardsDone, shards, retries, verified, toVerify, inputsDone, inputs atomic.Int64
 }
 
 // Progress returns the counters as they are now.
@@ -121,6 +124,7 @@ func (u *Uploader) Progress() Progress {
 		BytesHashed: c.hashed.Load(), BytesToHash: c.toHash.Load(),
 		BytesSent: c.sent.Load(), BytesToSend: c.toSend.Load(), BytesResent: c.resent.Load(),
 		ShardsDone: c.shardsDone.Load(), Shards: c.shards.Load(),
+		BytesVerified: c.verified.Load(), BytesToVerify: c.toVerify.Load(),
 		Retries: c.retries.Load(), InputsDone: c.inputsDone.Load(), Inputs: c.inputs.Load(),
 		ShardsOnTheirWay: shards, BytesOnTheirWay: bytes,
 	}

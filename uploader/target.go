@@ -20,7 +20,7 @@ import (
 // several goroutines at a time.
 //
 // What else a target can do is discovered by type assertion: [StatusChecker],
-// [ShardChecker], [BlockFetcher], [ArchiveFetcher], [Finisher], [Limited],
+// [ShardChecker], [BlockFetcher], [ArchiveFetcher], [RangeFetcher], [Finisher], [Limited],
 // [Lister], [Deleter].
 type Target interface {
 	// String names the target in messages and in the ledger. It has no secrets.
@@ -56,6 +56,13 @@ type BlockFetcher interface {
 // caller closes it and checks the bytes.
 type ArchiveFetcher interface {
 	FetchArchive(ctx context.Context, root cid.Cid) (io.ReadCloser, error)
+}
+
+// RangeFetcher is an [ArchiveFetcher] that gives parts of files back, too: the
+// DAG of the bytes from..to-1 of the content of the file under c, as a CAR stream
+// that begins with c. One that brings more, or less, costs no more than speed.
+type RangeFetcher interface {
+	FetchRange(ctx context.Context, c cid.Cid, from, to int64) (io.ReadCloser, error)
 }
 
 // Lister is a target that lists what it holds.

@@ -26,6 +26,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -152,6 +153,7 @@ type Uploader struct {
 	line     *line
 	progress counters
 	breaker  breaker
+	readers  sync.Pool // of *car.Reader
 
 	// draining is done once Drain was called.
 	draining context.Context //nolint:containedctx // it is the Uploader's own state

@@ -229,12 +229,21 @@ func (t *Target) FetchBlock(ctx context.Context, c cid.Cid, limit int) ([]byte, 
 // FetchArchive implements [uploader.ArchiveFetcher] over the trustless
 // gateway: the whole DAG, depth first, each block once if the gateway can.
 func (t *Target) FetchArchive(ctx context.Context, root cid.Cid) (io.ReadCloser, error) {
+	return t.archive(ctx, root, "dag-scope=all")
+}
+
+// FetchRange implements [uploader.RangeFetcher].
+func (t *Target) FetchRange(ctx context.Context, c cid.Cid, from, to int64) (io.ReadCloser, error) {
+	return t.archive(ctx, c, fmt.Sprintf("dag-scope=entity&entity-bytes=%d:%d", from, to-1))
+}
+
+func (t *Target) archive(ctx context.Context, c cid.Cid, scope string) (io.ReadCloser, error) {
 	if err := t.turn(ctx); err != nil {
 		return nil, err
 	}
 	ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
 	//nolint:bodyclose // the body is handed on, and its reader closes it
-	resp, err := t.fetch(ctx, "/ipfs/"+root.String()+"?format=car&dag-scope=all&car-order=dfs&car-dups=n", "application/vnd.ipld.car; version=1; order=dfs; dups=n")
+	resp, err := t.fetch(ctx, "/ipfs/"+c.String()+"?format=car&"+scope+"&car-order=dfs&car-dups=n", "application/vnd.ipld.car; version=1; order=dfs; dups=n")
 	if err != nil {
 		stop()
 		return nil, err

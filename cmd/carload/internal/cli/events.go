@@ -44,11 +44,15 @@ type progressEvent struct {
 	BytesSent   int64 `json:"bytesSent"`
 	BytesToSend int64 `json:"bytesToSend"`
 	BytesResent int64 `json:"bytesResent"`
-	ShardsDone  int64 `json:"shardsDone"`
-	Shards      int64 `json:"shards"`
-	Retries     int64 `json:"retries"`
-	InputsDone  int64 `json:"inputsDone"`
-	Inputs      int64 `json:"inputs"`
+
+	BytesVerified int64 `json:"bytesVerified,omitempty"`
+	BytesToVerify int64 `json:"bytesToVerify,omitempty"`
+
+	ShardsDone int64 `json:"shardsDone"`
+	Shards     int64 `json:"shards"`
+	Retries    int64 `json:"retries"`
+	InputsDone int64 `json:"inputsDone"`
+	Inputs     int64 `json:"inputs"`
 }
 
 type shardEvent struct {

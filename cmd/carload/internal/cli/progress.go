@@ -43,9 +43,9 @@ const (
 	eventEvery = 5 * time.Second
 )
 
-// phases names what the two counters of progress mean to a command; an empty
-// one is not shown.
-type phases struct{ first, second string }
+// phases names what the counters of progress mean to a command; an empty one is
+// not shown. The third is what is fetched back.
+type phases struct{ first, second, third string }
 
 // showProgress shows what snapshot tells until the returned function is called.
 func (a *app) showProgress(names phases, snapshot func() uploader.Progress) (stop func()) {
@@ -86,11 +86,12 @@ func (a *app) showProgress(names phases, snapshot func() uploader.Progress) (sto
 
 // progress is the state of one display.
 type progress struct {
-	con          *console
-	snapshot     func() uploader.Progress
-	names        phases
-	started      time.Time
-	hashed, sent meter
+	con      *console
+	snapshot func() uploader.Progress
+	names    phases
+	started  time.Time
+
+	hashed, sent, verified meter
 }
 
 func (p *progress) every(d time.Duration, done <-chan struct{}, show func()) {
@@ -110,9 +111,19 @@ func (p *progress) plain() {
 	now, s := time.Now(), p.snapshot()
 	p.hashed.add(now, s.BytesHashed)
 	p.sent.add(now, s.BytesSent)
-	line := fmt.Sprintf("%s: %s %s", formatDuration(now.Sub(p.started).Round(time.Second)), p.names.first, counted(s.BytesHashed, s.BytesToHash, &p.hashed))
+	p.verified.add(now, s.BytesVerified)
+	line := formatDuration(now.Sub(p.started).Round(time.Second)) + ": "
+	if p.names.first != "" {
+		line += p.names.first + " " + counted(s.BytesHashed, s.BytesToHash, &p.hashed)
+	}
 	if p.names.second != "" && s.Shards > 0 {
 		line += fmt.Sprintf("; %s %s, %d of %d shards", p.names.second, counted(s.BytesSent, s.BytesToSend, &p.sent), s.ShardsDone, s.Shards)
+	}
+	if p.names.third != "" && (p.names.first == "" || s.BytesToVerify > 0) {
+		if p.names.first != "" {
+			line += "; "
+		}
+		line += p.names.third + " " + counted(s.BytesVerified, s.BytesToVerify, &p.verified)
 	}
 	if s.Inputs > 1 {
 		line += fmt.Sprintf("; %d of %d inputs done", s.InputsDone, s.Inputs)
@@ -147,6 +158,7 @@ func (p *progress) event() {
 		eventHeader: header("progress"),
 		BytesHashed: s.BytesHashed, BytesToHash: s.BytesToHash,
 		BytesSent: s.BytesSent, BytesToSend: s.BytesToSend, BytesResent: s.BytesResent,
+		BytesVerified: s.BytesVerified, BytesToVerify: s.BytesToVerify,
 		ShardsDone: s.ShardsDone, Shards: s.Shards, Retries: s.Retries, InputsDone: s.InputsDone, Inputs: s.Inputs,
 	})
 }
@@ -155,22 +167,30 @@ func (p *progress) event() {
 type bars struct {
 	p         *progress
 	container *mpb.Progress
-	first     *mpb.Bar
-	second    *mpb.Bar
+	shown     []shownBar
 	mu        sync.Mutex // the decorators run on goroutines of the container
 	last      uploader.Progress
 }
 
 func (p *progress) newBars(w io.Writer) *bars {
 	b := &bars{p: p, container: mpb.New(mpb.WithOutput(w), mpb.WithAutoRefresh(), mpb.WithRefreshRate(barEvery))}
-	b.first = b.add(p.names.first, &p.hashed, func(s uploader.Progress) (int64, int64) { return s.BytesHashed, s.BytesToHash })
-	if p.names.second != "" {
-		b.second = b.add(p.names.second, &p.sent, func(s uploader.Progress) (int64, int64) { return s.BytesSent, s.BytesToSend })
-	}
+	b.add(p.names.first, &p.hashed, func(s uploader.Progress) (int64, int64) { return s.BytesHashed, s.BytesToHash })
+	b.add(p.names.second, &p.sent, func(s uploader.Progress) (int64, int64) { return s.BytesSent, s.BytesToSend })
+	b.add(p.names.third, &p.verified, func(s uploader.Progress) (int64, int64) { return s.BytesVerified, s.BytesToVerify })
 	return b
 }
 
-func (b *bars) add(name string, m *meter, of func(uploader.Progress) (n, total int64)) *mpb.Bar {
+// shownBar is a bar and what it counts.
+type shownBar struct {
+	bar *mpb.Bar
+	of  func(uploader.Progress) (n, total int64)
+}
+
+// add adds the bar of a phase, if the command has it.
+func (b *bars) add(name string, m *meter, of func(uploader.Progress) (n, total int64)) {
+	if name == "" {
+		return
+	}
 	text := func(f func(n, total int64) string) decor.Decorator {
 		return decor.Any(func(decor.Statistics) string {
 			b.mu.Lock()
@@ -178,7 +198,7 @@ func (b *bars) add(name string, m *meter, of func(uploader.Progress) (n, total i
 			return f(of(b.last))
 		}, decor.WCSyncSpaceR)
 	}
-	return b.container.New(0, mpb.BarStyle().Lbound("[").Filler("=").Tip(">").Padding(" ").Rbound("]"),
+	bar := b.container.New(0, mpb.BarStyle().Lbound("[").Filler("=").Tip(">").Padding(" ").Rbound("]"),
 		mpb.PrependDecorators(decor.Name(name, decor.WCSyncSpaceR)),
 		mpb.AppendDecorators(
 			text(func(n, total int64) string { return fmt.Sprintf("%3d %%", percent(n, max(total, 1))) }),
@@ -190,6 +210,7 @@ func (b *bars) add(name string, m *meter, of func(uploader.Progress) (n, total i
 				return formatBytes(int64(m.rate())) + "/s, " + m.eta(total-n) + " left"
 			}),
 		))
+	b.shown = append(b.shown, shownBar{bar, of})
 }
 
 func (b *bars) update() {
@@ -198,22 +219,19 @@ func (b *bars) update() {
 	b.last = s
 	b.p.hashed.add(now, s.BytesHashed)
 	b.p.sent.add(now, s.BytesSent)
+	b.p.verified.add(now, s.BytesVerified)
 	b.mu.Unlock()
-	set := func(bar *mpb.Bar, n, total int64) {
-		if bar != nil {
-			bar.SetTotal(max(total, 1), false)
-			bar.SetCurrent(n)
-		}
+	for _, shown := range b.shown {
+		n, total := shown.of(s)
+		shown.bar.SetTotal(max(total, 1), false)
+		shown.bar.SetCurrent(n)
 	}
-	set(b.first, s.BytesHashed, s.BytesToHash)
-	set(b.second, s.BytesSent, s.BytesToSend)
 }
 
 // close removes the bars: the summary says it all.
 func (b *bars) close() {
-	b.first.Abort(true)
-	if b.second != nil {
-		b.second.Abort(true)
+	for _, shown := range b.shown {
+		shown.bar.Abort(true)
 	}
 	b.container.Wait()
 }

@@ -123,7 +123,11 @@ was last sent from the same path, only the blocks that are new are sent.`,
 				opts.UploadName = name
 				return a.withSomeLedger(ledger, func(l uploader.Ledger) error {
 					opts.Ledger = l
-					roots, err := a.ship(src, targets, opts, send.rootOnly, phases{"hashing", "sending"}, "uploaded")
+					names := phases{first: "hashing", second: "sending"}
+					if opts.Verify == uploader.VerifyFull {
+						names.third = "verifying"
+					}
+					roots, err := a.ship(src, targets, opts, send.rootOnly, names, "uploaded")
 					for _, t := range targets {
 						if root := roots[t]; root != "" {
 							t.sayWhere(a, root)
@@ -298,7 +302,7 @@ archive of one input goes to standard output.`,
 			if err != nil {
 				return err
 			}
-			_, err = a.ship(src, []*target{{Target: dir}}, opts, send.rootOnly, phases{"hashing", "writing"}, "packed")
+			_, err = a.ship(src, []*target{{Target: dir}}, opts, send.rootOnly, phases{first: "hashing", second: "writing"}, "packed")
 			return err
 		},
 	}

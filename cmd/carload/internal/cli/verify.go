@@ -150,7 +150,13 @@ func (a *app) verifyRemote(ctx context.Context, t *target, root cid.Cid, opts up
 	if _, ok := t.Target.(uploader.StatusChecker); !ok && opts.Verify < uploader.VerifySample {
 		return t.lacks("does not tell what it holds: carload verify looks at the shards in a directory")
 	}
+	defer context.AfterFunc(a.life.soft, u.Drain)()
+	stop := func() {}
+	if opts.Verify == uploader.VerifyFull {
+		stop = a.showProgress(phases{third: "checking"}, u.Progress)
+	}
 	report, err := u.Verify(ctx, root)
+	stop()
 	var finding *uploader.VerifyError
 	if errors.As(err, &finding) {
 		a.faults(root, finding.Missing, "missing")
