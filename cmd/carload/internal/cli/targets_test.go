@@ -1,0 +1,186 @@
+//go:build unix
+
+package cli_test
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/carload/carload/uploader/targettest"
+	"github.com/carload/carload/uploader/uploadertest"
+)
+
+// mortal is a place to send to, for commands that are killed.
+type mortal struct {
+	front *uploadertest.Server // nil if it is no server
+	to    string
+	env   []string
+	asks  bool // it tells what it holds
+	check func(t *testing.T, root string, data []byte)
+}
+
+func kuboKind(r *http.Request) uploadertest.Op {
+	switch r.URL.Path {
+	case "/api/v0/dag/import":
+		return uploadertest.Upload
+	case "/api/v0/pin/add":
+		return uploadertest.Commit
+	}
+	return uploadertest.Other
+}
+
+func bucketKind(r *http.Request) uploadertest.Op {
+	switch {
+	case r.Method == http.MethodPut && strings.HasSuffix(r.URL.Path, ".car"):
+		return uploadertest.Upload
+	case r.Method == http.MethodPut && strings.HasSuffix(r.URL.Path, ".json"):
+		return uploadertest.Commit
+	}
+	return uploadertest.Other
+}
+
+// mortals are the kinds of targets, by name.
+func mortals(t *testing.T, home string) map[string]*mortal {
+	t.Helper()
+	all := map[string]*mortal{"dir": {to: "dir:shards"}, "store": {to: "store:store", asks: true}}
+	if os.Getenv("CARLOAD_KUBO") != "" {
+		node := targettest.StartKubo(t)
+		front := uploadertest.NewServer(t, uploadertest.Options{Handler: uploadertest.Forward(t, node.URL), Kind: kuboKind})
+		all["kubo"] = &mortal{front: front, to: "kubo+" + front.URL, asks: true, check: func(t *testing.T, root string, data []byte) {
+			t.Helper()
+			if got := node.Run(t, nil, "cat", root); !bytes.Equal(got, data) {
+				t.Errorf("ipfs cat gives %d other bytes", len(got))
+			}
+			node.Run(t, nil, "pin", "ls", "--type=recursive", root)
+		}}
+	}
+	if os.Getenv("CARLOAD_VERSITYGW") != "" {
+		s := targettest.StartS3(t)
+		front := uploadertest.NewServer(t, uploadertest.Options{Handler: uploadertest.Forward(t, s.URL), Kind: bucketKind})
+		all["bucket"] = &mortal{
+			front: front, to: "s3://" + s.Bucket + "/a", asks: true,
+			env: []string{"AWS_ENDPOINT_URL=" + front.URL, "AWS_ACCESS_KEY_ID=" + s.Access, "AWS_SECRET_ACCESS_KEY=" + s.Secret},
+		}
+	}
+	return all
+}
+
+// TestTargetsKilled kills commands at random moments, and at each side of each
+// commit. What is called complete is, and the next command completes the rest.
+func TestTargetsKilled(t *testing.T) {
+	t.Parallel()
+	moments := 3
+	if os.Getenv("CARLOAD_TEST_LONG") != "" {
+		moments = 50
+	}
+	home := t.TempDir()
+	for name, m := range mortals(t, home) {
+		t.Run(name, func(t *testing.T) {
+			k := &killing{mortal: m, t: t, home: home, name: name}
+			began := time.Now()
+			if !k.run(0, func(*exec.Cmd) {}) {
+				t.Fatal("it does not work at all")
+			}
+			took := time.Since(began)
+			killed := 0
+			for i := range moments {
+				wait := time.Duration(rand.Int64N(int64(took)))
+				if !k.run(i+1, func(cmd *exec.Cmd) {
+					<-time.After(wait)
+					_ = cmd.Process.Kill() // it may have ended
+				}) {
+					killed++
+				}
+			}
+			t.Logf("%d of %d were killed before their end, the first took %s", killed, moments, took)
+			if m.front == nil || m.to == "store:store" {
+				return
+			}
+			for i, after := range []bool{false, true} {
+				var cmd atomic.Pointer[exec.Cmd]
+				met := make(chan struct{})
+				m.front.Script(uploadertest.Commit, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+					if after {
+						next.ServeHTTP(httptest.NewRecorder(), r)
+					}
+					_ = cmd.Load().Process.Kill()
+					uploadertest.Reset(w)
+					close(met)
+				})
+				if k.run(1000+i, func(c *exec.Cmd) { cmd.Store(c); <-met }) {
+					t.Errorf("it was not killed at its commit")
+				}
+			}
+		})
+	}
+}
+
+type killing struct {
+	*mortal
+	t          *testing.T
+	home, name string
+}
+
+func (k *killing) command(args ...string) *exec.Cmd {
+	cmd := newCommand(k.t, k.home, append(args, "--to", k.to)...)
+	cmd.Env = append(cmd.Env, k.env...)
+	return cmd
+}
+
+// run uploads file number n, kills the command, looks at what is called
+// complete, uploads again, and looks at what arrived. It reports whether the
+// first command had come to its end.
+func (k *killing) run(n int, kill func(*exec.Cmd)) (done bool) {
+	t := k.t
+	t.Helper()
+	path := filepath.Join(k.home, fmt.Sprintf("%s-%d", k.name, n))
+	data := make([]byte, 6_000_000)
+	_, _ = rand.NewChaCha8([32]byte{byte(n), byte(n >> 8), k.name[0]}).Read(data)
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"up", "-Q", path, "--max-shard-bytes", "1200000", "--transfers", "2", "--ledger", "ledger-" + k.name}
+	first := k.command(args...)
+	if err := first.Start(); err != nil {
+		t.Fatal(err)
+	}
+	kill(first)
+	done = first.Wait() == nil
+	out, err := newCommand(t, k.home, "cid", "-Q", path).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := strings.TrimSpace(string(out))
+	if k.asks && k.command("status", root).Run() == nil {
+		if out, err := k.command("verify", root, "--full", "--ledger", "none").CombinedOutput(); err != nil {
+			t.Errorf("what is called complete is not: %v\n%s", err, out)
+		}
+	}
+	var stderr bytes.Buffer
+	second := k.command(args...)
+	second.Stderr = &stderr
+	if out, err := second.Output(); err != nil || strings.TrimSpace(string(out)) != root {
+		t.Errorf("again: %v, %q\n%s", err, out, stderr.String())
+	}
+	verify := k.command("verify", root, "--full", "--ledger", "none")
+	if !k.asks {
+		verify = newCommand(t, k.home, "verify", root, strings.TrimPrefix(k.to, "dir:"))
+	}
+	if out, err := verify.CombinedOutput(); err != nil {
+		t.Errorf("verify: %v\n%s", err, out)
+	}
+	if k.check != nil {
+		k.check(t, root, data)
+	}
+	return done
+}
