@@ -47,6 +47,12 @@ func TestUploadCARChecks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	short, err := multihash.Sum([]byte("cut"), multihash.SHA2_256, 19)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tooShort := block{CID: cid.NewCidV1(cid.Raw, short), Data: []byte("cut")}
+	blake3, md5 := hashedBlock(cid.Raw, multihash.BLAKE3, []byte("x")), hashedBlock(cid.Raw, multihash.MD5, []byte("x"))
 	truncated := block{CID: cid.NewCidV1(cid.Raw, cut), Data: []byte("cut")}
 
 	const bad = "Invalid CAR file received: failed hash verification: "
@@ -78,9 +84,11 @@ func TestUploadCARChecks(t *testing.T) {
 		{"CBOR root does not decode", carOf(brokenCBOR, leaf), 500, "Error", ""},
 		{"header v1, block v0", carFile([]cid.Cid{node.CID}, v0, leaf), 500, "Error", "missing root block"},
 		{"identity block", carOf(node, identity), 400, "ERROR_INVALID_CAR", bad + identity.CID.String() + ": multihash code 0 is not supported"},
-		{"sha1", carOf(sha1), 400, "ERROR_INVALID_CAR", bad + sha1.CID.String() + ": multihash code 17 is not supported"},
-		{"blake2b-512", carOf(blake512), 400, "ERROR_INVALID_CAR", bad},
-		{"truncated digest", carOf(truncated), 400, "ERROR_INVALID_CAR", bad + truncated.CID.String() + ": CID hash does not match bytes"},
+		{"bad sha1", carOf(block{CID: sha1.CID, Data: []byte("y")}), 400, "ERROR_INVALID_CAR", bad + sha1.CID.String() + ": CID hash does not match bytes"},
+		{"bad blake3", carOf(block{CID: blake3.CID, Data: []byte("y")}), 400, "ERROR_INVALID_CAR", bad + blake3.CID.String() + ": CID hash does not match bytes"},
+		{"md5", carOf(node, md5), 400, "ERROR_INVALID_CAR", bad + md5.CID.String() + ": multihash code 213 is not supported"},
+		{"digest cut too short", carOf(tooShort), 400, "ERROR_INVALID_CAR", bad + tooShort.CID.String() + ": multihash code 18 is not supported"},
+		{"bad digest that is cut", carOf(block{CID: truncated.CID, Data: []byte("y")}), 400, "ERROR_INVALID_CAR", bad + truncated.CID.String() + ": CID hash does not match bytes"},
 		{"cut in a block", good[:len(good)-1], 500, "Error", "Unexpected end of data"},
 		{"cut after a length", append(bytes.Clone(good), 40), 500, "Error", "Unexpected end of data"},
 		{"padding", append(bytes.Clone(good), 0), 500, "Error", "Invalid CAR section (zero length)"},
@@ -104,6 +112,10 @@ func TestUploadCARChecks(t *testing.T) {
 		{"node without links", carOf(pbNode("alone")), 200, "", ""},
 		{"dag-json root", carOf(json), 200, "", ""},
 		{"blake2b-256", carOf(blake256), 200, "", ""},
+		{"blake2b-512", carOf(blake512), 200, "", ""},
+		{"blake3", carOf(blake3), 200, "", ""},
+		{"sha1", carOf(sha1), 200, "", ""},
+		{"digest that is cut", carOf(truncated), 200, "", ""},
 		{"sha2-512", carOf(hashedBlock(cid.Raw, multihash.SHA2_512, []byte("x"))), 200, "", ""},
 		{"sha3-256", carOf(hashedBlock(cid.Raw, multihash.SHA3_256, []byte("x"))), 200, "", ""},
 		{"keccak-512", carOf(hashedBlock(cid.Raw, multihash.KECCAK_512, []byte("x"))), 200, "", ""},
