@@ -159,14 +159,14 @@ var hashes = []uint64{
 func (t *Target) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt, error) {
 	ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
 	defer stop()
-	open := func() (io.ReadCloser, error) { return dog.Request(newForm(s.Open(ctx))), nil }
+	open := func() (io.ReadCloser, error) { return dog.Request(bulk.NewForm(s.Open(ctx))), nil }
 	body, _ := open()
 	req, err := t.request(ctx, "dag/import", url.Values{"pin-roots": {"false"}, "stats": {"true"}, "fast-provide-root": {"false"}}, body)
 	if err != nil {
 		return uploader.Receipt{}, errors.Join(err, body.Close())
 	}
-	req.ContentLength, req.GetBody = formBytes+s.Size, open
-	req.Header.Set("Content-Type", formType)
+	req.ContentLength, req.GetBody = bulk.FormBytes+s.Size, open
+	req.Header.Set("Content-Type", bulk.FormType)
 	req.Header.Set("Expect", "100-continue")
 	var r uploader.Receipt
 	said := false

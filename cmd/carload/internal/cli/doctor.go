@@ -67,7 +67,7 @@ func (a *app) stranger(ctx context.Context, f endpointFlags, to string) (*target
 	if err != nil {
 		return nil, err
 	}
-	if c.Type != kindService && c.Type != kindKubo {
+	if c.Type != kindService && c.Type != kindKubo && c.Type != kindCluster {
 		return nil, nil //nolint:nilnil // there is none
 	}
 	secret, err := a.secretOf(ctx, f, name, c)

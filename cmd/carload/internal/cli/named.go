@@ -17,6 +17,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/carload/carload/uploader/bucket"
+	"github.com/carload/carload/uploader/cluster"
 	"github.com/carload/carload/uploader/dirtarget"
 	"github.com/carload/carload/uploader/kubo"
 	"github.com/carload/carload/uploader/nftstorage"
@@ -28,6 +29,7 @@ const (
 	kindStore   = "store"   // the built-in service over a directory
 	kindKubo    = "kubo"
 	kindBucket  = "s3"
+	kindCluster = "cluster"
 	kindDir     = "dir"
 )
 
@@ -44,7 +46,8 @@ type targetConfig struct {
 	InsecureHTTP bool   `toml:"insecure-http,omitempty"`
 	CACert       string `toml:"ca-cert,omitempty"`
 	TPSLimit     string `toml:"tpslimit,omitempty"`
-	Endpoint     string `toml:"endpoint,omitempty"` // of a storage that is not AWS; as the next three for buckets
+	Allocations  string `toml:"allocations,omitempty"` // peers of a cluster, with commas between
+	Endpoint     string `toml:"endpoint,omitempty"`    // of a storage that is not AWS; as the next three for buckets
 	Region       string `toml:"region,omitempty"`
 	Profile      string `toml:"profile,omitempty"` // of the AWS configuration
 	Import       bool   `toml:"import,omitempty"`
@@ -82,7 +85,7 @@ func decodeTargets(table any) (map[string]targetConfig, error) {
 
 // targetSettings are the names of a target's settings.
 func targetSettings() []string {
-	return []string{"type", "url", "path", "gateway", "files", "token-file", "token-command", "secret", "insecure-http", "ca-cert", "tpslimit", "endpoint", "region", "profile", "import"}
+	return []string{"type", "url", "path", "gateway", "files", "token-file", "token-command", "secret", "insecure-http", "ca-cert", "tpslimit", "allocations", "endpoint", "region", "profile", "import"}
 }
 
 // kinds tell which settings each kind of target has, besides its type.
@@ -90,6 +93,7 @@ var kinds = map[string][]string{
 	kindService: {"url", "gateway", "token-file", "token-command", "secret", "insecure-http", "ca-cert", "tpslimit"},
 	kindStore:   {"path"},
 	kindKubo:    {"url", "files", "token-file", "token-command", "secret", "insecure-http", "ca-cert"},
+	kindCluster: {"url", "allocations", "token-file", "token-command", "secret", "insecure-http", "ca-cert"},
 	kindBucket:  {"url", "endpoint", "region", "profile", "import", "ca-cert"},
 	kindDir:     {"path"},
 }
@@ -133,8 +137,8 @@ func (t targetConfig) validate(name string) error {
 // where is the target in the form that --to takes.
 func (t targetConfig) where() string {
 	switch t.Type {
-	case kindKubo:
-		return kindKubo + ":" + t.URL
+	case kindKubo, kindCluster:
+		return t.Type + ":" + t.URL
 	case kindDir, kindStore:
 		return t.Type + ":" + t.Path
 	}
@@ -146,7 +150,7 @@ func (a *app) parseTarget(s string) (targetConfig, error) {
 	scheme, rest, ok := strings.Cut(s, ":")
 	if !ok {
 		return targetConfig{}, withHint(usagef("there is no target called %q%s", s, suggestion(s, slices.Collect(maps.Keys(a.settings.targets)))),
-			`"carload target add" makes one; --to also takes https://…, kubo://…, s3://BUCKET/PREFIX, dir:PATH and store:`)
+			`"carload target add" makes one; --to also takes https://…, kubo://…, s3://BUCKET/PREFIX, cluster://…, dir:PATH and store:`)
 	}
 	switch scheme {
 	case "http", "https":
@@ -156,6 +160,15 @@ func (a *app) parseTarget(s string) (targetConfig, error) {
 		return targetConfig{Type: kindKubo, URL: at}, err
 	case kindBucket:
 		return targetConfig{Type: kindBucket, URL: s}, nil
+	case kindCluster, "cluster+https":
+		over := "http:"
+		if scheme != kindCluster {
+			over = "https:"
+		}
+		if strings.HasPrefix(rest, "http://") || strings.HasPrefix(rest, "https://") {
+			over = ""
+		}
+		return targetConfig{Type: kindCluster, URL: over + rest}, nil
 	case kindDir:
 		if rest == "" {
 			return targetConfig{}, usagef("--to dir: needs the path of a directory, as in dir:/srv/shards")
@@ -166,7 +179,7 @@ func (a *app) parseTarget(s string) (targetConfig, error) {
 		path, err := a.storeDir(rest)
 		return targetConfig{Type: kindStore, Path: path}, err
 	}
-	return targetConfig{}, usagef("target %q: use https://…, kubo://…, s3://BUCKET/PREFIX, dir:PATH, store: or the name of a target", s)
+	return targetConfig{}, usagef("target %q: use https://…, kubo://…, s3://BUCKET/PREFIX, cluster://…, dir:PATH, store: or the name of a target", s)
 }
 
 // kuboAddress is the address after "kubo:" as the target takes it. Without one
@@ -227,8 +240,11 @@ func (a *app) openWith(f endpointFlags, c targetConfig, secret string) (*target,
 	if err != nil {
 		return nil, err
 	}
-	if c.Type == kindKubo {
+	switch c.Type {
+	case kindKubo:
 		return a.openKubo(f, c, secret)
+	case kindCluster:
+		return a.openCluster(f, c, secret)
 	}
 	token, err := nftstorage.NewToken(secret)
 	if err != nil {
@@ -259,6 +275,22 @@ func (a *app) openKubo(f endpointFlags, c targetConfig, secret string) (*target,
 		return nil, usageError{error: err}
 	}
 	return &target{Target: k, closers: []func() error{k.Close}}, nil
+}
+
+func (a *app) openCluster(f endpointFlags, c targetConfig, secret string) (*target, error) {
+	trust, err := f.tls()
+	if err != nil {
+		return nil, err
+	}
+	var peers []string
+	if c.Allocations != "" {
+		peers = strings.Split(c.Allocations, ",")
+	}
+	t, err := cluster.New(cluster.Options{Endpoint: c.URL, Auth: secret, AllowHTTP: f.insecureHTTP, Allocations: peers, TLS: trust, Stall: f.stall, UserAgent: "carload/" + version()})
+	if err != nil {
+		return nil, usageError{error: err}
+	}
+	return &target{Target: t, closers: []func() error{t.Close}}, nil
 }
 
 // openBucket makes a target of a bucket. Who asks is found where the programs
@@ -300,6 +332,8 @@ func (a *app) secretOf(ctx context.Context, f endpointFlags, name string, c targ
 		return "", nil
 	case c.Type == kindKubo:
 		return a.env[kuboVariable], nil
+	case c.Type == kindCluster:
+		return "", nil
 	}
 	return a.secret(ctx, f.token, true)
 }

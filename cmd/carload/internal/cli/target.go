@@ -40,7 +40,7 @@ type endpointFlags struct {
 func (e *endpointFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.SortFlags = false
-	f.StringArrayVar(&e.to, "to", nil, "a target: the name of one, https://…, kubo://HOST:PORT, kubo: (this user's node), s3://BUCKET/PREFIX, dir:PATH or store:[PATH]")
+	f.StringArrayVar(&e.to, "to", nil, "a target: the name of one, https://…, kubo://HOST:PORT, kubo: (this user's node), s3://BUCKET/PREFIX, cluster://HOST:PORT, dir:PATH or store:[PATH]")
 	f.StringVar(&e.endpoint, "endpoint", "", "URL of the service's API (default: the built-in service)")
 	e.addHow(cmd)
 }

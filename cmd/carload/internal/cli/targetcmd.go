@@ -49,8 +49,8 @@ func (a *app) targetAddCommand() *cobra.Command {
 		Short: "Name a target in the configuration",
 		Long: `Name a target, which is given in the form that --to takes: https://… for a
 service that speaks the API of NFT.Storage, kubo://HOST:PORT, kubo: for this
-user's node, s3://BUCKET/PREFIX, or dir:PATH. On a terminal it asks for what is
-left out.
+user's node, s3://BUCKET/PREFIX, cluster://HOST:PORT, or dir:PATH. On a terminal
+it asks for what is left out.
 
 The credentials of a bucket are looked for where the programs of AWS look:
 in the environment, in ~/.aws (--s3-profile), and in the role of the machine. Any
@@ -77,6 +77,7 @@ is no keyring. --token-command names a program that prints it, and nothing is ke
 	f.StringVar(&c.TokenFile, "token-file", "", "file with the secret, read at each use")
 	f.StringVar(&c.TokenCommand, "token-command", "", "program that prints the secret at each use; run without a shell")
 	f.StringVar(&c.Gateway, "gateway", "", "URL of the gateway that gives blocks back (default: the target)")
+	f.StringVar(&c.Allocations, "allocations", "", "peers of an IPFS Cluster that shall have what is sent, with commas between (default: the one that is asked, and those that it chooses)")
 	f.StringVar(&c.Endpoint, "s3-endpoint", "", "URL of a storage that is not AWS")
 	f.StringVar(&c.Region, "s3-region", "", "region of a bucket (default: that of the environment or the profile)")
 	f.StringVar(&c.Profile, "s3-profile", "", "profile of the AWS configuration")
