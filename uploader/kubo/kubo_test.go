@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -77,15 +78,7 @@ func TestTarget(t *testing.T) {
 	}
 	targettest.Run(t, targettest.Subject{
 		URL: node.URL, Open: client("s3cret"), Stranger: client("another"),
-		Kind: func(r *http.Request) uploadertest.Op {
-			switch r.URL.Path {
-			case "/api/v0/dag/import":
-				return uploadertest.Upload
-			case "/api/v0/pin/add":
-				return uploadertest.Commit
-			}
-			return uploadertest.Other
-		},
+		Kind: kind,
 		Read: func(tb testing.TB, root cid.Cid) []byte {
 			return node.Run(tb, nil, "--api-auth", "s3cret", "cat", root.String())
 		},
@@ -185,6 +178,61 @@ func (e *early) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt, e
 		}
 	}
 	return r, err
+}
+
+// kind tells requests of the RPC apart.
+func kind(r *http.Request) uploadertest.Op {
+	switch r.URL.Path {
+	case "/api/v0/dag/import":
+		return uploadertest.Upload
+	case "/api/v0/pin/add":
+		return uploadertest.Commit
+	}
+	return uploadertest.Other
+}
+
+// TestRestart kills the node in the middle of a shard, and before the pin: what
+// it took is there again when it comes back, or is sent again.
+func TestRestart(t *testing.T) {
+	t.Parallel()
+	node := targettest.StartKubo(t)
+	front := uploadertest.NewServer(t, uploadertest.Options{Handler: uploadertest.Forward(t, node.URL), Kind: kind})
+	restart := func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+		_, _ = io.CopyN(io.Discard, r.Body, 300_000)
+		node.Kill(t)
+		node.Start(t)
+		uploadertest.Reset(w)
+	}
+	front.Script(uploadertest.Upload, uploadertest.Pass, uploadertest.Pass, restart)
+	front.Script(uploadertest.Commit, restart)
+	path, data := file(t, 5_000_000)
+	r, err := upload(t.Context(), t, open(t, kubo.Options{Address: front.URL}), path, uploader.Options{Transfers: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := node.Run(t, nil, "cat", r.Root.String()); !bytes.Equal(got, data) {
+		t.Errorf("ipfs cat gives %d other bytes", len(got))
+	}
+}
+
+// TestPinStandsStill takes blocks away after the node has walked the DAG, when
+// the pin is asked for: Kubo would wait for them without end.
+func TestPinStandsStill(t *testing.T) {
+	t.Parallel()
+	node := targettest.StartKubo(t)
+	front := uploadertest.NewServer(t, uploadertest.Options{Handler: uploadertest.Forward(t, node.URL), Kind: kind})
+	front.Script(uploadertest.Commit, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		node.Run(t, nil, "repo", "gc", "--quiet")
+		next.ServeHTTP(w, r)
+	})
+	path, data := file(t, 5_000_000)
+	r, err := upload(t.Context(), t, open(t, kubo.Options{Address: front.URL, Stall: 2 * time.Second}), path, uploader.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := node.Run(t, nil, "cat", r.Root.String()); !bytes.Equal(got, data) || r.Sent <= int64(len(data)) {
+		t.Errorf("ipfs cat gives %d other bytes, %d were sent", len(got), r.Sent)
+	}
 }
 
 // TestAuthorization asks a node that asks who is there.
