@@ -59,7 +59,7 @@ func BenchmarkUpload(b *testing.B) {
 		b.Fatal(err)
 	}
 	send(shards)
-	clear := func() {
+	empty := func() {
 		b.StopTimer()
 		for _, name := range []string{"my", "sdk"} {
 			if err := os.RemoveAll(filepath.Join(s.Dir, name)); err != nil {
@@ -71,7 +71,7 @@ func BenchmarkUpload(b *testing.B) {
 	b.Run("carload", func(b *testing.B) {
 		b.SetBytes(size)
 		for range b.N {
-			clear()
+			empty()
 			send(open(b, s, s.URL, s.Secret))
 		}
 	})
@@ -83,7 +83,7 @@ func BenchmarkUpload(b *testing.B) {
 			b.Fatal(files, err)
 		}
 		for range b.N {
-			clear()
+			empty()
 			var g errgroup.Group
 			g.SetLimit(uploader.DefaultTransfers)
 			for _, name := range files {

@@ -337,6 +337,33 @@ func TestStorages(t *testing.T) {
 	}
 }
 
+// TestStaleList: a storage whose lists are late. Single objects can be asked for.
+func TestStaleList(t *testing.T) {
+	t.Parallel()
+	s := targettest.StartS3(t)
+	forward, lists := uploadertest.Forward(t, s.URL), 0
+	front := uploadertest.NewServer(t, uploadertest.Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Get("list-type") == "2" {
+			lists++
+			w.Header().Set("Content-Type", "application/xml")
+			_, _ = io.WriteString(w, `<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><KeyCount>0</KeyCount><IsTruncated>false</IsTruncated></ListBucketResult>`)
+			return
+		}
+		forward.ServeHTTP(w, r)
+	})})
+	path, _ := file(t, 5_000_000)
+	ledger := new(uploader.MemoryLedger)
+	for _, again := range []bool{false, true} {
+		r, err := upload(t.Context(), t, open(t, s, front.URL, s.Secret), path, uploader.Options{Ledger: ledger, Verify: uploader.VerifyFull, Transfers: 1})
+		if err != nil || again != (r.Sent == 0) {
+			t.Errorf("%+v, %v", r, err)
+		}
+	}
+	if lists == 0 {
+		t.Error("nothing was listed")
+	}
+}
+
 // TestRefusals are told apart.
 func TestRefusals(t *testing.T) {
 	t.Parallel()

@@ -123,9 +123,9 @@ func (w waiting) Temporary() (bool, time.Duration) {
 
 // trailer is the error of a reply that began well. It is there once the body
 // was read to its end.
-func trailer(resp *http.Response) error {
+func (t *Target) trailer(resp *http.Response) error {
 	if said := resp.Trailer.Get("X-Stream-Error"); said != "" {
-		return newRPCError(http.StatusInternalServerError, said)
+		return newRPCError(http.StatusInternalServerError, t.client.Redact(said))
 	}
 	return nil
 }

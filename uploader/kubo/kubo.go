@@ -398,7 +398,7 @@ func (t *Target) FetchBlock(ctx context.Context, c cid.Cid, limit int) ([]byte, 
 	case len(p) > limit:
 		return nil, bulk.Permanent(fmt.Errorf("%w: %s sent more than %d bytes for block %s", car.ErrCorrupt, t, limit, c))
 	}
-	return p, trailer(resp)
+	return p, t.trailer(resp)
 }
 
 // FetchArchive implements [uploader.ArchiveFetcher] by dag/export.
@@ -431,7 +431,7 @@ func (e *export) Read(p []byte) (int, error) {
 	n, err := e.ReadCloser.Read(p)
 	switch {
 	case errors.Is(err, io.EOF):
-		if said := trailer(e.resp); said != nil {
+		if said := e.t.trailer(e.resp); said != nil {
 			err = said
 		}
 	case err != nil:
@@ -559,7 +559,7 @@ func (t *Target) lines(req *http.Request, watched func(io.ReadCloser) io.ReadClo
 	for {
 		line, err := in.next()
 		if errors.Is(err, io.EOF) {
-			return trailer(resp)
+			return t.trailer(resp)
 		}
 		if errors.Is(err, errLongLine) {
 			return bulk.WrongReply(fmt.Errorf("a line of the reply of %s is longer than %d bytes: is it Kubo?", t, maxLineBytes))
@@ -572,7 +572,7 @@ func (t *Target) lines(req *http.Request, watched func(io.ReadCloser) io.ReadClo
 			Type    string
 		}
 		if bytes.Contains(line, []byte(`"Type":"error"`)) && json.Unmarshal(line, &said) == nil && said.Type == "error" {
-			return newRPCError(http.StatusInternalServerError, said.Message)
+			return newRPCError(http.StatusInternalServerError, t.client.Redact(said.Message))
 		}
 		if err := each(line); err != nil {
 			if errors.Is(err, errEnough) {
