@@ -52,6 +52,10 @@ func (t Type) String() string {
 // UnixFS.
 var ErrInvalid = errors.New("not proper UnixFS")
 
+// ErrForeign is wrapped by errors that report a block which is not UnixFS at
+// all, and may be sound. It matches [ErrInvalid].
+var ErrForeign = fmt.Errorf("%w: it is of another kind", ErrInvalid)
+
 // MaxFileDepth is how many levels of nodes a file can have.
 const MaxFileDepth = 128
 
@@ -86,7 +90,7 @@ type Node struct {
 func (n *Node) IsFile() bool { return n.Type == File || n.Type == Raw }
 
 // Decode decodes a block. One of the raw codec is a file without links. Codecs
-// that UnixFS has no nodes in are reported by an error matching [ErrInvalid].
+// that UnixFS has no nodes in are reported by an error matching [ErrForeign].
 func Decode(codec uint64, block []byte) (*Node, error) {
 	switch codec {
 	case links.Raw:
@@ -94,7 +98,7 @@ func Decode(codec uint64, block []byte) (*Node, error) {
 	case links.DagPB:
 		return decode(block)
 	}
-	return nil, Invalid("codec 0x%x", codec)
+	return nil, fmt.Errorf("%w: codec 0x%x", ErrForeign, codec)
 }
 
 func decode(block []byte) (*Node, error) {

@@ -50,6 +50,9 @@ type Restored struct {
 	// Failed is how many errors there were under KeepGoing. Restore returns the
 	// first 100 of them, joined.
 	Failed int64
+	// Stripped is how many files and directories have setuid, setgid or sticky
+	// bits in the DAG, which are not restored.
+	Stripped int64
 }
 
 // maxReported bounds how many errors Restore joins under KeepGoing.
@@ -128,6 +131,7 @@ func (r *restorer) fill(ctx context.Context, dir *os.Root, n *unixfs.Node, path 
 	if err != nil {
 		return err
 	}
+	r.strip(mode)
 	return attributes(dir, ".", mode, hasMode, mtime)
 }
 
@@ -191,7 +195,7 @@ func (r *restorer) node(ctx context.Context, dir *os.Root, e dirEntry, n *unixfs
 		if len(n.Data) == 0 || bytes.IndexByte(n.Data, 0) >= 0 {
 			return &BlockError{Path: path, Cid: e.cid, Err: unixfs.Invalid("a symlink to %q", n.Data)}
 		}
-		if err := r.symlink(dir, e.name, string(n.Data)); err != nil {
+		if err := r.symlink(dir, e.name, string(n.Data), n.Mtime); err != nil {
 			return fmt.Errorf("%q: %w", path, err)
 		}
 		r.done.Symlinks++
@@ -222,14 +226,23 @@ func enter(dir *os.Root, name string) (*os.Root, error) {
 	return dir.OpenRoot(name)
 }
 
-func (r *restorer) symlink(dir *os.Root, name, target string) error {
-	if !r.opts.Force {
-		return dir.Symlink(target, name)
+func (r *restorer) symlink(dir *os.Root, name, target string, mtime time.Time) error {
+	made := name
+	if r.opts.Force {
+		made = tempName()
 	}
-	tmp := tempName()
-	if err := dir.Symlink(target, tmp); err != nil {
+	if err := dir.Symlink(target, made); err != nil {
 		return err
 	}
+	if !mtime.IsZero() {
+		if err := setTime(dir, made, mtime); err != nil {
+			return errors.Join(err, dir.Remove(made))
+		}
+	}
+	if !r.opts.Force {
+		return nil
+	}
+	tmp := made
 	if err := place(dir, tmp, name, true); err != nil {
 		return errors.Join(err, dir.Remove(tmp))
 	}
@@ -262,6 +275,7 @@ func (r *restorer) file(ctx context.Context, dir *os.Root, e dirEntry, n *unixfs
 	if err := f.Close(); err != nil {
 		return fmt.Errorf("%q: %w", path, err)
 	}
+	r.strip(mode)
 	if err := attributes(dir, tmp, mode, hasMode, mtime); err != nil {
 		return fmt.Errorf("%q: %w", path, err)
 	}
@@ -305,10 +319,17 @@ func place(dir *os.Root, tmp, name string, replace bool) error {
 	return dir.Rename(tmp, name)
 }
 
+// strip counts an entry whose mode is not wholly restored.
+func (r *restorer) strip(mode uint32) {
+	if mode&0o7000 != 0 {
+		r.done.Stripped++
+	}
+}
+
 // attributes sets permissions and time.
 func attributes(dir *os.Root, name string, mode uint32, hasMode bool, mtime time.Time) error {
 	if !mtime.IsZero() {
-		if err := dir.Chtimes(name, time.Time{}, mtime); err != nil {
+		if err := setTime(dir, name, mtime); err != nil {
 			return err
 		}
 	}

@@ -51,6 +51,9 @@ type BlockError struct {
 
 func (e *BlockError) Error() string {
 	path := fmt.Sprintf("%q", e.Path)
+	if e.Path == "" {
+		path = "the root"
+	}
 	if e.From < e.To {
 		path += fmt.Sprintf(", bytes %d to %d", e.From, e.To-1)
 	}

@@ -123,6 +123,9 @@ func lacking(err error) error {
 	if errors.Is(err, unpack.ErrMissing) || errors.Is(err, car.ErrIncomplete) {
 		return coded{err, exitUnverified}
 	}
+	if errors.Is(err, unixfs.ErrForeign) {
+		return withHint(coded{err, exitOther}, "only files and directories of UnixFS can be listed and restored; carload verify checks DAGs of all kinds")
+	}
 	if errors.Is(err, unixfs.ErrInvalid) {
 		return coded{err, exitMismatch}
 	}
@@ -143,7 +146,9 @@ func (a *app) unpackCommand() *cobra.Command {
 		Short: "Restore files from shards, every block checked",
 		Long: `Restore what is under a root from shards, or from one archive. Every block is
 hashed before it is used, files appear complete or not at all, and nothing is
-written outside the directory. Of a directory all .car files in it are taken.
+written outside the directory. Permissions and times that the DAG has are
+restored, setuid, setgid and sticky bits are not. Of a directory all .car files
+in it are taken.
 The root can be left out if the archives agree on it.`,
 		Example: `  carload unpack -o restored shards/
   carload unpack ROOT -o - shards/*.car > movie.mkv`,
@@ -205,6 +210,9 @@ func (a *app) unpack(ctx context.Context, set *archiveSet, out string, opts unpa
 
 func (a *app) sayRestored(made unpack.Restored) {
 	a.con.say("restored: %s, %d directories, %d symlinks, %s", count(int(made.Files), "file"), made.Dirs, made.Symlinks, formatBytes(made.Bytes))
+	if made.Stripped > 0 {
+		a.con.warn("setuid, setgid and sticky bits are not restored: %s had some", count(int(made.Stripped), "path"))
+	}
 }
 
 // unrestored is what a command returns after this error of Restore. Under

@@ -224,3 +224,52 @@ func TestNotLookedAt(t *testing.T) {
 		t.Errorf("up of a damaged one that the service holds sound: exit code %d\n%s", code, out)
 	}
 }
+
+// What is no UnixFS is said to be that, and not corrupt; a name or a target that
+// no file can have is an error of this machine.
+func TestAwkwardTrees(t *testing.T) {
+	t.Parallel()
+	home := t.TempDir()
+	cborRoot, cborSection := block(t, links.DagCBOR, multihash.SHA2_256, "\xa0")
+	inDir, dirSection := block(t, links.DagPB, multihash.SHA2_256, inlineDir(t, cborRoot))
+	for name, data := range map[string][]byte{
+		"cbor.car": carOf(t, []string{cborRoot}, cborSection), "indir.car": carOf(t, []string{inDir}, dirSection, cborSection),
+	} {
+		if err := os.WriteFile(filepath.Join(home, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cases, err := filepath.Abs(filepath.Join("..", "..", "..", "..", "testdata", "awkward"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		args []string
+		code int
+		says string
+	}{
+		{[]string{"ls", "cbor.car"}, 1, "of another kind"},
+		{[]string{"ls", "indir.car"}, 1, "of another kind"},
+		{[]string{"unpack", "cbor.car", "-o", "x"}, 1, "of another kind"},
+		{[]string{"verify", "cbor.car"}, 0, "complete"},
+		{[]string{"unpack", filepath.Join(cases, "name-300.car"), "-o", "n"}, 1, "file name too long"},
+		{[]string{"unpack", filepath.Join(cases, "sym5000.car"), "-o", "s"}, 1, "file name too long"},
+		{[]string{"unpack", filepath.Join(cases, "mtime-neg.car"), "-o", "m"}, 0, "restored"},
+		{[]string{"unpack", filepath.Join(cases, "bs-fewer.car"), "-o", "cbor.car"}, 1, "not a directory"},
+		{[]string{"pack", "cbor.car", "-o", "indir.car/x"}, 1, "file exists"},
+	} {
+		out, err := newCommand(t, home, tt.args...).CombinedOutput()
+		if code := exitCode(err); code != tt.code || !strings.Contains(string(out), tt.says) || strings.Contains(string(out), `"":`) {
+			t.Errorf("%v: exit code %d, want %d with %q\n%s", tt.args, code, tt.code, tt.says, out)
+		}
+	}
+	// Listings that nobody reads to the end say nothing.
+	for _, args := range [][]string{{"ls", filepath.Join(cases, "ti20.car")}, {"inspect", "cbor.car"}, {"profiles"}, {"version", "--json"}} {
+		var stderr bytes.Buffer
+		cmd := newCommand(t, home, append(args, "-q")...)
+		cmd.Stdout, cmd.Stderr = brokenPipe(t), &stderr
+		if code := exitCode(cmd.Run()); code != 1 || stderr.Len() > 0 {
+			t.Errorf("%v: exit code %d\n%s", args, code, stderr.String())
+		}
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -61,7 +62,12 @@ func Main(ctx context.Context, args []string, stdio Stdio, environ []string) int
 	root.SetOut(stdio.Out)
 	root.SetErr(stdio.Err)
 	code := exitOK
-	for _, err := range []error{a.unlessUnwritten(root.ExecuteContext(a.life.soft)), a.profiler.stop(), a.con.failure()} {
+	cmd, err := root.ExecuteContextC(a.life.soft)
+	for _, err := range []error{a.unlessUnwritten(err), a.profiler.stop(), a.con.failure()} {
+		if errors.Is(err, syscall.EPIPE) && errors.Is(err, errUnwritten) && onlyShows(cmd) {
+			code = worse(code, exitOther) // its reader has seen enough, as head does
+			continue
+		}
 		if err != nil {
 			code = worse(code, a.con.fail(a.blame(err)))
 		}
@@ -69,10 +75,20 @@ func Main(ctx context.Context, args []string, stdio Stdio, environ []string) int
 	return code
 }
 
+// onlyShows tells commands whose results are all that they are for: that they
+// could not be written is no news to who does not read them.
+func onlyShows(cmd *cobra.Command) bool {
+	switch strings.TrimPrefix(cmd.CommandPath(), "carload ") {
+	case "ls", "list", "inspect", "status", "profiles", "version", "pin list", "key list", "ledger list", "ledger show", "target list", "target show":
+		return true
+	}
+	return false
+}
+
 // unlessUnwritten is an error, unless it is that of the results: that is told
 // by itself.
 func (a *app) unlessUnwritten(err error) error {
-	if unwritten := errors.Unwrap(a.con.failure()); unwritten != nil && errors.Is(err, unwritten) {
+	if unwritten := a.con.unwritten(); unwritten != nil && errors.Is(err, unwritten) {
 		return nil
 	}
 	return err

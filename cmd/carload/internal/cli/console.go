@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -111,12 +112,20 @@ func (c *console) write(p []byte) {
 	}
 }
 
-// failure is the first error of writing results.
-func (c *console) failure() error {
+// errUnwritten is wrapped by the error of results that could not be written.
+var errUnwritten = errors.New("write results")
+
+// unwritten is the first error of writing results, as it was.
+func (c *console) unwritten() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.outErr != nil {
-		return fmt.Errorf("write results: %w", c.outErr)
+	return c.outErr
+}
+
+// failure is the first error of writing results.
+func (c *console) failure() error {
+	if err := c.unwritten(); err != nil {
+		return fmt.Errorf("%w: %w", errUnwritten, err)
 	}
 	return nil
 }
