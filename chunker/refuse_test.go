@@ -124,3 +124,35 @@ func TestRefusedDirectories(t *testing.T) {
 		t.Errorf("a tree that is not there: %v", err)
 	}
 }
+
+// The programs of two profiles change these names, so their roots can't be had.
+// internal/interop compares with the programs themselves.
+func TestRenamed(t *testing.T) {
+	t.Parallel()
+	for name, changed := range map[string]bool{
+		"a.txt": false, "a b": false, "a.txt ": true, " a.txt": true, "a\t": true, "a\r": true, "\u3000a": true, "a\ufeff": true, "a\u200b": false, "a\u0085": false,
+		`a\b`: true, `\a`: true, "a^b": false, "d/ a": false, "d/a ": true, "d /a": false, " d/a": true, `d\d/a`: true, "d/\u00a0": true,
+	} {
+		for _, profile := range []string{"nft.storage", "web3.storage", "ipfs-car", "unixfs-v1-2025"} {
+			p, err := chunker.ProfileNamed(profile)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if profile == "nft.storage" {
+				if p, err = p.With("width-100"); err != nil { // the importer stays the same
+					t.Fatal(err)
+				}
+			}
+			dir := t.TempDir()
+			path := filepath.Join(dir, name)
+			if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, nil, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			_, err = chunker.BuildTree(t.Context(), dir, chunker.Options{Profile: p})
+			want := changed && (profile == "nft.storage" || profile == "web3.storage")
+			if errors.Is(err, chunker.ErrRenamed) != want || !want && err != nil {
+				t.Errorf("%s, %q: %v", profile, name, err)
+			}
+		}
+	}
+}

@@ -53,7 +53,12 @@ func (w *walker) walk(ctx context.Context) error {
 	for i := range w.dag.nodes.n { // what is found on disk comes after these
 		n := w.dag.nodes.at(uint32(i))
 		if n.parent != nil {
-			if err := w.checkName(n.parent, n.name); err != nil {
+			err := w.checkName(n.parent, n.name)
+			if err == nil && !w.isMount(n) {
+				_, isDir := n.body.(*directory)
+				err = w.checkRenamed(n.parent, n.name, isDir)
+			}
+			if err != nil {
 				if err := w.refuse(ctx, n, w.dag.path(n), 0, err); err != nil {
 					return err
 				}
@@ -62,6 +67,9 @@ func (w *walker) walk(ctx context.Context) error {
 		}
 		if name, ok := w.dag.mounts[n]; ok {
 			dir, err := w.mount(n, name)
+			if err == nil && n.parent != nil {
+				err = w.checkRenamed(n.parent, n.name, dir != nil)
+			}
 			if err != nil {
 				if err := w.refuse(ctx, n, name, 0, err); err != nil {
 					return err
@@ -90,6 +98,11 @@ func (w *walker) walk(ctx context.Context) error {
 		dirs = append(dirs[:len(dirs)-1], found...)
 	}
 	return nil
+}
+
+func (w *walker) isMount(n *node) bool {
+	_, ok := w.dag.mounts[n]
+	return ok
 }
 
 // mount looks at what is on disk. If it is a directory, it is to be read.
@@ -161,7 +174,11 @@ func (w *walker) readDir(ctx context.Context, d *foundDir) (dirs []*foundDir, er
 		if !w.wanted(d, e) {
 			continue
 		}
-		if err := w.checkName(d.node, name); err != nil {
+		err := w.checkName(d.node, name)
+		if err == nil && (e.Type()&fs.ModeSymlink == 0 || !w.opts.Dereference) {
+			err = w.checkRenamed(d.node, name, e.IsDir())
+		}
+		if err != nil {
 			if err := w.refuse(ctx, nil, filepath.Join(w.dag.path(d.node), name), 0, err); err != nil {
 				return nil, err
 			}
@@ -200,6 +217,9 @@ func (w *walker) follow(ctx context.Context, d *foundDir, name string) (*foundDi
 	info, err := os.Stat(full)
 	if err != nil {
 		return nil, fmt.Errorf("symlink: %w", err)
+	}
+	if err := w.checkRenamed(d.node, name, info.IsDir()); err != nil {
+		return nil, err
 	}
 	switch mode := info.Mode(); {
 	case mode.IsRegular():

@@ -1,7 +1,9 @@
 package interop_test
 
 import (
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -146,5 +148,76 @@ func TestTreeRoots(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// The packers change some names. For each directory the roots agree, or the
+// file is refused by name.
+func TestAwkwardNames(t *testing.T) {
+	const seed = 7
+	rng := rand.New(rand.NewPCG(seed, seed))
+	p := newPool(t, 1<<20)
+	pieces := []string{
+		" ", "\t", "\r", "\n", "\v", "\f", "\u00a0", "\u1680", "\u2003", "\u200b", "\u2028", "\u202f", "\u205f", "\u3000", "\ufeff", "\u180e", "\u0085", "\u00ad", "\\", "^", ":", "*",
+		"?", "%2F", "%5C", "&", "#", "'", "\"", "..", ".", "~", "é", "e\u0301", "🦊", "\u202e", "a", "b", "c", "x", "-",
+	}
+	packers := []string{"nft.storage", "ipfs-car-1", "ipfs-car"}
+	var trees [][]file
+	var cases []packCase
+	for range 200 {
+		var files []file
+		names := map[string]bool{}
+		for i := range 1 + rng.IntN(4) {
+			name := ""
+			for range 1 + rng.IntN(4) {
+				name += pieces[rng.IntN(len(pieces))]
+			}
+			if name == "." || name == ".." || names[name] || strings.HasPrefix(name, ".") {
+				continue
+			}
+			names[name] = true
+			if rng.IntN(3) == 0 {
+				name = fmt.Sprintf("d%d%s/%s", i, pieces[rng.IntN(18)], name)
+			}
+			files = append(files, p.file(name, int64(i)*100, int64(i)+1))
+		}
+		if len(files) == 0 {
+			files = append(files, p.file("a", 0, 1))
+		}
+		trees = append(trees, files)
+		for _, packer := range packers {
+			cases = append(cases, packCase{Packer: packer, Tree: files})
+		}
+	}
+	want := packAll(t, p, cases)
+	agreed, refused := map[string]int{}, map[string]int{}
+	for i, files := range trees {
+		for j, packer := range packers {
+			tree := chunker.NewTree()
+			for _, f := range files {
+				if err := tree.AddFile(f.Path, f, chunker.Stat{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			d, err := tree.Build(t.Context(), chunker.Options{Profile: profileNamed(t, packer)})
+			switch {
+			case errors.Is(err, chunker.ErrRenamed):
+				refused[packer]++
+			case err != nil:
+				t.Errorf("%s: %v", packer, err)
+			case d.Root().String() != want[i*len(packers)+j]:
+				var names []string
+				for _, f := range files {
+					names = append(names, f.Path)
+				}
+				t.Errorf("%s: root of %q is %s, the packer says %s", packer, names, d.Root(), want[i*len(packers)+j])
+			default:
+				agreed[packer]++
+			}
+		}
+	}
+	t.Logf("agreed: %v, refused: %v", agreed, refused)
+	if agreed["nft.storage"] < 50 || refused["nft.storage"] < 50 || refused["ipfs-car"]+refused["ipfs-car-1"] > 0 {
+		t.Errorf("agreed: %v, refused: %v", agreed, refused)
 	}
 }

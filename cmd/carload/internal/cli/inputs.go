@@ -449,6 +449,9 @@ func (s *source) tree(path string) chunker.Options {
 		if errors.Is(r.Err, chunker.ErrName) {
 			text += ": rename it, or give --raw-names"
 		}
+		if errors.Is(r.Err, chunker.ErrRenamed) {
+			text += ": rename it, or give another --profile"
+		}
 		if r.Special {
 			s.app.con.event(skippedEvent{header("skipped"), r.Path, text})
 			s.app.con.warn("skipped %s: %s", quotePath(r.Path), text)
