@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"strconv"
 	"strings"
 
@@ -52,7 +51,6 @@ func (e *IncompleteError) Is(target error) bool { return target == ErrIncomplete
 const (
 	missingListed  = 10
 	missingCounted = 100_000
-	maxDepth       = math.MaxUint16
 )
 
 // DAG is a complete DAG whose blocks lie in archives. It is a [List] of them:
@@ -280,8 +278,8 @@ func (w *walk) visit(ctx context.Context, ch child, depth int) error {
 		}
 		w.others[visited{ch.record, kd.codec}] = struct{}{}
 	}
-	if depth > maxDepth {
-		return fmt.Errorf("DAG %s is more than %d links deep", d.root, maxDepth)
+	if depth > links.MaxDepth {
+		return fmt.Errorf("DAG %s is more than %d links deep, which is more than could be given back", d.root, links.MaxDepth)
 	}
 	if d.n == len(d.pages)*pageLen {
 		d.pages = append(d.pages, new([pageLen]entry))

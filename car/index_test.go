@@ -24,6 +24,7 @@ import (
 	"github.com/multiformats/go-multihash"
 
 	"github.com/carload/carload/car"
+	"github.com/carload/carload/internal/links"
 )
 
 var ctx = context.Background()
@@ -313,8 +314,8 @@ func TestIncompleteErrorCountsDistinctBlocks(t *testing.T) {
 	}
 }
 
-// A chain as deep as a bomb is walked without recursion, up to a depth that no
-// shard could carry the path of.
+// A chain as deep as a bomb is refused without recursion, and so is one that is
+// deeper by a link than what can be given back.
 func TestImportDepth(t *testing.T) {
 	t.Parallel()
 	chain := func(n int) car.Blocks {
@@ -326,15 +327,17 @@ func TestImportDepth(t *testing.T) {
 		slices.Reverse(blocks)
 		return blocks
 	}
-	want := chain(20_000)
+	want := chain(links.MaxDepth)
 	d, err := car.Import(ctx, &memory{"x.car", pack(t, want[0].Cid, want)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	sameBlocks(t, d, want)
-	deep := chain(65_537)
-	if _, err := car.Import(ctx, &memory{"x.car", pack(t, deep[0].Cid, deep)}); err == nil || !strings.Contains(err.Error(), "links deep") {
-		t.Errorf("a chain of 65,537 links: %v", err)
+	for _, n := range []int{links.MaxDepth + 1, 65_537} {
+		deep := chain(n)
+		if _, err := car.Import(ctx, &memory{"x.car", pack(t, deep[0].Cid, deep)}); err == nil || !strings.Contains(err.Error(), "links deep") {
+			t.Errorf("a chain of %d links: %v", n, err)
+		}
 	}
 }
 

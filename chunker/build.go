@@ -110,6 +110,7 @@ func Build(ctx context.Context, src car.Source, opts Options) (*DAG, error) {
 	if err := b.describe(ctx, n, f); err != nil {
 		return nil, err
 	}
+	b.dag.described = time.Now()
 	return b.dag, nil
 }
 

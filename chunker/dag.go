@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/ipfs/go-cid"
 
@@ -29,7 +30,10 @@ type DAG struct {
 	refused int64 // entries that were left out
 
 	once  sync.Once
-	order []ref // the blocks as a list
+	order []ref  // the blocks as a list
+	depth uint32 // of the deepest one
+
+	described time.Time // when the last byte had been read
 
 	// Every shard asks for the blocks on the path to its first new one, and
 	// those with many links take a while and much memory to make again.
@@ -305,6 +309,7 @@ func (s *seen) add(r ref) bool {
 		return false
 	}
 	s.dag.order = append(s.dag.order, r)
+	s.dag.depth = max(s.dag.depth, r.depth)
 	s.table[slot] = uint32(len(s.dag.order))
 	if 2*len(s.dag.order) > len(s.table) {
 		s.table = make([]uint32, 2*len(s.table))

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/carload/carload/car"
 )
@@ -86,6 +87,7 @@ func RestoreFile(src car.Source, plan []byte) (*DAG, error) {
 	if root := b.dag.Root().String(); root != h.Root {
 		return nil, badPlan("its digests give root %s, not %s", root, h.Root)
 	}
+	b.dag.described = time.Now() // it is the file that the plan was kept for
 	return b.dag, nil
 }
 

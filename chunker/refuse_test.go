@@ -10,9 +10,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/carload/carload/car"
 	"github.com/carload/carload/chunker"
+	"github.com/carload/carload/internal/links"
 )
 
 // One build names every entry that can't be taken, and with SkipRefused the root
@@ -152,6 +154,136 @@ func TestRenamed(t *testing.T) {
 			want := changed && (profile == "nft.storage" || profile == "web3.storage")
 			if errors.Is(err, chunker.ErrRenamed) != want || !want && err != nil {
 				t.Errorf("%s, %q: %v", profile, name, err)
+			}
+		}
+	}
+}
+
+// What can't be given back is told before anything is sent: a DAG that is too
+// deep, and a file whose path is too long to be opened again.
+func TestTooDeep(t *testing.T) {
+	t.Parallel()
+	for depth, ok := range map[int]bool{links.MaxDepth - 1: true, links.MaxDepth: false, 3 * links.MaxDepth: false} {
+		tree := chunker.NewTree()
+		if err := tree.AddFile(strings.Repeat("d/", depth)+"f", bytesSource("x"), chunker.Stat{}); err != nil {
+			t.Fatal(err)
+		}
+		dag, err := tree.Build(t.Context(), chunker.Options{})
+		if (err == nil) != ok {
+			t.Errorf("%d directories: %v", depth, err)
+		}
+		if ok && dag.At(dag.Len()-1).Depth != links.MaxDepth {
+			t.Errorf("%d directories are %d links deep", depth, dag.At(dag.Len()-1).Depth)
+		}
+	}
+}
+
+func TestLongPaths(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	name := strings.Repeat("n", 200)
+	at, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	long := 0
+	for range 30 { // 6,000 bytes
+		if err := at.Mkdir(name, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		next, err := at.OpenRoot(name)
+		_ = at.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		at = next
+		if long += len(name) + 1; long > 3000 {
+			f, err := at.Create("f")
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = f.Close()
+		}
+	}
+	_ = at.Close()
+	var refused []string
+	opts := chunker.Options{SkipRefused: true, Refused: func(r chunker.Refusal) {
+		if !errors.Is(r.Err, syscall.ENAMETOOLONG) {
+			t.Error(r.Err)
+		}
+		refused = append(refused, r.Path)
+	}}
+	dag, err := chunker.BuildTree(t.Context(), dir, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(refused) == 0 || len(refused) >= 16 {
+		t.Errorf("%d files were refused", len(refused))
+	}
+	for _, path := range refused {
+		if len(path) < 4096 {
+			t.Errorf("a path of %d bytes was refused", len(path))
+		}
+	}
+	if err := dag.Changed(t.Context()); err != nil { // it opens all the others
+		t.Error(err)
+	}
+	if _, err := chunker.BuildTree(t.Context(), dir, chunker.Options{}); !errors.Is(err, syscall.ENAMETOOLONG) {
+		t.Errorf("without SkipRefused: %v", err)
+	}
+}
+
+// A file that changes after it was described is found, whatever its time says.
+func TestChanged(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(path string) error{
+		"grown": func(p string) error { return os.WriteFile(p, []byte("some more bytes"), 0o600) },
+		"gone":  os.Remove,
+		"replaced": func(p string) error {
+			return errors.Join(os.WriteFile(p+"2", []byte("other bytes"), 0o600), os.Rename(p+"2", p))
+		},
+		"set back": func(p string) error {
+			old := time.Unix(1_000_000_000, 0)
+			return errors.Join(os.WriteFile(p, []byte("other bytes"), 0o600), os.Chtimes(p, old, old))
+		},
+		"a directory": func(p string) error { return errors.Join(os.Remove(p), os.Mkdir(p, 0o700)) },
+		"nothing":     func(string) error { return nil },
+		"touched":     func(p string) error { return os.Chtimes(p, time.Time{}, time.Now().Add(time.Hour)) },
+		"the same":    func(p string) error { return os.WriteFile(p, []byte("these bytes"), 0o600) },
+	} {
+		dir := t.TempDir()
+		path := filepath.Join(dir, "f")
+		if err := os.WriteFile(path, []byte("these bytes"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		tree, err := chunker.BuildTree(t.Context(), dir, chunker.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		src, err := chunker.OpenFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file, err := chunker.Build(t.Context(), src, chunker.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The clock of a file system ticks some hundred times a second.
+		for at := time.Now(); ; {
+			probe := filepath.Join(t.TempDir(), "probe")
+			if err := os.WriteFile(probe, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if info, err := os.Stat(probe); err != nil || info.ModTime().After(at) {
+				break
+			}
+		}
+		if err := change(path); err != nil {
+			t.Fatal(err)
+		}
+		for what, dag := range map[string]*chunker.DAG{"tree": tree, "file": file} {
+			if err := dag.Changed(t.Context()); errors.Is(err, car.ErrSourceChanged) != (name != "nothing" && name != "touched" && name != "the same") || err != nil && !errors.Is(err, car.ErrSourceChanged) {
+				t.Errorf("%s of a %s: %v", name, what, err)
 			}
 		}
 	}

@@ -9,11 +9,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 	"unicode/utf8"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/carload/carload/car"
+	"github.com/carload/carload/internal/links"
 )
 
 // Tree is a directory that is put together from files and directories on
@@ -167,6 +169,10 @@ func (t *Tree) Build(ctx context.Context, opts Options) (*DAG, error) {
 	if err := b.dag.assemble(b.opts.NoEmptyDirs); err != nil {
 		return nil, err
 	}
+	if b.dag.Len(); b.dag.depth > links.MaxDepth {
+		return nil, fmt.Errorf("the tree is %d links deep, which is more than could be given back: the limit is %d", b.dag.depth, links.MaxDepth)
+	}
+	b.dag.described = time.Now()
 	slices.SortFunc(b.dag.skipped, func(a, b Skipped) int { return strings.Compare(a.Path, b.Path) })
 	return b.dag, nil
 }

@@ -9,6 +9,7 @@ import (
 	"path"
 	"path/filepath"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/carload/carload/car"
 )
@@ -37,6 +38,11 @@ type foundDir struct {
 	above *foundDir // the directory it is in
 	info  fs.FileInfo
 }
+
+// maxPathBytes is the longest path that a file can be opened by. Directories are
+// walked by steps, so there may be longer ones; but pass 2 opens a file by its
+// path.
+const maxPathBytes = 4095
 
 // mount is a directory on disk that is part of a tree.
 type mount struct {
@@ -169,6 +175,7 @@ func (w *walker) readDir(ctx context.Context, d *foundDir) (dirs []*foundDir, er
 		return nil, w.failed(d.node, err)
 	}
 	files := make([]*node, 0, len(entries))
+	room := maxPathBytes - len(w.dag.path(d.node)) - 1
 	for _, e := range entries {
 		name := e.Name()
 		if !w.wanted(d, e) {
@@ -185,6 +192,11 @@ func (w *walker) readDir(ctx context.Context, d *foundDir) (dirs []*foundDir, er
 			continue
 		}
 		switch typ := e.Type(); {
+		case typ.IsRegular() && len(name) > room:
+			err := &fs.PathError{Op: "open", Path: filepath.Join(w.dag.path(d.node), name), Err: syscall.ENAMETOOLONG}
+			if err := w.refuse(ctx, nil, err.Path, 0, err); err != nil {
+				return nil, err
+			}
 		case typ.IsRegular():
 			n := w.dag.nodes.add(node{name: name, parent: d.node})
 			files = append(files, n)

@@ -105,6 +105,12 @@ func (u *Uploader) pull(ctx context.Context, inputs iter.Seq[Input], outcomes ch
 			sending.Go(func() error {
 				r, err := u.send(ctx, in.Name(), in.UploadName(), location(in), l)
 				r.Bytes, r.Left = dag.Size(), LeftOut(dag)
+				if d, ok := dag.(interface{ Changed(context.Context) error }); ok && err == nil {
+					// Nothing that was sent is mixed, but it may be older than what is there now.
+					if err = d.Changed(ctx); err != nil {
+						err = &SourceError{fmt.Errorf("%q (%s) was uploaded as it was: %w", in.Name(), r.Root, err)}
+					}
+				}
 				if key := cacheKey(in); key != "" && errors.Is(err, ErrSourceChanged) {
 					// What is remembered of the source is not true, whatever its key says.
 					err = errors.Join(err, ledgerError(u.opts.Ledger.SavePlan(ctx, key, nil)))

@@ -16,9 +16,7 @@ import (
 // still. The caller calls stop at the end.
 func Watch(parent context.Context, stall time.Duration) (ctx context.Context, w *Watchdog, stop func()) {
 	ctx, cancel := context.WithCancelCause(parent)
-	w = &Watchdog{stall: stall, moved: time.Now(), bark: func() {
-		cancel(&Stalled{stall})
-	}}
+	w = &Watchdog{stall: stall, moved: time.Now(), bark: func() { cancel(&Stalled{After: stall}) }, crawl: func() { cancel(&Stalled{After: stall, Crawls: true}) }}
 	w.mu.Lock() // the timer may be quicker than its name
 	w.timer = time.AfterFunc(stall, w.look)
 	w.mu.Unlock()
@@ -27,9 +25,22 @@ func Watch(parent context.Context, stall time.Duration) (ctx context.Context, w 
 }
 
 // Stalled is why a request that moved no byte was given up.
-type Stalled struct{ After time.Duration }
+type Stalled struct {
+	After  time.Duration
+	Crawls bool // bytes of the reply did move, but hardly
+}
 
-func (e *Stalled) Error() string { return fmt.Sprintf("no byte moved for %s", e.After) }
+func (e *Stalled) Error() string {
+	if e.Crawls {
+		return fmt.Sprintf("the reply came at less than %d bytes per second for more than %s", leastRate, e.After)
+	}
+	return fmt.Sprintf("no byte moved for %s", e.After)
+}
+
+// leastRate is how fast a reply has to come on average once the time for a stall
+// is over, in bytes per second. No line is as slow; a far side that gives a byte
+// a second could keep us for ever.
+const leastRate = 64
 
 // Temporary tells that it may move the next time.
 func (e *Stalled) Temporary() (bool, time.Duration) { return true, 0 }
@@ -38,6 +49,7 @@ func (e *Stalled) Temporary() (bool, time.Duration) { return true, 0 }
 type Watchdog struct {
 	stall time.Duration
 	bark  func()
+	crawl func() // of a reply
 
 	mu     sync.Mutex
 	timer  *time.Timer
@@ -101,17 +113,25 @@ func (w *Watchdog) look() {
 }
 
 // Reply is the body of a reply: each read of it moves bytes.
-func (w *Watchdog) Reply(body io.ReadCloser) io.ReadCloser { return aliveBody{body, w} }
+func (w *Watchdog) Reply(body io.ReadCloser) io.ReadCloser {
+	return &aliveBody{ReadCloser: body, dog: w, begun: time.Now()}
+}
 
 type aliveBody struct {
 	io.ReadCloser
-	dog *Watchdog
+	dog   *Watchdog
+	begun time.Time
+	n     int64
 }
 
-func (b aliveBody) Read(p []byte) (int, error) {
+func (b *aliveBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if n > 0 {
 		b.dog.Alive()
+		b.n += int64(n)
+		if took := time.Since(b.begun); took > b.dog.stall && float64(b.n) < leastRate*took.Seconds() {
+			b.dog.crawl()
+		}
 	}
 	return n, err
 }

@@ -27,6 +27,10 @@ const (
 // with the codec of its CID.
 var ErrInvalid = errors.New("block does not decode with its codec")
 
+// MaxDepth is how many links deep a DAG can be for all that read it: importing,
+// restoring, exporting. One that is deeper is refused before it is sent.
+const MaxDepth = 512
+
 // maxInline bounds how deep blocks can be carried within CIDs, maxNesting how
 // deep values can be nested within a block.
 const (

@@ -57,7 +57,7 @@ var ErrInvalid = errors.New("not proper UnixFS")
 var ErrForeign = fmt.Errorf("%w: it is of another kind", ErrInvalid)
 
 // MaxFileDepth is how many levels of nodes a file can have.
-const MaxFileDepth = 128
+const MaxFileDepth = links.MaxDepth
 
 // Invalid makes an error that wraps [ErrInvalid].
 func Invalid(format string, args ...any) error {

@@ -173,7 +173,7 @@ func TestHostile(t *testing.T) {
 	row("directory in a file", unixfs.ErrInvalid, "", func(d *dag) { d.file([]uint64{0}, d.dir()) })
 	row("deep file", unixfs.ErrInvalid, "nested too deep", func(d *dag) {
 		b := d.raw("x")
-		for range 200 {
+		for range 600 {
 			b = d.file([]uint64{1}, b)
 		}
 	})

@@ -24,7 +24,7 @@ import (
 
 // maxDirDepth is a depth that no sane DAG comes near. Each level holds a
 // descriptor while it is restored.
-const maxDirDepth = 512
+const maxDirDepth = links.MaxDepth
 
 var (
 	// ErrMissing is wrapped by errors that report a block which none of the

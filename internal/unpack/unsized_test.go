@@ -92,7 +92,7 @@ func TestReadByTheLinks(t *testing.T) {
 		}, "", "missing"},
 		"deep": {func(d *dag) {
 			b := d.raw("x")
-			for range 200 {
+			for range 600 {
 				b = d.node(crafted{typ: 2, links: repeat(b, 1)})
 			}
 		}, "", "nested too deep"},

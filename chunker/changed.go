@@ -1,0 +1,75 @@
+package chunker
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"os"
+
+	"github.com/carload/carload/car"
+)
+
+// Changed looks once more at the files on disk that were described. One that is
+// gone, or has other bytes than those that were read, is reported by an error
+// matching [car.ErrSourceChanged]. Only files that were written to or replaced
+// since the description ended are read for it.
+func (d *DAG) Changed(ctx context.Context) error {
+	var loader car.Loader
+	defer loader.Close()
+	for i := range d.nodes.n {
+		n := d.nodes.at(uint32(i))
+		if n.absent {
+			continue
+		}
+		switch n.body.(type) {
+		case *directory, symlink:
+			continue
+		}
+		var path string
+		switch src := d.source(n).(type) {
+		case diskFile:
+			path = src.Name()
+		case *FileSource:
+			path = src.path
+		default:
+			continue
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			return &car.SourceChangedError{Name: path, Reason: "it is gone"}
+		}
+		if err := sameSize(path, info, n.size); err != nil {
+			return err
+		}
+		if !changeTime(info).After(d.described) {
+			continue
+		}
+		for leaf := range d.leaves(n) {
+			_, err := loader.Load(ctx, leaf)
+			if errors.Is(err, car.ErrCorrupt) || errors.Is(err, os.ErrNotExist) {
+				err = &car.SourceChangedError{Name: path, Offset: leaf.Offset, Reason: "it was written to after it was read"}
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// leaves are the blocks that hold the bytes of a file, all of them, although
+// the list has each block once.
+func (d *DAG) leaves(n *node) iter.Seq[car.Block] {
+	return func(yield func(car.Block) bool) {
+		if f, ok := n.body.(*file); ok {
+			for i := range f.layout.leaves {
+				if !yield(f.layout.block(d.source(n), i, f.digests)) {
+					return
+				}
+			}
+			return
+		}
+		p := d.recipe(n)
+		yield(p.leafBlock(car.Block{Cid: makeCID(p.cidPrefix(n.raw), n.digest[:])}, d.source(n), 0, n.size, n.meta()))
+	}
+}
