@@ -163,6 +163,15 @@ corruption, 7 not authorized, 8 limit reached, 11 locked by another process,
 		if errors.As(err, &unknown) && unknown.GetSpecifiedName() == tokenSetting {
 			return errTokenSetting("--" + tokenSetting)
 		}
+		if errors.As(err, &unknown) && len(unknown.GetSpecifiedName()) > 1 {
+			var names []string
+			cmd.Flags().VisitAll(func(f *pflag.Flag) {
+				if !f.Hidden {
+					names = append(names, f.Name)
+				}
+			})
+			err = fmt.Errorf("unknown flag: --%s%s", unknown.GetSpecifiedName(), suggestion(unknown.GetSpecifiedName(), names))
+		}
 		var invalid *pflag.InvalidValueError
 		if errors.As(err, &invalid) {
 			err = fmt.Errorf("--%s: %w", invalid.GetFlag().Name, badValue(err))
@@ -193,6 +202,25 @@ corruption, 7 not authorized, 8 limit reached, 11 locked by another process,
 	return root
 }
 
+// cmdAt is the innermost command that the arguments name.
+func cmdAt(root *cobra.Command, args []string) *cobra.Command {
+	if cmd, _, err := root.Find(args); err == nil {
+		return cmd
+	}
+	return root
+}
+
+// verbs names the commands below one.
+func verbs(cmd *cobra.Command) []string {
+	var names []string
+	for _, c := range cmd.Commands() {
+		if !c.Hidden {
+			names = append(append(names, c.Name()), c.Aliases...)
+		}
+	}
+	return names
+}
+
 // beStrict lets the commands that cobra adds refuse what they don't know.
 func beStrict(root *cobra.Command) {
 	root.InitDefaultHelpCmd()
@@ -203,7 +231,7 @@ func beStrict(root *cobra.Command) {
 			help := c.Run
 			c.RunE = func(cmd *cobra.Command, args []string) error {
 				if _, rest, err := root.Find(args); err != nil || len(rest) > 0 {
-					return usageError{fmt.Errorf("there is no command %q", strings.Join(args, " ")), "carload help"}
+					return usageError{fmt.Errorf("there is no command %q%s", strings.Join(args, " "), suggestion(args[len(args)-1], verbs(cmdAt(root, args)))), "carload help"}
 				}
 				help(cmd, args)
 				return nil

@@ -273,7 +273,7 @@ func noArgs(cmd *cobra.Command, args []string) error {
 	case len(args) == 0:
 		return nil
 	case cmd.HasSubCommands():
-		return usageError{fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath()), helpFor(cmd)}
+		return usageError{fmt.Errorf("unknown command %q for %q%s", args[0], cmd.CommandPath(), suggestion(args[0], verbs(cmd))), helpFor(cmd)}
 	}
 	return usageError{fmt.Errorf("%q takes no arguments, such as %q", cmd.CommandPath(), args[0]), helpFor(cmd)}
 }

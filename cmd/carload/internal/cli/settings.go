@@ -168,12 +168,18 @@ func unknownVariables(env environment, flags []string) []string {
 	return warnings
 }
 
-// suggestion names the closest of the names, if one is close.
+// suggestion names the closest of the names, if one is close, or one that goes
+// on from s.
 func suggestion(s string, names []string) string {
-	best, at := "", 4
+	best, at := "", min(4, max(2, len(s)))
 	for _, n := range names {
 		if d := distance(s, n); d < at {
 			best, at = n, d
+		}
+	}
+	for i := 0; best == "" && i < len(names); i++ {
+		if len(s) > 2 && strings.HasPrefix(names[i], s) {
+			best = names[i]
 		}
 	}
 	if best == "" {
