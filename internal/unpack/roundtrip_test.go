@@ -1,6 +1,7 @@
 package unpack_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -58,6 +59,9 @@ func TestRoundTrip(t *testing.T) {
 		}
 		write(t, in, tr)
 		d, err := chunker.BuildTree(ctx, in, chunker.Options{Profile: profile, Hidden: true, RawNames: true})
+		if errors.Is(err, chunker.ErrRenamed) {
+			return // this profile has no root for such names
+		}
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -5,15 +5,19 @@ package cli_test
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/ipfs/go-cid"
 	"github.com/multiformats/go-multihash"
 
 	"github.com/carload/carload/internal/links"
+	"github.com/carload/carload/uploader/uploadertest"
 )
 
 // Roots and contents are those of Kubo 0.43, which made or read these archives.
@@ -271,5 +275,58 @@ func TestAwkwardTrees(t *testing.T) {
 		if code := exitCode(cmd.Run()); code != 1 || stderr.Len() > 0 {
 			t.Errorf("%v: exit code %d\n%s", args, code, stderr.String())
 		}
+	}
+}
+
+// The name that the service gets is the same at each try, and never the path.
+func TestNameOfARetry(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		args  []string
+		stdin string
+		want  string
+	}{
+		"a file by its path":    {[]string{"sub/secret/f.bin"}, "", "f.bin"},
+		"a folder":              {[]string{"sub/secret"}, "", "secret"},
+		"standard input":        {[]string{"-"}, "bytes", ""},
+		"several, wrapped":      {[]string{"--wrap", "sub/secret/f.bin", "sub"}, "", ""},
+		"the current directory": {[]string{"."}, "", ""},
+		"with --name":           {[]string{"--name", "my own", "sub"}, "", "my%20own"},
+		"stdin with --name":     {[]string{"--name", "tar", "-"}, "bytes", "tar"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			srv := uploadertest.NewServer(t, uploadertest.Options{})
+			var mu sync.Mutex
+			var names []string
+			log := func(fail bool) uploadertest.Fault {
+				return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+					mu.Lock()
+					names = append(names, r.Header.Get("X-Name"))
+					mu.Unlock()
+					if fail {
+						w.WriteHeader(http.StatusBadGateway)
+						return
+					}
+					next.ServeHTTP(w, r)
+				}
+			}
+			srv.Script(uploadertest.Upload, log(true), log(false))
+			home := t.TempDir()
+			path := filepath.Join(home, "sub", "secret", "f.bin")
+			if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte("some bytes"), 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			cmd := upTo(t, srv, home, tt.args...)
+			cmd.Stdin = strings.NewReader(tt.stdin)
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if len(names) != 2 || names[0] != tt.want || names[1] != tt.want {
+				t.Errorf("the service got the names %q, want %q twice", names, tt.want)
+			}
+		})
 	}
 }
