@@ -5,13 +5,15 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"sync"
+	"io"
+	"slices"
 
 	"github.com/ipfs/go-cid"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/carload/carload/car"
 	"github.com/carload/carload/internal/links"
+	"github.com/carload/carload/internal/unixfs"
 	"github.com/carload/carload/splitter"
 )
 
@@ -206,45 +208,34 @@ func (u *Uploader) held(ctx context.Context, name string, base cid.Cid, dag car.
 	held := map[cid.Cid]bool{base: true}
 	gone := map[cid.Cid]bool{}
 	nodes := 0
-	w := newWalk(u, name, nil)
+	f := &baseFetcher{walk: newWalk(u, name, nil), directory: map[cid.Cid]cid.Cid{}, asked: map[cid.Cid]bool{}}
 	for level := []cid.Cid{base}; len(level) > 0 && len(held) < mostBaseLinks; {
 		level = level[:min(len(level), mostBaseNodes-nodes)]
 		nodes += len(level)
-		found := make([][]cid.Cid, len(level)) // by place, so that bounds cut the same off each time
-		var mu sync.Mutex
-		g, gctx := errgroup.WithContext(ctx)
-		g.SetLimit(u.opts.Transfers)
-		for i, c := range level {
-			if gctx.Err() != nil || u.stopping() {
-				break
-			}
-			g.Go(func() error {
-				data, err := w.fetch(gctx, c, car.MaxBlockBytes)
-				if err != nil {
-					return err
-				}
-				if data == nil { // it is not there after all
-					mu.Lock()
-					defer mu.Unlock()
-					gone[c] = true
-					return nil
-				}
-				return links.Each(c, data, func(c cid.Cid) error { found[i] = append(found[i], c); return nil })
-			})
-		}
-		if err := g.Wait(); err != nil {
+		data, err := f.fetch(ctx, level)
+		if err != nil {
 			return nil, err
 		}
-		if u.stopping() {
-			return nil, ErrStopped
-		}
+		parents := level
 		level = nil
-		for _, list := range found {
-			for _, c := range list {
+		for i, c := range parents { // in their order, so that bounds cut the same off each time
+			if data[i] == nil {
+				gone[c] = true // it is not there after all
+				continue
+			}
+			below := f.directoryBelow(c, data[i])
+			err := links.Each(c, data[i], func(c cid.Cid) error {
 				if !held[c] && links.Possible(c.Prefix().Codec) && !shared[c] {
 					level = append(level, c)
+					if below.Defined() {
+						f.directory[c] = below
+					}
 				}
 				held[c] = true
+				return nil
+			})
+			if err != nil {
+				return nil, err
 			}
 		}
 	}
@@ -252,4 +243,100 @@ func (u *Uploader) held(ctx context.Context, name string, base cid.Cid, dag car.
 		delete(held, c)
 	}
 	return held, nil
+}
+
+// baseFetcher fetches nodes of a base.
+type baseFetcher struct {
+	*walk
+	directory map[cid.Cid]cid.Cid // the sharded directory that a node may be part of
+	asked     map[cid.Cid]bool    // directories that were asked for as a whole
+	whole     map[cid.Cid][]byte  // nodes of directories that were fetched as a whole
+	bytes     int                 // of them
+}
+
+const (
+	// manyOfOne is how many nodes of a directory are fetched one by one. If
+	// there are more, all nodes of it are fetched at once.
+	manyOfOne = 16
+	// mostWhole bounds the nodes that are kept.
+	mostWhole = 64 << 20
+)
+
+// directoryBelow is the directory that the children of a node may be part of.
+func (f *baseFetcher) directoryBelow(c cid.Cid, data []byte) cid.Cid {
+	n, err := unixfs.Decode(c.Prefix().Codec, data)
+	if err != nil || n.Type != unixfs.Shard {
+		return cid.Undef
+	}
+	if d, ok := f.directory[c]; ok {
+		return d
+	}
+	return c
+}
+
+// fetch returns the nodes, nil for those that are not there.
+func (f *baseFetcher) fetch(ctx context.Context, nodes []cid.Cid) ([][]byte, error) {
+	of := map[cid.Cid]int{}
+	for _, c := range nodes {
+		d, ok := f.directory[c]
+		if _, has := f.whole[c]; !ok || has {
+			continue
+		}
+		if of[d]++; of[d] == manyOfOne && !f.asked[d] {
+			f.asked[d] = true
+			f.fetchDirectory(ctx, d)
+		}
+	}
+	data := make([][]byte, len(nodes))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(f.u.opts.Transfers)
+	for i, c := range nodes {
+		if p, ok := f.whole[c]; ok {
+			data[i] = p
+			continue
+		}
+		if gctx.Err() != nil || f.u.stopping() {
+			break
+		}
+		g.Go(func() (err error) {
+			data[i], err = f.walk.fetch(gctx, c, car.MaxBlockBytes)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	if f.u.stopping() {
+		return nil, ErrStopped
+	}
+	return data, nil
+}
+
+// fetchDirectory fetches the nodes of a directory, if the target can do that.
+// What it does not bring is fetched by itself.
+func (f *baseFetcher) fetchDirectory(ctx context.Context, root cid.Cid) {
+	t, ok := f.u.target.(DirectoryFetcher)
+	if !ok {
+		return
+	}
+	body, err := t.FetchDirectory(ctx, root)
+	if err != nil {
+		f.u.opts.Logger.Warn("a directory can't be fetched as a whole; its nodes are fetched one by one", "upload", f.name, "directory", root, "err", err)
+		return
+	}
+	defer body.Close()
+	if f.whole == nil {
+		f.whole = map[cid.Cid][]byte{}
+	}
+	r, err := car.NewReader(body, car.ReaderOptions{})
+	for err == nil && f.bytes < mostWhole && !f.u.stopping() {
+		var s car.Section
+		if s, err = r.Next(); err == nil {
+			f.whole[s.Cid] = slices.Clone(s.Data)
+			f.bytes += len(s.Data)
+		}
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		f.u.opts.Logger.Warn("a directory broke off; the rest is fetched by itself", "upload", f.name, "directory", root, "err", err)
+	}
 }

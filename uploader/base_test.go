@@ -23,6 +23,7 @@ import (
 // folder is a directory of small files.
 type folder struct {
 	dir  string
+	opts chunker.Options
 	next int // number of the next file, and of the next content
 }
 
@@ -79,7 +80,7 @@ func (f *folder) input(t *testing.T) uploader.Input {
 	if err := tree.AddDisk("", f.dir); err != nil {
 		t.Fatal(err)
 	}
-	return uploader.Tree(f.dir, tree, chunker.Options{})
+	return uploader.Tree(f.dir, tree, f.opts)
 }
 
 func (f *folder) describe(t *testing.T) uploader.DAG { return describe(t, f.input(t)) }
@@ -180,6 +181,58 @@ func TestFolderThatGrew(t *testing.T) {
 	}
 	if r, err := st.Fsck(t.Context()); err != nil || len(r.Problems) > 0 {
 		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// TestBaseIsSharded: of a directory that is a tree of nodes, most of which have
+// changed, they are fetched in few requests, also if an archive of them breaks
+// off.
+func TestBaseIsSharded(t *testing.T) {
+	t.Parallel()
+	profile := chunker.UnixFSv1()
+	for _, part := range []string{"hamt-links-count>50", "fanout-16"} {
+		var err error
+		if profile, err = profile.With(part); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, fault := range map[string]uploadertest.Fault{"whole": nil, "broken": uploadertest.Break(9000), "refused": uploadertest.Status(http.StatusBadRequest)} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			srv := newService(t, t.TempDir())
+			ledger := new(uploader.MemoryLedger)
+			f := &folder{dir: t.TempDir(), opts: chunker.Options{Profile: profile}}
+			f.add(t, 400)
+			if _, err := uploadOne(t.Context(), newUploader(t, newTarget(t, srv), uploader.Options{Ledger: ledger}), f.input(t)); err != nil {
+				t.Fatal(err)
+			}
+			old := known(f.describe(t))
+			f.change(t, 150)
+			dag := f.describe(t)
+			var content, nodes int64
+			changed := 0
+			for i := range dag.Len() {
+				switch b := dag.At(i); {
+				case old[b.Cid]:
+				case isNode(b.Cid):
+					nodes += b.SectionSize()
+					changed++
+				default:
+					content += int64(b.Size())
+				}
+			}
+			if fault != nil {
+				srv.Always(uploadertest.Archive, fault)
+			}
+			r, err := uploadOne(t.Context(), newUploader(t, newTarget(t, srv), uploader.Options{Ledger: ledger, MaxShardBytes: splitter.DefaultMaxShardBytes}), f.input(t))
+			if err != nil || r.Root != dag.Root() || r.Sent > 2*content+nodes+100 {
+				t.Errorf("%+v, %v; %d of content and %d of nodes", r, err, content, nodes)
+			}
+			blocks, archives := srv.Count(uploadertest.Block).Requests, srv.Count(uploadertest.Archive).Requests
+			if changed < 40 || archives != 1 || fault == nil && blocks > 20 {
+				t.Errorf("%d nodes changed, %d requests for blocks and %d for archives", changed, blocks, archives)
+			}
+		})
 	}
 }
 

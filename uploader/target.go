@@ -88,6 +88,13 @@ type Deleter interface {
 	Delete(ctx context.Context, root cid.Cid) error
 }
 
+// DirectoryFetcher is a target that gives a directory back as a CAR stream
+// without what is in it: the nodes that name its entries. The caller closes it
+// and checks the bytes.
+type DirectoryFetcher interface {
+	FetchDirectory(ctx context.Context, root cid.Cid) (io.ReadCloser, error)
+}
+
 // Finisher is a target whose DAGs need a commit once all their shards are
 // there: a pin, or a manifest. What is not committed does not count as held.
 type Finisher interface {

@@ -237,6 +237,11 @@ func (t *Target) FetchRange(ctx context.Context, c cid.Cid, from, to int64) (io.
 	return t.archive(ctx, c, fmt.Sprintf("dag-scope=entity&entity-bytes=%d:%d", from, to-1))
 }
 
+// FetchDirectory implements [uploader.DirectoryFetcher].
+func (t *Target) FetchDirectory(ctx context.Context, root cid.Cid) (io.ReadCloser, error) {
+	return t.archive(ctx, root, "dag-scope=entity")
+}
+
 func (t *Target) archive(ctx context.Context, c cid.Cid, scope string) (io.ReadCloser, error) {
 	if err := t.turn(ctx); err != nil {
 		return nil, err
