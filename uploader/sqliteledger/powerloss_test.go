@@ -270,7 +270,10 @@ func TestPowerLossOnALyingDisk(t *testing.T) {
 		return len(k.plan) == 0 || bytes.Count(k.plan, k.plan[:1]) == len(k.plan) && slices.Contains([]int{100_000, 300_000, 50_000}, len(k.plan))
 	}
 	rng := rand.New(rand.NewPCG(22, 2))
-	const rounds = 150
+	rounds := 150
+	if testing.Short() {
+		rounds = 30
+	}
 	refused := 0
 	for round := range rounds {
 		// The disk has all that was written up to a change, and of the next few what it likes.
@@ -380,6 +383,9 @@ func TestUploadAfterPowerLoss(t *testing.T) {
 	}
 	for at := 1; at <= shards; at++ {
 		for kind := range kindsOfOutages {
+			if testing.Short() && kind > 3 {
+				break // those are of one kind
+			}
 			srv.Store.Reset()
 			d := &doomed{Ledger: open(t, filepath.Join(dir, fmt.Sprintf("ledger-%d-%d", at, kind))), t: t, left: at}
 			first, err := upload(d)

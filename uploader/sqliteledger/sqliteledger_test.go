@@ -207,7 +207,11 @@ func TestTruncated(t *testing.T) {
 	}
 	used := len(bytes.TrimRight(data, "\x00"))
 	path := filepath.Join(dir, "ledger.db")
-	for n := 0; n < used; n += 2048 {
+	step := 2048
+	if testing.Short() {
+		step = 12288
+	}
+	for n := 0; n < used; n += step {
 		for _, n := range []int{n, n + 1} {
 			if err := os.WriteFile(path, data[:n], 0o600); err != nil {
 				t.Fatal(err)
@@ -275,6 +279,9 @@ func TestBitFlips(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	path := filepath.Join(dir, "ledger.db")
 	rounds, refused := 250, 0
+	if testing.Short() {
+		rounds = 60
+	}
 	for range rounds {
 		flipped := bytes.Clone(data)
 		at := rng.IntN(used)
