@@ -12,6 +12,7 @@ import (
 	"github.com/ipfs/go-cid"
 	"github.com/multiformats/go-multihash"
 
+	"github.com/carload/carload/car/piece"
 	"github.com/carload/carload/internal/sha256mb"
 )
 
@@ -45,7 +46,12 @@ func NewArchive(root cid.Cid, blocks List) Archive {
 // and buffers, so a program wants one. The zero value is ready to use, by
 // several goroutines at a time.
 type Packer struct {
+	// Pieces has streams compute the Filecoin piece of their bytes on the way.
+	// It takes more than all the other hashing. It is set before the first use.
+	Pieces bool
+
 	lanes   sha256mb.Pool
+	pieces  piece.Pool
 	batches sync.Pool // of *batch
 }
 
@@ -60,12 +66,16 @@ func (p *Packer) Open(ctx context.Context, a Archive) *Stream {
 	b.reset()
 	b.alignTo(0)
 	b.buf = AppendHeader(b.buf, a.Root)
-	return &Stream{ctx: ctx, packer: p, archive: a, batch: b, files: openFiles{limit: 1}}
+	s := &Stream{ctx: ctx, packer: p, archive: a, batch: b, files: openFiles{limit: 1}}
+	if p.Pieces {
+		s.pieces = p.pieces.NewHasher()
+	}
+	return s
 }
 
 // Stream is the bytes of an [Archive], each block checked before it is handed
 // out. It is for one goroutine. After the last byte CID tells the CID of the
-// whole file.
+// whole file, and Piece its piece.
 type Stream struct {
 	ctx     context.Context //nolint:containedctx // a stream is one read of one request, as http.Request is
 	packer  *Packer
@@ -76,6 +86,8 @@ type Stream struct {
 	given   int64  // bytes handed out
 	digest  sha256mb.Digest
 	hashing *sha256mb.Write // of the last batch, into digest
+	pieces  *piece.Hasher   // nil if nobody wants the piece, and once closed
+	piece   *piece.Piece    // of all bytes
 	files   openFiles
 	err     error
 }
@@ -117,11 +129,29 @@ func (s *Stream) WriteTo(w io.Writer) (int64, error) {
 // CID is the CID of the archive's bytes (codec 0x0202). It is known once the
 // last byte has been read; before that ok is false.
 func (s *Stream) CID() (c cid.Cid, ok bool) {
-	if !errors.Is(s.err, io.EOF) && (s.given != s.archive.Size || s.next != s.archive.Blocks.Len()) {
+	if !s.complete() {
 		return cid.Undef, false
 	}
 	s.waitHashed()
 	return CID(s.digest.Sum256()), true
+}
+
+// complete tells whether the last byte was read.
+func (s *Stream) complete() bool {
+	return errors.Is(s.err, io.EOF) || s.given == s.archive.Size && s.next == s.archive.Blocks.Len()
+}
+
+// Piece is the Filecoin piece of the archive's bytes, if the [Packer] was asked
+// for pieces. As with CID, ok is false before the last byte.
+func (s *Stream) Piece() (p piece.Piece, ok bool) {
+	if s.piece == nil && s.pieces != nil && s.complete() {
+		p := s.pieces.Sum()
+		s.piece = &p
+	}
+	if s.piece == nil {
+		return piece.Piece{}, false
+	}
+	return *s.piece, true
 }
 
 // waitHashed returns when the last batch is part of the digest.
@@ -137,6 +167,11 @@ func (s *Stream) Close() error {
 	err := s.files.close()
 	// The batch may be in a lane, on behalf of this stream or of another's.
 	s.waitHashed()
+	if s.pieces != nil {
+		s.Piece() // can't be had later
+		s.pieces.Close()
+		s.pieces = nil
+	}
 	if s.batch != nil {
 		s.packer.batches.Put(s.batch)
 		s.batch, s.rest = nil, nil
@@ -190,6 +225,11 @@ func (s *Stream) nextBatch() error {
 	}
 	if s.given+int64(len(s.batch.buf)) > s.archive.Size {
 		return fmt.Errorf("archive of %s is longer than the %d bytes announced", s.archive.Root, s.archive.Size)
+	}
+	if s.pieces != nil {
+		if _, err := s.pieces.Write(s.batch.buf); err != nil {
+			return fmt.Errorf("archive of %s: %w", s.archive.Root, err)
+		}
 	}
 	s.rest = s.batch.buf
 	return nil

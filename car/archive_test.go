@@ -17,12 +17,14 @@ import (
 	"testing"
 	"testing/iotest"
 
+	commp "github.com/filecoin-project/go-fil-commp-hashhash"
 	"github.com/ipfs/go-cid"
 	carv2 "github.com/ipld/go-car/v2"
 	"github.com/multiformats/go-multihash"
 	"pgregory.net/rapid"
 
 	"github.com/carload/carload/car"
+	"github.com/carload/carload/car/piece"
 )
 
 // vectorFile is the part of testdata/vectors/unixfs.json that is about
@@ -667,6 +669,68 @@ func TestCIDAfterClose(t *testing.T) {
 		}
 		if err := other.Close(); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// The piece of an archive is that of its bytes, however they are read, and only
+// if the packer was asked.
+func TestStreamPiece(t *testing.T) {
+	t.Parallel()
+	packer := car.Packer{Pieces: true}
+	for _, size := range []int{0, 60, 5000, 1 << 20, 5 << 20} {
+		leaves := make(car.Blocks, 1+size>>20)
+		for i := range leaves {
+			leaves[i] = block(t, cid.Raw, multihash.SHA2_256, 0, bytes.Repeat([]byte{byte(i)}, size/len(leaves)))
+		}
+		a := car.NewArchive(leaves[0].Cid, leaves)
+		data := pack(t, a.Root, leaves)
+		var calc commp.Calc
+		_, _ = calc.Write(data)
+		digest, padded, err := calc.Digest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := piece.Piece{Commitment: [32]byte(digest), RawSize: int64(len(data))}
+		for name, read := range map[string]func(*car.Stream) error{
+			"Read":    func(s *car.Stream) error { _, err := readSteps(s, 1000); return err },
+			"WriteTo": func(s *car.Stream) error { _, err := s.WriteTo(io.Discard); return err },
+			// As a transport does that knows the length.
+			"exact": func(s *car.Stream) error { _, err := io.ReadFull(s, make([]byte, a.Size)); return err },
+		} {
+			s := packer.Open(ctx, a)
+			if p, ok := s.Piece(); ok {
+				t.Errorf("%d bytes: piece %v before the first byte", size, p)
+			}
+			if err := read(s); err != nil {
+				t.Fatal(err)
+			}
+			if name != "exact" { // before Close, or only after it
+				s.Piece()
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if p, ok := s.Piece(); !ok || p != want || p.PaddedSize() != int64(padded) {
+				t.Errorf("%d bytes, %s: piece %v, %t, want %v", size, name, p, ok, want)
+			}
+		}
+		s := packer.Open(ctx, a)
+		if _, err := io.CopyN(io.Discard, s, a.Size-1); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if p, ok := s.Piece(); ok {
+			t.Errorf("%d bytes: piece %v without the last byte", size, p)
+		}
+		s = new(car.Packer).Open(ctx, a)
+		if err := errors.Join(func() error { _, err := s.WriteTo(io.Discard); return err }(), s.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if p, ok := s.Piece(); ok {
+			t.Errorf("%d bytes: piece %v that nobody asked for", size, p)
 		}
 	}
 }

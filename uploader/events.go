@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
+
+	"github.com/carload/carload/car/piece"
 )
 
 // Observer is told what happens. Observe is called synchronously from several
@@ -55,6 +57,9 @@ type ShardSent struct {
 	Bytes    int64   `json:"bytes"`
 	Attempts int     `json:"attempts"`
 	Held     bool    `json:"held"` // it was there already and was not sent
+
+	// Piece is nil unless [Options.PieceCIDs] is set.
+	Piece *piece.Piece `json:"-"`
 }
 
 // NoShard is the index in events of requests that are not for a shard.

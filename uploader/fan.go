@@ -12,6 +12,7 @@ import (
 	"github.com/ipfs/go-cid"
 
 	"github.com/carload/carload/car"
+	"github.com/carload/carload/car/piece"
 )
 
 // Bounds of how targets wait for each other.
@@ -19,10 +20,10 @@ const (
 	// patience is how long a shard waits for another target to want it as well,
 	// and its bytes for another target to take them.
 	patience = 10 * time.Second
-	// pieceBytes are handed on at a time, and mostPieces wait for a target: what
+	// parcelBytes are handed on at a time, and mostParcels wait for a target: what
 	// is held of a shard is the product of the two.
-	pieceBytes = 1 << 20
-	mostPieces = 4
+	parcelBytes = 1 << 20
+	mostParcels = 4
 )
 
 // stream is the bytes of a shard: a [car.Stream], or one that is shared.
@@ -30,6 +31,7 @@ type stream interface {
 	io.ReadCloser
 	io.WriterTo
 	CID() (cid.Cid, bool)
+	Piece() (piece.Piece, bool)
 }
 
 // shardName tells shards apart: it is the same for the same bytes.
@@ -60,7 +62,12 @@ func newFan(uploaders []*Uploader) *fan {
 		packer: &uploaders[0].packer, live: map[*Uploader]*atomic.Bool{},
 		asked: map[shardName]map[*Uploader]bool{}, left: map[cid.Cid]map[*Uploader]bool{}, tees: map[shardName]*tee{},
 	}
-	f.pool.New = func() any { p := make([]byte, pieceBytes); return &p }
+	for _, u := range uploaders {
+		if u.opts.PieceCIDs {
+			f.packer = &u.packer // it computes them for all
+		}
+	}
+	f.pool.New = func() any { p := make([]byte, parcelBytes); return &p }
 	for _, u := range uploaders {
 		f.live[u] = new(atomic.Bool)
 		f.live[u].Store(true)
@@ -199,10 +206,11 @@ type tee struct {
 	pumping bool          // a member reads from the source
 	err     error         // of the source; io.EOF at its end
 	archCID cid.Cid       // known then
+	piece   *piece.Piece  // likewise, if an uploader wants it
 }
 
-// piece is some bytes of a shard.
-type piece struct {
+// parcel is some bytes of a shard.
+type parcel struct {
 	buf  *[]byte
 	n    int
 	refs int // members that did not take it all; under the tee's lock
@@ -216,10 +224,10 @@ type member struct {
 
 	inStep *atomic.Bool // of the uploader
 
-	queue []*piece // under the tee's lock
-	left  bool     // it takes part no more; likewise
+	queue []*parcel // under the tee's lock
+	left  bool      // it takes part no more; likewise
 
-	at    int         // what is past of the first piece
+	at    int         // what is past of the first parcel
 	given int64       // all that is past
 	alone *car.Stream // once it was left to itself
 }
@@ -235,7 +243,7 @@ func (t *tee) changed() {
 	t.change = make(chan struct{})
 }
 
-// fill waits for the first piece in the queue, and reads it for all if nobody
+// fill waits for the first parcel in the queue, and reads it for all if nobody
 // else does.
 func (m *member) fill() error {
 	if err := m.wait(); err != nil {
@@ -300,7 +308,7 @@ func (m *member) await(change <-chan struct{}, after <-chan time.Time) (up bool,
 	}
 }
 
-// pump reads a piece, and hands it to all members. Those who have no room for it
+// pump reads a parcel, and hands it to all members. Those who have no room for it
 // in good time are left to themselves. It is called with the lock, and gives it
 // up meanwhile.
 func (m *member) pump() error {
@@ -313,7 +321,7 @@ func (m *member) pump() error {
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	for up := false; ; {
-		full := slices.IndexFunc(t.members, func(o *member) bool { return len(o.queue) >= mostPieces })
+		full := slices.IndexFunc(t.members, func(o *member) bool { return len(o.queue) >= mostParcels })
 		if full < 0 {
 			break
 		}
@@ -340,8 +348,11 @@ func (m *member) pump() error {
 	if err != nil {
 		t.err = err
 		t.archCID, _ = t.source.CID()
+		if p, ok := t.source.Piece(); ok {
+			t.piece = &p
+		}
 	}
-	p := &piece{buf: buf, n: n, refs: 1}
+	p := &parcel{buf: buf, n: n, refs: 1}
 	for _, o := range t.members {
 		if n > 0 {
 			o.queue = append(o.queue, p)
@@ -355,8 +366,8 @@ func (m *member) pump() error {
 	return nil
 }
 
-// release gives a piece back once nobody needs it.
-func (t *tee) release(p *piece) {
+// release gives a parcel back once nobody needs it.
+func (t *tee) release(p *parcel) {
 	if p.refs--; p.refs == 0 {
 		t.fan.pool.Put(p.buf)
 	}
@@ -369,7 +380,7 @@ func (t *tee) leave(m *member) {
 	}
 	m.left = true
 	t.members = slices.DeleteFunc(t.members, func(o *member) bool { return o == m })
-	// The first piece may be in use; what is taken of it is known to its reader.
+	// The first parcel may be in use; what is taken of it is known to its reader.
 	for i, p := range m.queue {
 		if i > 0 {
 			t.release(p)
@@ -393,7 +404,7 @@ func (t *tee) close() {
 	}
 }
 
-// next is what is left of the first piece, or io.EOF.
+// next is what is left of the first parcel, or io.EOF.
 func (m *member) next() ([]byte, error) {
 	if err := m.fill(); err != nil {
 		return nil, err
@@ -404,7 +415,7 @@ func (m *member) next() ([]byte, error) {
 	return (*p.buf)[m.at:p.n], nil
 }
 
-// take notes that n bytes of the first piece are past.
+// take notes that n bytes of the first parcel are past.
 func (m *member) take(n int) {
 	t := m.tee
 	m.given += int64(n)
@@ -484,6 +495,19 @@ func (m *member) CID() (cid.Cid, bool) {
 	m.tee.mu.Lock()
 	defer m.tee.mu.Unlock()
 	return m.tee.archCID, m.tee.archCID.Defined() && m.given == m.tee.archive.Size
+}
+
+// Piece is known with the CID, if an uploader wants pieces.
+func (m *member) Piece() (piece.Piece, bool) {
+	if m.alone != nil {
+		return m.alone.Piece()
+	}
+	m.tee.mu.Lock()
+	defer m.tee.mu.Unlock()
+	if m.tee.piece == nil || m.given != m.tee.archive.Size {
+		return piece.Piece{}, false
+	}
+	return *m.tee.piece, true
 }
 
 // Close ends the member's part. It is called once, and not while it reads.

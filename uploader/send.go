@@ -35,6 +35,7 @@ type Result struct {
 	Left   int64       // entries of a tree that were left out because they could not be taken
 	Level  VerifyLevel // what was verified, if there was no error
 	Sample *SampleReport
+	Pieces []ShardPiece // of all shards, if [Options.PieceCIDs] is set and there was no error
 }
 
 // Send is pass 2 alone: it ships the shards of a plan that the target does not
@@ -81,6 +82,7 @@ func (u *Uploader) send(ctx context.Context, name, uploadName, source string, l 
 	if err := u.opts.Ledger.Finish(ctx, l.key, source); err != nil {
 		return r, ledgerError(err)
 	}
+	r.Pieces = job.pieces
 	u.observe(Verified{Name: name, Root: root, Level: r.Level, Sample: r.Sample})
 	return r, nil
 }
@@ -100,7 +102,8 @@ type job struct {
 	held   atomic.Int64 // those of them that were there already
 	pinned atomic.Bool  // a receipt says that the DAG is complete
 
-	archives []cid.Cid // of the shards that have their receipt; each written by one goroutine
+	archives []cid.Cid    // of the shards that have their receipt; each written by one goroutine
+	pieces   []ShardPiece // the same, if they are asked for
 
 	resend map[int]bool // shards with suspect blocks
 	stray  []cid.Cid    // suspect blocks that are in no shard, since the base has them
@@ -115,10 +118,14 @@ type job struct {
 func newJob(u *Uploader, name, uploadName string, l layout, r *Result) *job {
 	u.progress.toSend.Add(l.plan.Size())
 	u.progress.shards.Add(int64(len(l.plan.Shards)))
-	return &job{
+	j := &job{
 		u: u, name: name, uploadName: uploadName, layout: l, root: l.key.Root, result: r,
 		archives: make([]cid.Cid, len(l.plan.Shards)), there: map[int]bool{}, again: map[int]bool{},
 	}
+	if u.opts.PieceCIDs {
+		j.pieces = make([]ShardPiece, len(l.plan.Shards))
+	}
+	return j
 }
 
 // begin waits until nobody else sends this root to this target: what they have
@@ -142,13 +149,18 @@ func (j *job) run(ctx context.Context) error {
 	}
 	err = j.each(ctx, func(yield func(int) bool) {
 		for i := range j.plan.Shards {
-			if c, ok := receipts[i]; ok {
+			if c, ok := receipts[i]; ok && j.pieces == nil {
 				j.isHeld(i, c)
 			} else if !yield(i) {
 				return
 			}
 		}
-	}, j.ship)
+	}, func(ctx context.Context, i int) error {
+		if c, ok := receipts[i]; ok {
+			return j.readHeld(ctx, i, c)
+		}
+		return j.ship(ctx, i)
+	})
 	j.result.Sent, j.result.Held = j.sent.Load(), int(j.held.Load())
 	switch {
 	case err != nil:
@@ -310,20 +322,30 @@ func (j *job) find(ctx context.Context, i int) (cid.Cid, bool, error) {
 	if n == 0 {
 		return cid.Undef, false, nil
 	}
+	c, err := j.read(ctx, i)
+	if err != nil {
+		return cid.Undef, false, err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	found := j.parts[c]
+	delete(j.parts, c)
+	return c, found, nil
+}
+
+// read makes the CID of shard i, and its piece if that is asked for.
+func (j *job) read(ctx context.Context, i int) (cid.Cid, error) {
 	s := j.u.packer.Open(ctx, j.plan.Archive(i))
 	_, err := io.Copy(io.Discard, s)
 	if err != nil && ctx.Err() == nil {
 		err = &SourceError{err}
 	}
 	if err = errors.Join(err, s.Close()); err != nil {
-		return cid.Undef, false, err
+		return cid.Undef, err
 	}
+	j.keepPiece(i, s)
 	c, _ := s.CID()
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	found := j.parts[c]
-	delete(j.parts, c)
-	return c, found, nil
+	return c, nil
 }
 
 // isHeld counts a shard that was there already.
@@ -338,7 +360,7 @@ func (j *job) isHeld(i int, archive cid.Cid) {
 	j.done.Add(1)
 	j.u.progress.sent.Add(size)
 	j.u.progress.shardsDone.Add(1)
-	j.u.observe(ShardSent{Name: j.name, Root: j.root, Index: i, Count: len(j.plan.Shards), Archive: archive, Bytes: size, Held: true})
+	j.u.observe(ShardSent{Name: j.name, Root: j.root, Index: i, Count: len(j.plan.Shards), Archive: archive, Piece: j.piece(i), Bytes: size, Held: true})
 }
 
 // shardName is that of shard i.
@@ -363,6 +385,7 @@ func (j *job) send(ctx context.Context, i int) error {
 			return err
 		}
 		archive, _ = s.last.CID()
+		j.keepPiece(i, s.last.stream)
 		if receipt.State == StatePinned {
 			j.pinned.Store(true)
 		}
@@ -378,7 +401,7 @@ func (j *job) send(ctx context.Context, i int) error {
 	j.sent.Add(s.Size)
 	j.done.Add(1)
 	u.progress.shardsDone.Add(1)
-	u.observe(ShardSent{Name: j.name, Root: j.root, Index: i, Count: s.Count, Archive: archive, Bytes: s.Size, Attempts: attempts})
+	u.observe(ShardSent{Name: j.name, Root: j.root, Index: i, Count: s.Count, Archive: archive, Piece: j.piece(i), Bytes: s.Size, Attempts: attempts})
 	return nil
 }
 

@@ -62,8 +62,13 @@ type Options struct {
 	// Base is a root that the target holds: blocks that are in it are not sent
 	// to a [BlockSharer]. If it is undefined, that is what was last sent from
 	// where the input is, as far as the ledger knows; NoBase is for none.
-	Base     cid.Cid
-	NoBase   bool
+	Base   cid.Cid
+	NoBase bool
+	// PieceCIDs has the Filecoin pieces of shards computed as they are sent.
+	// Shards that are held are read for it, and there is no base: the pieces of
+	// an upload have all of its DAG.
+	PieceCIDs bool
+
 	Rehash   bool         // describe again even if the ledger has the plan of an unchanged source
 	Ledger   Ledger       // nil means one that is forgotten with the Uploader
 	Observer Observer     // nil for none
@@ -129,6 +134,9 @@ func (o Options) withDefaults() Options {
 	if o.VerifyTimeout == 0 {
 		o.VerifyTimeout = DefaultVerifyTimeout
 	}
+	if o.PieceCIDs {
+		o.Base, o.NoBase = cid.Undef, true
+	}
 	if o.Ledger == nil {
 		o.Ledger = new(MemoryLedger)
 	}
@@ -176,6 +184,7 @@ func New(target Target, opts Options) (*Uploader, error) {
 	u := &Uploader{target: target, opts: opts, limits: limits}
 	u.draining, u.drain = context.WithCancelCause(context.Background())
 	u.slots = semaphore.NewWeighted(int64(u.opts.Transfers))
+	u.packer.Pieces = opts.PieceCIDs
 	u.breaker.limit = int64((max(u.opts.Retries, 0) + 1) * u.opts.Transfers)
 	u.line = newLine(u.draining, u.opts.BytesPerSecond)
 	return u, nil

@@ -1,7 +1,7 @@
 package piece
 
 import (
-	"context"
+	"errors"
 	"fmt"
 	"io"
 	"runtime"
@@ -42,7 +42,7 @@ type tile struct {
 type Hasher struct {
 	pool   *Pool
 	size   int64
-	buffer *buffer // not full; nil if it is empty
+	buffer *buffer // what does not fill a tile yet; may be nil
 	flight []*tile // full ones, oldest first, that are not in peaks
 
 	// peaks are the roots of whole trees, one for each bit that is set in the
@@ -66,12 +66,12 @@ func (p *Pool) NewHasher() *Hasher {
 // was added.
 func (h *Hasher) Write(p []byte) (int, error) {
 	if int64(len(p)) > MaxRawSize-h.size {
-		return 0, fmt.Errorf("%w: more than %d bytes", ErrTooLarge, int64(MaxRawSize))
+		return 0, tooLarge()
 	}
 	h.size += int64(len(p))
 	total := len(p)
 	for len(p) > 0 {
-		if h.buffer == nil && len(p) >= tileRaw && h.pool.busy() {
+		if h.empty() && len(p) >= tileRaw && h.pool.busy() {
 			h.flight = append(h.flight, h.pool.hashed(p[:tileRaw]))
 			p = p[tileRaw:]
 			h.collect(maxFlight)
@@ -83,51 +83,50 @@ func (h *Hasher) Write(p []byte) (int, error) {
 		n := copy(h.buffer.raw[h.buffer.n:], p)
 		h.buffer.n += n
 		p = p[n:]
-		if h.buffer.n == tileRaw {
-			t := &tile{buffer: h.buffer, done: make(chan struct{})}
-			h.buffer = nil
-			h.flight = append(h.flight, t)
-			h.pool.start(t)
-			h.collect(maxFlight)
-		}
+		h.full()
 	}
 	return total, nil
 }
 
+// full has the buffer hashed if it is full.
+func (h *Hasher) full() {
+	if h.buffer.n < tileRaw {
+		return
+	}
+	t := &tile{buffer: h.buffer, done: make(chan struct{})}
+	h.buffer = nil
+	h.flight = append(h.flight, t)
+	h.pool.start(t)
+	h.collect(maxFlight)
+}
+
+func tooLarge() error { return fmt.Errorf("%w: more than %d bytes", ErrTooLarge, int64(MaxRawSize)) }
+
 // Sum is the piece of the bytes so far. More can be written after it.
 func (h *Hasher) Sum() Piece {
 	h.collect(0)
-	p := Piece{RawSize: h.size}
 	top := height(h.size)
-	if top <= tileHeight {
-		switch {
-		case h.buffer != nil:
-			p.Commitment = h.buffer.root(h.buffer.raw[:h.buffer.n], top)
-		case h.tiles > 0:
-			p.Commitment = h.peaks[0]
-		default:
-			p.Commitment = zeros[top]
-		}
-		return p
-	}
+	above := max(0, top-tileHeight)
 	// What is left to the right of the whole trees, and zeros from there on.
-	up := zeros[tileHeight]
-	if h.buffer != nil {
-		up = h.buffer.root(h.buffer.raw[:h.buffer.n], tileHeight)
+	up := zeros[top-above]
+	if !h.empty() {
+		up = h.buffer.root(h.buffer.raw[:h.buffer.n], top-above)
 	}
-	for i := range top - tileHeight {
+	for i := range above {
 		if h.tiles>>i&1 == 1 {
 			up = join(&h.peaks[i], &up)
 		} else {
 			up = join(&up, &zeros[tileHeight+i])
 		}
 	}
-	if h.buffer == nil && h.tiles == 1<<(top-tileHeight) {
-		up = h.peaks[top-tileHeight] // nothing is left
+	if h.empty() && h.tiles == 1<<above {
+		up = h.peaks[above] // nothing is left
 	}
-	p.Commitment = up
-	return p
+	return Piece{Commitment: up, RawSize: h.size}
 }
+
+// empty tells whether all bytes are in tiles.
+func (h *Hasher) empty() bool { return h.buffer == nil || h.buffer.n == 0 }
 
 // Close lets go of the buffers, and makes a hasher of no bytes again. What is
 // being hashed on behalf of h is waited for.
@@ -261,27 +260,39 @@ func (t *tile) isHashed() bool {
 	}
 }
 
-// readBytes is how much Read reads at a time.
-const readBytes = 1 << 20
-
-// Read computes the piece of all that a reader gives.
-func (p *Pool) Read(ctx context.Context, r io.Reader) (Piece, error) {
-	h := p.NewHasher()
-	defer h.Close()
-	buf := make([]byte, readBytes)
+// ReadFrom adds all that a reader gives. It implements io.ReaderFrom.
+func (h *Hasher) ReadFrom(r io.Reader) (int64, error) {
+	var total int64
 	for {
-		if err := context.Cause(ctx); err != nil {
-			return Piece{}, err
+		if h.buffer == nil {
+			h.buffer = h.pool.take()
 		}
-		n, err := r.Read(buf)
-		if _, err := h.Write(buf[:n]); err != nil {
-			return Piece{}, err
+		room := h.buffer.raw[h.buffer.n:]
+		// One byte more than there may be tells a reader that ends in time.
+		room = room[:min(int64(len(room)), MaxRawSize-h.size+1)]
+		n, err := r.Read(room)
+		if int64(n) > MaxRawSize-h.size {
+			return total, tooLarge()
 		}
-		if err == io.EOF {
-			return h.Sum(), nil
+		h.size += int64(n)
+		h.buffer.n += n
+		total += int64(n)
+		h.full()
+		if errors.Is(err, io.EOF) {
+			return total, nil
 		}
 		if err != nil {
-			return Piece{}, err
+			return total, err
 		}
 	}
+}
+
+// Read computes the piece of all that a reader gives.
+func (p *Pool) Read(r io.Reader) (Piece, error) {
+	h := p.NewHasher()
+	defer h.Close()
+	if _, err := h.ReadFrom(r); err != nil {
+		return Piece{}, err
+	}
+	return h.Sum(), nil
 }

@@ -2,7 +2,6 @@ package piece_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/csv"
 	"errors"
 	"io"
@@ -119,7 +118,7 @@ func TestLargeZeros(t *testing.T) {
 	if os.Getenv("CARLOAD_TEST_LONG") == "" {
 		t.Skip("hashes 32 GiB: set CARLOAD_TEST_LONG=1")
 	}
-	p, err := new(piece.Pool).Read(t.Context(), io.LimitReader(repeated(0), piece.MaxRaw(32<<30)))
+	p, err := new(piece.Pool).Read(io.LimitReader(repeated(0), piece.MaxRaw(32<<30)))
 	if err != nil || p.V2().String() != "bafkzcibcaapao7s73y24kcutaosvacpdjgfe5pw76ooefnyqw4ynr3d2y6x2mpq" {
 		t.Errorf("%s, %v", p.V2(), err)
 	}
@@ -299,7 +298,7 @@ func TestSharedPool(t *testing.T) {
 			if got := h.Sum(); got != sum(t, nil) {
 				t.Errorf("hasher %d: %v after it was closed", i, got)
 			}
-			p, err := pool.Read(t.Context(), iotest.HalfReader(bytes.NewReader(raw)))
+			p, err := pool.Read(iotest.HalfReader(bytes.NewReader(raw)))
 			if err != nil || p != want {
 				t.Errorf("reader %d: %v, %v", i, p, err)
 			}
@@ -314,13 +313,16 @@ func TestSharedPool(t *testing.T) {
 func TestRead(t *testing.T) {
 	var pool piece.Pool
 	broken := errors.New("broken")
-	if _, err := pool.Read(t.Context(), io.MultiReader(bytes.NewReader(random(5000)), iotest.ErrReader(broken))); !errors.Is(err, broken) {
+	if _, err := pool.Read(io.MultiReader(bytes.NewReader(random(5000)), iotest.ErrReader(broken))); !errors.Is(err, broken) {
 		t.Errorf("error %v", err)
 	}
-	ctx, cancel := context.WithCancelCause(t.Context())
-	cancel(broken)
-	if _, err := pool.Read(ctx, repeated(0)); !errors.Is(err, broken) {
-		t.Errorf("error %v", err)
+	for _, n := range []int{0, 1, 5000, piece.TileRaw - 1, piece.TileRaw, piece.TileRaw + 1} {
+		raw := random(n)
+		for _, r := range []io.Reader{bytes.NewReader(raw), iotest.DataErrReader(bytes.NewReader(raw)), iotest.HalfReader(bytes.NewReader(raw))} {
+			if p, err := pool.Read(r); err != nil || p != sum(t, raw) {
+				t.Errorf("%d bytes: %v, %v", n, p, err)
+			}
+		}
 	}
 }
 
@@ -396,7 +398,13 @@ func TestTooLarge(t *testing.T) {
 	if n, err := h.Write(make([]byte, 11)); n != 0 || !errors.Is(err, piece.ErrTooLarge) {
 		t.Errorf("%d, %v", n, err)
 	}
-	if n, err := h.Write(make([]byte, 10)); n != 10 || err != nil {
+	if n, err := h.ReadFrom(bytes.NewReader(make([]byte, 11))); n != 0 || !errors.Is(err, piece.ErrTooLarge) {
+		t.Errorf("%d, %v", n, err)
+	}
+	if n, err := h.ReadFrom(bytes.NewReader(make([]byte, 5))); n != 5 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+	if n, err := h.Write(make([]byte, 5)); n != 5 || err != nil {
 		t.Errorf("%d, %v", n, err)
 	}
 }

@@ -25,7 +25,8 @@ import (
 // archiveSet is the archives that a command was given.
 type archiveSet struct {
 	sources []car.Source
-	root    cid.Cid // undefined if none was named
+	paths   []string // of the sources
+	root    cid.Cid  // undefined if none was named
 }
 
 // archives splits the arguments into an optional root and archives; of a
@@ -56,7 +57,7 @@ func (a *app) archives(cmd *cobra.Command, args []string) (*archiveSet, error) {
 			if err != nil {
 				return nil, sourceError{err}
 			}
-			set.sources = append(set.sources, src)
+			set.sources, set.paths = append(set.sources, src), append(set.paths, p)
 		}
 	}
 	if len(set.sources) == 0 {
@@ -321,7 +322,8 @@ type rootEvent struct {
 }
 
 func (a *app) inspectCommand() *cobra.Command {
-	return &cobra.Command{
+	var pieces bool
+	cmd := &cobra.Command{
 		Use:   "inspect SHARD…",
 		Short: "Show what is in archives, and whether the DAGs in them are complete",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -329,9 +331,14 @@ func (a *app) inspectCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.inspect(cmd.Context(), set)
+			if err := a.inspect(cmd.Context(), set); err != nil || !pieces {
+				return err
+			}
+			return a.pieces(set.paths)
 		},
 	}
+	cmd.Flags().BoolVar(&pieces, "piece-cids", false, "show the Filecoin piece CIDs of the archives as well")
+	return cmd
 }
 
 func (a *app) inspect(ctx context.Context, set *archiveSet) error {

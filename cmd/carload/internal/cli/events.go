@@ -66,6 +66,8 @@ type shardEvent struct {
 	Attempts int    `json:"attempts,omitempty"`
 	Held     bool   `json:"held,omitempty"`
 	Target   string `json:"target,omitempty"` // of several
+
+	*pieceFields // with --piece-cids
 }
 
 type retryEvent struct {
@@ -173,7 +175,7 @@ func (o observer) Observe(e uploader.Event) {
 		o.con.event(waitingEvent{header("waiting"), e.Name, e.Root.String()})
 		o.con.say("%s: another upload sends the same to the same place (%s); waiting for it to end", o.name(e.Name), e.Root)
 	case uploader.ShardSent:
-		o.con.event(shardEvent{header("shard"), e.Name, e.Root.String(), e.Index, e.Count, archiveName(e.Archive), e.Bytes, e.Attempts, e.Held, o.target})
+		o.con.event(shardEvent{header("shard"), e.Name, e.Root.String(), e.Index, e.Count, archiveName(e.Archive), e.Bytes, e.Attempts, e.Held, o.target, fieldsOf(e.Piece)})
 		if o.verbose {
 			what := "done"
 			if e.Held {

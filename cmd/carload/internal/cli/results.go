@@ -17,6 +17,8 @@ type results struct {
 	target   string // of several, that the next outcome is of
 	other    bool   // it is not the first target, by which inputs are counted
 	src      *source
+	files    bool // shards are files in a directory
+	manifest *manifest
 	started  time.Time
 
 	inputs, outcomes, failed, shards, held int
@@ -97,6 +99,7 @@ func (r *results) add(res uploader.Result, err error) {
 	default:
 		r.app.con.result(res.Root.String() + "\t" + quotePath(res.Name))
 	}
+	r.addPieces(res)
 }
 
 // finish sums up, and returns the error of the command. Those of the inputs
@@ -106,6 +109,10 @@ func (r *results) finish(p uploader.Progress, what string) error {
 		return errNoPaths()
 	}
 	if err := r.src.report.close(); err != nil {
+		r.worst = worse(r.worst, exitCode(err))
+		r.app.con.errorLine(err, exitCode(err))
+	}
+	if err := r.manifest.write(); err != nil {
 		r.worst = worse(r.worst, exitCode(err))
 		r.app.con.errorLine(err, exitCode(err))
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/carload/carload/car"
+	"github.com/carload/carload/car/piece"
 	"github.com/carload/carload/splitter"
 	"github.com/carload/carload/uploader"
 	"github.com/carload/carload/uploader/dirtarget"
@@ -29,6 +30,8 @@ type sendFlags struct {
 	checksum      bool
 	dryRun        bool
 	rootOnly      bool
+	pieceCIDs     bool
+	pieceManifest string
 }
 
 func (s *sendFlags) add(cmd *cobra.Command) {
@@ -36,6 +39,8 @@ func (s *sendFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.IntVar(&s.transfers, "transfers", uploader.DefaultTransfers, "shards in flight")
 	f.Var(&s.maxShardBytes, "max-shard-bytes", "largest shard")
+	f.BoolVar(&s.pieceCIDs, "piece-cids", false, "compute the Filecoin piece CIDs of the shards as they are written or sent, and print them; 66584576 as --max-shard-bytes fills pieces of 64 MiB")
+	f.StringVar(&s.pieceManifest, "piece-manifest", "", "write the piece CIDs of all shards into this file, .csv or .jsonl, at the end")
 	f.BoolVarP(&s.rootOnly, "root-only", "Q", false, "print the CID only")
 	f.BoolVarP(&s.dryRun, "dry-run", "n", false, "say what would be done; send, write and ask nothing")
 }
@@ -62,13 +67,22 @@ func (s *sendFlags) options(a *app, src *source) (uploader.Options, error) {
 	if s.maxShardBytes == 0 {
 		return uploader.Options{}, usagef("--max-shard-bytes: must not be 0")
 	}
+	if s.pieceManifest != "" {
+		s.pieceCIDs = true
+		if _, err := manifestForm(s.pieceManifest); err != nil {
+			return uploader.Options{}, err
+		}
+	}
+	if s.pieceCIDs && int64(s.maxShardBytes) > piece.MaxRawSize {
+		return uploader.Options{}, usagef("--max-shard-bytes %d: the largest Filecoin piece has room for %d", s.maxShardBytes, int64(piece.MaxRawSize))
+	}
 	if s.verify == uploader.VerifySample && s.sample < 1 {
 		return uploader.Options{}, usagef("--sample %d: must be at least 1", s.sample)
 	}
 	opts := uploader.Options{
 		Transfers: s.transfers, MaxShardBytes: int64(s.maxShardBytes), MaxUploadBytes: src.limit,
 		Retries: s.retries, BytesPerSecond: int64(s.bwlimit.size), Verify: s.verify, VerifyTimeout: s.verifyTimeout,
-		SampleBlocks: s.sample, NoResume: s.noResume, Rehash: s.checksum,
+		SampleBlocks: s.sample, NoResume: s.noResume, Rehash: s.checksum, PieceCIDs: s.pieceCIDs,
 		Observer: observer{con: a.con, profile: src.options.Profile.Name, verbose: a.global.verbose > 0},
 		Logger:   a.log,
 	}
@@ -127,7 +141,7 @@ was last sent from the same path, only the blocks that are new are sent.`,
 					if opts.Verify == uploader.VerifyFull {
 						names.third = "verifying"
 					}
-					roots, err := a.ship(src, targets, opts, send.rootOnly, names, "uploaded")
+					roots, err := a.ship(src, targets, opts, send, names, "uploaded")
 					for _, t := range targets {
 						if root := roots[t]; root != "" {
 							t.sayWhere(a, root)
@@ -170,7 +184,7 @@ func setBase(opts *uploader.Options, base string) error {
 
 // ship runs the engine over the inputs, for each target. The roots it returns
 // are those of the last input that succeeded there.
-func (a *app) ship(src *source, targets []*target, opts uploader.Options, rootOnly bool, names phases, what string) (roots map[*target]string, err error) {
+func (a *app) ship(src *source, targets []*target, opts uploader.Options, send sendFlags, names phases, what string) (roots map[*target]string, err error) {
 	several := len(targets) > 1
 	var uploaders []*uploader.Uploader
 	of := map[uploader.Target]*target{}
@@ -209,8 +223,14 @@ func (a *app) ship(src *source, targets []*target, opts uploader.Options, rootOn
 	})()
 	stop := a.showProgress(names, group.Progress)
 	defer stop()
-	res := a.newResults(rootOnly)
+	res := a.newResults(send.rootOnly)
 	res.newName, res.src = opts.UploadName, src
+	if send.pieceManifest != "" {
+		if res.manifest, err = newManifest(send.pieceManifest); err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, res.manifest.discard()) }()
+	}
 	roots = map[*target]string{}
 	for o, err := range group.Upload(a.life.hard, src.inputs()) {
 		t := of[o.Target]
@@ -219,6 +239,7 @@ func (a *app) ship(src *source, targets []*target, opts uploader.Options, rootOn
 			res.target = t.label()
 		}
 		_, res.verifies = o.Target.(uploader.StatusChecker) // a directory can't be asked
+		_, res.files = o.Target.(*dirtarget.Target)
 		res.add(o.Result, err)
 		if err == nil {
 			roots[t] = o.Root.String()
@@ -296,13 +317,13 @@ archive of one input goes to standard output.`,
 			case out == "":
 				return usageError{errors.New("give the directory for the shards by -o DIR"), "carload help pack"}
 			case out == "-":
-				return a.packToStdout(src)
+				return a.packToStdout(src, send)
 			}
 			dir, err := dirtarget.New(filepath.Clean(out), dirtarget.Options{})
 			if err != nil {
 				return err
 			}
-			_, err = a.ship(src, []*target{{Target: dir}}, opts, send.rootOnly, phases{first: "hashing", second: "writing"}, "packed")
+			_, err = a.ship(src, []*target{{Target: dir}}, opts, send, phases{first: "hashing", second: "writing"}, "packed")
 			return err
 		},
 	}
@@ -315,7 +336,7 @@ archive of one input goes to standard output.`,
 var errTerminal = errors.New("an archive is not for a terminal: redirect standard output, or give a directory by -o DIR")
 
 // packToStdout writes one archive of one input.
-func (a *app) packToStdout(src *source) error {
+func (a *app) packToStdout(src *source, send sendFlags) error {
 	if isTerminal(a.stdio.Out) {
 		return usageError{error: errTerminal}
 	}
@@ -325,15 +346,24 @@ func (a *app) packToStdout(src *source) error {
 	if len(src.paths) != 1 || src.flags.filesFrom != "" || src.flags.filesFrom0 != "" {
 		return usagef("-o - takes one input")
 	}
+	if send.pieceManifest != "" {
+		return usagef("-o - and --piece-manifest: --piece-cids says what the piece CID is")
+	}
 	packed := false
 	return a.describeAll(src, &results{app: a, started: time.Now(), hidden: true}, "packed", func(_ uploader.Input, dag uploader.DAG) error {
 		if packed {
 			return withHint(usagef("-o - takes one input, and the archive has several roots"), "--root CID picks one")
 		}
 		packed = true
-		var packer car.Packer
+		packer := car.Packer{Pieces: send.pieceCIDs}
 		s := packer.Open(a.life.soft, car.NewArchive(dag.Root(), dag))
 		_, err := s.WriteTo(a.stdio.Out)
-		return errors.Join(err, s.Close())
+		if err = errors.Join(err, s.Close()); err != nil {
+			return err
+		}
+		if p, ok := s.Piece(); ok {
+			a.con.say("piece %s, in version 1 %s, of %d bytes in %d", p.V2(), p.V1(), p.RawSize, p.PaddedSize())
+		}
+		return nil
 	})
 }

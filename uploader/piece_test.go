@@ -1,0 +1,92 @@
+package uploader_test
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/carload/carload/car/piece"
+	"github.com/carload/carload/uploader"
+	"github.com/carload/carload/uploader/dirtarget"
+	"github.com/carload/carload/uploader/uploadertest"
+)
+
+// piecesOf is the pieces of the files in a directory, in the order of their
+// names.
+func piecesOf(t *testing.T, dir string) []piece.Piece {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pool piece.Pool
+	var pieces []piece.Piece
+	for _, e := range entries {
+		f, err := os.Open(filepath.Join(dir, e.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := pool.Read(f)
+		if err != nil || f.Close() != nil {
+			t.Fatal(err)
+		}
+		pieces = append(pieces, p)
+	}
+	return pieces
+}
+
+// TestPieceCIDs sends shards with their pieces: to a directory, to a service
+// that fails now and then, and again where they are.
+func TestPieceCIDs(t *testing.T) {
+	t.Parallel()
+	path := randomFile(t, fileBytes, 70)
+	dir := t.TempDir()
+	target, err := dirtarget.New(dir, dirtarget.Options{NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := uploadertest.NewServer(t, uploadertest.Options{})
+	srv.Script(uploadertest.Upload, uploadertest.Status(503), uploadertest.Drop(shardBytes/2))
+	var want []piece.Piece
+	for _, target := range []uploader.Target{target, newTarget(t, srv)} {
+		name := target.String()
+		var mu sync.Mutex
+		told := map[int]piece.Piece{}
+		ledger := new(uploader.MemoryLedger)
+		for run := range 3 {
+			clear(told)
+			if run == 2 {
+				ledger = new(uploader.MemoryLedger) // another machine, or a ledger that is lost
+			}
+			u := newUploader(t, target, uploader.Options{PieceCIDs: true, Ledger: ledger, Observer: observerFunc(func(e uploader.Event) {
+				if s, ok := e.(uploader.ShardSent); ok && s.Piece != nil {
+					mu.Lock()
+					defer mu.Unlock()
+					told[s.Index] = *s.Piece
+				}
+			})})
+			r, err := uploadOne(t.Context(), u, input(t, path))
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			if held := r.Held; run == 1 && held != r.Shards || run == 0 && held != 0 {
+				t.Errorf("%s, run %d: %d of %d held", name, run, held, r.Shards)
+			}
+			var got []piece.Piece
+			for i, p := range r.Pieces {
+				got = append(got, p.Piece)
+				if told[i] != p.Piece || !p.Archive.Defined() {
+					t.Errorf("%s, run %d: shard %d: event with %v, result with %v", name, run, i, told[i], p)
+				}
+			}
+			if want == nil {
+				want = piecesOf(t, dir)
+			}
+			if !slices.Equal(got, want) || len(got) < 5 {
+				t.Errorf("%s, run %d: pieces %v, want %v", name, run, got, want)
+			}
+		}
+	}
+}
