@@ -70,6 +70,7 @@ func TestQuotaCountsShardsOfAKey(t *testing.T) {
 		CREATE INDEX uploads_key ON uploads(key_id);
 		DROP TABLE damage;
 		DROP TABLE parents;
+		DROP TABLE pieces;
 		PRAGMA user_version = 1`)
 	if err := errors.Join(err, db.Close()); err != nil {
 		t.Fatal(err)

@@ -135,6 +135,7 @@ func (m *marker) sweep() error {
 		`DELETE FROM upload_shards WHERE shard_id IN ` + doomed,
 		`DELETE FROM shards WHERE id IN ` + doomed,
 		`DELETE FROM damage WHERE shard NOT IN (SELECT id FROM shards)`,
+		`DELETE FROM pieces WHERE cid NOT IN (SELECT cid FROM shards)`,
 	} {
 		if _, err := m.x.tx.ExecContext(m.x.ctx, q); err != nil {
 			return fmt.Errorf("remove shards from the index: %w", err)

@@ -8,7 +8,7 @@ import (
 )
 
 // schemaVersion is kept in SQLite's user_version.
-const schemaVersion = 3
+const schemaVersion = 4
 
 // Times are microseconds since 1970. A multihash (mh) is kept in its binary
 // form, and so is a CID where the column is a BLOB.
@@ -128,7 +128,7 @@ CREATE TABLE waiting (
 	parent INTEGER NOT NULL,
 	PRIMARY KEY (mh, codec, parent)
 ) WITHOUT ROWID;
-` + damageSchema
+` + damageSchema + pieceSchema
 
 // damageSchema is what came with version 3.
 const damageSchema = `
@@ -152,6 +152,16 @@ CREATE TABLE parents (
 ) WITHOUT ROWID;
 `
 
+// pieceSchema is what came with version 4.
+const pieceSchema = `
+-- The Filecoin piece commitments of shards, as far as they were asked for.
+CREATE TABLE pieces (
+	cid        BLOB PRIMARY KEY,
+	commitment BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX pieces_commitment ON pieces(commitment);
+`
+
 // upgrades lead from each older version to the next.
 var upgrades = []string{
 	1: `-- Until then all shards of an upload counted against the key that began it.
@@ -164,6 +174,7 @@ DROP INDEX uploads_key;
 -- last of them.
 INSERT INTO settings SELECT 'parentless', max(id) FROM nodes HAVING max(id) IS NOT NULL;
 `,
+	3: pieceSchema,
 }
 
 // opening is what a store is opened as.
@@ -193,7 +204,7 @@ func (as opening) migrate(ctx context.Context, db *database, shards files) (salt
 				return fmt.Errorf("create index: %w", err)
 			}
 		case schemaVersion:
-		case 1, 2:
+		case 1, 2, 3:
 			for _, step := range upgrades[version:] {
 				if _, err := tx.ExecContext(ctx, step); err != nil {
 					return fmt.Errorf("bring index to version %d: %w", schemaVersion, err)

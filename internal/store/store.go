@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"github.com/carload/carload/car/piece"
 	"github.com/carload/carload/internal/durable"
 	"github.com/carload/carload/internal/sha256mb"
 )
@@ -48,6 +49,8 @@ type Store struct {
 	lock    *os.File
 	salt    []byte // of tokens
 	hash    sha256mb.Pool
+	pieces  piece.Pool
+	piecing *semaphore.Weighted // who computes a piece
 	buffers sync.Pool           // *[]byte of scanBufferBytes
 	memory  *semaphore.Weighted // bytes of buffers in use
 	fast    *semaphore.Weighted // those of them that are held while bytes come in
@@ -75,8 +78,9 @@ func open(ctx context.Context, opts Options, rebuild bool) (_ *Store, err error)
 	}
 	st := &Store{
 		files: files{opts.Dir, new(openFiles)}, discard: opts.Discard, log: opts.Logger,
-		memory: semaphore.NewWeighted(max(opts.BufferBytes, scanBufferBytes)),
-		fast:   semaphore.NewWeighted(opts.BufferBytes / 4 * 3),
+		memory:  semaphore.NewWeighted(max(opts.BufferBytes, scanBufferBytes)),
+		fast:    semaphore.NewWeighted(opts.BufferBytes / 4 * 3),
+		piecing: semaphore.NewWeighted(1),
 	}
 	st.buffers.New = func() any { b := make([]byte, scanBufferBytes); return &b }
 	if st.lock, err = lockDir(opts.Dir); err != nil {

@@ -20,6 +20,7 @@ import (
 
 	"github.com/carload/carload/car/piece"
 	"github.com/carload/carload/internal/durable"
+	"github.com/carload/carload/internal/store"
 	"github.com/carload/carload/uploader"
 	"github.com/carload/carload/uploader/dirtarget"
 )
@@ -64,6 +65,38 @@ and the path.`,
 			return a.pieces(paths)
 		},
 	}
+}
+
+func (a *app) piecesOfStoreCommand() *cobra.Command {
+	var dir string
+	cmd := &cobra.Command{
+		Use:   "pieces",
+		Short: "The Filecoin piece CIDs of all shards in the store",
+		Long: `Print the Filecoin piece CIDs of all shards that are not damaged: the line of
+"carload piece", with the CAR CID in the place of the path. They are computed
+once and kept. Then "carload serve" gives the shards as /piece/PIECE_CID to
+storage providers.`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.withStore(cmd.Context(), dir, func(st *store.Store) error {
+				shards, err := st.Shards(cmd.Context())
+				if err != nil {
+					return err
+				}
+				for _, c := range shards {
+					p, err := st.Piece(cmd.Context(), c)
+					if err != nil {
+						return err
+					}
+					a.con.event(pieceEvent{header("piece"), c.String(), *fieldsOf(&p)})
+					a.con.result(pieceLine(p, c.String()))
+				}
+				return nil
+			})
+		},
+	}
+	addStore(cmd, &dir)
+	return cmd
 }
 
 type pieceEvent struct {

@@ -24,7 +24,7 @@ func (a *app) serviceCommand() *cobra.Command {
 		Args:  noArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.statusOfStoreCommand(), a.fsckCommand(), a.gcCommand())
+	cmd.AddCommand(a.statusOfStoreCommand(), a.fsckCommand(), a.gcCommand(), a.piecesOfStoreCommand())
 	return cmd
 }
 
