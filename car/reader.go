@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 
 	"github.com/ipfs/go-cid"
 	"github.com/multiformats/go-multihash"
@@ -360,6 +361,60 @@ func (b *batch) firstMismatch() (int, error) {
 		}
 	}
 	return len(b.blocks), nil
+}
+
+// Sections yields the sections of a CARv1 that is in memory, or of the beginning
+// of one. Data is part of p and is not compared with the CID. The last thing it
+// yields may be an error: one matching [io.ErrUnexpectedEOF] if p ends within a
+// section, else one matching [ErrMalformed].
+func Sections(p []byte) iter.Seq2[Section, error] {
+	return func(yield func(Section, error) bool) {
+		header, rest, err := cutSection(p)
+		if err == nil {
+			version, _, hasRoots, errHeader := parseHeader(header)
+			if err = errHeader; err == nil && (version != 1 || !hasRoots) {
+				err = fmt.Errorf("version %d, roots %t", version, hasRoots)
+			}
+			if err != nil {
+				err = malformed("header: %v", err)
+			}
+		}
+		for err == nil && len(rest) > 0 {
+			s := Section{Offset: int64(len(p) - len(rest))}
+			var body []byte
+			if body, rest, err = cutSection(rest); err != nil {
+				break
+			}
+			size, c, errCID := parseCID(body)
+			if errCID != nil {
+				err = malformed("CID of the section at offset %d: %v", s.Offset, errCID)
+				break
+			}
+			s.Cid, s.Data = c, body[size:len(body):len(body)]
+			if !yield(s, nil) {
+				return
+			}
+		}
+		if err != nil {
+			yield(Section{}, err)
+		}
+	}
+}
+
+// cutSection takes a length and what follows it off p.
+func cutSection(p []byte) (section, rest []byte, err error) {
+	n, k, err := varint.FromUvarint(p)
+	switch {
+	case errors.Is(err, varint.ErrUnderflow):
+		return nil, nil, io.ErrUnexpectedEOF
+	case err != nil:
+		return nil, nil, malformed("length of a section: %v", err)
+	case n == 0:
+		return nil, nil, malformed("an empty section")
+	case n > uint64(len(p)-k):
+		return nil, nil, io.ErrUnexpectedEOF
+	}
+	return p[k : k+int(n)], p[k+int(n):], nil
 }
 
 // parseHeader decodes a CAR header: a DAG-CBOR map of "version" and "roots",

@@ -16,6 +16,7 @@ import (
 
 	"github.com/carload/carload/car"
 	"github.com/carload/carload/chunker"
+	"github.com/carload/carload/internal/durable"
 )
 
 // baseName is the last element of a path, and empty if that names nothing.
@@ -308,7 +309,7 @@ func (s *spool) fill(ctx context.Context, r io.Reader, limit int64) error {
 		}
 		if checked < 0 || s.size-checked >= 64<<20 {
 			checked = s.size
-			if free, ok := freeBytes(s.file); ok && free < spareBytes {
+			if free, ok := durable.Free(s.file); ok && free < spareBytes {
 				return fmt.Errorf("spool %q: %w: %d bytes are free after %d", s.name, syscall.ENOSPC, free, s.size)
 			}
 		}

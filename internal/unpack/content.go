@@ -9,7 +9,6 @@ import (
 	"github.com/ipfs/go-cid"
 
 	"github.com/carload/carload/car"
-	"github.com/carload/carload/internal/links"
 	"github.com/carload/carload/internal/unixfs"
 )
 
@@ -25,8 +24,18 @@ type content struct {
 	path  string
 	w     io.Writer
 	off   int64
+	skip  int64 // where writing begins: what is before is there; a block begins there
 	wrote *atomic.Int64
 	empty map[cid.Cid]struct{} // nodes that are known to stand for no bytes
+}
+
+// file writes the content of the file under c, whose node is n.
+func (f *content) file(ctx context.Context, c cid.Cid, n *unixfs.Node) error {
+	if len(n.Links) > 0 {
+		f.store.OpenFile(c, f.skip, int64(n.Size))
+		defer f.store.CloseFile()
+	}
+	return f.node(ctx, c, n, 0)
 }
 
 // node writes what is under a node that was decoded from block c. The node's
@@ -41,8 +50,23 @@ func (f *content) node(ctx context.Context, c cid.Cid, n *unixfs.Node, depth int
 	if err := f.write(n.Data); err != nil {
 		return err
 	}
-	for done := 0; done < len(n.Links); {
-		k, err := f.group(ctx, n, done, depth)
+	if len(n.Links) == 0 {
+		return nil
+	}
+	cids, sizes := make([]cid.Cid, len(n.Links)), make([]int64, len(n.Links))
+	for i := range cids {
+		cids[i], sizes[i] = n.Links[i].Cid, int64(n.Sizes[i])
+	}
+	f.store.Enter(cids, sizes, true)
+	defer f.store.Leave()
+	for done := 0; done < len(cids); {
+		if f.off+sizes[done] <= f.skip && sizes[done] > 0 {
+			f.off += sizes[done]
+			done++
+			continue
+		}
+		f.store.At(done)
+		k, err := f.group(ctx, cids[done:], sizes[done:], depth)
 		if err != nil {
 			return err
 		}
@@ -51,50 +75,31 @@ func (f *content) node(ctx context.Context, c cid.Cid, n *unixfs.Node, depth int
 	return nil
 }
 
-// group writes what is under some children of n, and tells how many.
-func (f *content) group(ctx context.Context, n *unixfs.Node, from, depth int) (int, error) {
-	var blocks []car.Block
-	bytes := 0
-	for i := from; i < len(n.Links) && len(blocks) < groupBlocks; i++ {
-		c, size := n.Links[i].Cid, int64(n.Sizes[i])
-		if _, ok := f.empty[c]; ok && size == 0 {
-			if len(blocks) == 0 {
+// group writes what is under the first ones of some children of a node, and
+// tells how many.
+func (f *content) group(ctx context.Context, cids []cid.Cid, sizes []int64, depth int) (int, error) {
+	n, bytes := 0, int64(0)
+	for n < len(cids) && n < groupBlocks {
+		if _, ok := f.empty[cids[n]]; ok && sizes[n] == 0 {
+			if n == 0 {
 				return 1, nil
 			}
 			break
 		}
-		b, err := f.store.find(c)
-		if err == nil && c.Prefix().Codec == links.Raw && int64(b.Size()) != size {
-			err = sizeLie(int64(b.Size()), size)
+		if bytes += sizes[n]; n > 0 && bytes > groupBytes {
+			break
 		}
-		if bytes += b.Size(); len(blocks) > 0 && (err != nil || bytes > groupBytes) {
-			break // what comes before it first
-		}
-		if err != nil {
-			return 0, f.fail(c, size, err)
-		}
-		blocks = append(blocks, b)
+		n++
 	}
-	payloads, err := f.store.loader.LoadAll(ctx, blocks)
+	payloads, err := f.store.Load(ctx, cids[:n]...)
 	if err != nil {
 		if ctx.Err() != nil {
 			return 0, context.Cause(ctx)
 		}
-		if len(blocks) == 1 {
-			return 0, f.fail(blocks[0].Cid, int64(n.Sizes[from]), err)
-		}
-		// One of them is bad; alone it is known which.
-		for _, b := range blocks {
-			if _, err := f.store.loader.Load(ctx, b); err != nil {
-				return 0, f.fail(b.Cid, int64(n.Sizes[from]), err)
-			}
-			f.off += int64(n.Sizes[from])
-			from++
-		}
-		return 0, err
+		return 0, f.fail(cids[0], sizes[0], err)
 	}
 	for i, p := range payloads {
-		c, size := blocks[i].Cid, int64(n.Sizes[from+i])
+		c, size := cids[i], sizes[i]
 		child, err := f.store.decode(ctx, c, p)
 		if err == nil && int64(child.Size) != size {
 			err = sizeLie(int64(child.Size), size)
@@ -123,6 +128,10 @@ func (f *content) write(p []byte) error {
 	if len(p) == 0 {
 		return nil
 	}
+	if f.off+int64(len(p)) <= f.skip {
+		f.off += int64(len(p))
+		return nil
+	}
 	n, err := f.w.Write(p)
 	f.off += int64(n)
 	f.wrote.Add(int64(n))
@@ -142,11 +151,18 @@ func (f *content) fail(c cid.Cid, size int64, err error) error {
 	return &BlockError{Path: f.path, Cid: c, From: f.off, To: f.off + size, Err: err}
 }
 
-// WriteFile writes the content of the file under root to w, and returns how
-// many bytes that were. It is an error if the DAG is not that of one file.
-func WriteFile(ctx context.Context, x *car.Index, root cid.Cid, w io.Writer) (int64, error) {
-	s := newStore(x)
-	defer s.close()
+// WriteFile is [WriteFileFrom] the blocks in indexed archives.
+func WriteFile(ctx context.Context, x *car.Index, root cid.Cid, w io.Writer, opts Options) (int64, error) {
+	b := Index(x)
+	defer b.Close()
+	return WriteFileFrom(ctx, b, root, w, opts)
+}
+
+// WriteFileFrom writes the content of the file under root to w, and returns how
+// many bytes that were. It is an error if the DAG is not that of one file, and
+// nothing is written if it is one of more than [Options.MaxBytes].
+func WriteFileFrom(ctx context.Context, b Blocks, root cid.Cid, w io.Writer, opts Options) (int64, error) {
+	s := newStore(b)
 	n, err := s.node(ctx, root)
 	if err != nil {
 		return 0, &BlockError{Path: root.String(), Cid: root, Err: err}
@@ -154,7 +170,13 @@ func WriteFile(ctx context.Context, x *car.Index, root cid.Cid, w io.Writer) (in
 	if !n.IsFile() {
 		return 0, fmt.Errorf("%s is a %s, not a file", root, n.Type)
 	}
-	f := content{store: s, path: root.String(), w: w, wrote: new(atomic.Int64)}
-	err = f.node(ctx, root, n, 0)
+	if size := int64(n.Size); opts.MaxBytes > 0 && size > opts.MaxBytes {
+		return 0, &BlockError{Path: root.String(), Cid: root, Err: fmt.Errorf("%w: it has %d bytes, the limit is %d", ErrTooLarge, size, opts.MaxBytes)}
+	}
+	if opts.Wrote == nil {
+		opts.Wrote = new(atomic.Int64)
+	}
+	f := content{store: s, path: root.String(), w: w, wrote: opts.Wrote}
+	err = f.file(ctx, root, n)
 	return f.off, err
 }

@@ -249,7 +249,7 @@ func compareListing(t *testing.T, x *car.Index, root cid.Cid, onDisk tree) {
 	var w bytes.Buffer
 	for p, c := range onDisk {
 		if p == "dir/"+root.String() {
-			if _, err := unpack.WriteFile(ctx, x, root, &w); !strings.HasPrefix(c, "-> ") && (err != nil || w.String() != c) {
+			if _, err := unpack.WriteFile(ctx, x, root, &w, unpack.Options{}); !strings.HasPrefix(c, "-> ") && (err != nil || w.String() != c) {
 				t.Fatalf("%q is written as %q, %v", c, w.String(), err)
 			}
 		}

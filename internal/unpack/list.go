@@ -32,8 +32,9 @@ type Entry struct {
 // go on. An error of another kind is the last thing it yields.
 func List(ctx context.Context, x *car.Index, root cid.Cid) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
-		l := lister{yield: yield, store: newStore(x)}
-		defer l.store.close()
+		blocks := Index(x)
+		defer blocks.Close()
+		l := lister{yield: yield, store: newStore(blocks)}
 		if err := l.entry(ctx, "", root, 0); err != nil && !errors.Is(err, errStopped) {
 			yield(Entry{}, err)
 		}
@@ -63,9 +64,11 @@ func (l *lister) entry(ctx context.Context, path string, c cid.Cid, depth int) e
 	if l.entries++; l.entries > DefaultMaxEntries {
 		return ErrTooLarge
 	}
-	if b, err := l.store.find(c); err == nil && c.Prefix().Codec == cid.Raw {
-		e.Type, e.Size = unixfs.File, int64(b.Size()) // no need to load it
-		return l.emit(e, nil)
+	if c.Prefix().Codec == cid.Raw { // no need to load it
+		if n, err := l.store.Len(ctx, c); err == nil {
+			e.Type, e.Size = unixfs.File, n
+			return l.emit(e, nil)
+		}
 	}
 	n, err := l.store.node(ctx, c)
 	if err == nil && depth > maxDirDepth {

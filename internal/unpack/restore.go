@@ -36,6 +36,10 @@ type Options struct {
 	// one can stand for any number of bytes and names. 0 means no bound for
 	// bytes, and DefaultMaxEntries.
 	MaxBytes, MaxEntries int64
+	// Resume goes on with what an earlier call left behind: what is there and
+	// has the right content counts as restored, and a file that was begun is
+	// kept if a call ends early, and completed by the next one.
+	Resume bool
 	// Wrote, if it is not nil, counts bytes of content as they are written.
 	Wrote *atomic.Int64
 }
@@ -47,6 +51,8 @@ const DefaultMaxEntries = 50_000_000
 type Restored struct {
 	Files, Dirs, Symlinks int64
 	Bytes                 int64
+	// Held is how many of the files were there, under Resume.
+	Held int64
 	// Failed is how many errors there were under KeepGoing. Restore returns the
 	// first 100 of them, joined.
 	Failed int64
@@ -58,15 +64,24 @@ type Restored struct {
 // maxReported bounds how many errors Restore joins under KeepGoing.
 const maxReported = 100
 
-// Restore writes what is under root into the directory dir, which it makes if
-// need be: the entries of a directory, or a single file. Blocks come from the
-// archives of the index and each is hashed. A file appears under its name when
-// it is complete. Nothing is written outside dir, whatever the DAG says, and
+// Restore is [RestoreFrom] the blocks in indexed archives.
+func Restore(ctx context.Context, x *car.Index, root cid.Cid, dir string, opts Options) (Restored, error) {
+	b := Index(x)
+	defer b.Close()
+	return RestoreFrom(ctx, b, root, dir, opts)
+}
+
+// RestoreFrom writes what is under root into the directory dir, which it makes if
+// need be: the entries of a directory, or a single file. A file appears under
+// its name when it is complete. Nothing is written outside dir, whatever the DAG says, and
 // symlinks are made but never followed.
+//
+// What is beyond the options' limits, or what the disk has no room for, is
+// refused before its first byte is written.
 //
 // Errors of the DAG are of type [*BlockError]. Of mode and mtime, where the DAG
 // has them, permissions and times are restored, but not setuid and its kind.
-func Restore(ctx context.Context, x *car.Index, root cid.Cid, dir string, opts Options) (Restored, error) {
+func RestoreFrom(ctx context.Context, b Blocks, root cid.Cid, dir string, opts Options) (Restored, error) {
 	if opts.Name == "" {
 		opts.Name = root.String()
 	}
@@ -82,8 +97,7 @@ func Restore(ctx context.Context, x *car.Index, root cid.Cid, dir string, opts O
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return Restored{}, err
 	}
-	r := &restorer{store: newStore(x), opts: opts}
-	defer r.store.close()
+	r := &restorer{store: newStore(b), opts: opts}
 	top, err := os.OpenRoot(dir)
 	if err != nil {
 		return Restored{}, err
@@ -97,17 +111,23 @@ func Restore(ctx context.Context, x *car.Index, root cid.Cid, dir string, opts O
 }
 
 type restorer struct {
-	store   *store
-	opts    Options
-	done    Restored
-	entries int64
-	claimed int64 // bytes of all files so far, as far as they were begun
-	failed  []error
+	store    *store
+	opts     Options
+	done     Restored
+	entries  int64
+	claimed  int64               // bytes of all files so far, as far as they were begun
+	unlooked int64               // bytes since the last look at the free space
+	own      map[string]struct{} // names of the DAG's that look like those of ours
+	failed   []error
 }
 
 func (r *restorer) root(ctx context.Context, top *os.Root, c cid.Cid) error {
+	r.store.Pause(r.opts.Resume)
 	n, err := r.store.node(ctx, c)
 	if err != nil {
+		return &BlockError{Path: c.String(), Cid: c, Err: err}
+	}
+	if err := r.foresee(top, n); err != nil {
 		return &BlockError{Path: c.String(), Cid: c, Err: err}
 	}
 	if n.Type == unixfs.Directory || n.Type == unixfs.Shard {
@@ -166,19 +186,28 @@ func (r *restorer) entry(ctx context.Context, dir *os.Root, e dirEntry, path str
 	if !filepath.IsLocal(e.name) {
 		return &BlockError{Path: path, Cid: e.cid, Err: errors.New("no file of this system can have this name")}
 	}
+	if held, err := r.holdsRaw(dir, e); err != nil {
+		return fmt.Errorf("%q: %w", path, err)
+	} else if held {
+		return nil
+	}
 	n, err := r.store.node(ctx, e.cid)
 	if err != nil {
-		return &BlockError{Path: path, Cid: e.cid, To: r.sizeOf(e.cid), Err: err}
+		return &BlockError{Path: path, Cid: e.cid, To: r.sizeOf(ctx, e.cid), Err: err}
 	}
 	return r.node(ctx, dir, e, n, path, depth)
 }
 
 // sizeOf is how long a raw block is, if there is one.
-func (r *restorer) sizeOf(c cid.Cid) int64 {
-	if b, err := r.store.find(c); err == nil && c.Prefix().Codec == cid.Raw {
-		return int64(b.Size())
+func (r *restorer) sizeOf(ctx context.Context, c cid.Cid) int64 {
+	if c.Prefix().Codec != cid.Raw {
+		return 0
 	}
-	return 0
+	n, err := r.store.Len(ctx, c)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 func (r *restorer) node(ctx context.Context, dir *os.Root, e dirEntry, n *unixfs.Node, path string, depth int) error {
@@ -195,6 +224,7 @@ func (r *restorer) node(ctx context.Context, dir *os.Root, e dirEntry, n *unixfs
 		if len(n.Data) == 0 || bytes.IndexByte(n.Data, 0) >= 0 {
 			return &BlockError{Path: path, Cid: e.cid, Err: unixfs.Invalid("a symlink to %q", n.Data)}
 		}
+		r.claim(e.name)
 		if err := r.symlink(dir, e.name, string(n.Data), n.Mtime); err != nil {
 			return fmt.Errorf("%q: %w", path, err)
 		}
@@ -227,6 +257,11 @@ func enter(dir *os.Root, name string) (*os.Root, error) {
 }
 
 func (r *restorer) symlink(dir *os.Root, name, target string, mtime time.Time) error {
+	if r.opts.Resume {
+		if there, err := dir.Readlink(name); err == nil && there == target {
+			return nil
+		}
+	}
 	made := name
 	if r.opts.Force {
 		made = tempName()
@@ -251,23 +286,45 @@ func (r *restorer) symlink(dir *os.Root, name, target string, mtime time.Time) e
 
 // file restores one file: under a temporary name until it is complete.
 func (r *restorer) file(ctx context.Context, dir *os.Root, e dirEntry, n *unixfs.Node, path string) (err error) {
-	if _, err := dir.Lstat(e.name); err == nil && !r.opts.Force {
-		return fmt.Errorf("%q: %w", path, fs.ErrExist)
+	if info, err := dir.Lstat(e.name); err == nil {
+		held, err := r.holds(ctx, dir, e, n, info)
+		switch {
+		case err != nil:
+			return fmt.Errorf("%q: %w", path, err)
+		case held:
+			r.held(int64(n.Size))
+			return nil
+		case !r.opts.Force:
+			return fmt.Errorf("%q: %w", path, fs.ErrExist)
+		}
 	}
+	r.store.Pause(false)
+	r.claim(e.name)
 	mode, hasMode, mtime := n.Mode, n.HasMode, n.Mtime
-	tmp := tempName()
-	f, err := dir.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+	c := content{store: r.store, path: path, wrote: r.opts.Wrote}
+	tmp, f, err := r.begin(dir, e)
 	if err != nil {
 		return fmt.Errorf("%q: %w", path, err)
 	}
 	defer func() {
 		if err != nil {
 			_ = f.Close() // it may be closed
-			err = errors.Join(err, dir.Remove(tmp))
+			if !r.worthKeeping(max(c.off, c.skip), err) {
+				err = errors.Join(err, dir.Remove(tmp))
+			}
 		}
 	}()
-	c := content{store: r.store, path: path, w: named{f, path}, wrote: r.opts.Wrote}
-	err = c.node(ctx, e.cid, n, 0)
+	if r.opts.Resume {
+		if c.skip, err = r.begun(ctx, f, n); err != nil {
+			return fmt.Errorf("%q: %w", path, err)
+		}
+		r.opts.Wrote.Add(c.skip)
+	}
+	if err := r.room(f, int64(n.Size)-c.skip); err != nil {
+		return fmt.Errorf("%q: %w", path, err)
+	}
+	c.w = named{f, path}
+	err = c.file(ctx, e.cid, n)
 	r.done.Bytes += c.off
 	if err != nil {
 		return err

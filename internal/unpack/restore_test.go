@@ -227,7 +227,7 @@ func TestRestoreSingle(t *testing.T) {
 			}
 		}
 		var w strings.Builder
-		if n, err := unpack.WriteFile(ctx, x, file, &w); err != nil || n != int64(size) || w.String() != mod251(size) {
+		if n, err := unpack.WriteFile(ctx, x, file, &w, unpack.Options{}); err != nil || n != int64(size) || w.String() != mod251(size) {
 			t.Errorf("%d bytes written, %v", n, err)
 		}
 	}

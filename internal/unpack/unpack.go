@@ -17,7 +17,6 @@ import (
 
 	"github.com/ipfs/go-cid"
 
-	"github.com/carload/carload/car"
 	"github.com/carload/carload/internal/links"
 	"github.com/carload/carload/internal/unixfs"
 )
@@ -66,85 +65,6 @@ func (e *BlockError) Error() string {
 // Unwrap returns Err.
 func (e *BlockError) Unwrap() error { return e.Err }
 
-// store is where blocks come from. It is for one goroutine.
-type store struct {
-	index  *car.Index
-	loader car.Loader
-	sizer  unixfs.Sizer
-	sizing car.Loader // of the sizer, so that what was loaded for reading stays
-}
-
-func newStore(x *car.Index) *store {
-	s := &store{index: x}
-	s.sizer.Blocks = sized{s}
-	return s
-}
-
-func (s *store) close() {
-	_ = s.loader.Close() // archives were only read
-	_ = s.sizing.Close()
-}
-
-// find tells where a block is, be it within its CID.
-func (s *store) find(c cid.Cid) (car.Block, error) {
-	if data, ok := links.Identity(c); ok {
-		return car.Block{Cid: c, Head: data}, nil
-	}
-	b, ok := s.index.Find(c)
-	if !ok {
-		return b, ErrMissing
-	}
-	return b, nil
-}
-
-// load returns a block's payload, valid until the next one is loaded.
-func (s *store) load(ctx context.Context, c cid.Cid) ([]byte, error) {
-	b, err := s.find(c)
-	if err != nil {
-		return nil, err
-	}
-	return s.loader.Load(ctx, b)
-}
-
-// node loads and decodes a block.
-func (s *store) node(ctx context.Context, c cid.Cid) (*unixfs.Node, error) {
-	if codec := c.Prefix().Codec; codec != links.Raw && codec != links.DagPB {
-		return unixfs.Decode(codec, nil) // which tells, without the block
-	}
-	data, err := s.load(ctx, c)
-	if err != nil {
-		return nil, err
-	}
-	return s.decode(ctx, c, data)
-}
-
-// decode decodes a block. If it is of a file, its sizes are known.
-func (s *store) decode(ctx context.Context, c cid.Cid, data []byte) (*unixfs.Node, error) {
-	n, err := unixfs.Decode(c.Prefix().Codec, data)
-	if err != nil {
-		return nil, err
-	}
-	return n, s.sizer.Size(ctx, n)
-}
-
-// sized is where the sizer has blocks from.
-type sized struct{ *store }
-
-// Len implements unixfs.Blocks.
-func (s sized) Len(_ context.Context, c cid.Cid) (int64, error) {
-	b, err := s.find(c)
-	return int64(b.Size()), err
-}
-
-// Load implements unixfs.Blocks.
-func (s sized) Load(ctx context.Context, c cid.Cid) ([]byte, error) {
-	b, err := s.find(c)
-	if err != nil {
-		return nil, err
-	}
-	return s.sizing.Load(ctx, b)
-}
-
 // dirEntry is a name in a directory.
 type dirEntry struct {
 	name string
@@ -162,6 +82,7 @@ func (s *store) eachEntry(ctx context.Context, dir *unixfs.Node, path string, f 
 	// The names are part of the block and won't outlast the next load.
 	entries := make([]dirEntry, 0, len(dir.Links))
 	names := make(map[string]struct{}, len(dir.Links))
+	cids, sizes := make([]cid.Cid, 0, len(dir.Links)), make([]int64, 0, len(dir.Links))
 	for _, l := range dir.Links {
 		e, err := entry(l.Name, l.Cid, path)
 		if _, twice := names[e.name]; err == nil && twice {
@@ -175,14 +96,21 @@ func (s *store) eachEntry(ctx context.Context, dir *unixfs.Node, path string, f 
 		}
 		names[e.name] = struct{}{}
 		entries = append(entries, e)
+		cids, sizes = append(cids, l.Cid), append(sizes, clampSize(l.Tsize))
 	}
-	for _, e := range entries {
+	s.Enter(cids, sizes, false)
+	defer s.Leave()
+	for i, e := range entries {
+		s.At(i)
 		if err := f(e, nil); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// clampSize is a size that a node claims, as far as it makes sense.
+func clampSize(n uint64) int64 { return int64(min(n, 1<<60)) }
 
 // shardLink is a link of a directory shard: to an entry, or to a sub-shard.
 type shardLink struct {
@@ -210,6 +138,7 @@ func (d *shardedDir) shard(ctx context.Context, n *unixfs.Node, prefix uint64, u
 	}
 	// The names are part of the block and won't outlast the next load.
 	all := make([]shardLink, 0, len(n.Links))
+	cids, sizes := make([]cid.Cid, 0, len(n.Links)), make([]int64, 0, len(n.Links))
 	for _, l := range n.Links {
 		bucket, err := unixfs.ParseBucket(l.Name[:digits])
 		if err != nil {
@@ -224,11 +153,15 @@ func (d *shardedDir) shard(ctx context.Context, n *unixfs.Node, prefix uint64, u
 		}
 		if err == nil {
 			all = append(all, sl)
+			cids, sizes = append(cids, l.Cid), append(sizes, clampSize(l.Tsize))
 		} else if err := d.f(dirEntry{}, err); err != nil {
 			return err
 		}
 	}
-	for _, l := range all {
+	d.store.Enter(cids, sizes, false)
+	defer d.store.Leave()
+	for i, l := range all {
+		d.store.At(i)
 		if !l.sub {
 			if err := d.f(l.dirEntry, nil); err != nil {
 				return err

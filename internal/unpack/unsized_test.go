@@ -30,7 +30,7 @@ func TestSizesThatDontPair(t *testing.T) {
 		}
 		root := report.Roots[0].Cid
 		h := sha256.New()
-		n, err := unpack.WriteFile(ctx, x, root, h)
+		n, err := unpack.WriteFile(ctx, x, root, h, unpack.Options{})
 		if sum := hex.EncodeToString(h.Sum(nil)); err != nil || n != 1500 || sum != kubo {
 			t.Errorf("%s: %d bytes, %v, SHA-256 %s", name, n, err, sum)
 		}
@@ -100,7 +100,7 @@ func TestReadByTheLinks(t *testing.T) {
 		d := &dag{}
 		row.build(d)
 		var b strings.Builder
-		_, err := unpack.WriteFile(ctx, indexOf(t, d.blocks), d.root(), &b)
+		_, err := unpack.WriteFile(ctx, indexOf(t, d.blocks), d.root(), &b, unpack.Options{})
 		switch {
 		case row.is == "" && (err != nil || b.String() != row.want):
 			t.Errorf("%s: %q, %v", name, b.String(), err)
@@ -126,7 +126,7 @@ func TestSizesOfManyPaths(t *testing.T) {
 	for range 20 {
 		b = d.node(crafted{typ: 2, links: unnamed([]car.Block{b, b})})
 	}
-	_, err := unpack.WriteFile(ctx, indexOf(t, d.blocks), b.Cid, io.Discard)
+	_, err := unpack.WriteFile(ctx, indexOf(t, d.blocks), b.Cid, io.Discard, unpack.Options{})
 	if !errors.Is(err, unixfs.ErrInvalid) || !strings.Contains(err.Error(), "more than a file can have") {
 		t.Errorf("a file of 2⁷⁰ bytes: %v", err)
 	}

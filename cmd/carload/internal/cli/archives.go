@@ -192,7 +192,7 @@ func (a *app) unpack(ctx context.Context, set *archiveSet, out string, opts unpa
 		return err
 	}
 	if out == "-" {
-		_, err := unpack.WriteFile(ctx, x, root, a.stdio.Out)
+		_, err := unpack.WriteFile(ctx, x, root, a.stdio.Out, opts)
 		return lacking(err)
 	}
 	var wrote atomic.Int64

@@ -14,6 +14,7 @@ import (
 
 	"github.com/carload/carload/car"
 	"github.com/carload/carload/internal/store"
+	"github.com/carload/carload/internal/unpack"
 	"github.com/carload/carload/splitter"
 	"github.com/carload/carload/uploader"
 	"github.com/carload/carload/uploader/bucket"
@@ -130,7 +131,7 @@ func exitCode(err error) int {
 		return exitTemporary // whatever is in it: its numbers are those of local errors, too
 	case isNoSpace(err), errors.As(err, &api) && api.Status == http.StatusInsufficientStorage:
 		return exitNoSpace
-	case errors.Is(err, store.ErrLocked), errors.Is(err, uploader.ErrLedgerLocked):
+	case errors.Is(err, store.ErrLocked), errors.Is(err, uploader.ErrLedgerLocked), errors.Is(err, unpack.ErrBusy):
 		return exitLocked
 	case errors.Is(err, uploader.ErrTooLarge), errors.Is(err, uploader.ErrLimit), errors.Is(err, uploader.ErrQuotaExceeded):
 		return exitLimit

@@ -1,6 +1,6 @@
 //go:build linux || darwin || freebsd
 
-package uploader
+package durable
 
 import (
 	"os"
@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// freeBytes is what this user can still write to the file system of f.
-func freeBytes(f *os.File) (n int64, ok bool) {
+// Free is what this user can still write to the file system of f.
+func Free(f *os.File) (n int64, ok bool) {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
 		return 0, false

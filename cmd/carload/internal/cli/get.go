@@ -1,0 +1,290 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/spf13/cobra"
+
+	"github.com/carload/carload/internal/unixfs"
+	"github.com/carload/carload/internal/unpack"
+	"github.com/carload/carload/uploader"
+	"github.com/carload/carload/uploader/gateway"
+	"github.com/carload/carload/uploader/nftstorage"
+)
+
+// sourceFlags say where DAGs are fetched from.
+type sourceFlags struct {
+	endpointFlags
+	gateways urlList
+	retries  int
+}
+
+func (s *sourceFlags) add(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.SortFlags = false
+	f.Var(&s.gateways, "gateway", "URL of a trustless gateway; may be repeated: they are used side by side (default: the endpoint)")
+	f.StringArrayVar(&s.to, "to", nil, "fetch from this target instead, as up --to names it")
+	f.StringVar(&s.endpoint, "endpoint", "", "URL of a service whose gateway is used (default: the built-in service)")
+	f.StringVar(&s.token.file, "token-file", "", "file with the API key of a target; the variable CARLOAD_TOKEN can hold it as well")
+	f.StringVar(&s.token.command, "token-command", "", "program that prints the API key; run without a shell")
+	f.StringVar(&s.caCert, "ca-cert", "", "trust the certificate authorities in this PEM file as well as the system's")
+	f.DurationVar(&s.stall, "stall-timeout", time.Minute, "give a request up when no byte moved for so long")
+	f.IntVar(&s.retries, "retries", gateway.DefaultRetries, "tries of a block after all gateways have failed")
+	s.rate.text = "off"
+	f.Var(&s.rate, "tpslimit", "requests in a time, such as 30/10s; off for no limit")
+	f.Var(&s.share, "rate-share", "the part of --tpslimit that this host takes, such as 1/16 when 16 hosts use the key")
+	addStore(cmd, &s.store)
+}
+
+// urlList is a flag that may be repeated. Elsewhere it is one with commas.
+type urlList []string
+
+// String implements pflag.Value.
+func (l *urlList) String() string { return strings.Join(*l, ",") }
+
+// Set implements pflag.Value.
+func (l *urlList) Set(text string) error {
+	for u := range strings.SplitSeq(text, ",") {
+		if u != "" {
+			*l = append(*l, u)
+		}
+	}
+	return nil
+}
+
+// Type implements pflag.Value.
+func (l *urlList) Type() string { return "string" }
+
+// withPool calls f with what the flags name.
+func (a *app) withPool(ctx context.Context, s sourceFlags, f func(*gateway.Pool) error) (err error) {
+	if s.retries < 0 {
+		return usagef("--retries %d: must not be negative", s.retries)
+	}
+	opts := gateway.Options{Retries: s.retries, Observer: observer{con: a.con}, Logger: a.log}
+	if s.retries == 0 {
+		opts.Retries = -1 // the pool's word for none
+	}
+	urls := s.gateways
+	if len(urls) == 0 && s.endpoint != "" && len(s.to) == 0 {
+		urls = []string{s.endpoint}
+	}
+	if len(urls) == 0 {
+		return a.withTarget(ctx, s.endpointFlags, func(t *target) error {
+			blocks, ok := t.Target.(gateway.Source)
+			if !ok {
+				return usagef("target %s gives no blocks back", t)
+			}
+			return f(gateway.NewPool(opts, blocks))
+		})
+	}
+	var sources []gateway.Source
+	end := s.endpointFlags
+	end.insecureHTTP = true // nothing that goes there is secret
+	for _, u := range urls {
+		t, err := a.openService(end, u, nftstorage.Token{})
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, t.close()) }()
+		sources = append(sources, t.service)
+	}
+	return f(gateway.NewPool(opts, sources...))
+}
+
+// fetched is the blocks of a pool, in the words of those who unpack them.
+type fetched struct{ *gateway.Reader }
+
+// Load implements [unpack.Blocks].
+func (f fetched) Load(ctx context.Context, cids ...cid.Cid) ([][]byte, error) {
+	out, err := f.Reader.Load(ctx, cids...)
+	return out, asMissing(err)
+}
+
+// Peek implements [unpack.Blocks].
+func (f fetched) Peek(ctx context.Context, c cid.Cid) ([]byte, error) {
+	data, err := f.Reader.Peek(ctx, c)
+	return data, asMissing(err)
+}
+
+func asMissing(err error) error {
+	if errors.Is(err, uploader.ErrNotFound) {
+		return fmt.Errorf("%w: %w", unpack.ErrMissing, err)
+	}
+	return err
+}
+
+func (a *app) getCommand() *cobra.Command {
+	var from sourceFlags
+	var out string
+	var opts unpack.Options
+	cmd := &cobra.Command{
+		Use:   "get ROOT[/PATH]…",
+		Short: "Fetch files and directories back, every block checked",
+		Long: `Fetch what is under a root, or below it at a path, from one trustless gateway or
+several. Every block is hashed before it is written, so a gateway need not be
+trusted; what one of them does wrong costs a try at another one.
+
+Files appear complete or not at all. If it is interrupted, the same command goes
+on where it was: what is there and right is not fetched again. A directory
+becomes a directory, with its symlinks and, if the DAG has them, modes and times.`,
+		Example: `  carload get ROOT -o movie.mkv
+  carload get ROOT/photos/2024 --gateway https://gateway.example.org
+  carload get ROOT -o - | tar x`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usageError{errors.New("give what to get: a root, or a path below one"), helpFor(cmd)}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var wanted []gotten
+			for _, arg := range args {
+				g, err := parseWanted(arg)
+				if err != nil {
+					return err
+				}
+				wanted = append(wanted, g)
+			}
+			if out == "-" {
+				switch {
+				case a.con.json:
+					return usagef("-o - and --json both want standard output")
+				case len(wanted) != 1:
+					return usagef("-o - takes one file")
+				}
+			}
+			return a.withPool(cmd.Context(), from, func(p *gateway.Pool) error {
+				return a.get(cmd.Context(), p, wanted, out, opts)
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.SortFlags = false
+	f.StringVarP(&out, "output", "o", "", "file or directory to write (default: the last name of the path, or the root, in this directory); - writes one file to standard output")
+	f.BoolVarP(&opts.Force, "force", "f", false, "replace files that exist and are others")
+	f.Var((*size)(&opts.MaxBytes), "max-bytes", "refuse to write more than this; 0 for no limit")
+	from.add(cmd)
+	return cmd
+}
+
+// gotten is what is to be fetched: a path below a root.
+type gotten struct {
+	root cid.Cid
+	path string
+}
+
+// name is what it is called where it is written.
+func (g gotten) name() string {
+	if g.path == "" {
+		return g.root.String()
+	}
+	return path.Base(g.path)
+}
+
+func (g gotten) String() string {
+	if g.path == "" {
+		return g.root.String()
+	}
+	return g.root.String() + "/" + g.path
+}
+
+// parseWanted takes a root, a path below one, and both as gateways write them.
+func parseWanted(arg string) (gotten, error) {
+	text := strings.TrimPrefix(strings.TrimPrefix(arg, "ipfs://"), "/ipfs/")
+	first, rest, _ := strings.Cut(text, "/")
+	c, err := cid.Decode(first)
+	if err != nil {
+		return gotten{}, usagef("%q: give a root CID, and a path below it after a slash", arg)
+	}
+	rest = strings.Trim(rest, "/")
+	for name := range strings.SplitSeq(rest, "/") {
+		if name == "." || name == ".." {
+			return gotten{}, usagef("%q: the path may not have %q in it", arg, name)
+		}
+	}
+	return gotten{c, rest}, nil
+}
+
+type gotEvent struct {
+	eventHeader
+	Root     string `json:"root"`
+	Path     string `json:"path,omitempty"`
+	Cid      string `json:"cid"`
+	Output   string `json:"output"`
+	Files    int64  `json:"files"`
+	Held     int64  `json:"filesHeld,omitempty"`
+	Dirs     int64  `json:"dirs"`
+	Symlinks int64  `json:"symlinks"`
+	Bytes    int64  `json:"bytes"`
+}
+
+func (a *app) get(ctx context.Context, p *gateway.Pool, wanted []gotten, out string, opts unpack.Options) error {
+	var wrote, total atomic.Int64
+	opts.Wrote, opts.Resume = &wrote, true
+	stop := a.showProgress(phases{first: "fetching"}, func() uploader.Progress {
+		return uploader.Progress{BytesHashed: wrote.Load(), BytesToHash: total.Load()}
+	})
+	defer stop()
+	for _, g := range wanted {
+		if err := a.getOne(ctx, p, g, out, len(wanted) > 1, &total, opts); err != nil {
+			err = a.life.blame(err)
+			if errors.Is(err, fs.ErrExist) && !opts.Force {
+				err = withHint(err, "--force replaces files that exist")
+			}
+			if errors.Is(err, context.Canceled) || errors.Is(err, uploader.ErrUnavailable) {
+				defer a.con.say("what is there is not fetched again; go on with:\n  carload %s", shellQuote(a.args))
+			}
+			return fmt.Errorf("%s: %w", quotePath(g.String()), lacking(err))
+		}
+	}
+	return nil
+}
+
+// getOne fetches one thing. With others it goes into a directory.
+func (a *app) getOne(ctx context.Context, p *gateway.Pool, g gotten, out string, several bool, total *atomic.Int64, opts unpack.Options) error {
+	r := p.NewReader(ctx)
+	defer r.Close()
+	b := fetched{r}
+	e, err := unpack.Stat(ctx, b, g.root, g.path)
+	if err != nil {
+		return err
+	}
+	total.Add(e.Size)
+	if out == "-" {
+		_, err := unpack.WriteFileFrom(ctx, b, e.Cid, a.stdio.Out, opts)
+		return err
+	}
+	dest := out
+	switch info, err := os.Stat(out); {
+	case out == "":
+		dest = g.name()
+	case several, strings.HasSuffix(out, string(filepath.Separator)), err == nil && info.IsDir() && e.Type != unixfs.Directory:
+		dest = filepath.Join(out, g.name())
+	}
+	dir := dest
+	if e.Type != unixfs.Directory {
+		dir, opts.Name = filepath.Dir(dest), filepath.Base(dest)
+	}
+	made, err := unpack.RestoreFrom(ctx, b, e.Cid, dir, opts)
+	if err != nil {
+		return err
+	}
+	a.con.event(gotEvent{header("got"), g.root.String(), g.path, e.Cid.String(), dest, made.Files, made.Held, made.Dirs, made.Symlinks, made.Bytes})
+	a.con.result(e.Cid.String() + "\t" + quotePath(dest))
+	said := ""
+	if made.Held > 0 {
+		said = fmt.Sprintf(" (%d there already)", made.Held)
+	}
+	a.con.say("fetched: %s%s, %d directories, %d symlinks, %s", count(int(made.Files), "file"), said, made.Dirs, made.Symlinks, formatBytes(made.Bytes))
+	return nil
+}
