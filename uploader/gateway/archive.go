@@ -69,9 +69,10 @@ func (b *buffers) put(p []byte) {
 	}
 }
 
-// whole fetches all that is below c, which is to be no more than size bytes.
+// whole fetches all that is below c, which is to be no more than size bytes. It
+// is not tried again: what no source gives at once is fetched block by block.
 func (p *Pool) whole(ctx context.Context, c cid.Cid, size int64, bufs *buffers) (*archive, error) {
-	return try(ctx, p, c, func(m *member) bool { return m.archives != nil }, func(ctx context.Context, m *member) (*archive, error) {
+	return try(ctx, p, c, 0, func(m *member) bool { return m.archives != nil }, func(ctx context.Context, m *member) (*archive, error) {
 		archives, _ := p.abilities(m)
 		if archives == nil {
 			return nil, permanent{errNoSource}
@@ -81,9 +82,10 @@ func (p *Pool) whole(ctx context.Context, c cid.Cid, size int64, bufs *buffers) 
 	})
 }
 
-// span fetches what the bytes from..to-1 of the file under c are made of.
+// span fetches what the bytes from..to-1 of the file under c are made of. It is
+// not tried again, either.
 func (p *Pool) span(ctx context.Context, c cid.Cid, from, to int64, bufs *buffers) (*archive, error) {
-	return try(ctx, p, c, func(m *member) bool { return m.ranges != nil }, func(ctx context.Context, m *member) (*archive, error) {
+	return try(ctx, p, c, 0, func(m *member) bool { return m.ranges != nil }, func(ctx context.Context, m *member) (*archive, error) {
 		_, ranges := p.abilities(m)
 		if ranges == nil {
 			return nil, permanent{errNoSource}

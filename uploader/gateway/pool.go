@@ -120,7 +120,7 @@ func (machineClock) Sleep(ctx context.Context, d time.Duration) error {
 // that say so have other bytes, [uploader.ErrUnavailable] if retries were used
 // up.
 func (p *Pool) Block(ctx context.Context, c cid.Cid) ([]byte, error) {
-	data, err := try(ctx, p, c, func(*member) bool { return true }, func(ctx context.Context, m *member) ([]byte, error) {
+	data, err := try(ctx, p, c, p.opts.Retries, func(*member) bool { return true }, func(ctx context.Context, m *member) ([]byte, error) {
 		data, err := m.FetchBlock(ctx, c, car.MaxBlockBytes)
 		if err != nil {
 			return nil, err
@@ -150,8 +150,8 @@ const (
 )
 
 // try calls f with the able members, one after the other, until one succeeds;
-// and again after a wait while that can help.
-func try[T any](ctx context.Context, p *Pool, c cid.Cid, able func(*member) bool, f func(context.Context, *member) (T, error)) (v T, err error) {
+// and again after a wait while that can help, so many times.
+func try[T any](ctx context.Context, p *Pool, c cid.Cid, retries int, able func(*member) bool, f func(context.Context, *member) (T, error)) (v T, err error) {
 	waits := backoff.ExponentialBackOff{InitialInterval: firstWait, RandomizationFactor: 1, Multiplier: 2, MaxInterval: mostWait}
 	waits.Reset()
 	for round := 1; ; round++ {
@@ -170,7 +170,7 @@ func try[T any](ctx context.Context, p *Pool, c cid.Cid, able func(*member) bool
 		if !again {
 			return v, err
 		}
-		if round > p.opts.Retries {
+		if round > retries {
 			return v, fmt.Errorf("%w: %w", uploader.ErrUnavailable, err)
 		}
 		wait := waits.NextBackOff()

@@ -64,6 +64,7 @@ type window struct {
 // unit is what one request is for.
 type unit struct {
 	size    int64
+	block   bool // it is one block: there is no other way to it
 	done    chan struct{}
 	archive *archive
 	err     error
@@ -287,7 +288,7 @@ func (r *Reader) wait(ctx context.Context, u *unit) (*archive, error) {
 	switch {
 	case u.err == nil:
 		return u.archive, nil
-	case errors.Is(u.err, uploader.ErrUnavailable), r.ctx.Err() != nil:
+	case u.block && errors.Is(u.err, uploader.ErrUnavailable), r.ctx.Err() != nil:
 		return nil, u.err
 	}
 	return nil, nil //nolint:nilnil // that is what it says
@@ -301,7 +302,7 @@ func (r *Reader) fill() {
 			from := w.next
 			w.next = min(w.size, (from/unitBytes+1)*unitBytes)
 			to := w.next
-			w.units = append(w.units, r.request(int64(framed(to-from)), func(ctx context.Context) (*archive, error) {
+			w.units = append(w.units, r.request(int64(framed(to-from)), false, func(ctx context.Context) (*archive, error) {
 				return r.pool.span(ctx, w.cid, from, to, &r.bufs)
 			}))
 		}
@@ -330,7 +331,7 @@ func (r *Reader) fill() {
 			}
 			_, inline := links.Identity(c)
 			if !inline && (!leaf || !r.paused) {
-				f.units[f.next] = r.request(reserve, func(ctx context.Context) (*archive, error) {
+				f.units[f.next] = r.request(reserve, !whole, func(ctx context.Context) (*archive, error) {
 					if whole {
 						return r.pool.whole(ctx, c, size, &r.bufs)
 					}
@@ -349,8 +350,8 @@ func (r *Reader) room(size int64) bool {
 }
 
 // request fetches a unit in the background.
-func (r *Reader) request(size int64, fetch func(context.Context) (*archive, error)) *unit {
-	u := &unit{size: size, done: make(chan struct{})}
+func (r *Reader) request(size int64, block bool, fetch func(context.Context) (*archive, error)) *unit {
+	u := &unit{size: size, block: block, done: make(chan struct{})}
 	r.reserved += size
 	r.pending++
 	r.fetching.Add(1)
