@@ -101,8 +101,8 @@ func zoo(t testing.TB, m *memory) (root ipld.Node, paths []string) {
 	root = b.dir(
 		child{"big.bin", b.file(noise(1, 300_000), 1<<10, 5, true)},
 		child{"old.bin", b.file(noise(2, 100_000), 1<<10, 5, false)},
-		child{"large old", b.file(noise(3, 5<<20), 256<<10, 3, false)},
-		child{"large", b.file(noise(4, 9<<20), 1<<20, 3, true)},
+		child{"large old", b.file(noise(3, 2<<20), 256<<10, 3, false)},
+		child{"large", b.file(noise(4, 3<<20), 1<<20, 2, true)},
 		child{"same.bin", b.file(same, 250, 4, true)},
 		child{"empty", b.file(nil, 1<<10, 5, false)},
 		child{"one", b.file([]byte("x"), 1<<10, 5, true)},

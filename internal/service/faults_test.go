@@ -1,0 +1,141 @@
+package service_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/ipfs/go-cid"
+)
+
+// bigFile is a file of leaves of 64 KiB, in shards of so many leaves.
+func bigFile(t *testing.T, s *server, leaves, perShard int) (root block, content []byte) {
+	t.Helper()
+	const size = 64 << 10
+	var all []block
+	msg := []byte{8, 2, 0x18}
+	msg = binary.AppendUvarint(msg, uint64(leaves*size))
+	var links []byte
+	for i := range leaves {
+		data := make([]byte, size)
+		for j := range data {
+			data[j] = byte(i*7 + j*j>>5 + j)
+		}
+		content = append(content, data...)
+		leaf := blockOf(cid.Raw, data)
+		all = append(all, leaf)
+		msg = binary.AppendUvarint(append(msg, 0x20), size)
+		l := append([]byte{0x0a, byte(leaf.CID.ByteLen())}, leaf.CID.Bytes()...)
+		l = append(l, 0x12, 0, 0x18)
+		l = binary.AppendUvarint(l, size)
+		links = append(append(links, 0x12, byte(len(l))), l...)
+	}
+	node := append(links, 0x0a)
+	node = append(binary.AppendUvarint(node, uint64(len(msg))), msg...)
+	root = blockOf(cid.DagProtobuf, node)
+	for from := 0; from < leaves; from += perShard {
+		u := s.putCAR(carOf(append([]block{root}, all[from:min(from+perShard, leaves)]...)...)).upload(t)
+		if u.CID != root.CID.String() {
+			t.Fatal(u)
+		}
+	}
+	return root, content
+}
+
+// fetch reads a body as far as it comes.
+func (s *server) fetch(path string, header ...string) (status int, body []byte, err error) {
+	s.t.Helper()
+	req, err := http.NewRequestWithContext(s.t.Context(), "GET", s.http.URL+path, nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	res, err := s.http.Client().Do(req)
+	if err != nil {
+		return 0, nil, err
+	}
+	body, err = io.ReadAll(res.Body)
+	return res.StatusCode, body, errors.Join(err, res.Body.Close())
+}
+
+// A shard that is harmed while its upload is given out: the client sees a broken
+// transfer or an error, never other bytes and a clean end. With a good copy in
+// another shard nobody notices.
+func TestGatewayOverDamagedShards(t *testing.T) {
+	t.Parallel()
+	harms := map[string]func(path string) error{
+		"truncated": func(path string) error { return os.Truncate(path, 300_000) },
+		"flipped": func(path string) error {
+			p, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			p[len(p)-100_000] ^= 1
+			return os.WriteFile(path, p, 0o600)
+		},
+		"deleted": os.Remove,
+	}
+	for name, harm := range harms {
+		for _, second := range []bool{false, true} {
+			dir := t.TempDir()
+			s := newServer(t, options{Dir: dir})
+			root, content := bigFile(t, s, 160, 40)
+			if second { // the same leaves in other shards
+				bigFile(t, s, 160, 50)
+			}
+			path := "/ipfs/" + root.CID.String()
+			_, archive, err := s.fetch(path + "?format=car")
+			if err != nil {
+				t.Fatal(err)
+			}
+			parts, err := filepath.Glob(filepath.Join(dir, "shards", "*", "*.car"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var victim string // of the first set, with leaves from the middle
+			for _, p := range parts {
+				if data, err := os.ReadFile(p); err == nil && bytes.Contains(data, content[100*64<<10:101*64<<10]) && (victim == "" || len(data) < 45*64<<10) {
+					victim = p
+				}
+			}
+			s.close() // so that no file is open any more
+			s = newServer(t, options{Dir: dir})
+			if err := harm(victim); err != nil {
+				t.Fatal(err)
+			}
+			for _, row := range []struct {
+				query, rng string
+				want       []byte
+			}{
+				{"", "", content},
+				{"", "bytes=4000000-9000000", content[4000000:9000001]},
+				{"?format=car", "", archive},
+				{"", "bytes=100-200000", content[100:200001]},
+			} {
+				header := []string{}
+				if row.rng != "" {
+					header = []string{"Range", row.rng}
+				}
+				status, body, err := s.fetch(path+row.query, header...)
+				whole := bytes.Equal(body, row.want)
+				switch {
+				case err == nil && status/100 == 2 && !whole:
+					t.Errorf("%s: %s %s: %d, %d other bytes and a clean end", name, row.query, row.rng, status, len(body))
+				case second && !(status/100 == 2 && whole):
+					t.Errorf("%s: %s %s: %d %v with a good copy", name, row.query, row.rng, status, err)
+				case err != nil && !bytes.HasPrefix(row.want, body):
+					t.Errorf("%s: %s %s: other bytes before the end", name, row.query, row.rng)
+				case !second && whole && row.rng != "bytes=100-200000":
+					t.Errorf("%s: %s %s: whole, so the fault was none", name, row.query, row.rng)
+				}
+			}
+		}
+	}
+}
