@@ -72,7 +72,7 @@ func ask(t testing.TB, s *httptest.Server, method, path string, header ...string
 		}
 		req.Header.Set(header[i], header[i+1])
 	}
-	client := s.Client()
+	client := *s.Client() // others use it at the same time
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	res, err := client.Do(req)
 	if err != nil {
