@@ -83,11 +83,14 @@ type Clock interface {
 	Sleep(ctx context.Context, d time.Duration) error
 }
 
-type machineClock struct{}
+// MachineClock is the [Clock] of this machine.
+type MachineClock struct{}
 
-func (machineClock) Now() time.Time { return time.Now() }
+// Now implements [Clock].
+func (MachineClock) Now() time.Time { return time.Now() }
 
-func (machineClock) Sleep(ctx context.Context, d time.Duration) error {
+// Sleep implements [Clock].
+func (MachineClock) Sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
@@ -141,7 +144,7 @@ func (o Options) withDefaults() Options {
 		o.Ledger = new(MemoryLedger)
 	}
 	if o.Clock == nil {
-		o.Clock = machineClock{}
+		o.Clock = MachineClock{}
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

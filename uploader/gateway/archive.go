@@ -7,11 +7,11 @@ import (
 	"io"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/ipfs/go-cid"
 
 	"github.com/carload/carload/car"
+	"github.com/carload/carload/internal/bulk"
 )
 
 // archive is some blocks of a DAG that came together. Each was hashed.
@@ -75,7 +75,7 @@ func (p *Pool) whole(ctx context.Context, c cid.Cid, size int64, bufs *buffers) 
 	return try(ctx, p, c, 0, func(m *member) bool { return m.archives != nil }, func(ctx context.Context, m *member) (*archive, error) {
 		archives, _ := p.abilities(m)
 		if archives == nil {
-			return nil, permanent{errNoSource}
+			return nil, bulk.Permanent(errNoSource)
 		}
 		body, err := archives.FetchArchive(ctx, c)
 		return p.take(m, body, err, c, size, false, bufs)
@@ -88,7 +88,7 @@ func (p *Pool) span(ctx context.Context, c cid.Cid, from, to int64, bufs *buffer
 	return try(ctx, p, c, 0, func(m *member) bool { return m.ranges != nil }, func(ctx context.Context, m *member) (*archive, error) {
 		_, ranges := p.abilities(m)
 		if ranges == nil {
-			return nil, permanent{errNoSource}
+			return nil, bulk.Permanent(errNoSource)
 		}
 		body, err := ranges.FetchRange(ctx, c, from, to)
 		return p.take(m, body, err, c, to-from, true, bufs)
@@ -109,13 +109,13 @@ func (p *Pool) take(m *member, body io.ReadCloser, err error, c cid.Cid, size in
 	a.buf, err = readUpTo(body, bufs.get(framed(size)), framed(size)+overrun)
 	if errors.Is(err, errTooMuch) {
 		p.unable(m, !ranged)
-		return nil, permanent{fmt.Errorf("%s: %w", m, err)}
+		return nil, bulk.Permanent(fmt.Errorf("%s: %w", m, err))
 	}
 	cut := err
 	for s, err := range car.Sections(a.buf) {
 		if err != nil {
 			if cut == nil && !errors.Is(err, io.ErrUnexpectedEOF) || len(a.sections) == 0 {
-				return nil, permanent{fmt.Errorf("%w: %s: %w", car.ErrCorrupt, m, err)}
+				return nil, bulk.Permanent(fmt.Errorf("%w: %s: %w", car.ErrCorrupt, m, err))
 			}
 			cut = err
 			break
@@ -145,7 +145,7 @@ const checkedAtOnce = 64
 // for.
 func (a *archive) check(m *member, c cid.Cid) error {
 	if !slices.ContainsFunc(a.sections, func(s car.Section) bool { return s.Cid == c }) {
-		return permanent{fmt.Errorf("%w: %s sent an archive without the block that was asked for, %s", car.ErrCorrupt, m, c)}
+		return bulk.Permanent(fmt.Errorf("%w: %s sent an archive without the block that was asked for, %s", car.ErrCorrupt, m, c))
 	}
 	var cids [checkedAtOnce]cid.Cid
 	var payloads [checkedAtOnce][]byte
@@ -159,7 +159,7 @@ func (a *archive) check(m *member, c cid.Cid) error {
 			err = fmt.Errorf("%w: %s has other bytes for block %s", car.ErrCorrupt, m, cids[bad])
 		}
 		if err != nil {
-			return permanent{err}
+			return bulk.Permanent(err)
 		}
 		rest = rest[n:]
 	}
@@ -187,12 +187,6 @@ func readUpTo(r io.Reader, p []byte, limit int) ([]byte, error) {
 		}
 	}
 }
-
-// permanent is an error of one source that asking it again does not mend.
-type permanent struct{ error }
-
-func (e permanent) Unwrap() error                  { return e.error }
-func (permanent) Temporary() (bool, time.Duration) { return false, 0 }
 
 // has tells whether the archive has a block.
 func (a *archive) has(c cid.Cid) bool {

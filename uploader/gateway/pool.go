@@ -88,7 +88,7 @@ func NewPool(opts Options, sources ...Source) *Pool {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	if opts.Clock == nil {
-		opts.Clock = machineClock{}
+		opts.Clock = uploader.MachineClock{}
 	}
 	p := &Pool{opts: opts}
 	for _, s := range sources {
@@ -98,21 +98,6 @@ func NewPool(opts Options, sources ...Source) *Pool {
 		p.members = append(p.members, m)
 	}
 	return p
-}
-
-type machineClock struct{}
-
-func (machineClock) Now() time.Time { return time.Now() }
-
-func (machineClock) Sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }
 
 // Block returns the payload of a block. An error matches

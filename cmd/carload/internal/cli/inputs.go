@@ -338,18 +338,22 @@ func (s *source) all() iter.Seq2[string, error] {
 // retried yields the paths that failed according to a report.
 func (s *source) retried(name string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
-		r := s.app.stdin()
-		if name != "-" {
-			f, err := os.Open(name)
-			if err != nil {
-				yield(name, err)
-				return
-			}
-			defer f.Close()
-			r = f
+		r, err := s.openList(name)
+		if err != nil {
+			yield(name, err)
+			return
 		}
+		defer r.Close()
 		failedInputs(name, r)(yield)
 	}
+}
+
+// openList opens a file with paths in it; - is standard input.
+func (s *source) openList(name string) (io.ReadCloser, error) {
+	if name == "-" {
+		return io.NopCloser(s.app.stdin()), nil
+	}
+	return os.Open(name)
 }
 
 // maxPathBytes bounds an entry of --files-from.
@@ -359,16 +363,12 @@ const maxPathBytes = 64 << 10
 // that begin with # or ; are left out, as rclone does.
 func (s *source) listed(name string, end byte) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
-		r := s.app.stdin()
-		if name != "-" {
-			f, err := os.Open(name)
-			if err != nil {
-				yield(name, err)
-				return
-			}
-			defer f.Close()
-			r = f
+		r, err := s.openList(name)
+		if err != nil {
+			yield(name, err)
+			return
 		}
+		defer r.Close()
 		lines := bufio.NewScanner(r)
 		lines.Buffer(nil, maxPathBytes)
 		lines.Split(func(data []byte, atEOF bool) (int, []byte, error) {
@@ -393,7 +393,7 @@ func (s *source) listed(name string, end byte) iter.Seq2[string, error] {
 				return
 			}
 		}
-		err := lines.Err()
+		err = lines.Err()
 		if errors.Is(err, bufio.ErrTooLong) {
 			err = fmt.Errorf("line %d: a path of more than %d bytes", entry, maxPathBytes)
 		}
