@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"github.com/ipfs/go-cid"
-	"github.com/multiformats/go-multihash"
 
 	"github.com/carload/carload/internal/sha256mb"
 )
@@ -141,7 +140,7 @@ func (b *Batch) Read(ctx context.Context, i, j int, buf []byte) (int, error) {
 	b.hash()
 	for k := i; k < j; k++ {
 		p := b.msgs[k-i]
-		if !failed[k] && isSum(b.cids[k], p, b.sums[k-i][:]) {
+		if !failed[k] && matches(b.cids[k], p, b.sums[k-i][:]) == nil {
 			continue
 		}
 		// One by one it is found out what is wrong, and noted.
@@ -164,16 +163,4 @@ func (b *Batch) Read(ctx context.Context, i, j int, buf []byte) (int, error) {
 func (b *Batch) hash() {
 	b.sums = slices.Grow(b.sums[:0], len(b.msgs))[:len(b.msgs)]
 	sha256mb.Sum(b.sums, b.msgs)
-}
-
-// isSum checks a block whose SHA-256 is known.
-func isSum(c cid.Cid, data, sum []byte) bool {
-	d, err := multihash.Decode(c.Hash())
-	switch {
-	case err != nil:
-		return false
-	case d.Code == multihash.SHA2_256:
-		return string(sum) == string(d.Digest)
-	}
-	return CheckBlock(c, data) == nil
 }
