@@ -5,6 +5,7 @@ import (
 	"errors"
 	"iter"
 	"os"
+	"time"
 
 	"github.com/carload/carload/car"
 )
@@ -12,7 +13,7 @@ import (
 // Changed looks once more at the files on disk that were described. One that is
 // gone, or has other bytes than those that were read, is reported by an error
 // matching [car.ErrSourceChanged]. Only files that were written to or replaced
-// since the description ended are read for it.
+// since the description ended, or just before, are read for it.
 func (d *DAG) Changed(ctx context.Context) error {
 	var loader car.Loader
 	defer loader.Close()
@@ -41,7 +42,7 @@ func (d *DAG) Changed(ctx context.Context) error {
 		if err := sameSize(path, info, n.size); err != nil {
 			return err
 		}
-		if !changeTime(info).After(d.described) {
+		if changed := changeTime(info); !changed.Add(tick(changed)).After(d.described) {
 			continue
 		}
 		for leaf := range d.leaves(n) {
@@ -55,6 +56,16 @@ func (d *DAG) Changed(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// tick is how far the time of a change may lie behind the clock by which it is
+// compared: systems stamp files by a clock that ticks a hundred times a second or
+// less, and some file systems keep whole seconds, or every other one.
+func tick(changed time.Time) time.Duration {
+	if changed.Nanosecond() == 0 {
+		return 2 * time.Second
+	}
+	return 20 * time.Millisecond
 }
 
 // leaves are the blocks that hold the bytes of a file, all of them, although
