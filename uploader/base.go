@@ -44,20 +44,21 @@ const (
 
 // layout is how a DAG is sent.
 type layout struct {
-	all  car.List       // the DAG's blocks
-	plan *splitter.Plan // of those that are sent
-	key  UploadKey
+	all   car.List       // the DAG's blocks
+	plan  *splitter.Plan // of those that are sent
+	key   UploadKey
+	bytes int64 // of payload, if that is known
 }
 
 // layout splits a DAG. If the target has a DAG that can be its base, blocks that
 // are in that are left out.
-func (u *Uploader) layout(ctx context.Context, in Input, dag car.List) (layout, error) {
-	l := layout{all: dag, key: UploadKey{Target: u.target.String(), Root: dag.At(0).Cid, MaxShardBytes: u.opts.MaxShardBytes}}
+func (u *Uploader) layout(ctx context.Context, in Input, dag DAG) (layout, error) {
+	l := layout{all: dag, bytes: dag.Size(), key: UploadKey{Target: u.target.String(), Root: dag.At(0).Cid, MaxShardBytes: u.opts.MaxShardBytes}}
 	kept, base, err := u.lacking(ctx, in, dag)
 	if err != nil {
 		return l, err
 	}
-	blocks := dag
+	var blocks car.List = dag
 	if kept != nil {
 		blocks, l.key.Base = kept, base
 	}

@@ -25,8 +25,8 @@ type Ledger interface {
 	// Record adds one.
 	Record(ctx context.Context, u UploadKey, index int, archive cid.Cid) error
 	// Finish marks an upload as verified, and clears the suspects of its root.
-	// Unless source is empty, the upload is the last one of that source.
-	Finish(ctx context.Context, u UploadKey, source string) error
+	// Unless its source is empty, the upload is the last one of that source.
+	Finish(ctx context.Context, u UploadKey, f Finished) error
 	// Forget drops what is known of an upload, except for suspects.
 	Forget(ctx context.Context, u UploadKey) error
 
@@ -56,6 +56,13 @@ type UploadKey struct {
 	Root          cid.Cid
 	MaxShardBytes int64
 	Base          cid.Cid // of whose blocks none are sent; undefined for none
+}
+
+// Finished is what a ledger is told of an upload that was verified.
+type Finished struct {
+	Source string // where the input is: see [Located]; empty if it has no place
+	Bytes  int64  // of payload
+	Level  VerifyLevel
 }
 
 // ofRoot is the key of all uploads of the root to the target.
@@ -127,17 +134,17 @@ func (l *MemoryLedger) Record(_ context.Context, u UploadKey, index int, archive
 }
 
 // Finish implements [Ledger].
-func (l *MemoryLedger) Finish(_ context.Context, u UploadKey, source string) error {
+func (l *MemoryLedger) Finish(_ context.Context, u UploadKey, f Finished) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if source != "" {
+	if f.Source != "" {
 		if l.last == nil {
 			l.last = map[string]map[string]UploadKey{}
 		}
 		if l.last[u.Target] == nil {
 			l.last[u.Target] = map[string]UploadKey{}
 		}
-		l.last[u.Target][source] = u
+		l.last[u.Target][f.Source] = u
 	}
 	delete(l.suspects, u.ofRoot())
 	return nil

@@ -79,7 +79,7 @@ func (u *Uploader) send(ctx context.Context, name, uploadName, source string, l 
 	if _, ok := u.target.(StatusChecker); !ok && r.Level == VerifyPinned {
 		r.Level = VerifyReceipt // nobody can be asked for more
 	}
-	if err := u.opts.Ledger.Finish(ctx, l.key, source); err != nil {
+	if err := u.opts.Ledger.Finish(ctx, l.key, Finished{Source: source, Bytes: l.bytes, Level: r.Level}); err != nil {
 		return r, ledgerError(err)
 	}
 	r.Pieces = job.pieces

@@ -93,6 +93,9 @@ func (r *Report) salvage(ctx context.Context, from string, tx *sql.Tx) (there bo
 	}
 	defer db.Close()
 	for _, table := range tables {
+		if table == tableVerified && !hasVerified(ctx, db) {
+			continue // of an earlier version
+		}
 		seen := map[string]bool{}
 		var failed error
 		// A page that can't be read ends a query. What is behind it is found

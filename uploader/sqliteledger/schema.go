@@ -75,6 +75,18 @@ CREATE TABLE plans (
 	plan BLOB NOT NULL,
 	sum  INTEGER NOT NULL
 ) WITHOUT ROWID;
+` + verifiedSchema
+
+// What else is known of the last upload of a source, under the id it has there.
+// Ledgers of earlier versions have no such table: it is added when they are
+// opened.
+const verifiedSchema = `
+CREATE TABLE verified (
+	id    BLOB PRIMARY KEY,
+	bytes INTEGER NOT NULL,
+	level TEXT NOT NULL,
+	sum   INTEGER NOT NULL
+) WITHOUT ROWID;
 `
 
 const (
@@ -82,10 +94,11 @@ const (
 	tableReceipts = "receipts"
 	tableSuspects = "suspects"
 	tableSources  = "sources"
+	tableVerified = "verified"
 	tablePlans    = "plans"
 )
 
-var tables = [...]string{tableUploads, tableReceipts, tableSuspects, tableSources, tablePlans}
+var tables = [...]string{tableUploads, tableReceipts, tableSuspects, tableSources, tablePlans, tableVerified}
 
 // row is the columns of a table but for the sum: int64, string or []byte.
 type row []any

@@ -25,6 +25,7 @@ import (
 
 	"github.com/carload/carload/internal/sqlite"
 	"github.com/carload/carload/uploader"
+	"github.com/carload/carload/uploader/receipts"
 )
 
 // DefaultMaxPlanBytes is room for the plans of some sixty files of 31 GiB.
@@ -123,6 +124,9 @@ func (l *Ledger) connect(ctx context.Context) (err error) {
 	if err := check(ctx, l.read); err != nil {
 		return err
 	}
+	if err := addVerified(ctx, l.read, l.write); err != nil {
+		return err
+	}
 	return l.look()
 }
 
@@ -151,6 +155,9 @@ func check(ctx context.Context, db *sql.DB) error {
 		return fmt.Errorf("it was written by another version of carload (format %d, this one knows %d): use that version", v, version)
 	}
 	for _, table := range tables {
+		if table == tableVerified && !hasVerified(ctx, tx) {
+			continue
+		}
 		if err := each(ctx, tx, table, "", nil, func(row) error { return nil }, nil); err != nil {
 			return err
 		}
@@ -366,7 +373,7 @@ func (l *Ledger) Record(ctx context.Context, u uploader.UploadKey, index int, ar
 }
 
 // Finish implements [uploader.Ledger].
-func (l *Ledger) Finish(ctx context.Context, u uploader.UploadKey, source string) error {
+func (l *Ledger) Finish(ctx context.Context, u uploader.UploadKey, f uploader.Finished) error {
 	return l.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		var found []Upload
 		err := each(ctx, tx, tableUploads, `WHERE id = ?`, []any{uploadID(u)}, func(r row) error {
@@ -378,8 +385,8 @@ func (l *Ledger) Finish(ctx context.Context, u uploader.UploadKey, source string
 		for _, f := range found {
 			err = errors.Join(err, f.put(ctx, tx))
 		}
-		if source != "" {
-			err = errors.Join(err, put(ctx, tx, tableSources, sourceID(u.Target, source), u.Target, source, u.Root.Bytes(), u.MaxShardBytes, u.Base.Bytes(), micro(time.Now())))
+		if f.Source != "" {
+			err = errors.Join(err, putSource(ctx, tx, receipts.Source{UploadKey: u, Finished: f, At: time.Now()}))
 		}
 		if err != nil {
 			return err

@@ -79,7 +79,7 @@ func Main(ctx context.Context, args []string, stdio Stdio, environ []string) int
 // could not be written is no news to who does not read them.
 func onlyShows(cmd *cobra.Command) bool {
 	switch strings.TrimPrefix(cmd.CommandPath(), "carload ") {
-	case "ls", "list", "inspect", "status", "profiles", "version", "pin list", "key list", "ledger list", "ledger show", "target list", "target show":
+	case "ls", "list", "inspect", "status", "profiles", "version", "pin list", "key list", "ledger list", "ledger show", "ledger report", "target list", "target show":
 		return true
 	}
 	return false

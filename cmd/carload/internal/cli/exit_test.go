@@ -427,7 +427,7 @@ func (l *brokenLedger) Record(context.Context, uploader.UploadKey, int, cid.Cid)
 	return l.fail("record")
 }
 
-func (l *brokenLedger) Finish(context.Context, uploader.UploadKey, string) error {
+func (l *brokenLedger) Finish(context.Context, uploader.UploadKey, uploader.Finished) error {
 	return l.fail("finish")
 }
 

@@ -98,7 +98,8 @@ func (a *app) ledgerCommand() *cobra.Command {
 		Args:  noArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.ledgerListCommand(), a.ledgerShowCommand(), a.ledgerForgetCommand(), a.ledgerRepairCommand())
+	cmd.AddCommand(a.ledgerListCommand(), a.ledgerShowCommand(), a.ledgerForgetCommand(), a.ledgerRepairCommand(),
+		a.ledgerExportCommand(), a.ledgerImportCommand(), a.ledgerReportCommand())
 	return cmd
 }
 

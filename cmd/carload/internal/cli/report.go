@@ -204,7 +204,8 @@ func csvRow(at map[string]int, rec []string) (row reportRow, err error) {
 		}
 		return ""
 	}
-	row.Path, row.Of = strings.Clone(column("path")), column("of")
+	row.Path, row.Of = strings.Clone(column("path")), strings.Clone(column("of"))
+	row.Root, row.Target, row.Error = strings.Clone(column("root")), strings.Clone(column("target")), strings.Clone(column("error"))
 	if code := column("code"); code != "" {
 		if row.Code, err = strconv.Atoi(code); err != nil {
 			return row, fmt.Errorf("the code %q is not a number", code)

@@ -1,0 +1,457 @@
+package cli
+
+import (
+	"bufio"
+	"cmp"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+
+	"github.com/carload/carload/internal/durable"
+	"github.com/carload/carload/uploader/receipts"
+	"github.com/carload/carload/uploader/sqliteledger"
+)
+
+func (a *app) ledgerExportCommand() *cobra.Command {
+	var path, out string
+	cmd := &cobra.Command{
+		Use:   "export",
+		Short: "Write what the ledger knows as JSON lines, for another host or a report",
+		Long: `Write uploads, their receipts and the last upload of each path as JSON lines.
+"ledger import" adds them to the ledger of a host that takes over the work, and
+"ledger report" makes one list of many of them. There are no secrets in it.`,
+		Example: `  carload ledger export -o host7.jsonl
+  ssh host7 carload ledger export | carload ledger import -`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.withLedger(path, func(l *sqliteledger.Ledger) error {
+				return a.output(out, func(w io.Writer) error {
+					n, err := receipts.Write(w, l.Export(cmd.Context()))
+					if err == nil && out != "" {
+						a.con.say("%s", count(n, "record"))
+					}
+					return err
+				})
+			})
+		},
+	}
+	addLedger(cmd, &path)
+	cmd.Flags().StringVarP(&out, "output", "o", "", "write into this file, which appears when it is complete")
+	return cmd
+}
+
+// output gives f standard output, or a file that appears when f is done.
+func (a *app) output(path string, f func(io.Writer) error) (err error) {
+	if path == "" || path == "-" {
+		return f(resultWriter{a.con})
+	}
+	tmp, err := os.CreateTemp(filepath.Dir(path), ".carload-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	err = f(tmp)
+	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err == nil {
+		err = os.Rename(tmp.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(tmp.Name()))
+	}
+	return durable.SyncDir(filepath.Dir(path))
+}
+
+// resultWriter is standard output, for results that are made elsewhere.
+type resultWriter struct{ con *console }
+
+// Write implements [io.Writer].
+func (w resultWriter) Write(p []byte) (int, error) {
+	w.con.write(p)
+	return len(p), w.con.failure()
+}
+
+type importedEvent struct {
+	eventHeader
+	From    string `json:"from"`
+	Records int    `json:"records"`
+}
+
+func (a *app) ledgerImportCommand() *cobra.Command {
+	var path string
+	cmd := &cobra.Command{
+		Use:   "import FILE…",
+		Short: "Add what the ledgers of other hosts know (- for standard input)",
+		Long: `Add exports of other ledgers to this one, which is made if it is not there. A file
+is checked to its end before anything of it is added. What is known already stays.
+
+An import is believed as the ledger is: a target that can be asked is still asked
+whether it holds everything, one that can't be asked is not sent what the ledger
+says that it has.`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usageError{errors.New("give the files that carload ledger export has made"), helpFor(cmd)}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			file, err := a.ledgerPath(path)
+			if err != nil {
+				return err
+			}
+			if path == noLedger {
+				return usagef("--ledger %s keeps nothing", noLedger)
+			}
+			return a.openLedger(file, func(l *sqliteledger.Ledger) error {
+				for _, name := range args {
+					n, err := a.importExport(cmd, l, name)
+					if err != nil {
+						return fmt.Errorf("import %q: %w", name, err)
+					}
+					a.con.event(importedEvent{header("imported"), name, n})
+					a.con.result(fmt.Sprintf("%s\t%s", quotePath(name), count(n, "record")))
+				}
+				return nil
+			})
+		},
+	}
+	addLedger(cmd, &path)
+	return cmd
+}
+
+// importExport checks all of an export and then adds it.
+func (a *app) importExport(cmd *cobra.Command, l *sqliteledger.Ledger, name string) (n int, err error) {
+	f, err := a.rereadable(name)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	for _, err := range receipts.Read(f) {
+		if err == nil {
+			err = cmd.Context().Err()
+		}
+		if err != nil {
+			return 0, malformed(err)
+		}
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return 0, err
+	}
+	n, err = l.Import(cmd.Context(), receipts.Read(f))
+	return n, malformed(err)
+}
+
+func malformed(err error) error {
+	if errors.Is(err, receipts.ErrMalformed) {
+		return coded{err, exitMismatch}
+	}
+	return err
+}
+
+// rereadable opens a file, or keeps standard input in one that has no name.
+func (a *app) rereadable(name string) (*os.File, error) {
+	if name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, err
+		}
+		if info, err := f.Stat(); err != nil || info.Mode().IsRegular() {
+			return f, err
+		}
+		defer f.Close()
+		return spool(f)
+	}
+	return spool(a.stdin())
+}
+
+func spool(r io.Reader) (*os.File, error) {
+	tmp, err := os.CreateTemp("", "carload-import-*")
+	if err != nil {
+		return nil, err
+	}
+	_ = os.Remove(tmp.Name()) // where that is not possible it stays behind
+	_, err = io.Copy(tmp, r)
+	if err == nil {
+		_, err = tmp.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		return nil, errors.Join(err, tmp.Close())
+	}
+	return tmp, nil
+}
+
+// outcomeRow is a row of "ledger report". Fields are only ever added.
+type outcomeRow struct {
+	Path     string    `json:"path"`
+	Bytes    *int64    `json:"bytes"` // null if nobody knows
+	Root     string    `json:"root"`
+	Target   string    `json:"target"`
+	When     time.Time `json:"when,omitzero"`
+	Verified string    `json:"verified"` // how; empty if nobody knows, or it was not
+	State    string    `json:"state"`
+	Error    string    `json:"error"`
+	RawPath  []byte    `json:"rawPath"` // the path, if it is no text: base64
+}
+
+// The states of a path in a report.
+const (
+	stateDone       = "done"
+	stateFailed     = "failed"
+	stateMissing    = "missing"
+	stateUnfinished = "unfinished"
+)
+
+var outcomeColumns = []string{"path", "bytes", "root", "target", "when", "verified", "state", "error", "rawPath"}
+
+// mostFailures bounds the failures of all reports of runs together.
+const mostFailures = 1 << 20
+
+func (a *app) ledgerReportCommand() *cobra.Command {
+	var path, list, out string
+	cmd := &cobra.Command{
+		Use:   "report [EXPORT…] [RUN…]",
+		Short: "Make one list of many ledgers: path, size, root, target, when, verified how",
+		Long: `Make one list of the exports of many ledgers, or of this host's ledger if none is
+given. Reports of runs (carload up --report) may be given as well: what failed in
+them, and is in no ledger, is in the list as failed. With --files-from, the paths
+that nobody knows of are in it as missing. Uploads that were begun and never
+verified are in it as unfinished, under their root.
+
+The list is CSV, or JSON lines with --json or into a file that ends in .jsonl.
+If anything is failed, missing or unfinished, the exit code is 3.`,
+		Example: `  carload ledger report host*.jsonl run*.csv --files-from LIST -o all.csv`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if list == "-" {
+				return usagef("--files-from - can't be used here: the list is read twice")
+			}
+			r := &ledgerReport{app: a, list: list, failed: map[string]reportRow{}}
+			if len(args) == 0 {
+				return a.withLedger(path, func(l *sqliteledger.Ledger) error { return r.write(cmd, l, out) })
+			}
+			if cmd.Flags().Changed("ledger") {
+				return usagef("--ledger and exports: export that ledger, too")
+			}
+			return r.gather(cmd, args, out)
+		},
+	}
+	addLedger(cmd, &path)
+	cmd.Flags().StringVar(&list, "files-from", "", "the paths that should be there, one a line; relative ones are below the current directory")
+	cmd.Flags().StringVarP(&out, "output", "o", "", "write into this file, .csv or .jsonl, which appears when it is complete")
+	return cmd
+}
+
+// ledgerReport makes one list of many ledgers.
+type ledgerReport struct {
+	app    *app
+	list   string               // of paths that should be there
+	failed map[string]reportRow // by path
+	counts map[string]int       // rows by state
+	csv    *csv.Writer
+	json   io.Writer
+}
+
+// gather puts exports together in a ledger that is nobody's: it merges them, and
+// sorts what does not fit into memory.
+func (r *ledgerReport) gather(cmd *cobra.Command, args []string, out string) (err error) {
+	dir, err := os.MkdirTemp("", "carload-report-*")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	l, err := sqliteledger.Open(cmd.Context(), filepath.Join(dir, "ledger.db"), sqliteledger.Options{NoSync: true})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.Close()) }()
+	for _, name := range args {
+		if err := r.take(cmd, l, name); err != nil {
+			return fmt.Errorf("%q: %w", name, err)
+		}
+	}
+	return r.write(cmd, l, out)
+}
+
+// take adds an export, or the report of a run.
+func (r *ledgerReport) take(cmd *cobra.Command, l *sqliteledger.Ledger, name string) error {
+	f, err := r.app.rereadable(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	head := make([]byte, 64)
+	n, err := io.ReadFull(f, head)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	if receipts.IsExport(head[:n]) {
+		_, err := l.Import(cmd.Context(), receipts.Read(f))
+		return malformed(err)
+	}
+	in := bufio.NewReaderSize(f, 64<<10)
+	rows := csvRows(in)
+	if n > 0 && head[0] == '{' {
+		rows = jsonRows(in)
+	}
+	for row, err := range rows {
+		if err != nil {
+			return coded{fmt.Errorf("neither an export of a ledger nor a report of a run: %w", err), exitMismatch}
+		}
+		if row.Code == exitOK || row.Of != "" {
+			continue
+		}
+		if len(row.RawPath) > 0 {
+			row.Path = string(row.RawPath)
+		}
+		if row.Path, err = filepath.Abs(row.Path); err != nil {
+			return err
+		}
+		if len(r.failed) == mostFailures {
+			return fmt.Errorf("more than %d paths failed: make reports of fewer runs", mostFailures)
+		}
+		r.failed[row.Path] = row
+	}
+	return nil
+}
+
+// pathKey stands for a path in memory.
+func pathKey(path string) [16]byte {
+	sum := sha256.Sum256([]byte(path))
+	return [16]byte(sum[:])
+}
+
+// listed yields the absolute paths that should be there.
+func (r *ledgerReport) listed(f func(path string) error) error {
+	if r.list == "" {
+		return nil
+	}
+	src := &source{app: r.app}
+	for p, err := range src.listed(r.list, '\n') {
+		if err == nil {
+			p, err = filepath.Abs(p)
+		}
+		if err == nil {
+			err = f(p)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *ledgerReport) write(cmd *cobra.Command, l *sqliteledger.Ledger, out string) error {
+	r.counts = map[string]int{}
+	absent := map[[16]byte]bool{} // paths of the list that no ledger had so far
+	if err := r.listed(func(p string) error { absent[pathKey(p)] = true; return nil }); err != nil {
+		return err
+	}
+	err := r.app.output(out, func(w io.Writer) error {
+		buf := bufio.NewWriter(w)
+		if ext := strings.ToLower(filepath.Ext(out)); ext == ".json" || ext == ".jsonl" || out == "" && r.app.con.json {
+			r.json = buf
+		} else {
+			r.csv = csv.NewWriter(buf)
+			if err := r.csv.Write(outcomeColumns); err != nil {
+				return err
+			}
+		}
+		if err := r.rows(cmd, l, absent); err != nil {
+			return err
+		}
+		if r.csv != nil {
+			r.csv.Flush()
+			if err := r.csv.Error(); err != nil {
+				return err
+			}
+		}
+		return buf.Flush()
+	})
+	if err != nil {
+		return err
+	}
+	bad := r.counts[stateFailed] + r.counts[stateMissing] + r.counts[stateUnfinished]
+	r.app.con.say("%d done, %d failed, %d missing, %d unfinished", r.counts[stateDone], r.counts[stateFailed], r.counts[stateMissing], r.counts[stateUnfinished])
+	if bad > 0 {
+		return silent{exitSources}
+	}
+	return nil
+}
+
+func (r *ledgerReport) rows(cmd *cobra.Command, l *sqliteledger.Ledger, absent map[[16]byte]bool) error {
+	for s, err := range l.LastSources(cmd.Context()) {
+		if err != nil {
+			return err
+		}
+		delete(absent, pathKey(s.Source))
+		delete(r.failed, s.Source)
+		row := outcomeRow{Path: s.Source, Root: s.Root.String(), Target: s.Target, When: s.At, State: stateDone}
+		if s.Known {
+			row.Bytes, row.Verified = &s.Bytes, s.Level.String()
+		}
+		if err := r.add(row); err != nil {
+			return err
+		}
+	}
+	for u, err := range l.Unfinished(cmd.Context()) {
+		if err != nil {
+			return err
+		}
+		if err := r.add(outcomeRow{Root: u.Root.String(), Target: u.Target, When: u.Begun, State: stateUnfinished}); err != nil {
+			return err
+		}
+	}
+	fail := func(path string) error {
+		f, ok := r.failed[path]
+		if !ok {
+			return nil
+		}
+		delete(r.failed, path)
+		delete(absent, pathKey(path))
+		return r.add(outcomeRow{Path: path, Root: f.Root, Target: f.Target, State: stateFailed, Error: cmp.Or(f.Error, "exit code "+strconv.Itoa(f.Code))})
+	}
+	err := r.listed(func(path string) error {
+		if err := fail(path); err != nil || !absent[pathKey(path)] {
+			return err
+		}
+		delete(absent, pathKey(path)) // though it may be in the list again
+		return r.add(outcomeRow{Path: path, State: stateMissing})
+	})
+	for _, path := range slices.Sorted(maps.Keys(r.failed)) {
+		err = errors.Join(err, fail(path))
+	}
+	return err
+}
+
+func (r *ledgerReport) add(row outcomeRow) error {
+	r.counts[row.State]++
+	row.Error = printable(row.Error)
+	if !utf8.ValidString(row.Path) || strings.Contains(row.Path, "\r") {
+		row.RawPath = []byte(row.Path)
+		row.Path = printable(row.Path)
+	}
+	if r.json != nil {
+		return json.NewEncoder(r.json).Encode(row)
+	}
+	bytes, when := "", ""
+	if row.Bytes != nil {
+		bytes = strconv.FormatInt(*row.Bytes, 10)
+	}
+	if !row.When.IsZero() {
+		when = row.When.UTC().Format(time.RFC3339)
+	}
+	return r.csv.Write([]string{row.Path, bytes, row.Root, row.Target, when, row.Verified, row.State, row.Error, base64.StdEncoding.EncodeToString(row.RawPath)})
+}

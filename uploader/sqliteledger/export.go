@@ -1,0 +1,285 @@
+package sqliteledger
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"iter"
+	"time"
+
+	"github.com/carload/carload/internal/sqlite"
+	"github.com/carload/carload/uploader"
+	"github.com/carload/carload/uploader/receipts"
+)
+
+// hasVerified tells ledgers of this version from earlier ones.
+func hasVerified(ctx context.Context, q interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+},
+) bool {
+	var there bool
+	err := q.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = ?)`, tableVerified).Scan(&there)
+	return err == nil && there
+}
+
+// addVerified adds the table to a ledger of an earlier version.
+func addVerified(ctx context.Context, read, write *sql.DB) error {
+	if hasVerified(ctx, read) {
+		return nil
+	}
+	return sqlite.Update(ctx, write, func(tx *sql.Tx) error {
+		if hasVerified(ctx, tx) { // another process was faster
+			return nil
+		}
+		_, err := tx.ExecContext(ctx, verifiedSchema)
+		if code := sqlite.Code(err); code == 1 { // it is there, under a name that is not what it was
+			err = damaged("%w", err)
+		}
+		return err
+	})
+}
+
+func putSource(ctx context.Context, tx *sql.Tx, s receipts.Source) error {
+	id := sourceID(s.Target, s.Source)
+	return errors.Join(
+		put(ctx, tx, tableSources, id, s.Target, s.Source, s.Root.Bytes(), s.MaxShardBytes, s.Base.Bytes(), micro(s.At)),
+		put(ctx, tx, tableVerified, id, s.Bytes, s.Level.String()),
+	)
+}
+
+// exportBatch is how many rows are read at a time, so that no transaction is
+// open while they are written to who knows where.
+const exportBatch = 1000
+
+// Export yields what the ledger knows: of each upload its receipts, and of each
+// source its last upload. Suspects and plans are of
+// this host. What others add meanwhile may be in it or not.
+func (l *Ledger) Export(ctx context.Context) iter.Seq2[receipts.Record, error] {
+	return func(yield func(receipts.Record, error) bool) {
+		for u, err := range l.exportedUploads(ctx) {
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			if !yield(receipts.Upload{UploadKey: u.UploadKey, Begun: u.Begun, Verified: u.Finished}, nil) {
+				return
+			}
+			for r, err := range l.exportedReceipts(ctx, u.UploadKey) {
+				if !yield(r, err) || err != nil {
+					return
+				}
+			}
+		}
+		for s, err := range l.exportedSources(ctx) {
+			if !yield(s, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// batches yields what next gives, until it gives less than a batch.
+func batches[T any](next func() ([]T, error)) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		for {
+			list, err := next()
+			for _, v := range list {
+				if !yield(v, nil) {
+					return
+				}
+			}
+			if err != nil {
+				var none T
+				yield(none, err)
+			}
+			if err != nil || len(list) < exportBatch {
+				return
+			}
+		}
+	}
+}
+
+func (l *Ledger) exportedUploads(ctx context.Context) iter.Seq2[Upload, error] {
+	last := []byte{}
+	return batches(func() (list []Upload, err error) {
+		err = l.each(ctx, tableUploads, `WHERE id > ? ORDER BY id LIMIT ?`, []any{last, exportBatch}, func(r row) error {
+			u, err := uploadOf(r)
+			list, last = append(list, u), r[0].([]byte)
+			return err
+		})
+		return list, err
+	})
+}
+
+func (l *Ledger) exportedReceipts(ctx context.Context, u uploader.UploadKey) iter.Seq2[receipts.Receipt, error] {
+	last := -1
+	return batches(func() (list []receipts.Receipt, err error) {
+		err = l.each(ctx, tableReceipts, `WHERE upload = ? AND shard > ? ORDER BY shard LIMIT ?`, []any{uploadID(u), last, exportBatch}, func(r row) error {
+			archive, err := cidOf(r[2])
+			last = int(r[1].(int64))
+			list = append(list, receipts.Receipt{UploadKey: u, Index: last, Archive: archive})
+			return err
+		})
+		return list, err
+	})
+}
+
+func (l *Ledger) exportedSources(ctx context.Context) iter.Seq2[receipts.Source, error] {
+	last := []byte{}
+	return batches(func() (list []receipts.Source, err error) {
+		err = l.each(ctx, tableSources, `WHERE id > ? ORDER BY id LIMIT ?`, []any{last, exportBatch}, func(r row) error {
+			s, err := sourceOf(r)
+			list, last = append(list, s), r[0].([]byte)
+			return err
+		})
+		for i := range list {
+			if err == nil {
+				err = l.verified(ctx, &list[i])
+			}
+		}
+		return list, err
+	})
+}
+
+func sourceOf(r row) (s receipts.Source, err error) {
+	s.Source, s.At = r[2].(string), moment(r[6])
+	s.UploadKey, err = keyOf(r[1], r[3], r[4], r[5])
+	return s, err
+}
+
+// errEnough ends a query whose rows nobody wants any more.
+var errEnough = errors.New("enough")
+
+// LastSources yields the last upload of each source to each target, in the order
+// of paths and then targets.
+func (l *Ledger) LastSources(ctx context.Context) iter.Seq2[receipts.Source, error] {
+	return func(yield func(receipts.Source, error) bool) {
+		err := l.each(ctx, tableSources, `ORDER BY source, target`, nil, func(r row) error {
+			s, err := sourceOf(r)
+			if err == nil {
+				err = l.verified(ctx, &s)
+			}
+			if err == nil && !yield(s, nil) {
+				err = errEnough
+			}
+			return err
+		})
+		if err != nil && !errors.Is(err, errEnough) {
+			yield(receipts.Source{}, err)
+		}
+	}
+}
+
+// verified adds what else is known of a source.
+func (l *Ledger) verified(ctx context.Context, s *receipts.Source) error {
+	return l.each(ctx, tableVerified, `WHERE id = ?`, []any{sourceID(s.Target, s.Source)}, func(r row) error {
+		s.Bytes, s.Known = r[1].(int64), true
+		return s.Level.UnmarshalText([]byte(r[2].(string)))
+	})
+}
+
+// Import adds records of another ledger, and counts them. What is here stays: a
+// receipt that both have is this ledger's, and of the last uploads of a source
+// the later one counts. An error of records ends it; what came before is kept.
+func (l *Ledger) Import(ctx context.Context, records iter.Seq2[receipts.Record, error]) (n int, err error) {
+	next, stop := iter.Pull2(records)
+	defer stop()
+	for more := true; more; {
+		batch := make([]receipts.Record, 0, exportBatch)
+		for len(batch) < exportBatch {
+			r, err, ok := next()
+			if err != nil {
+				return n, err
+			}
+			if more = ok; !ok {
+				break
+			}
+			batch = append(batch, r)
+		}
+		if err := context.Cause(ctx); err != nil {
+			return n, err
+		}
+		err := l.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+			for _, r := range batch {
+				if err := take(ctx, tx, r); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return n, err
+		}
+		n += len(batch)
+	}
+	return n, nil
+}
+
+// take merges a record.
+func take(ctx context.Context, tx *sql.Tx, r receipts.Record) error {
+	switch r := r.(type) {
+	case receipts.Upload:
+		return takeUpload(ctx, tx, Upload{UploadKey: r.UploadKey, Begun: r.Begun, Finished: r.Verified})
+	case receipts.Receipt:
+		id := uploadID(r.UploadKey)
+		var known bool
+		if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM receipts WHERE upload = ? AND shard = ?)`, id, r.Index).Scan(&known); err != nil || known {
+			return err
+		}
+		if err := takeUpload(ctx, tx, Upload{UploadKey: r.UploadKey, Begun: time.Now()}); err != nil {
+			return err
+		}
+		return put(ctx, tx, tableReceipts, id, int64(r.Index), r.Archive.Bytes())
+	case receipts.Source:
+		var at int64
+		err := tx.QueryRowContext(ctx, `SELECT finished FROM sources WHERE id = ?`, sourceID(r.Target, r.Source)).Scan(&at)
+		if err == nil && at >= micro(r.At) {
+			return nil
+		}
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		if r.Known {
+			return putSource(ctx, tx, r)
+		}
+		if err := putSource(ctx, tx, r); err != nil {
+			return err
+		}
+		return remove(ctx, tx, tableVerified, sourceID(r.Target, r.Source))
+	}
+	return nil
+}
+
+// takeUpload adds an upload, or what is new of one that is known.
+func takeUpload(ctx context.Context, tx *sql.Tx, u Upload) error {
+	known := false
+	err := each(ctx, tx, tableUploads, `WHERE id = ?`, []any{uploadID(u.UploadKey)}, func(r row) error {
+		here, err := uploadOf(r)
+		known = true
+		if here.Begun.Before(u.Begun) || u.Begun.IsZero() {
+			u.Begun = here.Begun
+		}
+		if here.Finished.After(u.Finished) {
+			u.Finished = here.Finished
+		}
+		return err
+	}, nil)
+	if err != nil {
+		return err
+	}
+	if !known && u.Begun.IsZero() {
+		u.Begun = time.Now()
+	}
+	return u.put(ctx, tx)
+}
+
+// Unfinished yields uploads that have receipts and were never verified.
+func (l *Ledger) Unfinished(ctx context.Context) iter.Seq2[Upload, error] {
+	return func(yield func(Upload, error) bool) {
+		for u, err := range l.exportedUploads(ctx) {
+			if (err != nil || u.Finished.IsZero()) && !yield(u, err) {
+				return
+			}
+		}
+	}
+}
