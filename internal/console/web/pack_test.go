@@ -138,16 +138,22 @@ func pack(t *testing.T, p *splitter.Plan) packed {
 	return out
 }
 
-// inBrowser packs inputs with the browser's engine, under Node.
-func inBrowser(t *testing.T, inputs []*input) []packed {
+// node is the program that runs the browser's engine here.
+func node(t *testing.T) string {
 	t.Helper()
-	node, err := exec.LookPath("node")
+	path, err := exec.LookPath("node")
 	if err != nil {
 		if os.Getenv("CI") != "" {
 			t.Fatal("Node 20 is needed: ", err)
 		}
 		t.Skip("there is no Node: ", err)
 	}
+	return path
+}
+
+// inBrowser packs inputs with the browser's engine, under Node.
+func inBrowser(t *testing.T, inputs []*input) []packed {
+	t.Helper()
 	var stdin bytes.Buffer
 	for _, in := range inputs {
 		line, err := json.Marshal(in)
@@ -156,7 +162,7 @@ func inBrowser(t *testing.T, inputs []*input) []packed {
 		}
 		stdin.Write(append(line, '\n'))
 	}
-	cmd := exec.CommandContext(t.Context(), node, "--no-warnings", filepath.Join("testdata", "pack.mjs"))
+	cmd := exec.CommandContext(t.Context(), node(t), "--no-warnings", filepath.Join("testdata", "pack.mjs"))
 	cmd.Stdin = &stdin
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr

@@ -83,6 +83,18 @@ export class Plan {
     this.shards.push(cur)
   }
 
+  /** The files that a shard has leaves of.
+   * @param {number} i */
+  files(i) {
+    const { first, end } = this.shards[i]
+    /** @type {Set<import('./tree.js').FileNode>} */
+    const files = new Set()
+    for (const { owner } of this.dag.blocks.slice(first, end)) {
+      if (owner.kind === 'file') files.add(owner)
+    }
+    return [...files]
+  }
+
   /** The bytes of a shard, as a recipe: what is of files stays on disk until it
    * is read.
    * @param {number} i

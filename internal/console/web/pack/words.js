@@ -26,6 +26,7 @@ export const words = {
   busy: () => 'Another tab is sending this.',
   cancelled: () => 'The upload was cancelled.',
   storage: ({ detail }) => `The browser keeps nothing for us, so a closed tab begins anew.${said(detail)}`,
+  bug: ({ detail }) => `This page has a fault: ${detail}`,
   workers: ({ detail }) => `The part of the page that computes CIDs could not be loaded.${said(detail)}`,
 }
 

@@ -3,7 +3,11 @@
 import { openAsBlob } from 'node:fs'
 import { createHash } from 'node:crypto'
 import { createInterface } from 'node:readline'
-import { DAG, PackError, Plan, Pool, describe } from '../pack/index.js'
+import { DAG } from '../pack/dag.js'
+import { PackError } from '../pack/errors.js'
+import { Plan } from '../pack/plan.js'
+import { Pool } from '../pack/pool.js'
+import { describe } from '../pack/describe.js'
 
 const pool = new Pool()
 for await (const line of createInterface({ input: process.stdin })) {

@@ -1,0 +1,183 @@
+// The ledger: what was hashed and what was sent, in IndexedDB, so that a tab
+// that was closed goes on where it was. It holds names, sizes, dates and
+// digests; no keys, and nothing of what is in files. It is never ahead of the
+// service, and the service is asked before it is believed.
+
+import { DEFAULT_RECIPE } from './layout.js'
+import { identify } from './identity.js'
+
+/** @typedef {import('./identity.js').Identity} Identity */
+
+/** What is known of the leaves of an input: a digest for each, and a byte that
+ * tells whether it is there.
+ * @typedef {{leaves: Uint8Array, done: Uint8Array, root: string|null}} Described */
+
+/** Where shards go: the same input can go to several places.
+ * @typedef {{key: string, endpoint: string, limit: number}} Way */
+
+/** What became of shards, a byte for each.
+ * @typedef {{shards: Uint8Array, sentBytes: number, totalBytes: number}} Sent */
+
+/** States of a shard. Of one that was begun it is not known whether it arrived. */
+export const SHARD = Object.freeze({ waiting: 0, begun: 1, sent: 2 })
+
+/** An upload that is not done.
+ * @typedef {Identity & {root: string|null, endpoint: string, sentBytes: number, totalBytes: number, updated: Date}} Pending */
+
+/** Records that nobody has touched for so long are removed. */
+const maxAgeMs = 60 * 24 * 3600 * 1000
+
+const stores = /** @type {const} */ (['inputs', 'described', 'sent'])
+
+export class Ledger extends EventTarget {
+  /** @param {IDBDatabase} db
+   * @param {BroadcastChannel} channel to other tabs */
+  constructor(db, channel) {
+    super()
+    this.#db = db
+    this.#channel = channel
+    channel.onmessage = () => this.dispatchEvent(new Event('change'))
+    db.onversionchange = () => db.close()
+  }
+
+  #db
+  #channel
+
+  /** Opens the ledger of this browser.
+   * @param {string} [name]
+   * @returns {Promise<Ledger>} */
+  static async open(name = 'carload-pack') {
+    const opening = indexedDB.open(name, 1)
+    opening.onupgradeneeded = () => {
+      const db = opening.result
+      db.createObjectStore('inputs', { keyPath: 'key' })
+      db.createObjectStore('described')
+      db.createObjectStore('sent', { keyPath: ['key', 'endpoint', 'limit'] })
+    }
+    const ledger = new Ledger(await result(opening), new BroadcastChannel(name))
+    await ledger.#prune()
+    return ledger
+  }
+
+  close() {
+    this.#db.close()
+    this.#channel.close()
+  }
+
+  /** What is known of the leaves of an input.
+   * @param {Identity} input
+   * @returns {Promise<Described|null>} */
+  async described({ key }) {
+    return await result(this.#db.transaction('described').objectStore('described').get(key)) ?? null
+  }
+
+  /** @param {Identity} input
+   * @param {Described} described */
+  async keepDescribed(input, described) {
+    await this.#write(['inputs', 'described'], (tx) => {
+      tx.objectStore('inputs').put({ ...input, root: described.root, updated: Date.now() })
+      tx.objectStore('described').put(described, input.key)
+    })
+  }
+
+  /** What was sent that way.
+   * @param {Way} way
+   * @returns {Promise<Sent|null>} */
+  async sent({ key, endpoint, limit }) {
+    return await result(this.#db.transaction('sent').objectStore('sent').get([key, endpoint, limit])) ?? null
+  }
+
+  /** @param {Way} way
+   * @param {Sent} sent */
+  async keepSent(way, sent) {
+    await this.#write(['sent'], (tx) => tx.objectStore('sent').put({ ...way, ...sent, updated: Date.now() }))
+  }
+
+  /** The upload is done: nothing of it is kept, unless it is on its way to
+   * another place as well.
+   * @param {Way} way */
+  async finish({ key, endpoint, limit }) {
+    await this.#write(stores, async (tx) => {
+      const sent = tx.objectStore('sent')
+      sent.delete([key, endpoint, limit])
+      if (await result(sent.count(ofKey(key))) > 0) return
+      tx.objectStore('inputs').delete(key)
+      tx.objectStore('described').delete(key)
+    })
+  }
+
+  /** Forgets all of an input.
+   * @param {string} key */
+  async forget(key) {
+    await this.#write(stores, (tx) => {
+      tx.objectStore('inputs').delete(key)
+      tx.objectStore('described').delete(key)
+      tx.objectStore('sent').delete(ofKey(key))
+    })
+  }
+
+  /** Forgets everything. */
+  async clear() {
+    await this.#write(stores, (tx) => {
+      for (const name of stores) tx.objectStore(name).clear()
+    })
+  }
+
+  /** Uploads that are not done, the newest first.
+   * @returns {Promise<Pending[]>} */
+  async list() {
+    const tx = this.#db.transaction(['inputs', 'sent'])
+    const [inputs, sent] = await Promise.all([result(tx.objectStore('inputs').getAll()), result(tx.objectStore('sent').getAll())])
+    const pending = inputs.flatMap((input) => {
+      const ways = sent.filter((s) => s.key === input.key)
+      const places = ways.length > 0 ? ways : [{ endpoint: '', sentBytes: 0, totalBytes: 0, updated: 0 }]
+      return places.map(({ endpoint, sentBytes, totalBytes, updated }) => (
+        { ...input, endpoint, sentBytes, totalBytes, updated: new Date(Math.max(updated, input.updated)) }))
+    })
+    return pending.sort((a, b) => b.updated.getTime() - a.updated.getTime())
+  }
+
+  /** The pending upload that an input goes on with; null if there is none.
+   * @param {import('./tree.js').Input} input
+   * @param {import('./layout.js').Recipe} [recipe] */
+  async matches(input, recipe = DEFAULT_RECIPE) {
+    const { key } = identify(input, recipe)
+    return (await this.list()).find((p) => p.key === key) ?? null
+  }
+
+  /** @param {readonly (typeof stores[number])[]} names
+   * @param {(tx: IDBTransaction) => unknown} change */
+  async #write(names, change) {
+    const tx = this.#db.transaction(names, 'readwrite')
+    const done = new Promise((resolve, reject) => {
+      tx.oncomplete = () => resolve(undefined)
+      tx.onabort = () => reject(tx.error)
+    })
+    await Promise.all([change(tx), done])
+    this.#channel.postMessage(null)
+    this.dispatchEvent(new Event('change'))
+  }
+
+  async #prune() {
+    const old = Date.now() - maxAgeMs
+    for (const { key, updated } of await this.list()) {
+      if (updated.getTime() < old) await this.forget(key)
+    }
+  }
+}
+
+/** All records of an input in the store of what was sent.
+ * @param {string} key */
+function ofKey(key) {
+  return IDBKeyRange.bound([key], [key, []])
+}
+
+/** @template T
+ * @param {IDBRequest<T>} request
+ * @returns {Promise<T>} */
+function result(request) {
+  return new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result)
+    request.onerror = () => reject(request.error)
+  })
+}
