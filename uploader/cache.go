@@ -56,7 +56,7 @@ func cacheKey(in Input) string {
 // nothing of use.
 func (u *Uploader) restore(ctx context.Context, in Input, key string) (DAG, error) {
 	c, ok := in.(Cacheable)
-	if !ok || key == "" || u.opts.Rehash {
+	if s, sized := in.(Sized); !ok || key == "" || u.opts.Rehash || sized && s.Size() < cachedBytes {
 		return nil, nil
 	}
 	plan, err := u.opts.Ledger.Plan(ctx, key)

@@ -25,7 +25,8 @@ type Ledger interface {
 	// Record adds one.
 	Record(ctx context.Context, u UploadKey, index int, archive cid.Cid) error
 	// Finish marks an upload as verified, and clears the suspects of its root.
-	// Unless its source is empty, the upload is the last one of that source.
+	// Unless its source is empty, the upload is the last one of that source. What
+	// is known already need not be written again.
 	Finish(ctx context.Context, u UploadKey, f Finished) error
 	// Forget drops what is known of an upload, except for suspects.
 	Forget(ctx context.Context, u UploadKey) error

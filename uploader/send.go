@@ -62,12 +62,19 @@ func (u *Uploader) send(ctx context.Context, name, uploadName, source string, l 
 		uploadName = u.opts.UploadName
 	}
 	job := newJob(u, name, uploadName, l, &r)
-	end, err := job.begin(ctx)
-	if err != nil {
-		return r, err
+	receipts, err := job.known(ctx)
+	if receipts == nil && err == nil {
+		var end func()
+		if end, err = job.begin(ctx); err != nil {
+			return r, err
+		}
+		defer end()
+		receipts, err = job.resume(ctx)
 	}
-	defer end()
-	if err = job.run(ctx); err != nil {
+	if err != nil {
+		return r, fmt.Errorf("%q (%s): %w", name, root, err)
+	}
+	if err = job.run(ctx, receipts); err != nil {
 		return r, err
 	}
 	if err = job.finish(ctx); err != nil {
@@ -82,6 +89,11 @@ func (u *Uploader) send(ctx context.Context, name, uploadName, source string, l 
 	if err := u.opts.Ledger.Finish(ctx, l.key, Finished{Source: source, Bytes: l.bytes, Level: r.Level}); err != nil {
 		return r, ledgerError(err)
 	}
+	said := Status{Parts: job.archives}
+	if u.opts.Verify != VerifyReceipt {
+		said.State = StatePinned
+	}
+	u.roster.note(u, root, said)
 	r.Pieces = job.pieces
 	u.observe(Verified{Name: name, Root: root, Level: r.Level, Sample: r.Sample})
 	return r, nil
@@ -141,13 +153,26 @@ func (j *job) begin(ctx context.Context) (end func(), err error) {
 	return end, ledgerError(err)
 }
 
-// run sends every shard that is not held yet.
-func (j *job) run(ctx context.Context) error {
-	receipts, err := j.resume(ctx)
-	if err != nil {
-		return fmt.Errorf("%q (%s): %w", j.name, j.root, err)
+// known is the receipts of all shards, if the ledger has them and the target
+// holds the shards still: nothing is to be sent, so that nobody need wait for
+// it. It is nil otherwise.
+func (j *job) known(ctx context.Context) (map[int]cid.Cid, error) {
+	if j.u.opts.NoResume {
+		return nil, nil
 	}
-	err = j.each(ctx, func(yield func(int) bool) {
+	receipts, err := j.u.opts.Ledger.Receipts(ctx, j.key)
+	if err != nil || len(receipts) < len(j.plan.Shards) {
+		return nil, ledgerError(err)
+	}
+	if receipts, err = j.resume(ctx); err != nil || len(receipts) < len(j.plan.Shards) {
+		return nil, err
+	}
+	return receipts, nil
+}
+
+// run sends every shard that has no receipt.
+func (j *job) run(ctx context.Context, receipts map[int]cid.Cid) error {
+	err := j.each(ctx, func(yield func(int) bool) {
 		for i := range j.plan.Shards {
 			if c, ok := receipts[i]; ok && j.pieces == nil {
 				j.isHeld(i, c)
@@ -208,7 +233,12 @@ func (j *job) resume(ctx context.Context) (map[int]cid.Cid, error) {
 	if len(receipts) == 0 && len(j.plan.Shards) == 1 {
 		return receipts, nil
 	}
-	status, err := u.status(ctx, checker, j.name, j.root)
+	var status Status
+	if len(receipts) > 0 {
+		status, err = j.statusOf(ctx, checker)
+	} else {
+		status, err = u.status(ctx, checker, j.name, j.root)
+	}
 	switch {
 	case errors.Is(err, ErrStopped):
 		return nil, err
@@ -221,7 +251,9 @@ func (j *job) resume(ctx context.Context) (map[int]cid.Cid, error) {
 		return nil, fmt.Errorf("ask what the service holds: %w", err)
 	}
 	if status.Parts == nil {
-		return j.whole(receipts, status.State), nil
+		receipts = j.whole(receipts, status.State)
+		j.said(status, receipts)
+		return receipts, nil
 	}
 	parts := make(map[cid.Cid]bool, len(status.Parts))
 	for _, c := range status.Parts {
@@ -235,7 +267,18 @@ func (j *job) resume(ctx context.Context) (map[int]cid.Cid, error) {
 		delete(parts, c)
 	}
 	j.parts = parts
+	j.said(status, receipts)
 	return receipts, nil
+}
+
+// said takes the target at its word that the DAG is complete, if nothing is sent
+// after it.
+func (j *job) said(s Status, receipts map[int]cid.Cid) {
+	if len(receipts) < len(j.plan.Shards) {
+		j.u.roster.drop(j.root)
+	} else if s.State == StatePinned {
+		j.pinned.Store(true)
+	}
 }
 
 // whole tells what need not be sent to a target that does not tell which shards

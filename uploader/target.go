@@ -21,7 +21,7 @@ import (
 //
 // What else a target can do is discovered by type assertion: [StatusChecker],
 // [ShardChecker], [BlockFetcher], [ArchiveFetcher], [RangeFetcher], [Finisher], [Limited],
-// [Lister], [Deleter].
+// [Lister], [Pager], [Deleter].
 type Target interface {
 	// String names the target in messages and in the ledger. It has no secrets.
 	String() string
@@ -70,6 +70,16 @@ type Lister interface {
 	// List yields DAGs, in an order that the target likes. An error is the last
 	// thing it yields.
 	List(ctx context.Context) iter.Seq2[Held, error]
+}
+
+// Pager is a target with a [StatusChecker] that tells of many DAGs at a time.
+// Many questions for a status are answered by few pages.
+type Pager interface {
+	// Page returns the page at a cursor, which is empty for the first one, and
+	// the cursor of the next; empty after the last one. Of each DAG it tells
+	// State and Parts as Status does. What came in between may be missing, and
+	// DAGs may be there twice.
+	Page(ctx context.Context, cursor string) (held []Held, next string, err error)
 }
 
 // Held is a DAG that a target holds. What the target does not tell stays zero.

@@ -162,6 +162,7 @@ type Uploader struct {
 	fan      *fan                // nil outside of a group
 	slots    *semaphore.Weighted // transfers, shared by all inputs
 	line     *line
+	roster   roster
 	progress counters
 	breaker  breaker
 	readers  sync.Pool // of *car.Reader

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -18,9 +19,28 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// pageSize keeps a page of uploads with hundreds of parts each below what is
-// read of a reply.
-const pageSize = 50
+// Pages are as large as the API allows, unless uploads have so many parts each
+// that a page is more than what is read of a reply.
+const (
+	maxPageSize   = 1000
+	leastPageSize = 10
+)
+
+// page asks for a page of a list. Get is told how many entries it may have. A
+// page that is too long, or too large for the service, is asked for in a
+// smaller size, and so are all that follow.
+func (t *Target) page(get func(limit int) error) (limit int, err error) {
+	for {
+		size := t.pageSize.Load()
+		err := get(int(size))
+		var refused *APIError
+		tooLarge := errors.Is(err, errTooLong) || errors.As(err, &refused) && refused.Status == http.StatusBadRequest
+		if !tooLarge || size <= leastPageSize {
+			return int(size), err
+		}
+		t.pageSize.CompareAndSwap(size, max(size/4, leastPageSize))
+	}
+}
 
 type listed struct {
 	nft
@@ -33,44 +53,70 @@ type listed struct {
 	Name string `json:"name"`
 }
 
+// Page implements [uploader.Pager]: the account's uploads, the newest first. The
+// cursor is the time that a page begins with.
+func (t *Target) Page(ctx context.Context, cursor string) (held []uploader.Held, next string, err error) {
+	var page []listed
+	var header http.Header
+	limit, err := t.page(func(limit int) (err error) {
+		query := url.Values{"limit": {strconv.Itoa(limit)}}
+		if cursor != "" {
+			query.Set("before", cursor)
+		}
+		page = nil
+		header, err = t.get(ctx, "/?"+query.Encode(), &page)
+		return err
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	for i := range page {
+		u, err := page[i].upload()
+		if err != nil {
+			return held, "", err
+		}
+		held = append(held, u)
+	}
+	count, err := strconv.Atoi(header.Get("Count"))
+	if more := err == nil && count > len(page) || err != nil && len(page) >= limit; !more || len(page) == 0 {
+		return held, "", nil
+	}
+	next = page[len(page)-1].Created.UTC().Format(time.RFC3339Nano)
+	if next == cursor {
+		return held, "", t.stuck("uploads", len(page), cursor)
+	}
+	return held, next, nil
+}
+
 // List implements [uploader.Lister]: the account's uploads, the newest first.
 func (t *Target) List(ctx context.Context) iter.Seq2[uploader.Held, error] {
 	return func(yield func(uploader.Held, error) bool) {
-		before := ""
 		seen := map[string]bool{} // of the time that the next page begins with: it does so inclusively
-		for {
-			query := url.Values{"limit": {strconv.Itoa(pageSize)}}
-			if before != "" {
-				query.Set("before", before)
-			}
-			var page []listed
-			if err := t.get(ctx, "/?"+query.Encode(), &page); err != nil {
-				yield(uploader.Held{}, err)
-				return
-			}
-			fresh := 0
-			for _, l := range page {
-				if at := l.Created.UTC().Format(time.RFC3339Nano); at != before {
-					before = at
+		at := ""
+		for cursor := ""; ; {
+			page, next, err := t.Page(ctx, cursor)
+			for _, h := range page {
+				if created := h.Created.UTC().Format(time.RFC3339Nano); created != at {
+					at = created
 					clear(seen)
 				}
-				if seen[l.CID] {
+				key := h.Root.KeyString()
+				if seen[key] {
 					continue
 				}
-				seen[l.CID] = true
-				fresh++
-				u, err := l.upload()
-				if !yield(u, err) || err != nil {
+				seen[key] = true
+				if !yield(h, nil) {
 					return
 				}
 			}
-			if len(page) < pageSize {
+			if err != nil {
+				yield(uploader.Held{}, err)
 				return
 			}
-			if fresh == 0 {
-				yield(uploader.Held{}, t.stuck("uploads", before))
+			if next == "" {
 				return
 			}
+			cursor = next
 		}
 	}
 }
@@ -154,14 +200,19 @@ func (t *Target) Pins(ctx context.Context) iter.Seq2[Pin, error] {
 		before := ""
 		seen := map[string]bool{}
 		for {
-			query := url.Values{"limit": {strconv.Itoa(pageSize)}, "status": {"queued,pinning,pinned,failed"}}
-			if before != "" {
-				query.Set("before", before)
-			}
 			var page struct {
+				Count   int         `json:"count"`
 				Results []pinStatus `json:"results"`
 			}
-			if err := t.pins(ctx, http.MethodGet, "/pins?"+query.Encode(), nil, &page); err != nil {
+			_, err := t.page(func(limit int) error {
+				query := url.Values{"limit": {strconv.Itoa(limit)}, "status": {"queued,pinning,pinned,failed"}}
+				if before != "" {
+					query.Set("before", before)
+				}
+				page.Count, page.Results = 0, nil
+				return t.pins(ctx, http.MethodGet, "/pins?"+query.Encode(), nil, &page)
+			})
+			if err != nil {
 				yield(Pin{}, err)
 				return
 			}
@@ -178,11 +229,11 @@ func (t *Target) Pins(ctx context.Context) iter.Seq2[Pin, error] {
 					return
 				}
 			}
-			if len(page.Results) < pageSize {
+			if page.Count <= len(page.Results) {
 				return
 			}
 			if fresh == 0 {
-				yield(Pin{}, t.stuck("pins", before))
+				yield(Pin{}, t.stuck("pins", len(page.Results), before))
 				return
 			}
 		}
@@ -191,8 +242,8 @@ func (t *Target) Pins(ctx context.Context) iter.Seq2[Pin, error] {
 
 // stuck says that a list may go on, but can't be asked for: the pages of the
 // API begin with a time, and this one has more than a page.
-func (t *Target) stuck(what, at string) error {
-	return bulk.Permanent(fmt.Errorf("%s can't list all %s: it has %d or more of %s, which fill a page", t, what, pageSize, at))
+func (t *Target) stuck(what string, size int, at string) error {
+	return bulk.Permanent(fmt.Errorf("%s can't list all %s: it has %d or more of %s, which fill a page", t, what, size, at))
 }
 
 // pins makes a request of the pinning API, whose replies have no envelope.

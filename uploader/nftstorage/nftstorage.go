@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -78,6 +79,8 @@ type Target struct {
 	base    *url.URL
 	gateway *url.URL
 	client  *bulk.Client
+
+	pageSize atomic.Int32 // of lists: what was found to fit in a reply
 }
 
 // New makes a target. It sends nothing.
@@ -87,6 +90,7 @@ func New(opts Options) (*Target, error) {
 		return nil, err
 	}
 	t := &Target{opts: opts, base: base, gateway: base}
+	t.pageSize.Store(maxPageSize)
 	if opts.Gateway != "" {
 		if t.gateway, err = parseEndpoint(opts.Gateway, opts.AllowHTTP); err != nil {
 			return nil, err
@@ -157,7 +161,7 @@ func (t *Target) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt, 
 		req.Header.Set("X-Name", url.PathEscape(s.Name))
 	}
 	var v nft
-	if err := t.do(req, dog, &v); err != nil {
+	if _, err := t.do(req, dog, &v); err != nil {
 		return uploader.Receipt{}, err
 	}
 	root := v.root()
@@ -184,22 +188,23 @@ func (t *Target) SharesBlocks() bool { return true }
 // Status implements [uploader.StatusChecker] by GET /{cid}.
 func (t *Target) Status(ctx context.Context, root cid.Cid) (uploader.Status, error) {
 	var v nft
-	if err := t.get(ctx, "/"+root.String(), &v); err != nil {
+	if _, err := t.get(ctx, "/"+root.String(), &v); err != nil {
 		return uploader.Status{}, err
 	}
 	parts, err := v.parts()
 	return uploader.Status{State: uploader.State(v.Pin.Status), Parts: parts}, err
 }
 
-func (t *Target) get(ctx context.Context, path string, v any) error {
+// get asks for a value, and returns the header that it came with.
+func (t *Target) get(ctx context.Context, path string, v any) (http.Header, error) {
 	if err := t.turn(ctx); err != nil {
-		return err
+		return nil, err
 	}
 	ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
 	defer stop()
 	req, err := t.request(ctx, http.MethodGet, t.base, path, nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	return t.do(req, dog, v)
 }
@@ -316,6 +321,8 @@ func (t *Target) turn(ctx context.Context) error {
 	return t.opts.Pacer.Wait(ctx)
 }
 
+var errTooLong = errors.New("the reply is too long")
+
 // reply sends a request and returns a good reply, with its body.
 func (t *Target) reply(req *http.Request, dog *bulk.Watchdog) (*http.Response, []byte, error) {
 	resp, err := t.client.Send(req)
@@ -331,29 +338,30 @@ func (t *Target) reply(req *http.Request, dog *bulk.Watchdog) (*http.Response, [
 		return nil, nil, t.client.Failed(req.Context(), "read the reply", err)
 	}
 	if len(p) > maxReplyBytes {
-		return nil, nil, bulk.WrongReply(fmt.Errorf("the reply of %s is longer than %d bytes: is it the right endpoint?", t, maxReplyBytes))
+		return nil, nil, bulk.WrongReply(fmt.Errorf("%w: that of %s has more than %d bytes: is it the right endpoint?", errTooLong, t, maxReplyBytes))
 	}
 	return resp, p, nil
 }
 
-// do sends a request and decodes the value of the reply's envelope.
-func (t *Target) do(req *http.Request, dog *bulk.Watchdog, v any) error {
+// do sends a request and decodes the value of the reply's
+// envelope.
+func (t *Target) do(req *http.Request, dog *bulk.Watchdog, v any) (http.Header, error) {
 	resp, p, err := t.reply(req, dog) //nolint:bodyclose // it is closed there
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if mt, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); mt == "text/html" {
-		return bulk.WrongReply(fmt.Errorf("%s answered with a web page, not with the API's JSON: a login page of the network, or the wrong endpoint", t))
+		return nil, bulk.WrongReply(fmt.Errorf("%s answered with a web page, not with the API's JSON: a login page of the network, or the wrong endpoint", t))
 	}
 	env := envelope{Value: v}
 	if err := json.Unmarshal(p, &env); err != nil {
 		// Cut on the way, perhaps, though the service has taken what was sent.
-		return bulk.BrokenReply(fmt.Errorf("the reply of %s is not the API's JSON: %w", t, err))
+		return nil, bulk.BrokenReply(fmt.Errorf("the reply of %s is not the API's JSON: %w", t, err))
 	}
 	if !env.OK {
-		return t.refusal(resp, env)
+		return nil, t.refusal(resp, env)
 	}
-	return nil
+	return resp.Header, nil
 }
 
 // envelope is what wraps every reply of the API.

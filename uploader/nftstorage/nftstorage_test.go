@@ -303,7 +303,7 @@ func TestEndpoints(t *testing.T) {
 // takes: a list that can't be whole must not seem to be.
 func TestListOfOneMoment(t *testing.T) {
 	t.Parallel()
-	const total = 60
+	const total = 1100
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		limit, err := strconv.Atoi(r.FormValue("limit"))
 		if err != nil {
@@ -338,15 +338,98 @@ func TestListOfOneMoment(t *testing.T) {
 	for _, last = range target.List(t.Context()) {
 		listed++
 	}
-	if listed != 51 || last == nil || !strings.Contains(last.Error(), "can't list all uploads") {
+	if listed != 1001 || last == nil || !strings.Contains(last.Error(), "can't list all uploads") {
 		t.Errorf("%d uploads, %v", listed, last)
 	}
 	listed, last = 0, nil
 	for _, last = range target.Pins(t.Context()) {
 		listed++
 	}
-	if listed != 51 || last == nil || !strings.Contains(last.Error(), "can't list all pins") {
+	if listed != 1001 || last == nil || !strings.Contains(last.Error(), "can't list all pins") {
 		t.Errorf("%d pins, %v", listed, last)
+	}
+}
+
+// TestPages lists more than a page takes, in the largest pages there are, and in
+// smaller ones where uploads have many parts.
+func TestPages(t *testing.T) {
+	t.Parallel()
+	const total = 2500
+	for _, test := range []struct {
+		name     string
+		parts    int
+		most     int  // entries that the service gives at a time
+		count    bool // it says how many there are
+		requests int
+	}{
+		{"few parts", 1, 1000, true, 3},
+		{"no count", 1, 1000, false, 3},
+		{"many parts", 100, 1000, true, 13},
+		{"short pages", 1, 500, true, 6},
+		{"small pages", 1, -100, true, 43},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			part := cid.NewCidV1(0x0202, sum(t, "part")).String()
+			first := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+			requests := 0
+			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				requests++
+				limit, err := strconv.Atoi(r.FormValue("limit"))
+				if err != nil {
+					t.Error(err)
+				}
+				w.Header().Set("Content-Type", "application/json")
+				if test.most < 0 && limit > -test.most {
+					w.WriteHeader(http.StatusBadRequest)
+					_, _ = w.Write([]byte(`{"ok":false,"error":{"code":"HTTP_ERROR","message":"invalid params"}}`))
+					return
+				}
+				from := 0
+				if before := r.FormValue("before"); before != "" {
+					at, err := time.Parse(time.RFC3339Nano, before)
+					if err != nil {
+						t.Error(err)
+					}
+					from = int(first.Sub(at) / time.Microsecond) // that one, too
+				}
+				most := test.most
+				if most < 0 {
+					most = -most
+				}
+				var uploads []any
+				for i := from; i < min(from+limit, from+most, total); i++ {
+					c := cid.NewCidV1(cid.Raw, sum(t, fmt.Sprint(i))).String()
+					created := first.Add(-time.Duration(i) * time.Microsecond).Format("2006-01-02T15:04:05.000000+00:00")
+					uploads = append(uploads, map[string]any{"cid": c, "created": created, "pin": map[string]any{"cid": c, "status": "pinned"}, "parts": slices.Repeat([]string{part}, test.parts)})
+				}
+				if test.count {
+					w.Header().Set("Count", strconv.Itoa(total-from))
+				}
+				// The client hangs up on what is too long.
+				_ = json.NewEncoder(w).Encode(map[string]any{"ok": true, "value": uploads})
+			}))
+			defer srv.Close()
+			token, err := nftstorage.NewToken("token")
+			if err != nil {
+				t.Fatal(err)
+			}
+			target, err := nftstorage.New(nftstorage.Options{Endpoint: srv.URL, Token: token})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer target.Close()
+			seen := map[cid.Cid]bool{}
+			for h, err := range target.List(t.Context()) {
+				if err != nil || seen[h.Root] || h.State != uploader.StatePinned || len(h.Parts) != test.parts {
+					t.Fatalf("after %d: %+v, %v", len(seen), h, err)
+				}
+				seen[h.Root] = true
+			}
+			if len(seen) != total || requests > test.requests {
+				t.Errorf("%d uploads in %d requests", len(seen), requests)
+			}
+		})
 	}
 }
 

@@ -372,8 +372,36 @@ func (l *Ledger) Record(ctx context.Context, u uploader.UploadKey, index int, ar
 	})
 }
 
-// Finish implements [uploader.Ledger].
+// isFinished tells whether all that Finish would write is there.
+func (l *Ledger) isFinished(ctx context.Context, u uploader.UploadKey, f uploader.Finished) (bool, error) {
+	there, suspects := false, false
+	err := l.each(ctx, tableUploads, `WHERE id = ?`, []any{uploadID(u)}, func(r row) error {
+		known, err := uploadOf(r)
+		there = !known.Finished.IsZero()
+		return err
+	})
+	if err == nil && there && f.Source != "" {
+		known := receipts.Source{UploadKey: u, Finished: uploader.Finished{Source: f.Source}}
+		if known.UploadKey, err = l.Last(ctx, u.Target, f.Source); err == nil && known.UploadKey == u {
+			err = l.verified(ctx, &known)
+		}
+		there = known.UploadKey == u && known.Finished == f
+	}
+	if err == nil && there {
+		err = l.each(ctx, tableSuspects, `WHERE id = ?`, []any{rootID(u)}, func(row) error {
+			suspects = true
+			return nil
+		})
+	}
+	return there && !suspects, err
+}
+
+// Finish implements [uploader.Ledger]. What is known already keeps the time at
+// which it was first known.
 func (l *Ledger) Finish(ctx context.Context, u uploader.UploadKey, f uploader.Finished) error {
+	if known, err := l.isFinished(ctx, u, f); known || err != nil {
+		return err
+	}
 	return l.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		var found []Upload
 		err := each(ctx, tx, tableUploads, `WHERE id = ?`, []any{uploadID(u)}, func(r row) error {

@@ -30,11 +30,12 @@ const (
 	Check             // GET /{cid}
 	Block             // GET /ipfs/{cid}?format=raw
 	Archive           // GET /ipfs/{cid}?format=car
+	List              // GET /
 	Commit            // of services that have one; the API has not
 	Other
 )
 
-var opNames = [...]string{"upload", "check", "block", "archive", "commit", "other"}
+var opNames = [...]string{"upload", "check", "block", "archive", "list", "commit", "other"}
 
 // String is the name of the kind.
 func (o Op) String() string { return opNames[o] }
@@ -185,6 +186,8 @@ func opOf(r *http.Request) Op {
 			return Archive
 		}
 		return Block
+	case r.Method == http.MethodGet && r.URL.Path == "/":
+		return List
 	case r.Method == http.MethodGet && strings.Count(r.URL.Path, "/") == 1 && len(r.URL.Path) > len("/version"):
 		return Check
 	}

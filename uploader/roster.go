@@ -1,0 +1,139 @@
+package uploader
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/ipfs/go-cid"
+)
+
+const (
+	// fewQuestions are asked one by one before a page is.
+	fewQuestions = 4
+	// firstPages may be asked for in vain; for more there have to be
+	// questionsPerPage questions each that no page answered, so that those of a
+	// large account cost little where they are of no use.
+	firstPages       = 2
+	questionsPerPage = 8
+	// pageLife is how long what a page said is believed.
+	pageLife = time.Minute
+	// mostKnown bounds the archives of DAGs that are kept.
+	mostKnown = 1 << 16
+)
+
+// roster is what a target said of DAGs a moment ago. It saves the question for
+// one whose answer was in the reply to another.
+type roster struct {
+	mu     sync.Mutex
+	known  map[cid.Cid]Status
+	size   int       // of what is known: DAGs and archives
+	since  time.Time // when the first of it was asked for
+	asked  int       // questions that were not known
+	pages  int
+	cursor string
+	ended  bool // there are no more pages
+	whole  bool // all of the list is known
+}
+
+// statusOf tells what the target holds of a DAG that it should know. If many are
+// asked for, it reads the target's list of all that it has. One that is not in
+// there is asked for by itself, unless it is sooner sent.
+func (j *job) statusOf(ctx context.Context, checker StatusChecker) (Status, error) {
+	status, found, err := j.u.roster.find(ctx, j.u, j.name, j.root)
+	switch {
+	case found == yes || err != nil:
+		return status, err
+	case found == no && len(j.plan.Shards) == 1:
+		return status, ErrNotFound
+	}
+	return j.u.status(ctx, checker, j.name, j.root)
+}
+
+type answer int
+
+const (
+	unknown answer = iota
+	yes
+	no
+)
+
+// find looks into what is known, and reads more pages if that seems worth it. Who
+// comes meanwhile waits: the page may answer that question as well.
+func (r *roster) find(ctx context.Context, u *Uploader, name string, root cid.Cid) (Status, answer, error) {
+	pager, ok := u.target.(Pager)
+	if !ok {
+		return Status{}, unknown, nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if u.opts.Clock.Now().Sub(r.since) > pageLife {
+		r.forget(u.opts.Clock.Now())
+		r.cursor, r.pages, r.ended, r.whole = "", 0, false, false
+	}
+	if s, ok := r.known[root]; ok {
+		return s, yes, nil
+	}
+	r.asked++
+	for r.asked > fewQuestions && !r.ended && r.pages < firstPages+r.asked/questionsPerPage {
+		var held []Held
+		_, err := u.retry(ctx, name, NoShard, func() (err error) {
+			held, r.cursor, err = pager.Page(ctx, r.cursor)
+			return err
+		})
+		if err != nil {
+			if ctx.Err() != nil || u.stopping() {
+				return Status{}, unknown, err
+			}
+			u.opts.Logger.Warn("the target's list can't be read: it is asked for each upload", "err", err)
+			r.ended = true
+			break
+		}
+		r.pages++
+		r.whole = r.cursor == "" // unless there is too much to keep
+		r.ended = r.whole
+		for _, h := range held {
+			r.add(h.Root, Status{State: h.State, Parts: h.Parts}, u.opts.Clock.Now())
+		}
+		if s, ok := r.known[root]; ok {
+			return s, yes, nil
+		}
+	}
+	if r.whole {
+		return Status{}, no, nil
+	}
+	return Status{}, unknown, nil
+}
+
+// note keeps what the target said of a DAG in the receipts for its shards.
+func (r *roster) note(u *Uploader, root cid.Cid, s Status) {
+	if _, ok := u.target.(Pager); !ok {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.add(root, s, u.opts.Clock.Now())
+}
+
+// drop forgets a DAG that the target may be told more of.
+func (r *roster) drop(root cid.Cid) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.known, root)
+}
+
+func (r *roster) add(root cid.Cid, s Status, now time.Time) {
+	if r.size > mostKnown {
+		r.forget(now)
+	}
+	if r.known == nil {
+		r.known, r.since = map[cid.Cid]Status{}, now
+	}
+	r.known[root] = s
+	r.size += 1 + len(s.Parts)
+}
+
+func (r *roster) forget(now time.Time) {
+	clear(r.known)
+	r.size, r.since, r.whole = 0, now, false
+}
