@@ -194,7 +194,7 @@ corruption, 7 not authorized, 8 limit reached, 11 locked by another process,
 
 	root.AddCommand(
 		a.upCommand(), a.cidCommand(), a.packCommand(), a.verifyCommand(), a.statusCommand(),
-		a.unpackCommand(), a.getCommand(), a.lsCommand(), a.inspectCommand(), a.pieceCommand(),
+		a.unpackCommand(), a.getCommand(), a.copyCommand(), a.lsCommand(), a.inspectCommand(), a.pieceCommand(),
 		a.listCommand(), a.rmCommand(), a.pinCommand(), a.serveCommand(), a.keyCommand(), a.serviceCommand(),
 		a.targetCommand(), a.ledgerCommand(), a.profilesCommand(), a.benchCommand(), a.benchStageCommand(), a.benchSinkCommand(), a.versionCommand(),
 	)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -26,6 +27,7 @@ import (
 type sourceFlags struct {
 	endpointFlags
 	gateways urlList
+	from     []string
 	retries  int
 }
 
@@ -33,7 +35,8 @@ func (s *sourceFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.SortFlags = false
 	f.Var(&s.gateways, "gateway", "URL of a trustless gateway; may be repeated: they are used side by side (default: the endpoint)")
-	f.StringArrayVar(&s.to, "to", nil, "fetch from this target instead, as up --to names it")
+	f.StringArrayVar(&s.from, "from", nil, "fetch from this target, as up --to names it, such as s3://BUCKET/PREFIX; a URL is that of a gateway; may be repeated, and used beside --gateway")
+	f.StringArrayVar(&s.to, "to", nil, "the same as --from")
 	f.StringVar(&s.endpoint, "endpoint", "", "URL of a service whose gateway is used (default: the built-in service)")
 	f.StringVar(&s.token.file, "token-file", "", "file with the API key of a target; the variable CARLOAD_TOKEN can hold it as well")
 	f.StringVar(&s.token.command, "token-command", "", "program that prints the API key; run without a shell")
@@ -74,31 +77,58 @@ func (a *app) withPool(ctx context.Context, s sourceFlags, f func(*gateway.Pool)
 	if s.retries == 0 {
 		opts.Retries = -1 // the pool's word for none
 	}
-	urls := s.gateways
-	if len(urls) == 0 && s.endpoint != "" && len(s.to) == 0 {
-		urls = []string{s.endpoint}
+	from := slices.Concat(s.gateways, s.from, s.to)
+	if len(from) == 0 && s.endpoint != "" {
+		from = []string{s.endpoint}
 	}
-	if len(urls) == 0 {
+	if len(from) == 0 {
 		return a.withTarget(ctx, s.endpointFlags, func(t *target) error {
-			blocks, ok := t.Target.(gateway.Source)
-			if !ok {
-				return usagef("target %s gives no blocks back", t)
-			}
-			return f(gateway.NewPool(opts, blocks))
+			return f(gateway.NewPool(opts, t.service))
 		})
 	}
+	return a.withSources(ctx, s.endpointFlags, from, func(sources []gateway.Source) error {
+		return f(gateway.NewPool(opts, sources...))
+	})
+}
+
+// withSources opens everything that blocks come from, for f. A URL is that of a
+// gateway; the rest are targets, as --to names them.
+func (a *app) withSources(ctx context.Context, end endpointFlags, from []string, f func([]gateway.Source) error) (err error) {
 	var sources []gateway.Source
-	end := s.endpointFlags
-	end.insecureHTTP = true // nothing that goes there is secret
-	for _, u := range urls {
-		t, err := a.openService(end, u, nftstorage.Token{})
+	for _, name := range from {
+		t, err := a.openSource(ctx, end, name)
 		if err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, t.close()) }()
-		sources = append(sources, t.service)
+		s, ok := t.Target.(gateway.Source)
+		if !ok {
+			return t.lacks("gives no blocks back")
+		}
+		sources = append(sources, s)
 	}
-	return f(gateway.NewPool(opts, sources...))
+	return f(sources)
+}
+
+// openSource opens one thing that blocks come from.
+func (a *app) openSource(ctx context.Context, end endpointFlags, from string) (*target, error) {
+	c, name, err := a.lookUp(from)
+	if err != nil {
+		return nil, err
+	}
+	end.gateway, end.token, end.files = "", tokenFlags{}, "" // those of another
+	if c.Type != kindService {
+		t, err := a.open(ctx, end, name, c)
+		if err == nil {
+			t.name = from
+		}
+		return t, err
+	}
+	if end, err = end.with(c); err != nil {
+		return nil, err
+	}
+	end.insecureHTTP = true // nothing that goes there is secret
+	return a.openService(end, or(c.Gateway, c.URL), nftstorage.Token{})
 }
 
 // fetched is the blocks of a pool, in the words of those who unpack them.

@@ -141,7 +141,8 @@ type source struct {
 	flags   inputFlags
 	options chunker.Options
 	paths   []string
-	limit   int64 // negative for none
+	limit   int64   // negative for none
+	remote  *remote // what the inputs are instead of paths; nil for paths
 
 	root      cid.Cid // that archives are taken for; undefined for those of their headers
 	report    *report // nil if none is asked for
@@ -200,6 +201,9 @@ func (s *source) checkSize(name string, size int64) error {
 // inputs yields an input for each path, one at a time. What can't be opened is
 // an input that fails to describe itself.
 func (s *source) inputs() iter.Seq[uploader.Input] {
+	if s.remote != nil {
+		return s.remote.inputs(s)
+	}
 	if s.flags.wrap {
 		return func(yield func(uploader.Input) bool) {
 			in, err := s.wrapped()

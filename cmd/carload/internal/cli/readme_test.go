@@ -138,7 +138,7 @@ func TestReadme(t *testing.T) {
 			switch {
 			case strings.HasPrefix(line, "carload serve"):
 				services = append(services, line)
-			case node == "" && (strings.Contains(line, "kubo://") || strings.Contains(line, "--to home") || strings.Contains(line, "test home")):
+			case node == "" && (strings.Contains(line, "kubo://") || strings.Contains(line, "--to home") || strings.Contains(line, "--from home") || strings.Contains(line, "test home")):
 			case storage.URL == "" && (strings.Contains(line, "s3://") || strings.Contains(line, "--to cold")):
 			default:
 				script = append(script, line)

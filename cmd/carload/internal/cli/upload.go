@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"path/filepath"
 	"time"
 
@@ -185,6 +186,42 @@ func setBase(opts *uploader.Options, base string) error {
 // ship runs the engine over the inputs, for each target. The roots it returns
 // are those of the last input that succeeded there.
 func (a *app) ship(src *source, targets []*target, opts uploader.Options, send sendFlags, names phases, what string) (roots map[*target]string, err error) {
+	only := ""
+	if len(targets) == 1 {
+		only = targets[0].String()
+	}
+	if err := src.begin(only); err != nil {
+		return nil, err
+	}
+	res := a.newResults(send.rootOnly)
+	res.newName, res.src = opts.UploadName, src
+	if send.pieceManifest != "" {
+		if res.manifest, err = newManifest(send.pieceManifest); err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, res.manifest.discard()) }()
+	}
+	roots = map[*target]string{}
+	p, err := a.round(src.inputs(), targets, opts, names, res, roots)
+	if again := src.remote.again(a); err == nil && again != nil {
+		opts.NoResume = true // what was sent are shards of another plan
+		var more uploader.Progress
+		more, err = a.round(again, targets, opts, names, res, roots)
+		p.Retries, p.BytesResent = p.Retries+more.Retries, p.BytesResent+more.BytesResent
+	}
+	if err != nil {
+		return nil, err
+	}
+	err = res.finish(p, what)
+	if err != nil && a.life.soft.Err() != nil {
+		a.con.say("what has arrived is not sent again; go on with:")
+		a.con.say("  carload %s", shellQuote(a.args))
+	}
+	return roots, err
+}
+
+// round sends inputs, and adds what became of them to the results.
+func (a *app) round(inputs iter.Seq[uploader.Input], targets []*target, opts uploader.Options, names phases, res *results, roots map[*target]string) (uploader.Progress, error) {
 	several := len(targets) > 1
 	var uploaders []*uploader.Uploader
 	of := map[uploader.Target]*target{}
@@ -199,21 +236,14 @@ func (a *app) ship(src *source, targets []*target, opts uploader.Options, send s
 			err = withHint(usageError{error: err}, "give a smaller --max-shard-bytes")
 		}
 		if err != nil {
-			return nil, err
+			return uploader.Progress{}, err
 		}
 		uploaders = append(uploaders, u)
 		of[t.Target] = t
 	}
 	group, err := uploader.NewGroup(uploaders...)
 	if err != nil {
-		return nil, err
-	}
-	only := ""
-	if !several {
-		only = targets[0].String()
-	}
-	if err := src.begin(only); err != nil {
-		return nil, err
+		return uploader.Progress{}, err
 	}
 	begun := time.Now()
 	defer context.AfterFunc(a.life.soft, func() {
@@ -221,37 +251,24 @@ func (a *app) ship(src *source, targets []*target, opts uploader.Options, send s
 		group.Drain()
 		a.sayWhatIsLeft(p, time.Since(begun), opts.BytesPerSecond)
 	})()
-	stop := a.showProgress(names, group.Progress)
-	defer stop()
-	res := a.newResults(send.rootOnly)
-	res.newName, res.src = opts.UploadName, src
-	if send.pieceManifest != "" {
-		if res.manifest, err = newManifest(send.pieceManifest); err != nil {
-			return nil, err
-		}
-		defer func() { err = errors.Join(err, res.manifest.discard()) }()
-	}
-	roots = map[*target]string{}
-	for o, err := range group.Upload(a.life.hard, src.inputs()) {
+	defer a.showProgress(names, group.Progress)()
+	for o, err := range group.Upload(a.life.hard, inputs) {
 		t := of[o.Target]
+		if res.src.remote.lied(a, o.Result, err) {
+			continue
+		}
 		res.target, res.other = "", t != targets[0]
 		if several {
 			res.target = t.label()
 		}
 		_, res.verifies = o.Target.(uploader.StatusChecker) // a directory can't be asked
 		_, res.files = o.Target.(*dirtarget.Target)
-		res.add(o.Result, err)
+		res.add(o.Result, res.src.remote.blame(err))
 		if err == nil {
 			roots[t] = o.Root.String()
 		}
 	}
-	stop()
-	err = res.finish(group.Progress(), what)
-	if err != nil && a.life.soft.Err() != nil {
-		a.con.say("what has arrived is not sent again; go on with:")
-		a.con.say("  carload %s", shellQuote(a.args))
-	}
-	return roots, err
+	return group.Progress(), nil
 }
 
 // sayWhatIsLeft says what a stop waits for.

@@ -1,0 +1,237 @@
+package copying
+
+import (
+	"slices"
+	"sync"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/carload/carload/car"
+	"github.com/carload/carload/internal/links"
+	"github.com/carload/carload/internal/unixfs"
+	"github.com/carload/carload/uploader/gateway"
+)
+
+// source is a DAG as a [car.Source].
+type source DAG
+
+// Name implements [car.Source].
+func (s *source) Name() string { return s.in.root.String() }
+
+// Size implements [car.Source].
+func (s *source) Size() int64 { return (*DAG)(s).start(len(s.entries)) }
+
+// Open implements [car.Source].
+func (s *source) Open() (car.SourceFile, error) {
+	d := (*DAG)(s)
+	return &stream{dag: d, reader: d.in.pool.NewReader(d.in.ctx), left: d.in.opts.MaxShardBytes - car.HeaderSize(d.in.root)}, nil
+}
+
+// stream is pass 2 of a shard. Its blocks are read in the order of the DAG, but
+// for a jump from the path at the front to the first block that is new. The
+// reader is told of what comes, so that it can fetch ahead.
+type stream struct {
+	dag    *DAG
+	left   int64 // of the largest shard; what lies beyond is not asked for
+	levels []level
+
+	mu     sync.Mutex
+	reader *gateway.Reader
+}
+
+// level is a node on the path to where the stream is.
+type level struct {
+	at     int          // as a block of the DAG
+	node   *unixfs.Node // nil if it is none
+	file   bool         // it is a file's
+	top    bool         // and none above it is
+	begins int64        // where its content begins in that of the file
+
+	told bool // the reader knows its kids
+	open bool // the reader knows of the file
+	kids []int
+	next int // of kids
+}
+
+// Close implements [car.SourceFile].
+func (s *stream) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reader.Close()
+}
+
+// ReadAt implements [car.SourceFile]. It reads one block.
+func (s *stream) ReadAt(p []byte, off int64) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i, err := s.dag.find(off, len(p))
+	if err != nil {
+		return 0, err
+	}
+	depth := int(s.dag.entries[i].depth)
+	s.leave(depth)
+	s.tell(i)
+	c := s.dag.cid(i)
+	loaded, err := s.reader.Load(s.dag.in.ctx, c)
+	if err != nil {
+		return 0, err
+	}
+	data := loaded[0]
+	if len(data) != len(p) {
+		return 0, &SizeError{c, len(p), len(data)}
+	}
+	s.left -= s.dag.section(i)
+	if err := s.enter(i, c, data); err != nil {
+		return 0, err
+	}
+	return copy(p, data), nil
+}
+
+// leave ends the levels that a block of this depth is not below of.
+func (s *stream) leave(depth int) {
+	for n := len(s.levels) - 1; n >= 0 && int(s.dag.entries[s.levels[n].at].depth) >= depth; n-- {
+		if s.levels[n].told {
+			s.reader.Leave()
+		}
+		if s.levels[n].open {
+			s.reader.CloseFile()
+		}
+		s.levels = s.levels[:n]
+	}
+}
+
+// enter goes below a block, if it has links.
+func (s *stream) enter(i int, c cid.Cid, data []byte) error {
+	leaf := s.dag.entries[i].leaf
+	if !links.Possible(c.Prefix().Codec) {
+		return nil
+	}
+	if leaf {
+		some := false
+		err := links.Each(c, data, func(cid.Cid) error { some = true; return nil })
+		if err == nil && some {
+			return &SizeError{c, len(data), len(data)}
+		}
+		return err
+	}
+	l := level{at: i}
+	if n, err := unixfs.Decode(c.Prefix().Codec, data); err == nil {
+		// It outlives the payload, and needs no names.
+		l.node = &unixfs.Node{Type: n.Type, Sizes: n.Sizes, Size: n.Size, Sized: n.Sized, Links: slices.Clone(n.Links)}
+		for k := range l.node.Links {
+			l.node.Links[k].Name = nil
+		}
+		l.file = n.IsFile() && n.Sized && len(n.Data) == 0
+	}
+	l.top = l.file
+	if n := len(s.levels); l.file && n > 0 && s.levels[n-1].file {
+		above := &s.levels[n-1]
+		l.top = false
+		l.begins = above.begins + above.before(c)
+	}
+	s.levels = append(s.levels, l)
+	return nil
+}
+
+// before is how much content of a file's node lies before this link.
+func (l *level) before(c cid.Cid) int64 {
+	var sum int64
+	for k, link := range l.node.Links {
+		if link.Cid == c {
+			break
+		}
+		sum += int64(l.node.Sizes[k])
+	}
+	return sum
+}
+
+// tell tells the reader what comes from block i on, as far as it does not know.
+func (s *stream) tell(i int) {
+	for n := range s.levels {
+		l := &s.levels[n]
+		child := i // the kid of this level that is walked
+		if n+1 < len(s.levels) {
+			child = s.levels[n+1].at
+		}
+		if !l.told {
+			s.tellKids(l, child, i)
+		}
+		for l.next < len(l.kids) && l.kids[l.next] < child {
+			l.next++
+		}
+		if l.next < len(l.kids) && n == len(s.levels)-1 {
+			s.reader.At(l.next)
+		}
+	}
+}
+
+// tellKids tells the reader of the kids of a level: the one that is walked, and
+// those that begin with block i or come later, as far as the shard goes.
+func (s *stream) tellKids(l *level, child, i int) {
+	d := s.dag
+	depth := d.entries[l.at].depth + 1
+	l.told = true
+	l.kids = l.kids[:0]
+	if child < i {
+		l.kids = append(l.kids, child)
+	}
+	left := s.left
+	end := i
+	for ; end < len(d.entries) && d.entries[end].depth >= depth; end++ {
+		if left -= d.section(end); left < 0 {
+			break
+		}
+		if d.entries[end].depth == depth {
+			l.kids = append(l.kids, end)
+		}
+	}
+	whole := end == len(d.entries) || left >= 0 // the last kid is there as a whole
+	cids := make([]cid.Cid, len(l.kids))
+	sizes := make([]int64, len(l.kids))
+	link := 0
+	for k, at := range l.kids {
+		cids[k] = d.cid(at)
+		if d.entries[at].leaf {
+			sizes[k] = int64(d.length(at))
+			continue
+		}
+		if l.node == nil || at < i || k == len(l.kids)-1 && !whole {
+			continue
+		}
+		for link < len(l.node.Links) && l.node.Links[link].Cid != cids[k] {
+			link++
+		}
+		until := end
+		if k+1 < len(l.kids) {
+			until = l.kids[k+1]
+		}
+		// Where most of it came before, it is not asked for as a whole.
+		if there := d.start(until) - d.start(at); link < len(l.node.Links) && int64(min(l.node.Links[link].Tsize, mostTotal)) <= 2*there {
+			sizes[k] = int64(l.node.Links[link].Tsize)
+		}
+	}
+	if l.top {
+		from := int64(0)
+		if i > l.at+1 {
+			from = s.contentAt(l, i)
+		}
+		// What is below in the DAG is a little more than its content.
+		if to := min(int64(l.node.Size), from+d.start(end)-d.start(i)); from < to {
+			s.reader.OpenFile(d.cid(l.at), from, to)
+			l.open = true
+		}
+	}
+	s.reader.Enter(cids, sizes, l.file)
+}
+
+// contentAt is where the content of block i begins in the file that begins with
+// level l.
+func (s *stream) contentAt(l *level, i int) int64 {
+	last := l
+	for n := range s.levels {
+		if s.levels[n].at >= l.at && s.levels[n].file {
+			last = &s.levels[n]
+		}
+	}
+	return last.begins + last.before(s.dag.cid(i))
+}
