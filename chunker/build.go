@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/carload/carload/car"
+	"github.com/carload/carload/internal/durable"
 	"github.com/carload/carload/internal/sha256mb"
 )
 
@@ -310,7 +311,7 @@ func (b *builder) hashLeaves(ctx context.Context, n *node, src io.ReaderAt, f *f
 				if ahead := run + workers; ahead < runs {
 					from, _ := l.leaf(ahead * perRun)
 					_, to := l.leaf(min((ahead+1)*perRun, l.leaves) - 1)
-					readAhead(src, from, to)
+					durable.ReadAhead(src, from, to)
 				}
 				first := run * perRun
 				if err := hash(first, min(perRun, l.leaves-first)); err != nil {

@@ -1,5 +1,5 @@
 // Package durable has what it takes until files survive a loss of power,
-// beyond what package os offers.
+// beyond what package os offers, and what tells the system how they are read.
 package durable
 
 import (

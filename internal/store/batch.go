@@ -8,6 +8,7 @@ import (
 
 	"github.com/ipfs/go-cid"
 
+	"github.com/carload/carload/internal/durable"
 	"github.com/carload/carload/internal/sha256mb"
 )
 
@@ -17,6 +18,7 @@ type Batch struct {
 	cids  []cid.Cid
 	at    []location     // of no shard for what is not held
 	found map[int][]byte // blocks that the index did not have
+	told  int            // the first block that the system was not asked to have ready
 
 	// Absent is why the first block is not held that is not; nil if all are.
 	// It matches [ErrNotHeld] or [ErrDamaged].
@@ -102,6 +104,9 @@ func (b *Batch) Size(i int) int {
 // first that is not, and an error as [Store.Block] has it. A block of which the
 // first copy is damaged is taken from another.
 func (b *Batch) Read(ctx context.Context, i, j int, buf []byte) (int, error) {
+	if j < len(b.at) || j-i > 1 {
+		b.readAhead(i, j)
+	}
 	b.msgs = b.msgs[:0]
 	failed := make(map[int]bool)
 	var open *openFile
@@ -157,6 +162,55 @@ func (b *Batch) Read(ctx context.Context, i, j int, buf []byte) (int, error) {
 		copy(p, data)
 	}
 	return j - i, nil
+}
+
+// How far the disk is kept ahead of the reading, and how much it is asked for at
+// once. Less than that is left to the system.
+const (
+	aheadBytes = 16 << 20
+	askBytes   = 4 << 20
+	leastAsked = 128 << 10
+)
+
+// readAhead asks the system for the blocks from i up to j, and for what comes
+// after them, so that the disk is busy while blocks are hashed and sent.
+func (b *Batch) readAhead(i, j int) {
+	ahead := 0 // bytes after the j-th that it was asked for
+	for k := j; k < b.told; k++ {
+		ahead += b.at[k].len
+	}
+	for k := max(b.told, i); k < len(b.at) && ahead < aheadBytes; {
+		l := b.at[k]
+		from, to := l.off, l.off+int64(l.len)
+		n := 1
+		for ; k+n < len(b.at) && to-from < askBytes; n++ {
+			next := b.at[k+n]
+			if next.id != l.id || next.off < to || next.off > to+framing {
+				break
+			}
+			to = next.off + int64(next.len)
+		}
+		if k += n; k > j {
+			ahead += int(to - from)
+		}
+		if to-from >= leastAsked {
+			b.ask(l, from, to)
+		}
+		b.told = k
+	}
+}
+
+// framing is what there is between neighbours at most: the length and a CID of
+// the usual kind.
+const framing = 64
+
+func (b *Batch) ask(l location, from, to int64) {
+	open, err := b.st.files.open.get(l.shard, b.st.files.path(l.shard))
+	if err != nil {
+		return // reading it will tell
+	}
+	defer b.st.files.open.put(open)
+	durable.ReadAhead(open.f, from, to)
 }
 
 // hash computes the SHA-256 of all that was read, side by side.
