@@ -58,13 +58,37 @@ func (w *walker) wanted(d *foundDir, e fs.DirEntry) bool {
 	if !w.opts.Hidden && strings.HasPrefix(e.Name(), ".") {
 		return false
 	}
-	if len(w.rules) == 0 {
-		return true
+	return len(w.rules) == 0 || wanted(w.rules, path.Join(d.path, e.Name()), e.IsDir())
+}
+
+// Wanted is a test of paths of files, with slashes: whether a directory on disk
+// with that file in it would be taken with it. It goes by Hidden and Patterns.
+func (o Options) Wanted() (func(name string) bool, error) {
+	rules, err := parseRules(o.Patterns)
+	if err != nil {
+		return nil, err
 	}
-	name := path.Join(d.path, e.Name())
-	for i := len(w.rules) - 1; i >= 0; i-- {
-		r := &w.rules[i]
-		if r.dirOnly && !e.IsDir() {
+	return func(name string) bool {
+		for i := 0; i < len(name); {
+			end := len(name)
+			if k := strings.IndexByte(name[i:], '/'); k >= 0 {
+				end = i + k
+			}
+			if !o.Hidden && name[i] == '.' || !wanted(rules, name[:end], end < len(name)) {
+				return false
+			}
+			i = end + 1
+		}
+		return true
+	}, nil
+}
+
+// wanted reports whether the rules take a path below the mount. The last one
+// that matches decides.
+func wanted(rules []rule, name string, isDir bool) bool {
+	for i := len(rules) - 1; i >= 0; i-- {
+		r := &rules[i]
+		if r.dirOnly && !isDir {
 			continue
 		}
 		if ok, _ := doublestar.Match(r.pattern, name); ok { // the pattern was checked

@@ -27,17 +27,33 @@ func (f *fileInput) CacheKey() string {
 	if f.opts.Mode || f.opts.ModTime {
 		return "" // their plans can't be kept
 	}
-	profile := f.opts.Profile
+	return keyWith(fileKey(f.src.Name()), f.opts.Profile)
+}
+
+// keyWith is the key of a source that is described in this way, empty if there is
+// none of the source.
+func keyWith(source string, profile chunker.Profile) string {
 	if profile == (chunker.Profile{}) {
 		profile = chunker.UnixFSv1()
 	}
-	file := fileKey(f.src.Name())
 	recipe, err := json.Marshal(profile)
-	if file == "" || err != nil {
+	if source == "" || err != nil {
 		return ""
 	}
-	return file + " profile " + string(recipe)
+	return source + " profile " + string(recipe)
 }
+
+// CacheKey implements [Cacheable].
+func (s *sourceInput) CacheKey() string {
+	v, ok := s.src.(interface{ Version() string })
+	if !ok || s.opts.Mode || s.opts.ModTime {
+		return ""
+	}
+	return keyWith(fmt.Sprintf("source %q version %q size %d", s.src.Name(), v.Version(), s.src.Size()), s.opts.Profile)
+}
+
+// Restore implements [Cacheable].
+func (s *sourceInput) Restore(plan []byte) (DAG, error) { return chunker.RestoreFile(s.src, plan) }
 
 // Restore implements [Cacheable].
 func (f *fileInput) Restore(plan []byte) (DAG, error) {

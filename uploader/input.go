@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -73,6 +74,29 @@ func built(dag *chunker.DAG, err error) (DAG, error) {
 	return dag, nil
 }
 
+// Source is an [Input] of a source that is no file on disk, such as an object in
+// a bucket. Its name is the source's, which says where it is, and its upload name
+// the last element of it. If the source has a Version method, what is known of it
+// is kept for as long as that returns the same.
+func Source(src car.Source, opts chunker.Options) Input { return &sourceInput{src, opts} }
+
+type sourceInput struct {
+	src  car.Source
+	opts chunker.Options
+}
+
+func (s *sourceInput) Name() string       { return s.src.Name() }
+func (s *sourceInput) UploadName() string { return baseName(s.src.Name()) }
+func (s *sourceInput) Location() string   { return s.src.Name() }
+func (s *sourceInput) Size() int64        { return s.src.Size() }
+func (s *sourceInput) Close() error       { return nil }
+
+func (s *sourceInput) Describe(ctx context.Context, read *atomic.Int64) (DAG, error) {
+	opts := s.opts
+	opts.Read = read
+	return built(chunker.Build(ctx, s.src, opts))
+}
+
 // Tree is an [Input] of a directory: the tree is put together, but not built yet.
 // It is described once.
 func Tree(name string, tree *chunker.Tree, opts chunker.Options) Input {
@@ -87,8 +111,14 @@ type treeInput struct {
 
 func (t *treeInput) Name() string       { return t.name }
 func (t *treeInput) UploadName() string { return baseName(t.name) }
-func (t *treeInput) Location() string   { return absolute(t.name) }
-func (t *treeInput) Close() error       { return nil }
+
+func (t *treeInput) Location() string {
+	if strings.Contains(t.name, "://") {
+		return t.name // it is a URL
+	}
+	return absolute(t.name)
+}
+func (t *treeInput) Close() error { return nil }
 
 func (t *treeInput) Describe(ctx context.Context, read *atomic.Int64) (DAG, error) {
 	opts := t.opts
@@ -123,12 +153,22 @@ type ArchiveSet struct {
 
 // Archives opens CAR files and reads their headers.
 func Archives(paths ...string) (*ArchiveSet, error) {
-	s := &ArchiveSet{}
+	var sources []car.Source
 	for _, path := range paths {
 		src, err := chunker.OpenFile(path)
 		if err != nil {
 			return nil, err
 		}
+		sources = append(sources, src)
+	}
+	return ArchiveSources(sources...)
+}
+
+// ArchiveSources is [Archives] of CAR files that are elsewhere than on disk.
+func ArchiveSources(sources ...car.Source) (*ArchiveSet, error) {
+	s := &ArchiveSet{}
+	for _, src := range sources {
+		path := src.Name()
 		roots, err := rootsOf(src)
 		if err != nil {
 			return nil, fmt.Errorf("archive %q: %w", path, err)

@@ -74,6 +74,9 @@ type Options struct {
 	Stall time.Duration
 	// UserAgent names the program.
 	UserAgent string
+	// Clock is for waits between tries of what is read from an [Object]; nil means
+	// that of the machine.
+	Clock uploader.Clock
 }
 
 // Target is a bucket, or what is below a prefix of it. It is safe for
@@ -106,6 +109,9 @@ func New(opts Options) (*Target, error) {
 	}
 	if t.opts.UserAgent == "" {
 		t.opts.UserAgent = "carload"
+	}
+	if t.opts.Clock == nil {
+		t.opts.Clock = uploader.MachineClock{}
 	}
 	transport := bulk.NewTransport()
 	transport.TLSClientConfig = opts.TLS
@@ -488,8 +494,16 @@ func digestOf(archive cid.Cid) (string, []byte) {
 
 // get reads an object from an offset on, all of it or n bytes. The caller closes it.
 func (t *Target) get(ctx context.Context, key string, offset, n int64) (io.ReadCloser, error) {
+	return t.getIf(ctx, key, offset, n, "")
+}
+
+// getIf is get of an object that has this ETag; if it is empty, of any.
+func (t *Target) getIf(ctx context.Context, key string, offset, n int64, etag string) (io.ReadCloser, error) {
 	ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
 	in := &s3.GetObjectInput{Bucket: &t.opts.Bucket, Key: &key}
+	if etag != "" {
+		in.IfMatch = &etag
+	}
 	if offset > 0 || n >= 0 {
 		r := "bytes=" + strconv.FormatInt(offset, 10) + "-"
 		if n >= 0 {
@@ -502,6 +516,10 @@ func (t *Target) get(ctx context.Context, key string, offset, n int64) (io.ReadC
 		err = t.apiError(ctx, "read "+key, err)
 		stop()
 		return nil, err
+	}
+	if got := aws.ToString(out.ContentRange); offset > 0 && !strings.HasPrefix(got, "bytes "+strconv.FormatInt(offset, 10)+"-") {
+		err := bulk.WrongReply(fmt.Errorf("read %s: the storage was asked for the bytes from %d on, and gives %s", key, offset, bulk.Quote(got)))
+		return nil, errors.Join(err, out.Body.Close())
 	}
 	return &object{dog.Reply(out.Body), t, ctx, key, stop}, nil
 }

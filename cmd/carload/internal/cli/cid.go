@@ -43,7 +43,8 @@ a file like any other.`,
 
 // describeAll runs pass 1 alone over all inputs, and calls then with each of
 // them and its DAG.
-func (a *app) describeAll(src *source, res *results, what string, then func(uploader.Input, uploader.DAG) error) error {
+func (a *app) describeAll(src *source, res *results, what string, then func(uploader.Input, uploader.DAG) error) (err error) {
+	defer func() { err = errors.Join(err, src.close()) }()
 	ctx := a.life.soft
 	var read, total, done, inputs atomic.Int64
 	progress := func() uploader.Progress {
@@ -87,7 +88,7 @@ func (a *app) describeAll(src *source, res *results, what string, then func(uplo
 		}
 	}
 	stop()
-	err := res.finish(progress(), what)
+	err = res.finish(progress(), what)
 	if cause := context.Cause(ctx); err == nil && cause != nil {
 		return cause // between two inputs, so that none of them failed
 	}

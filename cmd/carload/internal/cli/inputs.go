@@ -141,8 +141,9 @@ type source struct {
 	flags   inputFlags
 	options chunker.Options
 	paths   []string
-	limit   int64   // negative for none
-	remote  *remote // what the inputs are instead of paths; nil for paths
+	limit   int64              // negative for none
+	buckets map[string]*target // that inputs are read from, by name
+	remote  *remote            // what the inputs are instead of paths; nil for paths
 
 	root      cid.Cid // that archives are taken for; undefined for those of their headers
 	report    *report // nil if none is asked for
@@ -215,7 +216,7 @@ func (s *source) inputs() iter.Seq[uploader.Input] {
 	}
 	return func(yield func(uploader.Input) bool) {
 		seen := map[string]bool{}
-		group := archiveGroup{root: s.root}
+		group := archiveGroup{open: s.archives, root: s.root}
 		for path, err := range s.all() {
 			if err == nil && seen[filepath.Clean(path)] {
 				s.app.con.warn("%s was given more than once", quotePath(path))
@@ -255,13 +256,29 @@ func (s *source) isArchive(path string) bool {
 	if s.flags.asFile || !strings.EqualFold(filepath.Ext(path), ".car") {
 		return false
 	}
+	if strings.HasPrefix(path, objectScheme) {
+		return true
+	}
 	info, err := os.Stat(path)
 	return err == nil && info.Mode().IsRegular()
+}
+
+// archives opens an archive.
+func (s *source) archives(path string) (*uploader.ArchiveSet, error) {
+	if !strings.HasPrefix(path, objectScheme) {
+		return uploader.Archives(path)
+	}
+	o, err := s.object(path)
+	if err != nil {
+		return nil, err
+	}
+	return uploader.ArchiveSources(o)
 }
 
 // archiveGroup is archives that come one after another and have the same roots:
 // they are shards of the same DAGs.
 type archiveGroup struct {
+	open func(path string) (*uploader.ArchiveSet, error)
 	root cid.Cid // that is meant, whatever the headers say
 	set  *uploader.ArchiveSet
 	path string // of the first one
@@ -269,7 +286,7 @@ type archiveGroup struct {
 
 // take adds an archive. What can't belong to it is yielded before.
 func (g *archiveGroup) take(path string, yield func(uploader.Input) bool) bool {
-	set, err := uploader.Archives(path)
+	set, err := g.open(path)
 	if err != nil {
 		return g.flush(yield) && yield(failedInput{path, archiveError(err)})
 	}
@@ -432,6 +449,9 @@ func (s *source) open(path string) (uploader.Input, error) {
 	if path == "" {
 		return nil, errEmptyPath
 	}
+	if strings.HasPrefix(path, objectScheme) {
+		return s.openObject(path)
+	}
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
@@ -495,6 +515,9 @@ func (s *source) wrapped() (uploader.Input, error) {
 		paths++
 		if path == "-" {
 			return nil, usagef("standard input has no name to be put into a directory by")
+		}
+		if strings.HasPrefix(path, objectScheme) {
+			return nil, usagef("--wrap takes what is on this machine, and %s is in a bucket", quotePath(path))
 		}
 		abs, err := filepath.Abs(path) // so that "." has a name
 		if err != nil {

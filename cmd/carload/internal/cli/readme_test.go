@@ -16,6 +16,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+
 	"github.com/carload/carload/uploader/targettest"
 )
 
@@ -120,6 +124,12 @@ func TestReadme(t *testing.T) {
 	storage := &targettest.S3{Bucket: "none"}
 	if os.Getenv("CARLOAD_VERSITYGW") != "" {
 		storage = targettest.StartS3(t)
+	}
+	if storage.URL != "" {
+		client := s3.New(s3.Options{BaseEndpoint: &storage.URL, UsePathStyle: true, Region: "us-east-1", Credentials: credentials.NewStaticCredentialsProvider(storage.Access, storage.Secret, "")})
+		if _, err := client.PutObject(t.Context(), &s3.PutObjectInput{Bucket: &storage.Bucket, Key: aws.String("raw/movie.mkv"), Body: bytes.NewReader(movie)}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	fill := strings.NewReplacer(
 		"https://s3.example.org", storage.URL, "s3://films", "s3://"+storage.Bucket, "=shelf", "="+storage.Access, "=not-a-secret", "="+storage.Secret,

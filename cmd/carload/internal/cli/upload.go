@@ -107,7 +107,8 @@ func (a *app) upCommand() *cobra.Command {
 		Short:   "Upload files and directories, verified",
 		Long: `Upload files, directories, standard input (-) or existing CAR archives to a
 service that speaks the API of NFT.Storage, a Kubo node, a bucket or a directory,
-and verify that they are held there.
+and verify that they are held there. s3://BUCKET/KEY is an object in a bucket, or
+all that is below it as a directory.
 
 Without --to or --endpoint they go into the store of this user on this machine,
 through the built-in service. With several --to each file is read for all of them
@@ -201,6 +202,7 @@ func (a *app) ship(src *source, targets []*target, opts uploader.Options, send s
 		}
 		defer func() { err = errors.Join(err, res.manifest.discard()) }()
 	}
+	defer func() { err = errors.Join(err, src.close()) }()
 	roots = map[*target]string{}
 	p, err := a.round(src.inputs(), targets, opts, names, res, roots)
 	if again := src.remote.again(a); err == nil && again != nil {

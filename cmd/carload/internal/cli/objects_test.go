@@ -1,0 +1,130 @@
+//go:build unix
+
+package cli_test
+
+import (
+	"bytes"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+
+	"github.com/carload/carload/uploader/targettest"
+	"github.com/carload/carload/uploader/uploadertest"
+)
+
+// TestTargetBucketAsSource uploads what lies in a bucket of a real server: an
+// object, a prefix as a tree, an archive. The roots are those of the same files on
+// disk, and an object that changes on the way is found out by name.
+func TestTargetBucketAsSource(t *testing.T) {
+	t.Parallel()
+	home := t.TempDir()
+	s := targettest.StartS3(t)
+	front := uploadertest.NewServer(t, uploadertest.Options{Handler: uploadertest.Forward(t, s.URL), Kind: func(r *http.Request) uploadertest.Op {
+		if r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, "/movie") {
+			return uploadertest.Block
+		}
+		return uploadertest.Other
+	}})
+	client := s3.New(s3.Options{BaseEndpoint: &s.URL, UsePathStyle: true, Region: "us-east-1", Credentials: credentials.NewStaticCredentialsProvider(s.Access, s.Secret, "")})
+	put := func(key string, data []byte) {
+		t.Helper()
+		if _, err := client.PutObject(t.Context(), &s3.PutObjectInput{Bucket: &s.Bucket, Key: aws.String(key), Body: bytes.NewReader(data)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	movie, err := os.ReadFile(randomFile(t, home, 9_000_000))
+	if err != nil {
+		t.Fatal(err)
+	}
+	put("movie", movie)
+	for name, content := range map[string]string{"a.jpg": "a", "2024/b ü.jpg": "bee", "2024/c.txt": "sea", ".thumbs/d": "hidden", "2024/.e": "hidden"} {
+		path := filepath.Join(home, "photos", name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		put("my/photos/"+name, []byte(content))
+	}
+	command := func(args ...string) *exec.Cmd {
+		cmd := newCommand(t, home, args...)
+		cmd.Env = append(cmd.Env, "AWS_ENDPOINT_URL="+front.URL, "AWS_ACCESS_KEY_ID="+s.Access, "AWS_SECRET_ACCESS_KEY="+s.Secret)
+		return cmd
+	}
+	run := func(args ...string) string {
+		t.Helper()
+		cmd := command(args...)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("carload %s: %v\n%s", strings.Join(args, " "), err, stderr.String())
+		}
+		return strings.TrimSpace(string(out))
+	}
+	fails := func(code int, says string, args ...string) {
+		t.Helper()
+		out, err := command(args...).CombinedOutput()
+		if exitCode(err) != code || !strings.Contains(string(out), says) {
+			t.Errorf("carload %s: %v, want %d\n%s", strings.Join(args, " "), err, code, out)
+		}
+	}
+	for _, args := range [][2][]string{
+		{{"movie"}, {"s3://shards/movie"}},
+		{{"movie", "--profile", "unixfs-v0-2015"}, {"s3://shards/movie", "--profile", "unixfs-v0-2015"}},
+		{{"photos"}, {"s3://shards/my/photos"}},
+		{{"photos"}, {"s3://shards/my/photos/"}},
+		{{"photos", "--hidden"}, {"s3://shards/my/photos", "--hidden"}},
+		{{"photos", "--exclude", "*.txt"}, {"s3://shards/my/photos", "--exclude", "*.txt"}},
+		{{"photos/2024"}, {"s3://shards/my/photos/2024"}},
+	} {
+		want, got := run(append([]string{"cid", "-Q"}, args[0]...)...), run(append([]string{"cid", "-Q"}, args[1]...)...)
+		if got != want {
+			t.Errorf("%q gives %s, %q gives %s", args[1], got, args[0], want)
+		}
+	}
+	root := run("up", "-Q", "s3://shards/movie", "--to", "store:here", "--max-shard-bytes", "2000000")
+	if want := run("cid", "-Q", "movie"); root != want {
+		t.Errorf("%s went up, want %s", root, want)
+	}
+	run("verify", root, "--full", "--to", "store:here")
+	before := front.Count(uploadertest.Block).Requests
+	run("up", "-Q", "s3://shards/movie", "--to", "store:here", "--max-shard-bytes", "2000000")
+	if n := front.Count(uploadertest.Block).Requests - before; n > 0 {
+		t.Errorf("what is there, and unchanged, was read again: %d requests", n)
+	}
+	// The DAG in an archive, from a bucket into the same one.
+	run("pack", "photos", "-o", "packed")
+	packed, err := filepath.Glob(filepath.Join(home, "packed", "*.car"))
+	if err != nil || len(packed) != 1 {
+		t.Fatal(packed, err)
+	}
+	archive, err := os.ReadFile(packed[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	put("photos.car", archive)
+	root = run("up", "-Q", "s3://shards/photos.car", "--to", "s3://shards/up")
+	if want := run("cid", "-Q", "photos"); root != want {
+		t.Errorf("the archive is of %s, want %s", root, want)
+	}
+	run("verify", root, "--full", "--to", "s3://shards/up")
+
+	fails(3, "no such object, and none below it", "up", "s3://shards/nothing", "--to", "store:here")
+	fails(3, "there is no such bucket", "cid", "s3://nothing/movie")
+	fails(2, "in a bucket", "up", "--wrap", "s3://shards/movie", "--to", "store:here")
+	// It is another one by the time that it is sent.
+	front.Script(uploadertest.Block, append(uploadertest.Repeat(6, uploadertest.Pass), func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		put("movie", append([]byte("changed"), movie[7:]...))
+		next.ServeHTTP(w, r)
+	})...)
+	fails(3, `"s3://shards/movie" changed`, "up", "s3://shards/movie", "--to", "store:there", "--ledger", "none")
+}
