@@ -53,6 +53,7 @@ fetched nor sent.`,
 				if send.dryRun {
 					return a.dryRun(src, opts, send.rootOnly)
 				}
+				send.leaveLimit(cmd, &opts)
 				return a.withTargets(cmd.Context(), end, func(targets []*target) error {
 					return a.withSomeLedger(ledger, func(l uploader.Ledger) error {
 						opts.Ledger = l

@@ -128,3 +128,33 @@ func TestTargetBucketAsSource(t *testing.T) {
 	})...)
 	fails(3, `"s3://shards/movie" changed`, "up", "s3://shards/movie", "--to", "store:there", "--ledger", "none")
 }
+
+// TestTargetImport: where a storage imports CARs, a DAG is one object, whatever
+// its size is, and one that can't be is refused before anything is sent.
+func TestTargetImport(t *testing.T) {
+	t.Parallel()
+	home := t.TempDir()
+	s := targettest.StartS3(t)
+	randomFile(t, home, 101_000_000)
+	run := func(args ...string) (string, int) {
+		cmd := newCommand(t, home, args...)
+		cmd.Env = append(cmd.Env, "AWS_ACCESS_KEY_ID="+s.Access, "AWS_SECRET_ACCESS_KEY="+s.Secret)
+		out, err := cmd.CombinedOutput()
+		return string(out), exitCode(err)
+	}
+	if out, code := run("target", "add", "base", "s3://"+s.Bucket, "--s3-import", "--s3-endpoint", s.URL); code != 0 {
+		t.Fatal(out)
+	}
+	out, code := run("up", "movie", "--to", "base", "--max-shard-bytes", "100MB")
+	if code != 8 || !strings.Contains(out, "a DAG has to fit into one archive") {
+		t.Errorf("in two shards: %d, %s", code, out)
+	}
+	if left, err := os.ReadDir(s.Dir); err != nil || len(left) > 0 {
+		t.Errorf("there is %v, %v", left, err)
+	}
+	// This storage does not import anything, and that is found.
+	out, code = run("up", "movie", "--to", "base", "--json", "--retries", "0")
+	if code == 0 || !strings.Contains(out, `"shards":1,`) || !strings.Contains(out, "it does not import CARs") {
+		t.Errorf("in one: %d, %s", code, out)
+	}
+}

@@ -96,6 +96,14 @@ func (s *sendFlags) options(a *app, src *source) (uploader.Options, error) {
 	return opts, nil
 }
 
+// leaveLimit leaves the size of shards to the target, unless somebody asked for
+// one: there are targets that want a DAG in one.
+func (s *sendFlags) leaveLimit(cmd *cobra.Command, opts *uploader.Options) {
+	if !cmd.Flags().Changed("max-shard-bytes") {
+		opts.MaxShardBytes = 0
+	}
+}
+
 func (a *app) upCommand() *cobra.Command {
 	var in inputFlags
 	var send sendFlags
@@ -135,6 +143,7 @@ was last sent from the same path, only the blocks that are new are sent.`,
 			if send.dryRun {
 				return a.dryRun(src, opts, send.rootOnly)
 			}
+			send.leaveLimit(cmd, &opts)
 			return a.withTargets(cmd.Context(), end, func(targets []*target) error {
 				opts.UploadName = name
 				return a.withSomeLedger(ledger, func(l uploader.Ledger) error {
