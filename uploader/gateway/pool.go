@@ -36,8 +36,9 @@ type Source interface {
 
 // Defaults of [Options].
 const (
-	DefaultRetries = 5
-	DefaultHedge   = 3 * time.Second
+	DefaultRetries    = 5
+	DefaultHedge      = 3 * time.Second
+	DefaultAheadBytes = 18 << 20 // four requests
 )
 
 // Options are the knobs of [NewPool]. The zero value is good.
@@ -45,6 +46,8 @@ type Options struct {
 	// Retries is how often all sources are asked again after all have failed; 0
 	// means DefaultRetries, negative none.
 	Retries int
+	// AheadBytes is how much each [Reader] fetches ahead; 0 means DefaultAheadBytes.
+	AheadBytes int64
 	// Hedge is how long one request may take before another source is asked as
 	// well; 0 means DefaultHedge.
 	Hedge    time.Duration
@@ -83,6 +86,9 @@ func NewPool(opts Options, sources ...Source) *Pool {
 	}
 	if opts.Hedge == 0 {
 		opts.Hedge = DefaultHedge
+	}
+	if opts.AheadBytes == 0 {
+		opts.AheadBytes = DefaultAheadBytes
 	}
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)

@@ -15,8 +15,7 @@ import (
 
 // How much a [Reader] fetches ahead.
 const (
-	unitBytes   = 4 << 20  // what one request is for: four leaves of 1 MiB fill the lanes of a core
-	aheadBytes  = 18 << 20 // asked for and not used yet
+	unitBytes   = 4 << 20 // what one request is for: four leaves of 1 MiB fill the lanes of a core
 	aheadUnits  = 256
 	mostFetches = 16 // requests at a time
 )
@@ -346,7 +345,7 @@ func (r *Reader) fill() {
 
 // room tells whether so much more may be asked for.
 func (r *Reader) room(size int64) bool {
-	return r.pending == 0 || r.reserved+size <= aheadBytes && r.pending < aheadUnits && r.fetching.Load() < mostFetches
+	return r.pending == 0 || r.reserved+size <= r.pool.opts.AheadBytes && r.pending < aheadUnits && r.fetching.Load() < mostFetches
 }
 
 // request fetches a unit in the background.
