@@ -101,17 +101,23 @@ func TestTargetsKilled(t *testing.T) {
 				t.Fatal("it does not work at all")
 			}
 			took := time.Since(began)
-			killed := 0
-			for i := range moments {
+			killed, tries := 0, 0
+			for ; killed < moments && tries < 4*moments; tries++ {
 				wait := time.Duration(rand.Int64N(int64(took)))
-				if !k.run(i+1, func(cmd *exec.Cmd) {
+				began := time.Now()
+				if !k.run(tries+1, func(cmd *exec.Cmd) {
 					<-time.After(wait)
 					_ = cmd.Process.Kill() // it may have ended
 				}) {
 					killed++
+				} else {
+					took = min(took, max(k.ended.Sub(began), time.Millisecond))
 				}
 			}
-			t.Logf("%d of %d were killed before their end, the first took %s", killed, moments, took)
+			t.Logf("%d of %d were killed before their end, which came after %s at best", killed, tries, took)
+			if killed < moments/2 {
+				t.Errorf("only %d of %d were killed before their end", killed, tries)
+			}
 			if !m.ends {
 				return
 			}
@@ -136,6 +142,7 @@ func TestTargetsKilled(t *testing.T) {
 
 type killing struct {
 	*mortal
+	ended      time.Time // of the last command that was to be killed
 	t          *testing.T
 	home, name string
 }
@@ -165,6 +172,7 @@ func (k *killing) run(n int, kill func(*exec.Cmd)) (done bool) {
 	}
 	kill(first)
 	done = first.Wait() == nil
+	k.ended = time.Now()
 	out, err := newCommand(t, k.home, "cid", "-Q", path).Output()
 	if err != nil {
 		t.Fatal(err)
