@@ -14,6 +14,7 @@ import (
 
 	"github.com/ipfs/go-cid"
 	"github.com/ipld/go-car/v2/index"
+	"github.com/multiformats/go-multihash"
 
 	"github.com/carload/carload/car"
 	"github.com/carload/carload/internal/bulk"
@@ -134,7 +135,22 @@ type held struct {
 	manifest *manifest
 
 	mu      sync.Mutex
-	indexes []index.Index // of the shards; nil if not asked for yet
+	indexes []shardIndex // of the shards; empty if not asked for yet
+}
+
+// shardIndex tells where the sections of a shard begin.
+type shardIndex struct {
+	index.Index
+	begins []uint64 // of all sections, in order
+}
+
+// end is where the section that begins at an offset ends.
+func (x *shardIndex) end(at uint64, size int64) int64 {
+	i, _ := slices.BinarySearch(x.begins, at+1)
+	if i < len(x.begins) {
+		return int64(min(x.begins[i], uint64(size)))
+	}
+	return size
 }
 
 // open finds the upload of a root.
@@ -149,7 +165,7 @@ func (t *Target) open(ctx context.Context, root cid.Cid) (*held, error) {
 	if err != nil {
 		return nil, err
 	}
-	h = &held{manifest: m, indexes: make([]index.Index, len(m.Shards))}
+	h = &held{manifest: m, indexes: make([]shardIndex, len(m.Shards))}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if known := t.uploads[root]; known != nil {
@@ -160,15 +176,15 @@ func (t *Target) open(ctx context.Context, root cid.Cid) (*held, error) {
 }
 
 // index is that of a shard.
-func (t *Target) index(ctx context.Context, h *held, i int) (index.Index, error) {
+func (t *Target) index(ctx context.Context, h *held, i int) (*shardIndex, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.indexes[i] != nil {
-		return h.indexes[i], nil
+	if h.indexes[i].Index != nil {
+		return &h.indexes[i], nil
 	}
 	key := t.prefix + h.manifest.Shards[i].Key
 	p, err := t.getSmall(ctx, key+indexSuffix, maxIndexBytes)
-	var x index.Index
+	var x shardIndex
 	if err == nil {
 		x, err = readIndex(p)
 	}
@@ -182,21 +198,31 @@ func (t *Target) index(ctx context.Context, h *held, i int) (index.Index, error)
 		return nil, err
 	}
 	h.indexes[i] = x
-	return x, nil
+	return &h.indexes[i], nil
 }
 
 var errNoIndex = errors.New("it is no index of an archive")
 
 // readIndex reads an index. What is none must not end the program: the
 // library trusts it.
-func readIndex(p []byte) (x index.Index, err error) {
+func readIndex(p []byte) (x shardIndex, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			x, err = nil, fmt.Errorf("%w: %v", errNoIndex, r)
+			x, err = shardIndex{}, fmt.Errorf("%w: %v", errNoIndex, r)
 		}
 	}()
-	if x, err = index.ReadFrom(bytes.NewReader(p)); err != nil {
-		return nil, fmt.Errorf("%w: %w", errNoIndex, err)
+	if x.Index, err = index.ReadFrom(bytes.NewReader(p)); err != nil {
+		return shardIndex{}, fmt.Errorf("%w: %w", errNoIndex, err)
+	}
+	if all, ok := x.Index.(index.IterableIndex); ok {
+		err = all.ForEach(func(_ multihash.Multihash, at uint64) error {
+			x.begins = append(x.begins, at)
+			return nil
+		})
+		if err != nil {
+			return shardIndex{}, fmt.Errorf("%w: %w", errNoIndex, err)
+		}
+		slices.Sort(x.begins)
 	}
 	return x, nil
 }
@@ -259,7 +285,8 @@ func (t *Target) fetch(ctx context.Context, uploads []*held, c cid.Cid, limit in
 			if err != nil {
 				return nil, bulk.Permanent(err)
 			}
-			p, err := t.section(ctx, t.prefix+h.manifest.Shards[i].Key, int64(at), c, limit)
+			shard := &h.manifest.Shards[i]
+			p, err := t.section(ctx, t.prefix+shard.Key, int64(at), x.end(at, shard.Size)-int64(at), c, limit)
 			if errors.Is(err, uploader.ErrNotFound) {
 				continue
 			}
@@ -269,9 +296,10 @@ func (t *Target) fetch(ctx context.Context, uploads []*held, c cid.Cid, limit in
 	return nil, fmt.Errorf("block %s: %w", c, uploader.ErrNotFound)
 }
 
-// section reads the payload of a section that begins at an offset.
-func (t *Target) section(ctx context.Context, key string, at int64, c cid.Cid, limit int) ([]byte, error) {
-	body, err := t.get(ctx, key, at, int64(limit)+mostBegun)
+// section reads the payload of a section that begins at an offset and should take
+// so many bytes.
+func (t *Target) section(ctx context.Context, key string, at, bytesThere int64, c cid.Cid, limit int) ([]byte, error) {
+	body, err := t.get(ctx, key, at, max(1, min(bytesThere, int64(limit)+mostBegun)))
 	if err != nil {
 		return nil, err
 	}
