@@ -20,6 +20,6 @@ func TestTarget(t *testing.T) {
 			}
 			return target
 		},
-		Lacks: []string{"authorization", "fetching", "status", "listing", "clock", "latency", "deleting"},
+		Lacks: []string{"authorization", "status", "listing", "clock", "latency", "deleting"},
 	})
 }

@@ -28,8 +28,9 @@ type Options struct {
 // complete or not at all, and one that is there is replaced by the same bytes.
 // It is safe for concurrent use.
 type Target struct {
-	dir  string
-	opts Options
+	dir    string
+	opts   Options
+	reader reader
 }
 
 // Files that are not complete yet have these names. What was not written to for
