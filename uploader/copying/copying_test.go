@@ -450,6 +450,28 @@ func TestLies(t *testing.T) {
 	}
 }
 
+// TestLongShard reads shards that are longer than the input was told.
+func TestLongShard(t *testing.T) {
+	t.Parallel()
+	for name, archive := range archives(t) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			want, err := car.Import(t.Context(), file(archive))
+			if err != nil {
+				t.Fatal(err)
+			}
+			m := newMemory()
+			root := m.add(t, archive)
+			in := copying.NewInput(t.Context(), gateway.NewPool(gateway.Options{Retries: -1}, m), root, copying.Options{MaxShardBytes: 300_000})
+			dag, err := in.Describe(t.Context(), new(atomic.Int64))
+			if err != nil {
+				t.Fatal(err)
+			}
+			compareShards(t, want, dag, 4_000_000)
+		})
+	}
+}
+
 // TestMissing: a block that no source has ends a copy, in either pass.
 func TestMissing(t *testing.T) {
 	t.Parallel()

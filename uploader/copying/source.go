@@ -51,6 +51,7 @@ type level struct {
 	open bool // the reader knows of the file
 	kids []int
 	next int // of kids
+	last int // the last block that was told of
 }
 
 // Close implements [car.SourceFile].
@@ -149,19 +150,77 @@ func (l *level) before(c cid.Cid) int64 {
 func (s *stream) tell(i int) {
 	for n := range s.levels {
 		l := &s.levels[n]
+		last := n == len(s.levels)-1
 		child := i // the kid of this level that is walked
-		if n+1 < len(s.levels) {
+		if !last {
 			child = s.levels[n+1].at
 		}
+		if l.told && last && child > l.last {
+			// It was told of before the path had been left, or the shard is
+			// longer than was thought.
+			if s.left < s.dag.section(i) {
+				s.left = s.dag.in.opts.MaxShardBytes
+			}
+			s.reader.Leave()
+			l.told = false
+			s.closeFile()
+		}
 		if !l.told {
+			s.tellFile(n, i)
 			s.tellKids(l, child, i)
 		}
 		for l.next < len(l.kids) && l.kids[l.next] < child {
 			l.next++
 		}
-		if l.next < len(l.kids) && n == len(s.levels)-1 {
+		if l.next < len(l.kids) && last {
 			s.reader.At(l.next)
 		}
+	}
+}
+
+// closeFile ends what the reader knows of a file.
+func (s *stream) closeFile() {
+	for n := range s.levels {
+		if s.levels[n].open {
+			s.reader.CloseFile()
+			s.levels[n].open = false
+		}
+	}
+}
+
+// end is where the blocks end that are deeper than a node, from block i on and as
+// far as the shard goes, and whether it goes further.
+func (s *stream) end(node, i int) (end int, further bool) {
+	d, left := s.dag, s.left
+	for end = i; end < len(d.entries) && d.entries[end].depth > d.entries[node].depth; end++ {
+		if left -= d.section(end); left < 0 {
+			return end, false
+		}
+	}
+	return end, true
+}
+
+// tellFile tells the reader what it needs of the file that level n is in, unless
+// it knows that.
+func (s *stream) tellFile(n, i int) {
+	for ; n >= 0 && s.levels[n].file && !s.levels[n].top; n-- {
+		if s.levels[n].open {
+			return
+		}
+	}
+	if n < 0 || !s.levels[n].file || s.levels[n].open {
+		return
+	}
+	l, d := &s.levels[n], s.dag
+	from := int64(0)
+	if i > l.at+1 {
+		from = s.contentAt(l, i)
+	}
+	// What is below in the DAG is a little more than its content.
+	end, _ := s.end(l.at, i)
+	if to := min(int64(l.node.Size), from+d.start(end)-d.start(i)); from < to {
+		s.reader.OpenFile(d.cid(l.at), from, to)
+		l.open = true
 	}
 }
 
@@ -169,23 +228,20 @@ func (s *stream) tell(i int) {
 // those that begin with block i or come later, as far as the shard goes.
 func (s *stream) tellKids(l *level, child, i int) {
 	d := s.dag
-	depth := d.entries[l.at].depth + 1
-	l.told = true
-	l.kids = l.kids[:0]
+	l.told, l.kids, l.next = true, l.kids[:0], 0
 	if child < i {
 		l.kids = append(l.kids, child)
 	}
-	left := s.left
-	end := i
-	for ; end < len(d.entries) && d.entries[end].depth >= depth; end++ {
-		if left -= d.section(end); left < 0 {
-			break
-		}
-		if d.entries[end].depth == depth {
-			l.kids = append(l.kids, end)
+	end, whole := s.end(l.at, i) // the last kid may be there in part
+	for k := i; k < end; k++ {
+		if d.entries[k].depth == d.entries[l.at].depth+1 {
+			l.kids = append(l.kids, k)
 		}
 	}
-	whole := end == len(d.entries) || left >= 0 // the last kid is there as a whole
+	l.last = max(end-1, child)
+	if whole {
+		l.last = len(d.entries)
+	}
 	cids := make([]cid.Cid, len(l.kids))
 	sizes := make([]int64, len(l.kids))
 	link := 0
@@ -208,17 +264,6 @@ func (s *stream) tellKids(l *level, child, i int) {
 		// Where most of it came before, it is not asked for as a whole.
 		if there := d.start(until) - d.start(at); link < len(l.node.Links) && int64(min(l.node.Links[link].Tsize, mostTotal)) <= 2*there {
 			sizes[k] = int64(l.node.Links[link].Tsize)
-		}
-	}
-	if l.top {
-		from := int64(0)
-		if i > l.at+1 {
-			from = s.contentAt(l, i)
-		}
-		// What is below in the DAG is a little more than its content.
-		if to := min(int64(l.node.Size), from+d.start(end)-d.start(i)); from < to {
-			s.reader.OpenFile(d.cid(l.at), from, to)
-			l.open = true
 		}
 	}
 	s.reader.Enter(cids, sizes, l.file)

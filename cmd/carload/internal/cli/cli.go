@@ -167,10 +167,10 @@ corruption, 7 not authorized, 8 limit reached, 11 locked by another process,
 			var names []string
 			cmd.Flags().VisitAll(func(f *pflag.Flag) {
 				if !f.Hidden {
-					names = append(names, f.Name)
+					names = append(names, "--"+f.Name)
 				}
 			})
-			err = fmt.Errorf("unknown flag: --%s%s", unknown.GetSpecifiedName(), suggestion(unknown.GetSpecifiedName(), names))
+			err = fmt.Errorf("unknown flag: --%s%s", unknown.GetSpecifiedName(), suggestion("--"+unknown.GetSpecifiedName(), names))
 		}
 		var invalid *pflag.InvalidValueError
 		if errors.As(err, &invalid) {

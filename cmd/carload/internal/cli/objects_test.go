@@ -117,6 +117,12 @@ func TestTargetBucketAsSource(t *testing.T) {
 		t.Errorf("the archive is of %s, want %s", root, want)
 	}
 	run("verify", root, "--full", "--to", "s3://shards/up")
+	// Straight from the bucket, to a file and to another place.
+	run("get", root, "--from", "s3://shards/up", "-o", "back")
+	if out, err := exec.CommandContext(t.Context(), "diff", "-r", filepath.Join(home, "photos"), filepath.Join(home, "back"), "--exclude=.*").CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+	run("copy", root, "--from", "s3://shards/up", "--to", "store:copied", "--verify", "full")
 
 	fails(3, "no such object, and none below it", "up", "s3://shards/nothing", "--to", "store:here")
 	fails(3, "there is no such bucket", "cid", "s3://nothing/movie")
