@@ -1,0 +1,108 @@
+// Package browsertest drives what the console sends to browsers in a real one.
+// It is a module of its own, so that carload does not carry what drives
+// browsers.
+package browsertest
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp"
+)
+
+// browser is a Chromium without a window. What pages keep is in its profile,
+// which outlives it.
+type browser struct {
+	ctx   context.Context //nolint:containedctx // of the browser, for chromedp
+	close func()
+}
+
+// executable finds a Chromium. In CI there has to be one.
+func executable(t testing.TB) string {
+	t.Helper()
+	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path
+		}
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatal("Chromium is needed: apt-get install chromium")
+	}
+	t.Skip("there is no Chromium")
+	return ""
+}
+
+// open starts a browser with a profile in that directory.
+func open(t testing.TB, profile string) *browser {
+	t.Helper()
+	alloc, closeAlloc := chromedp.NewExecAllocator(t.Context(),
+		chromedp.ExecPath(executable(t)),
+		chromedp.Headless,
+		chromedp.NoSandbox,
+		chromedp.UserDataDir(profile),
+		chromedp.WindowSize(1200, 900),
+	)
+	ctx, cancel := chromedp.NewContext(alloc, chromedp.WithErrorf(t.Logf))
+	ctx, stop := context.WithTimeout(ctx, 2*time.Minute)
+	b := &browser{ctx: ctx}
+	b.close = func() {
+		stop()
+		cancel()
+		closeAlloc()
+	}
+	t.Cleanup(func() { b.close() })
+	if err := chromedp.Do(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// kill ends the browser as a crash does: it saves nothing.
+func (b *browser) kill(t testing.TB) {
+	t.Helper()
+	if err := chromedp.FromContext(b.ctx).Browser.Process().Kill(); err != nil {
+		t.Fatal(err)
+	}
+	b.close()
+}
+
+// do runs steps in the browser's page.
+func (b *browser) do(t testing.TB, steps ...chromedp.Action[chromedp.Void]) {
+	t.Helper()
+	if err := chromedp.Do(b.ctx, steps...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// eval is the value of an expression in the page; a promise is waited for.
+func eval[T any](t testing.TB, b *browser, expression string) T {
+	t.Helper()
+	v, err := chromedp.Run(b.ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
+	if err != nil {
+		t.Fatalf("%s: %v", expression, err)
+	}
+	return v
+}
+
+// write writes files below a directory and returns it.
+func write(t testing.TB, files map[string][]byte) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, data := range files {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if data == nil {
+			continue
+		}
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
