@@ -39,6 +39,12 @@ func executable(t testing.TB) string {
 // open starts a browser with a profile in that directory.
 func open(t testing.TB, profile string) *browser {
 	t.Helper()
+	return openFor(t, profile, 2*time.Minute)
+}
+
+// openFor is open for what takes so long at most.
+func openFor(t testing.TB, profile string, limit time.Duration) *browser {
+	t.Helper()
 	alloc, closeAlloc := chromedp.NewExecAllocator(t.Context(),
 		chromedp.ExecPath(executable(t)),
 		chromedp.Headless,
@@ -47,7 +53,7 @@ func open(t testing.TB, profile string) *browser {
 		chromedp.WindowSize(1200, 900),
 	)
 	ctx, cancel := chromedp.NewContext(alloc, chromedp.WithErrorf(t.Logf))
-	ctx, stop := context.WithTimeout(ctx, 2*time.Minute)
+	ctx, stop := context.WithTimeout(ctx, limit)
 	b := &browser{ctx: ctx}
 	b.close = func() {
 		stop()

@@ -5,6 +5,7 @@ go 1.26.8
 require (
 	github.com/carload/carload v0.0.0
 	github.com/chromedp/chromedp v0.23.0
+	github.com/dustin/go-humanize v1.1.0
 )
 
 require (

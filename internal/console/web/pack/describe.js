@@ -11,7 +11,7 @@ import { readError, throwIfAborted } from './errors.js'
 /** @typedef {import('./pool.js').Pool} Pool */
 
 /** What a worker gets at a time: so many bytes, or so many files. */
-const taskBytes = 4 << 20
+const taskBytes = 32 << 20
 const taskPieces = 64
 
 /** A part of the leaves of all files.
