@@ -183,6 +183,7 @@ func TestPackInBrowser(t *testing.T) {
 	folder := filepath.Join(dir, "folder")
 	want, p := plan(t, folder)
 	b.do(t, chromedp.SetUploadFiles(chromedp.CSS("#folder"), []string{folder}))
+	waitFor(t, b, "pick('folder').length > 0") // the folder is read meanwhile
 	eval[any](t, b, "begin('folder', "+s.options(nil)+")")
 	got := eval[ended](t, b, "ended")
 	if got.Result == nil || got.Result.Root != want.Root().String() || got.Result.SentShards != len(p.Shards) {

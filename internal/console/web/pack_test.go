@@ -44,11 +44,10 @@ func (r recipe) profile() chunker.Profile {
 	return p
 }
 
-// entry is a file of a folder, or an empty directory.
+// entry is a file of a folder, or an empty directory if it has no data.
 type entry struct {
 	Path string `json:"path"`
-	File string `json:"file,omitempty"` // on disk
-	data memory
+	Data memory `json:"data,omitzero"`
 }
 
 // input is what both engines pack.
@@ -96,10 +95,10 @@ func (in *input) describe(t *testing.T) (*chunker.DAG, error) {
 	tree := chunker.NewTree()
 	for _, e := range in.Entries {
 		var err error
-		if e.data == nil {
+		if e.Data == nil {
 			err = tree.AddDir(e.Path, chunker.Stat{})
 		} else {
-			err = tree.AddFile(e.Path, e.data, chunker.Stat{})
+			err = tree.AddFile(e.Path, e.Data, chunker.Stat{})
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -221,18 +220,8 @@ func file(t *testing.T, name string, r recipe, limit int64, data memory) *input 
 	return in
 }
 
-// folder makes an input of a folder: a path without data is an empty directory.
-func folder(t *testing.T, name string, r recipe, limit int64, entries []entry) *input {
-	t.Helper()
-	dir := t.TempDir()
-	for i := range entries {
-		if e := &entries[i]; e.data != nil {
-			e.File = filepath.Join(dir, fmt.Sprint(i))
-			if err := os.WriteFile(e.File, e.data, 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
+// folder makes an input of a folder.
+func folder(name string, r recipe, limit int64, entries []entry) *input {
 	return &input{name: name, Recipe: r, Limit: limit, Entries: entries}
 }
 
@@ -296,45 +285,45 @@ func TestFoldersAsTheEngineDoes(t *testing.T) {
 	var odd []entry
 	for i, name := range oddNames {
 		odd = append(odd,
-			entry{Path: name, data: content(name, 37*i)},
-			entry{Path: "dir/" + name + "/" + name, data: content("same", i%3)},
+			entry{Path: name, Data: content(name, 37*i)},
+			entry{Path: "dir/" + name + "/" + name, Data: content("same", i%3)},
 			entry{Path: "empty/" + name})
 	}
 	numbered := func(format string, n int, size func(i int) int) []entry {
 		var entries []entry
 		for i := range n {
 			name := fmt.Sprintf(format, i)
-			entries = append(entries, entry{Path: name, data: content(name, size(i))})
+			entries = append(entries, entry{Path: name, Data: content(name, size(i))})
 		}
 		return entries
 	}
 	one := func(int) int { return 1 }
 	inputs := []*input{
-		folder(t, "nothing", scaled, limit, []entry{}),
-		folder(t, "an empty directory", scaled, limit, []entry{{Path: "empty"}}),
-		folder(t, "empty directories", scaled, limit, []entry{{Path: "a/b/c"}, {Path: "a/d"}, {Path: "e"}}),
-		folder(t, "an empty file", scaled, limit, []entry{{Path: "empty", data: memory{}}}),
-		folder(t, "one file", standard, limit, []entry{{Path: "hello.txt", data: memory("hello world")}}),
-		folder(t, "odd names, flat", standard, limit, odd),
-		folder(t, "odd names, sharded", scaled, limit, odd),
-		folder(t, "names with 40 bits of the hash in common", scaled, limit, append(numbered("n%04d", 30, one),
-			entry{Path: "n2103492", data: memory("a")}, entry{Path: "n2861732", data: memory("b")})),
-		folder(t, "big and small", scaled, limit, numbered("dir%02d/file", 40, func(i int) int { return i * i * 50 })),
-		folder(t, "the same file again and again", scaled, limit, []entry{
-			{Path: "a/x", data: content("x", 9000)}, {Path: "b/x", data: content("x", 9000)}, {Path: "x", data: content("x", 9000)},
+		folder("nothing", scaled, limit, []entry{}),
+		folder("an empty directory", scaled, limit, []entry{{Path: "empty"}}),
+		folder("empty directories", scaled, limit, []entry{{Path: "a/b/c"}, {Path: "a/d"}, {Path: "e"}}),
+		folder("an empty file", scaled, limit, []entry{{Path: "empty", Data: memory{}}}),
+		folder("one file", standard, limit, []entry{{Path: "hello.txt", Data: memory("hello world")}}),
+		folder("odd names, flat", standard, limit, odd),
+		folder("odd names, sharded", scaled, limit, odd),
+		folder("names with 40 bits of the hash in common", scaled, limit, append(numbered("n%04d", 30, one),
+			entry{Path: "n2103492", Data: memory("a")}, entry{Path: "n2861732", Data: memory("b")})),
+		folder("big and small", scaled, limit, numbered("dir%02d/file", 40, func(i int) int { return i * i * 50 })),
+		folder("the same file again and again", scaled, limit, []entry{
+			{Path: "a/x", Data: content("x", 9000)}, {Path: "b/x", Data: content("x", 9000)}, {Path: "x", Data: content("x", 9000)},
 		}),
-		folder(t, "deep", scaled, limit, []entry{{Path: strings.Repeat("d/", 100) + "file", data: memory("x")}}),
-		folder(t, "1,000 entries", standard, 10*limit, numbered("file-%05d.txt", 1000, one)),
-		folder(t, "5,000 entries", standard, 10*limit, numbered("file-%05d.txt", 5000, one)),
+		folder("deep", scaled, limit, []entry{{Path: strings.Repeat("d/", 100) + "file", Data: memory("x")}}),
+		folder("1,000 entries", standard, 10*limit, numbered("file-%05d.txt", 1000, one)),
+		folder("5,000 entries", standard, 10*limit, numbered("file-%05d.txt", 5000, one)),
 	}
 	// A directory of exactly the limit stays flat, one of a byte more does not.
 	for n := 1; n <= 12; n++ {
 		for _, long := range []int{0, 1} {
 			entries := numbered("file-%05d.txt", n, one)
-			entries = append(entries, entry{Path: strings.Repeat("z", 10+long), data: memory("x")})
+			entries = append(entries, entry{Path: strings.Repeat("z", 10+long), Data: memory("x")})
 			r := scaled
 			r.HAMTBytes = 4 + 55*n + 52
-			inputs = append(inputs, folder(t, fmt.Sprintf("%d entries, and a byte more: %d", n, long), r, limit, entries))
+			inputs = append(inputs, folder(fmt.Sprintf("%d entries, and a byte more: %d", n, long), r, limit, entries))
 		}
 	}
 	same(t, inputs)
@@ -360,11 +349,11 @@ func TestRandomFolders(t *testing.T) {
 				entries = append(entries, entry{Path: path})
 				dirs = append(dirs, path+"/")
 			default:
-				entries = append(entries, entry{Path: path, data: content(path, rng.IntN(1+rng.IntN(9000)))})
+				entries = append(entries, entry{Path: path, Data: content(path, rng.IntN(1+rng.IntN(9000)))})
 			}
 		}
 		r := recipe{1 + rng.IntN(2000), 2 + rng.IntN(6), 60 + rng.IntN(3000)}
-		inputs = append(inputs, folder(t, fmt.Sprintf("seed %d", seed), r, 10_000+rng.Int64N(50_000), entries))
+		inputs = append(inputs, folder(fmt.Sprintf("seed %d", seed), r, 10_000+rng.Int64N(50_000), entries))
 	}
 	same(t, inputs)
 }
@@ -418,15 +407,15 @@ func TestRefusedInBrowser(t *testing.T) {
 	t.Parallel()
 	big := numberedPath(513)
 	inputs := []*input{
-		folder(t, "name", scaled, 1<<20, []entry{{Path: "a/../b", data: memory("x")}}),
-		folder(t, "name", scaled, 1<<20, []entry{{Path: "/a", data: memory("x")}}),
-		folder(t, "name", scaled, 1<<20, []entry{{Path: "a//b", data: memory("x")}}),
-		folder(t, "name", scaled, 1<<20, []entry{{Path: "a\x00b", data: memory("x")}}),
-		folder(t, "name", scaled, 1<<20, []entry{{Path: "a", data: memory("x")}, {Path: "a", data: memory("y")}}),
-		folder(t, "name", scaled, 1<<20, []entry{{Path: "a", data: memory("x")}, {Path: "a/b", data: memory("y")}}),
-		folder(t, "deep", scaled, 1<<20, []entry{{Path: big, data: memory("x")}}),
-		folder(t, "collision", recipe{1024, 4, 10}, 1<<20, []entry{
-			{Path: "ipfs-hamt-collision-name-0000001", data: memory("x")}, {Path: "ipfs-00006562330ZZx-7-'FZd4YEQ];", data: memory("y")},
+		folder("name", scaled, 1<<20, []entry{{Path: "a/../b", Data: memory("x")}}),
+		folder("name", scaled, 1<<20, []entry{{Path: "/a", Data: memory("x")}}),
+		folder("name", scaled, 1<<20, []entry{{Path: "a//b", Data: memory("x")}}),
+		folder("name", scaled, 1<<20, []entry{{Path: "a\x00b", Data: memory("x")}}),
+		folder("name", scaled, 1<<20, []entry{{Path: "a", Data: memory("x")}, {Path: "a", Data: memory("y")}}),
+		folder("name", scaled, 1<<20, []entry{{Path: "a", Data: memory("x")}, {Path: "a/b", Data: memory("y")}}),
+		folder("deep", scaled, 1<<20, []entry{{Path: big, Data: memory("x")}}),
+		folder("collision", recipe{1024, 4, 10}, 1<<20, []entry{
+			{Path: "ipfs-hamt-collision-name-0000001", Data: memory("x")}, {Path: "ipfs-00006562330ZZx-7-'FZd4YEQ];", Data: memory("y")},
 		}),
 		file(t, "block-too-large", scaled, 1_100, content("x", 5000)),
 	}

@@ -211,6 +211,7 @@ export class DAG {
   content({ owner, number }) {
     if (owner.kind === 'file') {
       const { layout, file } = owner
+      if (layout.nodes === 1) return file
       if (layout.raw(number)) return file.slice(layout.start(number), layout.start(number + 1))
       return layout.encode(number, (n) => this.#fileDigest(owner, n))
     }

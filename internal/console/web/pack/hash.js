@@ -34,17 +34,31 @@ export async function work(task) {
     }
   }
   const { id, pieces, chunkBytes } = task
-  const digests = new Uint8Array(pieces.reduce((n, p) => n + leavesOf(p, chunkBytes), 0) * DIGEST_BYTES)
-  let at = 0
-  for (let i = 0; i < pieces.length; i++) {
-    try {
-      at = await digestPiece(pieces[i], chunkBytes, digests, at)
-    } catch (error) {
-      return { id, error, piece: i }
+  /** @type {{piece: Piece, number: number, at: number}[]} */
+  const jobs = []
+  let leaves = 0
+  pieces.forEach((piece, number) => {
+    jobs.push({ piece, number, at: leaves * DIGEST_BYTES })
+    leaves += leavesOf(piece, chunkBytes)
+  })
+  const digests = new Uint8Array(leaves * DIGEST_BYTES)
+  /** @type {Answer|null} */
+  let failed = null
+  const reader = async () => {
+    for (let job = jobs.shift(); job && !failed; job = jobs.shift()) {
+      try {
+        await digestPiece(job.piece, chunkBytes, digests, job.at)
+      } catch (error) {
+        failed ??= { id, error, piece: job.number }
+      }
     }
   }
-  return { id, digests }
+  await Promise.all(Array.from({ length: Math.min(pieces.length, filesTogether) }, reader))
+  return failed ?? { id, digests }
 }
+
+/** How many files are read at a time: a small one is all waiting. */
+const filesTogether = 8
 
 /** How many leaves a piece has; an empty file has one.
  * @param {Piece} piece
@@ -68,7 +82,6 @@ async function digestPiece(piece, chunkBytes, digests, at) {
     if (running.length > together) await running.shift()
   }
   await Promise.all(running)
-  return at
 }
 
 /** How many digests are computed while a leaf is read. */
@@ -93,7 +106,8 @@ async function* leavesIn({ file, from, to }, chunkBytes) {
         got += value.length
       }
     } else {
-      buffer = await file.slice(offset, offset + size).arrayBuffer()
+      // A slice is one more thing that the browser keeps a list of.
+      buffer = await (size === file.size ? file : file.slice(offset, offset + size)).arrayBuffer()
       if (buffer.byteLength !== size) throw new ShortRead(size, buffer.byteLength)
     }
     yield new Uint8Array(buffer, 0, size)

@@ -15,7 +15,7 @@ for await (const line of createInterface({ input: process.stdin })) {
   try {
     const input = file !== undefined
       ? { name: 'file', file: await openAsBlob(file) }
-      : { name: 'folder', entries: await Promise.all(entries.map(async (e) => ({ path: e.path, file: e.file ? await openAsBlob(e.file) : null }))) }
+      : { name: 'folder', entries: entries.map(({ path, data }) => ({ path, file: data === undefined ? null : new Blob([Buffer.from(data, 'base64')]) })) }
     const dag = new DAG(input, recipe)
     await describe(dag, pool, {})
     const plan = new Plan(dag, limit)
