@@ -15,44 +15,61 @@ import (
 // matching [car.ErrSourceChanged]. Only files that were written to or replaced
 // since the description ended, or just before, are read for it.
 func (d *DAG) Changed(ctx context.Context) error {
-	var loader car.Loader
-	defer loader.Close()
-	for i := range d.nodes.n {
-		n := d.nodes.at(uint32(i))
-		if n.absent {
-			continue
+	for err := range d.Changes(ctx) {
+		return err
+	}
+	return nil
+}
+
+// Changes yields what Changed reports of each file. Other errors than a
+// [*car.SourceChangedError] end it.
+func (d *DAG) Changes(ctx context.Context) iter.Seq[error] {
+	return func(yield func(error) bool) {
+		var loader car.Loader
+		defer loader.Close()
+		for i := range d.nodes.n {
+			err := d.changed(ctx, &loader, d.nodes.at(uint32(i)))
+			if err != nil && (!yield(err) || !errors.Is(err, car.ErrSourceChanged)) {
+				return
+			}
 		}
-		switch n.body.(type) {
-		case *directory, symlink:
-			continue
+	}
+}
+
+func (d *DAG) changed(ctx context.Context, loader *car.Loader, n *node) error {
+	if n.absent {
+		return nil
+	}
+	switch n.body.(type) {
+	case *directory, symlink:
+		return nil
+	}
+	var path string
+	switch src := d.source(n).(type) {
+	case diskFile:
+		path = src.Name()
+	case *FileSource:
+		path = src.path
+	default:
+		return nil
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return &car.SourceChangedError{Name: path, Reason: "it is gone"}
+	}
+	if err := sameSize(path, info, n.size); err != nil {
+		return err
+	}
+	if changed := changeTime(info); !changed.Add(tick(changed)).After(d.described) {
+		return nil
+	}
+	for leaf := range d.leaves(n) {
+		_, err := loader.Load(ctx, leaf)
+		if errors.Is(err, car.ErrCorrupt) || errors.Is(err, os.ErrNotExist) {
+			err = &car.SourceChangedError{Name: path, Offset: leaf.Offset, Reason: "it was written to after it was read"}
 		}
-		var path string
-		switch src := d.source(n).(type) {
-		case diskFile:
-			path = src.Name()
-		case *FileSource:
-			path = src.path
-		default:
-			continue
-		}
-		info, err := os.Stat(path)
 		if err != nil {
-			return &car.SourceChangedError{Name: path, Reason: "it is gone"}
-		}
-		if err := sameSize(path, info, n.size); err != nil {
 			return err
-		}
-		if changed := changeTime(info); !changed.Add(tick(changed)).After(d.described) {
-			continue
-		}
-		for leaf := range d.leaves(n) {
-			_, err := loader.Load(ctx, leaf)
-			if errors.Is(err, car.ErrCorrupt) || errors.Is(err, os.ErrNotExist) {
-				err = &car.SourceChangedError{Name: path, Offset: leaf.Offset, Reason: "it was written to after it was read"}
-			}
-			if err != nil {
-				return err
-			}
 		}
 	}
 	return nil

@@ -222,6 +222,29 @@ func (d *DAG) path(n *node) string {
 	return filepath.Join(d.path(n.parent), n.name)
 }
 
+// Entry is an entry of a directory.
+type Entry struct {
+	Name string
+	Cid  cid.Cid
+	Size int64 // bytes of the files in it
+}
+
+// Entries iterates over the entries of the root, if that is a directory.
+func (d *DAG) Entries() iter.Seq[Entry] {
+	return func(yield func(Entry) bool) {
+		dir, ok := d.nodes.at(0).body.(*directory)
+		if !ok {
+			return
+		}
+		for _, i := range d.entriesOf(dir) {
+			n := d.nodes.at(i)
+			if !yield(Entry{n.name, makeCID(d.recipe(n).cidPrefix(n.raw), n.digest[:]), n.size}) {
+				return
+			}
+		}
+	}
+}
+
 // Blocks iterates over the blocks in the order of the list.
 func (d *DAG) Blocks() iter.Seq[car.Block] {
 	return func(yield func(car.Block) bool) {

@@ -37,7 +37,8 @@ func NewTree() *Tree {
 	return t
 }
 
-// AddFile adds a file whose bytes are those of src.
+// AddFile adds a file whose bytes are those of src. If stat is zero and src tells
+// it, as a [FileSource] does, metadata are those of the source.
 func (t *Tree) AddFile(path string, src car.Source, stat Stat) error {
 	return t.add(path, node{body: src, size: src.Size()}, stat)
 }

@@ -88,6 +88,9 @@ func (w *walker) walk(ctx context.Context) error {
 		}
 		if src, ok := n.body.(car.Source); ok {
 			n.size = src.Size()
+			if s, ok := src.(interface{ Info() fs.FileInfo }); ok && n.stat == nil {
+				w.keepStat(n, infoStat(s.Info()))
+			}
 			sources = append(sources, n)
 		}
 	}

@@ -28,6 +28,7 @@ type Described struct {
 	Cached bool    `json:"cached"` // the plan was in the ledger
 	Base   cid.Cid `json:"base"`   // a DAG that the target has, if there is one
 	Held   int     `json:"held"`   // blocks that are not sent because they are in it
+	Batch  cid.Cid `json:"batch"`  // that the input is a part of, if it is: the shards are those of the batch
 }
 
 // Waiting is sent when the same DAG is being sent to the same target by

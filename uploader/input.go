@@ -60,6 +60,12 @@ func (f *fileInput) Location() string   { return absolute(f.src.Name()) }
 func (f *fileInput) Size() int64        { return f.src.Size() }
 func (f *fileInput) Close() error       { return nil }
 
+// Source implements [Batchable].
+func (f *fileInput) Source() car.Source { return f.src }
+
+// Options implements [Batchable].
+func (f *fileInput) Options() chunker.Options { return f.opts }
+
 func (f *fileInput) Describe(ctx context.Context, read *atomic.Int64) (DAG, error) {
 	opts := f.opts
 	opts.Read = read

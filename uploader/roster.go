@@ -38,16 +38,16 @@ type roster struct {
 
 // statusOf tells what the target holds of a DAG that it should know. If many are
 // asked for, it reads the target's list of all that it has. One that is not in
-// there is asked for by itself, unless it is sooner sent.
-func (j *job) statusOf(ctx context.Context, checker StatusChecker) (Status, error) {
-	status, found, err := j.u.roster.find(ctx, j.u, j.name, j.root)
+// there is asked for by itself, unless it is small, and so sooner sent.
+func (u *Uploader) statusOf(ctx context.Context, checker StatusChecker, name string, root cid.Cid, small bool) (Status, error) {
+	status, found, err := u.roster.find(ctx, u, name, root)
 	switch {
 	case found == yes || err != nil:
 		return status, err
-	case found == no && len(j.plan.Shards) == 1:
+	case found == no && small:
 		return status, ErrNotFound
 	}
-	return j.u.status(ctx, checker, j.name, j.root)
+	return u.status(ctx, checker, name, root)
 }
 
 type answer int

@@ -36,6 +36,13 @@ type Result struct {
 	Level  VerifyLevel // what was verified, if there was no error
 	Sample *SampleReport
 	Pieces []ShardPiece // of all shards, if [Options.PieceCIDs] is set and there was no error
+
+	// Batch is the root of the batch that the input is in, and Entry its name
+	// there. Shards are those of the batch, and counted in its own result.
+	Batch cid.Cid
+	Entry string
+	// Members is how many inputs a batch had. It is 0 in the result of an input.
+	Members int
 }
 
 // Send is pass 2 alone: it ships the shards of a plan that the target does not
@@ -235,7 +242,7 @@ func (j *job) resume(ctx context.Context) (map[int]cid.Cid, error) {
 	}
 	var status Status
 	if len(receipts) > 0 {
-		status, err = j.statusOf(ctx, checker)
+		status, err = u.statusOf(ctx, checker, j.name, j.root, len(j.plan.Shards) == 1)
 	} else {
 		status, err = u.status(ctx, checker, j.name, j.root)
 	}

@@ -56,7 +56,8 @@ type outcome struct {
 }
 
 // Upload runs both passes over every input, and yields one result for each, in
-// the order in which they are done. While inputs are sent, the next one is
+// the order in which they are done; for a [Batch] one for each of its members,
+// and then its own. While inputs are sent, the next one is
 // described. An input that fails does not stop the others. Inputs are pulled
 // one at a time, on another goroutine, when there is room for them. The caller
 // may stop at any result; that cancels what is in flight.
@@ -92,32 +93,24 @@ func (u *Uploader) pull(ctx context.Context, inputs iter.Seq[Input], outcomes ch
 	// More inputs than transfers would only hold digests in memory.
 	sending.SetLimit(u.opts.Transfers)
 	for in := range inputs {
-		u.progress.inputs.Add(1)
-		l, dag, err := u.describe(ctx, in)
-		if err != nil {
-			r := Result{Name: in.Name()}
-			if dag != nil {
-				r.Root, r.Bytes = dag.Root(), dag.Size()
-				u.fan.leave(u, r.Root)
-			}
-			outcomes <- u.done(in, r, err)
-		} else {
+		if b := batchOf(in); b != nil {
+			run := u.describeBatch(ctx, in, b)
 			sending.Go(func() error {
-				r, err := u.send(ctx, in.Name(), in.UploadName(), location(in), l)
-				r.Bytes, r.Left = dag.Size(), LeftOut(dag)
-				if d, ok := dag.(interface{ Changed(context.Context) error }); ok && err == nil {
-					// Nothing that was sent is mixed, but it may be older than what is there now.
-					if err = d.Changed(ctx); err != nil {
-						err = &SourceError{fmt.Errorf("%q (%s) was uploaded as it was: %w", in.Name(), r.Root, err)}
-					}
-				}
-				if key := cacheKey(in); key != "" && errors.Is(err, ErrSourceChanged) {
-					// What is remembered of the source is not true, whatever its key says.
-					err = errors.Join(err, ledgerError(u.opts.Ledger.SavePlan(ctx, key, nil)))
-				}
-				outcomes <- u.done(in, r, err)
+				run.send(ctx, outcomes)
 				return nil
 			})
+		} else {
+			u.progress.inputs.Add(1)
+			l, dag, r, err := u.describe(ctx, in)
+			if err != nil {
+				outcomes <- u.done(in, r, err)
+			} else {
+				sending.Go(func() error {
+					r, err := u.ship(ctx, in, l, dag)
+					outcomes <- u.done(in, r, err)
+					return nil
+				})
+			}
 		}
 		if ctx.Err() != nil || u.stopping() {
 			break
@@ -126,42 +119,78 @@ func (u *Uploader) pull(ctx context.Context, inputs iter.Seq[Input], outcomes ch
 	_ = sending.Wait()
 }
 
+// ship is pass 2 of an input.
+func (u *Uploader) ship(ctx context.Context, in Input, l layout, dag DAG) (Result, error) {
+	r, err := u.send(ctx, in.Name(), in.UploadName(), location(in), l)
+	r.Bytes, r.Left = dag.Size(), LeftOut(dag)
+	if d, ok := dag.(interface{ Changed(context.Context) error }); ok && err == nil {
+		// Nothing that was sent is mixed, but it may be older than what is there now.
+		if err = d.Changed(ctx); err != nil {
+			err = &SourceError{fmt.Errorf("%q (%s) was uploaded as it was: %w", in.Name(), r.Root, err)}
+		}
+	}
+	if key := cacheKey(in); key != "" && errors.Is(err, ErrSourceChanged) {
+		// What is remembered of the source is not true, whatever its key says.
+		err = errors.Join(err, ledgerError(u.opts.Ledger.SavePlan(ctx, key, nil)))
+	}
+	return r, err
+}
+
 func (u *Uploader) done(in Input, r Result, err error) outcome {
 	u.progress.inputsDone.Add(1)
 	return outcome{r, errors.Join(err, in.Close())}
 }
 
-// describe runs pass 1 of one input and splits what it finds.
-func (u *Uploader) describe(ctx context.Context, in Input) (l layout, _ DAG, err error) {
+// describe runs pass 1 of one input and splits what it finds. The result is what
+// is known if there is an error.
+func (u *Uploader) describe(ctx context.Context, in Input) (l layout, dag DAG, r Result, err error) {
+	r.Name = in.Name()
 	if s, ok := in.(Sized); ok {
 		if err := u.checkSize(in.Name(), s.Size()); err != nil {
-			return l, nil, err
+			return l, nil, r, err
 		}
 		u.progress.toHash.Add(s.Size())
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer context.AfterFunc(u.draining, func() { cancel(ErrStopped) })()
-
+	ctx, stop := u.untilDrained(ctx)
+	defer stop()
 	dag, cached, err := u.dag(ctx, in)
 	if err != nil {
-		return l, nil, err
+		return l, nil, r, err
 	}
+	r.Root, r.Bytes = dag.Root(), dag.Size()
 	if _, ok := in.(Sized); !ok {
 		u.progress.toHash.Add(dag.Size())
 	}
-	if err := u.checkSize(in.Name(), dag.Size()); err != nil {
-		return l, dag, err
+	if err = u.checkSize(in.Name(), dag.Size()); err == nil {
+		l, err = u.plan(ctx, in, dag, cached)
 	}
-	if l, err = u.layout(ctx, in, dag); err != nil {
-		return l, dag, err
+	if err != nil {
+		u.fan.leave(u, r.Root)
 	}
-	plan := l.plan
-	if err := u.limits.check(plan); err != nil {
-		return l, dag, fmt.Errorf("%q (%s): %w", in.Name(), dag.Root(), err)
+	return l, dag, r, err
+}
+
+// untilDrained is a context that also ends when the uploader is to stop.
+func (u *Uploader) untilDrained(ctx context.Context) (_ context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	forget := context.AfterFunc(u.draining, func() { cancel(ErrStopped) })
+	return ctx, func() {
+		forget()
+		cancel(nil)
 	}
-	u.observe(Described{Name: in.Name(), Root: dag.Root(), Bytes: dag.Size(), Blocks: dag.Len(), Shards: len(plan.Shards), Cached: cached, Base: l.key.Base, Held: dag.Len() - plan.Blocks.Len()})
-	return l, dag, nil
+}
+
+// plan splits a DAG that was described.
+func (u *Uploader) plan(ctx context.Context, in Input, dag DAG, cached bool) (layout, error) {
+	l, err := u.layout(ctx, in, dag)
+	if err != nil {
+		return l, err
+	}
+	if err := u.limits.check(l.plan); err != nil {
+		return l, fmt.Errorf("%q (%s): %w", in.Name(), dag.Root(), err)
+	}
+	u.observe(Described{Name: in.Name(), Root: dag.Root(), Bytes: dag.Size(), Blocks: dag.Len(), Shards: len(l.plan.Shards), Cached: cached, Base: l.key.Base, Held: dag.Len() - l.plan.Blocks.Len()})
+	return l, nil
 }
 
 // dag describes an input, or takes what the ledger knows of it.

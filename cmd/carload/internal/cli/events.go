@@ -21,6 +21,7 @@ type planEvent struct {
 	Cached  bool   `json:"cached"`
 	Base    string `json:"base,omitempty"`
 	Held    int    `json:"blocksHeld,omitempty"`
+	Batch   string `json:"batch,omitempty"`
 }
 
 type mendingEvent struct {
@@ -95,6 +96,25 @@ type fileEvent struct {
 	Code   int           `json:"code"`
 	Error  string        `json:"error,omitempty"`
 	Target string        `json:"target,omitempty"` // of several
+	Batch  string        `json:"batch,omitempty"`  // the root of the upload that it is a part of
+	Entry  string        `json:"entry,omitempty"`  // its name there
+}
+
+// batchEvent is of files that were uploaded together.
+type batchEvent struct {
+	eventHeader
+	Name    string `json:"name"`
+	Root    string `json:"root,omitempty"` // empty if nothing had to be sent
+	Members int    `json:"members"`
+	Bytes   int64  `json:"bytes"`
+	Blocks  int    `json:"blocks,omitempty"`
+	Shards  int    `json:"shards,omitempty"`
+	Held    int    `json:"shardsHeld,omitempty"`
+	Sent    int64  `json:"bytesSent,omitempty"`
+	Verify  string `json:"verified,omitempty"`
+	Code    int    `json:"code"`
+	Error   string `json:"error,omitempty"`
+	Target  string `json:"target,omitempty"` // of several
 }
 
 type sampleReport struct {
@@ -159,13 +179,16 @@ func (o observer) name(input string) string {
 func (o observer) Observe(e uploader.Event) {
 	switch e := e.(type) {
 	case uploader.Described:
-		base := ""
+		base, batch := "", ""
+		if e.Batch.Defined() {
+			batch = e.Batch.String()
+		}
 		if e.Base.Defined() {
 			base = e.Base.String()
 			o.con.say("%s: %d of %s are there already, in %s", quotePath(e.Name), e.Held, count(e.Blocks, "block"), e.Base)
 		}
-		o.con.event(planEvent{header("plan"), e.Name, e.Root.String(), o.profile, e.Bytes, e.Blocks, e.Shards, e.Cached, base, e.Held})
-		if o.verbose {
+		o.con.event(planEvent{header("plan"), e.Name, e.Root.String(), o.profile, e.Bytes, e.Blocks, e.Shards, e.Cached, base, e.Held, batch})
+		if o.verbose && batch == "" {
 			o.con.say("%s is %s: %s, %s in %s", o.name(e.Name), e.Root, formatBytes(e.Bytes), count(e.Blocks, "block"), count(e.Shards, "shard"))
 		}
 	case uploader.Mending:

@@ -43,9 +43,10 @@ type reportRow struct {
 	Error   string `json:"error"`
 	Of      string `json:"of"`      // the input that it is an entry of; empty for an input
 	RawPath []byte `json:"rawPath"` // the path, if it is no text: base64
+	Batch   string `json:"batch"`   // the root of the upload that it is a part of; empty if it has its own
 }
 
-var reportColumns = []string{"path", "bytes", "root", "target", "code", "error", "of", "rawPath"}
+var reportColumns = []string{"path", "bytes", "root", "target", "code", "error", "of", "rawPath", "batch"}
 
 // newReport makes the file under a temporary name.
 func newReport(path string) (*report, error) {
@@ -79,7 +80,7 @@ func (r *report) add(row reportRow) {
 	if r.csv != nil {
 		r.err = r.csv.Write([]string{
 			row.Path, strconv.FormatInt(row.Bytes, 10), row.Root, row.Target, strconv.Itoa(row.Code), row.Error, row.Of,
-			base64.StdEncoding.EncodeToString(row.RawPath),
+			base64.StdEncoding.EncodeToString(row.RawPath), row.Batch,
 		})
 		return
 	}

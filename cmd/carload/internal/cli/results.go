@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/carload/carload/uploader"
@@ -30,8 +31,35 @@ func (a *app) newResults(rootOnly bool) *results {
 	return &results{app: a, rootOnly: rootOnly, started: time.Now()}
 }
 
+// addBatch takes the outcome of a batch. Those of its members have been told.
+func (r *results) addBatch(res uploader.Result, err error) {
+	r.shards += res.Shards
+	r.held += res.Held
+	r.sent += res.Sent
+	event := batchEvent{eventHeader: header("batch"), Name: res.Name, Members: res.Members, Bytes: res.Bytes, Blocks: res.Blocks, Shards: res.Shards, Held: res.Held, Sent: res.Sent, Target: r.target}
+	if res.Root.Defined() {
+		event.Root = res.Root.String()
+	}
+	if err != nil {
+		err = r.app.blame(err)
+		event.Error = printable(err.Error())
+		event.Code = exitCode(err)
+	} else if r.verifies {
+		event.Verify = res.Level.String()
+	}
+	r.app.con.event(event)
+	if err == nil && res.Root.Defined() {
+		r.app.con.say("%s: the service lists them as %s", quotePath(res.Name), res.Root)
+		r.addPieces(res)
+	}
+}
+
 // add takes the outcome of one input.
 func (r *results) add(res uploader.Result, err error) {
+	if res.Members > 0 {
+		r.addBatch(res, err)
+		return
+	}
 	if err != nil {
 		err = r.app.blame(err)
 	}
@@ -59,6 +87,10 @@ func (r *results) add(res uploader.Result, err error) {
 		event.Root = res.Root.String()
 		row.Root = event.Root
 	}
+	if res.Batch.Defined() {
+		event.Batch, event.Entry = res.Batch.String(), strings.ToValidUTF8(res.Entry, "\uFFFD")
+		row.Batch = event.Batch
+	}
 	if res.Sample != nil {
 		event.Sample = &sampleReport{res.Sample.Blocks, res.Sample.Sample}
 	}
@@ -73,7 +105,7 @@ func (r *results) add(res uploader.Result, err error) {
 		r.app.con.errorLine(err, code)
 		return
 	}
-	if r.newName != "" && res.Held == res.Shards {
+	if r.newName != "" && res.Held == res.Shards && !res.Batch.Defined() {
 		r.app.con.warn("%s is there already, and keeps the name that it has", quotePath(res.Name))
 	}
 	if r.verifies && res.Sent == 0 && res.Held == res.Shards && r.src.isArchive(res.Name) {

@@ -33,6 +33,7 @@ type sendFlags struct {
 	rootOnly      bool
 	pieceCIDs     bool
 	pieceManifest string
+	batchBelow    size
 }
 
 func (s *sendFlags) add(cmd *cobra.Command) {
@@ -122,7 +123,13 @@ Without --to or --endpoint they go into the store of this user on this machine,
 through the built-in service. With several --to each file is read for all of them
 at once; a target that fails does not stop the others. If an upload is
 interrupted, the same command goes on where it was. Of what has changed since it
-was last sent from the same path, only the blocks that are new are sent.`,
+was last sent from the same path, only the blocks that are new are sent.
+
+Thousands of small files cost a request each. With --batch-below 1MiB those that are
+smaller go together, as entries of a directory, in a few requests. The CID of each
+file is printed, is the same as without it, and can be retrieved by itself; but the
+service lists the directory, and to remove one file is to remove all that it was
+sent with. The next time only files that are new or changed are sent.`,
 		Example: `  carload up movie.mkv
   CARLOAD_TOKEN=… carload up --endpoint https://api.example.org movie.mkv photos
   carload up --to home --to s3://shards/films movie.mkv
@@ -136,6 +143,9 @@ was last sent from the same path, only the blocks that are new are sent.`,
 			opts, err := send.options(a, src)
 			if err != nil {
 				return err
+			}
+			if in.wrap && send.batchBelow > 0 {
+				return usagef("--wrap puts all paths into one directory, and --batch-below the small ones: give one of the two")
 			}
 			if err := setBase(&opts, base); err != nil {
 				return err
@@ -167,6 +177,7 @@ was last sent from the same path, only the blocks that are new are sent.`,
 	cmd.Flags().StringVar(&end.files, "to-files", "", "where uploads appear in the files (MFS) of a Kubo node; a directory ends with a slash")
 	cmd.Flags().StringVar(&base, "base", "", "root at the service whose blocks are not sent again (default: what was last sent from the same path; none for none)")
 	cmd.Flags().StringVar(&name, "name", "", "what the service calls the upload (default: the name of the file); what is there keeps its name")
+	cmd.Flags().Var(&send.batchBelow, "batch-below", "upload files that are smaller than this together, many in one upload; 0 for each by itself")
 	send.add(cmd)
 	send.addRemote(cmd)
 	addLedger(cmd, &ledger)
@@ -213,7 +224,11 @@ func (a *app) ship(src *source, targets []*target, opts uploader.Options, send s
 	}
 	defer func() { err = errors.Join(err, src.close()) }()
 	roots = map[*target]string{}
-	p, err := a.round(src.inputs(), targets, opts, names, res, roots)
+	inputs := src.inputs()
+	if send.batchBelow > 0 {
+		inputs = uploader.Batches(inputs, int64(send.batchBelow))
+	}
+	p, err := a.round(inputs, targets, opts, names, res, roots)
 	if again := src.remote.again(a); err == nil && again != nil {
 		opts.NoResume = true // what was sent are shards of another plan
 		var more uploader.Progress
@@ -275,7 +290,7 @@ func (a *app) round(inputs iter.Seq[uploader.Input], targets []*target, opts upl
 		_, res.verifies = o.Target.(uploader.StatusChecker) // a directory can't be asked
 		_, res.files = o.Target.(*dirtarget.Target)
 		res.add(o.Result, res.src.remote.blame(err))
-		if err == nil {
+		if err == nil && o.Root.Defined() {
 			roots[t] = o.Root.String()
 		}
 	}

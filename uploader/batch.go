@@ -1,0 +1,487 @@
+package uploader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"github.com/ipfs/go-cid"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/carload/carload/car"
+	"github.com/carload/carload/chunker"
+)
+
+// Batchable is an [Input] of one file, which can also be an entry of a
+// directory. As that it has the same CID.
+type Batchable interface {
+	Input
+	Sized
+	Source() car.Source
+	Options() chunker.Options
+}
+
+// Bounds of a batch. It is described as a whole, and held in memory at some
+// hundred bytes an entry.
+const (
+	mostBatched    = 1 << 14
+	mostBatchBytes = 1 << 30
+)
+
+// Batch is an [Input] of several files. They are uploaded together, as entries
+// of a directory, in few requests instead of one or more for each. The CID of
+// each file is what it would be by itself, and is verified as a part of the
+// batch.
+//
+// The ledger knows which batch has a file: one that has not changed is not sent
+// again if the target still holds that batch, and others make a new batch. What
+// can't be an entry, and what changes while it is sent, is uploaded by itself.
+type Batch struct {
+	members []Batchable
+	names   []string // of their entries
+	bytes   int64
+	taken   map[string]int // names, and how many have asked for them
+}
+
+// Batches puts files that are smaller than a size together. Other inputs stay as
+// they are. A batch comes after the inputs between its members.
+func Batches(inputs iter.Seq[Input], below int64) iter.Seq[Input] {
+	return func(yield func(Input) bool) {
+		b := new(Batch)
+		for in := range inputs {
+			f, ok := in.(Batchable)
+			small := ok && f.Size() < below
+			if small && b.takes(f) {
+				b.add(f)
+				continue
+			}
+			if small { // it is the first of the next batch
+				in, b = b, new(Batch)
+				b.add(f)
+			}
+			if !yield(in) {
+				_ = b.Close() // nothing was done with them
+				return
+			}
+		}
+		if len(b.members) > 0 {
+			yield(b)
+		}
+	}
+}
+
+func (b *Batch) takes(f Batchable) bool {
+	if len(b.members) == 0 {
+		return true
+	}
+	ours, its := b.members[0].Options(), f.Options()
+	return ours.Profile == its.Profile && ours.Mode == its.Mode && ours.ModTime == its.ModTime &&
+		len(b.members) < mostBatched && b.bytes+f.Size() <= mostBatchBytes
+}
+
+func (b *Batch) add(f Batchable) {
+	b.members = append(b.members, f)
+	b.names = append(b.names, b.entryName(f.UploadName()))
+	b.bytes += f.Size()
+}
+
+// entryName is a name that no other entry has.
+func (b *Batch) entryName(name string) string {
+	if b.taken == nil {
+		b.taken = map[string]int{}
+	}
+	if name == "" {
+		name = "file"
+	}
+	free := name
+	for b.taken[free] > 0 {
+		b.taken[name]++
+		ext := filepath.Ext(name)
+		free = strings.TrimSuffix(name, ext) + "-" + strconv.Itoa(b.taken[name]) + ext
+	}
+	b.taken[free]++
+	return free
+}
+
+// Name implements [Input].
+func (b *Batch) Name() string { return fmt.Sprintf("batch of %d files", len(b.members)) }
+
+// UploadName implements [Input].
+func (b *Batch) UploadName() string {
+	if len(b.names) < 2 {
+		return strings.Join(b.names, "")
+	}
+	return fmt.Sprintf("%s and %d more", b.names[0], len(b.names)-1)
+}
+
+// Close implements [Input].
+func (b *Batch) Close() error {
+	var errs []error
+	for _, m := range b.members {
+		errs = append(errs, m.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Describe implements [Input]. Members that can't be entries are left out.
+func (b *Batch) Describe(ctx context.Context, read *atomic.Int64) (DAG, error) {
+	if len(b.members) == 0 {
+		return nil, errors.New("a batch of no files")
+	}
+	tree := chunker.NewTree()
+	for i, m := range b.members {
+		if err := tree.AddFile(b.names[i], m.Source(), chunker.Stat{}); err != nil {
+			return nil, err
+		}
+	}
+	opts := b.members[0].Options()
+	opts.Read, opts.SkipRefused = read, true
+	opts.Refused = func(chunker.Refusal) {}
+	dag, err := tree.Build(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	return batchDAG{dag}, nil
+}
+
+// only is a batch of some of the members, by their names.
+func (b *Batch) only(takes func(i int) bool) *Batch {
+	some := new(Batch)
+	for i, m := range b.members {
+		if takes(i) {
+			some.members, some.names, some.bytes = append(some.members, m), append(some.names, b.names[i]), some.bytes+m.Size()
+		}
+	}
+	return some
+}
+
+// batchDAG is the DAG of a batch.
+type batchDAG struct{ *chunker.DAG }
+
+// roots are the roots of members, undefined for those that were left out.
+func (d batchDAG) roots(b *Batch) []cid.Cid {
+	by := make(map[string]cid.Cid, len(b.names))
+	for e := range d.Entries() {
+		by[e.Name] = e.Cid
+	}
+	roots := make([]cid.Cid, len(b.names))
+	for i, name := range b.names {
+		roots[i] = by[name]
+	}
+	return roots
+}
+
+// batchOf is the batch that an input is, nil if it is none.
+func batchOf(in Input) *Batch {
+	switch in := in.(type) {
+	case *Batch:
+		return in
+	case part:
+		return batchOf(in.Input)
+	}
+	return nil
+}
+
+// batchRun is the upload of a batch.
+type batchRun struct {
+	u     *Uploader
+	in    Input  // that is closed in the end
+	whole *Batch // all members
+
+	rest  *Batch // those that are sent together
+	dag   batchDAG
+	roots []cid.Cid // of the rest
+	alone []Batchable
+	held  []Result // of those that are in an earlier batch
+	sum   Result   // of the batch itself
+	err   error    // of all of the rest
+}
+
+// describeBatch runs pass 1 of a batch, and finds those of its members that the
+// target has in earlier batches.
+func (u *Uploader) describeBatch(ctx context.Context, in Input, b *Batch) *batchRun {
+	u.progress.inputs.Add(int64(len(b.members)))
+	u.progress.toHash.Add(b.bytes)
+	run := &batchRun{u: u, in: in, whole: b, rest: b, sum: Result{Name: b.Name(), Members: len(b.members), Level: u.opts.Verify}}
+	ctx, stop := u.untilDrained(ctx)
+	defer stop()
+	if run.describe(ctx, in, &u.progress.hashed); run.err != nil {
+		return run
+	}
+	known, err := run.known(ctx)
+	if err != nil {
+		run.err = err
+		return run
+	}
+	run.keep(ctx, func(i int) bool {
+		batch, ok := known[i]
+		if ok {
+			m := b.members[i]
+			run.held = append(run.held, Result{Name: m.Name(), Root: run.roots[i], Bytes: m.Size(), Level: u.opts.Verify, Batch: batch, Entry: b.names[i]})
+		}
+		return !ok
+	})
+	return run
+}
+
+// describe describes the rest. What can't be a part of it is left alone.
+func (r *batchRun) describe(ctx context.Context, in Input, read *atomic.Int64) {
+	r.roots = nil
+	dag, err := in.Describe(ctx, read)
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		} else {
+			err = &SourceError{err}
+		}
+		r.err = fmt.Errorf("describe %q: %w", in.Name(), err)
+		return
+	}
+	r.dag = dag.(batchDAG)
+	r.roots = r.dag.roots(r.rest)
+}
+
+// keep keeps some of the rest, which is described again if that is not all. One
+// file alone is no batch, and neither is what was refused as an entry.
+func (r *batchRun) keep(ctx context.Context, takes func(i int) bool) {
+	for r.err == nil {
+		before, roots := r.rest, r.roots
+		rest := before.only(func(i int) bool {
+			if !takes(i) {
+				return false
+			}
+			if !roots[i].Defined() || r.u.checkSize("", before.members[i].Size()) != nil {
+				r.alone = append(r.alone, before.members[i])
+				return false
+			}
+			return true
+		})
+		if len(rest.members) == len(before.members) && len(rest.members) > 1 {
+			return
+		}
+		r.u.fan.leave(r.u, r.dag.Root())
+		if r.rest = rest; len(rest.members) < 2 {
+			r.alone = append(r.alone, rest.members...)
+			r.rest = new(Batch)
+			return
+		}
+		r.describe(ctx, rest, new(atomic.Int64))
+		takes = func(int) bool { return true }
+	}
+}
+
+// ofBatch is the key under which the ledger keeps a member of a batch: an upload
+// without shards of its own, all of whose blocks are in that of the batch.
+func (u *Uploader) ofBatch(member, batch cid.Cid) UploadKey {
+	return UploadKey{Target: u.target.String(), Root: member, Base: batch}
+}
+
+// known finds members whose bytes have not changed since they were sent in
+// a batch that the target still holds.
+func (r *batchRun) known(ctx context.Context) (map[int]cid.Cid, error) {
+	u := r.u
+	if _, ok := u.target.(StatusChecker); !ok || u.opts.NoResume || u.opts.PieceCIDs {
+		return nil, nil
+	}
+	known := map[int]cid.Cid{}
+	holds := map[cid.Cid]bool{}
+	for i, m := range r.rest.members {
+		at := location(m)
+		if at == "" || !r.roots[i].Defined() {
+			continue
+		}
+		last, err := u.opts.Ledger.Last(ctx, u.target.String(), at)
+		if err != nil {
+			return nil, ledgerError(err)
+		}
+		batch := last.Base
+		if !batch.Defined() || last != u.ofBatch(r.roots[i], batch) {
+			continue
+		}
+		if _, ok := holds[batch]; !ok {
+			n, err := u.holdsBatch(ctx, r.rest.Name(), batch)
+			if err != nil {
+				return nil, fmt.Errorf("%q (%s): %w", r.rest.Name(), batch, err)
+			}
+			holds[batch] = n > 0
+			r.sum.Shards += n
+			r.sum.Held += n
+		}
+		if holds[batch] {
+			known[i] = batch
+		}
+	}
+	return known, nil
+}
+
+// holdsBatch is how many shards the target holds of a batch that was sent; 0 if
+// it has not all of it.
+func (u *Uploader) holdsBatch(ctx context.Context, name string, root cid.Cid) (int, error) {
+	key := UploadKey{Target: u.target.String(), Root: root, MaxShardBytes: u.opts.MaxShardBytes}
+	receipts, err := u.opts.Ledger.Receipts(ctx, key)
+	if err != nil || len(receipts) == 0 {
+		return 0, ledgerError(err)
+	}
+	suspects, err := u.opts.Ledger.Suspects(ctx, key)
+	if err != nil || len(suspects) > 0 {
+		return 0, ledgerError(err)
+	}
+	status, err := u.statusOf(ctx, u.target.(StatusChecker), name, root, false)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		u.opts.Logger.Warn("the service no longer knows a batch: what was in it is sent again", "batch", root)
+		return 0, ledgerError(u.opts.Ledger.Forget(ctx, key))
+	case err != nil:
+		return 0, fmt.Errorf("ask what the service holds: %w", err)
+	case status.State != StatePinned:
+		return 0, nil
+	}
+	for _, archive := range receipts {
+		if status.Parts != nil && !slices.Contains(status.Parts, archive) {
+			return 0, nil
+		}
+	}
+	if u.opts.Verify > VerifyReceipt {
+		_, err = u.verify(ctx, name, layout{key: key}, true, nil)
+	}
+	var found *VerifyError
+	if errors.As(err, &found) {
+		u.observe(Mending{Name: name, Root: root, Missing: len(found.Missing), Wrong: len(found.Wrong)})
+		return 0, nil // the ledger knows the blocks, and has them sent again
+	}
+	return len(receipts), err
+}
+
+// send runs pass 2, and tells what became of each member and of the batch.
+func (r *batchRun) send(ctx context.Context, outcomes chan<- outcome) {
+	u := r.u
+	tell := func(res Result, err error) {
+		u.progress.inputsDone.Add(1)
+		outcomes <- outcome{res, err}
+	}
+	for _, res := range r.held {
+		tell(res, nil)
+	}
+	for r.err == nil && len(r.rest.members) > 0 {
+		changed := r.sendRest(ctx)
+		if len(changed) == 0 || !errors.Is(r.err, ErrSourceChanged) {
+			for _, m := range r.rest.members {
+				if changed[m.Source().Name()] {
+					r.alone = append(r.alone, m)
+				}
+			}
+			r.tellRest(ctx, changed, tell)
+			r.rest = new(Batch)
+			break
+		}
+		// Nothing of it counts: the others are sent without what has changed.
+		r.err = nil
+		rest := r.rest
+		r.keep(ctx, func(i int) bool {
+			if changed[rest.members[i].Source().Name()] {
+				r.alone = append(r.alone, rest.members[i])
+				return false
+			}
+			return true
+		})
+	}
+	for i, m := range r.rest.members { // that were not even sent
+		res := Result{Name: m.Name(), Bytes: m.Size()}
+		if i < len(r.roots) {
+			res.Root = r.roots[i]
+		}
+		tell(res, r.err)
+	}
+	for _, m := range r.alone {
+		l, dag, res, err := u.describe(ctx, m)
+		if err == nil {
+			res, err = u.ship(ctx, m, l, dag)
+		}
+		tell(res, err)
+	}
+	outcomes <- outcome{r.sum, errors.Join(r.err, r.in.Close())}
+}
+
+// sendRest sends the rest as one upload, and returns the names of sources that
+// are no longer what was described.
+func (r *batchRun) sendRest(ctx context.Context) map[string]bool {
+	u := r.u
+	changed := map[string]bool{}
+	note := func(err error) {
+		var s *car.SourceChangedError
+		if errors.As(err, &s) {
+			changed[s.Name] = true
+		}
+	}
+	root := r.dag.Root()
+	l, err := u.plan(ctx, r.rest, r.dag, false)
+	if err != nil {
+		u.fan.leave(u, root)
+		r.err = err
+		return nil
+	}
+	for i, m := range r.rest.members {
+		u.observe(Described{Name: m.Name(), Root: r.roots[i], Bytes: m.Size(), Batch: root})
+	}
+	res, err := u.send(ctx, r.rest.Name(), r.rest.UploadName(), "", l)
+	r.sum.Root, r.sum.Bytes, r.sum.Blocks, r.sum.Sample, r.sum.Pieces = root, r.dag.Size(), res.Blocks, res.Sample, res.Pieces
+	r.sum.Level = res.Level
+	r.sum.Sent += res.Sent
+	if err != nil {
+		r.err = err
+		note(err)
+		return changed
+	}
+	r.sum.Shards += res.Shards
+	r.sum.Held += res.Held
+	for err := range r.dag.Changes(ctx) {
+		if note(err); !errors.Is(err, ErrSourceChanged) {
+			r.err = err
+		}
+	}
+	return changed
+}
+
+// finishers is how many members are written into the ledger at the same time, so
+// that they share what it costs.
+const finishers = 64
+
+// tellRest tells what became of the rest, except for what has changed.
+func (r *batchRun) tellRest(ctx context.Context, changed map[string]bool, tell func(Result, error)) {
+	u := r.u
+	root := r.dag.Root()
+	errs := make([]error, len(r.rest.members))
+	var g errgroup.Group
+	g.SetLimit(finishers)
+	for i, m := range r.rest.members {
+		at := location(m)
+		if errs[i] = r.err; r.err != nil || at == "" || changed[m.Source().Name()] {
+			continue
+		}
+		g.Go(func() error {
+			errs[i] = ledgerError(u.opts.Ledger.Finish(ctx, u.ofBatch(r.roots[i], root), Finished{Source: at, Bytes: m.Size(), Level: r.sum.Level}))
+			return nil
+		})
+	}
+	_ = g.Wait() // it never fails: each has its own error
+	for i, m := range r.rest.members {
+		if changed[m.Source().Name()] {
+			continue
+		}
+		if errs[i] == nil {
+			u.observe(Verified{Name: m.Name(), Root: r.roots[i], Level: r.sum.Level})
+		}
+		tell(Result{Name: m.Name(), Root: r.roots[i], Bytes: m.Size(), Level: r.sum.Level, Batch: root, Entry: r.rest.names[i]}, errs[i])
+	}
+}
+
+var (
+	_ Input     = (*Batch)(nil)
+	_ Batchable = (*fileInput)(nil)
+)
