@@ -17,6 +17,7 @@ const (
 	creates                     // and is not barred from writing
 	deletes                     // and is not barred from deleting
 	pinsGuard                   // and may use the pinning API
+	unshared                    // not for pages of other origins
 )
 
 // pass makes the checks that follow authentication, in the original's order.

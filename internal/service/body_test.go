@@ -23,7 +23,7 @@ func rawRequest(t *testing.T, s *server, head string, body []byte) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() }) // some tests close it themselves
-	if _, err := fmt.Fprintf(conn, "POST /upload HTTP/1.1\r\nHost: x\r\nContent-Type: application/car\r\nAuthorization: Bearer %s\r\n%s\r\n", s.token, head); err != nil {
+	if _, err := fmt.Fprintf(conn, "POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/car\r\nAuthorization: Bearer %s\r\n%s\r\n", s.token, head); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := conn.Write(body); err != nil {
@@ -151,7 +151,7 @@ func TestHalfCloseIsNoSuccess(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if _, err := fmt.Fprintf(conn, "POST /upload HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: 4\r\n\r\nblob", s.token); err != nil {
+	if _, err := fmt.Fprintf(conn, "POST /upload HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\nContent-Length: 4\r\n\r\nblob", s.token); err != nil {
 		t.Fatal(err)
 	}
 	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {

@@ -35,12 +35,15 @@ func New(ctx context.Context, st *store.Store, opts Options) (*Service, error) {
 func (s *Service) newHandler() (http.Handler, error) {
 	routes := s.routes()
 	//nolint:contextcheck // the request carries its context
-	api := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.serveAPI(routes, w, r) })
+	var api http.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.serveAPI(routes, w, r) })
+	if s.opts.Console != nil {
+		api = s.opts.Console(api)
+	}
 	all, err := s.newGateway(api)
 	if err != nil {
 		return nil, err
 	}
-	return s.observe(all), nil
+	return s.observe(s.checkHost(all)), nil
 }
 
 // route is one line of the API. Patterns ignore case and a slash at the end.
@@ -57,8 +60,8 @@ func (s *Service) routes() []route {
 	add := func(method, pattern, mode string, g guard, handle func(*call) error) {
 		out = append(out, route{method, strings.Split(strings.Trim(pattern, "/"), "/"), mode, g, handle})
 	}
-	add("GET", "/metrics", "", public, s.serveMetrics)
-	add("GET", "/healthz", "", public, s.healthz)
+	add("GET", "/metrics", "", unshared, s.serveMetrics)
+	add("GET", healthPath, "", public, s.healthz)
 	add("GET", "/readyz", "", public, s.readyz)
 	add("GET", "/version", "", public, s.version)
 	add("GET", "/pins", "r", keyed|pinsGuard, s.listPins)
@@ -152,7 +155,10 @@ func (s *Service) dispatch(routes []route, c *call) error {
 	if rt == nil {
 		return writePlain(c.w, http.StatusNotFound, "404 not found\n")
 	}
-	allowOrigin(c.w, c.r)
+	c.w.Header().Set("X-Content-Type-Options", "nosniff")
+	if rt.guard&unshared == 0 {
+		allowOrigin(c.w, c.r)
+	}
 	c.param, c.pins = param, rt.guard&pinsGuard != 0
 	if rt.guard&keyed != 0 {
 		who, err := s.authenticate(c.r)

@@ -38,6 +38,10 @@ type options struct {
 	Mode         string
 	Version      string
 	FetchFrom    []string
+	Hosts        []string
+	GatewayHosts []string
+	AnyHost      bool
+	Console      func(http.Handler) http.Handler
 	IdleTimeout  time.Duration
 	Logger       *slog.Logger
 }
@@ -48,7 +52,8 @@ func (o options) store() store.Options {
 
 func (o options) service() service.Options {
 	return service.Options{
-		MaxBodyBytes: o.MaxBodyBytes, Mode: o.Mode, Version: o.Version, FetchFrom: o.FetchFrom, IdleTimeout: o.IdleTimeout, Logger: o.Logger,
+		MaxBodyBytes: o.MaxBodyBytes, Mode: o.Mode, Version: o.Version, FetchFrom: o.FetchFrom,
+		Hosts: o.Hosts, GatewayHosts: o.GatewayHosts, AnyHost: o.AnyHost, Console: o.Console, IdleTimeout: o.IdleTimeout, Logger: o.Logger,
 	}
 }
 
@@ -149,6 +154,9 @@ func (s *server) do(method, path string, body []byte, header ...string) *answer 
 	req.Header.Set("Authorization", "Bearer "+s.token)
 	for i := 0; i < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
+		if header[i] == "Host" {
+			req.Host = header[i+1]
+		}
 		if header[i+1] == "" {
 			req.Header.Del(header[i])
 		}

@@ -2,7 +2,11 @@ package service
 
 import "net/http"
 
+// serveMetrics answers GET /metrics to who is on this machine.
 func (s *Service) serveMetrics(c *call) error {
+	if !local(c.r) {
+		return writePlain(c.w, http.StatusForbidden, "metrics are for this machine only; an operator can give them an address of their own: carload serve --metrics-addr ADDR\n")
+	}
 	s.metrics.handler.ServeHTTP(c.w, c.r)
 	return nil
 }

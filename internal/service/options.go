@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"strings"
 	"time"
 
@@ -34,6 +35,20 @@ type Options struct {
 	// GatewayHosts are names under which the gateway gives each root a name of
 	// its own: /ipfs/CID there leads to CID.ipfs.NAME.
 	GatewayHosts []string
+
+	// Hosts are names that the service is known as, besides localhost,
+	// GatewayHosts and any IP address. Requests for other hosts get 421.
+	Hosts []string
+
+	// AnyHost serves requests for any host: for a service that others reach
+	// by names that it was not given. It can have no Console, for websites
+	// could act as that.
+	AnyHost bool
+
+	// Console stands before the API, and gives it what is not for browsers.
+	// Requests have passed the check of their host, and content has been
+	// taken out. Nil means none.
+	Console func(api http.Handler) http.Handler
 
 	// IdleTimeout is how long a request body may stand still; 0 means a
 	// minute.
@@ -71,6 +86,9 @@ func (o Options) validate() error {
 	var errs []error
 	if o.MaxBodyBytes < 0 {
 		errs = append(errs, fmt.Errorf("the limit of a request body is negative: %d", o.MaxBodyBytes))
+	}
+	if o.AnyHost && o.Console != nil {
+		errs = append(errs, errors.New("a console needs a service that checks the host of requests"))
 	}
 	switch o.Mode {
 	case ModeReadWriteCreate, ModeReadWrite, ModeReadOnly, ModeNone:

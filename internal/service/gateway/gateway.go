@@ -95,8 +95,11 @@ func New(st Store, opts Options, next http.Handler) (http.Handler, error) {
 	}
 	g.content = boxo.NewHandler(cfg, b)
 	cors := boxo.NewHeaders(nil).WithDeprecatedXIpfsPath().ApplyCors()
-	paths := cors.Wrap(http.HandlerFunc(g.serve))
-	names := cors.Wrap(boxo.NewHostnameHandler(cfg, b, http.HandlerFunc(g.serve)))
+	shared := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { g.serve(w, r, true) })
+	own := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { g.serve(w, r, false) })
+	paths := cors.Wrap(shared)
+	known := cors.Wrap(boxo.NewHostnameHandler(cfg, b, shared))
+	names := cors.Wrap(boxo.NewHostnameHandler(cfg, b, own))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host, under := g.host(r)
 		content := strings.HasPrefix(r.URL.Path, "/ipfs/")
@@ -105,8 +108,10 @@ func New(st Store, opts Options, next http.Handler) (http.Handler, error) {
 			// A client that takes us for a proxy: what it wants to be connected
 			// to is us.
 			w.WriteHeader(http.StatusOK)
-		case under, content && host != "" && host != localhost:
+		case under:
 			names.ServeHTTP(w, r)
+		case content && host != "" && host != localhost:
+			known.ServeHTTP(w, r) // which sends it on to its own name
 		case content:
 			paths.ServeHTTP(w, r)
 		default:
@@ -141,17 +146,25 @@ func (g *Gateway) known(host string) (name string, under bool) {
 		if host == name {
 			return name, false
 		}
-		if rest, ok := strings.CutSuffix(host, "."+name); ok && strings.HasSuffix(rest, ".ipfs") {
+		if Under(host, name) {
 			return name, true
 		}
 	}
 	return "", false
 }
 
+// Under tells whether a host is the name that content has under the name of a
+// gateway, CID.ipfs.NAME.
+func Under(host, name string) bool {
+	rest, ok := strings.CutSuffix(host, "."+name)
+	return ok && strings.HasSuffix(rest, ".ipfs")
+}
+
 // exchange is what is known of one request.
 type exchange struct {
 	g       *Gateway
 	method  string
+	shared  bool  // what else is under this name must be kept from the content
 	named   bool  // it gives the content another name
 	ranged  bool  // it asks for a part
 	partial bool  // what it asks for is not known to be complete
@@ -172,9 +185,10 @@ func exchangeOf(ctx context.Context) *exchange {
 	return x
 }
 
-// serve answers a request whose path is a content path.
-func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) {
-	x := &exchange{g: g, method: r.Method, named: r.URL.Query().Has("filename"), ranged: r.Header.Get("Range") != ""}
+// serve answers a request whose path is a content path. The name of the host is
+// the content's own, or shared with others' and with what else is there.
+func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, shared bool) {
+	x := &exchange{g: g, method: r.Method, shared: shared, named: r.URL.Query().Has("filename"), ranged: r.Header.Get("Range") != ""}
 	r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
 	out := newReply(w, x)
 	g.answer(out, r)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"mime"
 	"net/http"
 	"time"
 )
@@ -46,8 +47,25 @@ func (o *reply) WriteHeader(status int) {
 		noValidators(h)
 		h.Set("Cache-Control", "no-store")
 	}
+	if o.x.shared {
+		sandbox(h)
+	}
 	o.status = status
 	o.w.WriteHeader(status)
+}
+
+// sandboxed is the policy for content that comes under a name with others. It
+// runs no scripts and sends no forms, and a browser gives it an origin that is
+// nobody's; images and styles that were uploaded with it are shown.
+const sandboxed = "sandbox; default-src 'self' data: blob: 'unsafe-inline'; script-src 'none'; object-src 'none'"
+
+// sandbox keeps content from acting as the origin that it comes from. Browsers
+// show PDF documents by programs of their own, and not at all in a sandbox.
+func sandbox(h http.Header) {
+	h.Set("X-Content-Type-Options", "nosniff")
+	if kind, _, _ := mime.ParseMediaType(h.Get("Content-Type")); kind != "application/pdf" {
+		h.Set("Content-Security-Policy", sandboxed)
+	}
 }
 
 func noValidators(h http.Header) {
@@ -84,6 +102,9 @@ func (o *reply) Write(p []byte) (int, error) {
 // finish ends the reply. One that broke off must not look whole.
 func (o *reply) finish(r *http.Request) {
 	_ = o.rc.SetWriteDeadline(time.Time{})
+	if o.status == 0 {
+		o.WriteHeader(http.StatusOK) // which net/http would say, without what we add
+	}
 	if !o.broken() || o.x.method == http.MethodHead && o.status != 0 {
 		return
 	}

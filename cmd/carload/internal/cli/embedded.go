@@ -64,12 +64,7 @@ func (a *app) embed(ctx context.Context, dir string) (_ *embedded, err error) {
 	}
 	e.url = "http://" + listener.Addr().String()
 	e.server = newServer(e.service.Handler(), a.log)
-	e.group.Go(func() error {
-		if err := e.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			return err
-		}
-		return nil
-	})
+	e.group.Go(func() error { return serveUntilClosed(e.server, listener) })
 	if err := writePrivate(filepath.Join(dir, localEndpointFile), e.url+"\n"+transient+"\n"); err != nil {
 		return nil, errors.Join(err, e.shut())
 	}

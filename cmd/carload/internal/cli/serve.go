@@ -32,7 +32,9 @@ type serveFlags struct {
 	insecure, discard bool
 	maxBodyBytes      size
 	access            string
+	hosts             []string
 	gatewayHosts      []string
+	metricsAddr       string
 	fetchFrom         []string
 	scrub             byteRate
 }
@@ -47,7 +49,9 @@ the store holds, and /metrics, /healthz and /readyz. Writing needs a key; make
 one by "carload key new". Its URL is printed when it is ready.
 
 It listens on this machine only, unless it is told otherwise and has
-certificates. SIGINT or SIGTERM finishes the requests it has and ends it.`,
+certificates. There it answers requests for localhost, for IP addresses, and
+for the names given by --host and --gateway-host; others get 421, so that no
+website can act as the service by leading its own name here. SIGINT or SIGTERM finishes the requests it has and ends it.`,
 		Example: `  carload serve
   carload serve --listen :443 --tls-cert cert.pem --tls-key key.pem --store /srv/carload`,
 		Args: noArgs,
@@ -57,6 +61,7 @@ certificates. SIGINT or SIGTERM finishes the requests it has and ends it.`,
 	fl.SortFlags = false
 	fl.StringVar(&f.listen, "listen", defaultListen, "address and port to listen on; port 0 takes any")
 	addStore(cmd, &f.store)
+	fl.StringArrayVar(&f.hosts, "host", nil, "name that the service is known as; may be repeated. Without any, a service that other machines reach answers to all")
 	fl.StringVar(&f.tlsCert, "tls-cert", "", "file with the certificate, in PEM form")
 	fl.StringVar(&f.tlsKey, "tls-key", "", "file with its key")
 	fl.BoolVar(&f.insecure, "insecure", false, "listen on other addresses than loopback without TLS")
@@ -65,6 +70,7 @@ certificates. SIGINT or SIGTERM finishes the requests it has and ends it.`,
 	fl.StringVar(&f.access, "access", service.ModeReadWriteCreate, "what is allowed: rwc, rw- (nothing new), r-- or --- (maintenance)")
 	fl.StringArrayVar(&f.fetchFrom, "fetch-from", nil, "URL of a trustless gateway to fetch pinned content from; may be repeated")
 	fl.StringArrayVar(&f.gatewayHosts, "gateway-host", nil, "name under which each CID gets a name of its own, CID.ipfs.NAME; may be repeated")
+	fl.StringVar(&f.metricsAddr, "metrics-addr", "", "address and port for /metrics alone, open to who can reach it; elsewhere it is for this machine only")
 	f.scrub.size = defaultScrub
 	fl.Var(&f.scrub, "scrub", "bytes per second at which the store is read and hashed in the background, once a day; off for never")
 	fl.BoolVar(&f.discard, "discard", false, "check uploads but keep no payload; for load tests")
@@ -99,7 +105,8 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
 	svc, err := service.New(ctx, st, service.Options{
-		MaxBodyBytes: int64(f.maxBodyBytes), Mode: f.access, Version: version(), FetchFrom: f.fetchFrom, GatewayHosts: f.gatewayHosts, Logger: a.log,
+		MaxBodyBytes: int64(f.maxBodyBytes), Mode: f.access, Version: version(), FetchFrom: f.fetchFrom,
+		Hosts: f.hosts, AnyHost: f.anyHost(), GatewayHosts: f.gatewayHosts, Logger: a.log,
 	})
 	if err != nil {
 		return err
@@ -108,9 +115,9 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 	if _, err := localToken(ctx, st, dir); err != nil {
 		return err
 	}
-	listener, err := net.Listen("tcp", f.listen)
-	if err != nil { // not a failure of the network: trying again does not help
-		return withHint(coded{err, exitOther}, "give an address of this machine that is free by --listen; port 0 takes any that is")
+	listener, err := listen("--listen", f.listen)
+	if err != nil {
+		return err
 	}
 	server := newServer(svc.Handler(), a.log)
 	url := "http://" + listener.Addr().String()
@@ -119,7 +126,19 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 		server.TLSConfig = &tls.Config{Certificates: certificates, MinVersion: tls.VersionTLS12}
 	}
 
+	metrics := newServer(svc.Metrics(), a.log)
+	var metricsListener net.Listener
+	if f.metricsAddr != "" {
+		if metricsListener, err = listen("--metrics-addr", f.metricsAddr); err != nil {
+			return errors.Join(err, listener.Close())
+		}
+		a.log.Info("serving metrics", "url", "http://"+metricsListener.Addr().String()+"/metrics")
+	}
+
 	var g errgroup.Group
+	if metricsListener != nil {
+		g.Go(func() error { return serveUntilClosed(metrics, metricsListener) })
+	}
 	scrubbing, stopScrub := context.WithCancel(ctx)
 	defer stopScrub()
 	if f.scrub.size > 0 && !f.discard {
@@ -133,21 +152,12 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 	stopped := make(chan struct{})
 	g.Go(func() error {
 		defer close(stopped)
-		var err error
-		if server.TLSConfig != nil {
-			err = server.ServeTLS(listener, "", "")
-		} else {
-			err = server.Serve(listener)
-		}
-		if errors.Is(err, http.ErrServerClosed) {
-			return nil
-		}
-		return err
+		return serveUntilClosed(server, listener)
 	})
 	endpointFile := filepath.Join(dir, localEndpointFile)
 	if err := writePrivate(endpointFile, url+"\n"); err != nil {
 		stopScrub()
-		return errors.Join(err, server.Close(), g.Wait())
+		return errors.Join(err, metrics.Close(), server.Close(), g.Wait())
 	}
 	a.con.result(url)
 	a.con.event(servingEvent{header("serving"), url, dir})
@@ -163,7 +173,28 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 	if err != nil {
 		err = errors.Join(fmt.Errorf("requests were cut off: %w", err), server.Close())
 	}
-	return errors.Join(err, g.Wait(), os.Remove(endpointFile))
+	return errors.Join(err, metrics.Close(), g.Wait(), os.Remove(endpointFile))
+}
+
+func listen(flag, addr string) (net.Listener, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil { // not a failure of the network: trying again does not help
+		return nil, withHint(coded{err, exitOther}, fmt.Sprintf("give an address of this machine that is free by %s; port 0 takes any that is", flag))
+	}
+	return l, nil
+}
+
+func serveUntilClosed(server *http.Server, l net.Listener) error {
+	var err error
+	if server.TLSConfig != nil {
+		err = server.ServeTLS(l, "", "")
+	} else {
+		err = server.Serve(l)
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
 }
 
 type servingEvent struct {
@@ -172,11 +203,23 @@ type servingEvent struct {
 	Store string `json:"store"`
 }
 
+// anyHost tells whether the service answers to any name: others reach it, and it
+// was given none.
+func (f serveFlags) anyHost() bool {
+	host, _, err := net.SplitHostPort(f.listen)
+	return err == nil && !isLoopbackHost(host) && len(f.hosts) == 0
+}
+
 // checkListen keeps the service away from others' reach unless that is meant.
 func checkListen(f serveFlags) error {
 	host, _, err := net.SplitHostPort(f.listen)
 	if err != nil {
 		return usageError{error: fmt.Errorf("--listen: %w", err)}
+	}
+	for _, h := range f.hosts {
+		if h == "" || strings.ContainsAny(h, "/*:") {
+			return usagef("--host %q: give a name without scheme, port and path", h)
+		}
 	}
 	if isLoopbackHost(host) || f.tlsCert != "" || f.insecure {
 		return nil
