@@ -67,6 +67,8 @@ type Server struct {
 	scripts map[Op][]Fault
 	always  map[Op]Fault
 	counts  map[Op]Count
+	active  int
+	quiet   *sync.Cond // active is 0
 }
 
 // Count is what was asked for by one kind of request.
@@ -84,6 +86,7 @@ func NewServer(tb testing.TB, opts Options) *Server {
 		opts.Token = "test-token"
 	}
 	s := &Server{Token: opts.Token, handler: opts.Handler, kind: opts.Kind, scripts: map[Op][]Fault{}, always: map[Op]Fault{}, counts: map[Op]Count{}}
+	s.quiet = sync.NewCond(&s.mu)
 	var stop context.CancelFunc
 	s.closing, stop = context.WithCancel(context.Background())
 	if s.handler == nil {
@@ -141,6 +144,24 @@ func (s *Server) Count(op Op) Count {
 	return s.counts[op]
 }
 
+// Wait waits until no request is being answered. A client that gave up on one
+// does not know when that is.
+func (s *Server) Wait() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.active > 0 {
+		s.quiet.Wait()
+	}
+}
+
+func (s *Server) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.active--; s.active == 0 {
+		s.quiet.Broadcast()
+	}
+}
+
 // ServeHTTP implements http.Handler, for tests that bring a server of their own.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	kind := s.kind
@@ -148,7 +169,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		kind = opOf
 	}
 	op := kind(r)
+	defer s.leave()
 	s.mu.Lock()
+	s.active++
 	c := s.counts[op]
 	c.Requests++
 	fault := s.always[op]
