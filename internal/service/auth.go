@@ -17,6 +17,7 @@ const (
 	creates                     // and is not barred from writing
 	deletes                     // and is not barred from deleting
 	pinsGuard                   // and may use the pinning API
+	bodied                      // sends what is stored
 	unshared                    // not for pages of other origins
 )
 

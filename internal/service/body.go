@@ -81,15 +81,39 @@ func (b *body) pace(n int, took time.Duration) error {
 	return nil
 }
 
-// drain reads what is left of a body after the reply was written. A server
-// that hangs up while the client is still sending can lose its own reply, so
-// the client is heard out, up to the limit of a body. It is not done for one
-// that would be larger.
+// Bounds of what is heard of a body that nobody needs any more.
+const (
+	drainTime  = 5 * time.Second
+	drainBytes = DefaultMaxBodyBytes
+)
+
+// drain hears out a client whose answer is written.
 func (b *body) drain(ctx context.Context) {
-	buf := make([]byte, 32<<10)
-	_ = b.rc.Flush()
-	for b.err == nil && ctx.Err() == nil {
-		_, _ = b.Read(buf) // the error is kept
+	switch {
+	case b.r == http.NoBody:
+		return
+	case errors.Is(b.err, io.EOF):
+		_ = b.rc.SetReadDeadline(time.Time{})
+		return
+	case b.err != nil:
+		_ = b.rc.SetReadDeadline(time.Now()) // net/http would read on
+		return
 	}
-	_ = b.rc.SetReadDeadline(time.Time{})
+	defer dispensable(ctx)()
+	hearOut(b.rc, b.r)
+}
+
+// hearOut reads what is left of a body after the reply was written. A server
+// that hangs up while the client is still sending can lose its own reply, so
+// the client is heard out, for a short while. The connection of one that takes
+// longer is closed.
+func hearOut(rc *http.ResponseController, r io.Reader) {
+	_ = rc.Flush()
+	// Tests and wrappers may have no deadline.
+	_ = rc.SetReadDeadline(time.Now().Add(drainTime))
+	if n, err := io.Copy(io.Discard, io.LimitReader(r, drainBytes)); err != nil || n == drainBytes {
+		_ = rc.SetReadDeadline(time.Now()) // net/http reads no further
+		return
+	}
+	_ = rc.SetReadDeadline(time.Time{})
 }

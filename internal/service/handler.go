@@ -20,7 +20,7 @@ func New(ctx context.Context, st *store.Store, opts Options) (*Service, error) {
 	if err := opts.validate(); err != nil {
 		return nil, fmt.Errorf("make service: %w", err)
 	}
-	s := &Service{opts: opts, log: opts.Logger, intake: intake{st, newMetrics(opts.Registry, st)}}
+	s := &Service{opts: opts, log: opts.Logger, shares: shares{max: max(1, opts.MaxConns/2)}, intake: intake{st, newMetrics(opts.Registry, st)}}
 	var err error
 	if s.handler, err = s.newHandler(); err != nil {
 		return nil, err
@@ -72,9 +72,9 @@ func (s *Service) routes() []route {
 	add("GET", "/check/:param", "r", public, s.check)
 	add("GET", "/", "r", keyed, s.list)
 	add("GET", "/:param", "r", keyed, s.get)
-	add("POST", "/upload", "rwc", keyed|creates, s.upload)
+	add("POST", "/upload", "rwc", keyed|creates|bodied, s.upload)
 	add("PATCH", "/upload/:param", "rwc", keyed|creates, s.rename)
-	add("POST", "/store", "rwc", keyed|creates, s.storeNFT)
+	add("POST", "/store", "rwc", keyed|creates|bodied, s.storeNFT)
 	add("DELETE", "/:param", "rwc", keyed|deletes, s.remove)
 	add("GET", "/internal/status", "r", keyed, s.storeStatus)
 	add("GET", "/internal/shards/:param", "r", keyed, s.shard)
@@ -174,6 +174,21 @@ func (s *Service) dispatch(routes []route, c *call) error {
 			return err
 		}
 		c.who = who
+		sh, leave, ok := s.shares.enter(who.KeyID)
+		if !ok {
+			return writeLimited(c.w, shareRetry)
+		}
+		defer leave()
+		if rt.guard&bodied != 0 {
+			release, err := sh.body(c.r.Context(), c.r.ContentLength)
+			if errors.Is(err, errNoRoom) {
+				return writeLimited(c.w, shareRetry)
+			}
+			if err != nil {
+				return err
+			}
+			defer release()
+		}
 	}
 	for _, letter := range rt.mode {
 		if !strings.ContainsRune(s.opts.Mode, letter) {
@@ -208,6 +223,9 @@ func (s *Service) fail(c *call, err error) error {
 	var pinning *pinError
 	if errors.As(err, &pinning) {
 		return pinning.write(c.w)
+	}
+	if c.body.err == nil && c.r.ContentLength != 0 {
+		c.w.Header().Set("Connection", "close") // it is not heard out for long
 	}
 	api, expected := asAPIError(err)
 	if !expected {

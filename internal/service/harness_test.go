@@ -41,6 +41,7 @@ type options struct {
 	Hosts        []string
 	GatewayHosts []string
 	AnyHost      bool
+	MaxConns     int
 	Console      func(http.Handler) http.Handler
 	IdleTimeout  time.Duration
 	Logger       *slog.Logger
@@ -53,7 +54,7 @@ func (o options) store() store.Options {
 func (o options) service() service.Options {
 	return service.Options{
 		MaxBodyBytes: o.MaxBodyBytes, Mode: o.Mode, Version: o.Version, FetchFrom: o.FetchFrom,
-		Hosts: o.Hosts, GatewayHosts: o.GatewayHosts, AnyHost: o.AnyHost, Console: o.Console, IdleTimeout: o.IdleTimeout, Logger: o.Logger,
+		Hosts: o.Hosts, GatewayHosts: o.GatewayHosts, AnyHost: o.AnyHost, MaxConns: o.MaxConns, Console: o.Console, IdleTimeout: o.IdleTimeout, Logger: o.Logger,
 	}
 }
 

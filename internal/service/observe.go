@@ -49,7 +49,14 @@ func (s *Service) observe(next http.Handler) http.Handler {
 	})
 }
 
-// recorder remembers the status of a reply.
+// stallTime is how long a client may take for stallBytes of a reply.
+const (
+	stallTime  = time.Minute
+	stallBytes = 256 << 10
+)
+
+// recorder remembers the status of a reply, and hangs up on a client that does
+// not take it.
 type recorder struct {
 	http.ResponseWriter
 	status int
@@ -72,9 +79,19 @@ func (r *recorder) Write(p []byte) (int, error) {
 	if r.status == 0 {
 		r.status = http.StatusOK
 	}
-	n, err := r.ResponseWriter.Write(p)
-	r.sent += int64(n)
-	return n, err
+	rc := http.NewResponseController(r.ResponseWriter)
+	n := 0
+	for n < len(p) {
+		// Tests and wrappers may have no deadline; then clients may stand still.
+		_ = rc.SetWriteDeadline(time.Now().Add(stallTime))
+		k, err := r.ResponseWriter.Write(p[n:min(len(p), n+stallBytes)])
+		n += k
+		r.sent += int64(k)
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
 }
 
 // Flush implements http.Flusher.

@@ -50,6 +50,11 @@ type Options struct {
 	// taken out. Nil means none.
 	Console func(api http.Handler) http.Handler
 
+	// MaxConns is how many connections the server takes; 0 means
+	// DefaultMaxConns. One key may use half of them at a time, and requests
+	// for content three quarters.
+	MaxConns int
+
 	// IdleTimeout is how long a request body may stand still; 0 means a
 	// minute.
 	IdleTimeout time.Duration
@@ -69,6 +74,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Version == "" {
 		o.Version = "devel"
+	}
+	if o.MaxConns == 0 {
+		o.MaxConns = DefaultMaxConns
 	}
 	if o.IdleTimeout == 0 {
 		o.IdleTimeout = time.Minute

@@ -11,15 +11,13 @@ type Service struct {
 	log  *slog.Logger
 	intake
 	limits  limiter
+	shares  shares
 	fetcher *fetcher
 	handler http.Handler
 }
 
 // Handler serves the API, the gateway under /ipfs/, and /metrics, /healthz and
-// /readyz. It wants a server whose IdleTimeout is a minute or more, which is
-// how long clients keep connections. If it has a ReadHeaderTimeout, that should
-// be as long: it also ends connections that a client opened and has not used
-// yet, and an upload that takes one at that moment fails without a reply.
+// /readyz. [NewServer] makes a server for it.
 func (s *Service) Handler() http.Handler { return s.handler }
 
 // Metrics serves GET /metrics alone, and to other machines as well. It is for a

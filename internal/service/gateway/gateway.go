@@ -44,6 +44,10 @@ type Options struct {
 	// websites hold is kept apart by browsers.
 	Hosts []string
 
+	// MaxRequests bounds the requests for content that are answered at a time;
+	// 0 means no bound. More are told to come back later.
+	MaxRequests int
+
 	Registry prometheus.Registerer
 	Logger   *slog.Logger
 	Walk     walk.Options
@@ -58,6 +62,7 @@ type Gateway struct {
 	content http.Handler // boxo's, of paths
 	types   typeCache
 	stall   time.Duration
+	room    chan struct{} // a place for each request; nil for no bound
 }
 
 // stallTime is how long a client may take for writeBytes of a reply.
@@ -72,6 +77,9 @@ func New(st Store, opts Options, next http.Handler) (http.Handler, error) {
 	g := &Gateway{
 		store: st, reader: walk.NewReader(st, opts.Walk), log: opts.Logger, stall: stallTime,
 		hosts: slices.Concat([]string{localhost}, opts.Hosts),
+	}
+	if opts.MaxRequests > 0 {
+		g.room = make(chan struct{}, opts.MaxRequests)
 	}
 	boxos, err := boxo.NewBlocksBackend(blockservice.New(blockstore{g.reader}, nil))
 	if err != nil {
@@ -108,16 +116,41 @@ func New(st Store, opts Options, next http.Handler) (http.Handler, error) {
 			// A client that takes us for a proxy: what it wants to be connected
 			// to is us.
 			w.WriteHeader(http.StatusOK)
+		case (under || content) && !g.enter():
+			w.Header().Set("Retry-After", "5")
+			http.Error(w, walk.ErrBusy.Error(), http.StatusServiceUnavailable)
 		case under:
+			defer g.leave()
 			names.ServeHTTP(w, r)
 		case content && host != "" && host != localhost:
+			defer g.leave()
 			known.ServeHTTP(w, r) // which sends it on to its own name
 		case content:
+			defer g.leave()
 			paths.ServeHTTP(w, r)
 		default:
 			next.ServeHTTP(w, r)
 		}
 	}), nil
+}
+
+// enter takes a place among the requests that are answered at a time.
+func (g *Gateway) enter() bool {
+	if g.room == nil {
+		return true
+	}
+	select {
+	case g.room <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+func (g *Gateway) leave() {
+	if g.room != nil {
+		<-g.room
+	}
 }
 
 const (

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io/fs"
 	"net"
-	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -35,7 +34,7 @@ type embedded struct {
 	dir     string
 	store   *store.Store
 	service *service.Service
-	server  *http.Server
+	server  *service.Server
 	group   errgroup.Group
 	url     string
 	token   string
@@ -59,12 +58,12 @@ func (a *app) embed(ctx context.Context, dir string) (_ *embedded, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if e.service, err = service.New(ctx, st, service.Options{Version: version(), Logger: a.log}); err != nil {
+	if e.service, err = service.New(ctx, st, service.Options{Version: version(), MaxConns: maxConns(), Logger: a.log}); err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}
 	e.url = "http://" + listener.Addr().String()
-	e.server = newServer(e.service.Handler(), a.log)
-	e.group.Go(func() error { return serveUntilClosed(e.server, listener) })
+	e.server = service.NewServer(e.service.Handler(), service.ServerOptions{MaxConns: maxConns(), Logger: a.log})
+	e.group.Go(func() error { return e.server.Serve(listener) })
 	if err := writePrivate(filepath.Join(dir, localEndpointFile), e.url+"\n"+transient+"\n"); err != nil {
 		return nil, errors.Join(err, e.shut())
 	}

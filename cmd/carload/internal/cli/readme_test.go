@@ -46,7 +46,24 @@ func fenced(text, language string) (blocks []string) {
 // returns the URL that it prints when it is ready.
 func startService(t *testing.T, home string, args ...string) string {
 	t.Helper()
+	return startCommand(t, newCommand(t, home, args...))
+}
+
+// startLimited starts a service that may have so many files open.
+func startLimited(t *testing.T, home string, descriptors int, args ...string) string {
+	t.Helper()
 	cmd := newCommand(t, home, args...)
+	cmd.Args = append([]string{"sh", "-c", fmt.Sprintf(`ulimit -n %d; exec carload "$@"`, descriptors)}, cmd.Args...)
+	var err error
+	if cmd.Path, err = exec.LookPath("sh"); err != nil {
+		t.Fatal(err)
+	}
+	return startCommand(t, cmd)
+}
+
+func startCommand(t *testing.T, cmd *exec.Cmd) string {
+	t.Helper()
+	args := cmd.Args[1:]
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	stdout, err := cmd.StdoutPipe()

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,6 +23,16 @@ const defaultListen = "127.0.0.1:5080"
 
 // defaultScrub is slow enough to be noticed by nobody: 350 GB a day.
 const defaultScrub = 4 << 20
+
+// metricsConns bounds the connections of those that only read metrics.
+const metricsConns = 16
+
+// maxConns is how many connections a service takes. Each has a file as well
+// while it uploads, and the store has some of its own.
+func maxConns() int {
+	const own, most = 100, service.DefaultMaxConns
+	return max(16, min((descriptors()-own)/2, most))
+}
 
 type serveFlags struct {
 	listen            string
@@ -106,7 +115,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 	defer func() { err = errors.Join(err, st.Close()) }()
 	svc, err := service.New(ctx, st, service.Options{
 		MaxBodyBytes: int64(f.maxBodyBytes), Mode: f.access, Version: version(), FetchFrom: f.fetchFrom,
-		Hosts: f.hosts, AnyHost: f.anyHost(), GatewayHosts: f.gatewayHosts, Logger: a.log,
+		Hosts: f.hosts, AnyHost: f.anyHost(), MaxConns: maxConns(), GatewayHosts: f.gatewayHosts, Logger: a.log,
 	})
 	if err != nil {
 		return err
@@ -119,14 +128,15 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	server := newServer(svc.Handler(), a.log)
+	opts := service.ServerOptions{MaxConns: maxConns(), Logger: a.log}
 	url := "http://" + listener.Addr().String()
 	if len(certificates) > 0 {
 		url = "https://" + listener.Addr().String()
-		server.TLSConfig = &tls.Config{Certificates: certificates, MinVersion: tls.VersionTLS12}
+		opts.TLS = &tls.Config{Certificates: certificates, MinVersion: tls.VersionTLS12}
 	}
+	server := service.NewServer(svc.Handler(), opts)
 
-	metrics := newServer(svc.Metrics(), a.log)
+	metrics := service.NewServer(svc.Metrics(), service.ServerOptions{MaxConns: metricsConns, Logger: a.log})
 	var metricsListener net.Listener
 	if f.metricsAddr != "" {
 		if metricsListener, err = listen("--metrics-addr", f.metricsAddr); err != nil {
@@ -137,7 +147,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 
 	var g errgroup.Group
 	if metricsListener != nil {
-		g.Go(func() error { return serveUntilClosed(metrics, metricsListener) })
+		g.Go(func() error { return metrics.Serve(metricsListener) })
 	}
 	scrubbing, stopScrub := context.WithCancel(ctx)
 	defer stopScrub()
@@ -152,7 +162,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 	stopped := make(chan struct{})
 	g.Go(func() error {
 		defer close(stopped)
-		return serveUntilClosed(server, listener)
+		return server.Serve(listener)
 	})
 	endpointFile := filepath.Join(dir, localEndpointFile)
 	if err := writePrivate(endpointFile, url+"\n"); err != nil {
@@ -182,19 +192,6 @@ func listen(flag, addr string) (net.Listener, error) {
 		return nil, withHint(coded{err, exitOther}, fmt.Sprintf("give an address of this machine that is free by %s; port 0 takes any that is", flag))
 	}
 	return l, nil
-}
-
-func serveUntilClosed(server *http.Server, l net.Listener) error {
-	var err error
-	if server.TLSConfig != nil {
-		err = server.ServeTLS(l, "", "")
-	} else {
-		err = server.Serve(l)
-	}
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return err
 }
 
 type servingEvent struct {

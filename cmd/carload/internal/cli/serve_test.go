@@ -3,6 +3,7 @@
 package cli_test
 
 import (
+	"bufio"
 	"errors"
 	"io"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // What the service answers to is a matter of where it listens and of its names.
@@ -69,5 +71,45 @@ func TestServeHosts(t *testing.T) {
 	}
 	if out, err := newCommand(t, t.TempDir(), "serve", "--host", "https://example.com").CombinedOutput(); err == nil || !strings.Contains(string(out), "--host") {
 		t.Errorf("a URL for a name: %v %s", err, out)
+	}
+}
+
+// Three hundred connections that have been refused, each with a body of which
+// it sends no more, and a service that may have 256 files open: health is told,
+// and an upload is taken.
+func TestRefusedTakeNoDescriptors(t *testing.T) {
+	t.Parallel()
+	home := t.TempDir()
+	file := randomFile(t, home, 3<<20)
+	url := startLimited(t, home, 256, "serve", "-q", "--store", "service", "--listen", "127.0.0.1:0")
+	addr := strings.TrimPrefix(url, "http://")
+	for i := range 300 {
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() }) // the service may have
+		if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(conn, "POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90000000\r\n\r\nx"); err != nil {
+			t.Fatal(err)
+		}
+		if line, err := bufio.NewReader(conn).ReadString('\n'); err != nil || !strings.Contains(line, " 401 ") {
+			t.Fatalf("connection %d: %q, %v", i, line, err)
+		}
+	}
+	// Nothing waits for those to be hung up on.
+	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	res, err := client.Get(url + "/healthz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := res.Body.Close(); err != nil || res.StatusCode != 200 {
+		t.Fatalf("health: %s, %v", res.Status, err)
+	}
+	cmd := newCommand(t, home, "up", "-Q", "--retries", "0", "--endpoint", url, "--token-file", filepath.Join("service", "local-token"), file)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("an upload: %v\n%s", err, out)
 	}
 }

@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -266,20 +264,6 @@ func rootsAnd(path string) (*x509.CertPool, error) {
 		return nil, fmt.Errorf("%q has no certificate in PEM form", path)
 	}
 	return roots, nil
-}
-
-// newServer has timeouts on silence, none on how long a body may take.
-func newServer(h http.Handler, log *slog.Logger) *http.Server {
-	return &http.Server{
-		Handler: h,
-		// It also runs for a connection that was made and is not used yet. A
-		// client's pool keeps such connections, and must be the first to give
-		// them up: otherwise an upload takes one that is being closed.
-		ReadHeaderTimeout: time.Minute,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
-	}
 }
 
 // localToken is the key of this user's own commands. It is made when there is

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
 	"os"
 	"slices"
 	"strings"
@@ -15,6 +14,7 @@ import (
 	"time"
 
 	"github.com/carload/carload/car"
+	"github.com/carload/carload/internal/service"
 	"github.com/carload/carload/internal/store"
 	"github.com/carload/carload/splitter"
 	"github.com/carload/carload/uploader"
@@ -288,8 +288,7 @@ func TestFilters(t *testing.T) {
 // server while the client may still take it.
 func TestServerOutwaitsClients(t *testing.T) {
 	t.Parallel()
-	srv := newServer(nil, slog.New(slog.DiscardHandler))
-	if idle := nftstorage.NewTransport().IdleConnTimeout; srv.ReadHeaderTimeout <= idle || srv.IdleTimeout <= idle {
-		t.Errorf("the server waits %s and %s, the client %s", srv.ReadHeaderTimeout, srv.IdleTimeout, idle)
+	if idle := nftstorage.NewTransport().IdleConnTimeout; service.HeaderTimeout <= idle || service.IdleTimeout <= idle {
+		t.Errorf("the server waits %s and %s, the client %s", service.HeaderTimeout, service.IdleTimeout, idle)
 	}
 }

@@ -1,0 +1,8 @@
+//go:build !unix
+
+package cli
+
+import "math"
+
+// descriptors is how many files this process may have open.
+func descriptors() int { return math.MaxInt32 }
