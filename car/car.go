@@ -40,6 +40,10 @@ var (
 	// their CID although no source could have changed.
 	ErrCorrupt = errors.New("block does not match its CID")
 
+	// ErrTooDeep is wrapped by errors that report a DAG which has more links
+	// between its root and some block than could be followed back.
+	ErrTooDeep = errors.New("the DAG is too deep to be given back")
+
 	// ErrMalformed is wrapped by errors that report an archive which breaks
 	// the format.
 	ErrMalformed = errors.New("malformed CAR")

@@ -279,7 +279,7 @@ func (w *walk) visit(ctx context.Context, ch child, depth int) error {
 		w.others[visited{ch.record, kd.codec}] = struct{}{}
 	}
 	if depth > links.MaxDepth {
-		return fmt.Errorf("DAG %s is more than %d links deep, which is more than could be given back", d.root, links.MaxDepth)
+		return fmt.Errorf("DAG %s is more than %d links deep: %w", d.root, links.MaxDepth, ErrTooDeep)
 	}
 	if d.n == len(d.pages)*pageLen {
 		d.pages = append(d.pages, new([pageLen]entry))

@@ -171,7 +171,7 @@ func (t *Tree) Build(ctx context.Context, opts Options) (*DAG, error) {
 		return nil, err
 	}
 	if b.dag.Len(); b.dag.depth > links.MaxDepth {
-		return nil, fmt.Errorf("the tree is %d links deep, which is more than could be given back: the limit is %d", b.dag.depth, links.MaxDepth)
+		return nil, fmt.Errorf("the tree is %d links deep, the limit is %d: %w", b.dag.depth, links.MaxDepth, car.ErrTooDeep)
 	}
 	b.dag.described = time.Now()
 	slices.SortFunc(b.dag.skipped, func(a, b Skipped) int { return strings.Compare(a.Path, b.Path) })

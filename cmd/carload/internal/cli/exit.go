@@ -133,7 +133,7 @@ func exitCode(err error) int {
 		return exitNoSpace
 	case errors.Is(err, store.ErrLocked), errors.Is(err, uploader.ErrLedgerLocked), errors.Is(err, unpack.ErrBusy):
 		return exitLocked
-	case errors.Is(err, uploader.ErrTooLarge), errors.Is(err, uploader.ErrLimit), errors.Is(err, uploader.ErrQuotaExceeded):
+	case errors.Is(err, uploader.ErrTooLarge), errors.Is(err, uploader.ErrLimit), errors.Is(err, car.ErrTooDeep), errors.Is(err, uploader.ErrQuotaExceeded):
 		return exitLimit
 	case errors.Is(err, uploader.ErrSourceChanged), errors.As(err, &source), errors.As(err, &reading):
 		return exitSources

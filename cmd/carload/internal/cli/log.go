@@ -1,11 +1,16 @@
 package cli
 
 import (
+	"context"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
+	"slices"
 
+	golog "github.com/ipfs/go-log/v2"
 	"github.com/spf13/cobra"
+	"go.uber.org/zap/zapcore"
 )
 
 // openLog opens the log that the flags ask for.
@@ -34,5 +39,66 @@ func (a *app) openLog(cmd *cobra.Command) error {
 	default:
 		return usagef("--log-format %q: use text or json", a.global.logFormat)
 	}
+	takeLibraryLog(a.log)
 	return nil
+}
+
+// takeLibraryLog makes what boxo and what it stands on have to say part of a
+// log. Left alone, they write to stderr in a form of their own.
+func takeLibraryLog(log *slog.Logger) { golog.SetPrimaryCore(libraryLog{log.Handler()}) }
+
+// libraryLog is a zapcore.Core over a slog.Handler.
+type libraryLog struct{ h slog.Handler }
+
+func slogLevel(l zapcore.Level) slog.Level {
+	switch {
+	case l >= zapcore.ErrorLevel:
+		return slog.LevelError
+	case l == zapcore.WarnLevel:
+		return slog.LevelWarn
+	case l == zapcore.InfoLevel:
+		return slog.LevelInfo
+	}
+	return slog.LevelDebug
+}
+
+// Enabled implements zapcore.LevelEnabler.
+func (l libraryLog) Enabled(level zapcore.Level) bool {
+	return l.h.Enabled(context.Background(), slogLevel(level))
+}
+
+// With implements zapcore.Core.
+func (l libraryLog) With(fields []zapcore.Field) zapcore.Core {
+	return libraryLog{l.h.WithAttrs(attrs(fields))}
+}
+
+// Check implements zapcore.Core.
+func (l libraryLog) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if l.Enabled(e.Level) {
+		return ce.AddCore(e, l)
+	}
+	return ce
+}
+
+// Write implements zapcore.Core.
+func (l libraryLog) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	r := slog.NewRecord(e.Time, slogLevel(e.Level), e.Message, 0)
+	r.AddAttrs(slog.String("library", e.LoggerName))
+	r.AddAttrs(attrs(fields)...)
+	return l.h.Handle(context.Background(), r)
+}
+
+// Sync implements zapcore.Core.
+func (l libraryLog) Sync() error { return nil }
+
+func attrs(fields []zapcore.Field) []slog.Attr {
+	enc := zapcore.NewMapObjectEncoder()
+	for _, f := range fields {
+		f.AddTo(enc)
+	}
+	out := make([]slog.Attr, 0, len(enc.Fields))
+	for _, name := range slices.Sorted(maps.Keys(enc.Fields)) {
+		out = append(out, slog.Any(name, enc.Fields[name]))
+	}
+	return out
 }

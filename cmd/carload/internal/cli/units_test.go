@@ -131,6 +131,7 @@ func TestExitCode(t *testing.T) {
 		{errors.New("something"), 1},
 		{usagef("no"), 2},
 		{wrap(splitter.ErrBlockTooLarge), 2},
+		{wrap(car.ErrTooDeep), 8},
 		{wrap(&car.SourceChangedError{Name: "x"}), 3},
 		{&uploader.SourceError{Err: fs.ErrPermission}, 3},
 		{wrap(uploader.ErrIncomplete), 4},
