@@ -1,18 +1,13 @@
 package uploader_test
 
 import (
-	"context"
 	"errors"
-	"fmt"
+	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/Shopify/toxiproxy/v2"
-	"github.com/Shopify/toxiproxy/v2/collectors"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/rs/zerolog"
 
 	"github.com/carload/carload/uploader"
 	"github.com/carload/carload/uploader/nftstorage"
@@ -21,37 +16,200 @@ import (
 
 // network is a line to a server, with what lines do.
 type network struct {
-	t     *testing.T
-	proxy *toxiproxy.Proxy
-	url   string
+	t       *testing.T
+	addr    string // of its near end
+	server  string
+	url     string
+	working sync.WaitGroup
+
+	mu       sync.Mutex
+	listener net.Listener          // guarded by mu; nil while the line is not there
+	up, down bend                  // guarded by mu; nil for none
+	healed   chan struct{}         // guarded by mu; closed when the faults are over
+	conns    map[net.Conn]struct{} // guarded by mu
+}
+
+// bend is a fault: what becomes of bytes on their way to one end of a line. It sends
+// them on to that, and breaks the connection by an error. The number is that of
+// the bytes that came before on this connection and way.
+type bend func(to net.Conn, before int, p []byte, healed <-chan struct{}) error
+
+var errLine = errors.New("the line breaks")
+
+// cutAfter breaks the line after so many bytes.
+func cutAfter(n int) bend {
+	return func(to net.Conn, before int, p []byte, _ <-chan struct{}) error {
+		if before+len(p) < n {
+			_, err := to.Write(p)
+			return err
+		}
+		_, err := to.Write(p[:n-before])
+		return errors.Join(err, errLine)
+	}
+}
+
+// resetLine breaks the line in a way that both ends take for an error.
+func resetLine(to net.Conn, _ int, _ []byte, _ <-chan struct{}) error {
+	return errors.Join(errReset, to.(*net.TCPConn).SetLinger(0))
+}
+
+var errReset = errors.New("the line is reset")
+
+// stallLine keeps bytes until the line is healed.
+func stallLine(to net.Conn, _ int, p []byte, healed <-chan struct{}) error {
+	<-healed
+	_, err := to.Write(p)
+	return err
+}
+
+// sliced sends so many bytes at a time, with a pause after each.
+func sliced(n int, pause time.Duration) bend {
+	return func(to net.Conn, _ int, p []byte, healed <-chan struct{}) error {
+		for part := range slices.Chunk(p, n) {
+			if _, err := to.Write(part); err != nil {
+				return err
+			}
+			late(pause, healed)
+		}
+		return nil
+	}
+}
+
+// delayed sends bytes later.
+func delayed(by time.Duration) bend {
+	return func(to net.Conn, _ int, p []byte, healed <-chan struct{}) error {
+		late(by, healed)
+		_, err := to.Write(p)
+		return err
+	}
+}
+
+func late(by time.Duration, healed <-chan struct{}) {
+	select {
+	case <-time.After(by):
+	case <-healed:
+	}
 }
 
 func newNetwork(t *testing.T, srv *uploadertest.Server) *network {
 	t.Helper()
-	metrics := toxiproxy.NewMetricsContainer(prometheus.NewRegistry())
-	metrics.ProxyMetrics = collectors.NewProxyMetricCollectors()
-	server := toxiproxy.NewServer(metrics, zerolog.Nop())
-	proxy := toxiproxy.NewProxy(server, "line", "127.0.0.1:0", strings.TrimPrefix(srv.URL, "http://"))
-	if err := proxy.Start(); err != nil {
-		t.Fatal(err)
-	}
+	n := &network{t: t, addr: "127.0.0.1:0", server: strings.TrimPrefix(srv.URL, "http://"), healed: make(chan struct{}), conns: map[net.Conn]struct{}{}}
+	n.start()
+	n.url = "http://" + n.addr
 	t.Cleanup(func() {
-		proxy.Toxics.ResetToxics(context.Background())
-		proxy.Stop()
+		n.heal()
+		n.stop()
+		n.working.Wait()
 	})
-	return &network{t, proxy, "http://" + proxy.Listen}
+	return n
 }
 
-func (n *network) add(kind, stream, attributes string) {
+// start makes the line be there, at the same address as before.
+func (n *network) start() {
 	n.t.Helper()
-	_, err := n.proxy.Toxics.AddToxicJson(strings.NewReader(fmt.Sprintf(
-		`{"name":"x","type":%q,"stream":%q,"attributes":%s}`, kind, stream, attributes)))
+	l, err := net.Listen("tcp", n.addr)
 	if err != nil {
-		n.t.Fatal(err)
+		n.t.Error(err)
+		return
+	}
+	n.mu.Lock()
+	n.listener, n.addr = l, l.Addr().String()
+	n.mu.Unlock()
+	n.working.Go(func() {
+		for {
+			near, err := l.Accept()
+			if err != nil {
+				return // stopped
+			}
+			n.working.Go(func() { n.connect(near) })
+		}
+	})
+}
+
+// stop makes it be gone, with all its connections.
+func (n *network) stop() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.listener != nil {
+		_ = n.listener.Close() // it is not used any more
+		n.listener = nil
+	}
+	for c := range n.conns {
+		_ = c.Close() // its end sees that
 	}
 }
 
-func (n *network) heal() { n.proxy.Toxics.ResetToxics(context.Background()) }
+// connect has a connection to the server for one to the line.
+func (n *network) connect(near net.Conn) {
+	far, err := net.Dial("tcp", n.server)
+	if err != nil {
+		_ = near.Close() // as the server would
+		return
+	}
+	n.mu.Lock()
+	n.conns[near], n.conns[far] = struct{}{}, struct{}{}
+	if n.listener == nil {
+		_, _ = near.Close(), far.Close() // it was stopped meanwhile
+	}
+	n.mu.Unlock()
+	var ways sync.WaitGroup
+	ways.Go(func() { n.pass(near, far, func() bend { return n.up }) })
+	ways.Go(func() { n.pass(far, near, func() bend { return n.down }) })
+	ways.Wait()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.conns, near)
+	delete(n.conns, far)
+	_, _ = near.Close(), far.Close() // both ends have seen the end
+}
+
+// pass sends on what comes from one end, through the fault of the moment.
+func (n *network) pass(from, to net.Conn, which func() bend) {
+	buf := make([]byte, 32<<10)
+	for before := 0; ; {
+		k, err := from.Read(buf)
+		if k > 0 {
+			n.mu.Lock()
+			f, healed := which(), n.healed
+			n.mu.Unlock()
+			if f == nil {
+				_, err = to.Write(buf[:k])
+			} else if failed := f(to, before, buf[:k], healed); failed != nil {
+				if errors.Is(failed, errReset) {
+					_ = from.(*net.TCPConn).SetLinger(0) // it is closed in any case
+				}
+				_, _ = from.Close(), to.Close() // that is the fault
+				return
+			}
+			before += k
+		}
+		if err != nil {
+			n.mu.Lock()
+			f, healed := which(), n.healed
+			n.mu.Unlock()
+			if f != nil {
+				_ = f(to, before, nil, healed) // the end may be late as well
+			}
+			_ = to.(*net.TCPConn).CloseWrite() // the other way may go on
+			return
+		}
+	}
+}
+
+func (n *network) add(up, down bend) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.up, n.down = up, down
+}
+
+// heal ends all faults, of connections that are there as well.
+func (n *network) heal() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.up, n.down = nil, nil
+	close(n.healed)
+	n.healed = make(chan struct{})
+}
 
 // TestNetwork sends through a proxy that breaks the line until the first
 // retry, or all the time.
@@ -59,27 +217,26 @@ func TestNetwork(t *testing.T) {
 	t.Parallel()
 	const continued = len("HTTP/1.1 100 Continue\r\n\r\n")
 	tests := []struct {
-		name               string
-		kind, stream, attr string
-		stays              bool // the line is no better for the retry
-		stall              time.Duration
-		resends            int // shards, at most
-		retries            bool
+		name     string
+		up, down bend
+		stays    bool // the line is no better for the retry
+		stall    time.Duration
+		resends  int // shards, at most
+		retries  bool
 	}{
-		{"closed at once", "limit_data", "upstream", `{"bytes":0}`, false, 0, 2, true},
-		{"closed after a byte", "limit_data", "upstream", `{"bytes":1}`, false, 0, 2, true},
-		{"closed half-way", "limit_data", "upstream", fmt.Sprintf(`{"bytes":%d}`, shardBytes/2), false, 0, 2, true},
-		{"closed before the last byte", "limit_data", "upstream", fmt.Sprintf(`{"bytes":%d}`, shardBytes-1000), false, 0, 2, true},
-		{"reset", "reset_peer", "upstream", `{"timeout":0}`, false, 0, 2, true},
-		{"reply lost", "limit_data", "downstream", fmt.Sprintf(`{"bytes":%d}`, continued), false, 0, 2, true},
-		{"reply cut", "limit_data", "downstream", fmt.Sprintf(`{"bytes":%d}`, continued+100), false, 0, 2, true},
-		{"stalled", "timeout", "upstream", `{"timeout":0}`, false, 400 * time.Millisecond, 2, true},
-		{"reply stalled", "timeout", "downstream", `{"timeout":0}`, false, 400 * time.Millisecond, 2, true},
-		{"slow line", "bandwidth", "upstream", `{"rate":200}`, true, 5 * time.Second, 0, false},
-		{"far away", "latency", "downstream", `{"latency":100,"jitter":50}`, true, 0, 0, false},
-		{"in slices", "slicer", "upstream", `{"average_size":700,"size_variation":300,"delay":10}`, true, 0, 0, false},
-		{"replies byte by byte", "slicer", "downstream", `{"average_size":1,"size_variation":0,"delay":10}`, true, 0, 0, false},
-		{"slow to close", "slow_close", "downstream", `{"delay":100}`, true, 0, 0, false},
+		{"closed at once", cutAfter(0), nil, false, 0, 2, true},
+		{"closed after a byte", cutAfter(1), nil, false, 0, 2, true},
+		{"closed half-way", cutAfter(shardBytes / 2), nil, false, 0, 2, true},
+		{"closed before the last byte", cutAfter(shardBytes - 1000), nil, false, 0, 2, true},
+		{"reset", resetLine, nil, false, 0, 2, true},
+		{"reply lost", nil, cutAfter(continued), false, 0, 2, true},
+		{"reply cut", nil, cutAfter(continued + 100), false, 0, 2, true},
+		{"stalled", stallLine, nil, false, 400 * time.Millisecond, 2, true},
+		{"reply stalled", nil, stallLine, false, 400 * time.Millisecond, 2, true},
+		{"slow line", sliced(2000, 10*time.Millisecond), nil, true, 5 * time.Second, 0, false},
+		{"far away, and slow to close", nil, delayed(100 * time.Millisecond), true, 0, 0, false},
+		{"in slices", sliced(700, 10*time.Microsecond), nil, true, 0, 0, false},
+		{"replies byte by byte", nil, sliced(1, 10*time.Microsecond), true, 0, 0, false},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -87,7 +244,7 @@ func TestNetwork(t *testing.T) {
 			srv := uploadertest.NewServer(t, uploadertest.Options{})
 			line := newNetwork(t, srv)
 			path := randomFile(t, fileBytes, 1)
-			line.add(test.kind, test.stream, test.attr)
+			line.add(test.up, test.down)
 			var once sync.Once
 			obs := observerFunc(func(e uploader.Event) {
 				if _, ok := e.(uploader.Retrying); ok && !test.stays {
@@ -121,16 +278,14 @@ func TestRefusedConnections(t *testing.T) {
 	for _, comes := range []bool{true, false} {
 		srv := uploadertest.NewServer(t, uploadertest.Options{})
 		line := newNetwork(t, srv)
-		line.proxy.Stop()
+		line.stop()
 		retries := 0
 		obs := observerFunc(func(e uploader.Event) {
 			if _, ok := e.(uploader.Retrying); !ok {
 				return
 			}
 			if retries++; retries == 3 && comes {
-				if err := line.proxy.Start(); err != nil {
-					t.Error(err)
-				}
+				line.start()
 			}
 		})
 		c := &clock{now: time.Unix(1e9, 0)}

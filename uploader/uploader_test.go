@@ -28,11 +28,7 @@ func TestMain(m *testing.M) {
 	if run := os.Getenv("CARLOAD_TEST_CHILD"); run != "" {
 		os.Exit(child(run))
 	}
-	// The proxy of these tests leaves goroutines of its own behind.
-	goleak.VerifyTestMain(m,
-		goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2.(*ToxicLink).read"),
-		goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2.(*ToxicLink).write"),
-		goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2/toxics.(*ToxicStub).Run"))
+	goleak.VerifyTestMain(m)
 }
 
 // clock is a [uploader.Clock] on which waits take no time.
