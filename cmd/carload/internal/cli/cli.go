@@ -34,7 +34,8 @@ type app struct {
 	log   *slog.Logger
 	life  *lifetime
 
-	embedded bool // the built-in service runs in this process
+	embedded  bool // the built-in service runs in this process
+	wholeHelp bool // not only the commonest flags
 
 	global   globalFlags
 	settings settings
@@ -198,7 +199,23 @@ corruption, 7 not authorized, 8 limit reached, 11 locked by another process,
 		a.listCommand(), a.rmCommand(), a.pinCommand(), a.serveCommand(), a.keyCommand(), a.serviceCommand(),
 		a.targetCommand(), a.ledgerCommand(), a.profilesCommand(), a.benchCommand(), a.benchStageCommand(), a.benchSinkCommand(), a.versionCommand(),
 	)
-	beStrict(root)
+	root.AddGroup(&cobra.Group{ID: "send", Title: "Send"}, &cobra.Group{ID: "back", Title: "Check and get back"},
+		&cobra.Group{ID: "held", Title: "Look after what is held"}, &cobra.Group{ID: "own", Title: "Run your own service"})
+	for _, c := range root.Commands() {
+		switch c.Name() {
+		case "up", "copy", "pack", "cid", "plan":
+			c.GroupID = "send"
+		case "get", "verify", "unpack", "ls", "inspect":
+			c.GroupID = "back"
+		case "list", "status", "pin", "rm":
+			c.GroupID = "held"
+		case "serve", "service", "key", "console":
+			c.GroupID = "own"
+		}
+	}
+	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) { showHelp(cmd, a.wholeHelp) })
+	root.SetUsageFunc(func(cmd *cobra.Command) error { showUsage(cmd.OutOrStderr(), cmd, false); return nil })
+	a.beStrict(root)
 	return root
 }
 
@@ -222,7 +239,7 @@ func verbs(cmd *cobra.Command) []string {
 }
 
 // beStrict lets the commands that cobra adds refuse what they don't know.
-func beStrict(root *cobra.Command) {
+func (a *app) beStrict(root *cobra.Command) {
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
 	for _, c := range root.Commands() {
@@ -233,6 +250,7 @@ func beStrict(root *cobra.Command) {
 				if _, rest, err := root.Find(args); err != nil || len(rest) > 0 {
 					return usageError{fmt.Errorf("there is no command %q%s", strings.Join(args, " "), suggestion(args[len(args)-1], verbs(cmdAt(root, args)))), "carload help"}
 				}
+				a.wholeHelp = true
 				help(cmd, args)
 				return nil
 			}

@@ -47,6 +47,9 @@ func (s *sourceFlags) add(cmd *cobra.Command) {
 	f.Var(&s.rate, "tpslimit", "requests in a time, such as 30/10s; off for no limit")
 	f.Var(&s.share, "rate-share", "the part of --tpslimit that this host takes, such as 1/16 when 16 hosts use the key")
 	addStore(cmd, &s.store)
+	group(f, groupFrom, "gateway", "from", "to", "endpoint", "token-file", "token-command", "ca-cert", "store")
+	group(f, groupSafety, "stall-timeout", "retries")
+	group(f, groupSpeed, "tpslimit", "rate-share")
 }
 
 // urlList is a flag that may be repeated. Elsewhere it is one with commas.

@@ -85,6 +85,12 @@ func (i *inputFlags) add(cmd *cobra.Command) {
 	f.Var(i.filters.flag(""), "exclude", "leave out names that match, as in a .gitignore but without !; the last match decides")
 	f.Var(i.filters.flag("!"), "include", "take in names that match; if this comes first, only those, and what is below directories that match")
 	f.IntVar(&i.hashers, "hashers", 0, "goroutines that read and hash (default: one for each core)")
+	group(f, groupWhat, "files-from", "files-from0", "part", "retry-from", "root", "as-file", "spool-dir", "hidden", "dereference", "no-empty-dirs", "raw-names", "wrap", "exclude", "include")
+	group(f, groupOutput, "report")
+	group(f, groupSafety, "skip-errors", "max-upload-bytes")
+	group(f, groupRecipe, "profile", "chunker", "width", "raw-leaves", "cid-version", "hamt", "fanout", "trickle", "mode", "mtime")
+	group(f, groupSpeed, "hashers")
+	common(f, "files-from", "hidden", "wrap", "exclude", "include", "report", "skip-errors", "profile")
 }
 
 // recipe is the profile with everything that was asked for instead.

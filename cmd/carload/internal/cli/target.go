@@ -41,6 +41,8 @@ func (e *endpointFlags) add(cmd *cobra.Command) {
 	f.StringArrayVar(&e.to, "to", nil, "a target: the name of one, https://…, kubo://HOST:PORT, kubo: (this user's node), s3://BUCKET/PREFIX, cluster://HOST:PORT, dir:PATH or store:[PATH]")
 	f.StringVar(&e.endpoint, "endpoint", "", "URL of the service's API (default: the built-in service)")
 	e.addHow(cmd)
+	group(f, groupWhere, "to", "endpoint")
+	common(f, "to", "endpoint", "token-file")
 }
 
 // addHow adds the flags of how a target is asked.
@@ -56,6 +58,9 @@ func (e *endpointFlags) addHow(cmd *cobra.Command) {
 	f.Var(&e.rate, "tpslimit", "requests in a time, such as 30/10s; off for no limit; auto is 30/10s, and off on this machine")
 	f.Var(&e.share, "rate-share", "the part of --tpslimit that this host takes, such as 1/16 when 16 hosts use the key")
 	addStore(cmd, &e.store)
+	group(f, groupWhere, "gateway", "token-file", "token-command", "insecure-http", "ca-cert", "store")
+	group(f, groupSafety, "stall-timeout")
+	group(f, groupSpeed, "tpslimit", "rate-share")
 }
 
 func addStore(cmd *cobra.Command, store *string) {

@@ -45,6 +45,10 @@ func (s *sendFlags) add(cmd *cobra.Command) {
 	f.StringVar(&s.pieceManifest, "piece-manifest", "", "write the piece CIDs of all shards into this file, .csv or .jsonl, at the end")
 	f.BoolVarP(&s.rootOnly, "root-only", "Q", false, "print the CID only")
 	f.BoolVarP(&s.dryRun, "dry-run", "n", false, "say what would be done; send, write and ask nothing")
+	group(f, groupSpeed, "transfers")
+	group(f, groupRecipe, "max-shard-bytes")
+	group(f, groupOutput, "piece-cids", "piece-manifest", "root-only", "dry-run")
+	common(f, "root-only", "dry-run")
 }
 
 func (s *sendFlags) addRemote(cmd *cobra.Command) {
@@ -56,6 +60,9 @@ func (s *sendFlags) addRemote(cmd *cobra.Command) {
 	f.IntVar(&s.sample, "sample", uploader.DefaultSampleBlocks, "blocks to fetch back with --verify sample")
 	f.BoolVar(&s.noResume, "no-resume", false, "send everything, also what is there")
 	f.BoolVar(&s.checksum, "checksum", false, "hash again what looks unchanged")
+	group(f, groupSpeed, "bwlimit")
+	group(f, groupSafety, "retries", "verify", "verify-timeout", "sample", "no-resume", "checksum")
+	common(f, "transfers", "bwlimit", "verify")
 }
 
 // options are those of the engine.
@@ -182,6 +189,10 @@ sent with. The next time only files that are new or changed are sent.`,
 	send.addRemote(cmd)
 	addLedger(cmd, &ledger)
 	in.add(cmd)
+	f := cmd.Flags()
+	group(f, groupWhere, "to-files", "name")
+	group(f, groupSafety, "base", "ledger")
+	common(f, "name")
 	return cmd
 }
 

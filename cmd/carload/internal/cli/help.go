@@ -1,0 +1,246 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
+)
+
+// Groups of flags, in the order in which the help shows them.
+const (
+	groupWhat   = "What to send"
+	groupWhere  = "Where to"
+	groupFrom   = "Where from"
+	groupOutput = "Output"
+	groupSafety = "Safety"
+	groupSpeed  = "Speed"
+	groupRecipe = "Recipe"
+	groupOther  = "Flags"
+)
+
+var groupOrder = []string{groupOther, groupWhat, groupFrom, groupWhere, groupOutput, groupSafety, groupSpeed, groupRecipe} //nolint:gochecknoglobals // an order
+
+const (
+	groupKey  = "group"
+	commonKey = "common"
+)
+
+// group puts flags into a group of the help. Without a group they come first.
+func group(f *pflag.FlagSet, name string, flags ...string) {
+	for _, flag := range flags {
+		f.Lookup(flag).Annotations = map[string][]string{groupKey: {name}}
+	}
+}
+
+// common marks the flags that a long list is cut to by --help.
+func common(f *pflag.FlagSet, flags ...string) {
+	for _, flag := range flags {
+		fl := f.Lookup(flag)
+		if fl.Annotations == nil {
+			fl.Annotations = map[string][]string{}
+		}
+		fl.Annotations[commonKey] = nil
+	}
+}
+
+// helpColumns is the width of the help where nothing says how wide the
+// terminal is, and the widest that it gets.
+const helpColumns = 80
+
+// width is the columns that w shows.
+func width(w io.Writer) int {
+	f, ok := w.(*os.File)
+	if !ok {
+		return helpColumns
+	}
+	columns, _, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		return helpColumns
+	}
+	return min(max(columns, 40), 100)
+}
+
+// showHelp explains a command: all of it, or its commonest flags.
+func showHelp(cmd *cobra.Command, whole bool) {
+	w := cmd.OutOrStdout()
+	about := cmd.Long
+	if about == "" {
+		about = cmd.Short
+	}
+	fmt.Fprintln(w, strings.TrimSpace(about))
+	if !cmd.Runnable() && !cmd.HasSubCommands() {
+		return // a topic
+	}
+	fmt.Fprintln(w)
+	showUsage(w, cmd, whole)
+}
+
+// showUsage prints the part of the help that is made of the flags.
+func showUsage(w io.Writer, cmd *cobra.Command, whole bool) {
+	fmt.Fprintln(w, "Usage:")
+	if cmd.Runnable() && cmd.HasParent() {
+		fmt.Fprintln(w, "  "+cmd.UseLine())
+	}
+	if cmd.HasAvailableSubCommands() {
+		fmt.Fprintln(w, "  "+cmd.CommandPath()+" COMMAND")
+	}
+	if len(cmd.Aliases) > 0 {
+		fmt.Fprintln(w, "\nAlso: "+strings.Join(cmd.Aliases, ", "))
+	}
+	if cmd.HasExample() {
+		fmt.Fprintln(w, "\nExamples:\n"+cmd.Example)
+	}
+	showCommands(w, cmd)
+	hidden := showFlags(w, cmd, whole)
+	if cmd.HasParent() && hidden > 0 {
+		fmt.Fprintf(w, "\n%s has %d more: %s help %s shows them.\n", cmd.CommandPath(), hidden, cmd.Root().Name(), strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" "))
+	}
+	if cmd.HasAvailableSubCommands() {
+		fmt.Fprintf(w, "\n%s COMMAND --help says more about one.\n", cmd.CommandPath())
+	}
+}
+
+func showCommands(w io.Writer, cmd *cobra.Command) {
+	show := func(title string, of []*cobra.Command) {
+		if len(of) == 0 {
+			return
+		}
+		fmt.Fprintln(w, "\n"+title+":")
+		for _, c := range of {
+			column(w, c.Name(), c.Short, cmd.NamePadding()+4)
+		}
+	}
+	groups := cmd.Groups()
+	for _, g := range groups {
+		show(g.Title, selected(cmd, func(c *cobra.Command) bool { return c.GroupID == g.ID }))
+	}
+	title := "Commands"
+	if len(groups) > 0 {
+		title = "More"
+	}
+	show(title, selected(cmd, func(c *cobra.Command) bool { return c.GroupID == "" && c.IsAvailableCommand() }))
+	show("Topics", selected(cmd, func(c *cobra.Command) bool { return c.IsAdditionalHelpTopicCommand() && !c.Hidden }))
+}
+
+func selected(cmd *cobra.Command, is func(*cobra.Command) bool) []*cobra.Command {
+	var of []*cobra.Command
+	for _, c := range cmd.Commands() {
+		if (c.IsAvailableCommand() || c.IsAdditionalHelpTopicCommand() || c.Name() == "help") && is(c) {
+			of = append(of, c)
+		}
+	}
+	return of
+}
+
+// showFlags prints the flags in their groups, and returns how many it left out.
+func showFlags(w io.Writer, cmd *cobra.Command, whole bool) (hidden int) {
+	hasCommon := false
+	cmd.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
+		_, is := f.Annotations[commonKey]
+		hasCommon = hasCommon || is
+	})
+	groups := map[string][]*pflag.Flag{}
+	cmd.LocalFlags().VisitAll(func(f *pflag.Flag) {
+		_, is := f.Annotations[commonKey]
+		switch {
+		case f.Hidden || f.Name == "help":
+		case hasCommon && !whole && !is:
+			hidden++
+		default:
+			name := groupOther
+			if of := f.Annotations[groupKey]; len(of) > 0 {
+				name = of[0]
+			}
+			groups[name] = append(groups[name], f)
+		}
+	})
+	for _, name := range groupOrder {
+		if flags := groups[name]; len(flags) > 0 {
+			fmt.Fprintln(w, "\n"+name+":")
+			for _, f := range flags {
+				showFlag(w, f)
+			}
+		}
+	}
+	if !cmd.HasParent() {
+		return hidden
+	}
+	if !whole {
+		fmt.Fprintf(w, "\n%s --help lists the flags of all commands, such as --json and --quiet.\n", cmd.Root().Name())
+		return hidden
+	}
+	fmt.Fprintln(w, "\nFlags of all commands:")
+	cmd.InheritedFlags().VisitAll(func(f *pflag.Flag) {
+		if !f.Hidden {
+			showFlag(w, f)
+		}
+	})
+	return hidden
+}
+
+// showFlag prints a flag as pflag does, wrapped.
+func showFlag(w io.Writer, f *pflag.Flag) {
+	kind, usage := pflag.UnquoteUsage(f)
+	name := "    --" + f.Name
+	if f.Shorthand != "" {
+		name = "-" + f.Shorthand + ", --" + f.Name
+	}
+	switch kind {
+	case "stringArray", "strings":
+		kind = "string"
+	case "count":
+		kind = ""
+	}
+	if kind != "" {
+		name += " " + kind
+	}
+	switch d := f.DefValue; {
+	case d == "" || d == "0" || d == "0s" || d == "false" || d == "[]" || strings.Contains(usage, "(default"):
+	case f.Value.Type() == "string":
+		usage += fmt.Sprintf(" (default %q)", d)
+	default:
+		usage += fmt.Sprintf(" (default %s)", d)
+	}
+	column(w, name, usage, 30)
+}
+
+// column prints a name and, from a column on, a text that is wrapped.
+func column(w io.Writer, name, text string, at int) {
+	fmt.Fprint(w, "  "+name)
+	used := 2 + utf8.RuneCountInString(name)
+	if used > at-2 {
+		fmt.Fprintln(w)
+		used = 0
+	}
+	limit := width(w)
+	for i, line := range wrap(text, max(limit-at, 20)) {
+		if i > 0 {
+			used = 0
+		}
+		fmt.Fprintln(w, strings.Repeat(" ", at-used)+line)
+	}
+}
+
+// wrap breaks a text into lines of at most so many columns, where words allow.
+func wrap(text string, columns int) []string {
+	var lines []string
+	line := ""
+	for word := range strings.FieldsSeq(text) {
+		if line != "" && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > columns {
+			lines = append(lines, line)
+			line = ""
+		}
+		if line != "" {
+			line += " "
+		}
+		line += word
+	}
+	return slices.Clip(append(lines, line))
+}
