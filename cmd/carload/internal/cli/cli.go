@@ -80,7 +80,7 @@ func Main(ctx context.Context, args []string, stdio Stdio, environ []string) int
 // could not be written is no news to who does not read them.
 func onlyShows(cmd *cobra.Command) bool {
 	switch strings.TrimPrefix(cmd.CommandPath(), "carload ") {
-	case "ls", "list", "inspect", "status", "profiles", "version", "pin list", "key list", "ledger list", "ledger show", "ledger report", "target list", "target show":
+	case "ls", "list", "inspect", "status", "profiles", "version", "pin list", "key list", "ledger list", "ledger show", "ledger report", "target list", "target show", "config show", "config path":
 		return true
 	}
 	return false
@@ -197,8 +197,9 @@ corruption, 7 not authorized, 8 limit reached, 11 locked by another process,
 		a.upCommand(), a.cidCommand(), a.packCommand(), a.verifyCommand(), a.statusCommand(),
 		a.unpackCommand(), a.getCommand(), a.copyCommand(), a.lsCommand(), a.inspectCommand(), a.pieceCommand(),
 		a.listCommand(), a.rmCommand(), a.pinCommand(), a.serveCommand(), a.keyCommand(), a.serviceCommand(),
-		a.targetCommand(), a.ledgerCommand(), a.profilesCommand(), a.benchCommand(), a.benchStageCommand(), a.benchSinkCommand(), a.versionCommand(),
+		a.targetCommand(), a.configCommand(), a.ledgerCommand(), a.profilesCommand(), a.benchCommand(), a.benchStageCommand(), a.benchSinkCommand(), a.versionCommand(),
 	)
+	root.AddCommand(topics()...)
 	root.AddGroup(&cobra.Group{ID: "send", Title: "Send"}, &cobra.Group{ID: "back", Title: "Check and get back"},
 		&cobra.Group{ID: "held", Title: "Look after what is held"}, &cobra.Group{ID: "own", Title: "Run your own service"})
 	for _, c := range root.Commands() {

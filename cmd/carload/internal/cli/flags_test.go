@@ -120,6 +120,9 @@ func TestHelpAndUnknownFlag(t *testing.T) {
 	t.Parallel()
 	eachCommand(newTestApp(t).rootCommand(), func(cmd *cobra.Command) {
 		path := strings.Fields(cmd.CommandPath())[1:]
+		if cmd.IsAdditionalHelpTopicCommand() {
+			return // a page, no command
+		}
 		environ := []string{"HOME=" + t.TempDir()}
 		var out, errOut bytes.Buffer
 		code := Main(context.Background(), append(path, "--help"), Stdio{strings.NewReader(""), &out, &errOut}, environ)

@@ -138,16 +138,7 @@ func splitValue(f *pflag.Flag, v string) []string {
 // knownFlags lists the names of the flags of all commands.
 func knownFlags(cmd *cobra.Command) []string {
 	var names []string
-	add := func(f *pflag.Flag) {
-		if f.Name != "help" {
-			names = append(names, f.Name)
-		}
-	}
-	cmd.PersistentFlags().VisitAll(add)
-	cmd.Flags().VisitAll(add)
-	for _, c := range cmd.Commands() {
-		names = append(names, knownFlags(c)...)
-	}
+	eachFlag(cmd, func(f *pflag.Flag) { names = append(names, f.Name) })
 	slices.Sort(names)
 	return slices.Compact(names)
 }

@@ -1,0 +1,159 @@
+package cli
+
+import (
+	"cmp"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+func (a *app) configCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "config",
+		Short: "Show the settings, and where each comes from",
+		Args:  noArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(a.configShowCommand(), a.configPathCommand())
+	return cmd
+}
+
+// settingEvent is a setting, and where its value comes from.
+type settingEvent struct {
+	eventHeader
+	Name   string   `json:"name"`
+	Values []string `json:"values"`
+	Origin string   `json:"origin"` // environment, file or default
+	Where  string   `json:"where,omitempty"`
+}
+
+func (a *app) configShowCommand() *cobra.Command {
+	var origin, all bool
+	cmd := &cobra.Command{
+		Use:   "show",
+		Short: "Print the settings of the environment and the configuration file",
+		Long: `Print the settings that the environment and the configuration file make, in the
+form of that file. A flag on a command line still wins over them. Secrets are not
+printed, only where one comes from; carload target list has the targets.`,
+		Example: `  carload config show --origin
+  carload config show --all --json`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.showConfig(cmd.Root(), origin, all) },
+	}
+	f := cmd.Flags()
+	f.BoolVar(&origin, "origin", false, "say where each value comes from")
+	f.BoolVar(&all, "all", false, "print the defaults of all other settings as well")
+	return cmd
+}
+
+func (a *app) showConfig(root *cobra.Command, origin, all bool) error {
+	path, file, err := a.readConfig()
+	if err != nil {
+		return usageError{error: err}
+	}
+	flags := map[string]*pflag.Flag{}
+	eachFlag(root, func(f *pflag.Flag) { flags[f.Name] = cmp.Or(flags[f.Name], f) })
+	for _, name := range slices.Sorted(maps.Keys(flags)) {
+		f := flags[name]
+		e := settingEvent{header("setting"), name, splitDefault(f), "default", ""}
+		if v := a.env[variable(name)]; v != "" {
+			e.Values, e.Origin, e.Where = splitValue(f, v), "environment", variable(name)
+		} else if v, ok := file[name]; ok {
+			e.Values, e.Origin, e.Where = v, "file", path
+		} else if !all || f.Hidden {
+			continue
+		}
+		a.printSetting(f, e, origin)
+	}
+	if where := a.tokenOrigin(); where != "" {
+		a.con.result("# the API key comes from " + where)
+	}
+	return nil
+}
+
+// printSetting prints a line of a configuration file.
+func (a *app) printSetting(f *pflag.Flag, e settingEvent, origin bool) {
+	quoted := make([]string, len(e.Values))
+	for i, v := range e.Values {
+		switch quoted[i] = v; f.Value.Type() {
+		case "bool", "int", "count":
+		default:
+			quoted[i] = quotePath(v)
+			if !strings.HasPrefix(quoted[i], `"`) {
+				quoted[i] = `"` + quoted[i] + `"`
+			}
+		}
+	}
+	line := e.Name + " = " + strings.Join(quoted, ", ")
+	if _, list := f.Value.(pflag.SliceValue); list {
+		line = e.Name + " = [" + strings.Join(quoted, ", ") + "]"
+	}
+	if origin {
+		line += "  # " + cmp.Or(e.Where, e.Origin)
+	}
+	a.con.event(e)
+	a.con.result(line)
+}
+
+// tokenOrigin names the place that has the API key where no flag says another.
+func (a *app) tokenOrigin() string {
+	if a.env[tokenVariable] != "" {
+		return tokenVariable
+	}
+	if dir := a.env["CREDENTIALS_DIRECTORY"]; dir != "" {
+		path := filepath.Join(dir, credentialName)
+		if _, err := os.Stat(path); err == nil {
+			return quotePath(path)
+		}
+	}
+	return ""
+}
+
+// splitDefault is what a flag is without any setting.
+func splitDefault(f *pflag.Flag) []string {
+	if list, ok := f.Value.(pflag.SliceValue); ok {
+		return list.GetSlice()
+	}
+	return []string{f.DefValue}
+}
+
+// eachFlag visits the flags of all commands; one of several commands once for each.
+func eachFlag(cmd *cobra.Command, visit func(*pflag.Flag)) {
+	each := func(f *pflag.Flag) {
+		if f.Name != "help" {
+			visit(f)
+		}
+	}
+	cmd.PersistentFlags().VisitAll(each)
+	cmd.Flags().VisitAll(each)
+	for _, c := range cmd.Commands() {
+		eachFlag(c, visit)
+	}
+}
+
+func (a *app) configPathCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "path",
+		Short:   "Print where the configuration file is, or would be",
+		Example: `  $EDITOR "$(carload config path)"`,
+		Args:    noArgs,
+		RunE: func(*cobra.Command, []string) error {
+			path := a.global.config
+			if path == "" {
+				dir, err := a.env.configDir()
+				if err != nil {
+					return usageError{error: err}
+				}
+				path = filepath.Join(dir, "config.toml")
+			}
+			a.con.event(settingEvent{header("setting"), "config", []string{path}, "default", ""})
+			a.con.result(path)
+			return nil
+		},
+	}
+}
