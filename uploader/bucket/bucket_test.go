@@ -375,6 +375,14 @@ func TestRefusals(t *testing.T) {
 	if _, err := open(t, s, s.URL, "wrong-secret").Status(t.Context(), root); !errors.Is(err, uploader.ErrUnauthorized) || strings.Contains(err.Error(), "wrong-secret") {
 		t.Errorf("a wrong secret: %v", err)
 	}
+	unknown := func(o *bucket.Options) {
+		o.Config.Credentials = credentials.NewStaticCredentialsProvider("nobody", s.Secret, "")
+	}
+	for _, err := range open(t, s, s.URL, s.Secret, unknown).List(t.Context()) {
+		if !errors.Is(err, uploader.ErrUnauthorized) || errors.Is(err, uploader.ErrNotFound) {
+			t.Errorf("an unknown key: %v", err)
+		}
+	}
 	path, _ := file(t, 1000)
 	if _, err := upload(t.Context(), t, open(t, s, s.URL, "wrong-secret"), path, uploader.Options{}); !errors.Is(err, uploader.ErrUnauthorized) || strings.Contains(err.Error(), "wrong-secret") {
 		t.Errorf("an upload with a wrong secret: %v", err)

@@ -37,7 +37,8 @@ func (e *Error) Error() string {
 		return "there is no such bucket"
 	case "RequestTimeTooSkewed":
 		return "the clock of this machine is wrong, or the storage's is: they differ by more than it takes"
-	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "AuthFailure":
+	}
+	if slices.Contains(strangers, e.Code) {
 		return fmt.Sprintf("the storage does not take the credentials: %s", bulk.Quote(e.Code))
 	}
 	if slices.Contains(elsewhere, e.Code) {
@@ -53,6 +54,10 @@ func (e *Error) Error() string {
 	return s
 }
 
+// strangers are the codes of credentials that are not taken. That of versitygw for
+// a key that it does not know comes with 404.
+var strangers = []string{"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "AuthFailure", "XAdminUserNotFound"}
+
 var (
 	elsewhere = []string{"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "MovedPermanently"}
 	noRoom    = []string{"QuotaExceeded", "InsufficientStorage", "StorageFull", "TooManyBuckets"}
@@ -64,9 +69,9 @@ func (e *Error) Is(target error) bool {
 	case uploader.ErrQuotaExceeded:
 		return slices.Contains(noRoom, e.Code)
 	case uploader.ErrUnauthorized:
-		return (e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden) && e.Code != "RequestTimeTooSkewed" && !slices.Contains(noRoom, e.Code)
+		return slices.Contains(strangers, e.Code) || (e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden) && e.Code != "RequestTimeTooSkewed" && !slices.Contains(noRoom, e.Code)
 	case uploader.ErrNotFound:
-		return e.Status == http.StatusNotFound && e.Code != "NoSuchBucket"
+		return e.Status == http.StatusNotFound && e.Code != "NoSuchBucket" && !slices.Contains(strangers, e.Code)
 	case uploader.ErrLimit:
 		return e.Code == "EntityTooLarge"
 	case errThere:

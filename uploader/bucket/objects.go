@@ -257,7 +257,7 @@ func (o *Object) more(ctx context.Context, p []byte, from int64) ([]byte, error)
 	switch {
 	case errors.As(err, &refused) && refused.Status == http.StatusPreconditionFailed:
 		return p, &car.SourceChangedError{Name: o.Name(), Offset: at, Reason: "it is another object now"}
-	case errors.As(err, &refused) && refused.Status == http.StatusNotFound && refused.Code != "NoSuchBucket":
+	case errors.Is(err, uploader.ErrNotFound):
 		return p, &car.SourceChangedError{Name: o.Name(), Offset: at, Reason: "it is gone"}
 	case errors.As(err, &refused) && refused.Status == http.StatusRequestedRangeNotSatisfiable:
 		return p, &car.SourceChangedError{Name: o.Name(), Offset: at, Reason: "it ends there"}

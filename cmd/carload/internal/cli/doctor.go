@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/spf13/cobra"
 
 	"github.com/carload/carload/uploader"
@@ -60,12 +61,24 @@ nothing fails; a target may lack things.`,
 	return cmd
 }
 
+// strangerSecret is no good one, whatever asks for it.
+const strangerSecret = "carload-target-test"
+
 // stranger is the same target with a secret that is not good; nil if it has
 // none, or one that is not ours to change.
 func (a *app) stranger(ctx context.Context, f endpointFlags, to string) (*target, error) {
 	c, name, err := a.lookUp(to)
 	if err != nil {
 		return nil, err
+	}
+	if c.Type == kindBucket {
+		if f, err = f.with(c); err != nil {
+			return nil, err
+		}
+		return a.openBucketAs(ctx, f, c, func(known aws.Credentials) aws.Credentials {
+			known.SecretAccessKey = strangerSecret
+			return known
+		})
 	}
 	if c.Type != kindService && c.Type != kindKubo && c.Type != kindCluster {
 		return nil, nil //nolint:nilnil // there is none
@@ -74,7 +87,7 @@ func (a *app) stranger(ctx context.Context, f endpointFlags, to string) (*target
 	if err != nil || secret == "" {
 		return nil, err
 	}
-	return a.openWith(f, c, "carload-target-test")
+	return a.openWith(f, c, strangerSecret)
 }
 
 func (a *app) examine(ctx context.Context, t *target, stranger uploader.Target, largest int64) error {

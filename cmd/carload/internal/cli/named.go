@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/pelletier/go-toml/v2"
 
@@ -296,6 +297,12 @@ func (a *app) openCluster(f endpointFlags, c targetConfig, secret string) (*targ
 // openBucket makes a target of a bucket. Who asks is found where the programs
 // of AWS look for it: the environment, ~/.aws, and the role of the machine.
 func (a *app) openBucket(ctx context.Context, f endpointFlags, c targetConfig) (*target, error) {
+	return a.openBucketAs(ctx, f, c, nil)
+}
+
+// openBucketAs is openBucket with what is made of the credentials; nil for what
+// they are.
+func (a *app) openBucketAs(ctx context.Context, f endpointFlags, c targetConfig, as func(aws.Credentials) aws.Credentials) (*target, error) {
 	trust, err := f.tls()
 	if err != nil {
 		return nil, err
@@ -308,6 +315,12 @@ func (a *app) openBucket(ctx context.Context, f endpointFlags, c targetConfig) (
 	}
 	if c.Endpoint != "" {
 		conf.BaseEndpoint = &c.Endpoint
+	}
+	if found := conf.Credentials; as != nil && found != nil {
+		conf.Credentials = aws.CredentialsProviderFunc(func(ctx context.Context) (aws.Credentials, error) {
+			known, err := found.Retrieve(ctx)
+			return as(known), err
+		})
 	}
 	b, err := bucket.New(bucket.Options{Config: conf, Bucket: name, Prefix: prefix, Import: c.Import, TLS: trust, Stall: f.stall, UserAgent: "carload/" + version()})
 	if err != nil {

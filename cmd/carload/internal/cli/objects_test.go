@@ -126,6 +126,9 @@ func TestTargetBucketAsSource(t *testing.T) {
 
 	fails(3, "no such object, and none below it", "up", "s3://shards/nothing", "--to", "store:here")
 	fails(3, "there is no such bucket", "cid", "s3://nothing/movie")
+	if out := run("target", "test", "s3://shards/tried"); !strings.Contains(out, "authorization\tworks") {
+		t.Errorf("a wrong secret: %s", out)
+	}
 	fails(2, "in a bucket", "up", "--wrap", "s3://shards/movie", "--to", "store:here")
 	// It is another one by the time that it is sent.
 	front.Script(uploadertest.Block, append(uploadertest.Repeat(6, uploadertest.Pass), func(w http.ResponseWriter, r *http.Request, next http.Handler) {
