@@ -18,6 +18,7 @@ import (
 
 	"github.com/carload/carload/internal/service"
 	"github.com/carload/carload/internal/store"
+	"github.com/carload/carload/splitter"
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
@@ -41,6 +42,7 @@ type outcome struct {
 	Code        string
 	Message     string
 	Status      int
+	Hashed      []int // leaves whose digests are remembered, of each upload that is not done
 }
 
 // upload runs uploads, one after another, under Node.
@@ -274,5 +276,38 @@ func TestUploadThatIsNeverComplete(t *testing.T) {
 	}
 	if got := srv.Count(uploadertest.Upload).Requests; got != len(want.Shards) {
 		t.Errorf("%d shards arrived, want %d", got, len(want.Shards))
+	}
+}
+
+// An upload that was stopped while it hashed goes on where it was. Digests that
+// are not those of the file any more are found out by the service, and forgotten.
+func TestUploadGoesOnHashing(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("100 MB, three times")
+	}
+	const size = 100_000_000
+	in := file(t, "hashing", standard, splitter.DefaultMaxShardBytes, content("before", size))
+	after := file(t, "hashing", standard, splitter.DefaultMaxShardBytes, content("after", size))
+	p, err := after.plan(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := pack(t, p)
+	srv := uploadertest.NewServer(t, uploadertest.Options{})
+	j := job{"file": in.File, "endpoint": srv.URL, "token": srv.Token, "recipe": standard, "maxShardBytes": splitter.DefaultMaxShardBytes, "remember": true, "keepSeconds": 0}
+	stopped, changed := maps.Clone(j), maps.Clone(j)
+	stopped["stopHashing"] = true
+	changed["content"] = after.File
+	out := upload(t, stopped, changed, j)
+	if first := out[0]; first.Code != "cancelled" || len(first.Hashed) != 1 || first.Hashed[0] < 1 || first.Hashed[0] > 95 {
+		t.Fatalf("%+v, want some of 96 digests to be remembered", first)
+	}
+	// The first leaves were not hashed again, so they are those of the old file.
+	if second := out[1]; second.Code != "changed" || len(second.Hashed) != 0 {
+		t.Errorf("%+v, want that it changed, and nothing to be remembered", second)
+	}
+	if third := out[2]; third.Result == nil || third.Result.Root != want.Root || !srv.Store.Complete(decode(t, want.Root)) {
+		t.Errorf("%+v, want root %s", third, want.Root)
 	}
 }

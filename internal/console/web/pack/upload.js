@@ -26,6 +26,7 @@ import { identify } from './identity.js'
  * @property {number} [maxShardBytes]
  * @property {number} [tries] of a request, the first included
  * @property {number} [backoffSeconds] the first pause between tries
+ * @property {number} [keepSeconds] how often digests go into the ledger while they are computed; 5 by default
  * @property {number} [completeSeconds] how long the service has to call an upload complete once all was sent
  * @property {number} [workers]
  * @property {string|URL} [workerURL]
@@ -54,7 +55,6 @@ import { identify } from './identity.js'
 /** @typedef {{root: string, name: string, bytes: number, shards: number, sentShards: number, sentBytes: number, knownShards: number}} Result */
 
 const progressMs = 200
-const keepMs = 5000
 const maxBackoffSeconds = 60
 
 /** Bytes that the service finds damaged were changed in the file, if they are so
@@ -224,7 +224,7 @@ export class Upload extends EventTarget {
         this.#done += bytes
         this.#filesDone += files
         this.#emit()
-        if (performance.now() - kept < keepMs) return
+        if (performance.now() - kept < (this.#options.keepSeconds ?? 5) * 1000) return
         kept = performance.now()
         void this.#remember((memory) => memory.keepDescribed(this.#identity, { leaves: dag.leaves, done, root: null }))
       },
