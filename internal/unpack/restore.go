@@ -397,3 +397,29 @@ func attributes(dir *os.Root, name string, mode uint32, hasMode bool, mtime time
 }
 
 func tempName() string { return ".carload-" + rand.Text() }
+
+// WriteNew makes a file of what write gives it. The file has its name when it is
+// complete, or else is not there at all. One that exists is an error matching
+// [fs.ErrExist], unless it is to be replaced.
+func WriteNew(dir, name string, replace bool, write func(io.Writer) error) (err error) {
+	top, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer top.Close()
+	if _, err := top.Lstat(name); err == nil && !replace {
+		return fmt.Errorf("%q: %w", name, fs.ErrExist)
+	}
+	tmp := tempName()
+	f, err := top.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(write(named{f, name}), f.Close()); err != nil {
+		return errors.Join(err, top.Remove(tmp))
+	}
+	if err := place(top, tmp, name, replace); err != nil {
+		return errors.Join(fmt.Errorf("%q: %w", name, err), top.Remove(tmp))
+	}
+	return nil
+}

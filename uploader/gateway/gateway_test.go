@@ -37,14 +37,19 @@ type held struct {
 
 func hold(t *testing.T) held {
 	t.Helper()
-	srv := uploadertest.NewServer(t, uploadertest.Options{})
-	h := held{store: srv.Store, data: make([]byte, fileBytes)}
-	_, _ = rand.NewChaCha8([32]byte{7}).Read(h.data)
+	data := make([]byte, fileBytes)
+	_, _ = rand.NewChaCha8([32]byte{7}).Read(data)
+	return holdBytes(t, uploadertest.NewServer(t, uploadertest.Options{}), data, chunker.UnixFSv1())
+}
+
+func holdBytes(t *testing.T, srv *uploadertest.Server, data []byte, profile chunker.Profile) held {
+	t.Helper()
+	h := held{store: srv.Store, data: data}
 	path := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(path, h.data, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	in, err := uploader.File(path, chunker.Options{Profile: chunker.UnixFSv1()})
+	in, err := uploader.File(path, chunker.Options{Profile: profile})
 	if err != nil {
 		t.Fatal(err)
 	}

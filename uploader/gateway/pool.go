@@ -38,7 +38,7 @@ type Source interface {
 const (
 	DefaultRetries    = 5
 	DefaultHedge      = 3 * time.Second
-	DefaultAheadBytes = 18 << 20 // four requests
+	DefaultAheadBytes = 14 << 20 // three requests
 )
 
 // Options are the knobs of [NewPool]. The zero value is good.

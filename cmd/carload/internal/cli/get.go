@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -26,9 +27,8 @@ import (
 // sourceFlags say where DAGs are fetched from.
 type sourceFlags struct {
 	endpointFlags
-	gateways urlList
-	from     []string
-	retries  int
+	from    []string
+	retries int
 }
 
 func (s *sourceFlags) add(cmd *cobra.Command) {
@@ -119,7 +119,7 @@ func (a *app) openSource(ctx context.Context, end endpointFlags, from string) (*
 	if err != nil {
 		return nil, err
 	}
-	end.gateway, end.token, end.files = "", tokenFlags{}, "" // those of another
+	end.gateways, end.token, end.files = nil, tokenFlags{}, "" // those of another
 	if c.Type != kindService {
 		t, err := a.open(ctx, end, name, c)
 		if err == nil {
@@ -160,6 +160,7 @@ func (a *app) getCommand() *cobra.Command {
 	var from sourceFlags
 	var out string
 	var opts unpack.Options
+	var archive bool
 	cmd := &cobra.Command{
 		Use:   "get ROOT[/PATH]…",
 		Short: "Fetch files and directories back, every block checked",
@@ -169,10 +170,14 @@ trusted; what one of them does wrong costs a try at another one.
 
 Files appear complete or not at all. If it is interrupted, the same command goes
 on where it was: what is there and right is not fetched again. A directory
-becomes a directory, with its symlinks and, if the DAG has them, modes and times.`,
+becomes a directory, with its symlinks and, if the DAG has them, modes and times.
+
+With --car it writes an archive instead, a CAR of all blocks, of any DAG. An
+archive is complete or not there at all, and begins anew each time.`,
 		Example: `  carload get ROOT -o movie.mkv
   carload get ROOT/photos/2024 --gateway https://gateway.example.org
-  carload get ROOT -o - | tar x`,
+  carload get ROOT -o - | tar x
+  carload get ROOT --car -o backup.car`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return usageError{errors.New("give what to get: a root, or a path below one"), helpFor(cmd)}
@@ -197,6 +202,10 @@ becomes a directory, with its symlinks and, if the DAG has them, modes and times
 				}
 			}
 			return a.withPool(cmd.Context(), from, func(p *gateway.Pool) error {
+				defer frugal()()
+				if archive {
+					return a.getArchives(cmd.Context(), p, wanted, out, opts)
+				}
 				return a.get(cmd.Context(), p, wanted, out, opts)
 			})
 		},
@@ -204,6 +213,7 @@ becomes a directory, with its symlinks and, if the DAG has them, modes and times
 	f := cmd.Flags()
 	f.SortFlags = false
 	f.StringVarP(&out, "output", "o", "", "file or directory to write (default: the last name of the path, or the root, in this directory); - writes one file to standard output")
+	f.BoolVar(&archive, "car", false, "write a CAR of all blocks, named NAME.car unless --output says otherwise")
 	f.BoolVarP(&opts.Force, "force", "f", false, "replace files that exist and are others")
 	f.Var((*size)(&opts.MaxBytes), "max-bytes", "refuse to write more than this; 0 for no limit")
 	from.add(cmd)
@@ -270,17 +280,47 @@ func (a *app) get(ctx context.Context, p *gateway.Pool, wanted []gotten, out str
 	defer stop()
 	for _, g := range wanted {
 		if err := a.getOne(ctx, p, g, out, len(wanted) > 1, &total, opts); err != nil {
-			err = a.life.blame(err)
-			if errors.Is(err, fs.ErrExist) && !opts.Force {
-				err = withHint(err, "--force replaces files that exist")
-			}
 			if errors.Is(err, context.Canceled) || errors.Is(err, uploader.ErrUnavailable) {
 				defer a.con.say("what is there is not fetched again; go on with:\n  carload %s", shellQuote(a.args))
 			}
-			return fmt.Errorf("%s: %w", quotePath(g.String()), lacking(err))
+			return a.ungotten(g, err, opts)
 		}
 	}
 	return nil
+}
+
+// ungotten is what get returns after an error of one thing.
+func (a *app) ungotten(g gotten, err error, opts unpack.Options) error {
+	err = a.life.blame(err)
+	if errors.Is(err, fs.ErrExist) && !opts.Force {
+		err = withHint(err, "--force replaces files that exist")
+	}
+	return fmt.Errorf("%s: %w", quotePath(g.String()), lacking(err))
+}
+
+// frugal has memory collected sooner, until the function that it returns is
+// called: most of what is in use are buffers, which cost nothing to look through.
+// What the user says by GOGC counts.
+func frugal() (restore func()) {
+	if os.Getenv("GOGC") != "" {
+		return func() {}
+	}
+	was := debug.SetGCPercent(frugalPercent)
+	return func() { debug.SetGCPercent(was) }
+}
+
+const frugalPercent = 30
+
+// destination is where a thing of this name is written.
+func destination(out, name string, several, directory bool) string {
+	info, err := os.Stat(out)
+	switch {
+	case out == "":
+		return name
+	case several, strings.HasSuffix(out, string(filepath.Separator)), err == nil && info.IsDir() && !directory:
+		return filepath.Join(out, name)
+	}
+	return out
 }
 
 // getOne fetches one thing. With others it goes into a directory.
@@ -297,13 +337,7 @@ func (a *app) getOne(ctx context.Context, p *gateway.Pool, g gotten, out string,
 		_, err := unpack.WriteFileFrom(ctx, b, e.Cid, a.stdio.Out, opts)
 		return err
 	}
-	dest := out
-	switch info, err := os.Stat(out); {
-	case out == "":
-		dest = g.name()
-	case several, strings.HasSuffix(out, string(filepath.Separator)), err == nil && info.IsDir() && e.Type != unixfs.Directory:
-		dest = filepath.Join(out, g.name())
-	}
+	dest := destination(out, g.name(), several, e.Type == unixfs.Directory)
 	dir := dest
 	if e.Type != unixfs.Directory {
 		dir, opts.Name = filepath.Dir(dest), filepath.Base(dest)

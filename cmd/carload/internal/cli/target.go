@@ -25,7 +25,7 @@ type endpointFlags struct {
 	to           []string
 	files        string
 	endpoint     string
-	gateway      string
+	gateways     urlList // that give blocks back; one, but for those who only read
 	store        string
 	token        tokenFlags
 	insecureHTTP bool
@@ -48,7 +48,7 @@ func (e *endpointFlags) add(cmd *cobra.Command) {
 // addHow adds the flags of how a target is asked.
 func (e *endpointFlags) addHow(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&e.gateway, "gateway", "", "URL of the gateway that gives blocks back (default: the endpoint)")
+	f.Var(&e.gateways, "gateway", "URL of the gateway that gives blocks back (default: the endpoint)")
 	f.StringVar(&e.token.file, "token-file", "", "file with the API key; the variable CARLOAD_TOKEN can hold it as well")
 	f.StringVar(&e.token.command, "token-command", "", "program that prints the API key; run without a shell")
 	f.BoolVar(&e.insecureHTTP, "insecure-http", false, "send the key unencrypted to another machine")
@@ -191,7 +191,7 @@ func (a *app) openStoreTarget(ctx context.Context, f endpointFlags, store string
 		return nil, err
 	}
 	a.embedded = local.own
-	f.gateway, f.caCert = "", ""
+	f.gateways, f.caCert = nil, ""
 	t, err := a.openService(f, local.url, local.token)
 	if err != nil {
 		return nil, errors.Join(err, local.close())
@@ -203,6 +203,9 @@ func (a *app) openStoreTarget(ctx context.Context, f endpointFlags, store string
 
 // openService makes a target of the service at a URL.
 func (a *app) openService(f endpointFlags, url string, token nftstorage.Token) (*target, error) {
+	if len(f.gateways) > 1 {
+		return nil, usagef("give one --gateway for the blocks of %s, not %d", url, len(f.gateways))
+	}
 	transport := nftstorage.NewTransport()
 	trust, err := f.tls()
 	if err != nil {
@@ -214,7 +217,7 @@ func (a *app) openService(f endpointFlags, url string, token nftstorage.Token) (
 		return nil, err
 	}
 	t, err := nftstorage.New(nftstorage.Options{
-		Endpoint: url, Gateway: f.gateway, Token: token, AllowHTTP: f.insecureHTTP, Transport: transport, Stall: f.stall, Pacer: pacer,
+		Endpoint: url, Gateway: f.gateways.String(), Token: token, AllowHTTP: f.insecureHTTP, Transport: transport, Stall: f.stall, Pacer: pacer,
 		UserAgent: "carload/" + version(),
 	})
 	if err != nil {
@@ -225,7 +228,10 @@ func (a *app) openService(f endpointFlags, url string, token nftstorage.Token) (
 
 // with are the flags with what the configuration of a target says.
 func (e endpointFlags) with(c targetConfig) (endpointFlags, error) {
-	e.gateway, e.insecureHTTP, e.caCert = or(c.Gateway, e.gateway), c.InsecureHTTP || e.insecureHTTP, or(c.CACert, e.caCert)
+	if c.Gateway != "" {
+		e.gateways = urlList{c.Gateway}
+	}
+	e.insecureHTTP, e.caCert = c.InsecureHTTP || e.insecureHTTP, or(c.CACert, e.caCert)
 	if c.TPSLimit != "" {
 		if err := e.rate.Set(c.TPSLimit); err != nil {
 			return e, usageError{error: err}

@@ -14,6 +14,7 @@ import (
 	"github.com/carload/carload/car"
 	"github.com/carload/carload/internal/unpack"
 	"github.com/carload/carload/uploader"
+	"github.com/carload/carload/uploader/gateway"
 )
 
 type verifiedEvent struct {
@@ -48,10 +49,15 @@ archives agree on it.
 With a root alone: check that the service holds it. It has to call the DAG
 complete; --sample fetches random blocks back and hashes them, --full fetches
 and hashes all of it. What is missing or wrong is remembered, so that
-"carload up" of the same source mends it.`,
+"carload up" of the same source mends it.
+
+With --full and --gateway, but no service, everything is fetched from that
+trustless gateway; no key is needed. --gateway may be repeated: then a block is
+right if one of them has it.`,
 		Example: `  carload verify shards/
   carload verify ROOT --sample 300
-  carload verify ROOT --full`,
+  carload verify ROOT --full
+  carload verify ROOT --full --gateway https://gateway.example.org`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {
 				if root, err := cid.Decode(args[0]); err == nil {
@@ -64,6 +70,12 @@ and hashes all of it. What is missing or wrong is remembered, so that
 						if sample < 1 {
 							return usagef("--sample %d: must be at least 1", sample)
 						}
+					}
+					if full && len(end.gateways) > 0 && end.endpoint == "" && len(end.to) == 0 && end.store == "" {
+						return a.withPool(cmd.Context(), sourceFlags{endpointFlags: end, retries: gateway.DefaultRetries}, func(p *gateway.Pool) error {
+							defer frugal()()
+							return a.verifyFetched(cmd.Context(), p, root)
+						})
 					}
 					opts := uploader.Options{Verify: level, SampleBlocks: sample, VerifyTimeout: timeout}
 					return a.withTarget(cmd.Context(), end, func(t *target) error {
@@ -174,6 +186,50 @@ func (a *app) verifyRemote(ctx context.Context, t *target, root cid.Cid, opts up
 	a.con.result(root.String() + "\t" + opts.Verify.String())
 	return nil
 }
+
+// verifyFetched checks what gateways give.
+func (a *app) verifyFetched(ctx context.Context, p *gateway.Pool, root cid.Cid) error {
+	var checked, total, blocks atomic.Int64
+	finding := &uploader.VerifyError{Root: root}
+	stop := a.showProgress(phases{third: "checking"}, func() uploader.Progress {
+		return uploader.Progress{BytesVerified: checked.Load(), BytesToVerify: total.Load()}
+	})
+	err := p.Walk(ctx, root, gateway.Walk{
+		Total: &total,
+		Visit: func(_ cid.Cid, data []byte) error {
+			blocks.Add(1)
+			checked.Add(int64(len(data)))
+			return nil
+		},
+		Fault: func(c cid.Cid, err error) error {
+			switch {
+			case len(finding.Missing)+len(finding.Wrong) >= mostFaults:
+				return finding
+			case errors.Is(err, uploader.ErrNotFound):
+				finding.Missing = append(finding.Missing, c)
+			default:
+				finding.Wrong = append(finding.Wrong, c)
+			}
+			return nil
+		},
+	})
+	stop()
+	a.faults(root, finding.Missing, "missing")
+	a.faults(root, finding.Wrong, car.ErrCorrupt.Error())
+	if err == nil && len(finding.Missing)+len(finding.Wrong) > 0 {
+		err = finding
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", root, a.life.blame(err))
+	}
+	a.con.event(verifiedEvent{eventHeader: header("verified"), Root: root.String(), Level: uploader.VerifyFull.String(), Blocks: blocks.Load(), Bytes: checked.Load()})
+	a.con.result(root.String() + "\t" + uploader.VerifyFull.String())
+	a.con.say("%s: complete: %s, %s", root, count(int(blocks.Load()), "block"), formatBytes(checked.Load()))
+	return nil
+}
+
+// mostFaults bounds the list of what gateways lack.
+const mostFaults = 1000
 
 // mendHints say what to type to send again what a service lacks of a root.
 func (a *app) mendHints(cmd *cobra.Command, err error, t *target, root cid.Cid, l uploader.Ledger) []string {
