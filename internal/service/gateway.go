@@ -17,7 +17,8 @@ import (
 // newGateway puts the gateway in front of another handler.
 func (s *Service) newGateway(api http.Handler) (http.Handler, error) {
 	return gateway.New(content{s.st, s.log}, gateway.Options{
-		Hosts: s.opts.GatewayHosts, MaxRequests: max(1, s.opts.MaxConns/4*3), Registry: s.opts.Registry, Logger: s.log,
+		Hosts: s.opts.GatewayHosts, MaxRequests: max(1, s.opts.MaxConns/4*3), MaxBytes: s.opts.MaxResponseBytes,
+		Registry: s.opts.Registry, Logger: s.log,
 	}, api)
 }
 

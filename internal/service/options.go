@@ -35,6 +35,9 @@ type Options struct {
 	// GatewayHosts are names under which the gateway gives each root a name of
 	// its own: /ipfs/CID there leads to CID.ipfs.NAME.
 	GatewayHosts []string
+	// MaxResponseBytes bounds the content of one reply of the gateway: a file, a
+	// part of one, or an archive. 0 means no bound.
+	MaxResponseBytes int64
 
 	// Hosts are names that the service is known as, besides localhost,
 	// GatewayHosts and any IP address. Requests for other hosts get 421.

@@ -117,6 +117,15 @@ func (b *backend) Get(ctx context.Context, p path.ImmutablePath, ranges ...boxo.
 
 // GetAll implements boxo's IPFSBackend.
 func (b *backend) GetAll(ctx context.Context, p path.ImmutablePath) (boxo.ContentPathMetadata, files.Node, error) {
+	if b.g.most > 0 {
+		if res, _, err := b.resolve(ctx, p); err == nil {
+			if n, err := b.g.reader.Node(ctx, res.Root()); err == nil {
+				if err := b.g.allow(claimed(n)); err != nil {
+					return boxo.ContentPathMetadata{}, nil, forBoxo(err)
+				}
+			}
+		}
+	}
 	md, n, err := b.BlocksBackend.GetAll(ctx, p)
 	if err == nil {
 		b.whole(ctx, md.LastSegment.RootCid())
@@ -142,6 +151,9 @@ func (b *backend) GetCAR(ctx context.Context, p path.ImmutablePath, params boxo.
 	}
 	c := res.Root()
 	b.whole(ctx, c)
+	if err := b.allowArchive(ctx, c, params); err != nil {
+		return md, nil, forBoxo(err)
+	}
 	x := exchangeOf(ctx)
 	if x.method == http.MethodHead {
 		_, err := b.g.reader.Size(ctx, c)
@@ -167,6 +179,34 @@ func (b *backend) GetCAR(ctx context.Context, p path.ImmutablePath, params boxo.
 		return md, nil, forBoxo(err)
 	}
 	return md, &archiveBody{ctx: ctx, a: a}, nil
+}
+
+// allowArchive refuses an archive that says itself that it is too large. One that
+// says nothing, or too little, breaks off where it is: see reply.
+func (b *backend) allowArchive(ctx context.Context, c cid.Cid, params boxo.CarParams) error {
+	if b.g.most == 0 || params.Scope == boxo.DagScopeBlock || c.Prefix().Codec != links.DagPB {
+		return nil
+	}
+	n, err := b.g.reader.Node(ctx, c)
+	if err != nil {
+		return nil //nolint:nilerr // whoever makes the archive finds out
+	}
+	if params.Scope == boxo.DagScopeEntity && !n.IsFile() || params.Range != nil {
+		return nil
+	}
+	return b.g.allow(claimed(n))
+}
+
+// claimed is how many bytes a node says there are below it.
+func claimed(n *unixfs.Node) int64 {
+	if n.IsFile() {
+		return int64(n.Size)
+	}
+	var sum uint64
+	for _, l := range n.Links {
+		sum = min(sum+min(l.Tsize, 1<<62), 1<<62)
+	}
+	return int64(sum)
 }
 
 // boxoCAR has boxo make an archive, once it is known that there is a first
@@ -243,6 +283,8 @@ func forBoxo(err error) error {
 		return boxo.NewErrorStatusCode(err, http.StatusServiceUnavailable)
 	case errors.Is(err, walk.ErrFruitless):
 		return boxo.NewErrorStatusCode(err, http.StatusUnprocessableEntity)
+	case errors.Is(err, errTooLarge):
+		return boxo.NewErrorStatusCode(err, http.StatusGone)
 	}
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"html"
+	"math"
 	"net/http"
 	"net/textproto"
 	"net/url"
@@ -43,6 +44,10 @@ func (g *Gateway) serveFile(out *reply, r *http.Request, f *file) {
 			status = http.StatusPartialContent
 		}
 	}
+	if err := g.allow(length); err != nil {
+		g.refuse(out, r, err)
+		return
+	}
 	h.Set("Content-Length", strconv.FormatInt(length, 10))
 	if r.Method == http.MethodHead {
 		out.WriteHeader(status)
@@ -59,6 +64,20 @@ func (g *Gateway) serveFile(out *reply, r *http.Request, f *file) {
 		out.x.err = err
 	}
 }
+
+// errTooLarge is a reply that the operator does not want to be sent. boxo's
+// gateway says 410 to that, so this one does.
+var errTooLarge = errors.New("too large for this gateway")
+
+// allow refuses a reply of so many bytes if the operator has set a bound below.
+func (g *Gateway) allow(n int64) error {
+	if !g.excessive(n) {
+		return nil
+	}
+	return fmt.Errorf("%w: it has %d bytes, and the most that is sent at once are %d; parts of files can be had by ranges", errTooLarge, n, g.most)
+}
+
+func (g *Gateway) excessive(n int64) bool { return g.most > 0 && n > g.most }
 
 var (
 	errNoRange     = errors.New("not a range of bytes")
@@ -161,7 +180,8 @@ func (t *typeCache) put(c cid.Cid, v string) {
 }
 
 // maxTable is how many entries of a directory boxo makes a table of. A longer
-// list is plain, and is sent as it is read.
+// list is plain, and is sent as it is read. So is one with entries that are too
+// large to be sent.
 const maxTable = 2000
 
 var errEnough = errors.New("enough entries")
@@ -182,8 +202,8 @@ func (g *Gateway) serveListing(out *reply, r *http.Request, dry *dryRun) bool {
 		return false
 	}
 	entries := 0
-	err = g.reader.Entries(r.Context(), p.Root(), n, func(walk.Entry) error {
-		if entries++; entries > maxTable {
+	err = g.reader.Entries(r.Context(), p.Root(), n, func(e walk.Entry) error {
+		if entries++; entries > maxTable || g.excessive(int64(min(e.Tsize, math.MaxInt64))) {
 			return errEnough
 		}
 		return nil
@@ -206,7 +226,11 @@ func (g *Gateway) serveListing(out *reply, r *http.Request, dry *dryRun) bool {
 	// An error of the writer comes again with the entries.
 	_, _ = fmt.Fprintf(w, "<!DOCTYPE html>\n<meta charset=\"utf-8\"><title>%s</title>\n<h1>Index of %s</h1>\n<pre>\n%s", title, title, up)
 	err = g.reader.Entries(r.Context(), p.Root(), n, func(e walk.Entry) error {
-		_, err := fmt.Fprintf(w, "<a href=\"./%s\">%s</a>\t%d\t%s\n", url.PathEscape(e.Name), html.EscapeString(e.Name), e.Tsize, e.Cid)
+		note := ""
+		if g.excessive(int64(min(e.Tsize, math.MaxInt64))) {
+			note = "\ttoo large to be sent at once"
+		}
+		_, err := fmt.Fprintf(w, "<a href=\"./%s\">%s</a>\t%d\t%s%s\n", url.PathEscape(e.Name), html.EscapeString(e.Name), e.Tsize, e.Cid, note)
 		return err
 	})
 	if err == nil {

@@ -47,6 +47,9 @@ type Options struct {
 	// MaxRequests bounds the requests for content that are answered at a time;
 	// 0 means no bound. More are told to come back later.
 	MaxRequests int
+	// MaxBytes bounds the content of a reply that is a file, a part of one, an
+	// archive or a tar file; 0 means no bound.
+	MaxBytes int64
 
 	Registry prometheus.Registerer
 	Logger   *slog.Logger
@@ -60,6 +63,7 @@ type Gateway struct {
 	log     *slog.Logger
 	hosts   []string
 	content http.Handler // boxo's, of paths
+	most    int64        // bytes in a reply; 0 for no bound
 	types   typeCache
 	stall   time.Duration
 	room    chan struct{} // a place for each request; nil for no bound
@@ -75,7 +79,7 @@ const (
 // to next.
 func New(st Store, opts Options, next http.Handler) (http.Handler, error) {
 	g := &Gateway{
-		store: st, reader: walk.NewReader(st, opts.Walk), log: opts.Logger, stall: stallTime,
+		store: st, reader: walk.NewReader(st, opts.Walk), log: opts.Logger, stall: stallTime, most: opts.MaxBytes,
 		hosts: slices.Concat([]string{localhost}, opts.Hosts),
 	}
 	if opts.MaxRequests > 0 {
@@ -323,6 +327,8 @@ func (g *Gateway) refuse(out *reply, r *http.Request, err error) {
 		out.Header().Set("Retry-After", "5")
 	case errors.Is(err, walk.ErrFruitless):
 		status = http.StatusUnprocessableEntity
+	case errors.Is(err, errTooLarge):
+		status = http.StatusGone
 	}
 	if status == http.StatusInternalServerError && r.Context().Err() == nil {
 		g.log.LogAttrs(r.Context(), slog.LevelError, "read content", slog.String("path", r.URL.Path), slog.Any("error", err))

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"mime"
@@ -85,6 +86,10 @@ func (o *reply) Write(p []byte) (int, error) {
 	if o.x.method == http.MethodHead {
 		return 0, http.ErrBodyNotAllowed // no more work
 	}
+	if o.x.g.most > 0 && o.status < 300 && o.x.budget.sent.Load()+int64(len(p))-o.x.g.most > o.x.g.most/framingPart+leastFraming {
+		o.x.err = fmt.Errorf("%w: it goes on after %d bytes", errTooLarge, o.x.budget.sent.Load())
+		return 0, o.x.err
+	}
 	n := 0
 	for n < len(p) {
 		// Tests and wrappers may have no deadline; then clients may stand still.
@@ -98,6 +103,13 @@ func (o *reply) Write(p []byte) (int, error) {
 	}
 	return n, nil
 }
+
+// What a reply may have beyond the content that it is bounded by: the framing of
+// archives, nodes, and the lists of directories.
+const (
+	framingPart  = 16
+	leastFraming = 1 << 20
+)
 
 // finish ends the reply. One that broke off must not look whole.
 func (o *reply) finish(r *http.Request) {

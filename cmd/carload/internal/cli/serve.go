@@ -44,6 +44,7 @@ type serveFlags struct {
 	hosts             []string
 	gatewayHosts      []string
 	metricsAddr       string
+	maxResponseBytes  size
 	fetchFrom         []string
 	scrub             byteRate
 }
@@ -80,6 +81,7 @@ website can act as the service by leading its own name here. SIGINT or SIGTERM f
 	fl.StringArrayVar(&f.fetchFrom, "fetch-from", nil, "URL of a trustless gateway to fetch pinned content from; may be repeated")
 	fl.StringArrayVar(&f.gatewayHosts, "gateway-host", nil, "name under which each CID gets a name of its own, CID.ipfs.NAME; may be repeated")
 	fl.StringVar(&f.metricsAddr, "metrics-addr", "", "address and port for /metrics alone, open to who can reach it; elsewhere it is for this machine only")
+	fl.Var(&f.maxResponseBytes, "max-response-bytes", "largest file or archive that the gateway sends at once; 0 for no limit")
 	f.scrub.size = defaultScrub
 	fl.Var(&f.scrub, "scrub", "bytes per second at which the store is read and hashed in the background, once a day; off for never")
 	fl.BoolVar(&f.discard, "discard", false, "check uploads but keep no payload; for load tests")
@@ -115,7 +117,8 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 	defer func() { err = errors.Join(err, st.Close()) }()
 	svc, err := service.New(ctx, st, service.Options{
 		MaxBodyBytes: int64(f.maxBodyBytes), Mode: f.access, Version: version(), FetchFrom: f.fetchFrom,
-		Hosts: f.hosts, AnyHost: f.anyHost(), MaxConns: maxConns(), GatewayHosts: f.gatewayHosts, Logger: a.log,
+		Hosts: f.hosts, AnyHost: f.anyHost(), MaxConns: maxConns(), GatewayHosts: f.gatewayHosts, MaxResponseBytes: int64(f.maxResponseBytes),
+		Logger: a.log,
 	})
 	if err != nil {
 		return err

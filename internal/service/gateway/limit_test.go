@@ -1,0 +1,126 @@
+package gateway_test
+
+import (
+	"bytes"
+	"fmt"
+	"math"
+	"testing"
+
+	"github.com/ipfs/boxo/ipld/merkledag"
+	ft "github.com/ipfs/boxo/ipld/unixfs"
+	ipld "github.com/ipfs/go-ipld-format"
+
+	"github.com/carload/carload/internal/service/gateway"
+)
+
+// TestMaxBytes: with a bound, what is larger is refused before its first byte,
+// ranges below it are given, and lists say which entries are too large.
+func TestMaxBytes(t *testing.T) {
+	t.Parallel()
+	const most = 3 << 20
+	m := newMemory()
+	b := made{m, t}
+	data := noise(4, 5<<20)
+	big := b.file(data, 256<<10, 174, true)
+	small := b.file(data[:2<<20], 256<<10, 174, true)
+	dir := b.dir(child{"big", big}, child{"small", small})
+	smalls := b.dir(child{"small", small})
+	bomb := merkledag.NewRawNode(noise(5, 1<<20))
+	top := b.add(bomb)
+	size := uint64(1 << 20)
+	for range 40 {
+		top = tower2(b, top, size)
+		size *= 2
+	}
+	if size != 1<<60 {
+		t.Fatal(size)
+	}
+	s := server(t, m, gateway.Options{MaxBytes: most})
+	path := func(n interface{ String() string }, query string) string { return "/ipfs/" + n.String() + query }
+	for _, row := range []struct {
+		path, rng string
+		status    int
+	}{
+		{path(big.Cid(), ""), "", 410},
+		{path(big.Cid(), ""), "bytes=1-4000000", 410},
+		{path(big.Cid(), ""), "bytes=1000000-3000000", 206},
+		{path(big.Cid(), "?format=car"), "", 410},
+		{path(big.Cid(), "?format=car&dag-scope=entity&entity-bytes=0:1000000"), "", 200},
+		{path(big.Cid(), "?format=car&dag-scope=block"), "", 200},
+		{path(big.Cid(), "?format=tar"), "", 410},
+		{path(big.Cid(), "?format=raw"), "", 200},
+		{path(dir.Cid(), "?format=car"), "", 410},
+		{path(dir.Cid(), "?format=tar"), "", 410},
+		{path(dir.Cid(), "?format=car&dag-scope=entity"), "", 200},
+		{path(dir.Cid(), "/small"), "", 200},
+		{path(dir.Cid(), "/big"), "", 410},
+		{path(smalls.Cid(), "?format=car"), "", 200},
+		{path(small.Cid(), "?format=tar"), "", 200},
+		{path(top.Cid(), ""), "", 410},
+		{path(top.Cid(), "?format=car"), "", 410},
+		{path(top.Cid(), ""), "bytes=1152921504606846900-", 206},
+	} {
+		var header []string
+		if row.rng != "" {
+			header = []string{"Range", row.rng}
+		}
+		for _, method := range []string{"GET", "HEAD"} {
+			a := ask(t, s, method, row.path, header...)
+			if a.status != row.status || a.err != nil {
+				t.Errorf("%s %s %s: %d, %v, want %d: %.200s", method, row.path, row.rng, a.status, a.err, row.status, a.body)
+			}
+			if row.status == 410 && method == "GET" && !bytes.Contains(a.body, []byte(fmt.Sprint(most))) {
+				t.Errorf("%s %s: %s", row.path, row.rng, a.body)
+			}
+		}
+	}
+	list := ask(t, s, "GET", path(dir.Cid(), "/"))
+	for _, line := range bytes.Split(list.body, []byte("\n")) {
+		marked := bytes.Contains(line, []byte("too large"))
+		if named := bytes.Contains(line, []byte(`>big<`)); named != marked {
+			t.Errorf("the list says: %s", line)
+		}
+	}
+	if !bytes.Contains(list.body, []byte(">small<")) || !bytes.Contains(list.body, []byte(">big<")) {
+		t.Errorf("the list: %d %s", list.status, list.body)
+	}
+	if a := ask(t, server(t, m, gateway.Options{MaxBytes: math.MaxInt64}), "GET", path(big.Cid(), "")); !bytes.Equal(a.body, data) {
+		t.Errorf("with a bound above it: %d, %d bytes", a.status, len(a.body))
+	}
+}
+
+// tower2 is a file whose node links twice to the one below.
+func tower2(b made, below ipld.Node, size uint64) ipld.Node {
+	b.t.Helper()
+	n := ft.NewFSNode(ft.TFile)
+	p := &merkledag.ProtoNode{}
+	for range 2 {
+		n.AddBlockSize(size)
+		b.check(p.AddRawLink("", &ipld.Link{Size: size, Cid: below.Cid()}))
+	}
+	data, err := n.GetBytes()
+	b.check(err)
+	p.SetData(data)
+	return b.add(p)
+}
+
+// TestMaxBytesOfLiars: an archive that has more than its root says breaks off.
+func TestMaxBytesOfLiars(t *testing.T) {
+	t.Parallel()
+	m := newMemory()
+	b := made{m, t}
+	big := b.file(noise(6, 9<<20), 256<<10, 174, true)
+	dir := b.dir(child{"big", big})
+	lying := merkledag.NodeWithData(dir.(*merkledag.ProtoNode).Data())
+	for _, l := range dir.Links() {
+		l.Size = 10
+		b.check(lying.AddRawLink(l.Name, l))
+	}
+	b.add(lying)
+	s := server(t, m, gateway.Options{MaxBytes: 3 << 20})
+	for _, query := range []string{"?format=car", "?format=tar"} {
+		if a := ask(t, s, "GET", "/ipfs/"+lying.Cid().String()+query); a.status == 200 && a.err == nil || len(a.body) > 5<<20 {
+			t.Errorf("%s: %d, %d bytes, %v", query, a.status, len(a.body), a.err)
+		}
+	}
+}
