@@ -2,9 +2,11 @@ package service_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -24,7 +26,7 @@ func bigFile(t *testing.T, s *server, leaves, perShard int) (root block, content
 	for i := range leaves {
 		data := make([]byte, size)
 		for j := range data {
-			data[j] = byte(i*7 + j*j>>5 + j)
+			data[j] = byte(i*7 + j*j>>5 + j*(1+i>>8)) // no two are equal
 		}
 		content = append(content, data...)
 		leaf := blockOf(cid.Raw, data)
@@ -138,4 +140,138 @@ func TestGatewayOverDamagedShards(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A shard that is harmed after the reply began. What the client has by then is
+// right, and so is all that follows, or the transfer breaks.
+func TestGatewayOverShardsHarmedMeanwhile(t *testing.T) {
+	t.Parallel()
+	const (
+		leaf   = 64 << 10
+		leaves = 640 // far more than what is read ahead and on its way
+	)
+	harms := map[string]func(f *os.File) error{
+		"truncated": func(f *os.File) error { return f.Truncate(300_000) },
+		"flipped": func(f *os.File) error {
+			info, err := f.Stat()
+			if err != nil {
+				return err
+			}
+			var p [1]byte
+			at := info.Size() - 100_000
+			if _, err := f.ReadAt(p[:], at); err != nil {
+				return err
+			}
+			p[0] ^= 1
+			_, err = f.WriteAt(p[:], at)
+			return err
+		},
+		"deleted": func(f *os.File) error { return os.Remove(f.Name()) },
+	}
+	for _, second := range []bool{false, true} {
+		built := t.TempDir()
+		s := newServer(t, options{Dir: built})
+		root, content := bigFile(t, s, leaves, 200)
+		if second {
+			bigFile(t, s, leaves, 250)
+		}
+		path := "/ipfs/" + root.CID.String()
+		_, archive, err := s.fetch(path + "?format=car")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.close()
+		for name, harm := range harms {
+			for i, row := range []struct {
+				query, rng string
+				want       []byte
+			}{
+				{"", "", content},
+				{"", "bytes=1000-", content[1000:]},
+				{"?format=car", "", archive},
+			} {
+				if testing.Short() && i != len(name)%3 {
+					continue // one of three will do
+				}
+				dir := filepath.Join(t.TempDir(), "store")
+				if err := os.CopyFS(dir, os.DirFS(built)); err != nil {
+					t.Fatal(err)
+				}
+				s := newServer(t, options{Dir: dir})
+				body, status, err := s.fetchMeanwhile(path+row.query, row.rng, func() {
+					f, err := os.OpenFile(shardOf(t, dir, content[601*leaf:602*leaf], 41*leaf), os.O_RDWR, 0)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if err := errors.Join(harm(f), f.Close()); err != nil {
+						t.Fatal(err)
+					}
+				})
+				whole := bytes.Equal(body, row.want)
+				switch {
+				case status/100 != 2:
+					t.Errorf("%s: %s %s: %d before it was harmed", name, row.query, row.rng, status)
+				case err == nil && !whole:
+					t.Errorf("%s: %s %s: %d other bytes and a clean end", name, row.query, row.rng, len(body))
+				case !bytes.HasPrefix(row.want, body):
+					t.Errorf("%s: %s %s: other bytes before the end", name, row.query, row.rng)
+				case second && !whole:
+					t.Errorf("%s: %s %s: %v after %d bytes, with a good copy", name, row.query, row.rng, err, len(body))
+				case !second && whole && name != "deleted": // a file that is open is still there
+					t.Errorf("%s: %s %s: whole, so the fault was none", name, row.query, row.rng)
+				}
+				s.close()
+			}
+		}
+	}
+}
+
+// shardOf is the path of the shard file of at most so many bytes that has some
+// content.
+func shardOf(t *testing.T, dir string, content []byte, most int) string {
+	t.Helper()
+	parts, err := filepath.Glob(filepath.Join(dir, "shards", "*", "*.car"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range parts {
+		if data, err := os.ReadFile(p); err == nil && len(data) <= most && bytes.Contains(data, content) {
+			return p
+		}
+	}
+	t.Fatal("no shard has it")
+	return ""
+}
+
+// fetchMeanwhile calls f when a reply has begun, and reads the rest of it.
+func (s *server) fetchMeanwhile(path, rng string, f func()) (body []byte, status int, err error) {
+	s.t.Helper()
+	dialer := net.Dialer{}
+	transport := &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := dialer.DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return c, c.(*net.TCPConn).SetReadBuffer(32 << 10) // so that little is on its way
+	}}
+	defer transport.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(s.t.Context(), "GET", s.http.URL+path, nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if rng != "" {
+		req.Header.Set("Range", rng)
+	}
+	res, err := (&http.Client{Transport: transport}).Do(req)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer res.Body.Close()
+	first := make([]byte, 100_000)
+	if _, err := io.ReadFull(res.Body, first); err != nil {
+		return nil, res.StatusCode, err
+	}
+	f()
+	rest, err := io.ReadAll(res.Body)
+	return append(first, rest...), res.StatusCode, err
 }

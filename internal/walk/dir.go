@@ -63,6 +63,9 @@ func (r *Reader) step(ctx context.Context, p *Resolved, name string) error {
 		if n.Type != unixfs.Shard || fanout != 0 && n.Fanout != fanout || width > left {
 			return fmt.Errorf("block %s: %w", c, ErrForeign)
 		}
+		if name == "" { // so are shards below this one called
+			return noName(name, dir)
+		}
 		fanout = n.Fanout
 		bucket := fmt.Sprintf("%0*X", n.PrefixLen(), hash>>(64-width))
 		hash, left = hash<<width, left-width
