@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -80,6 +81,67 @@ func TestWindow(t *testing.T) {
 		cancel(errors.New("enough"))
 		if err := w.Wait(ctx); err == nil || err.Error() != "enough" {
 			t.Errorf("error %v", err)
+		}
+	})
+}
+
+// Hosts that share a token keep its rate together while they come and go, if one
+// that comes waits for a window.
+func TestVaryingWindow(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var hosts atomic.Int64
+		hosts.Store(1)
+		host := func() *nftstorage.Window {
+			w, err := nftstorage.NewWindow(30, 10*time.Second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.Vary(func() (int, time.Duration, error) { return 30 / int(hosts.Load()), 10 * time.Second, nil })
+			return w
+		}
+		var mu sync.Mutex
+		var at []time.Time
+		work := func(ctx context.Context, w *nftstorage.Window) {
+			for w.Wait(ctx) == nil {
+				mu.Lock()
+				at = append(at, time.Now())
+				mu.Unlock()
+			}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		brief, leave := context.WithCancel(ctx)
+		var g errgroup.Group
+		g.Go(func() error { work(ctx, host()); return nil })
+		<-time.After(33 * time.Second)
+		hosts.Store(3)
+		<-time.After(10 * time.Second)
+		for range 2 {
+			g.Go(func() error { work(brief, host()); return nil })
+		}
+		<-time.After(95 * time.Second)
+		leave()
+		<-time.After(10 * time.Second)
+		hosts.Store(1)
+		<-time.After(40 * time.Second)
+		cancel()
+		_ = g.Wait()
+		most := 0
+		for i := range at {
+			if i >= 30 && at[i].Sub(at[i-30]) < 10*time.Second {
+				t.Fatalf("31 requests in %s", at[i].Sub(at[i-30]))
+			}
+			most = max(most, i)
+		}
+		if most < 350 { // 19 windows, a few of them with a third only
+			t.Errorf("%d requests in three minutes", most)
+		}
+		hosts.Store(31)
+		none := host()
+		short, end := context.WithTimeout(t.Context(), time.Minute)
+		defer end()
+		if err := none.Wait(short); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a share of nothing: %v", err)
 		}
 	})
 }

@@ -28,6 +28,7 @@ type Window struct {
 	n      int
 	length time.Duration
 	path   string // of the file that processes share; empty for none
+	vary   func() (int, time.Duration, error)
 
 	mu   sync.Mutex
 	ring ring
@@ -56,11 +57,71 @@ func NewSharedWindow(dir string, token Token, requests int, length time.Duration
 	return w, nil
 }
 
+// Vary lets fewer requests begin than the window was made for: as many as f says,
+// which is asked before each, within as long as it says. While it is none,
+// requests wait. It is for hosts that share a token and come and go. Call it
+// before the first Wait.
+func (w *Window) Vary(f func() (requests int, within time.Duration, err error)) { w.vary = f }
+
+// varyPoll is how often it is looked whether a share has changed.
+const varyPoll = time.Second
+
+// waitVarying waits without taking a place ahead of its time: by then the share
+// may be another one.
+func (w *Window) waitVarying(ctx context.Context) error {
+	t := time.NewTimer(0)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		n, length, err := w.vary()
+		if err != nil {
+			return fmt.Errorf("share the request rate: %w", err)
+		}
+		wait := varyPoll
+		if n = min(n, w.n); n > 0 {
+			if wait, err = w.takeIfDue(n, max(length, w.length)); err != nil || wait <= 0 {
+				return err
+			}
+		}
+		t.Reset(min(wait, varyPoll))
+	}
+}
+
+// takeIfDue takes the next place if its time has come, and tells otherwise how
+// long that is away.
+func (w *Window) takeIfDue(n int, length time.Duration) (wait time.Duration, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.path == "" {
+		return w.ring.takeIfDue(time.Now(), length, n), nil
+	}
+	err = withLocked(w.path, func(f *os.File) error {
+		if err := w.ring.load(f); err != nil {
+			return err
+		}
+		if wait = w.ring.takeIfDue(time.Now(), length, n); wait > 0 {
+			return nil
+		}
+		return w.ring.store(f)
+	})
+	if err != nil {
+		return 0, fmt.Errorf("share the request rate: %w", err)
+	}
+	return wait, nil
+}
+
 // Wait implements [Pacer]. Requests go in the order in which they came; one
 // that is cancelled while it waits has used up its place.
 func (w *Window) Wait(ctx context.Context) error {
 	if err := context.Cause(ctx); err != nil {
 		return err
+	}
+	if w.vary != nil {
+		return w.waitVarying(ctx)
 	}
 	at, err := w.reserve()
 	if err != nil {
@@ -126,6 +187,22 @@ func (r *ring) next(now time.Time, length time.Duration) time.Time {
 	r.at[r.head] = t
 	r.head = (r.head + 1) % len(r.at)
 	return time.Unix(0, t)
+}
+
+// takeIfDue takes the next place of n if that is now, or tells how long it has to
+// be waited for.
+func (r *ring) takeIfDue(now time.Time, length time.Duration, n int) time.Duration {
+	before := ring{at: append([]int64(nil), r.at...), head: r.head}
+	if oldest := r.at[(r.head+len(r.at)-n)%len(r.at)]; oldest != 0 {
+		if wait := time.Duration(oldest + int64(length) - now.UnixNano()); wait > 0 && wait <= mostAhead*length {
+			return wait
+		}
+	}
+	if wait := r.next(now, length).Sub(now); wait > 0 {
+		*r = before
+		return wait
+	}
+	return 0
 }
 
 // load reads the ring. A file that is not a ring of this size is an empty one.

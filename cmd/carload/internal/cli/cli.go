@@ -197,14 +197,14 @@ corruption, 7 not authorized, 8 limit reached, 11 locked by another process,
 		a.upCommand(), a.cidCommand(), a.packCommand(), a.verifyCommand(), a.statusCommand(),
 		a.unpackCommand(), a.getCommand(), a.copyCommand(), a.lsCommand(), a.inspectCommand(), a.pieceCommand(),
 		a.listCommand(), a.rmCommand(), a.pinCommand(), a.serveCommand(), a.keyCommand(), a.serviceCommand(),
-		a.targetCommand(), a.configCommand(), a.ledgerCommand(), a.profilesCommand(), a.benchCommand(), a.benchStageCommand(), a.benchSinkCommand(), a.versionCommand(),
+		a.targetCommand(), a.configCommand(), a.ledgerCommand(), a.fleetCommand(), a.profilesCommand(), a.benchCommand(), a.benchStageCommand(), a.benchSinkCommand(), a.versionCommand(),
 	)
 	root.AddCommand(topics()...)
 	root.AddGroup(&cobra.Group{ID: "send", Title: "Send"}, &cobra.Group{ID: "back", Title: "Check and get back"},
 		&cobra.Group{ID: "held", Title: "Look after what is held"}, &cobra.Group{ID: "own", Title: "Run your own service"})
 	for _, c := range root.Commands() {
 		switch c.Name() {
-		case "up", "copy", "pack", "cid", "plan":
+		case "up", "copy", "pack", "cid", "plan", "fleet":
 			c.GroupID = "send"
 		case "get", "verify", "unpack", "ls", "inspect":
 			c.GroupID = "back"

@@ -45,7 +45,7 @@ func (s *sourceFlags) add(cmd *cobra.Command) {
 	f.IntVar(&s.retries, "retries", gateway.DefaultRetries, "tries of a block after all gateways have failed")
 	s.rate.text = "off"
 	f.Var(&s.rate, "tpslimit", "requests in a time, such as 30/10s; off for no limit")
-	f.Var(&s.share, "rate-share", "the part of --tpslimit that this host takes, such as 1/16 when 16 hosts use the key")
+	f.Var(&s.share, "rate-share", "the part of --tpslimit that this host takes, such as 1/16 when 16 hosts use the key; @FILE is read anew before each request")
 	addStore(cmd, &s.store)
 	group(f, groupFrom, "gateway", "from", "to", "endpoint", "token-file", "token-command", "ca-cert", "store")
 	group(f, groupSafety, "stall-timeout", "retries")

@@ -4,9 +4,12 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"io"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // maxParts is more hosts than anybody divides a list among.
@@ -111,21 +114,31 @@ func (p *part) takes(path string) bool {
 }
 
 // share is the flag --rate-share: the part of the rate of a token that this
-// run takes, when several hosts use the token. The zero value takes all.
+// run takes, when several hosts use the token. The zero value takes all. With @
+// before it is the file that the part is in, which may change during the run.
 type share struct {
 	text     string
 	num, den int
+	file     string
 }
 
 // Set implements pflag.Value.
 func (s *share) Set(text string) error {
 	*s = share{text: text}
+	if file, ok := strings.CutPrefix(text, "@"); ok && file != "" {
+		s.file = file
+		return nil
+	}
+	return s.parse(text, 1)
+}
+
+func (s *share) parse(text string, least int) error {
 	num, den, ok := strings.Cut(text, "/")
 	var err error
 	if s.num, err = strconv.Atoi(num); err == nil && ok {
 		s.den, err = strconv.Atoi(den)
 	}
-	if err != nil || !ok || s.num < 1 || s.den < s.num || s.den > maxParts {
+	if err != nil || !ok || s.num < least || s.den < max(s.num, 1) || s.den > maxParts {
 		return fmt.Errorf("share %q: use a fraction of at most 1, such as 1/16", text)
 	}
 	return nil
@@ -148,4 +161,33 @@ func (s *share) of(requests int) (int, error) {
 		return 0, fmt.Errorf("--rate-share %s of %d requests is less than one: use fewer hosts for a token, or a token for each", s.text, requests)
 	}
 	return n, nil
+}
+
+// maxShareBytes is more than any fraction has.
+const maxShareBytes = 64
+
+// now is the share that the file has, of a number of requests in a window. 0/1 is
+// none for now. Of less than one request it is one in a longer window.
+func (s *share) now(requests int, window time.Duration) (int, time.Duration, error) {
+	f, err := os.Open(s.file)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer f.Close()
+	p, err := io.ReadAll(io.LimitReader(f, maxShareBytes))
+	if err != nil {
+		return 0, 0, err
+	}
+	var now share
+	if err := now.parse(strings.TrimSpace(string(p)), 0); err != nil {
+		return 0, 0, fmt.Errorf("%q: %w", s.file, err)
+	}
+	n := requests * now.num
+	switch {
+	case n == 0:
+		return 0, window, nil
+	case n < now.den:
+		return 1, window * time.Duration(now.den) / time.Duration(n), nil
+	}
+	return n / now.den, window, nil
 }

@@ -2,7 +2,10 @@ package cli
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
+	"time"
 )
 
 // Each path is of one part, and the parts are about as large.
@@ -98,6 +101,31 @@ func TestRateShare(t *testing.T) {
 	for _, bad := range []string{"", "1", "0/3", "4/3", "1/0", "x/2", "1/2/3"} {
 		if err := new(share).Set(bad); err == nil {
 			t.Errorf("%q is taken", bad)
+		}
+	}
+}
+
+// A share in a file is read anew, and may be none or less than one request.
+func TestRateShareInAFile(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "share")
+	var s share
+	if err := s.Set("@" + file); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.now(30, 10*time.Second); err == nil {
+		t.Error("the file is not there, and it is no error")
+	}
+	for text, want := range map[string]struct {
+		n      int
+		within time.Duration
+	}{"1/1": {30, 10 * time.Second}, "1/4\n": {7, 10 * time.Second}, "0/1": {0, 10 * time.Second}, "1/90": {1, 30 * time.Second}, "x": {}, "": {}} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		n, within, err := s.now(30, 10*time.Second)
+		if n != want.n || within != want.within || (err != nil) != (want.within == 0) {
+			t.Errorf("%q: %d in %s, %v", text, n, within, err)
 		}
 	}
 }

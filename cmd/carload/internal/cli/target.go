@@ -56,7 +56,7 @@ func (e *endpointFlags) addHow(cmd *cobra.Command) {
 	f.DurationVar(&e.stall, "stall-timeout", time.Minute, "give a request up when no byte moved for so long")
 	e.rate.text = rateAuto
 	f.Var(&e.rate, "tpslimit", "requests in a time, such as 30/10s; off for no limit; auto is 30/10s, and off on this machine")
-	f.Var(&e.share, "rate-share", "the part of --tpslimit that this host takes, such as 1/16 when 16 hosts use the key")
+	f.Var(&e.share, "rate-share", "the part of --tpslimit that this host takes, such as 1/16 when 16 hosts use the key; @FILE is read anew before each request")
 	addStore(cmd, &e.store)
 	group(f, groupWhere, "gateway", "token-file", "token-command", "insecure-http", "ca-cert", "store")
 	group(f, groupSafety, "stall-timeout")

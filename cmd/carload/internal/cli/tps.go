@@ -65,6 +65,14 @@ func (a *app) pacer(r requestRate, s share, endpoint string, token nftstorage.To
 	if r.requests, err = s.of(r.requests); err != nil {
 		return nil, usageError{error: err}
 	}
+	w, err := r.windowFor(a, token)
+	if err == nil && s.file != "" {
+		w.Vary(func() (int, time.Duration, error) { return s.now(r.requests, r.window) })
+	}
+	return w, err
+}
+
+func (r *requestRate) windowFor(a *app, token nftstorage.Token) (*nftstorage.Window, error) {
 	dir, err := a.env.stateDir()
 	if err != nil { // nothing to share it through
 		return nftstorage.NewWindow(r.requests, r.window)

@@ -1,0 +1,70 @@
+package cli
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+
+	"github.com/spf13/cobra"
+)
+
+// fleetProgram is the program behind "carload fleet". It has a server and a
+// client of NATS in it, which this one is not to carry.
+const fleetProgram = "carload-fleet"
+
+func (a *app) fleetCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "fleet COMMAND…",
+		Short: "Share the work among many hosts (a program of its own, carload-fleet)",
+		Long: `Share the work of one list among many hosts, through a queue on NATS JetStream.
+
+The commands are those of the program carload-fleet, which is looked for beside
+this one and in PATH. It is made from the same sources:
+
+  go install github.com/carload/carload/uploader/fleet/cmd/carload-fleet@latest`,
+		DisableFlagParsing: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			program := a.findFleet()
+			if program == "" && (len(args) == 0 || slices.Contains([]string{"help", "--help", "-h"}, args[0])) {
+				return cmd.Help()
+			}
+			if program == "" {
+				return withHint(usagef("for %q the program %s is needed, which is neither beside carload nor in PATH", "carload fleet "+shellQuote(args), fleetProgram),
+					"go install github.com/carload/carload/uploader/fleet/cmd/carload-fleet@latest",
+					"or, in a clone of carload: go build -C uploader/fleet -o carload-fleet ./cmd/carload-fleet, and put it into PATH")
+			}
+			return a.become(program, args)
+		},
+	}
+}
+
+// findFleet looks beside this program and in PATH; it is empty if it is nowhere.
+func (a *app) findFleet() string {
+	dirs := filepath.SplitList(a.env["PATH"])
+	if self, err := os.Executable(); err == nil {
+		dirs = append([]string{filepath.Dir(self)}, dirs...)
+	}
+	for _, dir := range dirs {
+		if !filepath.IsAbs(dir) {
+			continue // what lies around in the current directory is not meant
+		}
+		if path, err := exec.LookPath(filepath.Join(dir, fleetProgram)); err == nil {
+			return path
+		}
+	}
+	return ""
+}
+
+// fleetEnviron tells the program which carload has started it.
+func (a *app) fleetEnviron() []string {
+	var environ []string
+	for k, v := range a.env {
+		environ = append(environ, k+"="+v)
+	}
+	if self, err := os.Executable(); err == nil && a.env["CARLOAD_FLEET_CARLOAD"] == "" {
+		environ = append(environ, "CARLOAD_FLEET_CARLOAD="+self)
+	}
+	slices.Sort(environ)
+	return environ
+}

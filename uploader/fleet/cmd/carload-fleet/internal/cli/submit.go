@@ -1,0 +1,236 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"unicode/utf8"
+
+	"github.com/nats-io/nats.go"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/carload/carload/uploader/fleet"
+	"github.com/carload/carload/uploader/fleet/natsqueue"
+)
+
+// submission makes jobs of paths.
+type submission struct {
+	app       *app
+	source    []string
+	filesFrom string
+	hidden    bool
+	whole     bool
+	batch     fleet.Batcher
+	bytes     size
+	sources   sources
+	job       fleet.Job
+
+	files, total int64
+}
+
+func (s *submission) add(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringArrayVar(&s.source, "source", nil, "NAME=DIR: a source root, and where this host has it")
+	f.StringVar(&s.filesFrom, "files-from", "", "read more paths from this file, one a line (- for standard input)")
+	f.BoolVar(&s.hidden, "hidden", false, "take names that begin with a dot as well")
+	f.BoolVar(&s.whole, "whole", false, "a directory is one upload, under one root, and not a list of files")
+	f.StringSliceVar(&s.job.To, "to", nil, "names of targets, that workers know (default: those of the worker)")
+	f.StringVar(&s.job.Recipe.Profile, "profile", "", "CID recipe (default: that of the worker)")
+	f.StringVar(&s.job.Recipe.Chunker, "chunker", "", "as carload up's")
+	f.StringVar(&s.job.Recipe.Verify, "verify", "", "as carload up's")
+	f.Int64Var(&s.job.Recipe.MaxShardBytes, "max-shard-bytes", 0, "as carload up's, in bytes")
+	s.bytes = fleet.DefaultBatchBytes
+	f.Var(&s.bytes, "batch-bytes", "small files are gathered into jobs of about this size")
+	f.IntVar(&s.batch.Files, "batch-files", fleet.DefaultBatchFiles, "and of about this many files")
+}
+
+// jobs calls put with every job.
+func (s *submission) jobs(ctx context.Context, paths []string, put func(fleet.Job) error) (err error) {
+	if s.sources, err = parseSources(s.source); err != nil {
+		return err
+	}
+	if len(paths) == 0 && s.filesFrom == "" {
+		return usagef("give the files and directories to submit, or a list of them by --files-from")
+	}
+	s.batch.Job, s.batch.Bytes = s.job, int64(s.bytes)
+	all := func(list []fleet.Job) error {
+		for _, j := range list {
+			if err := put(j); err != nil {
+				return err
+			}
+		}
+		return context.Cause(ctx)
+	}
+	one := func(path string) error { return s.path(path, all) }
+	for _, p := range paths {
+		if err := one(p); err != nil {
+			return err
+		}
+	}
+	if s.filesFrom != "" {
+		if err := s.app.lines(s.filesFrom, one); err != nil {
+			return err
+		}
+	}
+	return all(s.batch.Flush())
+}
+
+// path adds a file, or the files below a directory, in the order of their names.
+func (s *submission) path(path string, all func([]fleet.Job) error) error {
+	if strings.Contains(path, "://") {
+		return s.object(path, all)
+	}
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return err
+	}
+	info, err := os.Stat(abs)
+	if err != nil {
+		return err
+	}
+	if !info.IsDir() || s.whole {
+		return s.file(abs, info, all)
+	}
+	return filepath.WalkDir(abs, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if p != abs && !s.hidden && strings.HasPrefix(d.Name(), ".") {
+			if d.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if d.IsDir() {
+			return nil
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		if !info.Mode().IsRegular() {
+			s.app.log.Info("left out: it is no regular file", "path", p)
+			return nil
+		}
+		return s.file(p, info, all)
+	})
+}
+
+// below finds the source root that a path is in: the innermost one.
+func (s *submission) below(path string) (name, rel string, err error) {
+	best := ""
+	for n, dir := range s.sources {
+		r, ok := strings.CutPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+		if ok && len(dir) > len(best) {
+			best, name, rel = dir, n, filepath.ToSlash(r)
+		}
+	}
+	if best == "" {
+		return "", "", usagef("%q is in no source root: name it by --source", path)
+	}
+	return name, rel, nil
+}
+
+func (s *submission) file(path string, info fs.FileInfo, all func([]fleet.Job) error) error {
+	name, rel, err := s.below(path)
+	if err != nil {
+		return err
+	}
+	f := fleet.File{Path: fleet.Path(rel), Bytes: info.Size(), MTime: info.ModTime().UnixNano()}
+	if info.IsDir() {
+		f.Bytes, f.MTime = -1, 0
+	}
+	s.files++
+	s.total += max(f.Bytes, 0)
+	return s.put(name, f, all)
+}
+
+// object adds an object of a bucket, which is a job of its own.
+func (s *submission) object(path string, all func([]fleet.Job) error) error {
+	name, rel, err := s.below(path)
+	if err != nil {
+		return err
+	}
+	s.files++
+	return s.put(name, fleet.File{Path: fleet.Path(rel), Bytes: -1}, all)
+}
+
+func (s *submission) put(source string, f fleet.File, all func([]fleet.Job) error) error {
+	if source != s.batch.Job.Source {
+		if err := all(s.batch.Flush()); err != nil {
+			return err
+		}
+		s.batch.Job.Source = source
+	}
+	if !utf8.ValidString(string(f.Path)) { // what is said of it could not be told from others
+		j := s.batch.Job
+		j.V, j.Files = fleet.Version, []fleet.File{f}
+		return all(append(s.batch.Flush(), j))
+	}
+	return all(s.batch.Add(f))
+}
+
+// together is how many jobs are on their way to the queue at a time: each waits
+// for the disk of the servers.
+const together = 64
+
+// putAll puts all jobs, and counts those that are new.
+func (s *submission) putAll(ctx context.Context, q fleet.Queue, paths []string) (jobs, added int64, err error) {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(together)
+	var fresh atomic.Int64
+	err = s.jobs(ctx, paths, func(j fleet.Job) error {
+		jobs++
+		g.Go(func() error {
+			is, err := q.Put(ctx, j)
+			if is {
+				fresh.Add(1)
+			}
+			return err
+		})
+		return nil
+	})
+	if errPut := g.Wait(); errPut != nil {
+		err = errPut // the other one only says that it was cut short
+	}
+	return jobs, fresh.Load(), err
+}
+
+func (a *app) submitCommand() *cobra.Command {
+	s := &submission{app: a}
+	cmd := &cobra.Command{
+		Use:   "submit PATH…",
+		Short: "Put files into the queue",
+		Long: `Put files, and the files below directories, into the queue. Small files that are
+near each other are gathered into one job.
+
+What is there, under way or done is left as it is: after an interruption, or when
+files were added, give the same command again. A file that has changed since is
+a new job.`,
+		Example: `  carload fleet submit --source data=/mnt/data /mnt/data/2026`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, cancel := a.stopped(cmd.Context())
+			defer cancel()
+			return a.withQueue(ctx, "carload fleet submit", func(q *natsqueue.Queue, _ *nats.Conn) error {
+				jobs, added, err := s.putAll(ctx, q, args)
+				if err != nil {
+					if cause := context.Cause(ctx); cause != nil {
+						err = cause
+					}
+					return fmt.Errorf("%w; %d jobs were put: the same command goes on", err, added)
+				}
+				if a.json {
+					return a.event("submitted", map[string]any{"jobs": jobs, "new": added, "files": s.files, "bytes": s.total})
+				}
+				return a.print("%d jobs, %d of them new: %d files, %s", jobs, added, s.files, bytesText(s.total))
+			})
+		},
+	}
+	s.add(cmd)
+	return cmd
+}
