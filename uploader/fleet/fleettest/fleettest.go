@@ -186,12 +186,12 @@ func routing(t *testing.T, open func(*testing.T, time.Duration) Queue) {
 }
 
 func expiry(t *testing.T, open func(*testing.T, time.Duration) Queue) {
-	q := open(t, time.Second)
+	q := open(t, 2*time.Second)
 	id := put(t, q, Job("a"), true)
 	first := claim(t, q, worker("one"))
 	// Renewed for longer than a lease, nobody else gets it.
 	p := fleet.Progress{}
-	ctx, cancel := context.WithTimeout(t.Context(), 2500*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 4500*time.Millisecond)
 	defer cancel()
 	var g errgroup.Group
 	g.Go(func() error {
