@@ -82,7 +82,10 @@ type Roster interface {
 	// [Presence] is over.
 	Announce(ctx context.Context, h Host) error
 	// Leave takes a host off at once.
-	Leave(ctx context.Context, name string) error
+	Leave(ctx context.Context, h Host) error
+	// Count counts the hosts of a group. It may count some that have just left.
+	// All hosts ask it all the time: it costs much less than Hosts.
+	Count(ctx context.Context, group string) (int, error)
 	// Hosts lists those that are there.
 	Hosts(ctx context.Context) ([]Host, error)
 	// Drain asks a host to stop, and Draining tells whether it was asked. A host

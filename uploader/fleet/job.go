@@ -123,6 +123,17 @@ func (j *Job) Validate() error {
 	return nil
 }
 
+// ParseJob reads a job that came from anybody.
+func ParseJob(p []byte) (j Job, err error) {
+	if len(p) > MaxJobBytes {
+		return j, fmt.Errorf("%w: %d bytes, there can be %d", ErrInvalid, len(p), MaxJobBytes)
+	}
+	if err := json.Unmarshal(p, &j); err != nil {
+		return j, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	return j, j.Validate()
+}
+
 // Bytes is the size of all files of a job, as far as it is known.
 func (j *Job) Bytes() (n int64) {
 	for _, f := range j.Files {

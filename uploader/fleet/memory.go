@@ -23,6 +23,7 @@ type Memory struct {
 	wake   chan struct{} // closed when something may be ready
 	hosts  map[string]Host
 	seen   map[string]time.Time
+	counts map[string]count // by group
 	drains map[string]bool
 }
 
@@ -30,7 +31,7 @@ type Memory struct {
 func NewMemory(lease time.Duration) *Memory {
 	return &Memory{
 		lease: lease, jobs: map[ID]*memoryJob{}, ready: map[string][]*memoryJob{}, wake: make(chan struct{}),
-		hosts: map[string]Host{}, seen: map[string]time.Time{}, drains: map[string]bool{},
+		hosts: map[string]Host{}, seen: map[string]time.Time{}, counts: map[string]count{}, drains: map[string]bool{},
 	}
 }
 
@@ -308,17 +309,43 @@ func (m *Memory) Settle(_ context.Context, id ID, r Receipt) (bool, error) {
 func (m *Memory) Announce(_ context.Context, h Host) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if _, known := m.hosts[h.Name]; !known {
+		delete(m.counts, h.Group)
+	}
 	m.hosts[h.Name], m.seen[h.Name] = h, time.Now()
 	return nil
 }
 
 // Leave implements [Roster].
-func (m *Memory) Leave(_ context.Context, name string) error {
+func (m *Memory) Leave(_ context.Context, h Host) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	delete(m.hosts, name)
-	delete(m.seen, name)
+	delete(m.hosts, h.Name)
+	delete(m.seen, h.Name)
+	delete(m.counts, h.Group)
 	return nil
+}
+
+// count is how many hosts a group had when they were last counted.
+type count struct {
+	n  int
+	at time.Time
+}
+
+// Count implements [Roster].
+func (m *Memory) Count(_ context.Context, group string) (n int, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if c, ok := m.counts[group]; ok && time.Since(c.at) < time.Second {
+		return c.n, nil
+	}
+	for name, h := range m.hosts {
+		if h.Group == group && time.Since(m.seen[name]) < Presence {
+			n++
+		}
+	}
+	m.counts[group] = count{n, time.Now()}
+	return n, nil
 }
 
 // Hosts implements [Roster].

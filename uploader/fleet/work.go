@@ -113,8 +113,8 @@ type work struct {
 // Work claims jobs and has the runner work on them, until it is asked to stop,
 // ctx ends, or another host drains this one. It returns nil after a stop.
 func Work(ctx context.Context, q Queue, roster Roster, runner Runner, o Options) error {
-	if !ValidName(o.Host) {
-		return fmt.Errorf("a host can't be called %q: use letters, digits, - and _", o.Host)
+	if !ValidName(o.Host) || o.Group != "" && !ValidName(o.Group) {
+		return fmt.Errorf("a host %q of a group %q: use letters, digits, - and _", o.Host, o.Group)
 	}
 	o.Slots = max(o.Slots, 1)
 	defaults := func(d *time.Duration, def time.Duration) {
@@ -153,7 +153,7 @@ func Work(ctx context.Context, q Queue, roster Roster, runner Runner, o Options)
 	_ = aside.Wait() // they have no errors
 	leave, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
-	if gone := roster.Leave(leave, o.Host); gone != nil {
+	if gone := roster.Leave(leave, w.host()); gone != nil {
 		w.Logger.Warn("leave the fleet", "err", gone)
 	}
 	return err
@@ -225,12 +225,7 @@ func (w *work) meet(ctx context.Context, stop func()) (n int, err error) {
 	if drain {
 		stop()
 	}
-	hosts, err := w.roster.Hosts(ctx)
-	for _, h := range hosts {
-		if h.Group == w.Group {
-			n++
-		}
-	}
+	n, err = w.roster.Count(ctx, w.Group)
 	return max(n, 1), err
 }
 

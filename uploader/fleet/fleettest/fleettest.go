@@ -379,7 +379,12 @@ func roster(t *testing.T, open func(*testing.T, time.Duration) Queue) {
 	if err != nil || len(hosts) != 2 || hosts[0].Name != "one" || hosts[0].Group != "g" || hosts[1].Slots != 3 {
 		t.Errorf("%+v, %v", hosts, err)
 	}
-	must(t, q.Leave(t.Context(), "two"))
+	for group, want := range map[string]int{"": 1, "g": 1, "h": 0} {
+		if n, err := q.Count(t.Context(), group); err != nil || n != want {
+			t.Errorf("%d hosts of group %q, %v; want %d", n, group, err, want)
+		}
+	}
+	must(t, q.Leave(t.Context(), fleet.Host{Name: "two"}))
 	if hosts, err := q.Hosts(t.Context()); err != nil || len(hosts) != 1 {
 		t.Errorf("%+v, %v", hosts, err)
 	}

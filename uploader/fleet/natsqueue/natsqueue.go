@@ -261,12 +261,7 @@ type row struct {
 	Since    time.Time       `json:"since"`
 }
 
-func (r *row) job() (j fleet.Job, err error) {
-	if err := json.Unmarshal(r.Job, &j); err != nil {
-		return j, fmt.Errorf("%w: %w", fleet.ErrInvalid, err)
-	}
-	return j, j.Validate()
-}
+func (r *row) job() (fleet.Job, error) { return fleet.ParseJob(r.Job) }
 
 func parse(p []byte) (r row, err error) {
 	if err = json.Unmarshal(p, &r); err != nil {
@@ -740,13 +735,30 @@ func (q *Queue) Settle(ctx context.Context, id fleet.ID, r fleet.Receipt) (bool,
 func (q *Queue) Announce(ctx context.Context, h fleet.Host) error {
 	p, err := json.Marshal(h)
 	if err == nil {
-		_, err = q.hosts.Put(ctx, h.Name, p)
+		_, err = q.hosts.Put(ctx, hostKey(h), p)
 	}
 	return err
 }
 
+// hostKey is the key of a host: hosts of a group can be counted by it.
+func hostKey(h fleet.Host) string { return "group-" + h.Group + "." + h.Name }
+
 // Leave implements [fleet.Roster].
-func (q *Queue) Leave(ctx context.Context, name string) error { return q.hosts.Purge(ctx, name) }
+func (q *Queue) Leave(ctx context.Context, h fleet.Host) error { return q.hosts.Purge(ctx, hostKey(h)) }
+
+// Count implements [fleet.Roster]. A host that has left counts until its
+// presence would have been over.
+func (q *Queue) Count(ctx context.Context, group string) (int, error) {
+	s, err := q.js.Stream(ctx, "KV_"+q.name+"-hosts")
+	if err != nil {
+		return 0, err
+	}
+	info, err := s.Info(ctx, jetstream.WithSubjectFilter("$KV."+q.name+"-hosts.group-"+group+".*"))
+	if err != nil {
+		return 0, err
+	}
+	return len(info.State.Subjects), nil
+}
 
 // Hosts implements [fleet.Roster].
 func (q *Queue) Hosts(ctx context.Context) (list []fleet.Host, err error) {

@@ -68,12 +68,6 @@ func wait(t *testing.T, what string, limit time.Duration, f func() bool) {
 	}
 }
 
-// rest lets time pass: for what is killed every so often.
-func rest(d time.Duration) {
-	t := time.NewTimer(d)
-	<-t.C
-}
-
 // process is a program that runs.
 type process struct {
 	cmd  *exec.Cmd
