@@ -63,8 +63,8 @@ func works(t *testing.T, q *fleet.Memory, jobs int, r fleet.Runner, all ...fleet
 	}
 	for n := 0; n < jobs; {
 		n = 0
-		for rec := range q.Records(t.Context()) {
-			if rec.State == fleet.Done || rec.State == fleet.Failed {
+		for rec, err := range q.Records(t.Context()) {
+			if err == nil && (rec.State == fleet.Done || rec.State == fleet.Failed) {
 				n++
 			}
 		}
@@ -117,9 +117,9 @@ func TestMovingAndStalled(t *testing.T) {
 		if len(tries["slow"]) != 1 || len(tries["stuck"]) != 2 {
 			t.Errorf("%v", tries)
 		}
-		for r := range q.Records(t.Context()) {
-			if r.State != fleet.Done {
-				t.Errorf("%+v", r)
+		for r, err := range q.Records(t.Context()) {
+			if err != nil || r.State != fleet.Done {
+				t.Errorf("%+v, %v", r, err)
 			}
 		}
 	})
@@ -332,8 +332,8 @@ func TestFailures(t *testing.T) {
 		if first, last := at[1].Sub(at[0]), at[5].Sub(at[4]); first < time.Second/2 || last < 8*time.Second {
 			t.Errorf("it rests for %s at first and for %s at last", first, last)
 		}
-		for r := range q.Records(t.Context()) {
-			if (r.State == fleet.Failed) != (r.Job.Files[0].Path == "bad") || r.State == fleet.Failed && r.Reason != "unreadable" {
+		for r, err := range q.Records(t.Context()) {
+			if err != nil || (r.State == fleet.Failed) != (r.Job.Files[0].Path == "bad") || r.State == fleet.Failed && r.Reason != "unreadable" {
 				t.Errorf("%+v", r)
 			}
 		}

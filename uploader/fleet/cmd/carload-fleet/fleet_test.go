@@ -32,6 +32,12 @@ import (
 var bin string // where the programs are
 
 func TestMain(m *testing.M) {
+	if role := os.Getenv("FLEET_TEST_ROLE"); role != "" {
+		if err := play(role); err != nil {
+			panic(err)
+		}
+		return
+	}
 	dir, err := os.MkdirTemp("", "carload-fleet-test-*")
 	if err != nil {
 		panic(err)
