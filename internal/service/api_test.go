@@ -336,6 +336,9 @@ func TestRateLimit(t *testing.T) {
 		}
 	}
 	a := s.do("GET", "/", nil, "Authorization", "Bearer "+token)
+	if got := a.header.Get("Access-Control-Expose-Headers"); got != "Retry-After" {
+		t.Errorf("pages of other origins may read %q, want Retry-After", got)
+	}
 	if a.status != 429 || a.header.Get("Retry-After") != "30" || len(a.raw) != 113 || a.Error.Code != "ERROR_RATE_LIMITED" {
 		t.Errorf("%d %v %s", a.status, a.header, a.raw)
 	}

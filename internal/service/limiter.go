@@ -56,6 +56,7 @@ func writeLimited(w http.ResponseWriter, wait time.Duration) error {
 	const body = "{\n  \"ok\": false,\n  \"error\": {\n    \"code\": \"ERROR_RATE_LIMITED\",\n" +
 		"    \"message\": \"You are being rate limited\"\n  }\n}"
 	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Access-Control-Expose-Headers", "Retry-After") // to pages of other origins
 	w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
 	w.Header().Set("Connection", "close")
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
