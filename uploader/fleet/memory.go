@@ -106,6 +106,10 @@ func (m *Memory) take(w Worker, now time.Time) *memoryJob {
 				if j.State != Queued && (j.State != Running || now.Before(j.until)) {
 					continue
 				}
+				if j.Job.V > Version { // for a worker of that version
+					m.later(j, now.Add(m.lease))
+					continue
+				}
 				if j.Reason != "" && j.Host == w.Host && j.passed < passMost && m.others(w.Host, now) {
 					j.passed++
 					m.later(j, now.Add(passTo))

@@ -42,6 +42,7 @@ func Run(t *testing.T, open func(t *testing.T, lease time.Duration) Queue) {
 		"Roster":     roster,
 		"Race":       race,
 		"Invalid":    invalid,
+		"Later":      later,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -466,5 +467,22 @@ func invalid(t *testing.T, open func(*testing.T, time.Duration) Queue) {
 	put(t, q, raw, true)
 	if l := claim(t, q, worker("one")); l.Job().Files[0].Path != "\xff\n" {
 		t.Errorf("the path is now %q", l.Job().Files[0].Path)
+	}
+}
+
+// A job of a later version is left to workers of that version: it may say how it
+// is to be sent in a way that this one does not understand.
+func later(t *testing.T, open func(*testing.T, time.Duration) Queue) {
+	q := open(t, 500*time.Millisecond)
+	j := Job("a")
+	j.V = fleet.Version + 1
+	id := put(t, q, j, true)
+	none(t, q, worker("one"), 1500*time.Millisecond)
+	if r := Record(t, q, id); r.State != fleet.Queued || r.Attempt != 0 {
+		t.Errorf("%+v", r)
+	}
+	put(t, q, Job("b"), true)
+	if l := claim(t, q, worker("one")); l.Job().Files[0].Path != "b" {
+		t.Error("it keeps others from being handed out")
 	}
 }

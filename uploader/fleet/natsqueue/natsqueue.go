@@ -775,7 +775,7 @@ func (q *Queue) Hosts(ctx context.Context) (list []fleet.Host, err error) {
 				return list, nil
 			}
 			var h fleet.Host
-			if err := json.Unmarshal(e.Value(), &h); err == nil && fleet.ValidName(h.Name) && time.Since(e.Created()) < 10*fleet.Presence {
+			if err := json.Unmarshal(e.Value(), &h); err == nil && fleet.ValidName(h.Name) {
 				list = append(list, h)
 			}
 		case <-ctx.Done():
