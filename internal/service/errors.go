@@ -91,6 +91,10 @@ func asAPIError(err error) (*apiError, bool) {
 // carFailure says what is wrong with a CAR in the words of the libraries that
 // the original was made of.
 func carFailure(e *store.CARError) *apiError {
+	switch e.Fault {
+	case store.FaultManyLinks, store.FaultManyBlocks: // not a bound of the original
+		return badRequest("the CAR is refused: "+string(e.Fault), e.Args...)
+	}
 	if format, ok := hashWords[e.Fault]; ok {
 		return failure(http.StatusBadRequest, "ERROR_INVALID_CAR", "Invalid CAR file received: failed hash verification: "+format, e.Args...)
 	}

@@ -71,6 +71,7 @@ func TestQuotaCountsShardsOfAKey(t *testing.T) {
 		DROP TABLE damage;
 		DROP TABLE parents;
 		DROP TABLE pieces;
+		DROP TABLE staging;
 		PRAGMA user_version = 1`)
 	if err := errors.Join(err, db.Close()); err != nil {
 		t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/ipfs/go-cid"
 )
@@ -13,50 +14,70 @@ import (
 // upload the shard is for all that pin its root. When it returns without an
 // error, the shard is durable and counted. The error is a [QuotaError] if the
 // caller has no room for it, and matches [ErrClosed] if the store was closed.
+//
+// A shard with very many blocks or links is indexed in several transactions, so
+// that others are not kept waiting. If the context ends between two of them, the
+// shard is given up; it is removed by the next collection. Once a shard is all
+// there, a context that ends changes nothing.
 func (st *Store) Accept(ctx context.Context, in *Incoming, up *NewUpload) error {
-	// From here on a client that hangs up changes nothing.
-	ctx = context.WithoutCancel(ctx)
 	done, err := st.change()
 	if err != nil {
 		return err
 	}
 	defer done()
-	st.commit.Lock()
-	defer st.commit.Unlock()
-	err = in.publish()
-	if err == nil {
-		err = st.db.update(ctx, func(tx *sql.Tx) error {
-			if up != nil {
-				if err := checkQuota(ctx, tx, up.Caller, in.Bytes, in.shard.cid); err != nil {
-					return err
-				}
-			}
-			return st.record(ctx, tx, in, up)
-		})
-	}
-	if err != nil && in.done {
-		// A commit that failed may have taken place: the index says.
-		if known, kerr := st.knows(ctx, in.shard.cid); kerr != nil {
-			err = errors.Join(err, kerr) // the next start decides
-		} else if !known {
-			err = errors.Join(err, st.files.remove(in.shard.cid))
-		}
-	}
-	if err != nil {
+	if err := st.accept(ctx, in, up); err != nil {
 		return fmt.Errorf("store shard %s: %w", in.shard.cid, err)
 	}
 	return nil
 }
 
+func (st *Store) accept(ctx context.Context, in *Incoming, up *NewUpload) error {
+	defer st.accepting.lock(in.shard.cid)()
+	st.commit.RLock()
+	release := sync.OnceFunc(st.commit.RUnlock) // when the file has a row
+	defer release()
+	known := false
+	err := in.publish()
+	if err == nil {
+		err = st.sliced(ctx, func(x *indexer) error { return st.record(x, in, up) }, func() {
+			known = true
+			release()
+		})
+	}
+	if err == nil || !in.done {
+		return err
+	}
+	if known {
+		_, left := st.db.exec(context.WithoutCancel(ctx), `UPDATE staging SET active = 0 WHERE shard = ?`, in.shard.id)
+		return errors.Join(err, left)
+	}
+	// A commit that failed may have taken place: the index says.
+	if known, kerr := st.knows(context.WithoutCancel(ctx), in.shard.cid); kerr != nil {
+		return errors.Join(err, kerr) // the next start decides
+	} else if !known {
+		return errors.Join(err, st.files.remove(in.shard.cid))
+	}
+	return err
+}
+
 // record writes what a shard adds to the database.
-func (st *Store) record(ctx context.Context, tx *sql.Tx, in *Incoming, up *NewUpload) error {
-	now := st.now()
-	id, fresh, err := recordShard(ctx, tx, in.shard, in.Bytes, now)
+func (st *Store) record(x *indexer, in *Incoming, up *NewUpload) error {
+	var key sql.NullInt64
+	if up != nil {
+		if err := checkQuota(x.ctx, x.tx, up.Caller, in.Bytes, in.shard.cid); err != nil {
+			return err
+		}
+		key = keyOrNull(up.Caller.KeyID)
+	}
+	id, fresh, err := recordShard(x.ctx, x.tx, in.shard, in.Bytes, st.now())
 	if err != nil {
 		return err
 	}
-	x := newIndexer(ctx, st, tx)
 	in.shard.id = id
+	x.deferred = func(x *indexer) error {
+		_, err := x.tx.ExecContext(x.ctx, `INSERT OR REPLACE INTO staging (shard, key_id, active) VALUES (?, ?, 1)`, id, key)
+		return err
+	}
 	if fresh {
 		err = x.add(in.shard)
 	} else {
@@ -68,20 +89,55 @@ func (st *Store) record(ctx context.Context, tx *sql.Tx, in *Incoming, up *NewUp
 	if err := x.demandRoot(keyOf(in.Root)); err != nil {
 		return err
 	}
-	if up == nil {
-		return recordFetched(ctx, tx, in.Root, id, now)
+	// From here on it is one transaction.
+	if !fresh || x.yields > 0 {
+		if _, err := x.tx.ExecContext(x.ctx, `DELETE FROM staging WHERE shard = ?`, id); err != nil {
+			return err
+		}
 	}
-	uploadID, err := recordUpload(ctx, tx, in.Root, in.DAGSize, up, now)
+	now := st.now()
+	if up == nil {
+		return recordFetched(x.ctx, x.tx, in.Root, id, now)
+	}
+	uploadID, err := recordUpload(x.ctx, x.tx, in.Root, in.DAGSize, up, now)
 	if err != nil {
 		return err
 	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO upload_shards (upload_id, shard_id, key_id) VALUES (?, ?, ?)
-		ON CONFLICT (upload_id, shard_id) DO UPDATE SET key_id = excluded.key_id`, uploadID, id, keyOrNull(up.Caller.KeyID))
+	_, err = x.tx.ExecContext(x.ctx, `INSERT INTO upload_shards (upload_id, shard_id, key_id) VALUES (?, ?, ?)
+		ON CONFLICT (upload_id, shard_id) DO UPDATE SET key_id = excluded.key_id`, uploadID, id, key)
 	return err
 }
 
+// finish brings to its end what was interrupted when a process ended: shards of
+// which a part is known become shards that no upload has, which a collection
+// removes. They are not undone, for others may count on their blocks already.
+func (st *Store) finish(ctx context.Context) error {
+	left, err := rowsOf(ctx, st.db.read, `SELECT s.id, s.cid, s.payload, s.payload_end FROM staging g JOIN shards s ON s.id = g.shard`, nil,
+		func(scan scanRow) (sh shard, err error) {
+			err = scan(&sh.id, (*cidColumn)(&sh.cid), &sh.payload, &sh.end)
+			return sh, err
+		})
+	if err != nil {
+		return fmt.Errorf("look up what was interrupted: %w", err)
+	}
+	for _, sh := range left {
+		err := st.sliced(ctx, func(x *indexer) error {
+			// One that is damaged is known as that, or will be.
+			if err := x.add(sh); err != nil && !isDamage(err) {
+				return err
+			}
+			_, err := x.tx.ExecContext(x.ctx, `DELETE FROM staging WHERE shard = ?`, sh.id)
+			return err
+		}, nil)
+		if err != nil {
+			return fmt.Errorf("finish shard %s: %w", sh.cid, err)
+		}
+	}
+	return st.sliced(ctx, (*indexer).settleAll, nil)
+}
+
 // recordFetched gives a shard to all pins of its root.
-func recordFetched(ctx context.Context, tx *sql.Tx, root cid.Cid, shardID, now int64) error {
+func recordFetched(ctx context.Context, tx execer, root cid.Cid, shardID, now int64) error {
 	content, err := recordContent(ctx, tx, root, -1, now)
 	if err != nil {
 		return err
@@ -91,7 +147,7 @@ func recordFetched(ctx context.Context, tx *sql.Tx, root cid.Cid, shardID, now i
 	return err
 }
 
-func recordShard(ctx context.Context, tx *sql.Tx, sh shard, size, now int64) (id int64, fresh bool, err error) {
+func recordShard(ctx context.Context, tx execer, sh shard, size, now int64) (id int64, fresh bool, err error) {
 	err = tx.QueryRowContext(ctx, `SELECT id FROM shards WHERE cid = ?`, sh.cid.Bytes()).Scan(&id)
 	if !errors.Is(err, sql.ErrNoRows) {
 		return id, false, err
@@ -117,14 +173,15 @@ func checkQuota(ctx context.Context, q querier, who *Caller, size int64, shardCI
 	if who.QuotaBytes == 0 {
 		return nil
 	}
-	same, this := `size = ?`, any(size)
+	same, this := `size = ?1`, any(size)
 	if shardCID.Defined() {
-		same, this = `cid = ?`, shardCID.Bytes()
+		same, this = `cid = ?1`, shardCID.Bytes()
 	}
 	var used int64
 	var counts bool
 	err := q.QueryRowContext(ctx, `SELECT COALESCE(sum(size), 0), COALESCE(max(`+same+`), 0) FROM shards WHERE id IN
-		(SELECT us.shard_id FROM upload_shards us JOIN uploads u ON u.id = us.upload_id WHERE us.key_id = ? AND u.deleted IS NULL)`,
+		(SELECT us.shard_id FROM upload_shards us JOIN uploads u ON u.id = us.upload_id WHERE us.key_id = ?2 AND u.deleted IS NULL
+		UNION SELECT shard FROM staging WHERE key_id = ?2 AND active)`,
 		this, who.KeyID).Scan(&used, &counts)
 	if err != nil {
 		return fmt.Errorf("add up quota: %w", err)

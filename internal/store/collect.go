@@ -40,8 +40,8 @@ func (st *Store) collect(ctx context.Context) (CollectReport, error) {
 	var report CollectReport
 	var gone []cid.Cid
 	var bad []suspect
-	err := st.db.update(ctx, func(tx *sql.Tx) error {
-		m := &marker{x: newIndexer(ctx, st, tx)}
+	err := st.db.update(ctx, func(tx *tx) error {
+		m := &marker{x: newIndexer(ctx, st, tx)} // nobody else writes until it is done
 		var err error
 		gone, err = m.collect()
 		bad = m.bad
@@ -91,7 +91,8 @@ CREATE TEMP TABLE unowned (id INTEGER PRIMARY KEY);
 CREATE TEMP TABLE needed (id INTEGER PRIMARY KEY);
 CREATE TEMP TABLE marked (id INTEGER PRIMARY KEY, mh BLOB NOT NULL, codec INTEGER NOT NULL, UNIQUE (mh, codec));
 INSERT INTO unowned SELECT id FROM shards WHERE id NOT IN
-	(SELECT us.shard_id FROM upload_shards us JOIN uploads u ON u.id = us.upload_id WHERE u.deleted IS NULL);
+	(SELECT us.shard_id FROM upload_shards us JOIN uploads u ON u.id = us.upload_id WHERE u.deleted IS NULL
+	UNION SELECT shard FROM staging WHERE active);
 `
 
 // collect removes from the database what no upload needs, and returns the
@@ -133,6 +134,7 @@ func (m *marker) sweep() error {
 		`DELETE FROM waiting WHERE parent NOT IN (SELECT id FROM nodes)`,
 		`DELETE FROM parents WHERE parent NOT IN (SELECT id FROM nodes)`,
 		`DELETE FROM upload_shards WHERE shard_id IN ` + doomed,
+		`DELETE FROM staging WHERE shard IN ` + doomed,
 		`DELETE FROM shards WHERE id IN ` + doomed,
 		`DELETE FROM damage WHERE shard NOT IN (SELECT id FROM shards)`,
 		`DELETE FROM pieces WHERE cid NOT IN (SELECT cid FROM shards)`,

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/ipfs/go-cid"
 
@@ -14,46 +15,124 @@ import (
 
 // database is the SQLite file of the index.
 type database struct {
-	read  *sql.DB
-	write *sql.DB // one connection
+	read  *reader
+	write *writer
 }
 
 // openDatabase opens a file for writing; openReaders follows when its tables
 // are there.
-func openDatabase(path string) (database, error) {
-	write, err := sqlite.OpenWriter(path, "_pragma=cache_size(-16384)")
+func openDatabase(ctx context.Context, path string) (database, error) {
+	db, err := sqlite.OpenWriter(path, "_pragma=cache_size(-65536)")
 	if err != nil {
 		return database{}, fmt.Errorf("open index: %w", err)
 	}
-	return database{write: write}, nil
+	write, err := newWriter(ctx, db)
+	return database{write: write}, err
 }
 
-func (db *database) openReaders(path string) (err error) {
-	if db.read, err = sqlite.OpenReader(path, 8); err != nil {
+func (db *database) openReaders(path string) error {
+	read, err := sqlite.OpenReader(path, 8)
+	if err != nil {
 		return fmt.Errorf("open index: %w", err)
 	}
+	db.read = &reader{db: read, stmts: make(map[string]*sql.Stmt)}
 	return nil
 }
 
 func (db *database) close() error {
 	var errs []error
-	for _, c := range []*sql.DB{db.read, db.write} {
-		if c != nil {
-			errs = append(errs, c.Close())
-		}
+	if db.read != nil {
+		errs = append(errs, db.read.close())
+	}
+	if db.write != nil {
+		errs = append(errs, db.write.close())
 	}
 	return errors.Join(errs...)
 }
 
 // update runs f in the one transaction that may write.
-func (db *database) update(ctx context.Context, f func(*sql.Tx) error) error {
-	return sqlite.Update(ctx, db.write, f)
+func (db *database) update(ctx context.Context, f func(*tx) error) error {
+	return db.write.update(ctx, f)
 }
 
-// querier is what *sql.DB and *sql.Tx have in common.
+// exec runs one statement that writes.
+func (db *database) exec(ctx context.Context, query string, args ...any) (res sql.Result, err error) {
+	err = db.update(ctx, func(tx *tx) (err error) {
+		res, err = tx.ExecContext(ctx, query, args...)
+		return err
+	})
+	return res, err
+}
+
+// reader asks the index, as it is on the disk.
+type reader struct {
+	db    *sql.DB
+	mu    sync.RWMutex
+	stmts map[string]*sql.Stmt // guarded by mu
+}
+
+func (r *reader) close() error {
+	var errs []error
+	for _, s := range r.stmts {
+		errs = append(errs, s.Close())
+	}
+	return errors.Join(append(errs, r.db.Close())...)
+}
+
+// prepared returns nil for a query that is not kept prepared.
+func (r *reader) prepared(ctx context.Context, query string) *sql.Stmt {
+	r.mu.RLock()
+	s, full := r.stmts[query], len(r.stmts) >= keptQueries
+	r.mu.RUnlock()
+	if s != nil || full {
+		return s
+	}
+	fresh, err := r.db.PrepareContext(context.WithoutCancel(ctx), query)
+	if err != nil {
+		return nil // asking without it says what is wrong
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s = r.stmts[query]; s != nil {
+		_ = fresh.Close() // another was faster
+		return s
+	}
+	r.stmts[query] = fresh
+	return fresh
+}
+
+// keptQueries bounds the queries that are kept prepared, by each connection.
+const keptQueries = 64
+
+// QueryRowContext implements querier.
+func (r *reader) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	if s := r.prepared(ctx, query); s != nil {
+		return s.QueryRowContext(ctx, args...)
+	}
+	return r.db.QueryRowContext(ctx, query, args...)
+}
+
+// QueryContext implements querier.
+func (r *reader) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	if s := r.prepared(ctx, query); s != nil {
+		return s.QueryContext(ctx, args...)
+	}
+	return r.db.QueryContext(ctx, query, args...)
+}
+
+// isScript tells several statements from one.
+func isScript(query string) bool { return strings.Contains(query, ";") }
+
+// querier is what reading and writing have in common.
 type querier interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+}
+
+// execer is a transaction.
+type execer interface {
+	querier
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
 }
 
 // scanRow is the method Scan of one row.
@@ -113,7 +192,7 @@ func drainRows(rows *sql.Rows, f func(scanRow) error) (err error) {
 	return rows.Err()
 }
 
-// statementRows is how many rows go into one statement.
+// statementRows is how many rows go into one statement at most.
 const statementRows = 256
 
 // chunks calls f with as many keys at a time as go into one statement.
@@ -128,61 +207,46 @@ func chunks[T any](all []T, f func([]T) error) error {
 	return nil
 }
 
-// statements runs the statements of one transaction, and prepares those that
-// come often.
+// statements runs the statements of one transaction.
 type statements struct {
-	ctx   context.Context //nolint:containedctx // they live as long as their transaction
-	tx    *sql.Tx
-	stmts map[string]prepared
+	ctx context.Context //nolint:containedctx // they live as long as their transaction
+	tx  execer
 }
 
-// prepared is a statement that its transaction closes.
-type prepared interface {
-	ExecContext(ctx context.Context, args ...any) (sql.Result, error)
-	QueryContext(ctx context.Context, args ...any) (*sql.Rows, error)
-	QueryRowContext(ctx context.Context, args ...any) *sql.Row
-}
-
-func (x *statements) prepare(query string) (prepared, error) {
-	if s, ok := x.stmts[query]; ok {
-		return s, nil
+// sized calls f with a statement whose %s stands for some times row, as often as
+// it takes for all arguments. There are few such statements of each kind, so that
+// they are kept prepared.
+func sized(query, row string, n int, args []any, f func(query string, args []any) error) error {
+	if n == 0 {
+		return nil
 	}
-	s, err := x.tx.PrepareContext(x.ctx, query)
-	if err != nil {
-		return nil, fmt.Errorf("prepare %.40q: %w", query, err)
+	for width := len(args) / n; n > 0; {
+		rows := 1
+		for _, size := range []int{statementRows, 32, 6} {
+			if n >= size {
+				rows = size
+				break
+			}
+		}
+		if err := f(fmt.Sprintf(query, strings.Repeat(row+",", rows-1)+row), args[:rows*width]); err != nil {
+			return err
+		}
+		n, args = n-rows, args[rows*width:]
 	}
-	x.stmts[query] = s
-	return s, nil
+	return nil
 }
 
 // exec runs a statement whose %s stands for n times row.
 func (x *statements) exec(query, row string, n int, args []any) error {
-	query = fmt.Sprintf(query, strings.Repeat(row+",", n-1)+row)
-	if n < statementRows {
+	return sized(query, row, n, args, func(query string, args []any) error {
 		_, err := x.tx.ExecContext(x.ctx, query, args...)
 		return err
-	}
-	s, err := x.prepare(query)
-	if err != nil {
-		return err
-	}
-	_, err = s.ExecContext(x.ctx, args...)
-	return err
+	})
 }
 
 // query is exec for statements that return rows.
 func (x *statements) query(query, row string, n int, args []any, f func(scanRow) error) error {
-	query = fmt.Sprintf(query, strings.Repeat(row+",", n-1)+row)
-	if n < statementRows {
+	return sized(query, row, n, args, func(query string, args []any) error {
 		return eachRow(x.ctx, x.tx, query, args, f)
-	}
-	s, err := x.prepare(query)
-	if err != nil {
-		return err
-	}
-	rows, err := s.QueryContext(x.ctx, args...)
-	if err != nil {
-		return err
-	}
-	return drainRows(rows, f)
+	})
 }

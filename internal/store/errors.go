@@ -65,6 +65,8 @@ const (
 	FaultBlockCID     Fault = "the CID of block %s is not valid: %v"
 	FaultBlockHash    Fault = "the hash function of block %s has the unknown code %d"
 	FaultBlock        Fault = "the bytes of block %s do not match its CID"
+	FaultManyLinks    Fault = "block %s has %d links in %d bytes, more than links of any use take"
+	FaultManyBlocks   Fault = "it has %d blocks in %d bytes, more than blocks of any use take"
 	FaultEmpty        Fault = "it has no blocks"
 	FaultNoRoot       Fault = "it lacks its root"
 	FaultRootAlone    Fault = "it has its root, and nothing of what that links to"

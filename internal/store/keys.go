@@ -64,7 +64,7 @@ func (st *Store) CreateKey(ctx context.Context, opts KeyOptions) (Key, string, e
 		RateLimited: opts.RateLimited, QuotaBytes: opts.QuotaBytes,
 	}
 	var token string
-	err := st.db.update(ctx, func(tx *sql.Tx) error {
+	err := st.db.update(ctx, func(tx *tx) error {
 		userID, issuer, err := ensureUser(ctx, tx, opts.User, now)
 		if err != nil {
 			return err
@@ -96,7 +96,7 @@ func (st *Store) CreateKey(ctx context.Context, opts KeyOptions) (Key, string, e
 }
 
 // ensureUser finds or makes a user. Its issuer is what tokens name it by.
-func ensureUser(ctx context.Context, tx *sql.Tx, name string, now int64) (id int64, issuer string, err error) {
+func ensureUser(ctx context.Context, tx execer, name string, now int64) (id int64, issuer string, err error) {
 	err = tx.QueryRowContext(ctx, `SELECT id, issuer FROM users WHERE name = ?`, name).Scan(&id, &issuer)
 	if !errors.Is(err, sql.ErrNoRows) {
 		return id, issuer, err
@@ -129,7 +129,7 @@ func (st *Store) Keys(ctx context.Context, userID int64) ([]Key, error) {
 
 // RevokeKey makes a key invalid for good. Uploads made with it stay.
 func (st *Store) RevokeKey(ctx context.Context, id int64) error {
-	res, err := st.db.write.ExecContext(ctx, `UPDATE keys SET deleted = ? WHERE id = ? AND deleted IS NULL`, st.now(), id)
+	res, err := st.db.exec(ctx, `UPDATE keys SET deleted = ? WHERE id = ? AND deleted IS NULL`, st.now(), id)
 	if err != nil {
 		return fmt.Errorf("revoke key %d: %w", id, err)
 	}

@@ -29,6 +29,7 @@ func (x *indexer) lose(f func(*loss) error) error {
 	if err := f(l); err != nil {
 		return err
 	}
+	x.rereadAll()
 	return l.end()
 }
 
@@ -130,12 +131,12 @@ func (l *loss) end() error {
 }
 
 // condemn looks at suspects again, for they may have been mended or collected
-// since, and marks those that are damaged. It returns how many.
-func (x *indexer) condemn(suspects []suspect) (count int, err error) {
+// since, and marks those that are damaged.
+func (x *indexer) condemn(suspects []suspect) error {
 	if len(suspects) == 0 {
-		return 0, nil
+		return nil
 	}
-	err = x.lose(func(l *loss) error {
+	return x.lose(func(l *loss) error {
 		for _, s := range suspects {
 			copies, err := locate(x.ctx, x.tx, copiesQuery+` AND b.shard = ?`, []byte(s.mh), s.id)
 			if err != nil {
@@ -148,10 +149,8 @@ func (x *indexer) condemn(suspects []suspect) (count int, err error) {
 				if err := l.takeCopy(s.mh, s.id); err != nil {
 					return err
 				}
-				count++
 			}
 		}
 		return nil
 	})
-	return count, err
 }

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
 	"log/slog"
 	"os"
@@ -15,13 +14,12 @@ func (st *Store) mark(ctx context.Context, f func(*indexer) error) error {
 		return err
 	}
 	defer done()
-	return st.db.update(ctx, func(tx *sql.Tx) error {
-		x := newIndexer(ctx, st, tx)
+	return st.sliced(ctx, func(x *indexer) error {
 		if err := f(x); err != nil {
 			return err
 		}
 		return x.settle()
-	})
+	}, nil)
 }
 
 // report marks copies that a reader found damaged. The reader has its answer
@@ -30,10 +28,7 @@ func (st *Store) report(ctx context.Context, suspects []suspect) {
 	if len(suspects) == 0 {
 		return
 	}
-	err := st.mark(context.WithoutCancel(ctx), func(x *indexer) error {
-		_, err := x.condemn(suspects)
-		return err
-	})
+	err := st.mark(context.WithoutCancel(ctx), func(x *indexer) error { return x.condemn(suspects) })
 	if err != nil {
 		st.log.LogAttrs(ctx, slog.LevelError, "mark damage", slog.Any("error", err))
 	}
@@ -48,7 +43,8 @@ func (x *indexer) forgive(sh shard) error {
 	return x.add(sh)
 }
 
-// again is for a shard that came again: that mends what was damaged of it.
+// again is for a shard that came again: that mends what was damaged of it, and
+// brings to its end what was interrupted the first time.
 func (x *indexer) again(sh shard) error {
 	damaged, err := exists(x.ctx, x.tx, `SELECT 1 FROM damage WHERE shard = ?`, sh.id)
 	if err != nil {
@@ -57,7 +53,14 @@ func (x *indexer) again(sh shard) error {
 	if damaged {
 		return x.forgive(sh)
 	}
-	return x.settle()
+	staged, err := exists(x.ctx, x.tx, `SELECT 1 FROM staging WHERE shard = ?`, sh.id)
+	if err != nil {
+		return fmt.Errorf("look up what was interrupted: %w", err)
+	}
+	if staged {
+		return x.add(sh)
+	}
+	return nil
 }
 
 // harm marks what is damaged of a shard whose file, as it was when it was looked
@@ -99,10 +102,7 @@ func (st *Store) harm(ctx context.Context, sh shard, was os.FileInfo) error {
 		if len(bad) == 0 {
 			continue
 		}
-		err = st.mark(ctx, func(x *indexer) error {
-			_, err := x.condemn(bad)
-			return err
-		})
+		err = st.mark(ctx, func(x *indexer) error { return x.condemn(bad) })
 		if err != nil {
 			return err
 		}

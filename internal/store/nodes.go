@@ -2,21 +2,33 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
+	"slices"
+	"time"
 )
 
 // batchLinks is about how many links are worked on at a time.
 const batchLinks = 4096
 
-// indexer makes the blocks of one shard known, within one transaction.
+// indexer makes the blocks of one shard known, within one transaction or, if it
+// may pause, one after the other.
 type indexer struct {
 	statements
 	st *Store
+
+	ready     queue // complete, and their parents do not know
+	unread    queue // held, and to be read
+	unreadEnd int64 // the last of those that were looked for in the index
+
+	asked    context.Context      //nolint:containedctx // of the one who asked: it may end between transactions
+	began    time.Time            // of the transaction
+	yield    func() bool          // goes on in the next; nil if there is only one
+	yields   int                  // how often that was
+	deferred func(*indexer) error // is called before the first
 }
 
-func newIndexer(ctx context.Context, st *Store, tx *sql.Tx) *indexer {
-	return &indexer{statements{ctx, tx, make(map[string]prepared)}, st}
+func newIndexer(ctx context.Context, st *Store, tx execer) *indexer {
+	return &indexer{statements: statements{ctx, tx}, st: st, asked: ctx}
 }
 
 // states returns pending of those nodes that have a row.
@@ -96,21 +108,54 @@ func (x *indexer) evaluate(nodes []freshNode) error {
 	if err := x.demand(nodes, inner, state); err != nil {
 		return err
 	}
+	done := func(k nodeKey) bool {
+		if !hasLinks(k.codec) {
+			return held[k.mh]
+		}
+		s, known := state[k]
+		return known && (s == nodeComplete || s == nodeReady || s == nodeTelling)
+	}
 	for i := range nodes {
-		missing := nodes[i].links[:0]
-		for _, k := range nodes[i].links {
-			done := held[k.mh]
-			if hasLinks(k.codec) {
-				s, known := state[k]
-				done = known && (s == nodeComplete || s == nodeReady || s == nodeTelling)
-			}
-			if !done {
-				missing = append(missing, k)
+		nodes[i].links = slices.DeleteFunc(nodes[i].links, done)
+	}
+	resolve(nodes)
+	return chunks(nodes, x.insert)
+}
+
+// resolve takes off the links of nodes those that the nodes meet themselves.
+func resolve(nodes []freshNode) {
+	at := make(map[nodeKey]int, len(nodes))
+	for i, n := range nodes {
+		at[n.key] = i
+	}
+	parents := make([][]int, len(nodes))
+	waits := make([]int, len(nodes))
+	var whole []int
+	for i, n := range nodes {
+		for _, k := range n.links {
+			if j, ok := at[k]; ok {
+				parents[j] = append(parents[j], i)
 			}
 		}
-		nodes[i].links = missing
+		if waits[i] = len(n.links); waits[i] == 0 && !n.broken {
+			whole = append(whole, i)
+		}
 	}
-	return chunks(nodes, x.insert)
+	for len(whole) > 0 {
+		j := whole[len(whole)-1]
+		whole = whole[:len(whole)-1]
+		for _, i := range parents[j] {
+			if waits[i]--; waits[i] == 0 {
+				whole = append(whole, i)
+			}
+		}
+	}
+	for i := range nodes {
+		nodes[i].links = slices.DeleteFunc(nodes[i].links, func(k nodeKey) bool {
+			j, ok := at[k]
+			return ok && waits[j] == 0 && !nodes[j].broken
+		})
+	}
 }
 
 // demand leaves children to be read that are held but are not nodes yet, and
@@ -141,6 +186,9 @@ func (x *indexer) demand(nodes []freshNode, inner []nodeKey, state map[nodeKey]i
 }
 
 func (x *indexer) insertUnread(keys []nodeKey) error {
+	for _, k := range keys {
+		x.unread.push(k)
+	}
 	return chunks(keys, func(part []nodeKey) error {
 		args := make([]any, 0, 2*len(part))
 		for _, k := range part {
@@ -158,8 +206,11 @@ func (x *indexer) insert(nodes []freshNode) error {
 	args := make([]any, 0, 3*len(nodes))
 	for _, n := range nodes {
 		pending := len(n.links)
-		if n.broken {
+		switch {
+		case n.broken:
 			pending = nodeBroken
+		case pending == nodeReady:
+			x.ready.push(n.key)
 		}
 		args = append(args, []byte(n.key.mh), n.key.codec, pending)
 	}

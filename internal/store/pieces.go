@@ -43,7 +43,7 @@ func (st *Store) Piece(ctx context.Context, shardCID cid.Cid) (piece.Piece, erro
 	if p.Commitment, err = st.computePiece(ctx, shardCID, p.RawSize); err != nil {
 		return piece.Piece{}, fmt.Errorf("piece of shard %s: %w", shardCID, err)
 	}
-	if _, err := st.db.write.ExecContext(ctx, `INSERT OR REPLACE INTO pieces VALUES (?, ?)`, shardCID.Bytes(), p.Commitment[:]); err != nil {
+	if _, err := st.db.exec(ctx, `INSERT OR REPLACE INTO pieces VALUES (?, ?)`, shardCID.Bytes(), p.Commitment[:]); err != nil {
 		return piece.Piece{}, fmt.Errorf("keep piece of shard %s: %w", shardCID, err)
 	}
 	return p, nil

@@ -13,8 +13,12 @@ import (
 // user if that is named, and queues a fetch of what is not held of it. If there
 // is an obstacle to fetching, that fails at once, with the obstacle as reason.
 func (st *Store) Pin(ctx context.Context, root cid.Cid, up *NewUpload, instead, obstacle string) error {
-	err := st.db.update(ctx, func(tx *sql.Tx) error {
-		now := st.now()
+	err := st.sliced(ctx, func(x *indexer) error {
+		// What takes time comes first, so that the rest is in one transaction.
+		if err := x.demandRoot(keyOf(root)); err != nil {
+			return err
+		}
+		tx, now := x.tx, st.now()
 		if _, err := recordUpload(ctx, tx, root, -1, up, now); err != nil {
 			return err
 		}
@@ -23,9 +27,6 @@ func (st *Store) Pin(ctx context.Context, root cid.Cid, up *NewUpload, instead, 
 				now, now, up.Caller.UserID, instead); err != nil {
 				return err
 			}
-		}
-		if err := newIndexer(ctx, st, tx).demandRoot(keyOf(root)); err != nil {
-			return err
 		}
 		if done, err := complete(ctx, tx, keyOf(root)); err != nil || done {
 			return err
@@ -38,7 +39,7 @@ func (st *Store) Pin(ctx context.Context, root cid.Cid, up *NewUpload, instead, 
 			ON CONFLICT (content_cid) DO UPDATE SET state = excluded.state, reason = excluded.reason, attempts = 0
 			WHERE state IN ('failed', 'done')`, contentCID(root), state, obstacle)
 		return err
-	})
+	}, nil)
 	if err != nil {
 		return fmt.Errorf("pin %s: %w", root, err)
 	}
@@ -57,7 +58,7 @@ const (
 
 // ResumeFetches queues again what was being fetched when a process ended.
 func (st *Store) ResumeFetches(ctx context.Context) error {
-	if _, err := st.db.write.ExecContext(ctx, `UPDATE fetches SET state = 'queued' WHERE state = 'pinning'`); err != nil {
+	if _, err := st.db.exec(ctx, `UPDATE fetches SET state = 'queued' WHERE state = 'pinning'`); err != nil {
 		return fmt.Errorf("resume fetches: %w", err)
 	}
 	return nil
@@ -67,8 +68,10 @@ func (st *Store) ResumeFetches(ctx context.Context) error {
 // none. The caller ends it by EndFetch.
 func (st *Store) NextFetch(ctx context.Context) (cid.Cid, error) {
 	var content string
-	err := st.db.write.QueryRowContext(ctx, `UPDATE fetches SET state = 'pinning', attempts = attempts + 1
-		WHERE content_cid = (SELECT content_cid FROM fetches WHERE state = 'queued' LIMIT 1) RETURNING content_cid`).Scan(&content)
+	err := st.db.update(ctx, func(tx *tx) error {
+		return tx.QueryRowContext(ctx, `UPDATE fetches SET state = 'pinning', attempts = attempts + 1
+			WHERE content_cid = (SELECT content_cid FROM fetches WHERE state = 'queued' LIMIT 1) RETURNING content_cid`).Scan(&content)
+	})
 	if errors.Is(err, sql.ErrNoRows) {
 		return cid.Undef, nil
 	}
@@ -84,7 +87,7 @@ func (st *Store) NextFetch(ctx context.Context) (cid.Cid, error) {
 
 // EndFetch writes down how a fetch ended, and why.
 func (st *Store) EndFetch(ctx context.Context, content cid.Cid, end FetchEnd, reason string) error {
-	_, err := st.db.write.ExecContext(ctx, `UPDATE fetches SET state = ?, reason = ? WHERE content_cid = ?`, end, reason, content.String())
+	_, err := st.db.exec(ctx, `UPDATE fetches SET state = ?, reason = ? WHERE content_cid = ?`, end, reason, content.String())
 	if err != nil {
 		return fmt.Errorf("end fetch of %s: %w", content, err)
 	}

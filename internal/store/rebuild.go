@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -41,8 +40,8 @@ func Rebuild(ctx context.Context, dir string) (_ *FsckReport, err error) {
 func (st *Store) rebuild(ctx context.Context, r *FsckReport) error {
 	now := st.now()
 	var owner int64
-	err := st.db.update(ctx, func(tx *sql.Tx) error {
-		for _, q := range []string{`DELETE FROM blocks`, `DELETE FROM nodes`, `DELETE FROM waiting`, `DELETE FROM parents`, `DELETE FROM damage`} {
+	err := st.db.update(ctx, func(tx *tx) error {
+		for _, q := range []string{`DELETE FROM blocks`, `DELETE FROM nodes`, `DELETE FROM waiting`, `DELETE FROM parents`, `DELETE FROM damage`, `DELETE FROM staging`} {
 			if _, err := tx.ExecContext(ctx, q); err != nil {
 				return err
 			}
@@ -79,12 +78,12 @@ func (st *Store) rebuild(ctx context.Context, r *FsckReport) error {
 		r.Bytes += res.size
 		r.Blocks += int64(res.blocks)
 		sound[c.KeyString()] = true
-		return st.db.update(ctx, func(tx *sql.Tx) error { return st.reindex(ctx, tx, owner, res) })
+		return st.db.update(ctx, func(tx *tx) error { return st.reindex(ctx, tx, owner, res) })
 	})
 	if err != nil {
 		return err
 	}
-	return st.db.update(ctx, func(tx *sql.Tx) error {
+	return st.db.update(ctx, func(tx *tx) error {
 		if err := st.dropLost(ctx, tx, sound, r); err != nil {
 			return err
 		}
@@ -93,7 +92,7 @@ func (st *Store) rebuild(ctx context.Context, r *FsckReport) error {
 }
 
 // reindex makes a sound shard known again.
-func (st *Store) reindex(ctx context.Context, tx *sql.Tx, owner int64, res *scanResult) error {
+func (st *Store) reindex(ctx context.Context, tx execer, owner int64, res *scanResult) error {
 	now := st.now()
 	sh := shard{cid: res.cid, payload: res.payload, end: res.payloadEnd}
 	id, fresh, err := recordShard(ctx, tx, sh, res.size, now)
@@ -120,7 +119,7 @@ func (st *Store) reindex(ctx context.Context, tx *sql.Tx, owner int64, res *scan
 
 // dropLost forgets shards that are in the index and not on disk, so that
 // clients are told to send them again.
-func (st *Store) dropLost(ctx context.Context, tx *sql.Tx, sound map[string]bool, r *FsckReport) error {
+func (st *Store) dropLost(ctx context.Context, tx execer, sound map[string]bool, r *FsckReport) error {
 	var lost []int64
 	err := eachRow(ctx, tx, `SELECT id, cid FROM shards`, nil, func(scan scanRow) error {
 		var id int64

@@ -229,7 +229,35 @@ func (s *scanner) section() (bool, error) {
 	if err := s.advance(p[:prefix+used], true); err != nil {
 		return false, err
 	}
-	return true, s.advance(data, hasLinks(c.Prefix().Codec))
+	inner := hasLinks(c.Prefix().Codec)
+	if inner {
+		if err := checkLinks(c, data); err != nil {
+			return false, err
+		}
+	}
+	return true, s.advance(data, inner)
+}
+
+// Each link and each block costs the index some rows, however few bytes it has.
+// So there are bounds, which CIDs that stand for anything do not come near: that
+// of SHA-256 has 36 bytes. Some are allowed in addition, for very small files.
+const (
+	leastLinkBytes = 24
+	spareLinks     = 256
+)
+
+// checkLinks refuses a node with more links than its bytes are good for.
+func checkLinks(c cid.Cid, data []byte) error {
+	bound, n := len(data)/leastLinkBytes+spareLinks, 0
+	if len(data)/4 <= bound { // no link is shorter
+		return nil
+	}
+	// What does not decode has no links.
+	_ = dag.OfCodec(c.Prefix().Codec, data, func(cid.Cid) error { n++; return nil })
+	if n > bound {
+		return fault(FaultManyLinks, c, n, len(data))
+	}
+	return nil
 }
 
 // verify hashes the pending blocks, those of SHA-256 side by side, and reports
@@ -266,6 +294,8 @@ func (r *scanResult) conclude() error {
 		return fault(FaultEmpty)
 	case r.facts.size == noRoot:
 		return fault(FaultNoRoot)
+	case int64(r.blocks) > r.size/leastLinkBytes+spareLinks:
+		return fault(FaultManyBlocks, r.blocks, r.size)
 	case r.facts.links && r.blocks < 2:
 		return fault(FaultRootAlone)
 	case r.facts.err != nil:

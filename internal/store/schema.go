@@ -3,12 +3,11 @@ package store
 import (
 	"context"
 	"crypto/rand"
-	"database/sql"
 	"fmt"
 )
 
 // schemaVersion is kept in SQLite's user_version.
-const schemaVersion = 4
+const schemaVersion = 5
 
 // Times are microseconds since 1970. A multihash (mh) is kept in its binary
 // form, and so is a CID where the column is a BLOB.
@@ -128,7 +127,7 @@ CREATE TABLE waiting (
 	parent INTEGER NOT NULL,
 	PRIMARY KEY (mh, codec, parent)
 ) WITHOUT ROWID;
-` + damageSchema + pieceSchema
+` + damageSchema + pieceSchema + stagingSchema
 
 // damageSchema is what came with version 3.
 const damageSchema = `
@@ -162,6 +161,18 @@ CREATE TABLE pieces (
 CREATE INDEX pieces_commitment ON pieces(commitment);
 `
 
+// stagingSchema is what came with version 5.
+const stagingSchema = `
+-- Shards of which only a part of the blocks may be known, for indexing them
+-- takes several transactions. What is known of them is true. They count against
+-- the key while that goes on (active).
+CREATE TABLE staging (
+	shard  INTEGER PRIMARY KEY REFERENCES shards(id),
+	key_id INTEGER REFERENCES keys(id),
+	active INTEGER NOT NULL
+);
+`
+
 // upgrades lead from each older version to the next.
 var upgrades = []string{
 	1: `-- Until then all shards of an upload counted against the key that began it.
@@ -175,6 +186,7 @@ DROP INDEX uploads_key;
 INSERT INTO settings SELECT 'parentless', max(id) FROM nodes HAVING max(id) IS NOT NULL;
 `,
 	3: pieceSchema,
+	4: stagingSchema,
 }
 
 // opening is what a store is opened as.
@@ -186,7 +198,7 @@ type opening struct {
 // migrate makes the tables of a new database, and sees whether an old one may
 // be used. It returns the salt of the store's tokens.
 func (as opening) migrate(ctx context.Context, db *database, shards files) (salt []byte, err error) {
-	err = db.update(ctx, func(tx *sql.Tx) error {
+	err = db.update(ctx, func(tx *tx) error {
 		var version int
 		if err := tx.QueryRowContext(ctx, `PRAGMA user_version`).Scan(&version); err != nil {
 			return fmt.Errorf("read version of index: %w", err)
@@ -204,7 +216,7 @@ func (as opening) migrate(ctx context.Context, db *database, shards files) (salt
 				return fmt.Errorf("create index: %w", err)
 			}
 		case schemaVersion:
-		case 1, 2, 3:
+		case 1, 2, 3, 4:
 			for _, step := range upgrades[version:] {
 				if _, err := tx.ExecContext(ctx, step); err != nil {
 					return fmt.Errorf("bring index to version %d: %w", schemaVersion, err)
@@ -224,7 +236,7 @@ func (as opening) migrate(ctx context.Context, db *database, shards files) (salt
 	return salt, err
 }
 
-func createIndex(ctx context.Context, tx *sql.Tx) error {
+func createIndex(ctx context.Context, tx execer) error {
 	if _, err := tx.ExecContext(ctx, schema); err != nil {
 		return err
 	}
@@ -238,7 +250,7 @@ func createIndex(ctx context.Context, tx *sql.Tx) error {
 	return setVersion(ctx, tx)
 }
 
-func setVersion(ctx context.Context, tx *sql.Tx) error {
+func setVersion(ctx context.Context, tx execer) error {
 	_, err := tx.ExecContext(ctx, fmt.Sprintf(`PRAGMA user_version = %d`, schemaVersion))
 	return err
 }
@@ -253,7 +265,7 @@ const (
 
 // admit compares what the store is with what it is opened for. A store that
 // has no shards yet becomes what it is opened as.
-func (as opening) admit(ctx context.Context, tx *sql.Tx) error {
+func (as opening) admit(ctx context.Context, tx execer) error {
 	var discards, rebuilding, empty bool
 	const has = `EXISTS (SELECT 1 FROM settings WHERE name = ?)`
 	err := tx.QueryRowContext(ctx, `SELECT `+has+`, `+has+`, NOT EXISTS (SELECT 1 FROM shards)`, settingDiscard, settingRebuilding).
@@ -280,14 +292,14 @@ func (as opening) admit(ctx context.Context, tx *sql.Tx) error {
 	return ErrKeeps
 }
 
-func set(ctx context.Context, tx *sql.Tx, name string) error {
+func set(ctx context.Context, tx execer, name string) error {
 	if _, err := tx.ExecContext(ctx, `INSERT OR REPLACE INTO settings VALUES (?, x'')`, name); err != nil {
 		return fmt.Errorf("write setting %s: %w", name, err)
 	}
 	return nil
 }
 
-func unset(ctx context.Context, tx *sql.Tx, name string) error {
+func unset(ctx context.Context, tx execer, name string) error {
 	if _, err := tx.ExecContext(ctx, `DELETE FROM settings WHERE name = ?`, name); err != nil {
 		return fmt.Errorf("remove setting %s: %w", name, err)
 	}

@@ -136,7 +136,7 @@ func (st *Store) keepScrubStatus(ctx context.Context, s ScrubStatus) error {
 		return err
 	}
 	defer done()
-	if _, err := st.db.write.ExecContext(ctx, `INSERT OR REPLACE INTO settings VALUES (?, ?)`, settingScrub, raw); err != nil {
+	if _, err := st.db.exec(ctx, `INSERT OR REPLACE INTO settings VALUES (?, ?)`, settingScrub, raw); err != nil {
 		return fmt.Errorf("keep status of scrub: %w", err)
 	}
 	return nil

@@ -378,7 +378,7 @@ func TestDamageOfAnOlderStore(t *testing.T) {
 	part := s.put(carOf(root, leaf)).Parts[1]
 	s.put(carOf(other, second))
 	s.close()
-	for _, q := range []string{`DROP TABLE damage`, `DROP TABLE parents`, `DROP TABLE pieces`} {
+	for _, q := range []string{`DROP TABLE damage`, `DROP TABLE parents`, `DROP TABLE pieces`, `DROP TABLE staging`} {
 		exec(t, dir, q)
 	}
 	exec(t, dir, `PRAGMA user_version = 2`)

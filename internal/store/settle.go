@@ -8,170 +8,207 @@ import (
 	"github.com/ipfs/go-cid"
 )
 
-// settle reads the nodes that are left to be read, and passes completeness on
-// from children to parents until nothing changes.
-func (x *indexer) settle() error {
-	for last := int64(0); ; {
-		if err := x.propagate(); err != nil {
-			return err
-		}
-		read, err := x.readUnread(last)
-		if err != nil {
-			return err
-		}
-		if read == 0 {
-			return nil
-		}
-		last = max(read, 0)
+// queue are the nodes that an indexer has yet to do something about. The index
+// has them as well, with those of all others, so that none is lost: those that
+// were more than fit are looked for there.
+type queue struct {
+	keys    []nodeKey
+	spilled bool
+}
+
+// queueKeys bounds what a queue holds.
+const queueKeys = 16 << 10
+
+func (q *queue) push(k nodeKey) {
+	if len(q.keys) < queueKeys {
+		q.keys = append(q.keys, k)
+	} else {
+		q.spilled = true
 	}
 }
 
-// narrow is the number of ready nodes up to which they are passed on one by
-// one. That is cheaper for deep DAGs, and by levels for wide ones.
-const narrow = 32
+// scan pushes a row of mh and codec.
+func (q *queue) scan(row scanRow) error {
+	k, err := scanKey(row)
+	q.push(k)
+	return err
+}
+
+// take returns up to n keys. Those that did not fit are what more returns.
+func (q *queue) take(n int, more func(limit int) ([]nodeKey, error)) ([]nodeKey, error) {
+	if len(q.keys) == 0 && q.spilled {
+		keys, err := more(queueKeys)
+		if err != nil {
+			return nil, err
+		}
+		q.keys, q.spilled = keys, len(keys) == queueKeys
+	}
+	at := max(len(q.keys)-n, 0)
+	out := q.keys[at:]
+	q.keys = q.keys[:at:at]
+	return out, nil
+}
+
+// settle reads the nodes that are left to be read, and passes completeness on
+// from children to parents until nothing changes.
+func (x *indexer) settle() error {
+	for {
+		if err := x.propagate(); err != nil {
+			return err
+		}
+		if read, err := x.readUnread(); err != nil || !read {
+			return err
+		}
+	}
+}
+
+// settleAll is settle for what was left by those who were interrupted.
+func (x *indexer) settleAll() error {
+	x.ready.spilled = true
+	x.rereadAll()
+	return x.settle()
+}
 
 // propagate tells parents of nodes that became complete.
 func (x *indexer) propagate() error {
 	for {
-		ready, err := rowsOf(x.ctx, x.tx, `SELECT mh, codec FROM nodes WHERE pending = 0 LIMIT 33`, nil, scanKey)
-		switch {
-		case err != nil:
-			return fmt.Errorf("look up complete nodes: %w", err)
-		case len(ready) == 0:
-			return nil
-		case len(ready) <= narrow:
-			err = x.tellOneByOne(ready)
-		default:
-			err = x.tellLevel()
+		ready, err := x.ready.take(statementRows, x.allReady)
+		if err == nil && len(ready) > 0 {
+			err = x.tell(ready)
 		}
 		if err != nil {
 			return fmt.Errorf("pass completeness on: %w", err)
 		}
+		if len(ready) == 0 {
+			return nil
+		}
+		if err := x.pause(); err != nil {
+			return err
+		}
 	}
 }
 
-// tellOneByOne goes up from ready nodes. When there are too many it leaves the
-// rest as ready.
-func (x *indexer) tellOneByOne(ready []nodeKey) error {
-	var del, dec, done prepared
-	for _, p := range []struct {
-		stmt  *prepared
-		query string
-	}{
-		{&del, `DELETE FROM waiting WHERE mh = ? AND codec = ? RETURNING parent`},
-		{&dec, `UPDATE nodes SET pending = pending - 1 WHERE id = ? RETURNING pending, mh, codec`},
-		{&done, `UPDATE nodes SET pending = -1 WHERE mh = ? AND codec = ?`},
-	} {
-		var err error
-		if *p.stmt, err = x.prepare(p.query); err != nil {
-			return err
-		}
+func (x *indexer) allReady(limit int) ([]nodeKey, error) {
+	return rowsOf(x.ctx, x.tx, `SELECT mh, codec FROM nodes WHERE pending = 0 LIMIT ?`, []any{limit}, scanKey)
+}
+
+// tell is propagate for some nodes.
+func (x *indexer) tell(ready []nodeKey) error {
+	args := make([]any, 0, 2*len(ready))
+	for _, k := range ready {
+		args = append(args, []byte(k.mh), k.codec)
 	}
-	var parents []int64
-	for len(ready) > 0 && len(ready) <= narrow {
-		k := ready[len(ready)-1]
-		ready = ready[:len(ready)-1]
-		if _, err := done.ExecContext(x.ctx, []byte(k.mh), k.codec); err != nil {
-			return err
-		}
-		rows, err := del.QueryContext(x.ctx, []byte(k.mh), k.codec)
-		if err != nil {
-			return err
-		}
-		parents = parents[:0]
-		err = drainRows(rows, func(scan scanRow) error {
-			var id int64
-			err := scan(&id)
-			parents = append(parents, id)
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		for _, id := range parents {
-			var pending int64
-			var up nodeKey
-			if err := dec.QueryRowContext(x.ctx, id).Scan(&pending, &up.mh, &up.codec); err != nil {
+	// What is said of them may have changed in a pause. The plus keeps SQLite from
+	// going through all nodes that are ready.
+	const still = `(mh, codec) IN (SELECT n.mh, n.codec FROM nodes n WHERE (n.mh, n.codec) IN (VALUES %s) AND +n.pending = 0)`
+	if err := x.release(still, `(?,?)`, len(ready), args); err != nil {
+		return err
+	}
+	return x.exec(`UPDATE nodes SET pending = -1 WHERE (mh, codec) IN (VALUES %s) AND +pending = 0`, `(?,?)`, len(ready), args)
+}
+
+// releaseRows is how many lines of the table waiting are worked on at a time.
+const releaseRows = "4096"
+
+// release takes children that meet a condition off the lists of their parents.
+func (x *indexer) release(cond, row string, n int, args []any) error {
+	some := `SELECT mh, codec, parent FROM waiting WHERE ` + cond + ` ORDER BY mh, codec, parent LIMIT ` + releaseRows
+	return sized(some, row, n, args, func(some string, args []any) error {
+		for {
+			told, complete := 0, 0
+			err := eachRow(x.ctx, x.tx, `UPDATE nodes SET pending = pending - w.n FROM
+				(SELECT parent, count(*) AS n FROM (`+some+`) GROUP BY parent) AS w
+				WHERE nodes.id = w.parent RETURNING mh, codec, pending`, args, func(scan scanRow) error {
+				var k nodeKey
+				var pending int64
+				err := scan(&k.mh, &k.codec, &pending)
+				if told++; pending == nodeReady {
+					complete++
+					x.ready.push(k)
+				}
+				return err
+			})
+			if err != nil || told == 0 {
 				return err
 			}
-			if pending == nodeReady && len(ready) <= narrow {
-				ready = append(ready, up)
+			res, err := x.tx.ExecContext(x.ctx, `DELETE FROM waiting WHERE (mh, codec, parent) IN (`+some+`)`, args...)
+			if err != nil {
+				return err
+			}
+			if n, err := res.RowsAffected(); err != nil || n < 4096 {
+				return err
+			}
+			if err := x.pause(); err != nil {
+				return err
 			}
 		}
-	}
-	return nil
+	})
 }
 
-// tellLevel tells the parents of all ready nodes at once.
-func (x *indexer) tellLevel() error {
-	for _, q := range []string{
-		`UPDATE nodes SET pending = -4 WHERE pending = 0`,
-		`UPDATE nodes SET pending = pending - w.n FROM
-			(SELECT waiting.parent AS parent, count(*) AS n FROM nodes AS c JOIN waiting ON waiting.mh = c.mh AND waiting.codec = c.codec
-			 WHERE c.pending = -4 GROUP BY waiting.parent) AS w
-			WHERE nodes.id = w.parent`,
-		`DELETE FROM waiting WHERE (mh, codec) IN (SELECT mh, codec FROM nodes WHERE pending = -4)`,
-		`UPDATE nodes SET pending = -1 WHERE pending = -4`,
-	} {
-		s, err := x.prepare(q)
-		if err != nil {
-			return err
-		}
-		if _, err := s.ExecContext(x.ctx); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// readUnread reads some nodes after the last one, from where they are held, and
-// returns the last that it read, or 0 if there are none. If it had to mark copies
-// that are damaged it returns -1, to begin anew.
-func (x *indexer) readUnread(last int64) (int64, error) {
-	var batch []nodeKey
-	err := eachRow(x.ctx, x.tx, `SELECT n.id, n.mh, n.codec FROM nodes n
-		WHERE n.pending = -2 AND n.id > ? AND EXISTS (SELECT 1 FROM blocks b WHERE b.mh = n.mh) ORDER BY n.id LIMIT 64`, []any{last},
-		func(scan scanRow) error {
-			var k nodeKey
-			err := scan(&last, &k.mh, &k.codec)
-			batch = append(batch, k)
-			return err
-		})
+// readUnread reads some nodes from where they are held. It reports whether there
+// were any.
+func (x *indexer) readUnread() (bool, error) {
+	batch, err := x.unread.take(64, x.allUnread)
 	if err != nil {
-		return 0, fmt.Errorf("look up nodes to read: %w", err)
+		return false, fmt.Errorf("look up nodes to read: %w", err)
 	}
 	if len(batch) == 0 {
-		return 0, nil
+		return false, nil
+	}
+	state, err := x.states(batch)
+	if err != nil {
+		return false, err
 	}
 	var nodes []freshNode
 	var bad []suspect
 	total := 0
 	for _, k := range batch {
+		if s, ok := state[k]; !ok || s != nodeUnread {
+			continue // somebody did it meanwhile
+		}
+		delete(state, k)
 		data, _, damaged, err := x.st.readCopy(x.ctx, x.tx, k.cid(), copiesQuery)
 		bad = append(bad, damaged...)
-		if errors.Is(err, ErrDamaged) {
+		if errors.Is(err, ErrDamaged) || errors.Is(err, ErrNotHeld) {
 			continue
 		}
 		if err != nil {
-			return 0, err
+			return false, err
 		}
 		n := parse(k, data)
 		nodes = append(nodes, n)
 		if total += len(n.links); total >= batchLinks {
 			if err := x.evaluate(nodes); err != nil {
-				return 0, err
+				return false, err
 			}
 			nodes, total = nil, 0
 		}
 	}
 	if err := x.evaluate(nodes); err != nil {
-		return 0, err
+		return false, err
 	}
-	if n, err := x.condemn(bad); err != nil || n > 0 {
-		return -1, err
+	if err := x.condemn(bad); err != nil {
+		return false, err
 	}
-	return last, nil
+	return true, x.pause()
 }
+
+// allUnread goes through all nodes that are to be read. Those that cannot be read
+// are passed over.
+func (x *indexer) allUnread(limit int) (out []nodeKey, err error) {
+	err = eachRow(x.ctx, x.tx, `SELECT n.id, n.mh, n.codec FROM nodes n WHERE n.pending = -2 AND n.id > ?
+		AND EXISTS (SELECT 1 FROM blocks b WHERE b.mh = n.mh) ORDER BY n.id LIMIT ?`, []any{x.unreadEnd, limit},
+		func(scan scanRow) error {
+			var k nodeKey
+			err := scan(&x.unreadEnd, &k.mh, &k.codec)
+			out = append(out, k)
+			return err
+		})
+	return out, err
+}
+
+// rereadAll is for nodes that others left to be read.
+func (x *indexer) rereadAll() { x.unread.spilled, x.unreadEnd = true, 0 }
 
 // demandRoot makes sure that a root that is held is a node.
 func (x *indexer) demandRoot(root nodeKey) error {

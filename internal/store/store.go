@@ -55,10 +55,12 @@ type Store struct {
 	memory  *semaphore.Weighted // bytes of buffers in use
 	fast    *semaphore.Weighted // those of them that are held while bytes come in
 
-	// commit is held while a shard file is put in its place and made known to
-	// the database, and while files are taken away. So a file that no row
-	// names is one that nobody is about to name.
-	commit sync.Mutex
+	// commit is held for reading while a shard file is put in its place and made
+	// known to the database, and for writing while files are taken away. So a file
+	// that no row names is one that nobody is about to name.
+	commit    sync.RWMutex
+	accepting named // one at a time of each shard
+	turns     turns
 
 	mu     sync.RWMutex // held for reading while the store is changed
 	closed bool         // guarded by mu
@@ -81,6 +83,7 @@ func open(ctx context.Context, opts Options, rebuild bool) (_ *Store, err error)
 		memory:  semaphore.NewWeighted(max(opts.BufferBytes, scanBufferBytes)),
 		fast:    semaphore.NewWeighted(opts.BufferBytes / 4 * 3),
 		piecing: semaphore.NewWeighted(1),
+		turns:   defaultTurns,
 	}
 	st.buffers.New = func() any { b := make([]byte, scanBufferBytes); return &b }
 	if st.lock, err = lockDir(opts.Dir); err != nil {
@@ -95,7 +98,7 @@ func open(ctx context.Context, opts Options, rebuild bool) (_ *Store, err error)
 		return nil, err
 	}
 	path := filepath.Join(opts.Dir, databaseName)
-	if st.db, err = openDatabase(path); err != nil {
+	if st.db, err = openDatabase(ctx, path); err != nil {
 		return nil, err
 	}
 	if st.salt, err = (opening{opts.Discard, rebuild}).migrate(ctx, &st.db, st.files); err != nil {
@@ -131,7 +134,7 @@ func (st *Store) change() (done func(), err error) {
 }
 
 // Ping reports whether the index answers.
-func (st *Store) Ping(ctx context.Context) error { return st.db.read.PingContext(ctx) }
+func (st *Store) Ping(ctx context.Context) error { return st.db.read.db.PingContext(ctx) }
 
 // bufferNow is buffer for a stream that may be waited for. It takes what memory
 // there is now, and leaves some for streams that are there already.

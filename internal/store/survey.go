@@ -27,7 +27,10 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := st.survey(ctx); err != nil {
+	if _, err = st.survey(ctx); err == nil {
+		err = st.finish(ctx)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open store %s: %w", opts.Dir, err), st.Close())
 	}
 	return st, nil

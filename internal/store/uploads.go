@@ -263,7 +263,7 @@ func (st *Store) Parts(ctx context.Context, uploadID int64) ([]cid.Cid, error) {
 // Rename gives a user's upload another name. The error matches [ErrNotFound] if
 // there is none.
 func (st *Store) Rename(ctx context.Context, userID int64, source string, name *string) error {
-	res, err := st.db.write.ExecContext(ctx, `UPDATE uploads SET name = ?, updated = ?
+	res, err := st.db.exec(ctx, `UPDATE uploads SET name = ?, updated = ?
 		WHERE user_id = ? AND source_cid = ? AND deleted IS NULL`, name, st.now(), userID, source)
 	return changed(res, err, "rename upload")
 }
@@ -272,7 +272,7 @@ func (st *Store) Rename(ctx context.Context, userID int64, source string, name *
 // error matches [ErrNotFound] if there is none.
 func (st *Store) Forget(ctx context.Context, userID int64, source string) error {
 	now := st.now()
-	res, err := st.db.write.ExecContext(ctx, `UPDATE uploads SET deleted = ?, updated = ?
+	res, err := st.db.exec(ctx, `UPDATE uploads SET deleted = ?, updated = ?
 		WHERE user_id = ? AND source_cid = ? AND deleted IS NULL`, now, now, userID, source)
 	return changed(res, err, "delete upload")
 }
@@ -293,7 +293,7 @@ func changed(res sql.Result, err error, doing string) error {
 
 // recordUpload inserts an upload, or updates what every shard of an upload
 // overwrites.
-func recordUpload(ctx context.Context, tx *sql.Tx, root cid.Cid, size int64, up *NewUpload, now int64) (id int64, err error) {
+func recordUpload(ctx context.Context, tx execer, root cid.Cid, size int64, up *NewUpload, now int64) (id int64, err error) {
 	content, err := recordContent(ctx, tx, root, size, now)
 	if err != nil {
 		return 0, err
@@ -317,7 +317,7 @@ func keyOrNull(id int64) sql.NullInt64 { return sql.NullInt64{Int64: id, Valid: 
 
 // recordContent makes sure that what a root stands for is known, under its
 // CIDv1, and returns that. The first to tell its size is believed.
-func recordContent(ctx context.Context, tx *sql.Tx, root cid.Cid, size, now int64) (string, error) {
+func recordContent(ctx context.Context, tx execer, root cid.Cid, size, now int64) (string, error) {
 	k := keyOf(root)
 	content := contentCID(root)
 	_, err := tx.ExecContext(ctx, `INSERT OR IGNORE INTO contents (cid, mh, codec, size, created) VALUES (?, ?, ?, ?, ?)`,

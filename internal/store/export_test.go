@@ -1,0 +1,36 @@
+package store
+
+import (
+	"context"
+	"time"
+)
+
+// Between makes slices as short as they can be, and has f called after each while
+// the index is given up.
+func (st *Store) Between(f func()) { st.turns = turns{between: f} }
+
+// Hold keeps the index to itself until the caller lets go.
+func (st *Store) Hold(ctx context.Context) (letGo func() error) {
+	held, let, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	go func() {
+		done <- st.db.update(ctx, func(*tx) error {
+			close(held)
+			<-let
+			return nil
+		})
+	}()
+	<-held
+	return func() error { close(let); return <-done }
+}
+
+// Commits counts transactions that wrote since the store was opened.
+func (st *Store) Commits() int64 { return st.db.write.commits.Load() }
+
+// WaitQueued waits until this many transactions wait for their turn.
+func (st *Store) WaitQueued(n int) {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for len(st.db.write.jobs) < n {
+		<-tick.C
+	}
+}

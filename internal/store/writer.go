@@ -1,0 +1,247 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// writer is the one connection that writes. Transactions that are asked for at
+// the same time become one: they share what it costs to make it durable.
+type writer struct {
+	db    *sql.DB
+	conn  *sql.Conn
+	stmts map[string]*sql.Stmt
+	jobs  chan *job
+	ended chan struct{}
+
+	commits atomic.Int64
+
+	mu     sync.RWMutex // held for reading while a job is handed over
+	closed bool         // guarded by mu
+}
+
+// job is a function that somebody wants to have run in a transaction.
+type job struct {
+	ctx   context.Context //nolint:containedctx // of the one who waits for it
+	f     func(*tx) error
+	err   error
+	panic any // what f panicked with
+	done  chan struct{}
+}
+
+// Bounds of what becomes one transaction.
+const (
+	groupJobs = 256
+	groupTime = 20 * time.Millisecond // none begins later than this
+)
+
+// newWriter begins to serve jobs. The caller closes it.
+func newWriter(ctx context.Context, db *sql.DB) (*writer, error) {
+	conn, err := db.Conn(context.WithoutCancel(ctx))
+	if err != nil {
+		return nil, fmt.Errorf("open index: %w", errors.Join(err, db.Close()))
+	}
+	w := &writer{db: db, conn: conn, stmts: make(map[string]*sql.Stmt), jobs: make(chan *job, groupJobs), ended: make(chan struct{})}
+	go w.serve() //nolint:contextcheck // jobs have contexts of their own
+	return w, nil
+}
+
+// close waits for the jobs that were handed over.
+func (w *writer) close() error {
+	w.mu.Lock()
+	w.closed = true
+	w.mu.Unlock()
+	close(w.jobs)
+	<-w.ended
+	var errs []error
+	for _, s := range w.stmts {
+		errs = append(errs, s.Close())
+	}
+	return errors.Join(append(errs, w.conn.Close(), w.db.Close())...)
+}
+
+// update runs f in a transaction. What f did is on the disk when update returns
+// without an error, and undone if it returns one. Whether the context ended is
+// looked at before each statement of f.
+func (w *writer) update(ctx context.Context, f func(*tx) error) error {
+	j := &job{ctx: ctx, f: f, done: make(chan struct{})}
+	if !w.hand(j) {
+		return ErrClosed
+	}
+	<-j.done
+	if j.panic != nil {
+		panic(j.panic)
+	}
+	return j.err
+}
+
+func (w *writer) hand(j *job) bool {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	if !w.closed {
+		w.jobs <- j
+	}
+	return !w.closed
+}
+
+// waited reports whether somebody waits for the current transaction to end.
+func (w *writer) waited() bool { return len(w.jobs) > 0 }
+
+func (w *writer) serve() {
+	defer close(w.ended)
+	for j := range w.jobs {
+		group := w.group(j)
+		for _, j := range group {
+			close(j.done)
+		}
+	}
+}
+
+// group makes one transaction of a job and those that come meanwhile.
+func (w *writer) group(j *job) (group []*job) {
+	group = []*job{j}
+	t := &tx{w}
+	if err := t.run(`BEGIN IMMEDIATE`); err != nil {
+		j.err = fmt.Errorf("begin transaction: %w", err)
+		return group
+	}
+	begun := time.Now()
+	for {
+		if err := j.run(t); err != nil {
+			// The transaction is gone, with all that was done in it.
+			w.fail(group, err)
+			return group
+		}
+		if len(group) == groupJobs || time.Since(begun) > groupTime {
+			break
+		}
+		var more bool
+		select {
+		case j, more = <-w.jobs:
+		default:
+		}
+		if !more {
+			break
+		}
+		group = append(group, j)
+	}
+	w.commits.Add(1)
+	if err := t.run(`COMMIT`); err != nil {
+		w.fail(group, fmt.Errorf("commit: %w", err))
+	}
+	return group
+}
+
+// fail undoes a transaction. Jobs that failed by themselves keep their errors.
+func (w *writer) fail(group []*job, err error) {
+	_ = (&tx{w}).run(`ROLLBACK`) // SQLite may have done that already
+	for _, j := range group {
+		if j.err == nil && j.panic == nil {
+			j.err = err
+		}
+	}
+}
+
+// run does a job within a transaction, so that it can be undone alone. It returns
+// an error if the transaction cannot go on.
+func (j *job) run(t *tx) error {
+	if j.err = ended(j.ctx); j.err != nil {
+		return nil
+	}
+	if err := t.run(`SAVEPOINT job`); err != nil {
+		return err
+	}
+	j.call(t)
+	if j.err != nil || j.panic != nil {
+		if err := t.run(`ROLLBACK TO job`); err != nil {
+			return errors.Join(j.err, err)
+		}
+	}
+	return t.run(`RELEASE job`)
+}
+
+func (j *job) call(t *tx) {
+	defer func() { j.panic = recover() }() // it is the caller's
+	j.err = j.f(t)
+}
+
+// tx is a transaction that writes. Its statements are prepared once and for all.
+type tx struct{ w *writer }
+
+// keptStatements is how many statements are kept prepared: more than there are,
+// but those whose text depends on what they are asked.
+const keptStatements = 512
+
+// prepared returns nil for a statement that is not kept.
+func (t *tx) prepared(ctx context.Context, query string) (*sql.Stmt, error) {
+	if s, ok := t.w.stmts[query]; ok {
+		return s, nil
+	}
+	if len(t.w.stmts) >= keptStatements || isScript(query) {
+		return nil, nil //nolint:nilnil // as the comment says
+	}
+	s, err := t.w.conn.PrepareContext(context.WithoutCancel(ctx), query)
+	if err != nil {
+		return nil, fmt.Errorf("prepare %.40q: %w", query, err)
+	}
+	t.w.stmts[query] = s
+	return s, nil
+}
+
+func (t *tx) run(query string) error {
+	_, err := t.ExecContext(context.Background(), query)
+	return err
+}
+
+// ExecContext runs a statement. Whether the context ended is looked at before.
+func (t *tx) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	if err := ended(ctx); err != nil {
+		return nil, err
+	}
+	s, err := t.prepared(ctx, query)
+	switch {
+	case err != nil:
+		return nil, err
+	case s == nil:
+		return t.w.conn.ExecContext(context.WithoutCancel(ctx), query, args...)
+	}
+	return s.ExecContext(context.WithoutCancel(ctx), args...)
+}
+
+// QueryContext is ExecContext for many rows.
+func (t *tx) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	if err := ended(ctx); err != nil {
+		return nil, err
+	}
+	s, err := t.prepared(ctx, query)
+	switch {
+	case err != nil:
+		return nil, err
+	case s == nil:
+		return t.w.conn.QueryContext(context.WithoutCancel(ctx), query, args...)
+	}
+	return s.QueryContext(context.WithoutCancel(ctx), args...)
+}
+
+// QueryRowContext is ExecContext for one row.
+func (t *tx) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	if s, err := t.prepared(ctx, query); err == nil && s != nil && ended(ctx) == nil {
+		return s.QueryRowContext(context.WithoutCancel(ctx), args...)
+	}
+	return t.w.conn.QueryRowContext(ctx, query, args...)
+}
+
+// ended returns why a context ended, or nil.
+func ended(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	default:
+		return nil
+	}
+}
