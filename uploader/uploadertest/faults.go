@@ -1,13 +1,17 @@
 package uploadertest
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
+
+	"github.com/carload/carload/car"
 )
 
 // Fault serves a request in the place of next, or around it.
@@ -202,12 +206,20 @@ func NamesRoot(root string) Fault { return Rewrite(func(v map[string]any) { v["c
 // NamesNoRoot makes a reply name no root.
 var NamesNoRoot = Rewrite(func(v map[string]any) { delete(v, "cid") })
 
-// MissingPart makes a reply leave out the last archive.
-var MissingPart = Rewrite(func(v map[string]any) {
-	if parts, ok := v["parts"].([]any); ok && len(parts) > 0 {
-		v["parts"] = parts[:len(parts)-1]
-	}
-})
+// MissingPart makes a reply leave out the archive that the request sent.
+func MissingPart(w http.ResponseWriter, r *http.Request, next http.Handler) {
+	h := sha256.New()
+	r.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.TeeReader(r.Body, h), r.Body}
+	Rewrite(func(v map[string]any) {
+		sent := car.CID([sha256.Size]byte(h.Sum(nil))).String()
+		if parts, ok := v["parts"].([]any); ok {
+			v["parts"] = slices.DeleteFunc(parts, func(p any) bool { return p == sent })
+		}
+	})(w, r, next)
+}
 
 // Reports makes a reply report a pin status.
 func Reports(status string) Fault {
