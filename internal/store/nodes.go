@@ -50,15 +50,20 @@ func (x *indexer) states(keys []nodeKey) (map[nodeKey]int64, error) {
 	return out, nil
 }
 
-// held returns the multihashes of those blocks that are held.
+// held returns the multihashes of those blocks that are held. It asks for the
+// others: most often there are none, and rows cost more than looking up.
 func (x *indexer) held(keys []nodeKey) (map[string]bool, error) {
-	out := make(map[string]bool)
+	out := make(map[string]bool, len(keys))
+	for _, k := range keys {
+		out[k.mh] = true
+	}
 	err := chunks(keys, func(part []nodeKey) error {
-		return x.query(`SELECT DISTINCT mh FROM blocks WHERE mh IN (%s)`, `?`, len(part), hashes(part),
+		return x.query(`SELECT k.column1 FROM (VALUES %s) AS k WHERE NOT EXISTS (SELECT 1 FROM blocks b WHERE b.mh = k.column1)`,
+			`(?)`, len(part), hashes(part),
 			func(scan scanRow) error {
 				var mh string
 				err := scan(&mh)
-				out[mh] = true
+				delete(out, mh)
 				return err
 			})
 	})
