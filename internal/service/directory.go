@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	uio "github.com/ipfs/boxo/ipld/unixfs/io"
+	"github.com/spaolacci/murmur3"
 )
 
 // directory is a tree of imported files, by name.
@@ -66,6 +67,16 @@ const shardEntries = 1000
 // has no type.
 const tooDeep = "sharded directory too deep"
 
+// twin finds another name with the hash of one.
+func (d directory) twin(name string) string {
+	for other := range d {
+		if other != name && murmur3.Sum64([]byte(other)) == murmur3.Sum64([]byte(name)) {
+			return other
+		}
+	}
+	return ""
+}
+
 // addDirectory writes a directory and those in it, and returns its node.
 func (b *importer) addDirectory(ctx context.Context, d directory) (written, error) {
 	var dir uio.Directory
@@ -87,7 +98,7 @@ func (b *importer) addDirectory(ctx context.Context, d directory) (written, erro
 		}
 		if err := dir.AddChild(ctx, name, child); err != nil {
 			if strings.Contains(err.Error(), tooDeep) {
-				return written{}, badRequest("file name %q has the same hash as another one of this form; send a CAR with a plain directory instead", name)
+				return written{}, badRequest("the file names %q and %q have the same hash; send a CAR with a plain directory instead", name, d.twin(name))
 			}
 			return written{}, fmt.Errorf("add %q to directory: %w", name, err)
 		}

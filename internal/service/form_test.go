@@ -203,3 +203,22 @@ func TestFormHasTooMuch(t *testing.T) {
 		t.Errorf("left: %v %v", left, err)
 	}
 }
+
+// Names of one hash cannot be in one HAMT.
+func TestFormOfNamesWithOneHash(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, options{})
+	twins := []string{"ipfs-hamt-collision-name-0000001", "ipfs-00006562330ZZx-7-'FZd4YEQ];"}
+	var parts []formPart
+	for i := range 1000 {
+		parts = append(parts, formPart{"file", fmt.Sprint("file ", i), "text/plain", "x"})
+	}
+	for _, name := range twins {
+		parts = append(parts, formPart{"file", name, "text/plain", "x"})
+	}
+	body, mime := form(t, parts...)
+	a := s.do("POST", "/upload", body, "Content-Type", mime)
+	if a.status != 400 || !strings.Contains(a.Error.Message, fmt.Sprintf("%q", twins[0])) || !strings.Contains(a.Error.Message, fmt.Sprintf("%q", twins[1])) {
+		t.Errorf("%d %s", a.status, a.raw)
+	}
+}
