@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 
@@ -22,12 +23,28 @@ type database struct {
 // openDatabase opens a file for writing; openReaders follows when its tables
 // are there.
 func openDatabase(ctx context.Context, path string) (database, error) {
+	if err := private(path); err != nil {
+		return database{}, err
+	}
 	db, err := sqlite.OpenWriter(path, "_pragma=cache_size(-65536)")
 	if err != nil {
 		return database{}, fmt.Errorf("open index: %w", err)
 	}
 	write, err := newWriter(ctx, db)
 	return database{write: write}, err
+}
+
+// private sees to it that nobody else reads the index, which has the hashes of
+// keys and all names. SQLite gives its other files the same mode.
+func private(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("open index: %w", err)
+	}
+	if err := errors.Join(f.Chmod(0o600), f.Close()); err != nil {
+		return fmt.Errorf("open index: %w", err)
+	}
+	return nil
 }
 
 func (db *database) openReaders(path string) error {
