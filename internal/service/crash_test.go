@@ -21,11 +21,16 @@ import (
 
 	"github.com/ipfs/go-cid"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/carload/carload/internal/store"
 )
 
 // crashDir names the store for the process that is to be killed: this test
 // binary, started again.
 const crashDir = "CARLOAD_TEST_CRASH_DIR"
+
+// crashCollect makes it collect all the time.
+const crashCollect = "CARLOAD_TEST_CRASH_COLLECT"
 
 // TestCrashChild serves until it is killed.
 func TestCrashChild(t *testing.T) {
@@ -36,6 +41,9 @@ func TestCrashChild(t *testing.T) {
 	s, err := openServer(t, options{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if os.Getenv(crashCollect) != "" {
+		go s.st.CollectRegularly(t.Context(), store.CollectOptions{Every: 5 * time.Millisecond})
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -48,10 +56,10 @@ func TestCrashChild(t *testing.T) {
 }
 
 // startChild starts a service in a process of its own.
-func startChild(t *testing.T, dir string) (*exec.Cmd, string) {
+func startChild(t *testing.T, dir string, env ...string) (*exec.Cmd, string) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run", "^TestCrashChild$")
-	cmd.Env = append(os.Environ(), crashDir+"="+dir)
+	cmd.Env = append(append(os.Environ(), crashDir+"="+dir), env...)
 	out, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

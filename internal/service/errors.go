@@ -69,6 +69,9 @@ func asAPIError(err error) (*apiError, bool) {
 		return api, true
 	case errors.As(err, &car):
 		return carFailure(car), true
+	case errors.As(err, &quota) && quota.Uncollected > 0:
+		return failure(http.StatusForbidden, "ERROR_QUOTA_EXCEEDED",
+			"The quota of this API Key is %d bytes, and %d bytes that were deleted are not collected yet; try again in a few minutes.", quota.Quota, quota.Uncollected), true
 	case errors.As(err, &quota):
 		return failure(http.StatusForbidden, "ERROR_QUOTA_EXCEEDED",
 			"The quota of this API Key is %d bytes, of which %d are used.", quota.Quota, quota.Used), true

@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-
-	"github.com/ipfs/go-cid"
 )
 
 // Accept makes a received shard part of the store, and of an upload. Without an
@@ -26,6 +24,7 @@ func (st *Store) Accept(ctx context.Context, in *Incoming, up *NewUpload) error 
 	}
 	defer done()
 	if err := st.accept(ctx, in, up); err != nil {
+		st.crowd(err)
 		return fmt.Errorf("store shard %s: %w", in.shard.cid, err)
 	}
 	return nil
@@ -64,7 +63,7 @@ func (st *Store) accept(ctx context.Context, in *Incoming, up *NewUpload) error 
 func (st *Store) record(x *indexer, in *Incoming, up *NewUpload) error {
 	var key sql.NullInt64
 	if up != nil {
-		if err := checkQuota(x.ctx, x.tx, up.Caller, in.Bytes, in.shard.cid); err != nil {
+		if err := checkQuota(x.ctx, x.tx, up.Caller, demand{shard: in.shard.cid, bytes: in.Bytes, words: up.words()}); err != nil {
 			return err
 		}
 		key = keyOrNull(up.Caller.KeyID)
@@ -97,7 +96,7 @@ func (st *Store) record(x *indexer, in *Incoming, up *NewUpload) error {
 	}
 	now := st.now()
 	if up == nil {
-		return recordFetched(x.ctx, x.tx, in.Root, id, now)
+		return recordFetched(x.ctx, x.tx, in, now)
 	}
 	uploadID, err := recordUpload(x.ctx, x.tx, in.Root, in.DAGSize, up, now)
 	if err != nil {
@@ -136,15 +135,47 @@ func (st *Store) finish(ctx context.Context) error {
 	return st.sliced(ctx, (*indexer).settleAll, nil)
 }
 
-// recordFetched gives a shard to all pins of its root.
-func recordFetched(ctx context.Context, tx execer, root cid.Cid, shardID, now int64) error {
-	content, err := recordContent(ctx, tx, root, -1, now)
+// recordFetched gives a shard to all pins of its root whose keys have room for it.
+// The error is a [QuotaError] if there are pins, and none has.
+func recordFetched(ctx context.Context, tx execer, in *Incoming, now int64) error {
+	content, err := recordContent(ctx, tx, in.Root, in.DAGSize, now)
 	if err != nil {
 		return err
 	}
-	_, err = tx.ExecContext(ctx, `INSERT OR IGNORE INTO upload_shards (upload_id, shard_id, key_id)
-		SELECT id, ?, key_id FROM uploads WHERE content_cid = ? AND deleted IS NULL`, shardID, content)
-	return err
+	type pin struct {
+		id  int64
+		key sql.NullInt64
+		who Caller
+	}
+	pins, err := rowsOf(ctx, tx, `SELECT u.id, u.key_id, COALESCE(k.quota, 0) FROM uploads u LEFT JOIN keys k ON k.id = u.key_id
+		WHERE u.content_cid = ? AND u.deleted IS NULL`, []any{content}, func(scan scanRow) (p pin, err error) {
+		err = scan(&p.id, &p.key, &p.who.QuotaBytes)
+		p.who.KeyID = p.key.Int64
+		return p, err
+	})
+	if err != nil {
+		return err
+	}
+	var full error
+	given := 0
+	for _, p := range pins {
+		err := checkQuota(ctx, tx, &p.who, demand{shard: in.shard.cid, bytes: in.Bytes, pin: p.id})
+		if quota := new(QuotaError); errors.As(err, &quota) {
+			full = err
+			continue
+		}
+		if err == nil {
+			_, err = tx.ExecContext(ctx, `INSERT OR IGNORE INTO upload_shards (upload_id, shard_id, key_id) VALUES (?, ?, ?)`, p.id, in.shard.id, p.key)
+		}
+		if err != nil {
+			return err
+		}
+		given++
+	}
+	if given > 0 {
+		return nil
+	}
+	return full
 }
 
 func recordShard(ctx context.Context, tx execer, sh shard, size, now int64) (id int64, fresh bool, err error) {
@@ -159,35 +190,4 @@ func recordShard(ctx context.Context, tx execer, sh shard, size, now int64) (id 
 	}
 	id, err = res.LastInsertId()
 	return id, true, err
-}
-
-// CheckQuota returns a [QuotaError] if a caller has no room for a shard of this
-// size. It may be one that counts already if it has the size of one.
-func (st *Store) CheckQuota(ctx context.Context, who *Caller, size int64) error {
-	return checkQuota(ctx, st.db.read, who, size, cid.Undef)
-}
-
-// checkQuota is CheckQuota for a shard whose CID may be known. One that counts
-// already needs no room.
-func checkQuota(ctx context.Context, q querier, who *Caller, size int64, shardCID cid.Cid) error {
-	if who.QuotaBytes == 0 {
-		return nil
-	}
-	same, this := `size = ?1`, any(size)
-	if shardCID.Defined() {
-		same, this = `cid = ?1`, shardCID.Bytes()
-	}
-	var used int64
-	var counts bool
-	err := q.QueryRowContext(ctx, `SELECT COALESCE(sum(size), 0), COALESCE(max(`+same+`), 0) FROM shards WHERE id IN
-		(SELECT us.shard_id FROM upload_shards us JOIN uploads u ON u.id = us.upload_id WHERE us.key_id = ?2 AND u.deleted IS NULL
-		UNION SELECT shard FROM staging WHERE key_id = ?2 AND active)`,
-		this, who.KeyID).Scan(&used, &counts)
-	if err != nil {
-		return fmt.Errorf("add up quota: %w", err)
-	}
-	if !counts && used+size > who.QuotaBytes {
-		return &QuotaError{Quota: who.QuotaBytes, Used: used}
-	}
-	return nil
 }

@@ -5,7 +5,11 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"log/slog"
+	"math"
 	"os"
+	"strings"
+	"time"
 
 	"github.com/ipfs/go-cid"
 )
@@ -18,15 +22,18 @@ type CollectReport struct {
 }
 
 // Collect removes the shards that no upload needs. A shard of a deleted upload
-// stays if another upload is complete only because of blocks in it. Uploads wait
-// while it runs; reading goes on. If all copies of a node are damaged that an
-// upload needs, nothing is removed: what it links to is not known.
+// stays if another upload is complete only because of blocks in it. Uploads and
+// reading go on meanwhile; only when it is clear what goes, uploads wait until
+// the index is without it. If all copies of a node are damaged that an upload
+// needs, nothing is removed: what it links to is not known.
 func (st *Store) Collect(ctx context.Context) (CollectReport, error) {
 	done, err := st.change()
 	if err != nil {
 		return CollectReport{}, fmt.Errorf("collect garbage: %w", err)
 	}
 	defer done()
+	st.collecting.Lock()
+	defer st.collecting.Unlock()
 	r, err := st.collect(ctx)
 	if err != nil {
 		return r, fmt.Errorf("collect garbage: %w", err)
@@ -35,65 +42,122 @@ func (st *Store) Collect(ctx context.Context) (CollectReport, error) {
 }
 
 func (st *Store) collect(ctx context.Context) (CollectReport, error) {
-	st.commit.Lock()
-	defer st.commit.Unlock()
 	var report CollectReport
 	var gone []cid.Cid
 	var bad []suspect
-	err := st.db.update(ctx, func(tx *tx) error {
-		m := &marker{x: newIndexer(ctx, st, tx)} // nobody else writes until it is done
+	err := st.sliced(ctx, func(x *indexer) error {
+		m := &marker{x: x}
 		var err error
 		gone, err = m.collect()
 		bad = m.bad
 		return err
-	})
+	}, nil)
 	st.report(ctx, bad)
 	if err != nil {
 		return report, err
 	}
 	for _, c := range gone {
-		info, err := os.Stat(st.files.path(c))
-		if err == nil {
-			report.Bytes += info.Size()
-			err = st.files.remove(c)
-		}
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
+		size, err := st.discardFile(ctx, c)
+		if err != nil {
 			return report, err
 		}
+		report.Bytes += size
 		report.Shards++
 	}
-	err = st.files.each(func(c cid.Cid, path string) error {
+	err = st.files.each(func(c cid.Cid, _ string) error {
 		known, err := st.knows(ctx, c)
 		if err != nil || known {
 			return err
 		}
-		info, err := os.Stat(path)
-		if err != nil {
-			return err
+		size, err := st.discardFile(ctx, c)
+		if size > 0 {
+			report.Files++
+			report.Bytes += size
 		}
-		report.Files++
-		report.Bytes += info.Size()
-		return st.files.remove(c)
+		return err
 	})
 	return report, err
 }
 
+// discardFile removes the file of a shard, if it is there and the index does not
+// have it: the shard may have come again.
+func (st *Store) discardFile(ctx context.Context, c cid.Cid) (size int64, err error) {
+	st.commit.Lock()
+	defer st.commit.Unlock()
+	known, err := st.knows(ctx, c)
+	if err != nil || known {
+		return 0, err
+	}
+	info, err := os.Stat(st.files.path(c))
+	if err == nil {
+		size, err = info.Size(), st.files.remove(c)
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		err = nil
+	}
+	return size, err
+}
+
+// CollectOptions say when [Store.CollectRegularly] collects.
+type CollectOptions struct {
+	Every time.Duration
+}
+
+// CollectRegularly collects until the context ends, when there is something to
+// collect: at regular times, and soon after somebody's quota would have had room
+// for what waits to be collected. What goes wrong is logged.
+func (st *Store) CollectRegularly(ctx context.Context, opts CollectOptions) {
+	tick := time.NewTicker(opts.Every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-st.crowded:
+		}
+		garbage, err := exists(ctx, st.db.read, `SELECT 1 FROM uploads WHERE deleted IS NOT NULL UNION ALL SELECT 1 FROM staging WHERE NOT active`)
+		var r CollectReport
+		if err == nil && garbage {
+			r, err = st.Collect(ctx)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			st.log.LogAttrs(ctx, slog.LevelError, "collect", slog.Any("error", err))
+		case r != CollectReport{}:
+			st.log.LogAttrs(ctx, slog.LevelInfo, "collected", slog.Int("shards", r.Shards), slog.Int("files", r.Files), slog.Int64("bytes", r.Bytes))
+		}
+	}
+}
+
 // marker finds the shards that can go. It keeps what it has seen in tables of
-// the transaction, so its memory does not grow with the store.
+// the connection, so its memory does not grow with the store. While it looks
+// others write: what they add is looked at again and again, until in the one
+// transaction that takes things away nothing is left to look at.
 type marker struct {
-	x   *indexer
-	bad []suspect // found on the way
+	x     *indexer
+	bad   []suspect // found on the way
+	roots int64     // uploads until this time are looked at
+
+	walked int64 // the last node that was
+	last   bool  // no pause any more
 }
 
 const markTables = `
 DROP TABLE IF EXISTS temp.unowned; DROP TABLE IF EXISTS temp.needed; DROP TABLE IF EXISTS temp.marked;
+DROP TABLE IF EXISTS temp.absent;
 CREATE TEMP TABLE unowned (id INTEGER PRIMARY KEY);
 CREATE TEMP TABLE needed (id INTEGER PRIMARY KEY);
 CREATE TEMP TABLE marked (id INTEGER PRIMARY KEY, mh BLOB NOT NULL, codec INTEGER NOT NULL, UNIQUE (mh, codec));
-INSERT INTO unowned SELECT id FROM shards WHERE id NOT IN
-	(SELECT us.shard_id FROM upload_shards us JOIN uploads u ON u.id = us.upload_id WHERE u.deleted IS NULL
-	UNION SELECT shard FROM staging WHERE active);
+CREATE TEMP TABLE absent (id INTEGER PRIMARY KEY);
+INSERT INTO unowned SELECT id FROM shards WHERE id NOT IN ` + owned + `;
 `
+
+// owned are the shards of uploads, and those that are about to be.
+const owned = `(SELECT us.shard_id FROM upload_shards us JOIN uploads u ON u.id = us.upload_id WHERE u.deleted IS NULL
+	UNION SELECT shard FROM staging WHERE active)`
 
 // collect removes from the database what no upload needs, and returns the
 // shards that are no longer in it.
@@ -107,8 +171,21 @@ func (m *marker) collect() ([]cid.Cid, error) {
 		return nil, err
 	}
 	if unowned {
-		if err := m.mark(); err != nil {
-			return nil, err
+		// What came while the first pass went on takes a shorter one, and so on.
+		for pass := 0; ; pass++ {
+			m.last = pass == markPasses
+			if err := m.mark(); err != nil {
+				return nil, err
+			}
+			if m.last {
+				break
+			}
+			if err := x.pause(); err != nil {
+				return nil, err
+			}
+		}
+		if _, err := x.tx.ExecContext(x.ctx, `DELETE FROM unowned WHERE id IN `+owned); err != nil {
+			return nil, fmt.Errorf("find shards without uploads: %w", err)
 		}
 	}
 	gone, err := rowsOf(x.ctx, x.tx, `SELECT cid FROM shards WHERE id IN (SELECT id FROM unowned EXCEPT SELECT id FROM needed)`, nil, scanCID)
@@ -120,8 +197,37 @@ func (m *marker) collect() ([]cid.Cid, error) {
 			return nil, err
 		}
 	}
-	return gone, m.forget()
+	if err := m.forget(); err != nil || len(gone) == 0 {
+		return gone, err
+	}
+	return gone, m.tidy()
 }
+
+// tidy removes what is said of nodes that are gone and does no harm, bit by bit.
+func (m *marker) tidy() error {
+	x := m.x
+	const window = `SELECT max(child) FROM (SELECT child FROM parents WHERE child > ? ORDER BY child LIMIT 10000)`
+	for last := int64(math.MinInt64); ; {
+		var end sql.NullInt64
+		if err := x.tx.QueryRowContext(x.ctx, window, last).Scan(&end); err != nil {
+			return fmt.Errorf("tidy the index: %w", err)
+		}
+		if !end.Valid {
+			return nil
+		}
+		if _, err := x.tx.ExecContext(x.ctx, `DELETE FROM parents WHERE child > ? AND child <= ? AND parent NOT IN (SELECT id FROM nodes)`,
+			last, end.Int64); err != nil {
+			return fmt.Errorf("tidy the index: %w", err)
+		}
+		last = end.Int64
+		if err := x.pause(); err != nil {
+			return err
+		}
+	}
+}
+
+// markPasses is how often it is marked while others write.
+const markPasses = 2
 
 // sweep takes the shards out of the index. What is said of nodes that no
 // upload reaches may no longer be true, so it is forgotten; it is worked out
@@ -132,7 +238,6 @@ func (m *marker) sweep() error {
 		`DELETE FROM blocks WHERE shard IN ` + doomed,
 		`DELETE FROM nodes WHERE NOT EXISTS (SELECT 1 FROM marked m WHERE m.mh = nodes.mh AND m.codec = nodes.codec)`,
 		`DELETE FROM waiting WHERE parent NOT IN (SELECT id FROM nodes)`,
-		`DELETE FROM parents WHERE parent NOT IN (SELECT id FROM nodes)`,
 		`DELETE FROM upload_shards WHERE shard_id IN ` + doomed,
 		`DELETE FROM staging WHERE shard IN ` + doomed,
 		`DELETE FROM shards WHERE id IN ` + doomed,
@@ -160,28 +265,50 @@ func (m *marker) forget() error {
 	return nil
 }
 
-// mark walks all that the uploads reach.
+// mark walks all that the uploads reach and that was not walked yet.
 func (m *marker) mark() error {
 	x := m.x
+	since := m.roots
+	m.roots = x.st.now()
+	for _, q := range []string{
+		`INSERT OR IGNORE INTO marked (mh, codec) SELECT c.mh, c.codec FROM contents c JOIN uploads u ON u.content_cid = c.cid
+			WHERE u.deleted IS NULL AND u.updated >= ?1`,
+		fmt.Sprintf(needQuery, `SELECT c.mh FROM contents c JOIN uploads u ON u.content_cid = c.cid WHERE u.deleted IS NULL AND u.updated >= ?1`),
+	} {
+		if _, err := x.tx.ExecContext(x.ctx, q, since); err != nil {
+			return fmt.Errorf("mark roots: %w", err)
+		}
+	}
+	// Those that were not held may have come since.
+	if err := m.walk(`SELECT m.id, m.mh, m.codec FROM absent a JOIN marked m ON m.id = a.id WHERE m.id > ?`); err != nil {
+		return err
+	}
+	if err := m.walk(`SELECT m.id, m.mh, m.codec FROM marked m WHERE m.id > ? AND m.codec IN ` + innerCodecs); err != nil {
+		return err
+	}
+	return m.clear()
+}
+
+// walk goes through marked nodes in the order of their numbers, and marks what
+// they link to. Those that are not held are noted.
+func (m *marker) walk(query string) error {
+	x := m.x
 	type root struct {
-		id  int64
-		key nodeKey
+		id   int64
+		key  nodeKey
+		held bool
 	}
-	if _, err := x.tx.ExecContext(x.ctx, `INSERT OR IGNORE INTO marked (mh, codec)
-		SELECT c.mh, c.codec FROM contents c JOIN uploads u ON u.content_cid = c.cid WHERE u.deleted IS NULL`); err != nil {
-		return fmt.Errorf("mark roots: %w", err)
+	again := strings.Contains(query, "absent")
+	last := m.walked
+	if again {
+		last = 0
 	}
-	if _, err := x.tx.ExecContext(x.ctx, fmt.Sprintf(needQuery, `SELECT mh FROM marked`)); err != nil {
-		return fmt.Errorf("mark roots: %w", err)
-	}
-	for last := int64(0); ; {
+	for {
 		var batch []root
-		err := eachRow(x.ctx, x.tx, `SELECT m.id, m.mh, m.codec FROM marked m
-			WHERE m.id > ? AND m.codec IN `+innerCodecs+` AND EXISTS (SELECT 1 FROM blocks b WHERE b.mh = m.mh)
-			ORDER BY m.id LIMIT 64`, []any{last},
-			func(scan scanRow) error {
+		err := eachRow(x.ctx, x.tx, `SELECT m.id, m.mh, m.codec, EXISTS (SELECT 1 FROM blocks b WHERE b.mh = m.mh) FROM (`+query+` ORDER BY m.id LIMIT 64) m`,
+			[]any{last}, func(scan scanRow) error {
 				var r root
-				err := scan(&r.id, &r.key.mh, &r.key.codec)
+				err := scan(&r.id, &r.key.mh, &r.key.codec, &r.held)
 				batch = append(batch, r)
 				return err
 			})
@@ -189,19 +316,37 @@ func (m *marker) mark() error {
 			return fmt.Errorf("mark: %w", err)
 		}
 		if len(batch) == 0 {
-			return m.clear()
+			return nil
 		}
 		for _, r := range batch {
 			last = r.id
-			data, err := m.read(r.key)
-			if err != nil {
-				return fmt.Errorf("what uploads need is not clear, so nothing is removed: %w", err)
+			if !again {
+				m.walked = last
 			}
-			if n := parse(r.key, data); !n.broken {
-				if err := m.children(n.links); err != nil {
-					return err
+			note := `INSERT OR IGNORE INTO absent VALUES (?)`
+			if r.held {
+				data, err := m.read(r.key)
+				if err != nil {
+					return fmt.Errorf("what uploads need is not clear, so nothing is removed: %w", err)
+				}
+				if n := parse(r.key, data); !n.broken {
+					if err := m.children(n.links); err != nil {
+						return err
+					}
+				}
+				note = `DELETE FROM absent WHERE id = ?`
+			}
+			if r.held == again {
+				if _, err := x.tx.ExecContext(x.ctx, note, r.id); err != nil {
+					return fmt.Errorf("mark: %w", err)
 				}
 			}
+		}
+		if m.last {
+			continue
+		}
+		if err := x.rest(); err != nil {
+			return err
 		}
 	}
 }

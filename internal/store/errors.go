@@ -83,10 +83,16 @@ func (e *CARError) Error() string { return fmt.Sprintf("CAR: "+string(e.Fault), 
 
 func fault(f Fault, args ...any) *CARError { return &CARError{f, args} }
 
-// QuotaError is returned when a key has no room for a shard.
-type QuotaError struct{ Quota, Used int64 }
+// QuotaError is returned when a key has no room for something.
+type QuotaError struct {
+	Quota, Used int64
+	Uncollected int64 // what was deleted, if that is why; there is room again when it is collected
+}
 
 func (e *QuotaError) Error() string {
+	if e.Uncollected > 0 {
+		return fmt.Sprintf("the quota of the key is %d bytes, and %d bytes that were deleted are not collected yet", e.Quota, e.Uncollected)
+	}
 	return fmt.Sprintf("the quota of the key is %d bytes, of which %d are used", e.Quota, e.Used)
 }
 

@@ -11,7 +11,8 @@ import (
 
 // Pin registers an upload without blocks, in place of another one of the same
 // user if that is named, and queues a fetch of what is not held of it. If there
-// is an obstacle to fetching, that fails at once, with the obstacle as reason.
+// is an obstacle to fetching, that fails at once, with the obstacle as reason. The
+// error is a [QuotaError] if the caller has no room for what is held of it.
 func (st *Store) Pin(ctx context.Context, root cid.Cid, up *NewUpload, instead, obstacle string) error {
 	err := st.sliced(ctx, func(x *indexer) error {
 		// What takes time comes first, so that the rest is in one transaction.
@@ -19,7 +20,14 @@ func (st *Store) Pin(ctx context.Context, root cid.Cid, up *NewUpload, instead, 
 			return err
 		}
 		tx, now := x.tx, st.now()
-		if _, err := recordUpload(ctx, tx, root, -1, up, now); err != nil {
+		size, err := x.sizeOf(root)
+		if err != nil {
+			return err
+		}
+		if err := checkQuota(ctx, tx, up.Caller, demand{bytes: min(max(size, 0), 1<<40), words: up.words()}); err != nil {
+			return err
+		}
+		if _, err := recordUpload(ctx, tx, root, size, up, now); err != nil {
 			return err
 		}
 		if instead != "" {
@@ -35,15 +43,28 @@ func (st *Store) Pin(ctx context.Context, root cid.Cid, up *NewUpload, instead, 
 		if obstacle != "" {
 			state = FetchFailed
 		}
-		_, err := tx.ExecContext(ctx, `INSERT INTO fetches (content_cid, state, reason) VALUES (?, ?, ?)
+		_, err = tx.ExecContext(ctx, `INSERT INTO fetches (content_cid, state, reason) VALUES (?, ?, ?)
 			ON CONFLICT (content_cid) DO UPDATE SET state = excluded.state, reason = excluded.reason, attempts = 0
 			WHERE state IN ('failed', 'done')`, contentCID(root), state, obstacle)
 		return err
 	}, nil)
 	if err != nil {
+		st.crowd(err)
 		return fmt.Errorf("pin %s: %w", root, err)
 	}
 	return nil
+}
+
+// sizeOf is what a root that is held says is below it, and -1 of one that is not.
+func (x *indexer) sizeOf(root cid.Cid) (int64, error) {
+	data, _, _, err := x.st.readCopy(x.ctx, x.tx, root, copiesQuery)
+	switch {
+	case errors.Is(err, ErrNotHeld), errors.Is(err, ErrDamaged):
+		return -1, nil
+	case err != nil:
+		return 0, err
+	}
+	return max(inspectRoot(root, data).size, -1), nil
 }
 
 // FetchEnd is how fetching a content ended, as it is written in the index.

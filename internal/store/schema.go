@@ -171,6 +171,7 @@ CREATE TABLE staging (
 	key_id INTEGER REFERENCES keys(id),
 	active INTEGER NOT NULL
 );
+CREATE INDEX IF NOT EXISTS uploads_sender ON uploads(key_id);
 `
 
 // upgrades lead from each older version to the next.

@@ -62,6 +62,9 @@ type Store struct {
 	accepting named // one at a time of each shard
 	turns     turns
 
+	collecting sync.Mutex    // one collection at a time
+	crowded    chan struct{} // somebody waits for one
+
 	mu     sync.RWMutex // held for reading while the store is changed
 	closed bool         // guarded by mu
 
@@ -83,7 +86,7 @@ func open(ctx context.Context, opts Options, rebuild bool) (_ *Store, err error)
 		memory:  semaphore.NewWeighted(max(opts.BufferBytes, scanBufferBytes)),
 		fast:    semaphore.NewWeighted(opts.BufferBytes / 4 * 3),
 		piecing: semaphore.NewWeighted(1),
-		turns:   defaultTurns,
+		turns:   defaultTurns, crowded: make(chan struct{}, 1),
 	}
 	st.buffers.New = func() any { b := make([]byte, scanBufferBytes); return &b }
 	if st.lock, err = lockDir(opts.Dir); err != nil {

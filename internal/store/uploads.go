@@ -320,7 +320,8 @@ func keyOrNull(id int64) sql.NullInt64 { return sql.NullInt64{Int64: id, Valid: 
 func recordContent(ctx context.Context, tx execer, root cid.Cid, size, now int64) (string, error) {
 	k := keyOf(root)
 	content := contentCID(root)
-	_, err := tx.ExecContext(ctx, `INSERT OR IGNORE INTO contents (cid, mh, codec, size, created) VALUES (?, ?, ?, ?, ?)`,
+	_, err := tx.ExecContext(ctx, `INSERT INTO contents (cid, mh, codec, size, created) VALUES (?, ?, ?, ?, ?)
+		ON CONFLICT (cid) DO UPDATE SET size = excluded.size WHERE size IS NULL AND excluded.size IS NOT NULL`,
 		content, []byte(k.mh), k.codec, sql.NullInt64{Int64: size, Valid: size >= 0}, now)
 	return content, err
 }

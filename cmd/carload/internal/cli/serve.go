@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -47,6 +48,7 @@ type serveFlags struct {
 	maxResponseBytes  size
 	fetchFrom         []string
 	scrub             byteRate
+	collect           time.Duration
 }
 
 func (a *app) serveCommand() *cobra.Command {
@@ -84,6 +86,7 @@ website can act as the service by leading its own name here. SIGINT or SIGTERM f
 	fl.Var(&f.maxResponseBytes, "max-response-bytes", "largest file or archive that the gateway sends at once; 0 for no limit")
 	f.scrub.size = defaultScrub
 	fl.Var(&f.scrub, "scrub", "bytes per second at which the store is read and hashed in the background, once a day; off for never")
+	fl.DurationVar(&f.collect, "gc-interval", 10*time.Minute, "how often shards that no upload needs any more are removed meanwhile; 0 for never")
 	fl.BoolVar(&f.discard, "discard", false, "check uploads but keep no payload; for load tests")
 	return cmd
 }
@@ -94,6 +97,9 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 	}
 	if err := checkListen(f); err != nil {
 		return err
+	}
+	if f.collect < 0 {
+		return usagef("--gc-interval %v: it cannot be negative", f.collect)
 	}
 	if modes := []string{service.ModeReadWriteCreate, service.ModeReadWrite, service.ModeReadOnly, service.ModeNone}; !slices.Contains(modes, f.access) {
 		return usagef("--access %q: use one of %s", f.access, strings.Join(modes, ", "))
@@ -159,6 +165,12 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 			if err := st.Scrub(scrubbing, store.ScrubOptions{BytesPerSecond: int64(f.scrub.size)}); err != nil {
 				a.log.Error("the scrub ended", "error", err) // the service goes on
 			}
+			return nil
+		})
+	}
+	if f.collect > 0 {
+		g.Go(func() error {
+			st.CollectRegularly(scrubbing, store.CollectOptions{Every: f.collect})
 			return nil
 		})
 	}

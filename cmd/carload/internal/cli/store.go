@@ -181,7 +181,9 @@ func (a *app) gcCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "gc",
 		Short: "Remove the shards that no upload needs any more",
-		Args:  noArgs,
+		Long: `Remove the shards that no upload needs any more, in a store that no service has
+open. A service that runs does so by itself: see --gc-interval of "carload serve".`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withStore(cmd.Context(), dir, func(st *store.Store) error {
 				r, err := st.Collect(cmd.Context())

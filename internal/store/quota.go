@@ -1,0 +1,98 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/ipfs/go-cid"
+)
+
+// What a key keeps alive counts against its quota: the shards that it sent, and
+// those that were fetched for its pins; what else is written down of its uploads;
+// and for pins of what others hold, all that they say is below their roots. What
+// was deleted takes room until it is collected: together a key has at most twice
+// its quota.
+
+// demand is what somebody wants to have room for.
+type demand struct {
+	shard cid.Cid // if it is known: one that counts already needs no room
+	bytes int64   // of the shard
+	words int64   // that are written down of an upload
+	pin   int64   // the upload that the shard is fetched for, which counts no more as a pin without shards
+}
+
+// words is how much of an upload is written down that has no bound of its own.
+func (up *NewUpload) words() int64 {
+	name := 0
+	if up.Name != nil {
+		name = max(len(*up.Name)-freeName, 0)
+	}
+	return int64(max(len(up.Files)-2, 0) + length(up.Meta) + length(up.Origins) + name)
+}
+
+const freeName = 255 // bytes of a name that do not count
+
+// CheckQuota returns a [QuotaError] if a caller has no room for a shard of this
+// size. It may be one that counts already if it has the size of one.
+func (st *Store) CheckQuota(ctx context.Context, who *Caller, size int64) error {
+	err := checkQuota(ctx, st.db.read, who, demand{bytes: size})
+	st.crowd(err)
+	return err
+}
+
+const (
+	countedShards = `SELECT us.shard_id FROM upload_shards us JOIN uploads u ON u.id = us.upload_id WHERE us.key_id = ?2 AND u.deleted IS NULL
+		UNION SELECT shard FROM staging WHERE key_id = ?2 AND active`
+	countedWords = `SELECT COALESCE(sum(max(octet_length(files) - 2, 0) + COALESCE(octet_length(meta), 0) + COALESCE(octet_length(origins), 0)
+			+ max(COALESCE(octet_length(name), 0) - 255, 0)), 0)
+		FROM uploads WHERE key_id = ?2 AND deleted IS NULL`
+	countedPins = `SELECT COALESCE(sum(min(c.size, 1 << 40)), 0) FROM uploads u JOIN contents c ON c.cid = u.content_cid
+		WHERE u.key_id = ?2 AND u.deleted IS NULL AND u.id <> ?3 AND NOT EXISTS (SELECT 1 FROM upload_shards us WHERE us.upload_id = u.id)`
+	uncollected = `SELECT COALESCE(sum(size), 0) FROM shards WHERE id IN
+		(SELECT us.shard_id FROM upload_shards us JOIN uploads u ON u.id = us.upload_id WHERE us.key_id = ?2 AND u.deleted IS NOT NULL
+			AND NOT EXISTS (SELECT 1 FROM upload_shards o JOIN uploads v ON v.id = o.upload_id WHERE o.shard_id = us.shard_id AND v.deleted IS NULL)
+		UNION SELECT shard FROM staging WHERE key_id = ?2 AND NOT active)`
+)
+
+// checkQuota returns a [QuotaError] if a caller has no room for something.
+func checkQuota(ctx context.Context, q querier, who *Caller, d demand) error {
+	if who.QuotaBytes == 0 {
+		return nil
+	}
+	same, this := `size = ?1`, any(d.bytes)
+	if d.shard.Defined() {
+		same, this = `cid = ?1`, d.shard.Bytes()
+	}
+	var shards, words, pins, left int64
+	var counts bool
+	err := q.QueryRowContext(ctx, `SELECT COALESCE(sum(size), 0), COALESCE(max(`+same+`), 0), (`+countedWords+`), (`+countedPins+`), (`+uncollected+`)
+		FROM shards WHERE id IN (`+countedShards+`)`, this, who.KeyID, d.pin).Scan(&shards, &counts, &words, &pins, &left)
+	if err != nil {
+		return fmt.Errorf("add up quota: %w", err)
+	}
+	used, wanted := shards+words+pins, d.words
+	if !counts {
+		wanted += d.bytes
+	}
+	if wanted == 0 {
+		return nil
+	}
+	if used+wanted > who.QuotaBytes {
+		return &QuotaError{Quota: who.QuotaBytes, Used: used}
+	}
+	if used+wanted+left > 2*who.QuotaBytes {
+		return &QuotaError{Quota: who.QuotaBytes, Used: used, Uncollected: left}
+	}
+	return nil
+}
+
+// crowd asks for a collection if there was no room for something.
+func (st *Store) crowd(err error) {
+	if quota := new(QuotaError); errors.As(err, &quota) {
+		select {
+		case st.crowded <- struct{}{}:
+		default:
+		}
+	}
+}
