@@ -3,6 +3,7 @@ package service_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -92,6 +93,7 @@ func TestCollectWhileServing(t *testing.T) {
 	}
 	setup.close()
 	var all []*wanted
+	var kept, gone int
 	for round := range rounds {
 		cmd, base := startChild(t, dir, crashCollect+"=1")
 		ctx, cancel := context.WithCancel(t.Context())
@@ -104,6 +106,7 @@ func TestCollectWhileServing(t *testing.T) {
 			all = append(all, w)
 			g.Go(func() error {
 				w.live(ctx, base, setup.token, other)
+				w.shards = nil // of no use any more
 				if ended.Add(1) == limit {
 					close(enough)
 				}
@@ -124,17 +127,22 @@ func TestCollectWhileServing(t *testing.T) {
 			t.Fatal(err)
 		}
 		checkWanted(t, dir, setup.token, all)
-	}
-	http.DefaultClient.CloseIdleConnections()
-	var kept, gone int
-	for _, w := range all {
-		if w.must() {
-			kept++
-		} else if w.deleted && !w.unsure {
-			gone++
+		for _, w := range all {
+			if w.must() {
+				kept++
+			} else if w.deleted && !w.unsure {
+				gone++
+			}
+		}
+		if len(all) > 30 { // as much as a disk is good for
+			for _, token := range []string{setup.token, other} {
+				forget(t, dir, token, all[:10])
+			}
+			all = all[10:]
 		}
 	}
-	t.Logf("%d rounds, %d trees kept, %d deleted", rounds, kept, gone)
+	http.DefaultClient.CloseIdleConnections()
+	t.Logf("%d rounds, %d times a tree kept, %d times deleted", rounds, kept, gone)
 	if kept == 0 || gone == 0 {
 		t.Error("nothing was kept or deleted")
 	}
@@ -159,6 +167,22 @@ func TestCollectWhileServing(t *testing.T) {
 	}
 	if left, err := filepath.Glob(filepath.Join(dir, "shards", "*", "*")); err != nil || len(left) > 0 {
 		t.Errorf("%d shards are left when nobody has any, %v", len(left), err)
+	}
+}
+
+// forget deletes trees, and does not mind if that was done.
+func forget(t *testing.T, dir, token string, trees []*wanted) {
+	t.Helper()
+	s := newServer(t, options{Dir: dir})
+	defer s.close()
+	who, err := s.st.Authenticate(t.Context(), token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range trees {
+		if err := s.st.Forget(t.Context(), who.UserID, w.root.CID.String()); err != nil && !errors.Is(err, store.ErrNotFound) {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -191,7 +215,7 @@ func checkWanted(t *testing.T, dir, token string, all []*wanted) {
 		if _, err := s.st.Content(t.Context(), w.root.CID); err == nil {
 			continue // what was not answered may have happened
 		}
-		for i := range w.shards {
+		for i := range w.leaves {
 			for _, leaf := range w.leaves[i] {
 				if _, err := s.st.Block(t.Context(), leaf.CID); err == nil {
 					t.Fatalf("nobody has %s, and it is there", w.root.CID)

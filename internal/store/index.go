@@ -37,6 +37,9 @@ func (x *indexer) add(sh shard) (err error) {
 		if err := x.hold(sh.id, batch); err != nil {
 			return err
 		}
+		if in.off == in.end && len(starts) == 1 {
+			break // a small one
+		}
 		if err := x.rest(); err != nil {
 			return err
 		}

@@ -22,6 +22,7 @@ type indexer struct {
 
 	asked    context.Context      //nolint:containedctx // of the one who asked: it may end between transactions
 	began    time.Time            // of the transaction
+	steps    int                  // in it
 	yield    func() bool          // goes on in the next; nil if there is only one
 	yields   int                  // how often that was
 	deferred func(*indexer) error // is called before the first

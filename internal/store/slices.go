@@ -15,11 +15,12 @@ import (
 type turns struct {
 	waited time.Duration // if others wait
 	alone  time.Duration // if none do, so that what is done gets to the disk
+	steps  int           // that are taken at least: small shards are known at once, or not at all
 	// between is called while the index is given up; nil but in tests.
 	between func()
 }
 
-var defaultTurns = turns{waited: 20 * time.Millisecond, alone: 500 * time.Millisecond}
+var defaultTurns = turns{waited: 20 * time.Millisecond, alone: 500 * time.Millisecond, steps: 4}
 
 // errStopped unwinds what was to go on in another transaction.
 var errStopped = errors.New("stopped between two transactions")
@@ -41,7 +42,7 @@ func (st *Store) sliced(ctx context.Context, f func(*indexer) error, after func(
 	defer stop()
 	for more := true; more; {
 		err := st.db.update(calm, func(tx *tx) error {
-			x.tx, x.began = tx, time.Now()
+			x.tx, x.began, x.steps = tx, time.Now(), 0
 			if _, more = next(); more {
 				return nil
 			}
@@ -67,7 +68,7 @@ func (x *indexer) pause() error {
 		return nil
 	}
 	spent := time.Since(x.began)
-	if spent < x.st.turns.waited || spent < x.st.turns.alone && !x.st.db.write.waited() {
+	if x.steps++; x.steps < x.st.turns.steps || spent < x.st.turns.waited || spent < x.st.turns.alone && !x.st.db.write.waited() {
 		return nil
 	}
 	if x.yields == 0 && x.deferred != nil {
