@@ -53,6 +53,12 @@ func holdBytes(t *testing.T, srv *uploadertest.Server, data []byte, profile chun
 	if err != nil {
 		t.Fatal(err)
 	}
+	h.root = upload(t, srv, in)
+	return h
+}
+
+func upload(t *testing.T, srv *uploadertest.Server, in uploader.Input) (root cid.Cid) {
+	t.Helper()
 	u, err := uploader.New(source(t, srv), uploader.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -61,9 +67,9 @@ func holdBytes(t *testing.T, srv *uploadertest.Server, data []byte, profile chun
 		if err != nil {
 			t.Fatal(err)
 		}
-		h.root = r.Root
+		root = r.Root
 	}
-	return h
+	return root
 }
 
 func source(t *testing.T, srv *uploadertest.Server) *nftstorage.Target {

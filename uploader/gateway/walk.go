@@ -187,6 +187,11 @@ func (s *walker) group(n *node, from int) []cid.Cid {
 		if _, ok := s.met[n.cids[to]]; ok {
 			break
 		}
+		// What is below a node comes with it, in a request that the walk is in when
+		// it is loaded by itself.
+		if !n.file && to > from && (links.Possible(n.cids[to].Prefix().Codec) || links.Possible(n.cids[from].Prefix().Codec)) {
+			break
+		}
 		for _, c := range n.cids[from:to] {
 			if c == n.cids[to] {
 				return n.cids[from:to]

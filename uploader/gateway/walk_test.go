@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -191,5 +193,35 @@ func TestWalkRepeats(t *testing.T) {
 				t.Error("the fault did not happen")
 			}
 		})
+	}
+}
+
+// TestWalkOfManyFiles: what is below a node comes with it, and not block by
+// block.
+func TestWalkOfManyFiles(t *testing.T) {
+	t.Parallel()
+	srv := uploadertest.NewServer(t, uploadertest.Options{})
+	dir := t.TempDir()
+	const files = 3000
+	for i := range files {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("a file with a name so long that the directory has to be sharded %d", i)), []byte(fmt.Sprint("content ", i)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tree := chunker.NewTree()
+	if err := tree.AddDisk("", dir); err != nil {
+		t.Fatal(err)
+	}
+	root := upload(t, srv, uploader.Tree("many", tree, chunker.Options{Profile: chunker.UnixFSv1()}))
+	visited := 0
+	err := gateway.NewPool(gateway.Options{}, source(t, srv)).Walk(t.Context(), root, gateway.Walk{Visit: func(c cid.Cid, _ []byte) error {
+		if c.Prefix().Codec == cid.Raw {
+			visited++
+		}
+		return nil
+	}})
+	asked := srv.Count(uploadertest.Block).Requests + srv.Count(uploadertest.Archive).Requests
+	if err != nil || visited != files || asked > files/5 {
+		t.Errorf("%d files by %d requests, %v", visited, asked, err)
 	}
 }
