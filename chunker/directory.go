@@ -55,10 +55,18 @@ func (d *DAG) entriesOf(dir *directory) []uint32 {
 // assemble builds symlinks, and directories once all files are described:
 // children before parents, since a parent always has the lower number.
 func (d *DAG) assemble(dropEmpty bool) error {
+	var order []uint32
+	if d.profile.changesNames() {
+		order = d.rename()
+	}
 	d.collect()
 	var buf []byte
-	for i := d.nodes.n - 1; i >= 0; i-- {
-		n := d.nodes.at(uint32(i))
+	for j := range d.nodes.n {
+		i := uint32(d.nodes.n - 1 - j)
+		if order != nil {
+			i = order[j]
+		}
+		n := d.nodes.at(i)
 		if _, ok := n.body.(symlink); ok {
 			buf = appendSymlink(buf[:0], n)
 			n.digest, n.tsize = sha256.Sum256(buf), int64(len(buf))
@@ -69,7 +77,7 @@ func (d *DAG) assemble(dropEmpty bool) error {
 			continue
 		}
 		kids := d.entriesOf(dir)
-		if dropEmpty || d.refused > 0 {
+		if dropEmpty || d.refused > 0 || order != nil {
 			kids = slices.DeleteFunc(kids, func(k uint32) bool { return d.nodes.at(k).absent })
 			dir.count = uint32(len(kids))
 			n.absent = n.absent || dropEmpty && len(kids) == 0 && i > 0
@@ -147,7 +155,7 @@ func (d *DAG) buildFlat(n *node, kids []uint32, buf []byte) ([]byte, error) {
 	slices.SortFunc(kids, func(a, b uint32) int { return strings.Compare(d.nodes.at(a).name, d.nodes.at(b).name) })
 	for i := 1; i < len(kids); i++ {
 		if d.nodes.at(kids[i-1]).name == d.nodes.at(kids[i]).name {
-			return nil, d.duplicate(kids[i])
+			return nil, d.duplicate(kids[i-1], kids[i])
 		}
 	}
 	buf = d.appendFlat(buf, n)
@@ -159,8 +167,11 @@ func (d *DAG) buildFlat(n *node, kids []uint32, buf []byte) ([]byte, error) {
 	return buf, nil
 }
 
-func (d *DAG) duplicate(k uint32) error {
-	n := d.nodes.at(k)
+func (d *DAG) duplicate(j, k uint32) error {
+	m, n := d.nodes.at(j), d.nodes.at(k)
+	if a, b := d.path(m), d.path(n); a != b {
+		return fmt.Errorf("%q and %q: both become %q in directory %q, and one %w %s", a, b, n.name, d.path(n.parent), ErrRenamed, d.profile.Name)
+	}
 	return fmt.Errorf("two entries of directory %q are called %q", d.path(n.parent), n.name)
 }
 
@@ -213,7 +224,7 @@ func (d *DAG) buildHAMT(n *node, dir *directory) error {
 		if i > 0 && (s.hash^sorted[i-1].hash)>>(64-usable) == 0 {
 			a, b := d.nodes.at(sorted[i-1].node).name, d.nodes.at(s.node).name
 			if a == b {
-				return d.duplicate(s.node)
+				return d.duplicate(sorted[i-1].node, s.node)
 			}
 			return fmt.Errorf("directory %q can't be sharded: the names %q and %q have the same hash: rename one of them", d.path(n), min(a, b), max(a, b))
 		}

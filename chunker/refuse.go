@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"strings"
 	"syscall"
 )
 
@@ -29,36 +28,6 @@ var (
 	// [Options.RawNames].
 	ErrName = errors.New("is not UTF-8")
 )
-
-// ErrRenamed is wrapped by the error for a name that the profile's programs do
-// not keep, so that their root can't be had.
-var ErrRenamed = errors.New("is a name that the programs of this profile change")
-
-// jsBlanks is what JavaScript's trim takes off both ends of a string.
-const jsBlanks = "\t\n\v\f\r \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
-
-// changesNames tells profiles whose programs trim the path of each file, from
-// the top of the tree to the file's name, and split it at backslashes: the
-// importer that nft.storage 7 and web3.storage 4 pack with.
-func (p *Profile) changesNames() bool {
-	name, _, _ := strings.Cut(p.Name, "+")
-	return name == "nft.storage" || name == "web3.storage"
-}
-
-// checkRenamed refuses an entry whose name the profile's programs change. With
-// another name than it has on disk it could meet an entry of that name.
-func (w *walker) checkRenamed(dir *node, name string, isDir bool) error {
-	if !w.opts.Profile.changesNames() {
-		return nil
-	}
-	changed := strings.Contains(name, `\`) ||
-		dir.parent == nil && strings.TrimLeft(name, jsBlanks) != name ||
-		!isDir && strings.TrimRight(name, jsBlanks) != name
-	if !changed {
-		return nil
-	}
-	return fmt.Errorf("%q in directory %q %w: %s", name, w.dag.path(dir), ErrRenamed, w.opts.Profile.Name)
-}
 
 // refuse tells of an entry that can't be taken, and leaves its node out, if it
 // has one. It returns the error if that ends the build.

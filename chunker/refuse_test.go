@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -127,33 +128,117 @@ func TestRefusedDirectories(t *testing.T) {
 	}
 }
 
-// The programs of two profiles change these names, so their roots can't be had.
-// internal/interop compares with the programs themselves.
+// The programs of two profiles change these names, and so do we for those
+// profiles. internal/interop compares with the programs themselves.
 func TestRenamed(t *testing.T) {
 	t.Parallel()
-	for name, changed := range map[string]bool{
-		"a.txt": false, "a b": false, "a.txt ": true, " a.txt": true, "a\t": true, "a\r": true, "\u3000a": true, "a\ufeff": true, "a\u200b": false, "a\u0085": false,
-		`a\b`: true, `\a`: true, "a^b": false, "d/ a": false, "d/a ": true, "d /a": false, " d/a": true, `d\d/a`: true, "d/\u00a0": true,
+	for _, row := range [][2][]string{
+		{{"a.txt", "a b", "d/ a", "d /a", "a\u200b", "a\u0085", "a^b"}, nil},
+		{{"a.txt "}, {"a.txt"}},
+		{{" a.txt"}, {"a.txt"}},
+		{{"a\t"}, {"a"}},
+		{{"a\r"}, {"a"}},
+		{{"\u3000a"}, {"a"}},
+		{{"a\ufeff"}, {"a"}},
+		{{"a\u00a0\n"}, {"a"}},
+		{{"d/a "}, {"d/a"}},
+		{{" d/ a"}, {"d/ a"}},
+		{{"d / a "}, {"d / a"}},
+		{{`a\b`}, {"a/b"}},
+		{{`\a`}, {"a"}},
+		{{`a\`}, {"a"}},
+		{{`a\\b`}, {"a/b"}},
+		{{`d\d/a`}, {"d/d/a"}},
+		{{`a\b`, `a\c`, "a/d", `a\x\y`}, {"a/b", "a/c", "a/d", "a/x/y"}},
+		{{" /f", " /g/ i", "h"}, {"f", "g/ i", "h"}},
+		{{" d/a", "d/b", `d\c`}, {"d/a", "d/b", "d/c"}},
+		{{`x\y/z/w `, `x\y/v`, "x/u"}, {"x/y/z/w", "x/y/v", "x/u"}},
 	} {
-		for _, profile := range []string{"nft.storage", "web3.storage", "ipfs-car", "unixfs-v1-2025"} {
+		in, want := row[0], row[1]
+		if want == nil {
+			want = in
+		}
+		files := func(names []string) string {
+			dir := t.TempDir()
+			for i, name := range names {
+				path := filepath.Join(dir, name)
+				if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(strings.Repeat(strconv.Itoa(i), 300_000)), 0o600)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			return dir
+		}
+		from, to := files(in), files(want)
+		for _, profile := range []string{"nft.storage", "nft.storage+width-100", "web3.storage", "ipfs-car", "unixfs-v1-2025"} {
 			p, err := chunker.ProfileNamed(profile)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if profile == "nft.storage" {
-				if p, err = p.With("width-100"); err != nil { // the importer stays the same
+			got, err := chunker.BuildTree(t.Context(), from, chunker.Options{Profile: p})
+			if err != nil {
+				t.Fatalf("%s, %q: %v", profile, in, err)
+			}
+			expected := to
+			if profile == "ipfs-car" || profile == "unixfs-v1-2025" {
+				expected = from
+			}
+			same, err := chunker.BuildTree(t.Context(), expected, chunker.Options{Profile: p})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.Root() != same.Root() || got.Size() != same.Size() || got.TotalSize() != same.TotalSize() {
+				t.Errorf("%s: %q are not as %q", profile, in, want)
+			}
+			checkList(t, got) // and can be read again from where they are
+			tree := chunker.NewTree()
+			for _, name := range in {
+				if err := tree.AddDisk(name, filepath.Join(from, name)); err != nil {
 					t.Fatal(err)
 				}
 			}
-			dir := t.TempDir()
+			if put, err := tree.Build(t.Context(), chunker.Options{Profile: p}); err != nil || put.Root() != same.Root() {
+				t.Errorf("%s: %q put together: %v", profile, in, err)
+			}
+		}
+	}
+}
+
+// Names of which the programs make none, and names that become the same, are
+// refused by name.
+func TestRenamedToNothing(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct {
+		names []string
+		says  []string
+	}{
+		{[]string{" "}, []string{`" "`}},
+		{[]string{`\`}, []string{`\\`}},
+		{[]string{"d/ "}, []string{`" "`, `/d"`}},
+		{[]string{`d\/a`}, []string{`d\\`}},
+		{[]string{`a\..\b`}, []string{`a\\..\\b`}},
+		{[]string{"a", "a "}, []string{`/a"`, `/a "`}},
+		{[]string{`a\b`, "a/b"}, []string{`a\\b"`, `a/b"`}},
+		{[]string{`a\b`, "a"}, []string{`a"`}},
+	} {
+		dir := t.TempDir()
+		for _, name := range row.names {
 			path := filepath.Join(dir, name)
 			if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, nil, 0o600)); err != nil {
 				t.Fatal(err)
 			}
-			_, err = chunker.BuildTree(t.Context(), dir, chunker.Options{Profile: p})
-			want := changed && (profile == "nft.storage" || profile == "web3.storage")
-			if errors.Is(err, chunker.ErrRenamed) != want || !want && err != nil {
-				t.Errorf("%s, %q: %v", profile, name, err)
+		}
+		p, err := chunker.ProfileNamed("nft.storage")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = chunker.BuildTree(t.Context(), dir, chunker.Options{Profile: p})
+		if err == nil || len(row.names) == 1 && !errors.Is(err, chunker.ErrRenamed) {
+			t.Errorf("%q: %v", row.names, err)
+			continue
+		}
+		for _, want := range row.says {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("%q: no %s in %v", row.names, want, err)
 			}
 		}
 	}

@@ -151,8 +151,9 @@ func TestTreeRoots(t *testing.T) {
 	}
 }
 
-// The packers change some names. For each directory the roots agree, or the
-// file is refused by name.
+// The packers of two profiles change some names, and so do we for those. For each
+// directory the roots agree, or the files are refused by name: those of which
+// nothing is left, and those that get the name of another.
 func TestAwkwardNames(t *testing.T) {
 	const seed = 7
 	rng := rand.New(rand.NewPCG(seed, seed))
@@ -217,7 +218,7 @@ func TestAwkwardNames(t *testing.T) {
 		}
 	}
 	t.Logf("agreed: %v, refused: %v", agreed, refused)
-	if agreed["nft.storage"] < 50 || refused["nft.storage"] < 50 || refused["ipfs-car"]+refused["ipfs-car-1"] > 0 {
+	if agreed["nft.storage"] < 120 || refused["ipfs-car"]+refused["ipfs-car-1"] > 0 {
 		t.Errorf("agreed: %v, refused: %v", agreed, refused)
 	}
 }

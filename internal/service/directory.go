@@ -31,9 +31,42 @@ const (
 	maxEntries = 100_000
 )
 
+// jsBlanks is what JavaScript's trim takes off both ends of a string.
+const jsBlanks = "\t\n\v\f\r \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
+
+// components splits a path as the original's importer did: it was trimmed, and
+// split at slashes and backslashes, but not where one of the former follows one
+// of the latter.
+func components(path string) (out []string) {
+	var part strings.Builder
+	flush := func() {
+		if part.Len() > 0 {
+			out = append(out, part.String())
+		}
+		part.Reset()
+	}
+	path = strings.Trim(path, jsBlanks)
+	for i := 0; i < len(path); i++ {
+		switch c := path[i]; {
+		case c == '\\' && strings.HasPrefix(path[i+1:], "/"):
+			part.WriteString(`\/`)
+			i++
+		case c == '/' || c == '\\':
+			flush()
+		default:
+			part.WriteByte(c)
+		}
+	}
+	flush()
+	return out
+}
+
 // place puts a file at a path. Of two with one path the last wins.
 func (b *importer) place(d directory, path string, file written) error {
-	segments := slices.DeleteFunc(strings.Split(path, "/"), func(s string) bool { return s == "" || s == "." })
+	segments := slices.DeleteFunc(components(path), func(s string) bool { return s == "." })
+	if i := slices.IndexFunc(segments, func(s string) bool { return strings.Contains(s, "/") }); i >= 0 {
+		return badRequest("file name %q has a slash in it", segments[i])
+	}
 	if len(segments) == 0 || len(segments) > maxPathSegments {
 		return thrown("file name %q names no file", path)
 	}

@@ -21,9 +21,10 @@ func form(t *testing.T, parts ...formPart) (body []byte, mime string) {
 	w := multipart.NewWriter(&b)
 	for _, p := range parts {
 		h := textproto.MIMEHeader{}
-		disposition := fmt.Sprintf("form-data; name=%q", p.field)
+		quote := strings.NewReplacer(`\`, `\\`, `"`, `\"`)
+		disposition := `form-data; name="` + quote.Replace(p.field) + `"`
 		if p.name != "" {
-			disposition += fmt.Sprintf("; filename=%q", p.name)
+			disposition += `; filename="` + quote.Replace(p.name) + `"`
 		}
 		h.Set("Content-Disposition", disposition)
 		if p.mime != "" {
@@ -79,6 +80,17 @@ func TestUploadForm(t *testing.T) {
 			"other fields do not count",
 			[]formPart{{"x", "", "", "y"}, {"file", "hello.txt", "", "hello world"}},
 			"bafybeic6svhkwl3y2wvkj33weshyjjs5cbvgijh7yo3kjasyglrdwe2l74", 0, 1,
+		},
+		{ // nft.storage 7.2.0, which has the original's importer, makes this root
+			"names that the importer changes",
+			[]formPart{
+				{"file", " a.txt\t", octets, one},
+				{"file", `b\c.txt`, octets, two},
+				{"file", `b\\d`, octets, "hello world! 3"},
+				{"file", "\u3000e / f \ufeff", octets, "hello world! 4"},
+				{"file", "b/x\u00a0", octets, "hello world! 5"},
+			},
+			"bafybeiel6pkljcvzf346gis24gxudsvvhobew7qdnvrom4h6e3fspg665m", 0, 5,
 		},
 		{"directory", []formPart{
 			{"file", "hello.txt", "", "hello world"},

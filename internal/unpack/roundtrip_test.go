@@ -1,7 +1,6 @@
 package unpack_test
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -48,6 +47,7 @@ func TestRoundTrip(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		profile := rapid.SampledFrom(chunker.Profiles()).Draw(t, "profile")
+		profile.Name = "" // those of programs that change names do so by this
 		profile.ChunkBytes = rapid.IntRange(16, 600).Draw(t, "chunk")
 		profile.Width = rapid.IntRange(2, 6).Draw(t, "width")
 		profile.HAMT.Limit = rapid.IntRange(1, 300).Draw(t, "HAMT")
@@ -59,9 +59,6 @@ func TestRoundTrip(t *testing.T) {
 		}
 		write(t, in, tr)
 		d, err := chunker.BuildTree(ctx, in, chunker.Options{Profile: profile, Hidden: true, RawNames: true})
-		if errors.Is(err, chunker.ErrRenamed) {
-			return // this profile has no root for such names
-		}
 		if err != nil {
 			t.Fatal(err)
 		}

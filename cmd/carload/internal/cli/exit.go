@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/carload/carload/car"
+	"github.com/carload/carload/chunker"
 	"github.com/carload/carload/internal/store"
 	"github.com/carload/carload/internal/unpack"
 	"github.com/carload/carload/splitter"
@@ -135,7 +136,7 @@ func exitCode(err error) int {
 		return exitLocked
 	case errors.Is(err, uploader.ErrTooLarge), errors.Is(err, uploader.ErrLimit), errors.Is(err, car.ErrTooDeep), errors.Is(err, uploader.ErrQuotaExceeded):
 		return exitLimit
-	case errors.Is(err, uploader.ErrSourceChanged), errors.As(err, &source), errors.As(err, &reading):
+	case errors.Is(err, uploader.ErrSourceChanged), errors.Is(err, chunker.ErrRenamed), errors.As(err, &source), errors.As(err, &reading):
 		return exitSources
 	case errors.Is(err, uploader.ErrIncomplete):
 		return exitUnverified
