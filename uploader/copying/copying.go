@@ -34,6 +34,8 @@ type Options struct {
 	// MaxShardBytes is that of the uploader, or 0. What is fetched ahead ends
 	// where a shard of that size does.
 	MaxShardBytes int64
+	// Name is what targets call the upload; it may be empty.
+	Name string
 	// Exact fetches all blocks in pass 1 and believes no sizes.
 	Exact bool
 }
@@ -57,8 +59,8 @@ func NewInput(ctx context.Context, pool *gateway.Pool, root cid.Cid, opts Option
 // Name implements [uploader.Input]. It is the root.
 func (in *Input) Name() string { return in.root.String() }
 
-// UploadName implements [uploader.Input]. There is none.
-func (in *Input) UploadName() string { return "" }
+// UploadName implements [uploader.Input].
+func (in *Input) UploadName() string { return in.opts.Name }
 
 // Close implements [uploader.Input].
 func (in *Input) Close() error { return nil }

@@ -22,8 +22,9 @@ func (a *app) copyCommand() *cobra.Command {
 	var in inputFlags
 	var from []string
 	var name, ledger string
+	var all bool
 	cmd := &cobra.Command{
-		Use:   "copy ROOT… --from GATEWAY --to TARGET",
+		Use:   "copy [ROOT…] --from GATEWAY --to TARGET",
 		Short: "Copy DAGs from gateways and targets to targets, verified",
 		Long: `Copy what is under roots from one place to another, without a copy on this
 machine: from trustless gateways, or from targets that give blocks back, to any
@@ -31,13 +32,17 @@ target. Every block is hashed before it is sent, so that where it comes from nee
 not be trusted. With several --from what one does not have, or gives wrongly, is
 asked of another. The roots stay what they are, and are verified where they go.
 
+--all copies all that the first --from lists, under the names that it has there:
+a named target, a Kubo node, a bucket or a store.
+
 If a copy is interrupted, the same command goes on where it was. Nodes without
 content are fetched twice, everything else once; what is there already is neither
 fetched nor sent.`,
 		Example: `  carload copy ROOT --from https://gateway.example.org --to home
-  carload copy --files-from roots --from https://api.example.org --from home --to s3://shards/films`,
+  carload copy --files-from roots --from https://api.example.org --from home --to s3://shards/films
+  carload copy --all --from home --to s3://shards/films`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			src, err := a.remoteSource(cmd, in, args, from)
+			src, err := a.remoteSource(cmd, in, args, from, all)
 			if err != nil {
 				return err
 			}
@@ -53,6 +58,12 @@ fetched nor sent.`,
 			return a.withSources(cmd.Context(), end, from, func(sources []gateway.Source) error {
 				src.remote.pool = gateway.NewPool(gateway.Options{Retries: retries, AheadBytes: copyAhead, Observer: observer{con: a.con}, Logger: a.log}, sources...)
 				src.remote.maxShardBytes = opts.MaxShardBytes
+				if all {
+					var ok bool
+					if src.remote.list, ok = sources[0].(uploader.Lister); !ok {
+						return usagef("%s does not list what it holds: give the roots", from[0])
+					}
+				}
 				if send.dryRun {
 					return a.dryRun(src, opts, send.rootOnly)
 				}
@@ -76,6 +87,7 @@ fetched nor sent.`,
 	f.StringArrayVar(&from, "from", nil, "where blocks come from: the URL of a trustless gateway, or a target as --to names it; may be repeated")
 	end.add(cmd)
 	f.StringVar(&end.files, "to-files", "", "where copies appear in the files (MFS) of a Kubo node; a directory ends with a slash")
+	f.BoolVar(&all, "all", false, "copy all that the first --from lists, under the names that it has there")
 	f.StringVar(&name, "name", "", "what the target calls the upload; what is there keeps its name")
 	f.StringVar(&in.filesFrom, "files-from", "", "read more roots from this file, one a line; lines that begin with # or ; are left out (- for standard input)")
 	f.StringVar(&in.retryFrom, "retry-from", "", "take the roots that failed from this report (- for standard input)")
@@ -89,7 +101,7 @@ fetched nor sent.`,
 }
 
 // remoteSource checks the flags and the arguments; nothing is opened yet.
-func (a *app) remoteSource(cmd *cobra.Command, in inputFlags, args, from []string) (*source, error) {
+func (a *app) remoteSource(cmd *cobra.Command, in inputFlags, args, from []string, all bool) (*source, error) {
 	s := &source{app: a, flags: in, limit: int64(in.maxUploadBytes), paths: args, remote: &remote{}}
 	if s.limit == 0 {
 		s.limit = -1
@@ -105,8 +117,10 @@ func (a *app) remoteSource(cmd *cobra.Command, in inputFlags, args, from []strin
 	switch {
 	case in.filesFrom == "-" && in.retryFrom == "-":
 		return nil, usagef("standard input can be read only once")
-	case len(args) == 0 && in.filesFrom == "" && in.retryFrom == "":
-		return nil, usageError{errors.New("give at least one root"), helpFor(cmd)}
+	case all && (len(args) > 0 || in.filesFrom != "" || in.retryFrom != ""):
+		return nil, usagef("--all takes no roots")
+	case !all && len(args) == 0 && in.filesFrom == "" && in.retryFrom == "":
+		return nil, usageError{errors.New("give at least one root, or --all"), helpFor(cmd)}
 	case len(from) == 0:
 		return nil, usageError{errors.New("say where the blocks come from by --from"), helpFor(cmd)}
 	}
@@ -125,16 +139,22 @@ func parseRoot(arg string) (cid.Cid, error) {
 // remote are DAGs that are held elsewhere.
 type remote struct {
 	pool          *gateway.Pool
+	list          uploader.Lister // tells the roots and their names; nil if they are given
 	maxShardBytes int64
-	lies          []cid.Cid // roots of which something is not what it was to be
-	exact         bool      // nothing is believed any more
+	names         map[string]string // of roots that were listed
+	lies          []cid.Cid         // roots of which something is not what it was to be
+	exact         bool              // nothing is believed any more
 }
 
 // inputs yields an input for each root.
 func (r *remote) inputs(s *source) iter.Seq[uploader.Input] {
 	return func(yield func(uploader.Input) bool) {
 		seen := map[string]bool{}
-		for arg, err := range s.all() {
+		roots := s.all()
+		if r.isListed() {
+			roots = r.listed(s)
+		}
+		for arg, err := range roots {
 			var root cid.Cid
 			if err == nil {
 				root, err = parseRoot(arg)
@@ -159,8 +179,35 @@ func (r *remote) inputs(s *source) iter.Seq[uploader.Input] {
 	}
 }
 
+// isListed tells whether the roots are those that a source lists, which may be
+// none.
+func (r *remote) isListed() bool { return r != nil && r.list != nil }
+
+// listed yields the roots that a source lists. What is not complete there can't be
+// copied, and is told.
+func (r *remote) listed(s *source) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		r.names = map[string]string{}
+		for held, err := range r.list.List(s.app.life.soft) {
+			if err != nil {
+				yield("the list", err)
+				return
+			}
+			root := held.Root.String()
+			if held.State != uploader.StatePinned {
+				s.app.con.warn("%s %s is left out: it is not complete there", root, quotePath(held.Name))
+				continue
+			}
+			r.names[root] = held.Name
+			if !yield(root, nil) {
+				return
+			}
+		}
+	}
+}
+
 func (r *remote) input(a *app, root cid.Cid) uploader.Input {
-	return copying.NewInput(a.life.hard, r.pool, root, copying.Options{MaxShardBytes: r.maxShardBytes, Exact: r.exact})
+	return copying.NewInput(a.life.hard, r.pool, root, copying.Options{MaxShardBytes: r.maxShardBytes, Name: r.names[root.String()], Exact: r.exact})
 }
 
 // lied tells whether an input failed because something in it is not what it was

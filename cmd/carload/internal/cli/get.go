@@ -130,6 +130,14 @@ func (a *app) openSource(ctx context.Context, end endpointFlags, from string) (*
 	if end, err = end.with(c); err != nil {
 		return nil, err
 	}
+	if name != "" { // it may list what it holds to us only
+		if secret, err := a.secretOf(ctx, end, name, c); err != nil || secret != "" {
+			if err != nil {
+				return nil, err
+			}
+			return a.openWith(end, c, secret)
+		}
+	}
 	end.insecureHTTP = true // nothing that goes there is secret
 	return a.openService(end, or(c.Gateway, c.URL), nftstorage.Token{})
 }

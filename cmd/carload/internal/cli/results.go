@@ -137,7 +137,7 @@ func (r *results) add(res uploader.Result, err error) {
 // finish sums up, and returns the error of the command. Those of the inputs
 // have been printed.
 func (r *results) finish(p uploader.Progress, what string) error {
-	if r.inputs == 0 && r.app.life.soft.Err() == nil && r.src.elsewhere == 0 && r.src.flags.retryFrom == "" {
+	if r.inputs == 0 && r.app.life.soft.Err() == nil && r.src.elsewhere == 0 && r.src.flags.retryFrom == "" && !r.src.remote.isListed() {
 		return errNoPaths()
 	}
 	if err := r.src.report.close(); err != nil {
