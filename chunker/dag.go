@@ -258,7 +258,21 @@ func (d *DAG) Blocks() iter.Seq[car.Block] {
 
 // list works out the order of the blocks and leaves out what was met before.
 func (d *DAG) list() {
-	d.walk(&seen{dag: d, table: make([]uint32, 64)}, 0, 0)
+	// A list that grows leaves several of its size behind, which is most of the
+	// memory of a file of many tiny blocks.
+	most := len(d.shards)
+	for i := range d.nodes.n {
+		most++
+		if f, ok := d.nodes.at(uint32(i)).body.(*file); ok {
+			most += f.layout.nodes()
+		}
+	}
+	slots := 64
+	for slots < 2*most {
+		slots *= 2
+	}
+	d.order = make([]ref, 0, most)
+	d.walk(&seen{dag: d, table: make([]uint32, slots)}, 0, 0)
 }
 
 func (d *DAG) walk(s *seen, i, depth uint32) {

@@ -2,6 +2,7 @@ package uploader
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding"
 	"encoding/json"
 	"errors"
@@ -21,6 +22,10 @@ type Cacheable interface {
 // cachedBytes is the least payload whose description is kept: less is sooner
 // hashed again than made durable.
 const cachedBytes = 8 << 20
+
+// planShare is which share of the payload a description may be to be kept. That
+// of tiny blocks is larger, and costs more memory and time than hashing again.
+const planShare = 64
 
 // CacheKey implements [Cacheable].
 func (f *fileInput) CacheKey() string {
@@ -94,7 +99,7 @@ func (u *Uploader) restore(ctx context.Context, in Input, key string) (DAG, erro
 // and after.
 func (u *Uploader) keep(ctx context.Context, in Input, key string, dag DAG) error {
 	m, ok := dag.(encoding.BinaryMarshaler)
-	if !ok || key == "" || dag.Size() < cachedBytes || cacheKey(in) != key {
+	if !ok || key == "" || dag.Size() < cachedBytes || int64(dag.Len())*sha256.Size > dag.Size()/planShare || cacheKey(in) != key {
 		return nil
 	}
 	plan, err := m.MarshalBinary()

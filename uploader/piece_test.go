@@ -1,13 +1,17 @@
 package uploader_test
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 
+	"github.com/carload/carload/car"
 	"github.com/carload/carload/car/piece"
+	"github.com/carload/carload/chunker"
 	"github.com/carload/carload/uploader"
 	"github.com/carload/carload/uploader/dirtarget"
 	"github.com/carload/carload/uploader/uploadertest"
@@ -87,6 +91,52 @@ func TestPieceCIDs(t *testing.T) {
 			if !slices.Equal(got, want) || len(got) < 5 {
 				t.Errorf("%s, run %d: pieces %v, want %v", name, run, got, want)
 			}
+		}
+	}
+}
+
+// readInput counts the bytes that are read of a pattern.
+type readInput struct {
+	pattern
+	read *atomic.Int64
+}
+
+func (c readInput) UploadName() string            { return "counted" }
+func (c readInput) Open() (car.SourceFile, error) { return c, nil }
+
+func (c readInput) ReadAt(p []byte, off int64) (int, error) {
+	c.read.Add(int64(len(p)))
+	return c.pattern.ReadAt(p, off)
+}
+
+func (c readInput) Describe(ctx context.Context, read *atomic.Int64) (uploader.DAG, error) {
+	opts := chunking()
+	opts.Read = read
+	return chunker.Build(ctx, c, opts)
+}
+
+// TestPiecesAreKept has the ledger keep pieces: what is held is not read for them
+// again.
+func TestPiecesAreKept(t *testing.T) {
+	t.Parallel()
+	srv := uploadertest.NewServer(t, uploadertest.Options{})
+	ledger := new(uploader.MemoryLedger)
+	var want []uploader.ShardPiece
+	for run, ledger := range []uploader.Ledger{ledger, ledger, new(uploader.MemoryLedger)} {
+		in := readInput{pattern{5, fileBytes}, new(atomic.Int64)}
+		u := newUploader(t, newTarget(t, srv), uploader.Options{PieceCIDs: true, Ledger: ledger})
+		r, err := uploadOne(t.Context(), u, in)
+		if err != nil || len(r.Pieces) != r.Shards || r.Shards < 2 {
+			t.Fatalf("run %d: %+v, %v", run, r, err)
+		}
+		if want == nil {
+			want = r.Pieces
+		}
+		if !slices.Equal(r.Pieces, want) {
+			t.Errorf("run %d: pieces %v, want %v", run, r.Pieces, want)
+		}
+		if read := in.read.Load(); (read < 2*fileBytes) != (run == 1) {
+			t.Errorf("run %d: %d bytes read of %d", run, read, fileBytes)
 		}
 	}
 }

@@ -32,15 +32,60 @@ func (j *job) piece(i int) *piece.Piece {
 	return &p
 }
 
+// pieceKey is where the ledger keeps the piece of an archive: the same bytes have
+// the same one, so that it need not be computed twice.
+func pieceKey(archive cid.Cid) string { return "piece of " + archive.String() }
+
+// knowsPiece takes the piece of shard i from the ledger, if that has it.
+func (j *job) knowsPiece(ctx context.Context, i int, archive cid.Cid) (bool, error) {
+	if !archive.Defined() {
+		return false, nil
+	}
+	kept, err := j.u.opts.Ledger.Plan(ctx, pieceKey(archive))
+	if err != nil || kept == nil {
+		return false, ledgerError(err)
+	}
+	c, err := cid.Cast(kept)
+	if err != nil {
+		return false, nil //nolint:nilerr // it is computed again
+	}
+	p, err := piece.Parse(c)
+	if err != nil || p.RawSize != j.plan.Shards[i].Size {
+		return false, nil //nolint:nilerr // it is computed again
+	}
+	j.pieces[i] = ShardPiece{archive, p}
+	return true, nil
+}
+
+// savePiece has the ledger keep the piece of shard i.
+func (j *job) savePiece(ctx context.Context, i int) error {
+	if j.pieces == nil || !j.pieces[i].Archive.Defined() {
+		return nil
+	}
+	p := j.pieces[i]
+	return ledgerError(j.u.opts.Ledger.SavePlan(ctx, pieceKey(p.Archive), p.Piece.V2().Bytes()))
+}
+
 // readHeld makes the piece of a shard that the target has, as this archive if
 // that is known.
 func (j *job) readHeld(ctx context.Context, i int, archive cid.Cid) error {
+	known, err := j.knowsPiece(ctx, i, archive)
+	if err != nil {
+		return err
+	}
+	if known {
+		j.isHeld(i, archive)
+		return nil
+	}
 	c, err := j.read(ctx, i)
 	if err != nil {
 		return &ShardError{Name: j.name, Index: i, Count: len(j.plan.Shards), Err: err}
 	}
 	if archive.Defined() && c != archive {
 		return j.send(ctx, i) // what is there is something else
+	}
+	if err := j.savePiece(ctx, i); err != nil {
+		return err
 	}
 	j.isHeld(i, archive)
 	return nil

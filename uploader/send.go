@@ -360,6 +360,9 @@ func (j *job) ship(ctx context.Context, i int) error {
 	if err := j.u.opts.Ledger.Record(ctx, j.key, i, archive); err != nil {
 		return ledgerError(err)
 	}
+	if err := j.savePiece(ctx, i); err != nil {
+		return err
+	}
 	j.isHeld(i, archive)
 	return nil
 }
@@ -446,6 +449,9 @@ func (j *job) send(ctx context.Context, i int) error {
 	}
 	if err := u.opts.Ledger.Record(ctx, j.key, i, archive); err != nil {
 		return ledgerError(err)
+	}
+	if err := j.savePiece(ctx, i); err != nil {
+		return err
 	}
 	j.archives[i] = archive
 	j.sent.Add(s.Size)

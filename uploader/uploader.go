@@ -16,8 +16,8 @@
 // has to say that it holds the whole DAG. While one input is sent the next one
 // is described.
 //
-// Memory does not depend on the size of an input, except for the digests: 32
-// bytes a block. Nothing is printed and there is no global state; what happens
+// Memory does not depend on the size of an input, except for its blocks: about
+// 60 bytes for each. Nothing is printed and there is no global state; what happens
 // is told to an [Observer], and [Uploader.Progress] can be polled.
 package uploader
 
@@ -141,7 +141,7 @@ func (o Options) withDefaults() Options {
 		o.Base, o.NoBase = cid.Undef, true
 	}
 	if o.Ledger == nil {
-		o.Ledger = new(MemoryLedger)
+		o.Ledger = shortLedger{new(MemoryLedger)}
 	}
 	if o.Clock == nil {
 		o.Clock = MachineClock{}
