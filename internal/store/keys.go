@@ -21,8 +21,9 @@ type KeyOptions struct {
 
 	// RateLimited asks for the original's limit of requests.
 	RateLimited bool
-	// QuotaBytes bounds the shards of the uploads made with the key; 0 means
-	// no bound.
+	// QuotaBytes bounds what the key keeps alive: the shards that it sent or that
+	// were fetched for its pins, what else is written down of its uploads, and what
+	// others hold and it has pinned. 0 means no bound.
 	QuotaBytes int64
 }
 

@@ -109,7 +109,7 @@ func (a *app) keyNewCommand() *cobra.Command {
 	addStore(cmd, &dir)
 	cmd.Flags().StringVar(&user, "user", store.DefaultUser, "whose key it is; the keys of one user share its uploads")
 	cmd.Flags().BoolVar(&rateLimited, "rate-limited", false, "30 requests in 10 seconds, as the original had it")
-	cmd.Flags().Var(&quota, "quota", "most bytes of uploads; 0 for no bound")
+	cmd.Flags().Var(&quota, "quota", "most bytes of uploads, pins and what is written down of them; 0 for no bound")
 	return cmd
 }
 
