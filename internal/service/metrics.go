@@ -18,6 +18,7 @@ type metrics struct {
 	seconds  *prometheus.HistogramVec
 	shards   prometheus.Counter
 	bytes    prometheus.Counter
+	sent     prometheus.Counter
 	index    prometheus.Histogram
 }
 
@@ -37,12 +38,15 @@ func newMetrics(reg *prometheus.Registry, st *store.Store) *metrics {
 		bytes: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "carload_service_shard_bytes_total", Help: "Bytes of accepted shards.",
 		}),
+		sent: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "carload_service_sent_bytes_total", Help: "Bytes of the bodies of replies.",
+		}),
 		index: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "carload_service_commit_seconds", Help: "Time to make a received shard part of the store.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 4, 9),
 		}),
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.shards, m.bytes, m.index, newStoreMetrics(st)} {
+	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.shards, m.bytes, m.sent, m.index, newStoreMetrics(st)} {
 		// A registry that has them already is that of another service in the
 		// same process; this one then goes uncounted.
 		_ = reg.Register(c)
@@ -50,7 +54,8 @@ func newMetrics(reg *prometheus.Registry, st *store.Store) *metrics {
 	return m
 }
 
-func (m *metrics) request(method string, status int, took time.Duration) {
+func (m *metrics) request(method string, status int, sent int64, took time.Duration) {
+	m.sent.Add(float64(sent))
 	switch method {
 	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPatch, http.MethodDelete, http.MethodOptions:
 	default:

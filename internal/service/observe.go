@@ -37,7 +37,7 @@ func (s *Service) observe(next http.Handler) http.Handler {
 					slog.String("stack", string(debug.Stack())), requestID(ctx))
 			}
 			took := time.Since(start)
-			s.metrics.request(r.Method, rec.status, took)
+			s.metrics.request(r.Method, rec.status, rec.sent, took)
 			s.log.LogAttrs(ctx, slog.LevelInfo, "request",
 				slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Int("status", rec.status),
 				slog.Duration("took", took), slog.Int64("sent", rec.sent), requestID(ctx))

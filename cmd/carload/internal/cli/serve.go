@@ -12,9 +12,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	webconsole "github.com/carload/carload/internal/console"
 	"github.com/carload/carload/internal/service"
 	"github.com/carload/carload/internal/store"
 )
@@ -49,6 +51,8 @@ type serveFlags struct {
 	fetchFrom         []string
 	scrub             byteRate
 	collect           time.Duration
+	console           bool
+	consoleSet        bool // it was asked for, or refused
 }
 
 func (a *app) serveCommand() *cobra.Command {
@@ -67,7 +71,10 @@ website can act as the service by leading its own name here. SIGINT or SIGTERM f
 		Example: `  carload serve
   carload serve --listen :443 --tls-cert cert.pem --tls-key key.pem --store /srv/carload`,
 		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.serve(cmd.Context(), f) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			f.consoleSet = cmd.Flags().Changed("console")
+			return a.serve(cmd.Context(), f)
+		},
 	}
 	fl := cmd.Flags()
 	fl.SortFlags = false
@@ -87,6 +94,7 @@ website can act as the service by leading its own name here. SIGINT or SIGTERM f
 	f.scrub.size = defaultScrub
 	fl.Var(&f.scrub, "scrub", "bytes per second at which the store is read and hashed in the background, once a day; off for never")
 	fl.DurationVar(&f.collect, "gc-interval", 10*time.Minute, "how often shards that no upload needs any more are removed meanwhile; 0 for never")
+	fl.BoolVar(&f.console, "console", true, "pages for browsers at the service's URL; by default only where nobody but this machine can reach it")
 	fl.BoolVar(&f.discard, "discard", false, "check uploads but keep no payload; for load tests")
 	return cmd
 }
@@ -121,11 +129,19 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
-	svc, err := service.New(ctx, st, service.Options{
+	opts := service.Options{
 		MaxBodyBytes: int64(f.maxBodyBytes), Mode: f.access, Version: version(), FetchFrom: f.fetchFrom,
 		Hosts: f.hosts, AnyHost: f.anyHost(), MaxConns: maxConns(), GatewayHosts: f.gatewayHosts, MaxResponseBytes: int64(f.maxResponseBytes),
-		Logger: a.log,
-	})
+		Registry: prometheus.NewRegistry(), Logger: a.log,
+	}
+	pages, err := a.pages(st, f, dir, opts.Registry)
+	if err != nil {
+		return err
+	}
+	if pages != nil {
+		opts.Console = pages.Handler
+	}
+	svc, err := service.New(ctx, st, opts)
 	if err != nil {
 		return err
 	}
@@ -158,11 +174,11 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 	if metricsListener != nil {
 		g.Go(func() error { return metrics.Serve(metricsListener) })
 	}
-	scrubbing, stopScrub := context.WithCancel(ctx)
-	defer stopScrub()
+	background, stopBackground := context.WithCancel(ctx)
+	defer stopBackground()
 	if f.scrub.size > 0 && !f.discard {
 		g.Go(func() error {
-			if err := st.Scrub(scrubbing, store.ScrubOptions{BytesPerSecond: int64(f.scrub.size)}); err != nil {
+			if err := st.Scrub(background, store.ScrubOptions{BytesPerSecond: int64(f.scrub.size)}); err != nil {
 				a.log.Error("the scrub ended", "error", err) // the service goes on
 			}
 			return nil
@@ -170,9 +186,12 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 	}
 	if f.collect > 0 {
 		g.Go(func() error {
-			st.CollectRegularly(scrubbing, store.CollectOptions{Every: f.collect})
+			st.CollectRegularly(background, store.CollectOptions{Every: f.collect})
 			return nil
 		})
+	}
+	if pages != nil {
+		g.Go(func() error { pages.Run(background); return nil })
 	}
 	stopped := make(chan struct{})
 	g.Go(func() error {
@@ -181,7 +200,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 	})
 	endpointFile := filepath.Join(dir, localEndpointFile)
 	if err := writePrivate(endpointFile, url+"\n"); err != nil {
-		stopScrub()
+		stopBackground()
 		return errors.Join(err, metrics.Close(), server.Close(), g.Wait())
 	}
 	a.con.result(url)
@@ -193,7 +212,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 	case <-ctx.Done():
 		a.log.Info("stopping", "grace", grace)
 	}
-	stopScrub()
+	stopBackground()
 	err = server.Shutdown(a.life.hard)
 	if err != nil {
 		err = errors.Join(fmt.Errorf("requests were cut off: %w", err), server.Close())
@@ -220,6 +239,19 @@ type servingEvent struct {
 func (f serveFlags) anyHost() bool {
 	host, _, err := net.SplitHostPort(f.listen)
 	return err == nil && !isLoopbackHost(host) && len(f.hosts) == 0
+}
+
+// pages makes the console, unless it is off: where others can reach the service
+// it has to be asked for.
+func (a *app) pages(st *store.Store, f serveFlags, dir string, metrics prometheus.Gatherer) (*webconsole.Console, error) {
+	host, _, err := net.SplitHostPort(f.listen)
+	if err != nil || !f.console || !f.consoleSet && !isLoopbackHost(host) {
+		return nil, err
+	}
+	if f.anyHost() {
+		return nil, withHint(usagef("--console: the service answers to any name, so that any website could act as the console"), "name it by --host NAME")
+	}
+	return webconsole.New(st, webconsole.Options{Metrics: metrics, Free: freeSpace(dir), Logger: a.log})
 }
 
 // checkListen keeps the service away from others' reach unless that is meant.
