@@ -101,6 +101,9 @@ async function run(t) {
 /** @type {import('./app.js').Page} */
 export async function addPage(main, { signal, session }) {
   const w = words.add
+  main.append(h('div', { class: 'head' }, h('h1', null, w.title)))
+  const { pack, ledger } = await engine() // what is dropped has to be taken at once
+  if (signal.aborted) return
   const problem = h('p', { class: 'problem', role: 'alert', hidden: true })
   const files = h('input', { type: 'file', multiple: true, id: 'files', class: 'away', tabindex: -1, 'aria-label': w.files })
   const folder = h('input', { type: 'file', webkitdirectory: true, id: 'folder', class: 'away', tabindex: -1, 'aria-label': w.folder })
@@ -114,7 +117,7 @@ export async function addPage(main, { signal, session }) {
   const pendingList = h('ul', { class: 'transfers' })
   const pending = h('section', { 'aria-labelledby': 'pending-title', hidden: true },
     h('h2', { id: 'pending-title' }, w.pending), h('p', { class: 'muted' }, w.pendingHint), pendingList)
-  main.append(h('div', { class: 'head' }, h('h1', null, w.title)), zone, problem, here, pending)
+  main.append(zone, problem, here, pending)
 
   /** @param {Promise<Input[]>|Input[]} taken */
   async function take(taken) {
@@ -142,8 +145,6 @@ export async function addPage(main, { signal, session }) {
     next()
   }
 
-  const { pack, ledger } = await engine()
-  if (signal.aborted) return
   for (const input of [files, folder]) {
     input.addEventListener('change', () => {
       if (input.files?.length) take(pack.fromPicker(input.files))

@@ -8,7 +8,7 @@ import { keysPage } from './keys.js'
 import { servicePage } from './service.js'
 import { signInPage } from './signin.js'
 import { uploadPage } from './upload.js'
-import { uploadsPage } from './uploads.js'
+import { forgetWanted, uploadsPage } from './uploads.js'
 
 /** What a page is given.
  * @typedef {object} Context
@@ -103,6 +103,7 @@ async function start() {
 
 function signedOut(problem = '') {
   who = null
+  forgetWanted()
   shown.abort()
   listening.abort()
   document.title = words.title

@@ -13,6 +13,10 @@ const pageSize = 200
 /** What was looked for last, for when people come back. */
 const wanted = { search: '', state: '', until: '' }
 
+export function forgetWanted() {
+  Object.assign(wanted, { search: '', state: '', until: '' })
+}
+
 /** @type {import('./app.js').Page} */
 export async function uploadsPage(main, { signal, listen }) {
   const w = words.uploads
