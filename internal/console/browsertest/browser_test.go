@@ -36,22 +36,22 @@ func executable(t testing.TB) string {
 	return ""
 }
 
-// open starts a browser with a profile in that directory.
-func open(t testing.TB, profile string) *browser {
+// open starts a browser with a profile in that directory, and options on top.
+func open(t testing.TB, profile string, more ...chromedp.ExecAllocatorOption) *browser {
 	t.Helper()
-	return openFor(t, profile, 2*time.Minute)
+	return openFor(t, profile, 2*time.Minute, more...)
 }
 
 // openFor is open for what takes so long at most.
-func openFor(t testing.TB, profile string, limit time.Duration) *browser {
+func openFor(t testing.TB, profile string, limit time.Duration, more ...chromedp.ExecAllocatorOption) *browser {
 	t.Helper()
-	alloc, closeAlloc := chromedp.NewExecAllocator(t.Context(),
+	alloc, closeAlloc := chromedp.NewExecAllocator(t.Context(), append([]chromedp.ExecAllocatorOption{
 		chromedp.ExecPath(executable(t)),
 		chromedp.Headless,
 		chromedp.NoSandbox,
 		chromedp.UserDataDir(profile),
 		chromedp.WindowSize(1200, 900),
-	)
+	}, more...)...)
 	ctx, cancel := chromedp.NewContext(alloc, chromedp.WithErrorf(t.Logf))
 	ctx, stop := context.WithTimeout(ctx, limit)
 	b := &browser{ctx: ctx}

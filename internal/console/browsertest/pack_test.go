@@ -107,10 +107,19 @@ func (s *site) visit(t *testing.T, b *browser) {
 	waitFor(t, b, "globalThis.ready === true")
 }
 
-// waitFor waits until an expression is true.
+// waitFor waits until an expression is true. What the page says is told if that
+// is not so within a minute.
 func waitFor(t *testing.T, b *browser, expression string) {
 	t.Helper()
-	eval[bool](t, b, fmt.Sprintf("new Promise((resolve) => { const look = () => (%s) ? resolve(true) : requestAnimationFrame(look); look() })", expression))
+	eval[bool](t, b, fmt.Sprintf(`new Promise((resolve, reject) => {
+		const end = performance.now() + 60_000
+		const look = () => {
+			if (%s) resolve(true)
+			else if (performance.now() > end) reject(new Error('waited in vain; the page says: ' + document.body?.innerText))
+			else setTimeout(look, 10)
+		}
+		look()
+	})`, expression))
 }
 
 // options are those of an upload to the site.

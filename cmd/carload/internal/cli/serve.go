@@ -129,19 +129,19 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
-	opts := service.Options{
+	serviceOpts := service.Options{
 		MaxBodyBytes: int64(f.maxBodyBytes), Mode: f.access, Version: version(), FetchFrom: f.fetchFrom,
 		Hosts: f.hosts, AnyHost: f.anyHost(), MaxConns: maxConns(), GatewayHosts: f.gatewayHosts, MaxResponseBytes: int64(f.maxResponseBytes),
 		Registry: prometheus.NewRegistry(), Logger: a.log,
 	}
-	pages, err := a.pages(st, f, dir, opts.Registry)
+	pages, err := a.pages(st, f, dir, serviceOpts.Registry)
 	if err != nil {
 		return err
 	}
 	if pages != nil {
-		opts.Console = pages.Handler
+		serviceOpts.Console = pages.Handler
 	}
-	svc, err := service.New(ctx, st, opts)
+	svc, err := service.New(ctx, st, serviceOpts)
 	if err != nil {
 		return err
 	}

@@ -61,7 +61,7 @@ const height = 70
 function chart(id, name, values, format) {
   const line = s('path', { class: 'line', fill: 'none' })
   const area = s('path', { class: 'area' })
-  const svg = s('svg', { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: 'none', role: 'img' }, area, line)
+  const svg = s('svg', { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: 'none', role: 'img', 'aria-label': name }, area, line)
   const now = h('strong')
   const peak = h('span', { class: 'muted' })
   return {
