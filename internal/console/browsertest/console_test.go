@@ -20,6 +20,7 @@ import (
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/carload/carload/car"
 	"github.com/carload/carload/chunker"
@@ -76,11 +77,12 @@ func newHome(t *testing.T) *home {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pages, err := console.New(st, console.Options{})
+	metrics := prometheus.NewRegistry()
+	pages, err := console.New(st, console.Options{Metrics: metrics})
 	if err != nil {
 		t.Fatal(err)
 	}
-	svc, err := service.New(t.Context(), st, service.Options{Console: pages.Handler})
+	svc, err := service.New(t.Context(), st, service.Options{Console: pages.Handler, Registry: metrics})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -278,6 +280,7 @@ func TestConsole(t *testing.T) {
 
 	h.page(b, "#/service", "Service")
 	waitFor(t, b, has("No damage is known"))
+	waitFor(t, b, "document.querySelector('#chart-stored strong').textContent === '12.0 MB' && document.querySelector('.facts dd').textContent === '2'")
 	h.page(b, "#/keys", "Keys")
 	waitFor(t, b, has("this session"))
 	b.do(t, chromedp.SendKeys(chromedp.CSS("#key-name"), "second"), chromedp.Click(chromedp.CSS("form.inline .primary")))
@@ -737,7 +740,7 @@ func TestScreenshots(t *testing.T) {
 	}
 	tree["metadata/1.json"] = []byte(`{"name":"Wave","description":"The sea at seven in the morning.","attributes":[{"trait_type":"Weather","value":"calm"},{"trait_type":"Light","value":"low"}]}`)
 	tree["metadata/2.json"] = []byte(`{"name":"Dune"}`)
-	for i, name := range []string{"harbour.mov", "archive-2025.tar", "notes.txt", "holiday", "reading list.md", "interview (raw).wav", "日本語の文書.pdf"} {
+	for i, name := range []string{"harbour.mov", "archive-2025.tar", "notes.txt", "holiday", "reading list.md", "interview (raw).wav", "paper.pdf"} {
 		h.up(write(t, map[string][]byte{"data": random(uint64(100+i), 3_000_000*(i*i*3+1))}), name)
 	}
 	root := h.up(write(t, tree), "Photos of the sea")

@@ -140,8 +140,9 @@ export class Rows {
   update() {
     const top = this.element.getBoundingClientRect().top
     const margin = 12
-    const first = Math.max(0, Math.floor(-top / this.height) - margin)
-    const last = Math.min(this.count - 1, Math.ceil((innerHeight - top) / this.height) + margin)
+    // Some are there even if none is seen, for those who come by the keyboard.
+    const first = Math.max(0, Math.min(Math.floor(-top / this.height), this.count) - margin)
+    const last = Math.min(this.count - 1, Math.max(Math.ceil((innerHeight - top) / this.height), 0) + margin)
     for (const [i, e] of this.shown) {
       if ((i < first || i > last) && !e.contains(document.activeElement)) {
         e.remove()

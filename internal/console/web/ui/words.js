@@ -65,7 +65,7 @@ export const words = {
     subdomain: 'Own name',
     native: 'IPFS',
     download: 'Download',
-    archive: 'Archive (CAR)',
+    archive: 'CAR',
     qr: 'QR code',
     qrOf: (/** @type {string} */ url) => `QR code of ${url}`,
     content: 'Content',
