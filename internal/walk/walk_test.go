@@ -311,7 +311,9 @@ func TestResolve(t *testing.T) {
 		names []string
 		want  error
 	}{
-		{[]string{"e"}, walk.ErrNoName}, {[]string{"d", "entry 3000"}, walk.ErrNoName}, {[]string{"d", ""}, walk.ErrNoName},
+		{[]string{"e"}, walk.ErrNoName},
+		{[]string{"d", "entry 3000"}, walk.ErrNoName},
+		{[]string{"d", ""}, walk.ErrNoName},
 		{[]string{"d", "entry 1", "x"}, walk.ErrForeign},
 	} {
 		if _, err := r.Resolve(t.Context(), top.Cid(), row.names); !errors.Is(err, row.want) {

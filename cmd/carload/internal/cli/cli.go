@@ -215,7 +215,12 @@ corruption, 7 not authorized, 8 limit reached, 11 locked by another process,
 		}
 	}
 	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) { showHelp(cmd, a.wholeHelp) })
-	root.SetUsageFunc(func(cmd *cobra.Command) error { showUsage(cmd.OutOrStderr(), cmd, false); return nil })
+	root.SetUsageFunc(func(cmd *cobra.Command) error {
+		w := &page{columns: width(cmd.OutOrStderr())}
+		showUsage(w, cmd, false)
+		w.print(cmd.OutOrStderr())
+		return nil
+	})
 	a.beStrict(root)
 	return root
 }

@@ -69,50 +69,64 @@ func width(w io.Writer) int {
 
 // showHelp explains a command: all of it, or its commonest flags.
 func showHelp(cmd *cobra.Command, whole bool) {
-	w := cmd.OutOrStdout()
+	w := &page{columns: width(cmd.OutOrStdout())}
+	defer w.print(cmd.OutOrStdout())
 	about := cmd.Long
 	if about == "" {
 		about = cmd.Short
 	}
-	fmt.Fprintln(w, strings.TrimSpace(about))
+	w.line(strings.TrimSpace(about))
 	if !cmd.Runnable() && !cmd.HasSubCommands() {
 		return // a topic
 	}
-	fmt.Fprintln(w)
+	w.line("")
 	showUsage(w, cmd, whole)
 }
 
+// page is text that is written as a whole.
+type page struct {
+	strings.Builder
+	columns int
+}
+
+func (p *page) line(s string) {
+	p.WriteString(s)
+	p.WriteByte('\n')
+}
+
+func (p *page) print(w io.Writer) { _, _ = io.WriteString(w, p.String()) } // its reader has seen enough
+
 // showUsage prints the part of the help that is made of the flags.
-func showUsage(w io.Writer, cmd *cobra.Command, whole bool) {
-	fmt.Fprintln(w, "Usage:")
+func showUsage(w *page, cmd *cobra.Command, whole bool) {
+	w.line("Usage:")
 	if cmd.Runnable() && cmd.HasParent() {
-		fmt.Fprintln(w, "  "+cmd.UseLine())
+		w.line("  " + cmd.UseLine())
 	}
 	if cmd.HasAvailableSubCommands() {
-		fmt.Fprintln(w, "  "+cmd.CommandPath()+" COMMAND")
+		w.line("  " + cmd.CommandPath() + " COMMAND")
 	}
 	if len(cmd.Aliases) > 0 {
-		fmt.Fprintln(w, "\nAlso: "+strings.Join(cmd.Aliases, ", "))
+		w.line("\nAlso: " + strings.Join(cmd.Aliases, ", "))
 	}
 	if cmd.HasExample() {
-		fmt.Fprintln(w, "\nExamples:\n"+cmd.Example)
+		w.line("\nExamples:\n" + cmd.Example)
 	}
 	showCommands(w, cmd)
 	hidden := showFlags(w, cmd, whole)
 	if cmd.HasParent() && hidden > 0 {
-		fmt.Fprintf(w, "\n%s has %d more: %s help %s shows them.\n", cmd.CommandPath(), hidden, cmd.Root().Name(), strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" "))
+		w.line(fmt.Sprintf("\n%s has %d more: %s help %s shows them.", cmd.CommandPath(), hidden, cmd.Root().Name(), strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" ")))
 	}
 	if cmd.HasAvailableSubCommands() {
-		fmt.Fprintf(w, "\n%s COMMAND --help says more about one.\n", cmd.CommandPath())
+		w.line(fmt.Sprintf("\n%s COMMAND --help says more about one.", cmd.CommandPath()))
 	}
 }
 
-func showCommands(w io.Writer, cmd *cobra.Command) {
+func showCommands(w *page, cmd *cobra.Command) {
 	show := func(title string, of []*cobra.Command) {
 		if len(of) == 0 {
 			return
 		}
-		fmt.Fprintln(w, "\n"+title+":")
+		w.line("\n" + title + ":")
 		for _, c := range of {
 			column(w, c.Name(), c.Short, cmd.NamePadding()+4)
 		}
@@ -140,7 +154,7 @@ func selected(cmd *cobra.Command, is func(*cobra.Command) bool) []*cobra.Command
 }
 
 // showFlags prints the flags in their groups, and returns how many it left out.
-func showFlags(w io.Writer, cmd *cobra.Command, whole bool) (hidden int) {
+func showFlags(w *page, cmd *cobra.Command, whole bool) (hidden int) {
 	hasCommon := false
 	cmd.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
 		_, is := f.Annotations[commonKey]
@@ -163,7 +177,7 @@ func showFlags(w io.Writer, cmd *cobra.Command, whole bool) (hidden int) {
 	})
 	for _, name := range groupOrder {
 		if flags := groups[name]; len(flags) > 0 {
-			fmt.Fprintln(w, "\n"+name+":")
+			w.line("\n" + name + ":")
 			for _, f := range flags {
 				showFlag(w, f)
 			}
@@ -173,10 +187,10 @@ func showFlags(w io.Writer, cmd *cobra.Command, whole bool) (hidden int) {
 		return hidden
 	}
 	if !whole {
-		fmt.Fprintf(w, "\n%s --help lists the flags of all commands, such as --json and --quiet.\n", cmd.Root().Name())
+		w.line(fmt.Sprintf("\n%s --help lists the flags of all commands, such as --json and --quiet.", cmd.Root().Name()))
 		return hidden
 	}
-	fmt.Fprintln(w, "\nFlags of all commands:")
+	w.line("\nFlags of all commands:")
 	cmd.InheritedFlags().VisitAll(func(f *pflag.Flag) {
 		if !f.Hidden {
 			showFlag(w, f)
@@ -186,7 +200,7 @@ func showFlags(w io.Writer, cmd *cobra.Command, whole bool) (hidden int) {
 }
 
 // showFlag prints a flag as pflag does, wrapped.
-func showFlag(w io.Writer, f *pflag.Flag) {
+func showFlag(w *page, f *pflag.Flag) {
 	kind, usage := pflag.UnquoteUsage(f)
 	name := "    --" + f.Name
 	if f.Shorthand != "" {
@@ -212,19 +226,18 @@ func showFlag(w io.Writer, f *pflag.Flag) {
 }
 
 // column prints a name and, from a column on, a text that is wrapped.
-func column(w io.Writer, name, text string, at int) {
-	fmt.Fprint(w, "  "+name)
+func column(w *page, name, text string, at int) {
+	w.WriteString("  " + name)
 	used := 2 + utf8.RuneCountInString(name)
 	if used > at-2 {
-		fmt.Fprintln(w)
+		w.line("")
 		used = 0
 	}
-	limit := width(w)
-	for i, line := range wrap(text, max(limit-at, 20)) {
+	for i, line := range wrap(text, max(w.columns-at, 20)) {
 		if i > 0 {
 			used = 0
 		}
-		fmt.Fprintln(w, strings.Repeat(" ", at-used)+line)
+		w.line(strings.Repeat(" ", at-used) + line)
 	}
 }
 
