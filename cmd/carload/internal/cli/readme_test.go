@@ -25,13 +25,19 @@ import (
 
 const repository = "../../../.."
 
+// readme is the README and the pages that it was made short by, in the order in
+// which their examples build on one another. The fleet is a program of its own.
 func readme(t *testing.T) string {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(repository, "README.md"))
-	if err != nil {
-		t.Fatal(err)
+	var all strings.Builder
+	for _, page := range []string{"README.md", "docs/uploading.md", "docs/targets.md", "docs/service.md", "docs/archives.md", "docs/json.md", "docs/promises.md"} {
+		text, err := os.ReadFile(filepath.Join(repository, page))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.Write(text)
 	}
-	return string(text)
+	return all.String()
 }
 
 // fenced is what is in the blocks of a language.
@@ -88,7 +94,7 @@ func startCommand(t *testing.T, cmd *exec.Cmd) string {
 	return strings.TrimSpace(url)
 }
 
-// Every example in the README runs: the shell's as one session of a shell, from
+// Every example in the README and its pages runs: the shell's as one session of a shell, from
 // top to bottom, and Go's as a program. What they leave open is filled in:
 //
 //	https://api.example.org    a service of this test, and … its token
