@@ -80,6 +80,9 @@ func Open(ctx context.Context, path string, opts Options) (*Ledger, error) {
 }
 
 func (l *Ledger) open(ctx context.Context) (err error) {
+	if info, err := os.Stat(l.path); err == nil && !info.Mode().IsRegular() {
+		return errors.New("not a regular file") // a FIFO would be waited for
+	}
 	if l.lock, err = openLock(l.path); err != nil {
 		return err
 	}

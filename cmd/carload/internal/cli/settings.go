@@ -210,15 +210,10 @@ func (a *app) readConfig() (path string, _ map[string][]string, err error) {
 		}
 		path = filepath.Join(dir, "config.toml")
 	}
-	f, err := os.Open(path)
+	info, err := os.Stat(path) // before it is opened: a FIFO would be waited for
 	if errors.Is(err, fs.ErrNotExist) && a.global.config == "" {
 		return "", nil, nil
 	}
-	if err != nil {
-		return "", nil, fmt.Errorf("configuration: %w", err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
 	switch {
 	case err != nil:
 		return "", nil, fmt.Errorf("configuration: %w", err)
@@ -229,6 +224,11 @@ func (a *app) readConfig() (path string, _ map[string][]string, err error) {
 	case runtime.GOOS != "windows" && info.Mode().Perm()&0o002 != 0:
 		return "", nil, fmt.Errorf("configuration: anyone can write to %q, and it can name commands to run; take that right away (chmod o-w)", path)
 	}
+	f, err := os.Open(path)
+	if err != nil {
+		return "", nil, fmt.Errorf("configuration: %w", err)
+	}
+	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxConfigBytes))
 	if err != nil {
 		return "", nil, fmt.Errorf("configuration: %w", err)
