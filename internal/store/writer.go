@@ -19,7 +19,8 @@ type writer struct {
 	jobs  chan *job
 	ended chan struct{}
 
-	commits atomic.Int64
+	groupTime time.Duration // no job begins later than this in a transaction
+	commits   atomic.Int64
 
 	mu     sync.RWMutex // held for reading while a job is handed over
 	closed bool         // guarded by mu
@@ -36,8 +37,8 @@ type job struct {
 
 // Bounds of what becomes one transaction.
 const (
-	groupJobs = 256
-	groupTime = 20 * time.Millisecond // none begins later than this
+	groupJobs        = 256
+	defaultGroupTime = 20 * time.Millisecond
 )
 
 // newWriter begins to serve jobs. The caller closes it.
@@ -46,7 +47,7 @@ func newWriter(ctx context.Context, db *sql.DB) (*writer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open index: %w", errors.Join(err, db.Close()))
 	}
-	w := &writer{db: db, conn: conn, stmts: make(map[string]*sql.Stmt), jobs: make(chan *job, groupJobs), ended: make(chan struct{})}
+	w := &writer{db: db, conn: conn, stmts: make(map[string]*sql.Stmt), jobs: make(chan *job, groupJobs), ended: make(chan struct{}), groupTime: defaultGroupTime}
 	go w.serve() //nolint:contextcheck // jobs have contexts of their own
 	return w, nil
 }
@@ -117,7 +118,7 @@ func (w *writer) group(j *job) (group []*job) {
 			w.fail(group, err)
 			return group
 		}
-		if len(group) == groupJobs || time.Since(begun) > groupTime {
+		if len(group) == groupJobs || time.Since(begun) > w.groupTime {
 			break
 		}
 		var more bool
