@@ -475,8 +475,10 @@ func (q *Queue) lease(ctx context.Context, w fleet.Worker, msg jetstream.Msg) (f
 	if bad != "" {
 		return nil, l.end(ctx, fleet.Failed, nil, bad)
 	}
-	// The host that failed leaves it to others, if there are any, a few times.
-	if r.State == fleet.Queued && r.Reason != "" && r.Host == w.Host && meta.NumDelivered%4 != 0 && q.others(ctx, w.Host) {
+	// The host that failed leaves it to others, if there are any, a few times: it
+	// was handed out more often than it was tried by as many.
+	left := int64(meta.NumDelivered) - int64(r.Attempt) - 1 //nolint:gosec // small numbers
+	if r.State == fleet.Queued && r.Reason != "" && r.Host == w.Host && left%4 != 3 && q.others(ctx, w.Host) {
 		return nil, msg.NakWithDelay(2 * time.Second)
 	}
 	l.row.State, l.row.Host, l.row.Attempt = fleet.Running, w.Host, r.Attempt+1

@@ -720,7 +720,6 @@ func TestAside(t *testing.T) {
 	if err := errors.Join(os.WriteFile(gone, p, 0o600), os.Chtimes(gone, info.ModTime(), info.ModTime())); err != nil {
 		t.Fatal(err)
 	}
-	w.failed = nil
 	if out, code := output(t, w.env, "carload-fleet", "retry", "--all"); code != 0 || !strings.Contains(out, "1 jobs are handed out again") {
 		t.Errorf("retry: %d: %s", code, out)
 	}
