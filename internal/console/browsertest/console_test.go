@@ -173,7 +173,7 @@ func (h *home) page(b *browser, hash, title string) {
 }
 
 func has(text string) string {
-	return fmt.Sprintf("document.querySelector('main').textContent.includes(%q)", text)
+	return fmt.Sprintf("document.querySelector('main')?.textContent.includes(%q)", text)
 }
 
 // up sends a path as carload up does.
