@@ -244,3 +244,11 @@ func allowOrigin(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Access-Control-Allow-Origin", origin)
 }
+
+// Metrics serves GET /metrics alone, and to other machines as well. It is for a
+// listener of its own.
+func (s *Service) Metrics() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", s.metrics.handler)
+	return s.checkHost(mux)
+}

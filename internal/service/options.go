@@ -109,3 +109,8 @@ func (o Options) validate() error {
 	}
 	return errors.Join(errs...)
 }
+
+// DefaultMaxConns bounds the connections of a server that says nothing else.
+const DefaultMaxConns = 4096
+
+const healthPath = "/healthz"

@@ -48,10 +48,7 @@ func (s *Service) knownAs(host string) bool {
 	return false
 }
 
-const (
-	localhost  = "localhost"
-	healthPath = "/healthz"
-)
+const localhost = "localhost"
 
 // local tells whether a request comes from this machine, and not by way of a
 // proxy.

@@ -12,9 +12,6 @@ import (
 	"time"
 )
 
-// DefaultMaxConns bounds the connections of a server that says nothing else.
-const DefaultMaxConns = 4096
-
 // How long a server waits for the head of a request, and for the next one. A
 // client's pool keeps connections that were made and are not used yet, and must
 // be the first to give them up: otherwise an upload takes one that is being

@@ -20,14 +20,6 @@ type Service struct {
 // /readyz. [NewServer] makes a server for it.
 func (s *Service) Handler() http.Handler { return s.handler }
 
-// Metrics serves GET /metrics alone, and to other machines as well. It is for a
-// listener of its own.
-func (s *Service) Metrics() http.Handler {
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", s.metrics.handler)
-	return s.checkHost(mux)
-}
-
 // Close ends what the service does of itself. Requests are answered as long as
 // the store is open.
 func (s *Service) Close() error { return s.fetcher.stop() }

@@ -137,15 +137,6 @@ func (r *reader) QueryContext(ctx context.Context, query string, args ...any) (*
 	return r.db.QueryContext(ctx, query, args...)
 }
 
-// isScript tells several statements from one.
-func isScript(query string) bool { return strings.Contains(query, ";") }
-
-// querier is what reading and writing have in common.
-type querier interface {
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
-	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
-}
-
 // execer is a transaction.
 type execer interface {
 	querier
@@ -266,4 +257,10 @@ func (x *statements) query(query, row string, n int, args []any, f func(scanRow)
 	return sized(query, row, n, args, func(query string, args []any) error {
 		return eachRow(x.ctx, x.tx, query, args, f)
 	})
+}
+
+// querier is what reading and writing have in common.
+type querier interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 }

@@ -269,3 +269,6 @@ func (x *indexer) insert(nodes []freshNode) error {
 		return nil
 	})
 }
+
+// rereadAll is for nodes that others left to be read.
+func (x *indexer) rereadAll() { x.unread.spilled, x.unreadEnd = true, 0 }

@@ -8,47 +8,6 @@ import (
 	"github.com/ipfs/go-cid"
 )
 
-// queue are the nodes that an indexer has yet to do something about. The index
-// has them as well, with those of all others, so that none is lost: those that
-// were more than fit are looked for there.
-type queue struct {
-	keys    []nodeKey
-	spilled bool
-}
-
-// queueKeys bounds what a queue holds.
-const queueKeys = 16 << 10
-
-func (q *queue) push(k nodeKey) {
-	if len(q.keys) < queueKeys {
-		q.keys = append(q.keys, k)
-	} else {
-		q.spilled = true
-	}
-}
-
-// scan pushes a row of mh and codec.
-func (q *queue) scan(row scanRow) error {
-	k, err := scanKey(row)
-	q.push(k)
-	return err
-}
-
-// take returns up to n keys. Those that did not fit are what more returns.
-func (q *queue) take(n int, more func(limit int) ([]nodeKey, error)) ([]nodeKey, error) {
-	if len(q.keys) == 0 && q.spilled {
-		keys, err := more(queueKeys)
-		if err != nil {
-			return nil, err
-		}
-		q.keys, q.spilled = keys, len(keys) == queueKeys
-	}
-	at := max(len(q.keys)-n, 0)
-	out := q.keys[at:]
-	q.keys = q.keys[:at:at]
-	return out, nil
-}
-
 // settle reads the nodes that are left to be read, and passes completeness on
 // from children to parents until nothing changes.
 func (x *indexer) settle() error {
@@ -207,25 +166,6 @@ func (x *indexer) allUnread(limit int) (out []nodeKey, err error) {
 	return out, err
 }
 
-// rereadAll is for nodes that others left to be read.
-func (x *indexer) rereadAll() { x.unread.spilled, x.unreadEnd = true, 0 }
-
-// demandRoot makes sure that a root that is held is a node.
-func (x *indexer) demandRoot(root nodeKey) error {
-	if !hasLinks(root.codec) {
-		return nil
-	}
-	keys := []nodeKey{root}
-	held, err := x.held(keys)
-	if err != nil || !held[root.mh] {
-		return err
-	}
-	if err := x.insertUnread(keys); err != nil {
-		return err
-	}
-	return x.settle()
-}
-
 // Complete reports whether all that is reachable from a root is held.
 func (st *Store) Complete(ctx context.Context, root cid.Cid) (bool, error) {
 	return complete(ctx, st.db.read, keyOf(root))
@@ -245,4 +185,20 @@ func complete(ctx context.Context, q querier, root nodeKey) (bool, error) {
 		return false, fmt.Errorf("look up root: %w", err)
 	}
 	return is, nil
+}
+
+// demandRoot makes sure that a root that is held is a node.
+func (x *indexer) demandRoot(root nodeKey) error {
+	if !hasLinks(root.codec) {
+		return nil
+	}
+	keys := []nodeKey{root}
+	held, err := x.held(keys)
+	if err != nil || !held[root.mh] {
+		return err
+	}
+	if err := x.insertUnread(keys); err != nil {
+		return err
+	}
+	return x.settle()
 }

@@ -4,23 +4,8 @@ import (
 	"context"
 	"errors"
 	"iter"
-	"sync"
 	"time"
-
-	"github.com/ipfs/go-cid"
 )
-
-// turns say for how long one upload may hold the index before others get their
-// turn.
-type turns struct {
-	waited time.Duration // if others wait
-	alone  time.Duration // if none do, so that what is done gets to the disk
-	steps  int           // that are taken at least: small shards are known at once, or not at all
-	// between is called while the index is given up; nil but in tests.
-	between func()
-}
-
-var defaultTurns = turns{waited: 20 * time.Millisecond, alone: 500 * time.Millisecond, steps: 4}
 
 // errStopped unwinds what was to go on in another transaction.
 var errStopped = errors.New("stopped between two transactions")
@@ -81,40 +66,4 @@ func (x *indexer) pause() error {
 		return errStopped
 	}
 	return nil
-}
-
-// named are locks by the CIDs of shards. The zero value is ready for use.
-type named struct {
-	mu   sync.Mutex
-	held map[string]*nameLock // guarded by mu
-}
-
-type nameLock struct {
-	mu    sync.Mutex
-	users int // guarded by named.mu
-}
-
-// lock waits for its turn, and returns what ends that.
-func (n *named) lock(c cid.Cid) (unlock func()) {
-	key := c.KeyString()
-	n.mu.Lock()
-	if n.held == nil {
-		n.held = make(map[string]*nameLock)
-	}
-	l := n.held[key]
-	if l == nil {
-		l = new(nameLock)
-		n.held[key] = l
-	}
-	l.users++
-	n.mu.Unlock()
-	l.mu.Lock()
-	return func() {
-		l.mu.Unlock()
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		if l.users--; l.users == 0 {
-			delete(n.held, key)
-		}
-	}
 }

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -246,3 +247,6 @@ func ended(ctx context.Context) error {
 		return nil
 	}
 }
+
+// isScript tells several statements from one.
+func isScript(query string) bool { return strings.Contains(query, ";") }

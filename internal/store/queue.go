@@ -1,0 +1,42 @@
+package store
+
+// queue are the nodes that an indexer has yet to do something about. The index
+// has them as well, with those of all others, so that none is lost: those that
+// were more than fit are looked for there.
+type queue struct {
+	keys    []nodeKey
+	spilled bool
+}
+
+// queueKeys bounds what a queue holds.
+const queueKeys = 16 << 10
+
+func (q *queue) push(k nodeKey) {
+	if len(q.keys) < queueKeys {
+		q.keys = append(q.keys, k)
+	} else {
+		q.spilled = true
+	}
+}
+
+// scan pushes a row of mh and codec.
+func (q *queue) scan(row scanRow) error {
+	k, err := scanKey(row)
+	q.push(k)
+	return err
+}
+
+// take returns up to n keys. Those that did not fit are what more returns.
+func (q *queue) take(n int, more func(limit int) ([]nodeKey, error)) ([]nodeKey, error) {
+	if len(q.keys) == 0 && q.spilled {
+		keys, err := more(queueKeys)
+		if err != nil {
+			return nil, err
+		}
+		q.keys, q.spilled = keys, len(keys) == queueKeys
+	}
+	at := max(len(q.keys)-n, 0)
+	out := q.keys[at:]
+	q.keys = q.keys[:at:at]
+	return out, nil
+}
