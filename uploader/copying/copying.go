@@ -73,7 +73,7 @@ func (in *Input) Describe(ctx context.Context, read *atomic.Int64) (uploader.DAG
 		return nil, err
 	}
 	if w.kept != nil {
-		return &held{w.kept, w.out.size()}, nil
+		return &held{w.kept, w.out.Size()}, nil
 	}
 	return w.out, nil
 }

@@ -500,3 +500,30 @@ func TestMissing(t *testing.T) {
 		t.Errorf("pass 1: %v", err)
 	}
 }
+
+// Blocks of the same bytes are as many as there are codecs, those of private use
+// (from 0x300000 on) among them.
+func TestCodecsOfPrivateUse(t *testing.T) {
+	t.Parallel()
+	m := newMemory()
+	hash, err := multihash.Sum([]byte("x"), multihash.SHA2_256, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.blocks[string(hash)] = []byte("x")
+	var n merkledag.ProtoNode
+	want := []cid.Cid{cid.NewCidV1(0x300000, hash), cid.NewCidV1(0x300001, hash)}
+	for i, c := range want {
+		if err := n.AddRawLink(fmt.Sprint(i), &format.Link{Size: 1, Cid: c}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.blocks[string(n.Cid().Hash())] = n.RawData()
+	dag, err := copying.NewInput(t.Context(), gateway.NewPool(gateway.Options{}, m), n.Cid(), copying.Options{}).Describe(t.Context(), new(atomic.Int64))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if dag.Len() != 3 || dag.At(1).Cid != want[0] || dag.At(2).Cid != want[1] {
+		t.Errorf("%d blocks", dag.Len())
+	}
+}

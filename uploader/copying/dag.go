@@ -81,10 +81,7 @@ func (d *DAG) section(i int) int64 {
 func (d *DAG) Root() cid.Cid { return d.in.root }
 
 // Size is the number of payload bytes, each block counted once.
-func (d *DAG) size() int64 { return int64(len(d.head)) + d.start(len(d.entries)) }
-
-// Size is the number of payload bytes, each block counted once.
-func (d *DAG) Size() int64 { return d.size() }
+func (d *DAG) Size() int64 { return int64(len(d.head)) + d.start(len(d.entries)) }
 
 // Len implements [car.List].
 func (d *DAG) Len() int { return len(d.entries) }

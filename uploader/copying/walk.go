@@ -2,6 +2,7 @@ package copying
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -163,8 +164,7 @@ func (w *walk) enter(kids []kid) {
 
 // mark notes that a block is part of the DAG, and tells whether that is news.
 func (w *walk) mark(c cid.Cid) bool {
-	p := c.Prefix()
-	key := string(rune(p.Codec)) + string(c.Hash())
+	key := string(binary.AppendUvarint(nil, c.Type())) + string(c.Hash())
 	if _, ok := w.seen[key]; ok {
 		return false
 	}
@@ -181,7 +181,7 @@ func (w *walk) visit(k kid, data []byte, depth int) error {
 	if w.kept == nil {
 		return nil
 	}
-	if w.out.size() > smallBytes {
+	if w.out.Size() > smallBytes {
 		w.kept, w.small, w.exact = nil, false, true // what is said of sizes is not so
 		return nil
 	}
