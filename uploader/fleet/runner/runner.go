@@ -86,7 +86,7 @@ func (c *Carload) Run(ctx context.Context, job fleet.Job, stop <-chan struct{}, 
 	if !ok {
 		return fleet.Receipt{}, fmt.Errorf("this host has no source root %q", job.Source)
 	}
-	r := &run{job: job, tell: tell, at: map[string]int{}, target: cmp.Or(strings.Join(c.to(job), " "), c.Default)}
+	r := &run{job: job, tell: tell, at: map[string]int{}, targets: max(len(c.to(job)), 1), target: cmp.Or(strings.Join(c.to(job), " "), c.Default)}
 	var paths bytes.Buffer
 	remote := strings.Contains(root, "://")
 	if _, err := os.Stat(root); err != nil && !remote {
@@ -237,6 +237,7 @@ type run struct {
 	tell    func(fleet.Progress)
 	at      map[string]int // places of files in the job, by path
 	target  string         // what the only one is called
+	targets int            // that something is said of for each file
 	only    int            // the place of the last one
 	p       fleet.Progress
 	hashed  int64
@@ -299,14 +300,22 @@ func (r *run) take(e event) {
 	r.tell(p)
 }
 
-// missing are files of which nothing was said.
+// missing are files of which nothing was said, or not for each target.
 func (r *run) missing() (list []int) {
-	said := map[int]bool{}
+	type outcome struct {
+		file   int
+		target string
+	}
+	said := map[outcome]bool{}
+	of := map[int]int{}
 	for _, f := range r.receipt.Files {
-		said[f.File] = true
+		if o := (outcome{f.File, f.Target}); !said[o] {
+			said[o] = true
+			of[f.File]++
+		}
 	}
 	for _, i := range r.at {
-		if !said[i] {
+		if of[i] < r.targets {
 			list = append(list, i)
 		}
 	}
