@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,7 +34,8 @@ func (a *app) reconcileCommand() *cobra.Command {
 		Long: `Put files into the queue, as submit does, and record as done what the ledger of
 this host says was verified, if the file has not changed since. Run it on each
 host whose ledger has done work, or give the exports of their ledgers (carload
-ledger export). With --check, the target has to list what counts as done.
+ledger export). With --check, the targets have to list what counts as done. Ledgers call
+targets by other names than jobs do, so jobs that name targets count only with it.
 
 What no ledger knows is done again by the workers. That costs a question to the
 target for each file, and no uploads.`,
@@ -46,8 +48,9 @@ target for each file, and no uploads.`,
 			if err != nil {
 				return err
 			}
+			var held held
 			if check {
-				if err := a.listed(ctx, program, s.job.To, known); err != nil {
+				if held, err = a.listed(ctx, program, s.job.To); err != nil {
 					return err
 				}
 			}
@@ -56,7 +59,7 @@ target for each file, and no uploads.`,
 				if err != nil {
 					return err
 				}
-				settled, err := s.settle(ctx, q, known)
+				settled, err := s.settle(ctx, q, known, held)
 				if err != nil {
 					return err
 				}
@@ -137,13 +140,27 @@ func (a *app) runCarload(ctx context.Context, program string, args []string, tak
 	return errTake
 }
 
-// listed leaves out of what is known what no target lists.
-func (a *app) listed(ctx context.Context, program string, to []string, known map[string]done) error {
-	held := map[string]bool{}
+// held is the roots that targets list, by the names of targets; that of what the
+// host has set is empty. Nil means that none was asked.
+type held map[string]map[string]bool
+
+// all tells whether every target that a job names lists a root.
+func (h held) all(to []string, root string) bool {
+	if len(to) == 0 {
+		return h == nil || h[""][root]
+	}
+	return !slices.ContainsFunc(to, func(t string) bool { return !h[t][root] })
+}
+
+// listed asks targets what they hold.
+func (a *app) listed(ctx context.Context, program string, to []string) (held, error) {
+	all := held{}
 	if len(to) == 0 {
 		to = []string{""}
 	}
 	for _, t := range to {
+		roots := map[string]bool{}
+		all[t] = roots
 		args := []string{"list", "--json"}
 		if t != "" {
 			args = append(args, "--to="+t)
@@ -162,24 +179,20 @@ func (a *app) listed(ctx context.Context, program string, to []string, known map
 					return err
 				}
 				if e.State == "" || e.State == "pinned" {
-					held[e.Root+e.CID] = true
+					roots[e.Root+e.CID] = true
 				}
 			}
 		})
 		if err != nil {
-			return err
+			return nil, err
 		}
 	}
-	for path, d := range known {
-		if !held[d.root] {
-			delete(known, path)
-		}
-	}
-	return nil
+	return all, nil
 }
 
-// settle records jobs as done all of whose files are known, as they are.
-func (s *submission) settle(ctx context.Context, q *natsqueue.Queue, known map[string]done) (n int, err error) {
+// settle records jobs as done all of whose files are known, as they are, and held
+// at every target that the job names.
+func (s *submission) settle(ctx context.Context, q *natsqueue.Queue, known map[string]done, held held) (n int, err error) {
 	var ids []fleet.ID
 	var with []fleet.Receipt
 	for r, err := range q.Records(ctx) {
@@ -190,18 +203,25 @@ func (s *submission) settle(ctx context.Context, q *natsqueue.Queue, known map[s
 		if r.State != fleet.Queued || !ok {
 			continue
 		}
-		receipt := fleet.Receipt{Host: "reconciled"}
+		receipt, files := fleet.Receipt{Host: "reconciled"}, 0
 		for i, f := range r.Job.Files {
 			d, ok := known[filepath.Join(root, filepath.FromSlash(string(f.Path)))]
-			if !ok || f.Bytes < 0 || d.bytes != f.Bytes || f.MTime == 0 || d.at.UnixNano() < f.MTime {
+			if !ok || f.Bytes < 0 || d.bytes != f.Bytes || f.MTime == 0 || d.at.UnixNano() < f.MTime || !held.all(r.Job.To, d.root) {
 				break
 			}
-			receipt.Files = append(receipt.Files, fleet.FileReceipt{File: i, Target: d.target, Bytes: d.bytes, Root: d.root, Verified: d.verified})
+			files++
+			targets := r.Job.To
+			if len(targets) == 0 {
+				targets = []string{d.target}
+			}
+			for _, t := range targets {
+				receipt.Files = append(receipt.Files, fleet.FileReceipt{File: i, Target: t, Bytes: d.bytes, Root: d.root, Verified: d.verified})
+			}
 			if d.at.After(receipt.At) {
 				receipt.At = d.at
 			}
 		}
-		if len(receipt.Files) == len(r.Job.Files) {
+		if files == len(r.Job.Files) {
 			ids, with = append(ids, r.ID), append(with, receipt)
 		}
 	}
