@@ -9,7 +9,11 @@ class Memory {
   digests = new Map()
   shards = new Map()
   described = async ({ key }) => this.digests.get(key) ?? null
-  keepDescribed = async ({ key }, described) => { this.digests.set(key, structuredClone(described)) }
+  kept = () => {}
+  keepDescribed = async ({ key }, described) => {
+    this.digests.set(key, structuredClone(described))
+    this.kept()
+  }
   sent = async (way) => this.shards.get(JSON.stringify(way)) ?? null
   keepSent = async (way, sent) => { this.shards.set(JSON.stringify(way), sent) }
   finish = async ({ key }) => { this.digests.delete(key) }
@@ -21,13 +25,13 @@ for await (const line of createInterface({ input: process.stdin })) {
   const { file, name, pause, cancel, content, stopHashing, remember, ...options } = JSON.parse(line)
   if (content) copyFileSync(content, file)
   const upload = new Upload({ name, file: await openAsBlob(file) }, { workers: 0, ledger: remember ? memory : null, ...options })
+  memory.kept = stopHashing ? () => upload.cancel() : () => {} // while most is still to be hashed
   const phases = new Set()
   let pauses = 0
   let most = 0
   upload.addEventListener('progress', ({ detail }) => {
     phases.add(detail.phase)
     if (detail.phase === 'sending') most = Math.max(most, detail.shards.filter((s) => s.state === 'sending').length)
-    if (stopHashing && detail.phase === 'hashing' && detail.done > 0) upload.cancel()
     const sent = detail.shards.filter((s) => s.state === 'sent').length
     if (cancel !== undefined && sent >= cancel) upload.cancel()
     if (pause !== undefined && pauses === 0 && sent >= pause) {
