@@ -287,11 +287,12 @@ func TestFaults(t *testing.T) {
 			srv.Always(uploadertest.Check, test.checks)
 			ledger := new(uploader.MemoryLedger)
 			c := &clock{now: time.Unix(1e9, 0)}
-			target := newTarget(t, srv, func(o *nftstorage.Options) {
+			stall := func(o *nftstorage.Options) {
 				if strings.HasPrefix(test.name, "stall") {
 					o.Stall = 300 * time.Millisecond
 				}
-			})
+			}
+			target := newTarget(t, srv, stall)
 			opts := uploader.Options{Verify: test.verify, Ledger: ledger, Clock: c, NoResume: true, Transfers: 2}
 			u := newUploader(t, target, opts)
 			r, err := uploadOne(t.Context(), u, input(t, path))
@@ -347,12 +348,14 @@ func TestFaults(t *testing.T) {
 				return
 			}
 			// Whatever it was: when it is over, the same command completes.
+			if err := srv.Disconnect(); err != nil {
+				t.Fatal(err)
+			}
 			srv.Always(uploadertest.Upload, nil)
 			srv.Always(uploadertest.Check, nil)
 			opts.NoResume = false
-			srv.Wait() // for what still comes in of requests that were given up
 			before := srv.Count(uploadertest.Upload).Bytes
-			r, err = uploadOne(t.Context(), newUploader(t, target, opts), input(t, path))
+			r, err = uploadOne(t.Context(), newUploader(t, newTarget(t, srv, stall), opts), input(t, path))
 			if err != nil || !srv.Store.Complete(root) || r.Held < len(receipts) {
 				t.Errorf("resumed with %d receipts: %+v, %v", len(receipts), r, err)
 			}

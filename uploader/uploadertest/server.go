@@ -12,8 +12,10 @@ package uploadertest
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -61,6 +63,7 @@ type Server struct {
 
 	handler http.Handler
 	kind    func(*http.Request) Op
+	srv     *httptest.Server
 	closing context.Context //nolint:containedctx // done when the server is closed
 
 	mu      sync.Mutex
@@ -102,7 +105,7 @@ func NewServer(tb testing.TB, opts Options) *Server {
 	} else {
 		srv.Start()
 	}
-	s.URL = srv.URL
+	s.URL, s.srv = srv.URL, srv
 	tb.Cleanup(func() {
 		stop()
 		srv.CloseClientConnections()
@@ -144,14 +147,31 @@ func (s *Server) Count(op Op) Count {
 	return s.counts[op]
 }
 
-// Wait waits until no request is being answered. A client that gave up on one
-// does not know when that is.
-func (s *Server) Wait() {
+// Disconnect closes all connections and waits until no request is being
+// answered: what a client gave up on arrives no more. The client has to dial
+// again.
+func (s *Server) Disconnect() error {
+	// The server may not have taken up a connection whose client has long gone.
+	// It takes them in order, so it has taken all earlier ones when it answers
+	// this one, whose request is none.
+	conn, err := net.Dial("tcp", s.srv.Listener.Addr().String())
+	if err != nil {
+		return err
+	}
+	_, err = conn.Write([]byte("nothing\r\n\r\n"))
+	if err == nil {
+		_, err = io.ReadFull(conn, make([]byte, len("HTTP")))
+	}
+	if err = errors.Join(err, conn.Close()); err != nil {
+		return err
+	}
+	s.srv.CloseClientConnections()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for s.active > 0 {
 		s.quiet.Wait()
 	}
+	return nil
 }
 
 func (s *Server) leave() {
