@@ -3,6 +3,7 @@ package bucket_test
 import (
 	"crypto/sha256"
 	"encoding/base64"
+	"flag"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -21,11 +22,13 @@ import (
 	"github.com/carload/carload/uploader/targettest"
 )
 
-// BenchmarkUpload sends a file of 1 GiB to a real server, with all that belongs
+var benchBytes = flag.Int64("bench.bytes", 1<<30, "size of the benchmark's file")
+
+// BenchmarkUpload sends a file to a real server, with all that belongs
 // to it, and beside it the same shards, as files that are there already, by the
 // SDK's parallel puts with their digests known.
 func BenchmarkUpload(b *testing.B) {
-	const size = 1 << 30
+	size := *benchBytes
 	s := targettest.StartS3(b)
 	path := filepath.Join(b.TempDir(), "film.bin")
 	f, err := os.Create(path)
