@@ -80,16 +80,14 @@ func (a *app) listCommand() *cobra.Command {
 				if !ok {
 					return t.lacks("does not list what it holds: look into it")
 				}
+				rows := a.con.table("CID", "STATE", "SIZE", "CREATED", "NAME")
+				defer rows.flush()
 				for u, err := range l.List(cmd.Context()) {
 					if err != nil {
 						return err
 					}
 					a.con.event(uploadEvent{header("upload"), u.Root.String(), u.Name, u.Bytes, u.Created, string(u.State), len(u.Parts)})
-					created := ""
-					if !u.Created.IsZero() {
-						created = u.Created.UTC().Format(time.RFC3339)
-					}
-					a.con.result(fmt.Sprintf("%s\t%s\t%d\t%s\t%s", u.Root, printable(string(u.State)), u.Bytes, created, quotePath(u.Name)))
+					rows.row(textCell(u.Root.String()), textCell(printable(string(u.State))), bytesCell(u.Bytes), timeCell(u.Created), textCell(quotePath(u.Name)))
 				}
 				return nil
 			})
@@ -151,9 +149,12 @@ type pinEvent struct {
 	Created time.Time `json:"created"`
 }
 
-func (a *app) pinLine(p nftstorage.Pin) {
+// pins is a table of pins.
+func (a *app) pins() *table { return a.con.table("CID", "STATE", "ID", "NAME") }
+
+func (a *app) pinRow(rows *table, p nftstorage.Pin) {
 	a.con.event(pinEvent{header("pin"), p.ID, p.Cid.String(), p.Name, string(p.State), p.Created})
-	a.con.result(fmt.Sprintf("%s\t%s\t%s\t%s", p.Cid, printable(string(p.State)), quotePath(p.ID), quotePath(p.Name)))
+	rows.row(textCell(p.Cid.String()), textCell(printable(string(p.State))), textCell(quotePath(p.ID)), textCell(quotePath(p.Name)))
 }
 
 func (a *app) pinCommand() *cobra.Command {
@@ -182,12 +183,14 @@ func (a *app) pinAddCommand() *cobra.Command {
 				return err
 			}
 			return a.withService(cmd.Context(), end, func(t *nftstorage.Target) error {
+				rows := a.pins()
+				defer rows.flush()
 				for _, c := range cids {
 					p, err := t.AddPin(cmd.Context(), c, name)
 					if err != nil {
 						return fmt.Errorf("%s: %w", c, err)
 					}
-					a.pinLine(p)
+					a.pinRow(rows, p)
 				}
 				return nil
 			})
@@ -206,11 +209,13 @@ func (a *app) pinListCommand() *cobra.Command {
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withService(cmd.Context(), end, func(t *nftstorage.Target) error {
+				rows := a.pins()
+				defer rows.flush()
 				for p, err := range t.Pins(cmd.Context()) {
 					if err != nil {
 						return err
 					}
-					a.pinLine(p)
+					a.pinRow(rows, p)
 				}
 				return nil
 			})

@@ -241,13 +241,15 @@ func (a *app) unrestored(made unpack.Restored, err error, opts unpack.Options) e
 	return silent{worst}
 }
 
+// entryEvent is a file, directory or symlink of a DAG.
 type entryEvent struct {
 	eventHeader
 	Cid    string `json:"cid"`
 	Kind   string `json:"kind"`
 	Bytes  int64  `json:"bytes"`
 	Path   string `json:"path"`
-	Target string `json:"target,omitempty"`
+	Target string `json:"target,omitempty"` // of a symlink
+	Of     string `json:"of,omitempty"`     // the input that it is in
 }
 
 func (a *app) lsCommand() *cobra.Command {
@@ -271,10 +273,12 @@ func (a *app) ls(ctx context.Context, set *archiveSet) error {
 		return err
 	}
 	worst := exitOK
+	rows := a.con.table("CID", "TYPE", "SIZE", "PATH")
 	for e, err := range unpack.List(ctx, x, root) {
 		if err != nil {
 			var missing *unpack.BlockError
 			if !errors.As(err, &missing) {
+				rows.flush()
 				return err
 			}
 			err = lacking(err)
@@ -282,13 +286,14 @@ func (a *app) ls(ctx context.Context, set *archiveSet) error {
 			a.con.errorLine(err, exitCode(err))
 			continue
 		}
-		a.con.event(entryEvent{header("entry"), e.Cid.String(), e.Type.String(), e.Size, e.Path, e.Target})
-		line := fmt.Sprintf("%s\t%s\t%d\t%s", e.Cid, e.Type, e.Size, quotePath(e.Path))
+		a.con.event(entryEvent{header("entry"), e.Cid.String(), e.Type.String(), e.Size, e.Path, e.Target, ""})
+		path := quotePath(e.Path)
 		if e.Type == unixfs.Symlink {
-			line += " -> " + quotePath(e.Target)
+			path += " -> " + quotePath(e.Target)
 		}
-		a.con.result(line)
+		rows.row(textCell(e.Cid.String()), textCell(e.Type.String()), bytesCell(e.Size), textCell(path))
 	}
+	rows.flush()
 	a.sayUnhashed()
 	if worst != exitOK {
 		return silent{worst}

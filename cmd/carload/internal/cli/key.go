@@ -122,9 +122,12 @@ func (a *app) keyListCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withStore(cmd.Context(), dir, func(st *store.Store) error {
 				keys, err := st.Keys(cmd.Context(), 0)
+				rows := a.con.table("ID", "USER", "MADE", "NAME")
+				defer rows.flush()
 				for _, k := range keys {
 					a.con.event(newKeyEvent(k, ""))
-					a.con.result(fmt.Sprintf("%d\t%s\t%s\t%s", k.ID, quotePath(k.User), k.Created.UTC().Format(time.DateOnly), quotePath(k.Name)))
+					day := cell{plain: k.Created.UTC().Format(time.DateOnly), human: timeCell(k.Created).human}
+					rows.row(countCell(int(k.ID)), textCell(quotePath(k.User)), day, textCell(quotePath(k.Name)))
 				}
 				return err
 			})

@@ -123,6 +123,8 @@ func (a *app) ledgerListCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withLedger(path, func(l *sqliteledger.Ledger) error {
 				uploads, err := l.Uploads(cmd.Context())
+				rows := a.con.table("CID", "STATE", "RECEIPTS", "LARGEST SHARD", "BEGUN", "TARGET")
+				defer rows.flush()
 				for _, u := range uploads {
 					a.con.event(ledgerEvent{header("ledger"), u.Root.String(), u.Target, u.MaxShardBytes, u.Receipts, u.Suspects, u.Begun, u.Finished})
 					state := "unfinished"
@@ -132,7 +134,7 @@ func (a *app) ledgerListCommand() *cobra.Command {
 					if u.Suspects > 0 {
 						state = fmt.Sprintf("%d blocks to mend", u.Suspects)
 					}
-					a.con.result(fmt.Sprintf("%s\t%s\t%d\t%d\t%s\t%s", u.Root, state, u.Receipts, u.MaxShardBytes, u.Begun.UTC().Format(time.RFC3339), quotePath(u.Target)))
+					rows.row(textCell(u.Root.String()), textCell(state), countCell(u.Receipts), bytesCell(u.MaxShardBytes), timeCell(u.Begun), textCell(quotePath(u.Target)))
 				}
 				return err
 			})

@@ -44,6 +44,8 @@ func (a *app) status(ctx context.Context, t *target, roots []cid.Cid) error {
 		return t.lacks("does not tell what it holds: carload verify looks at the shards in a directory")
 	}
 	worst := exitOK
+	rows := a.con.table("CID", "STATE", "SHARDS")
+	defer rows.flush()
 	for _, root := range roots {
 		s, err := checker.Status(ctx, root)
 		if errors.Is(err, uploader.ErrNotFound) {
@@ -60,7 +62,7 @@ func (a *app) status(ctx context.Context, t *target, roots []cid.Cid) error {
 			event.Parts = append(event.Parts, p.String())
 		}
 		a.con.event(event)
-		a.con.result(fmt.Sprintf("%s\t%s\t%d", root, printable(string(s.State)), len(s.Parts)))
+		rows.row(textCell(root.String()), textCell(printable(string(s.State))), countCell(len(s.Parts)))
 	}
 	if worst != exitOK {
 		return silent{worst}

@@ -187,10 +187,12 @@ func (a *app) targetListCommand() *cobra.Command {
 		Short: "List the named targets: name, type, where",
 		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
+			rows := a.con.table("NAME", "TYPE", "WHERE")
+			defer rows.flush()
 			for _, name := range slices.Sorted(maps.Keys(a.settings.targets)) {
 				c := a.settings.targets[name]
 				a.con.event(targetEvent{header("target"), name, c.Type, c.where(), nil})
-				a.con.result(fmt.Sprintf("%s\t%s\t%s", name, c.Type, quotePath(c.where())))
+				rows.row(textCell(name), textCell(c.Type), textCell(quotePath(c.where())))
 			}
 			return nil
 		},
