@@ -2,8 +2,11 @@ package chunker
 
 import (
 	"encoding/binary"
+	"io/fs"
 	"iter"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -224,12 +227,16 @@ func (d *DAG) path(n *node) string {
 
 // Entry is an entry of a directory.
 type Entry struct {
-	Name string
-	Cid  cid.Cid
-	Size int64 // bytes of the files in it
+	Name   string
+	Path   string      // below the root, with slashes; ends with the name
+	Type   fs.FileMode // 0 for a file, [fs.ModeDir] or [fs.ModeSymlink]
+	Cid    cid.Cid
+	Size   int64  // bytes of the file, or of the files in it
+	Target string // of a symlink
 }
 
-// Entries iterates over the entries of the root, if that is a directory.
+// Entries iterates over the entries of the root, if that is a directory, in the
+// order of its links.
 func (d *DAG) Entries() iter.Seq[Entry] {
 	return func(yield func(Entry) bool) {
 		dir, ok := d.nodes.at(0).body.(*directory)
@@ -237,12 +244,53 @@ func (d *DAG) Entries() iter.Seq[Entry] {
 			return
 		}
 		for _, i := range d.entriesOf(dir) {
-			n := d.nodes.at(i)
-			if !yield(Entry{n.name, makeCID(d.recipe(n).cidPrefix(n.raw), n.digest[:]), n.size}) {
+			if !yield(d.entry("", d.nodes.at(i))) {
 				return
 			}
 		}
 	}
+}
+
+// AllEntries iterates over everything below the root: a directory comes after
+// what is in it, and entries of the same directory come in the order of their
+// names, byte by byte. It needs memory for the path that it is at, and 4 bytes
+// for each entry of the directories on it.
+func (d *DAG) AllEntries() iter.Seq[Entry] {
+	return func(yield func(Entry) bool) { d.entriesBelow("", d.nodes.at(0), yield) }
+}
+
+func (d *DAG) entriesBelow(path string, n *node, yield func(Entry) bool) bool {
+	dir, ok := n.body.(*directory)
+	if !ok {
+		return true
+	}
+	kids := d.entriesOf(dir)
+	if dir.sharded { // its links have the order of a hash
+		kids = slices.Clone(kids)
+		slices.SortFunc(kids, func(a, b uint32) int { return strings.Compare(d.nodes.at(a).name, d.nodes.at(b).name) })
+	}
+	for _, i := range kids {
+		kid := d.nodes.at(i)
+		e := d.entry(path, kid)
+		if !d.entriesBelow(e.Path, kid, yield) || !yield(e) {
+			return false
+		}
+	}
+	return true
+}
+
+func (d *DAG) entry(dir string, n *node) Entry {
+	e := Entry{Name: n.name, Path: n.name, Cid: makeCID(d.recipe(n).cidPrefix(n.raw), n.digest[:]), Size: n.size}
+	if dir != "" {
+		e.Path = dir + "/" + n.name
+	}
+	switch body := n.body.(type) {
+	case *directory:
+		e.Type = fs.ModeDir
+	case symlink:
+		e.Type, e.Target = fs.ModeSymlink, string(body)
+	}
+	return e
 }
 
 // Blocks iterates over the blocks in the order of the list.

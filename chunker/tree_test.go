@@ -2,10 +2,12 @@ package chunker_test
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -60,6 +62,47 @@ func TestTreeRefusals(t *testing.T) {
 				t.Errorf("%v, want an error with %s", err, tt.want)
 			}
 		})
+	}
+}
+
+// Everything in a tree comes in the order of the names, a directory after what is
+// in it, also where its links have another order.
+func TestAllEntries(t *testing.T) {
+	t.Parallel()
+	for _, hamt := range []string{"hamt-never", "hamt-links-count:1"} {
+		tree := chunker.NewTree()
+		for _, path := range []string{"b/y", "b/x", "c", "a", "b/é/deep"} {
+			if err := tree.AddFile(path, bytesSource(path), chunker.Stat{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := tree.AddSymlink("b/link", "../c", chunker.Stat{}); err != nil {
+			t.Fatal(err)
+		}
+		dag, err := tree.Build(t.Context(), chunker.Options{Profile: with(t, "unixfs-v1-2025", hamt)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for e := range dag.AllEntries() {
+			got = append(got, fmt.Sprint(e.Path, " ", e.Type, " ", e.Size, " ", e.Target))
+			if e.Type == 0 {
+				file, err := chunker.Build(t.Context(), bytesSource(e.Path), chunker.Options{})
+				if err != nil || file.Root() != e.Cid {
+					t.Errorf("%s is %s, by itself %v, %v", e.Path, e.Cid, file.Root(), err)
+				}
+			}
+		}
+		want := []string{
+			"a ---------- 1 ", "b/link L--------- 0 ../c", "b/x ---------- 3 ", "b/y ---------- 3 ",
+			"b/é/deep ---------- 9 ", "b/é d--------- 9 ", "b d--------- 15 ", "c ---------- 1 ",
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", hamt, got, want)
+		}
+		for range dag.AllEntries() {
+			break // the caller may stop
+		}
 	}
 }
 

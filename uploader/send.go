@@ -37,6 +37,10 @@ type Result struct {
 	Sample *SampleReport
 	Pieces []ShardPiece // of all shards, if [Options.PieceCIDs] is set and there was no error
 
+	// DAG is what the input was described as, nil if it was not, or in a batch. It
+	// keeps the digests of all blocks in memory for as long as it is kept.
+	DAG DAG
+
 	// Batch is the root of the batch that the input is in, and Entry its name
 	// there. Shards are those of the batch, and counted in its own result.
 	Batch cid.Cid

@@ -122,7 +122,7 @@ func (u *Uploader) pull(ctx context.Context, inputs iter.Seq[Input], outcomes ch
 // ship is pass 2 of an input.
 func (u *Uploader) ship(ctx context.Context, in Input, l layout, dag DAG) (Result, error) {
 	r, err := u.send(ctx, in.Name(), in.UploadName(), location(in), l)
-	r.Bytes, r.Left = dag.Size(), LeftOut(dag)
+	r.Bytes, r.Left, r.DAG = dag.Size(), LeftOut(dag), dag
 	if d, ok := dag.(interface{ Changed(context.Context) error }); ok && err == nil {
 		// Nothing that was sent is mixed, but it may be older than what is there now.
 		if err = d.Changed(ctx); err != nil {

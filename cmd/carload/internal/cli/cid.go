@@ -22,6 +22,7 @@ blocks in it are not hashed, which "carload verify" does. --as-file takes it for
 a file like any other.`,
 		Example: `  carload cid movie.mkv
   carload cid --profile unixfs-v0-2015 movie.mkv
+  carload cid --list photos
   tar c photos | carload cid -`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			src, err := a.source(cmd, in, args)
@@ -72,7 +73,7 @@ func (a *app) describeAll(src *source, res *results, what string, then func(uplo
 			dag, err = in.Describe(ctx, &read)
 		}
 		if err == nil {
-			r.Root, r.Bytes, r.Blocks, r.Left = dag.Root(), dag.Size(), dag.Len(), uploader.LeftOut(dag)
+			r.Root, r.Bytes, r.Blocks, r.Left, r.DAG = dag.Root(), dag.Size(), dag.Len(), uploader.LeftOut(dag), dag
 			if !ok {
 				total.Add(dag.Size())
 				err = src.checkSize(in.Name(), dag.Size())

@@ -48,8 +48,8 @@ type inputFlags struct {
 	mode, mtime bool
 	hashers     int
 
-	hidden, dereference, noEmptyDirs, rawNames, wrap bool
-	filters                                          filters
+	hidden, dereference, noEmptyDirs, rawNames, wrap, list bool
+	filters                                                filters
 }
 
 func (i *inputFlags) add(cmd *cobra.Command) {
@@ -86,11 +86,12 @@ func (i *inputFlags) add(cmd *cobra.Command) {
 	f.Var(i.filters.flag("!"), "include", "take in names that match; if this comes first, only those, and what is below directories that match")
 	f.IntVar(&i.hashers, "hashers", 0, "goroutines that read and hash (default: one for each core)")
 	group(f, groupWhat, "files-from", "files-from0", "part", "retry-from", "root", "as-file", "spool-dir", "hidden", "dereference", "no-empty-dirs", "raw-names", "wrap", "exclude", "include")
-	group(f, groupOutput, "report")
+	f.BoolVar(&i.list, "list", false, "print the CID of everything in directories, too: each entry before the directory that it is in, in the order of the names")
+	group(f, groupOutput, "report", "list")
 	group(f, groupSafety, "skip-errors", "max-upload-bytes")
 	group(f, groupRecipe, "profile", "chunker", "width", "raw-leaves", "cid-version", "hamt", "fanout", "trickle", "mode", "mtime")
 	group(f, groupSpeed, "hashers")
-	common(f, "files-from", "hidden", "wrap", "exclude", "include", "report", "skip-errors", "profile")
+	common(f, "files-from", "hidden", "wrap", "exclude", "include", "list", "report", "skip-errors", "profile")
 }
 
 // recipe is the profile with everything that was asked for instead.
@@ -185,6 +186,8 @@ func (a *app) source(cmd *cobra.Command, f inputFlags, args []string) (*source, 
 		}
 	}
 	switch {
+	case f.list && isSet(cmd, "root-only"):
+		return nil, usagef("--list prints what is in directories, and --root-only their roots alone: give one of the two")
 	case f.wrap && f.part.text != "":
 		return nil, usagef("--wrap puts all paths into one directory, and --part takes only some of them: give one of the two")
 	case readers > 1:
@@ -195,6 +198,11 @@ func (a *app) source(cmd *cobra.Command, f inputFlags, args []string) (*source, 
 		a.con.warn("reading standard input from the terminal")
 	}
 	return s, nil
+}
+
+func isSet(cmd *cobra.Command, flag string) bool {
+	set, err := cmd.Flags().GetBool(flag)
+	return set && err == nil
 }
 
 // checkSize refuses an input that is beyond the limit, as the engine does.
@@ -513,7 +521,8 @@ func (s *source) begin(target string) (err error) {
 // wrapped is one input: a directory of all the paths.
 func (s *source) wrapped() (uploader.Input, error) {
 	tree := chunker.NewTree()
-	paths := 0
+	opts := s.tree(".")
+	paths, lost := 0, 0
 	for path, err := range s.all() {
 		if err != nil {
 			return nil, err
@@ -524,6 +533,11 @@ func (s *source) wrapped() (uploader.Input, error) {
 		}
 		if strings.HasPrefix(path, objectScheme) {
 			return nil, usagef("--wrap takes what is on this machine, and %s is in a bucket", quotePath(path))
+		}
+		if _, err := os.Stat(path); err != nil && !s.flags.skipErrors { // before hours of reading the others
+			lost++
+			opts.Refused(chunker.Refusal{Path: path, Err: err})
+			continue
 		}
 		abs, err := filepath.Abs(path) // so that "." has a name
 		if err != nil {
@@ -536,8 +550,20 @@ func (s *source) wrapped() (uploader.Input, error) {
 	if paths == 0 {
 		return nil, errNoPaths()
 	}
-	return told{nowhere{uploader.Tree(".", tree, s.tree("."))}, s.app.con}, nil
+	if lost > 0 {
+		return nil, withHint(fmt.Errorf("%s can't be taken, and --wrap makes one root of all of them: there is none", ofPaths(lost, paths)), skipHint)
+	}
+	return told{nowhere{uploader.Tree(".", tree, opts)}, s.app.con}, nil
 }
+
+func ofPaths(n, all int) string {
+	if all == 1 {
+		return "the path"
+	}
+	return fmt.Sprintf("%d of the %d paths", n, all)
+}
+
+const skipHint = "--skip-errors leaves them out and takes the rest; --report FILE lists them, for --retry-from"
 
 // told is an input that says when there is nothing in it.
 type told struct {
@@ -565,7 +591,7 @@ func (nowhere) Location() string { return "" }
 func (t told) Describe(ctx context.Context, read *atomic.Int64) (uploader.DAG, error) {
 	dag, err := t.Input.Describe(ctx, read)
 	if errors.Is(err, chunker.ErrRefused) {
-		err = withHint(err, "--skip-errors leaves them out and takes the rest; --report FILE lists them, for --retry-from")
+		err = withHint(err, skipHint)
 	}
 	if d, ok := dag.(*chunker.DAG); ok && err == nil && d.Size() == 0 {
 		t.con.warn("%s: there is no file in it, or only empty ones; names that begin with a dot need --hidden", quotePath(t.Name()))

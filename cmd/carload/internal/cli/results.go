@@ -2,9 +2,12 @@ package cli
 
 import (
 	"fmt"
+	"io/fs"
 	"strings"
 	"time"
 
+	"github.com/carload/carload/chunker"
+	"github.com/carload/carload/internal/unixfs"
 	"github.com/carload/carload/uploader"
 )
 
@@ -12,11 +15,12 @@ import (
 type results struct {
 	app      *app
 	rootOnly bool
-	hidden   bool   // standard output is taken
-	verifies bool   // what succeeds was verified, to the level that was asked for
-	newName  string // that was asked for
-	target   string // of several, that the next outcome is of
-	other    bool   // it is not the first target, by which inputs are counted
+	hidden   bool            // standard output is taken
+	verifies bool            // what succeeds was verified, to the level that was asked for
+	newName  string          // that was asked for
+	listed   map[string]bool // inputs whose entries were printed, if there are several targets
+	target   string          // of several, that the next outcome is of
+	other    bool            // it is not the first target, by which inputs are counted
 	src      *source
 	files    bool // shards are files in a directory
 	manifest *manifest
@@ -28,7 +32,7 @@ type results struct {
 }
 
 func (a *app) newResults(rootOnly bool) *results {
-	return &results{app: a, rootOnly: rootOnly, started: time.Now()}
+	return &results{app: a, rootOnly: rootOnly, listed: map[string]bool{}, started: time.Now()}
 }
 
 // addBatch takes the outcome of a batch. Those of its members have been told.
@@ -119,6 +123,7 @@ func (r *results) add(res uploader.Result, err error) {
 		event.Error = row.Error
 		r.app.con.line("carload: error: " + quotePath(res.Name) + ": " + row.Error)
 	}
+	r.addEntries(res)
 	r.app.con.event(event)
 	switch {
 	case r.hidden:
@@ -132,6 +137,37 @@ func (r *results) add(res uploader.Result, err error) {
 		r.app.con.result(res.Root.String() + "\t" + quotePath(res.Name))
 	}
 	r.addPieces(res)
+}
+
+// addEntries prints what is in a directory, if it is to be printed and was not
+// for another target.
+func (r *results) addEntries(res uploader.Result) {
+	dag, ok := res.DAG.(*chunker.DAG)
+	if !ok || r.src == nil || !r.src.flags.list || r.listed[res.Name] {
+		return
+	}
+	if r.target != "" {
+		r.listed[res.Name] = true
+	}
+	defer frugal()()
+	of := ""
+	if res.Name != "." {
+		of = strings.TrimSuffix(res.Name, "/") + "/"
+	}
+	for e := range dag.AllEntries() {
+		if r.app.con.unwritten() != nil {
+			return
+		}
+		kind := unixfs.File
+		switch e.Type {
+		case fs.ModeDir:
+			kind = unixfs.Directory
+		case fs.ModeSymlink:
+			kind = unixfs.Symlink
+		}
+		r.app.con.event(entryEvent{header("entry"), e.Cid.String(), kind.String(), e.Size, e.Path, e.Target, res.Name})
+		r.app.con.result(e.Cid.String() + "\t" + quotePath(of+e.Path))
+	}
 }
 
 // finish sums up, and returns the error of the command. Those of the inputs

@@ -397,6 +397,9 @@ func (a *app) packToStdout(src *source, send sendFlags) error {
 	if a.con.json {
 		return usagef("-o - and --json both want standard output")
 	}
+	if src.flags.list {
+		return usagef("-o - and --list both want standard output")
+	}
 	if len(src.paths) != 1 || src.flags.filesFrom != "" || src.flags.filesFrom0 != "" {
 		return usagef("-o - takes one input")
 	}
