@@ -18,6 +18,12 @@ type Observer interface{ Observe(Event) }
 // Event is one of the event types of this package.
 type Event interface{ event() }
 
+// Describing is sent when pass 1 of an input begins.
+type Describing struct {
+	Name  string `json:"name"`
+	Bytes int64  `json:"bytes"` // of payload; 0 if that is not known before
+}
+
 // Described is sent when pass 1 of an input is done.
 type Described struct {
 	Name   string  `json:"name"`
@@ -83,12 +89,13 @@ type Verified struct {
 	Sample *SampleReport `json:"sample,omitempty"`
 }
 
-func (Described) event() {}
-func (Waiting) event()   {}
-func (Mending) event()   {}
-func (ShardSent) event() {}
-func (Retrying) event()  {}
-func (Verified) event()  {}
+func (Describing) event() {}
+func (Described) event()  {}
+func (Waiting) event()    {}
+func (Mending) event()    {}
+func (ShardSent) event()  {}
+func (Retrying) event()   {}
+func (Verified) event()   {}
 
 func (u *Uploader) observe(e Event) {
 	if u.opts.Observer == nil {

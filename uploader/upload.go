@@ -145,6 +145,11 @@ func (u *Uploader) done(in Input, r Result, err error) outcome {
 // is known if there is an error.
 func (u *Uploader) describe(ctx context.Context, in Input) (l layout, dag DAG, r Result, err error) {
 	r.Name = in.Name()
+	begins := Describing{Name: in.Name()}
+	if s, ok := in.(Sized); ok {
+		begins.Bytes = s.Size()
+	}
+	u.observe(begins)
 	if s, ok := in.(Sized); ok {
 		if err := u.checkSize(in.Name(), s.Size()); err != nil {
 			return l, nil, r, err

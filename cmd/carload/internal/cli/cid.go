@@ -64,6 +64,7 @@ func (a *app) describeAll(src *source, res *results, what string, then func(uplo
 			total.Add(sized.Size())
 		}
 		r := uploader.Result{Name: in.Name()}
+		a.board.begin(quotePath(in.Name()), 0)
 		var dag uploader.DAG
 		var err error
 		if ok {
@@ -84,6 +85,7 @@ func (a *app) describeAll(src *source, res *results, what string, then func(uplo
 		}
 		res.add(r, errors.Join(err, in.Close()))
 		done.Add(1)
+		a.board.end(quotePath(in.Name()))
 		if ctx.Err() != nil {
 			break
 		}

@@ -33,6 +33,7 @@ type app struct {
 	con   *console
 	log   *slog.Logger
 	life  *lifetime
+	board board // what is being worked on
 
 	embedded  bool // the built-in service runs in this process
 	wholeHelp bool // not only the commonest flags

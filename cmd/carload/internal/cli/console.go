@@ -20,17 +20,9 @@ type console struct {
 	quiet, json bool
 
 	mu     sync.Mutex
-	above  io.Writer   // prints above the progress bars, if there are any
+	live   *live       // what changes at the bottom of the terminal; nil for nothing
 	outErr error       // the first failure to write a result
 	onErr  func(error) // is told of it; nil for nobody
-}
-
-// showAbove makes lines appear above the progress bars that w belongs to; nil
-// means that there are none any more.
-func (c *console) showAbove(w io.Writer) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.above = w
 }
 
 // line prints a line for people.
@@ -43,12 +35,13 @@ func (c *console) line(s string) {
 func (c *console) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.above != nil {
-		if n, err := c.above.Write(p); err == nil {
-			return n, nil
-		}
+	if c.live == nil {
+		return c.err.Write(p)
 	}
-	return c.err.Write(p)
+	if _, err := io.WriteString(c.err, clearBelow+string(p)+c.live.draw()); err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }
 
 // say prints a line for people, unless they asked for quiet.
@@ -99,10 +92,9 @@ func (c *console) event(v any) {
 func (c *console) write(p []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.above != nil && isTerminal(c.out) { // the bars would tear the line apart
-		if _, err := c.above.Write(p); err == nil {
-			return
-		}
+	if c.live != nil && isTerminal(c.out) { // it is the same one
+		_, _ = io.WriteString(c.err, clearBelow)
+		defer func() { _, _ = io.WriteString(c.err, c.live.draw()) }()
 	}
 	if _, err := c.out.Write(p); err != nil && c.outErr == nil {
 		c.outErr = err

@@ -165,6 +165,7 @@ type observer struct {
 	profile string
 	verbose bool
 	target  string // of several; empty if there is one
+	board   *board // nil if nobody looks at it
 }
 
 // name is what an upload is called in messages.
@@ -177,6 +178,7 @@ func (o observer) name(input string) string {
 
 // Observe implements [uploader.Observer].
 func (o observer) Observe(e uploader.Event) {
+	o.note(e)
 	switch e := e.(type) {
 	case uploader.Described:
 		base, batch := "", ""
@@ -213,6 +215,27 @@ func (o observer) Observe(e uploader.Event) {
 		if o.verbose {
 			o.con.say("%s: verified (%s)", o.name(e.Name), e.Level)
 		}
+	}
+}
+
+// note puts an event on the board.
+func (o observer) note(e uploader.Event) {
+	if o.board == nil {
+		return
+	}
+	switch e := e.(type) {
+	case uploader.Describing:
+		o.board.observe(o.name(e.Name), e)
+	case uploader.Described:
+		o.board.observe(o.name(e.Name), e)
+	case uploader.ShardSent:
+		o.board.observe(o.name(e.Name), e)
+	case uploader.Retrying:
+		o.board.observe(o.name(e.Name), e)
+	case uploader.Waiting:
+		o.board.observe(o.name(e.Name), e)
+	case uploader.Mending:
+		o.board.observe(o.name(e.Name), e)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 	"time"
 
@@ -18,13 +19,16 @@ const grace = 30 * time.Second
 
 // lifetime ends in two stages. The first SIGINT or SIGTERM ends soft: nothing
 // new is started. After the grace period hard ends too. A second signal kills
-// the process at once: it is no longer caught.
+// the process at once.
 type lifetime struct {
 	soft, hard context.Context //nolint:containedctx // of the whole process
 
 	stop  context.CancelCauseFunc // ends soft
 	end   context.CancelFunc
 	group errgroup.Group
+
+	mu   sync.Mutex
+	tell func() // says how far it is; nil if nothing is under way
 }
 
 func newLifetime(ctx context.Context, con *console) *lifetime {
@@ -34,6 +38,10 @@ func newLifetime(ctx context.Context, con *console) *lifetime {
 	// reason to die in the middle.
 	broken := make(chan os.Signal, 1)
 	signal.Notify(broken, syscall.SIGPIPE)
+	asked := make(chan os.Signal, 1)
+	if s := snapshotSignals(); len(s) > 0 {
+		signal.Notify(asked, s...)
+	}
 	hard, cancelHard := context.WithCancelCause(ctx)
 	soft, cancelSoft := context.WithCancelCause(ctx)
 	ended, end := context.WithCancel(context.Background())
@@ -47,7 +55,15 @@ func newLifetime(ctx context.Context, con *console) *lifetime {
 		case <-ended.Done():
 			return nil
 		case s := <-signals:
-			signal.Stop(signals)
+			l.group.Go(func() error {
+				select {
+				case <-ended.Done():
+				case again := <-signals:
+					con.leave()
+					die(again)
+				}
+				return nil
+			})
 			con.say("carload: %s: stopping; once more stops at once", s)
 			cancelSoft(interrupted{s})
 			timer := time.NewTimer(grace)
@@ -61,7 +77,42 @@ func newLifetime(ctx context.Context, con *console) *lifetime {
 		}
 		return nil
 	})
+	l.group.Go(func() error {
+		defer signal.Stop(asked)
+		for {
+			select {
+			case <-ended.Done():
+				return nil
+			case <-asked:
+				l.snapshot(con)
+			}
+		}
+	})
 	return l
+}
+
+// onSnapshot names what says how far it is when a signal asks, until the function
+// that it returns is called.
+func (l *lifetime) onSnapshot(tell func()) (forget func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	before := l.tell
+	l.tell = tell
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.tell = before
+	}
+}
+
+func (l *lifetime) snapshot(con *console) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.tell == nil {
+		con.line("carload: nothing is under way that has a measure")
+		return
+	}
+	l.tell()
 }
 
 // close lets go of the signals.

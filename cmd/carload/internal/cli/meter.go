@@ -39,17 +39,25 @@ func (m *meter) rate() float64 {
 	return float64(last.count-first.count) / seconds
 }
 
-// eta is how long what is left will take at this rate, for people.
+// etaAfter is how long a rate has to be known before anything is made of it, and
+// mostETA the longest time that is worth telling.
+const (
+	etaAfter = 5 * time.Second
+	mostETA  = 100 * time.Hour
+)
+
+// eta is how long what is left will take at this rate, for people; empty if that
+// would be a guess.
 func (m *meter) eta(left int64) string {
 	r := m.rate()
-	if r == 0 {
-		return "?"
+	if r == 0 || m.samples[len(m.samples)-1].at.Sub(m.samples[0].at) < etaAfter {
+		return ""
 	}
 	d := time.Duration(float64(left) / r * float64(time.Second))
-	if d > 100*time.Hour || d < 0 {
-		return "?"
+	if d > mostETA || d < 0 {
+		return ""
 	}
-	return "about " + formatDuration(d)
+	return "about " + formatDuration(d.Round(time.Second))
 }
 
 // formatDuration is a duration for people.

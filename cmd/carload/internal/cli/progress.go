@@ -2,12 +2,10 @@ package cli
 
 import (
 	"fmt"
-	"io"
+	"strings"
 	"sync"
 	"time"
 
-	"github.com/vbauerster/mpb/v8"
-	"github.com/vbauerster/mpb/v8/decor"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/carload/carload/uploader"
@@ -36,11 +34,12 @@ func (m *progressMode) UnmarshalText(text []byte) error {
 	return fmt.Errorf("%q: use auto, bar, plain or none", text)
 }
 
-// How often progress is shown.
+// How often progress is looked at and shown.
 const (
-	barEvery   = 200 * time.Millisecond
-	plainEvery = 30 * time.Second
-	eventEvery = 5 * time.Second
+	barEvery     = 200 * time.Millisecond
+	measureEvery = time.Second // without bars
+	plainEvery   = 30 * time.Second
+	eventEvery   = 5 * time.Second
 )
 
 // phases names what the counters of progress mean to a command; an empty one is
@@ -49,7 +48,7 @@ type phases struct{ first, second, third string }
 
 // showProgress shows what snapshot tells until the returned function is called.
 func (a *app) showProgress(names phases, snapshot func() uploader.Progress) (stop func()) {
-	p := &progress{con: a.con, snapshot: snapshot, names: names, started: time.Now()}
+	p := &progress{con: a.con, snapshot: snapshot, names: names, board: &a.board, started: time.Now()}
 	mode := a.global.progress
 	if mode == progressAuto {
 		mode = progressPlain
@@ -62,25 +61,12 @@ func (a *app) showProgress(names phases, snapshot func() uploader.Progress) (sto
 	}
 	done := make(chan struct{})
 	var g errgroup.Group
-	if a.con.json {
-		g.Go(func() error { p.every(eventEvery, done, p.event); return nil })
-	}
-	switch mode {
-	case progressBar:
-		bars := p.newBars(a.stdio.Err)
-		a.con.showAbove(bars.container)
-		g.Go(func() error {
-			p.every(barEvery, done, bars.update)
-			a.con.showAbove(nil)
-			bars.close()
-			return nil
-		})
-	case progressPlain:
-		g.Go(func() error { p.every(plainEvery, done, p.plain); return nil })
-	}
+	g.Go(func() error { p.run(mode, done); return nil })
+	forget := a.life.onSnapshot(p.tell)
 	return sync.OnceFunc(func() {
+		forget()
 		close(done)
-		_ = g.Wait() // its goroutines have no errors
+		_ = g.Wait() // its goroutine has no errors
 	})
 }
 
@@ -89,60 +75,129 @@ type progress struct {
 	con      *console
 	snapshot func() uploader.Progress
 	names    phases
+	board    *board
 	started  time.Time
 
+	mu                     sync.Mutex // a signal may ask as well
 	hashed, sent, verified meter
 }
 
-func (p *progress) every(d time.Duration, done <-chan struct{}, show func()) {
-	t := time.NewTicker(d)
-	defer t.Stop()
+func (p *progress) run(mode progressMode, done <-chan struct{}) {
+	every := measureEvery
+	if mode == progressBar {
+		every = barEvery
+		defer p.con.hide()
+	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	plain, event := p.started.Add(plainEvery), p.started.Add(eventEvery)
 	for {
 		select {
 		case <-done:
 			return
-		case <-t.C:
-			show()
+		case <-tick.C:
+		}
+		now := time.Now()
+		s := p.measure(now)
+		if mode == progressBar {
+			columns, rows := terminalSize(p.con.err)
+			p.con.show(p.frame(now, s, columns, rows))
+		}
+		if mode == progressPlain && !now.Before(plain) {
+			plain = now.Add(plainEvery)
+			p.con.say("%s", p.line(now, s))
+		}
+		if !now.Before(event) {
+			event = now.Add(eventEvery)
+			p.con.event(newProgressEvent(s))
 		}
 	}
 }
 
-func (p *progress) plain() {
-	now, s := time.Now(), p.snapshot()
+// measure takes a snapshot, and keeps what rates are made of.
+func (p *progress) measure(now time.Time) uploader.Progress {
+	s := p.snapshot()
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.hashed.add(now, s.BytesHashed)
 	p.sent.add(now, s.BytesSent)
 	p.verified.add(now, s.BytesVerified)
-	line := formatDuration(now.Sub(p.started).Round(time.Second)) + ": "
-	if p.names.first != "" {
-		line += p.names.first + " " + counted(s.BytesHashed, s.BytesToHash, &p.hashed)
-	}
-	if p.names.second != "" && s.Shards > 0 {
-		line += fmt.Sprintf("; %s %s, %d of %d shards", p.names.second, counted(s.BytesSent, s.BytesToSend, &p.sent), s.ShardsDone, s.Shards)
-	}
-	if p.names.third != "" && (p.names.first == "" || s.BytesToVerify > 0) {
-		if p.names.first != "" {
-			line += "; "
-		}
-		line += p.names.third + " " + counted(s.BytesVerified, s.BytesToVerify, &p.verified)
-	}
-	if s.Inputs > 1 {
-		line += fmt.Sprintf("; %d of %d inputs done", s.InputsDone, s.Inputs)
-	}
-	if s.Retries > 0 {
-		line += fmt.Sprintf("; %d retries", s.Retries)
-	}
-	p.con.say("%s", line)
+	return s
 }
 
-func counted(n, total int64, m *meter) string {
-	text := formatBytes(n)
-	if total > 0 && n <= total {
-		text += fmt.Sprintf(" of %s (%d %%)", formatBytes(total), percent(n, total))
+// tell prints where it is, because somebody asked.
+func (p *progress) tell() {
+	now := time.Now()
+	s := p.measure(now)
+	p.con.line(p.line(now, s))
+	p.con.event(newProgressEvent(s))
+}
+
+// phase is what is done, and how far it is.
+type phase struct {
+	name     string
+	n, total int64
+	meter    *meter
+}
+
+// shown are the phases that there is something to say about.
+func (p *progress) shown(s uploader.Progress) (shown []phase) {
+	if p.names.first != "" {
+		shown = append(shown, phase{p.names.first, s.BytesHashed, s.BytesToHash, &p.hashed})
 	}
-	if r := m.rate(); r > 0 && n < total {
-		text += fmt.Sprintf(" at %s/s, %s left", formatBytes(int64(r)), m.eta(total-n))
+	if p.names.second != "" && s.BytesToSend > 0 {
+		shown = append(shown, phase{p.names.second, s.BytesSent, s.BytesToSend, &p.sent})
+	}
+	if p.names.third != "" && (p.names.first == "" || s.BytesToVerify > 0) {
+		shown = append(shown, phase{p.names.third, s.BytesVerified, s.BytesToVerify, &p.verified})
+	}
+	return shown
+}
+
+// line is all of it in one line.
+func (p *progress) line(now time.Time, s uploader.Progress) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var parts []string
+	for _, ph := range p.shown(s) {
+		text := ph.name + " " + formatBytes(ph.n)
+		if ph.total > 0 && ph.n <= ph.total {
+			text += fmt.Sprintf(" of %s (%d %%)", formatBytes(ph.total), percent(ph.n, ph.total))
+		}
+		if rate := ph.rate(); rate != "" {
+			text += " at " + rate
+		}
+		parts = append(parts, text)
+	}
+	return formatDuration(now.Sub(p.started).Round(time.Second)) + ": " + strings.Join(append(parts, counts(s)...), "; ") + p.board.summary(now, p.names.first)
+}
+
+// rate says how fast a phase is and how long it will take: nothing, if it is done
+// or too young to tell.
+func (ph phase) rate() string {
+	r := ph.meter.rate()
+	if r == 0 || ph.total > 0 && ph.n >= ph.total {
+		return ""
+	}
+	text := formatBytes(int64(r)) + "/s"
+	if eta := ph.meter.eta(ph.total - ph.n); eta != "" {
+		text += ", " + eta + " left"
 	}
 	return text
+}
+
+// counts are the numbers besides those of bytes.
+func counts(s uploader.Progress) (parts []string) {
+	if s.Shards > 0 {
+		parts = append(parts, fmt.Sprintf("%d of %s", s.ShardsDone, count(int(s.Shards), "shard")))
+	}
+	if s.Inputs > 1 {
+		parts = append(parts, fmt.Sprintf("%d of %d inputs done", s.InputsDone, s.Inputs))
+	}
+	if s.Retries > 0 {
+		parts = append(parts, fmt.Sprintf("%d retries, %s sent again", s.Retries, formatBytes(s.BytesResent)))
+	}
+	return parts
 }
 
 func percent(n, total int64) int {
@@ -152,86 +207,68 @@ func percent(n, total int64) int {
 	return int(float64(n) / float64(total) * 100)
 }
 
-func (p *progress) event() {
-	s := p.snapshot()
-	p.con.event(progressEvent{
+func newProgressEvent(s uploader.Progress) progressEvent {
+	return progressEvent{
 		eventHeader: header("progress"),
 		BytesHashed: s.BytesHashed, BytesToHash: s.BytesToHash,
 		BytesSent: s.BytesSent, BytesToSend: s.BytesToSend, BytesResent: s.BytesResent,
 		BytesVerified: s.BytesVerified, BytesToVerify: s.BytesToVerify,
 		ShardsDone: s.ShardsDone, Shards: s.Shards, Retries: s.Retries, InputsDone: s.InputsDone, Inputs: s.Inputs,
-	})
-}
-
-// bars is a display of one bar for each phase.
-type bars struct {
-	p         *progress
-	container *mpb.Progress
-	shown     []shownBar
-	mu        sync.Mutex // the decorators run on goroutines of the container
-	last      uploader.Progress
-}
-
-func (p *progress) newBars(w io.Writer) *bars {
-	b := &bars{p: p, container: mpb.New(mpb.WithOutput(w), mpb.WithAutoRefresh(), mpb.WithRefreshRate(barEvery))}
-	b.add(p.names.first, &p.hashed, func(s uploader.Progress) (int64, int64) { return s.BytesHashed, s.BytesToHash })
-	b.add(p.names.second, &p.sent, func(s uploader.Progress) (int64, int64) { return s.BytesSent, s.BytesToSend })
-	b.add(p.names.third, &p.verified, func(s uploader.Progress) (int64, int64) { return s.BytesVerified, s.BytesToVerify })
-	return b
-}
-
-// shownBar is a bar and what it counts.
-type shownBar struct {
-	bar *mpb.Bar
-	of  func(uploader.Progress) (n, total int64)
-}
-
-// add adds the bar of a phase, if the command has it.
-func (b *bars) add(name string, m *meter, of func(uploader.Progress) (n, total int64)) {
-	if name == "" {
-		return
-	}
-	text := func(f func(n, total int64) string) decor.Decorator {
-		return decor.Any(func(decor.Statistics) string {
-			b.mu.Lock()
-			defer b.mu.Unlock()
-			return f(of(b.last))
-		}, decor.WCSyncSpaceR)
-	}
-	bar := b.container.New(0, mpb.BarStyle().Lbound("[").Filler("=").Tip(">").Padding(" ").Rbound("]"),
-		mpb.PrependDecorators(decor.Name(name, decor.WCSyncSpaceR)),
-		mpb.AppendDecorators(
-			text(func(n, total int64) string { return fmt.Sprintf("%3d %%", percent(n, max(total, 1))) }),
-			text(func(n, total int64) string { return formatBytes(n) + " of " + formatBytes(max(n, total)) }),
-			text(func(n, total int64) string {
-				if n >= total {
-					return "" // what was reached, not how fast
-				}
-				return formatBytes(int64(m.rate())) + "/s, " + m.eta(total-n) + " left"
-			}),
-		))
-	b.shown = append(b.shown, shownBar{bar, of})
-}
-
-func (b *bars) update() {
-	now, s := time.Now(), b.p.snapshot()
-	b.mu.Lock()
-	b.last = s
-	b.p.hashed.add(now, s.BytesHashed)
-	b.p.sent.add(now, s.BytesSent)
-	b.p.verified.add(now, s.BytesVerified)
-	b.mu.Unlock()
-	for _, shown := range b.shown {
-		n, total := shown.of(s)
-		shown.bar.SetTotal(max(total, 1), false)
-		shown.bar.SetCurrent(n)
 	}
 }
 
-// close removes the bars: the summary says it all.
-func (b *bars) close() {
-	for _, shown := range b.shown {
-		shown.bar.Abort(true)
+// frame is the lines for a terminal of this size: a bar for each phase, the
+// numbers, and what is being worked on.
+func (p *progress) frame(now time.Time, s uploader.Progress, columns, rows int) []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	columns-- // the last one is where terminals differ
+	shown := p.shown(s)
+	pad := 0
+	for _, ph := range shown {
+		pad = max(pad, len(ph.name))
 	}
-	b.container.Wait()
+	var lines []string
+	for _, ph := range shown {
+		lines = append(lines, ph.bar(columns, pad))
+	}
+	if numbers := counts(s); len(numbers) > 0 {
+		lines = append(lines, strings.Join(numbers, ", "))
+	}
+	for _, line := range p.board.lines(now, p.names.first) {
+		lines = append(lines, "  "+line)
+	}
+	for i, line := range lines {
+		lines[i] = fit(line, columns)
+	}
+	return lines[:min(len(lines), max(rows-1, 1))]
+}
+
+// Widths of a bar.
+const (
+	leastBar = 8
+	mostBar  = 40
+)
+
+// bar is a phase in one line: what there is no room for is left out, the bar
+// first.
+func (ph phase) bar(columns, pad int) string {
+	name := fmt.Sprintf("%-*s  ", pad, ph.name)
+	text := formatBytes(ph.n)
+	if ph.total > 0 {
+		text = fmt.Sprintf("%3d %%  %s of %s", percent(ph.n, ph.total), formatBytes(ph.n), formatBytes(max(ph.n, ph.total)))
+	}
+	if rate := ph.rate(); rate != "" && len(name)+len(text)+2+len(rate) <= columns {
+		text += "  " + rate
+	}
+	room := min(columns-len(name)-len(text)-4, mostBar)
+	if ph.total <= 0 || room < leastBar {
+		return name + text
+	}
+	filled := int(float64(min(ph.n, ph.total)) / float64(ph.total) * float64(room))
+	bar := strings.Repeat("=", filled)
+	if filled < room {
+		bar += ">" + strings.Repeat(" ", room-filled-1)
+	}
+	return name + "[" + bar + "] " + text
 }

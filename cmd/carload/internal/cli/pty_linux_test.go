@@ -19,8 +19,9 @@ type terminal struct {
 	pty, tty *os.File
 	done     chan struct{}
 
-	mu    sync.Mutex
-	wrote bytes.Buffer
+	mu     sync.Mutex
+	wrote  bytes.Buffer
+	change chan struct{} // closed, and made anew, with each write
 }
 
 func newTerminal(t *testing.T, columns, rows uint16) *terminal {
@@ -40,7 +41,7 @@ func newTerminal(t *testing.T, columns, rows uint16) *terminal {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &terminal{t: t, pty: pty, tty: tty, done: make(chan struct{})}
+	m := &terminal{t: t, pty: pty, tty: tty, done: make(chan struct{}), change: make(chan struct{})}
 	m.resize(columns, rows)
 	go m.read()
 	t.Cleanup(func() { m.hangUp(); _ = pty.Close() })
@@ -61,6 +62,8 @@ func (m *terminal) read() {
 		n, err := m.pty.Read(buf)
 		m.mu.Lock()
 		m.wrote.Write(buf[:n])
+		close(m.change)
+		m.change = make(chan struct{})
 		m.mu.Unlock()
 		if err != nil {
 			return // nobody has the terminal open any more
@@ -79,6 +82,23 @@ func (m *terminal) text() string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.wrote.String()
+}
+
+// await waits until what was written fulfils a condition.
+func (m *terminal) await(is func(string) bool) {
+	for {
+		m.mu.Lock()
+		text, change := m.wrote.String(), m.change
+		m.mu.Unlock()
+		if is(text) {
+			return
+		}
+		select {
+		case <-change:
+		case <-m.done:
+			m.t.Fatalf("it ended with:\n%s", text)
+		}
+	}
 }
 
 // run runs a command on the terminal.

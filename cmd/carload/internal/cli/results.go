@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"strings"
@@ -100,6 +101,9 @@ func (r *results) add(res uploader.Result, err error) {
 	}
 	if err != nil {
 		r.failed++
+		if errors.As(err, new(interrupted)) {
+			err = fmt.Errorf("%s: %w", quotePath(res.Name), err)
+		}
 		if r.target != "" {
 			err = fmt.Errorf("%s: %w", quotePath(r.target), err)
 		}

@@ -184,7 +184,7 @@ func TestBlame(t *testing.T) {
 func TestMeter(t *testing.T) {
 	t.Parallel()
 	var m meter
-	if m.rate() != 0 || m.eta(10) != "?" {
+	if m.rate() != 0 || m.eta(10) != "" {
 		t.Error("a meter without samples knows something")
 	}
 	at := time.Unix(0, 0)

@@ -92,7 +92,7 @@ func (s *sendFlags) options(a *app, src *source) (uploader.Options, error) {
 		Transfers: s.transfers, MaxShardBytes: int64(s.maxShardBytes), MaxUploadBytes: src.limit,
 		Retries: s.retries, BytesPerSecond: int64(s.bwlimit.size), Verify: s.verify, VerifyTimeout: s.verifyTimeout,
 		SampleBlocks: s.sample, NoResume: s.noResume, Rehash: s.checksum, PieceCIDs: s.pieceCIDs,
-		Observer: observer{con: a.con, profile: src.options.Profile.Name, verbose: a.global.verbose > 0},
+		Observer: observer{con: a.con, profile: src.options.Profile.Name, verbose: a.global.verbose > 0, board: &a.board},
 		Logger:   a.log,
 	}
 	if s.retries == 0 {
@@ -298,6 +298,7 @@ func (a *app) round(inputs iter.Seq[uploader.Input], targets []*target, opts upl
 		if several {
 			res.target = t.label()
 		}
+		a.board.end(observer{target: res.target}.name(o.Name))
 		_, res.verifies = o.Target.(uploader.StatusChecker) // a directory can't be asked
 		_, res.files = o.Target.(*dirtarget.Target)
 		res.add(o.Result, res.src.remote.blame(err))

@@ -1,0 +1,140 @@
+package cli
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/carload/carload/uploader"
+)
+
+// board is what is being worked on at the moment, as the events of the engine
+// say. Its zero value is empty.
+type board struct {
+	mu     sync.Mutex
+	active []*activity // in the order in which they began
+	waits  map[waiting]time.Time
+}
+
+// activity is one input that is on its way.
+type activity struct {
+	name         string // with that of the target, if there are several
+	bytes        int64  // 0 if it is not known
+	shards, done int
+	state        string // instead of what the numbers say
+}
+
+// waiting is a shard whose next try is put off.
+type waiting struct {
+	name  string
+	index int
+}
+
+func (b *board) begin(name string, bytes int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.active = append(b.active, &activity{name: name, bytes: bytes})
+}
+
+// end takes an input from the board.
+func (b *board) end(name string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.active = slices.DeleteFunc(b.active, func(a *activity) bool { return a.name == name })
+	for w := range b.waits {
+		if w.name == name {
+			delete(b.waits, w)
+		}
+	}
+}
+
+// observe takes an event of an input of this name.
+func (b *board) observe(name string, e uploader.Event) {
+	if e, ok := e.(uploader.Describing); ok {
+		b.begin(name, e.Bytes)
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if e, ok := e.(uploader.Retrying); ok {
+		if b.waits == nil {
+			b.waits = map[waiting]time.Time{}
+		}
+		b.waits[waiting{name, e.Index}] = time.Now().Add(e.Wait)
+		return
+	}
+	at := slices.IndexFunc(b.active, func(a *activity) bool { return a.name == name })
+	if at < 0 {
+		return // a part of a batch
+	}
+	a := b.active[at]
+	switch e := e.(type) {
+	case uploader.Described:
+		a.bytes, a.shards = e.Bytes, e.Shards
+	case uploader.ShardSent:
+		a.done++
+		a.state = ""
+	case uploader.Waiting:
+		a.state = "waits for another upload of the same"
+	case uploader.Mending:
+		a.done, a.state = 0, "mending"
+	}
+}
+
+// mostActive is how many inputs are shown by name.
+const mostActive = 4
+
+// lines say what is being worked on: nothing, if that is a single input whose
+// progress is the whole.
+func (b *board) lines(now time.Time, first string) (lines []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.active) > 1 {
+		for _, a := range b.active[:min(len(b.active), mostActive)] {
+			lines = append(lines, a.name+": "+a.text(first))
+		}
+		if n := len(b.active) - mostActive; n > 0 {
+			lines = append(lines, fmt.Sprintf("and %d more", n))
+		}
+	}
+	var next time.Time
+	put := 0
+	for w, until := range b.waits {
+		switch {
+		case !until.After(now):
+			delete(b.waits, w)
+			continue
+		case next.IsZero() || until.Before(next):
+			next = until
+		}
+		put++
+	}
+	if put > 0 {
+		lines = append(lines, fmt.Sprintf("%s failed, again in %s", count(put, "try"), formatDuration(next.Sub(now).Round(time.Second))))
+	}
+	return lines
+}
+
+func (a *activity) text(first string) string {
+	switch {
+	case a.state != "":
+		return a.state
+	case a.shards == 0 && a.bytes > 0:
+		return first + " " + formatBytes(a.bytes)
+	case a.shards == 0:
+		return first
+	case a.done >= a.shards:
+		return "all there, verifying"
+	}
+	return fmt.Sprintf("%d of %s", a.done, count(a.shards, "shard"))
+}
+
+// summary is lines as a part of one.
+func (b *board) summary(now time.Time, first string) string {
+	if lines := b.lines(now, first); len(lines) > 0 {
+		return "; " + strings.Join(lines, ", ")
+	}
+	return ""
+}

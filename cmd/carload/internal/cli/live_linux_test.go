@@ -1,0 +1,98 @@
+package cli_test
+
+import (
+	"bytes"
+	"errors"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/carload/carload/uploader/uploadertest"
+)
+
+// blocked is an upload whose only shard does not arrive before go is closed.
+func blocked(t *testing.T, args ...string) (cmd *exec.Cmd, reached <-chan struct{}, arrive chan struct{}) {
+	t.Helper()
+	srv := uploadertest.NewServer(t, uploadertest.Options{})
+	at, arrive := make(chan struct{}), make(chan struct{})
+	srv.Script(uploadertest.Upload, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		close(at)
+		select {
+		case <-arrive:
+			next.ServeHTTP(w, r)
+		case <-r.Context().Done():
+		}
+	})
+	home := t.TempDir()
+	return upTo(t, srv, home, append(args, randomFile(t, home, 16<<20))...), at, arrive
+}
+
+// On a terminal, Ctrl-C is told on a line of its own, and a second one leaves
+// nothing of the bars.
+func TestSignalsOnATerminal(t *testing.T) {
+	t.Parallel()
+	cmd, reached, _ := blocked(t)
+	m := newTerminal(t, 90, 20)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = m.tty, m.tty, m.tty
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	<-reached
+	m.await(func(s string) bool { return strings.Contains(s, "sending") && strings.Contains(s, "0 of 1 shard") })
+	if err := cmd.Process.Signal(syscall.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	m.await(func(s string) bool {
+		return strings.Contains(s, "\r\x1b[J0s: hashing") || strings.Contains(s, "s: hashing 16.0 MiB of 16.0 MiB (100 %)")
+	})
+	m.resize(40, 20)
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	m.await(func(s string) bool {
+		_, after, found := strings.Cut(s, "\r\x1b[Jcarload: interrupt: stopping; once more stops at once\r\n")
+		return found && strings.Contains(after, "\r\x1b[Jwaiting for 1 shard on the way") && strings.Contains(after, "sending  ")
+	})
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	var exit *exec.ExitError
+	if err := cmd.Wait(); !errors.As(err, &exit) || !exit.Sys().(syscall.WaitStatus).Signaled() { //nolint:forcetypeassert // of this system
+		t.Errorf("it ended with %v, and not by the signal", err)
+	}
+	if text := m.hangUp(); !strings.HasSuffix(text, "\r\x1b[J") {
+		t.Errorf("it left %q", text[max(0, len(text)-200):])
+	}
+}
+
+// A snapshot can be had of a command that is not on a terminal, and of one that
+// is quiet.
+func TestSnapshot(t *testing.T) {
+	t.Parallel()
+	cmd, reached, arrive := blocked(t, "--quiet", "--json")
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stdout bytes.Buffer
+	cmd.Stdout = &stdout
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	<-reached
+	if err := cmd.Process.Signal(syscall.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	said := make([]byte, 1000)
+	n, err := stderr.Read(said)
+	if line := string(said[:n]); err != nil || !strings.Contains(line, "hashing 16.0 MiB of 16.0 MiB (100 %); sending ") || !strings.Contains(line, "0 of 1 shard") {
+		t.Errorf("it said %q, %v", line, err)
+	}
+	close(arrive)
+	if err := cmd.Wait(); err != nil || !strings.Contains(stdout.String(), `"type":"progress"`) {
+		t.Errorf("%v\n%s", err, stdout.String())
+	}
+}
