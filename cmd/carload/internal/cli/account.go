@@ -73,7 +73,10 @@ func (a *app) listCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the uploads at the service: CID, state, bytes, time, name",
-		Args:  noArgs,
+		Example: `  carload list
+  carload list --to home
+  carload list --json | jq -r 'select(.state!="pinned").root'`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withTarget(cmd.Context(), end, func(t *target) error {
 				l, ok := t.Target.(uploader.Lister)
@@ -116,6 +119,8 @@ func (a *app) rmCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rm CID…",
 		Short: "Delete uploads at the service",
+		Example: `  carload rm ROOT
+  carload rm --endpoint https://api.example.org ROOT`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			roots, err := parseCIDs(args)
 			if err != nil {
@@ -164,6 +169,9 @@ func (a *app) pinCommand() *cobra.Command {
 		Long: `Ask the service to hold DAGs that it has or can fetch. As with the original
 service, an upload and a pin of the same root are one thing: "carload pin rm"
 also deletes what was uploaded under that root, and "carload rm" the pin.`,
+		Example: `  carload pin add ROOT --name movie.mkv
+  carload pin list
+  carload pin rm ID`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -175,8 +183,9 @@ func (a *app) pinAddCommand() *cobra.Command {
 	var end endpointFlags
 	var name string
 	cmd := &cobra.Command{
-		Use:   "add CID…",
-		Short: "Pin DAGs: prints CID, state, ID and name",
+		Use:     "add CID…",
+		Short:   "Pin DAGs: prints CID, state, ID and name",
+		Example: `  carload pin add ROOT --name movie.mkv`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cids, err := parseCIDs(args)
 			if err != nil {
@@ -204,9 +213,10 @@ func (a *app) pinAddCommand() *cobra.Command {
 func (a *app) pinListCommand() *cobra.Command {
 	var end endpointFlags
 	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "List the pins: CID, state, ID, name",
-		Args:  noArgs,
+		Use:     "list",
+		Short:   "List the pins: CID, state, ID, name",
+		Example: `  carload pin list --endpoint https://api.example.org`,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withService(cmd.Context(), end, func(t *nftstorage.Target) error {
 				rows := a.pins()
@@ -232,7 +242,8 @@ func (a *app) pinRmCommand() *cobra.Command {
 		Short: "Withdraw a pin, and delete the upload of the same root",
 		Long: `Withdraw a pin. As with the original service, an upload of the same root is the
 same thing, and is deleted with it.`,
-		Args: oneArg(`the pin's ID, as "carload pin list" shows it`),
+		Example: `  carload pin rm ID`,
+		Args:    oneArg(`the pin's ID, as "carload pin list" shows it`),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withService(cmd.Context(), end, func(t *nftstorage.Target) error {
 				if err := t.RemovePin(cmd.Context(), args[0]); err != nil {

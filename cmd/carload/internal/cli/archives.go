@@ -331,6 +331,8 @@ func (a *app) inspectCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "inspect SHARD…",
 		Short: "Show what is in archives, and whether the DAGs in them are complete",
+		Example: `  carload inspect backup.car
+  carload inspect --json shards/`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			set, err := a.archives(cmd, args)
 			if err != nil {

@@ -35,8 +35,9 @@ type app struct {
 	life  *lifetime
 	board board // what is being worked on
 
-	embedded  bool // the built-in service runs in this process
-	wholeHelp bool // not only the commonest flags
+	embedded  bool  // the built-in service runs in this process
+	wholeHelp bool  // not only the commonest flags
+	noHelp    error // why there is none
 
 	global   globalFlags
 	settings settings
@@ -65,7 +66,7 @@ func Main(ctx context.Context, args []string, stdio Stdio, environ []string) int
 	root.SetErr(stdio.Err)
 	code := exitOK
 	cmd, err := root.ExecuteContextC(a.life.soft)
-	for _, err := range []error{a.unlessUnwritten(err), a.profiler.stop(), a.con.failure()} {
+	for _, err := range []error{a.unlessUnwritten(err), a.noHelp, a.profiler.stop(), a.con.failure()} {
 		if errors.Is(err, syscall.EPIPE) && errors.Is(err, errUnwritten) && onlyShows(cmd) {
 			code = worse(code, exitOther) // its reader has seen enough, as head does
 			continue
@@ -81,7 +82,7 @@ func Main(ctx context.Context, args []string, stdio Stdio, environ []string) int
 // could not be written is no news to who does not read them.
 func onlyShows(cmd *cobra.Command) bool {
 	switch strings.TrimPrefix(cmd.CommandPath(), "carload ") {
-	case "ls", "list", "inspect", "status", "profiles", "version", "pin list", "key list", "ledger list", "ledger show", "ledger report", "target list", "target show", "config show", "config path":
+	case "cid", "ls", "list", "inspect", "status", "profiles", "version", "pin list", "key list", "ledger list", "ledger show", "ledger report", "target list", "target show", "config show", "config path":
 		return true
 	}
 	return false
@@ -215,7 +216,13 @@ corruption, 7 not authorized, 8 limit reached, 11 locked by another process,
 			c.GroupID = "own"
 		}
 	}
-	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) { showHelp(cmd, a.wholeHelp) })
+	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) {
+		if args := cmd.Flags().Args(); cmd.HasSubCommands() && len(args) > 0 { // --help of a command that is not there
+			a.noHelp = noArgs(cmd, args)
+			return
+		}
+		showHelp(cmd, a.wholeHelp)
+	})
 	root.SetUsageFunc(func(cmd *cobra.Command) error {
 		w := &page{columns: width(cmd.OutOrStderr())}
 		showUsage(w, cmd, false)
@@ -223,6 +230,7 @@ corruption, 7 not authorized, 8 limit reached, 11 locked by another process,
 		return nil
 	})
 	a.beStrict(root)
+	a.complete(root)
 	return root
 }
 

@@ -69,6 +69,9 @@ func TestFlags(t *testing.T) {
 		if cmd.Short == "" || strings.HasSuffix(cmd.Short, ".") || !unicode.IsUpper(rune(cmd.Short[0])) {
 			t.Errorf("%s: summary %q", cmd.CommandPath(), cmd.Short)
 		}
+		if cmd.HasParent() && !cmd.Hidden && !cmd.IsAdditionalHelpTopicCommand() && cmd.Example == "" && cmd.Name() != "help" && cmd.Name() != "completion" && cmd.Parent().Name() != "completion" {
+			t.Errorf("%s has no example", cmd.CommandPath())
+		}
 		seen := func(f *pflag.Flag) {
 			if f.Name == "help" {
 				return

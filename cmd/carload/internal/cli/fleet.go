@@ -24,6 +24,7 @@ this one and in PATH. It is made from the same sources:
 
   go install github.com/carload/carload/uploader/fleet/cmd/carload-fleet@latest`,
 		DisableFlagParsing: true,
+		Example:            `  carload fleet --help`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			program := a.findFleet()
 			if program == "" && (len(args) == 0 || slices.Contains([]string{"help", "--help", "-h"}, args[0])) {

@@ -98,11 +98,7 @@ func (i *inputFlags) add(cmd *cobra.Command) {
 func (i *inputFlags) recipe(flags *pflag.FlagSet) (chunker.Profile, error) {
 	p, err := chunker.ProfileNamed(i.profile)
 	if err != nil {
-		var names []string
-		for _, p := range chunker.Profiles() {
-			names = append(names, p.Name)
-		}
-		return p, withHint(usageError{error: fmt.Errorf("--profile: %w%s", err, suggestion(i.profile, names))}, "carload profiles lists them")
+		return p, withHint(usageError{error: fmt.Errorf("--profile: %w%s", err, suggestion(i.profile, profileNames()))}, "carload profiles lists them")
 	}
 	with := func(flag, part string) {
 		if err == nil && flags.Changed(flag) {

@@ -16,8 +16,11 @@ func (a *app) keyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "key",
 		Short: "Make, list and revoke the keys of the service's store",
-		Args:  noArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Example: `  carload key new laptop
+  carload key list
+  carload key revoke 2`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(a.keyNewCommand(), a.keyListCommand(), a.keyRevokeCommand())
 	return cmd
@@ -116,9 +119,10 @@ func (a *app) keyNewCommand() *cobra.Command {
 func (a *app) keyListCommand() *cobra.Command {
 	var dir string
 	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "List the keys that are valid: ID, user, day, name",
-		Args:  noArgs,
+		Use:     "list",
+		Short:   "List the keys that are valid: ID, user, day, name",
+		Example: `  carload key list --store /srv/carload`,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withStore(cmd.Context(), dir, func(st *store.Store) error {
 				keys, err := st.Keys(cmd.Context(), 0)
@@ -140,9 +144,10 @@ func (a *app) keyListCommand() *cobra.Command {
 func (a *app) keyRevokeCommand() *cobra.Command {
 	var dir string
 	cmd := &cobra.Command{
-		Use:   "revoke ID",
-		Short: "Make a key invalid for good; what was uploaded with it stays",
-		Args:  oneArg(`the key's ID, as "carload key list" shows it`),
+		Use:     "revoke ID",
+		Short:   "Make a key invalid for good; what was uploaded with it stays",
+		Example: `  carload key revoke 2`,
+		Args:    oneArg(`the key's ID, as "carload key list" shows it`),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := strconv.ParseInt(args[0], 10, 64)
 			if err != nil {

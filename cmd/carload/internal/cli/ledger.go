@@ -95,8 +95,11 @@ func (a *app) ledgerCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ledger",
 		Short: "Look into the record of what was sent where",
-		Args:  noArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Example: `  carload ledger list
+  carload ledger show ROOT
+  carload ledger export > ledger.jsonl`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(a.ledgerListCommand(), a.ledgerShowCommand(), a.ledgerForgetCommand(), a.ledgerRepairCommand(),
 		a.ledgerExportCommand(), a.ledgerImportCommand(), a.ledgerReportCommand())
@@ -119,7 +122,9 @@ func (a *app) ledgerListCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List uploads: CID, state, receipts, largest shard, time, target",
-		Args:  noArgs,
+		Example: `  carload ledger list
+  carload ledger list --json | jq -r 'select(.finished==null).root'`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withLedger(path, func(l *sqliteledger.Ledger) error {
 				uploads, err := l.Uploads(cmd.Context())
@@ -155,8 +160,9 @@ type receiptEvent struct {
 func (a *app) ledgerShowCommand() *cobra.Command {
 	var path string
 	cmd := &cobra.Command{
-		Use:   "show CID…",
-		Short: "List the receipts of uploads: number, CID of the shard, target",
+		Use:     "show CID…",
+		Short:   "List the receipts of uploads: number, CID of the shard, target",
+		Example: `  carload ledger show ROOT`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			roots, err := parseCIDs(args)
 			if err != nil {
@@ -210,8 +216,9 @@ func (a *app) ledgerShow(ctx context.Context, l *sqliteledger.Ledger, root strin
 func (a *app) ledgerForgetCommand() *cobra.Command {
 	var path string
 	cmd := &cobra.Command{
-		Use:   "forget CID…",
-		Short: "Forget uploads; the service is asked what it holds the next time",
+		Use:     "forget CID…",
+		Short:   "Forget uploads; the service is asked what it holds the next time",
+		Example: `  carload ledger forget ROOT`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			roots, err := parseCIDs(args)
 			if err != nil {
@@ -246,9 +253,10 @@ type repairEvent struct {
 func (a *app) ledgerRepairCommand() *cobra.Command {
 	var path string
 	cmd := &cobra.Command{
-		Use:   "repair",
-		Short: "Make a new ledger of what can be read of a damaged one, which is kept",
-		Args:  noArgs,
+		Use:     "repair",
+		Short:   "Make a new ledger of what can be read of a damaged one, which is kept",
+		Example: `  carload ledger repair`,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			file, err := a.ledgerThere(path)
 			if err != nil {

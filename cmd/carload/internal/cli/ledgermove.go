@@ -99,6 +99,7 @@ is checked to its end before anything of it is added. What is known already stay
 An import is believed as the ledger is: a target that can be asked is still asked
 whether it holds everything, one that can't be asked is not sent what the ledger
 says that it has.`,
+		Example: `  carload ledger import host-1.jsonl host-2.jsonl`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return usageError{errors.New("give the files that carload ledger export has made"), helpFor(cmd)}

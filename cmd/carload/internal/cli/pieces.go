@@ -76,7 +76,8 @@ func (a *app) piecesOfStoreCommand() *cobra.Command {
 "carload piece", with the CAR CID in the place of the path. They are computed
 once and kept. Then "carload serve" gives the shards as /piece/PIECE_CID to
 storage providers.`,
-		Args: noArgs,
+		Example: `  carload service pieces --piece-manifest pieces.csv`,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withStore(cmd.Context(), dir, func(st *store.Store) error {
 				shards, err := st.Shards(cmd.Context())

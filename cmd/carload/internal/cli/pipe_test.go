@@ -60,4 +60,17 @@ func TestBrokenPipe(t *testing.T) {
 	if n := srv.Count(uploadertest.Upload).Requests; n != 6 {
 		t.Errorf("%d shards were sent, want each once", n)
 	}
+
+	// What only shows something has been seen enough of.
+	if err := newCommand(t, home, "up", "--quiet", file).Run(); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"list"}, {"ledger", "list"}, {"profiles"}, {"cid", file}} {
+		var stderr bytes.Buffer
+		show := newCommand(t, home, append(args, "--quiet")...)
+		show.Stdout, show.Stderr = brokenPipe(t), &stderr
+		if code := exitCode(show.Run()); code != 1 || stderr.Len() > 0 {
+			t.Errorf("%v: exit code %d, %q", args, code, stderr.String())
+		}
+	}
 }

@@ -16,12 +16,13 @@ import (
 type results struct {
 	app      *app
 	rootOnly bool
-	hidden   bool            // standard output is taken
-	verifies bool            // what succeeds was verified, to the level that was asked for
-	newName  string          // that was asked for
-	listed   map[string]bool // inputs whose entries were printed, if there are several targets
-	target   string          // of several, that the next outcome is of
-	other    bool            // it is not the first target, by which inputs are counted
+	level    uploader.VerifyLevel // of the last that was verified
+	hidden   bool                 // standard output is taken
+	verifies bool                 // what succeeds was verified, to the level that was asked for
+	newName  string               // that was asked for
+	listed   map[string]bool      // inputs whose entries were printed, if there are several targets
+	target   string               // of several, that the next outcome is of
+	other    bool                 // it is not the first target, by which inputs are counted
 	src      *source
 	files    bool // shards are files in a directory
 	manifest *manifest
@@ -121,6 +122,7 @@ func (r *results) add(res uploader.Result, err error) {
 	}
 	if r.verifies {
 		event.Verify = res.Level.String()
+		r.level = res.Level
 	}
 	if res.Left > 0 {
 		row.Error = fmt.Sprintf("%s left out: the root is that of all others", entries(res.Left))
@@ -204,7 +206,14 @@ func (r *results) finish(p uploader.Progress, what string) error {
 		if n := r.src.elsewhere; n > 0 {
 			line += fmt.Sprintf(", %s left to other parts", count(n, "path"))
 		}
-		r.app.con.say("%s, in %s", line, formatDuration(took))
+		if r.verifies {
+			line += ", verified (" + r.level.String() + ")"
+		}
+		line += ", in " + formatDuration(took)
+		if r.sent > 0 && took > 0 {
+			line += fmt.Sprintf(", %s/s", formatBytes(int64(float64(r.sent)/took.Seconds())))
+		}
+		r.app.con.say("%s", line)
 		if r.worst != exitOK { // entries were left out, or there is no report
 			return silent{r.worst}
 		}

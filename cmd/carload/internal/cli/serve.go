@@ -206,6 +206,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 	a.con.result(url)
 	a.con.event(servingEvent{header("serving"), url, dir})
 	a.log.Info("serving", "url", url, "store", dir)
+	a.sayServing(url, f, pages != nil)
 
 	select {
 	case <-stopped:
@@ -226,6 +227,26 @@ func listen(flag, addr string) (net.Listener, error) {
 		return nil, withHint(coded{err, exitOther}, fmt.Sprintf("give an address of this machine that is free by %s; port 0 takes any that is", flag))
 	}
 	return l, nil
+}
+
+// sayServing says what to do next.
+func (a *app) sayServing(url string, f serveFlags, pages bool) {
+	up := "carload up FILE"
+	if f.store != "" {
+		up += " --store " + shellQuote([]string{f.store})
+	}
+	if f.anyHost() || len(f.hosts) > 0 {
+		up += ", elsewhere with --endpoint and the token that carload key new makes"
+	}
+	a.con.say("upload to it: %s", up)
+	look := "fetch from it: " + url + "/ipfs/CID"
+	if pages {
+		look += "; look at it: carload console"
+		if f.store != "" {
+			look += " --store " + shellQuote([]string{f.store})
+		}
+	}
+	a.con.say("%s; Ctrl-C ends it", look)
 }
 
 type servingEvent struct {

@@ -26,6 +26,8 @@ func (a *app) statusCommand() *cobra.Command {
 		Long: `Ask the service for the state of uploads: pinned (complete), pinning (blocks are
 missing), queued or failed, and how many shards it has. The exit code is 0 if
 all are pinned, and 4 if not.`,
+		Example: `  carload status ROOT
+  carload status --to home ROOT`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			roots, err := parseCIDs(args)
 			if err != nil {

@@ -21,8 +21,11 @@ func (a *app) serviceCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "service",
 		Short: "Look after the service's store",
-		Args:  noArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Example: `  carload service status
+  carload service fsck
+  carload service gc`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(a.statusOfStoreCommand(), a.fsckCommand(), a.gcCommand(), a.piecesOfStoreCommand())
 	return cmd
@@ -40,7 +43,8 @@ func (a *app) statusOfStoreCommand() *cobra.Command {
 		Short: "What is in the store, what is damaged, and how far the scrub is",
 		Long: `Print what is in the store, what is known to be damaged, and how far the scrub
 of "carload serve" is. The store may be in use by it.`,
-		Args: noArgs,
+		Example: `  carload service status --store /srv/carload`,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var s store.Status
 			err := a.withStore(cmd.Context(), dir, func(st *store.Store) (err error) {
@@ -128,6 +132,8 @@ func (a *app) fsckCommand() *cobra.Command {
 		Long: `Hash everything in the store and compare the index with it. What is damaged
 counts as not held from then on, and what was thought damaged and is sound
 counts again. Shards are left as they are.`,
+		Example: `  carload service fsck
+  carload service fsck --rebuild`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if rebuild {
@@ -183,7 +189,8 @@ func (a *app) gcCommand() *cobra.Command {
 		Short: "Remove the shards that no upload needs any more",
 		Long: `Remove the shards that no upload needs any more, in a store that no service has
 open. A service that runs does so by itself: see --gc-interval of "carload serve".`,
-		Args: noArgs,
+		Example: `  carload service gc`,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withStore(cmd.Context(), dir, func(st *store.Store) error {
 				r, err := st.Collect(cmd.Context())

@@ -17,6 +17,7 @@ import (
 
 	"github.com/carload/carload/internal/store"
 	"github.com/carload/carload/uploader"
+	"github.com/carload/carload/uploader/gateway"
 	"github.com/carload/carload/uploader/nftstorage"
 )
 
@@ -88,6 +89,7 @@ type target struct {
 	local   bool               // it is the built-in service, and ends with a command
 	store   string             // its directory, if the service is the built-in one
 	url     string             // of the service
+	gateway string             // of the service, or what gives back what is there
 	closers []func() error
 }
 
@@ -131,6 +133,12 @@ func (t *target) sayWhere(a *app, root string) {
 		a.con.say("stored in %s; to fetch it back: %s, then http://%s/ipfs/%s", quotePath(t.store), shellQuote(command), defaultListen, root)
 	case t.store != "":
 		a.con.say("stored in %s, fetch it from %s/ipfs/%s", quotePath(t.store), t.url, root)
+	case t.gateway != "":
+		a.con.say("fetch it from %s/ipfs/%s", strings.TrimSuffix(t.gateway, "/"), root)
+	default:
+		if _, gives := t.Target.(gateway.Source); gives {
+			a.con.say("fetch it back: %s", shellQuote([]string{"carload", "get", root, "--from", t.label()}))
+		}
 	}
 }
 
@@ -223,7 +231,7 @@ func (a *app) openService(f endpointFlags, url string, token nftstorage.Token) (
 	if err != nil {
 		return nil, usageError{error: err}
 	}
-	return &target{Target: t, service: t, url: url, closers: []func() error{t.Close}}, nil
+	return &target{Target: t, service: t, url: url, gateway: or(f.gateways.String(), url), closers: []func() error{t.Close}}, nil
 }
 
 // with are the flags with what the configuration of a target says.

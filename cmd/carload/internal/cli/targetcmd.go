@@ -24,8 +24,11 @@ func (a *app) targetCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "target",
 		Short: "Name the places to send to, for --to",
-		Args:  noArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Example: `  carload target add home kubo://127.0.0.1:5001
+  carload target test home
+  carload up --to home movie.mkv`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(a.targetAddCommand(), a.targetListCommand(), a.targetShowCommand(), a.targetTestCommand(), a.targetRmCommand())
 	return cmd
@@ -183,9 +186,10 @@ func (q *asker) secret(prompt string) string {
 
 func (a *app) targetListCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "list",
-		Short: "List the named targets: name, type, where",
-		Args:  noArgs,
+		Use:     "list",
+		Short:   "List the named targets: name, type, where",
+		Example: `  carload target list`,
+		Args:    noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			rows := a.con.table("NAME", "TYPE", "WHERE")
 			defer rows.flush()
@@ -210,9 +214,10 @@ func (a *app) named(name string) (targetConfig, error) {
 
 func (a *app) targetShowCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "show NAME",
-		Short: "Show the settings of a target, but for its secret",
-		Args:  oneArg("the name of a target"),
+		Use:     "show NAME",
+		Short:   "Show the settings of a target, but for its secret",
+		Example: `  carload target show home`,
+		Args:    oneArg("the name of a target"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			c, err := a.named(args[0])
 			if err != nil {
@@ -239,9 +244,10 @@ func (a *app) targetShowCommand() *cobra.Command {
 
 func (a *app) targetRmCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "rm NAME",
-		Short: "Forget a target and its secret; what was sent there stays",
-		Args:  oneArg("the name of a target"),
+		Use:     "rm NAME",
+		Short:   "Forget a target and its secret; what was sent there stays",
+		Example: `  carload target rm home`,
+		Args:    oneArg("the name of a target"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			c, err := a.named(args[0])
 			if err != nil {

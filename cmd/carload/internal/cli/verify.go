@@ -47,29 +47,24 @@ root and that every block matches its CID. The root can be left out if the
 archives agree on it.
 
 With a root alone: check that the service holds it. It has to call the DAG
-complete; --sample fetches random blocks back and hashes them, --full fetches
-and hashes all of it. What is missing or wrong is remembered, so that
-"carload up" of the same source mends it.
+complete, and random blocks are fetched back and hashed: 300 of them, or as many
+as --sample says. --sample 0 asks the service only; --full fetches and hashes all
+of it. What is missing or wrong is remembered, so that "carload up" of the same
+source mends it.
 
 With --full and --gateway, but no service, everything is fetched from that
 trustless gateway; no key is needed. --gateway may be repeated: then a block is
 right if one of them has it.`,
 		Example: `  carload verify shards/
-  carload verify ROOT --sample 300
+  carload verify ROOT
+  carload verify ROOT --sample 0
   carload verify ROOT --full
   carload verify ROOT --full --gateway https://gateway.example.org`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {
 				if root, err := cid.Decode(args[0]); err == nil {
-					level := uploader.VerifyPinned
-					switch {
-					case full:
-						level = uploader.VerifyFull
-					case cmd.Flags().Changed("sample"):
-						level = uploader.VerifySample
-						if sample < 1 {
-							return usagef("--sample %d: must be at least 1", sample)
-						}
+					if sample < 0 {
+						return usagef("--sample %d: must not be negative", sample)
 					}
 					if full && len(end.gateways) > 0 && end.endpoint == "" && len(end.to) == 0 && end.store == "" {
 						return a.withPool(cmd.Context(), sourceFlags{endpointFlags: end, retries: gateway.DefaultRetries}, func(p *gateway.Pool) error {
@@ -77,8 +72,15 @@ right if one of them has it.`,
 							return a.verifyFetched(cmd.Context(), p, root)
 						})
 					}
-					opts := uploader.Options{Verify: level, SampleBlocks: sample, VerifyTimeout: timeout}
+					opts := uploader.Options{Verify: uploader.VerifyPinned, SampleBlocks: sample, VerifyTimeout: timeout}
 					return a.withTarget(cmd.Context(), end, func(t *target) error {
+						_, gives := t.Target.(uploader.BlockFetcher)
+						switch {
+						case full:
+							opts.Verify = uploader.VerifyFull
+						case sample > 0 && (gives || cmd.Flags().Changed("sample")):
+							opts.Verify = uploader.VerifySample
+						}
 						return a.withSomeLedger(ledger, func(l uploader.Ledger) error {
 							opts.Ledger = l
 							err := a.verifyRemote(cmd.Context(), t, root, opts)
@@ -95,7 +97,7 @@ right if one of them has it.`,
 		},
 	}
 	end.add(cmd)
-	cmd.Flags().IntVar(&sample, "sample", uploader.DefaultSampleBlocks, "fetch this many random blocks back from the service")
+	cmd.Flags().IntVar(&sample, "sample", uploader.DefaultSampleBlocks, "fetch this many random blocks back from the service; 0 asks it only")
 	cmd.Flags().DurationVar(&timeout, "verify-timeout", 5*time.Second, "how long the service may take to have it complete")
 	addLedger(cmd, &ledger)
 	cmd.Flags().BoolVar(&full, "full", false, "fetch everything back from the service, whatever --sample says")

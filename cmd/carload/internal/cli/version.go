@@ -28,7 +28,8 @@ func (a *app) versionCommand() *cobra.Command {
 		Short: "Print the version",
 		Long: `Print the version. With -v also how fast each way to hash is on this machine,
 tried for less than a millisecond, and which are used.`,
-		Args: noArgs,
+		Example: `  carload version -v`,
+		Args:    noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			a.printVersion()
 			return nil
@@ -100,7 +101,9 @@ func (a *app) profilesCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "profiles",
 		Short: "List the recipes for CIDs, and the programs they match",
-		Args:  noArgs,
+		Example: `  carload profiles
+  carload cid --profile kubo-cidv1 movie.mkv`,
+		Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			for _, p := range chunker.Profiles() {
 				a.con.event(profileEvent{header("profile"), p, p.Programs()})
