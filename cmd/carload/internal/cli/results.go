@@ -210,7 +210,7 @@ func (r *results) finish(p uploader.Progress, what string) error {
 			line += ", verified (" + r.level.String() + ")"
 		}
 		line += ", in " + formatDuration(took)
-		if r.sent > 0 && took > 0 {
+		if r.sent >= 1<<20 && took > 0 { // of less it says nothing
 			line += fmt.Sprintf(", %s/s", formatBytes(int64(float64(r.sent)/took.Seconds())))
 		}
 		r.app.con.say("%s", line)
