@@ -36,6 +36,7 @@ func (m leakChecked) Run() int {
 }
 
 func TestMain(m *testing.M) {
+	keepDescriptors()
 	testscript.Main(leakChecked{m}, map[string]func(){
 		"carload": func() {
 			os.Exit(cli.Main(context.Background(), os.Args[1:], cli.Stdio{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}, os.Environ()))
