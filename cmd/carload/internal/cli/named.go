@@ -348,5 +348,9 @@ func (a *app) secretOf(ctx context.Context, f endpointFlags, name string, c targ
 	case c.Type == kindCluster:
 		return "", nil
 	}
-	return a.secret(ctx, f.token, true)
+	secret, err := a.secret(ctx, f.token, true)
+	if secret != "" || err != nil {
+		return secret, err
+	}
+	return a.loginSecret(c.URL)
 }

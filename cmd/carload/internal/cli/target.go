@@ -189,7 +189,7 @@ func (a *app) lookUp(to string) (c targetConfig, name string, err error) {
 
 func noToken(endpoint string) error {
 	return withHint(usagef("there is no API key for %s", endpoint),
-		"put it into the variable CARLOAD_TOKEN, or name a file by --token-file or a program by --token-command")
+		"carload login keeps it; or put it into the variable CARLOAD_TOKEN, or name a file by --token-file or a program by --token-command")
 }
 
 // openStoreTarget makes a target of the built-in service over a store.

@@ -32,7 +32,8 @@ has one value on each line. A flag wins over its variable, which wins over the
 configuration file; "carload config show" prints which one won.
 
   CARLOAD_TOKEN           the API key; --token-file and --token-command name
-                          other places for it. It is never a flag.
+                          other places for it, and "carload login" keeps it in
+                          the system's keyring. It is never a flag.
   CARLOAD_KUBO_AUTH       what a Kubo node asks for (API.Authorizations)
   AWS_ACCESS_KEY_ID, …    credentials of buckets, as the programs of AWS find
                           them: the environment, ~/.aws, the machine's role

@@ -1,0 +1,239 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/carload/carload/uploader"
+	"github.com/carload/carload/uploader/nftstorage"
+)
+
+// loginFlags say which service is meant.
+type loginFlags struct {
+	end        endpointFlags
+	secretFile string
+}
+
+func (l *loginFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&l.end.endpoint, "endpoint", "", "URL of the service's API")
+}
+
+type loginEvent struct {
+	eventHeader
+	Endpoint string `json:"endpoint"`
+	Where    string `json:"where"` // keyring or file
+}
+
+func (a *app) loginCommand() *cobra.Command {
+	var l loginFlags
+	cmd := &cobra.Command{
+		Use:   "login --endpoint URL",
+		Short: "Keep the API key of a service, so that no command has to be given it",
+		Long: `Ask for the API key of a service, see whether the service takes it, and keep it:
+in the system's keyring, or where there is none in a file that only you can read.
+Commands with this --endpoint use it then, unless CARLOAD_TOKEN, --token-file or
+--token-command say another. It is never sent anywhere else.
+
+The key is typed on the terminal, where it is not shown, or read by --secret-file.
+"carload target add" does the same for a target with a name.`,
+		Example: `  carload login --endpoint https://api.example.org
+  pass show api | carload login --endpoint https://api.example.org --secret-file -`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.login(cmd.Context(), l) },
+	}
+	l.add(cmd)
+	f := cmd.Flags()
+	f.StringVar(&l.secretFile, "secret-file", "", "file to read the secret from; - for standard input")
+	f.BoolVar(&l.end.insecureHTTP, "insecure-http", false, "send the key unencrypted to another machine")
+	f.StringVar(&l.end.caCert, "ca-cert", "", "trust the certificate authorities in this PEM file as well as the system's")
+	f.DurationVar(&l.end.stall, "stall-timeout", time.Minute, "give a request up when no byte moved for so long")
+	return cmd
+}
+
+func (a *app) logoutCommand() *cobra.Command {
+	var l loginFlags
+	cmd := &cobra.Command{
+		Use:     "logout --endpoint URL",
+		Short:   "Forget the API key that login keeps",
+		Example: "  carload logout --endpoint https://api.example.org",
+		Args:    noArgs,
+		RunE: func(*cobra.Command, []string) error {
+			name, origin, err := loginName(l.end.endpoint)
+			if err != nil {
+				return err
+			}
+			where := a.loginWhere(name)
+			if where == "" {
+				return usagef("carload login keeps no key of %s", origin)
+			}
+			if err := errors.Join(a.dropSecret(name, where), a.dropMark(name)); err != nil {
+				return err
+			}
+			a.gone(goneEvent{eventHeader: header("removed"), ID: origin})
+			return nil
+		},
+	}
+	l.add(cmd)
+	return cmd
+}
+
+// loginName is what the key of a service is kept under. It can't be the name of a
+// target.
+func loginName(endpoint string) (name, origin string, err error) {
+	if endpoint == "" {
+		return "", "", usagef("say which service is meant by --endpoint")
+	}
+	u, err := url.Parse(endpoint)
+	if err != nil || u.Host == "" || u.User != nil || u.Scheme != "http" && u.Scheme != "https" {
+		return "", "", usagef("--endpoint: use a URL such as https://api.example.org, without a user name and password")
+	}
+	origin = u.Scheme + "://" + strings.ToLower(u.Host)
+	return "@" + url.QueryEscape(origin), origin, nil
+}
+
+func (a *app) login(ctx context.Context, l loginFlags) error {
+	name, origin, err := loginName(l.end.endpoint)
+	if err != nil {
+		return err
+	}
+	secret, err := a.readLogin(l.secretFile, origin)
+	if err != nil {
+		return err
+	}
+	token, err := nftstorage.NewToken(secret)
+	if err != nil {
+		return usageError{error: err}
+	}
+	l.end.rate.text = rateAuto
+	t, err := a.openService(l.end, l.end.endpoint, token)
+	if err != nil {
+		return err
+	}
+	err = isTaken(ctx, t.service)
+	if err = errors.Join(err, t.close()); err != nil {
+		return err
+	}
+	if was := a.loginWhere(name); was != "" {
+		if err := a.dropSecret(name, was); err != nil {
+			return err
+		}
+	}
+	where, err := a.keepSecret(name, secret)
+	if err != nil {
+		return err
+	}
+	if err := a.mark(name, where); err != nil {
+		return errors.Join(err, a.dropSecret(name, where))
+	}
+	a.con.event(loginEvent{header("login"), origin, where})
+	a.con.result(origin + "\t" + where)
+	a.con.say("the key is in the %s; carload logout --endpoint %s forgets it", where, origin)
+	return nil
+}
+
+// readLogin reads a key from a file, from standard input, or from the terminal.
+func (a *app) readLogin(file, origin string) (secret string, err error) {
+	switch {
+	case file == "-":
+		p, err := io.ReadAll(io.LimitReader(a.stdin(), maxTokenBytes))
+		if err != nil {
+			return "", err
+		}
+		secret = string(p)
+	case file != "":
+		if secret, err = a.readTokenFile(file); err != nil {
+			return "", usageError{error: err}
+		}
+	case isTerminal(a.stdio.In):
+		ask := &asker{a: a, in: bufio.NewReader(a.stdio.In)}
+		if secret = ask.secret("API key of " + origin + ": "); ask.err != nil {
+			return "", ask.err
+		}
+	default:
+		return "", usagef("give the key by --secret-file, - for standard input")
+	}
+	if secret = strings.TrimSpace(secret); secret == "" {
+		return "", usagef("there is no key in it")
+	}
+	return secret, nil
+}
+
+// isTaken tells whether a service takes a key: it is asked for the first of its
+// uploads.
+func isTaken(ctx context.Context, t uploader.Lister) error {
+	for _, err := range t.List(ctx) {
+		return err
+	}
+	return nil
+}
+
+// keyringMark ends the name of the empty file that says that a key is in the
+// keyring: a keyring is not asked, and maybe unlocked, for one that it has not.
+const keyringMark = ".keyring"
+
+func (a *app) mark(name, where string) error {
+	if where == secretInFile {
+		return a.dropMark(name)
+	}
+	path, err := a.secretPath(name)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(strings.TrimSuffix(path, name), 0o700); err != nil {
+		return err
+	}
+	return writePrivate(path+keyringMark, "")
+}
+
+func (a *app) dropMark(name string) error {
+	path, err := a.secretPath(name)
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(path + keyringMark); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// loginWhere tells where the key of a service is kept; empty if it is not.
+func (a *app) loginWhere(name string) string {
+	path, err := a.secretPath(name)
+	if err != nil {
+		return ""
+	}
+	if _, err := os.Stat(path + keyringMark); err == nil {
+		return secretInKeyring
+	}
+	if _, err := os.Stat(path); err == nil {
+		return secretInFile
+	}
+	return ""
+}
+
+// loginSecret is the key that login keeps of a service; empty if there is none.
+func (a *app) loginSecret(endpoint string) (string, error) {
+	name, origin, err := loginName(endpoint)
+	if err != nil {
+		return "", nil //nolint:nilerr // it is told elsewhere what is wrong with it
+	}
+	where := a.loginWhere(name)
+	if where == "" {
+		return "", nil
+	}
+	secret, err := a.readSecret(name, where)
+	if err != nil {
+		return "", withHint(fmt.Errorf("the key of %s: %w", origin, err), "carload login keeps it anew")
+	}
+	return secret, nil
+}
