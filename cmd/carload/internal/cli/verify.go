@@ -35,7 +35,7 @@ type faultEvent struct {
 
 func (a *app) verifyCommand() *cobra.Command {
 	var end endpointFlags
-	var sample int
+	var sample, retries int
 	var full bool
 	var timeout time.Duration
 	var ledger string
@@ -66,13 +66,16 @@ right if one of them has it.`,
 					if sample < 0 {
 						return usagef("--sample %d: must not be negative", sample)
 					}
+					if retries < 0 {
+						return usagef("--retries %d: must not be negative", retries)
+					}
 					if full && len(end.gateways) > 0 && end.endpoint == "" && len(end.to) == 0 && end.store == "" {
-						return a.withPool(cmd.Context(), sourceFlags{endpointFlags: end, retries: gateway.DefaultRetries}, func(p *gateway.Pool) error {
+						return a.withPool(cmd.Context(), sourceFlags{endpointFlags: end, retries: retries}, func(p *gateway.Pool) error {
 							defer frugal()()
 							return a.verifyFetched(cmd.Context(), p, root)
 						})
 					}
-					opts := uploader.Options{Verify: uploader.VerifyPinned, SampleBlocks: sample, VerifyTimeout: timeout}
+					opts := uploader.Options{Retries: retries, Verify: uploader.VerifyPinned, SampleBlocks: sample, VerifyTimeout: timeout}
 					return a.withTarget(cmd.Context(), end, func(t *target) error {
 						_, gives := t.Target.(uploader.BlockFetcher)
 						switch {
@@ -98,6 +101,7 @@ right if one of them has it.`,
 	}
 	end.add(cmd)
 	cmd.Flags().IntVar(&sample, "sample", uploader.DefaultSampleBlocks, "fetch this many random blocks back from the service; 0 asks it only")
+	cmd.Flags().IntVar(&retries, "retries", uploader.DefaultRetries, "tries of a request after the first one")
 	cmd.Flags().DurationVar(&timeout, "verify-timeout", 5*time.Second, "how long the service may take to have it complete")
 	addLedger(cmd, &ledger)
 	cmd.Flags().BoolVar(&full, "full", false, "fetch everything back from the service, whatever --sample says")
@@ -154,6 +158,9 @@ func (a *app) verifyArchives(ctx context.Context, set *archiveSet) error {
 // verifyRemote checks what a service holds.
 func (a *app) verifyRemote(ctx context.Context, t *target, root cid.Cid, opts uploader.Options) error {
 	opts.Observer, opts.Logger = observer{con: a.con}, a.log
+	if opts.Retries == 0 {
+		opts.Retries = -1 // the engine's word for none
+	}
 	if err := opts.Validate(); err != nil {
 		return usageError{error: err}
 	}
