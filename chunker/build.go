@@ -9,8 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"runtime"
-	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -45,30 +43,6 @@ type Options struct {
 	Refused func(Refusal)
 	// SkipRefused leaves those entries out: the DAG is that of all others.
 	SkipRefused bool
-}
-
-// Fingerprint spells out the options that a root depends on. It is stable
-// from release to release, so that it can be part of a key on disk.
-func (o Options) Fingerprint() string {
-	parts := []string{o.withDefaults().Profile.Fingerprint()}
-	for _, flag := range []struct {
-		name string
-		set  bool
-	}{
-		{"mode", o.Mode},
-		{"mtime", o.ModTime},
-		{"hidden", o.Hidden},
-		{"dereference", o.Dereference},
-		{"no-empty-dirs", o.NoEmptyDirs},
-	} {
-		if flag.set {
-			parts = append(parts, flag.name)
-		}
-	}
-	for _, p := range o.Patterns {
-		parts = append(parts, strconv.Quote(p))
-	}
-	return strings.Join(parts, "+")
 }
 
 func (o Options) withDefaults() Options {

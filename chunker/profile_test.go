@@ -129,19 +129,3 @@ func TestChangedProfileIsRenamed(t *testing.T) {
 		t.Errorf("the profile is called %s", got)
 	}
 }
-
-func TestOptionsFingerprint(t *testing.T) {
-	t.Parallel()
-	v1 := chunker.UnixFSv1().Fingerprint()
-	for want, opts := range map[string]chunker.Options{
-		v1:                  {Workers: 3, RawNames: true},
-		v1 + "+mode+hidden": {Mode: true, Hidden: true},
-		v1 + `+"a\"+\"!b/"`: {Patterns: []string{`a"+"!b/`}},
-		v1 + `+"a"+"!b/"`:   {Patterns: []string{"a", "!b/"}},
-		chunker.UnixFSv0().Fingerprint() + "+mtime+dereference+no-empty-dirs": {Profile: chunker.UnixFSv0(), ModTime: true, Dereference: true, NoEmptyDirs: true},
-	} {
-		if got := opts.Fingerprint(); got != want {
-			t.Errorf("%s, want %s", got, want)
-		}
-	}
-}

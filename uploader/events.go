@@ -97,16 +97,27 @@ func (ShardSent) event()  {}
 func (Retrying) event()   {}
 func (Verified) event()   {}
 
-func (u *Uploader) observe(e Event) {
-	if u.opts.Observer == nil {
+func (u *Uploader) observe(e Event) { u.opts.observe(e) }
+
+func (o *Options) observe(e Event) {
+	if o.Observer == nil {
 		return
 	}
 	defer func() {
 		if r := recover(); r != nil {
-			u.opts.Logger.Error("observer panicked", "event", fmt.Sprintf("%T", e), "panic", r)
+			o.Logger.Error("observer panicked", "event", fmt.Sprintf("%T", e), "panic", r)
 		}
 	}()
-	u.opts.Observer.Observe(e)
+	o.Observer.Observe(e)
+}
+
+// beginning is the event of an input that is about to be described.
+func beginning(in Input) Describing {
+	e := Describing{Name: in.Name()}
+	if s, ok := in.(Sized); ok {
+		e.Bytes = s.Size()
+	}
+	return e
 }
 
 // Progress is a snapshot of the counters of an [Uploader] since it was made.

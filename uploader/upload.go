@@ -145,11 +145,7 @@ func (u *Uploader) done(in Input, r Result, err error) outcome {
 // is known if there is an error.
 func (u *Uploader) describe(ctx context.Context, in Input) (l layout, dag DAG, r Result, err error) {
 	r.Name = in.Name()
-	begins := Describing{Name: in.Name()}
-	if s, ok := in.(Sized); ok {
-		begins.Bytes = s.Size()
-	}
-	u.observe(begins)
+	u.observe(beginning(in))
 	if s, ok := in.(Sized); ok {
 		if err := u.checkSize(in.Name(), s.Size()); err != nil {
 			return l, nil, r, err
@@ -220,8 +216,10 @@ func (u *Uploader) dag(ctx context.Context, in Input) (dag DAG, cached bool, err
 	return dag, false, u.keep(ctx, in, key, dag)
 }
 
-func (u *Uploader) checkSize(name string, size int64) error {
-	if limit := u.opts.MaxUploadBytes; limit > 0 && size > limit {
+func (u *Uploader) checkSize(name string, size int64) error { return u.opts.checkSize(name, size) }
+
+func (o *Options) checkSize(name string, size int64) error {
+	if limit := o.MaxUploadBytes; limit > 0 && size > limit {
 		return fmt.Errorf("%w: %q has %d bytes, the limit is %d", ErrTooLarge, name, size, limit)
 	}
 	return nil

@@ -77,7 +77,7 @@ type check struct {
 var checks = []check{
 	{"authorization", "a secret that is not good is refused, and not tried again", authorization},
 	{"receipts", "verified means verified: each shard has a receipt of the far side", receipts},
-	{"fetching", "--verify sample and full", fetching},
+	{"fetching", "verification by sample and in full", fetching},
 	{"status", "what is incomplete is not called done", status},
 	{"resuming", "what has arrived is not sent again", resuming},
 	{"listing", "carload list", listing},

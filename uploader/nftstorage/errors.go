@@ -36,7 +36,7 @@ func (e *APIError) Error() string {
 	}
 	switch e.Status {
 	case http.StatusRequestEntityTooLarge:
-		s += " (its limit is below the size of our shards: set a smaller --max-shard-bytes)"
+		s += " (its limit is below the size of our shards)"
 	case http.StatusInsufficientStorage:
 		s += " (the service's disk is full)"
 	}

@@ -4,6 +4,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -48,6 +49,40 @@ func TestEveryPackageHasArrows(t *testing.T) {
 	for _, dir := range packages {
 		if !slices.Contains(named, dir) {
 			t.Errorf("%s: no rule of .golangci.yml says what it may import", dir)
+		}
+	}
+}
+
+// What the library says is for programs that have no command line: the names of
+// flags are this package's.
+func TestLibraryNamesNoFlags(t *testing.T) {
+	t.Parallel()
+	inText := regexp.MustCompile("[\"`][^\"`\n]*(^|[ \"(])--[a-z]")
+	for _, room := range []string{"car", "chunker", "splitter", "uploader"} {
+		err := filepath.WalkDir(filepath.Join("../../../..", room), func(path string, entry fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			if entry.IsDir() && (entry.Name() == "fleet" || entry.Name() == "targettest") {
+				return fs.SkipDir // they call commands
+			}
+			if !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+				return nil
+			}
+			text, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			for line := range strings.Lines(string(text)) {
+				code, _, _ := strings.Cut(line, "//")
+				if inText.MatchString(code) && !strings.Contains(code, "Kubo --") { // the names of profiles are those of its flags
+					t.Errorf("%s: %s", path, strings.TrimSpace(line))
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
 	}
 }

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"errors"
-	"sync/atomic"
 
 	"github.com/spf13/cobra"
 
@@ -29,7 +28,11 @@ a file like any other.`,
 			if err != nil {
 				return err
 			}
-			return a.describeAll(src, a.newResults(rootOnly), "hashed", func(in uploader.Input, _ uploader.DAG) error {
+			d, err := uploader.NewDescriber(uploader.Options{MaxUploadBytes: src.limit, Observer: observer{con: a.con, board: &a.board}})
+			if err != nil {
+				return usageError{error: err}
+			}
+			return a.describeAll(src, d, a.newResults(rootOnly), "hashed", func(in uploader.Input, _ uploader.DAG) error {
 				if _, ok := in.(foreign); ok {
 					a.con.say("%s: the root of the archive, whose blocks were not hashed; carload verify checks them", quotePath(in.Name()))
 				}
@@ -42,56 +45,27 @@ a file like any other.`,
 	return cmd
 }
 
-// describeAll runs pass 1 alone over all inputs, and calls then with each of
+// describeAll describes all inputs and sends nothing. It calls then with each of
 // them and its DAG.
-func (a *app) describeAll(src *source, res *results, what string, then func(uploader.Input, uploader.DAG) error) (err error) {
+func (a *app) describeAll(src *source, d *uploader.Describer, res *results, what string, then func(uploader.Input, uploader.DAG) error) (err error) {
 	defer func() { err = errors.Join(err, src.close()) }()
 	ctx := a.life.soft
-	var read, total, done, inputs atomic.Int64
-	progress := func() uploader.Progress {
-		return uploader.Progress{BytesHashed: read.Load(), BytesToHash: total.Load(), InputsDone: done.Load(), Inputs: inputs.Load()}
-	}
-	stop := a.showProgress(phases{first: "hashing"}, progress)
+	stop := a.showProgress(phases{first: "hashing"}, d.Progress)
 	defer stop()
 	res.src = src
 	if err := src.begin(""); err != nil {
 		return err
 	}
 	for in := range src.inputs() {
-		inputs.Add(1)
-		sized, ok := in.(uploader.Sized)
-		if ok {
-			total.Add(sized.Size())
-		}
-		r := uploader.Result{Name: in.Name()}
-		a.board.begin(quotePath(in.Name()), 0)
-		var dag uploader.DAG
-		var err error
-		if ok {
-			err = src.checkSize(in.Name(), sized.Size())
-		}
-		if err == nil {
-			dag, err = in.Describe(ctx, &read)
-		}
-		if err == nil {
-			r.Root, r.Bytes, r.Blocks, r.Left, r.DAG = dag.Root(), dag.Size(), dag.Len(), uploader.LeftOut(dag), dag
-			if !ok {
-				total.Add(dag.Size())
-				err = src.checkSize(in.Name(), dag.Size())
-			}
-			if err == nil {
-				err = then(in, dag)
-			}
-		}
-		res.add(r, errors.Join(err, in.Close()))
-		done.Add(1)
+		r, err := d.Describe(ctx, in, func(dag uploader.DAG) error { return then(in, dag) })
 		a.board.end(quotePath(in.Name()))
+		res.add(r, err)
 		if ctx.Err() != nil {
 			break
 		}
 	}
 	stop()
-	err = res.finish(progress(), what)
+	err = res.finish(d.Progress(), what)
 	if cause := context.Cause(ctx); err == nil && cause != nil {
 		return cause // between two inputs, so that none of them failed
 	}

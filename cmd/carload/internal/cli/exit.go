@@ -198,6 +198,8 @@ func hintsFor(err error) []string {
 		hints = append(hints, "let it have more open files (ulimit -n), or give fewer --transfers")
 	case errors.Is(err, splitter.ErrBlockTooLarge):
 		hints = append(hints, "give a larger --max-shard-bytes, or smaller blocks with --chunker size-N")
+	case errors.As(err, &api) && api.Status == http.StatusRequestEntityTooLarge:
+		hints = append(hints, "give a smaller --max-shard-bytes")
 	case errors.Is(err, uploader.ErrTooLarge):
 		hints = append(hints, "--max-upload-bytes sets the limit; the service may have one of its own")
 	case errors.Is(err, uploader.ErrLimit):

@@ -201,14 +201,6 @@ func isSet(cmd *cobra.Command, flag string) bool {
 	return set && err == nil
 }
 
-// checkSize refuses an input that is beyond the limit, as the engine does.
-func (s *source) checkSize(name string, size int64) error {
-	if s.limit >= 0 && size > s.limit {
-		return fmt.Errorf("%w: %q has %d bytes, the limit is %d", uploader.ErrTooLarge, name, size, s.limit)
-	}
-	return nil
-}
-
 // inputs yields an input for each path, one at a time. What can't be opened is
 // an input that fails to describe itself.
 func (s *source) inputs() iter.Seq[uploader.Input] {
@@ -462,19 +454,14 @@ func (s *source) open(path string) (uploader.Input, error) {
 	if strings.HasPrefix(path, objectScheme) {
 		return s.openObject(path)
 	}
-	info, err := os.Stat(path)
+	in, err := uploader.Path(path, s.tree(path))
 	if err != nil {
 		return nil, err
 	}
-	switch {
-	case info.IsDir():
-		tree := chunker.NewTree()
-		if err := tree.AddDisk("", path); err != nil {
-			return nil, err
-		}
-		return told{uploader.Tree(path, tree, s.tree(path)), s.app.con}, nil
+	if _, isFile := in.(uploader.Sized); !isFile {
+		in = told{in, s.app.con}
 	}
-	return uploader.File(path, s.options)
+	return in, nil
 }
 
 // tree is the options for a directory: each entry of it that can't be taken is

@@ -330,17 +330,20 @@ func (a *app) sayWhatIsLeft(p uploader.Progress, took time.Duration, limit int64
 
 // dryRun describes the inputs and says what would be sent.
 func (a *app) dryRun(src *source, opts uploader.Options, rootOnly bool) error {
-	return a.describeAll(src, a.newResults(rootOnly), "described", func(in uploader.Input, dag uploader.DAG) error {
+	d, err := uploader.NewDescriber(opts)
+	if err != nil {
+		return usageError{error: err}
+	}
+	return a.describeAll(src, d, a.newResults(rootOnly), "described", func(in uploader.Input, dag uploader.DAG) error {
 		name := in.Name()
-		plan, err := splitter.Split(dag, splitter.Options{MaxShardBytes: opts.MaxShardBytes})
+		plan, err := d.Split(name, dag)
 		if err != nil {
-			return fmt.Errorf("split %q: %w", name, err)
+			return err
 		}
-		opts.Observer.Observe(uploader.Described{Name: name, Root: dag.Root(), Bytes: dag.Size(), Blocks: dag.Len(), Shards: len(plan.Shards)})
 		for i, s := range plan.Shards {
 			a.con.event(shardEvent{eventHeader: header("shard"), Path: name, Root: dag.Root().String(), Index: i, Count: len(plan.Shards), Bytes: s.Size})
 		}
-		a.con.say("%s: would send at most %s, in %s of at most %s; what is there is not sent again", quotePath(name), formatBytes(plan.Size()), count(len(plan.Shards), "shard"), formatBytes(opts.MaxShardBytes))
+		a.con.say("%s: would send at most %s, in %s of at most %s; what is there is not sent again", quotePath(name), formatBytes(plan.Size()), count(len(plan.Shards), "shard"), formatBytes(plan.MaxShardBytes))
 		return nil
 	})
 }
@@ -372,7 +375,7 @@ archive of one input goes to standard output.`,
 			case out == "":
 				return usageError{errors.New("give the directory for the shards by -o DIR"), "carload help pack"}
 			case out == "-":
-				return a.packToStdout(src, send)
+				return a.packToStdout(src, opts, send)
 			}
 			dir, err := dirtarget.New(filepath.Clean(out), dirtarget.Options{})
 			if err != nil {
@@ -391,7 +394,7 @@ archive of one input goes to standard output.`,
 var errTerminal = errors.New("an archive is not for a terminal: redirect standard output, or give a directory by -o DIR")
 
 // packToStdout writes one archive of one input.
-func (a *app) packToStdout(src *source, send sendFlags) error {
+func (a *app) packToStdout(src *source, opts uploader.Options, send sendFlags) error {
 	if isTerminal(a.stdio.Out) {
 		return usageError{error: errTerminal}
 	}
@@ -407,8 +410,12 @@ func (a *app) packToStdout(src *source, send sendFlags) error {
 	if send.pieceManifest != "" {
 		return usagef("-o - and --piece-manifest: --piece-cids says what the piece CID is")
 	}
+	d, err := uploader.NewDescriber(opts)
+	if err != nil {
+		return usageError{error: err}
+	}
 	packed := false
-	return a.describeAll(src, &results{app: a, started: time.Now(), hidden: true}, "packed", func(_ uploader.Input, dag uploader.DAG) error {
+	return a.describeAll(src, d, &results{app: a, started: time.Now(), hidden: true}, "packed", func(_ uploader.Input, dag uploader.DAG) error {
 		if packed {
 			return withHint(usagef("-o - takes one input, and the archive has several roots"), "--root CID picks one")
 		}
