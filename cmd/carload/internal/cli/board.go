@@ -16,6 +16,7 @@ type board struct {
 	mu     sync.Mutex
 	active []*activity // in the order in which they began
 	waits  map[waiting]time.Time
+	paced  int // requests that wait for the rate limit
 }
 
 // activity is one input that is on its way.
@@ -30,6 +31,13 @@ type activity struct {
 type waiting struct {
 	name  string
 	index int
+}
+
+// pace notes that so many requests more, or less, wait for the rate limit.
+func (b *board) pace(n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.paced += n
 }
 
 func (b *board) begin(name string, bytes int64) {
@@ -110,6 +118,9 @@ func (b *board) lines(now time.Time, first string) (lines []string) {
 			next = until
 		}
 		put++
+	}
+	if b.paced > 0 {
+		lines = append(lines, fmt.Sprintf("%s waiting for the rate limit (--tpslimit)", count(b.paced, "request")))
 	}
 	if put > 0 {
 		lines = append(lines, fmt.Sprintf("%s failed, again in %s", count(put, "try"), formatDuration(next.Sub(now).Round(time.Second))))

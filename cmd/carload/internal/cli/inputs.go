@@ -107,6 +107,12 @@ func (i *inputFlags) recipe(flags *pflag.FlagSet) (chunker.Profile, error) {
 			}
 		}
 	}
+	switch cut, _, _ := strings.Cut(i.chunker, "-"); {
+	case i.cidVersion != 0 && i.cidVersion != 1:
+		return p, usagef("--cid-version %d: use 0 or 1", i.cidVersion)
+	case flags.Changed("chunker") && cut != "size" && cut != "rabin" && cut != "buzhash":
+		return p, usagef("--chunker %q: use size-N, rabin[-MIN-AVG-MAX] or buzhash", i.chunker)
+	}
 	cut := i.chunker
 	if n, ok := strings.CutPrefix(cut, "size-"); ok {
 		bytes, err := parseSize(n)

@@ -38,7 +38,8 @@ func newLifetime(ctx context.Context, con *console) *lifetime {
 	// reason to die in the middle.
 	broken := make(chan os.Signal, 1)
 	signal.Notify(broken, syscall.SIGPIPE)
-	asked := make(chan os.Signal, 1)
+	asked, suspended := make(chan os.Signal, 1), make(chan os.Signal, 1)
+	notifySuspend(suspended)
 	if s := snapshotSignals(); len(s) > 0 {
 		signal.Notify(asked, s...)
 	}
@@ -79,12 +80,16 @@ func newLifetime(ctx context.Context, con *console) *lifetime {
 	})
 	l.group.Go(func() error {
 		defer signal.Stop(asked)
+		defer signal.Stop(suspended)
 		for {
 			select {
 			case <-ended.Done():
 				return nil
 			case <-asked:
 				l.snapshot(con)
+			case <-suspended:
+				con.leave() // the shell is next to write
+				suspend()
 			}
 		}
 	})

@@ -3,12 +3,14 @@ package cli_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/carload/carload/uploader/uploadertest"
 )
@@ -49,6 +51,19 @@ func TestSignalsOnATerminal(t *testing.T) {
 		return strings.Contains(s, "\r\x1b[J0s: hashing") || strings.Contains(s, "s: hashing 16.0 MiB of 16.0 MiB (100 %)")
 	})
 	m.resize(40, 20)
+
+	// Ctrl-Z leaves the terminal to the shell.
+	if err := cmd.Process.Signal(syscall.SIGTSTP); err != nil {
+		t.Fatal(err)
+	}
+	awaitStopped(t, cmd.Process.Pid)
+	m.await(func(s string) bool { return strings.HasSuffix(s, "\r\x1b[J") })
+	stopped := len(m.text())
+	if err := cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	m.await(func(s string) bool { return strings.Contains(s[stopped:], "sending  ") })
+
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
@@ -65,6 +80,23 @@ func TestSignalsOnATerminal(t *testing.T) {
 	}
 	if text := m.hangUp(); !strings.HasSuffix(text, "\r\x1b[J") {
 		t.Errorf("it left %q", text[max(0, len(text)-200):])
+	}
+}
+
+// awaitStopped waits until a process is stopped.
+func awaitStopped(t *testing.T, pid int) {
+	t.Helper()
+	poll := time.NewTicker(5 * time.Millisecond)
+	defer poll.Stop()
+	for range poll.C {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, state, _ := strings.Cut(string(stat), ") ")
+		if strings.HasPrefix(state, "T") {
+			return
+		}
 	}
 }
 

@@ -121,6 +121,11 @@ func TestFrame(t *testing.T) {
 	if lines := p.frame(time.Now(), s, 80, 4); len(lines) != 3 {
 		t.Errorf("%d lines on a terminal of 4", len(lines))
 	}
+	b.pace(2)
+	if line := p.line(time.Now(), s); !strings.Contains(line, "2 requests waiting for the rate limit") {
+		t.Errorf("requests wait, and the line says %s", line)
+	}
+	b.pace(-2)
 	b.end("photo")
 	if line := p.line(time.Now(), s); strings.Contains(line, "photo") || strings.Contains(line, "failed") {
 		t.Errorf("it is through, and the line says %s", line)

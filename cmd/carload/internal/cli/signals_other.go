@@ -4,6 +4,12 @@ package cli
 
 import "os"
 
+// notifySuspend has nothing to tell here.
+func notifySuspend(chan<- os.Signal) {}
+
+// suspend is never called here.
+func suspend() {}
+
 // die ends this process after a signal.
 func die(s os.Signal) { os.Exit(interrupted{s}.code()) }
 

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/url"
@@ -66,10 +67,26 @@ func (a *app) pacer(r requestRate, s share, endpoint string, token nftstorage.To
 		return nil, usageError{error: err}
 	}
 	w, err := r.windowFor(a, token)
-	if err == nil && s.file != "" {
+	if err != nil {
+		return nil, err
+	}
+	if s.file != "" {
 		w.Vary(func() (int, time.Duration, error) { return s.now(r.requests, r.window) })
 	}
-	return w, err
+	return pacedRequests{w, &a.board}, nil
+}
+
+// pacedRequests is a pacer that shows who waits for it.
+type pacedRequests struct {
+	nftstorage.Pacer
+	board *board
+}
+
+// Wait implements [nftstorage.Pacer].
+func (p pacedRequests) Wait(ctx context.Context) error {
+	p.board.pace(1)
+	defer p.board.pace(-1)
+	return p.Pacer.Wait(ctx)
 }
 
 func (r *requestRate) windowFor(a *app, token nftstorage.Token) (*nftstorage.Window, error) {
