@@ -88,8 +88,7 @@ func newLifetime(ctx context.Context, con *console) *lifetime {
 			case <-asked:
 				l.snapshot(con)
 			case <-suspended:
-				con.leave() // the shell is next to write
-				suspend()
+				con.without(suspend) // the shell is next to write
 			}
 		}
 	})

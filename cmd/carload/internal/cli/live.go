@@ -70,6 +70,16 @@ func terminalSize(w io.Writer) (columns, rows int) {
 // fit cuts a line to so many columns.
 func fit(line string, columns int) string { return runewidth.Truncate(line, max(columns, 1), "…") }
 
+// without calls f while the lines are cleared and nothing is written.
+func (c *console) without(f func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.live != nil {
+		_, _ = io.WriteString(c.err, clearBelow) // nobody is left to tell
+	}
+	f()
+}
+
 // leaveWait bounds how long leave waits for a write to the terminal to end.
 const leaveWait = 100 * time.Millisecond
 

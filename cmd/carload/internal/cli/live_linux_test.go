@@ -52,17 +52,27 @@ func TestSignalsOnATerminal(t *testing.T) {
 	})
 	m.resize(40, 20)
 
-	// Ctrl-Z leaves the terminal to the shell.
+	// Ctrl-Z leaves the terminal to the shell. What was written before it stopped
+	// is there when a mark is that is written after that.
 	if err := cmd.Process.Signal(syscall.SIGTSTP); err != nil {
 		t.Fatal(err)
 	}
 	awaitStopped(t, cmd.Process.Pid)
-	m.await(func(s string) bool { return strings.HasSuffix(s, "\r\x1b[J") })
-	stopped := len(m.text())
+	if _, err := m.tty.WriteString("$ fg"); err != nil {
+		t.Fatal(err)
+	}
+	m.await(func(s string) bool { return strings.HasSuffix(s, "$ fg") })
+	before, _, _ := strings.Cut(m.text(), "$ fg")
+	if !strings.HasSuffix(before, "\r\x1b[J") {
+		t.Errorf("it stopped and left %q", before[max(0, len(before)-200):])
+	}
 	if err := cmd.Process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
-	m.await(func(s string) bool { return strings.Contains(s[stopped:], "sending  ") })
+	m.await(func(s string) bool {
+		_, after, _ := strings.Cut(s, "$ fg")
+		return strings.Contains(after, "sending  ")
+	})
 
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
