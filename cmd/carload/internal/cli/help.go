@@ -99,7 +99,7 @@ func (p *page) print(w io.Writer) { _, _ = io.WriteString(w, p.String()) } // it
 // showUsage prints the part of the help that is made of the flags.
 func showUsage(w *page, cmd *cobra.Command, whole bool) {
 	w.line("Usage:")
-	if cmd.Runnable() && cmd.HasParent() {
+	if cmd.Runnable() && cmd.HasParent() && !cmd.HasSubCommands() {
 		w.line("  " + cmd.UseLine())
 	}
 	if cmd.HasAvailableSubCommands() {

@@ -101,6 +101,19 @@ func (a *app) profilesCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "profiles",
 		Short: "List the recipes for CIDs, and the programs they match",
+		Long: `List the recipes for CIDs, and the programs they match.
+
+A CID depends on more than the bytes: how a file is cut into blocks, how many
+links a node has, which version of CIDs it is, and when a directory becomes a
+tree of hashes (a HAMT). A profile is all of that under a name. The same bytes
+have the same CID under the same profile in every program, and another CID under
+another one.
+
+--profile takes a name, and a name with parts that change it, as in
+kubo-cidv1+width-1024; --chunker, --width, --raw-leaves, --cid-version, --hamt,
+--fanout and --trickle change a part each. What a name stands for never changes.
+To get the CID that "ipfs add" prints by default, use unixfs-v0-2015; for "ipfs
+add --cid-version=1", kubo-cidv1.`,
 		Example: `  carload profiles
   carload cid --profile kubo-cidv1 movie.mkv`,
 		Args: noArgs,
