@@ -3,6 +3,7 @@
 package durable
 
 import (
+	"bufio"
 	"errors"
 	"os"
 	"unsafe"
@@ -26,36 +27,48 @@ const AlignBytes = 4096
 // small does not keep a disk busy.
 const directBytes = 1 << 20
 
-// Writer writes to a file from its beginning, for a sync at its end.
+// Writer writes to a file up to its end, in order.
 //
-// What has to be on the disk anyway gains nothing by a way through the page
-// cache, which takes more of the processor than all else that is done to it. So
-// where the system can, what is large goes straight from the caller's buffers to
+// What is large or has to be on the disk anyway gains nothing by a way through the
+// page cache, which takes more of the processor than all else that is done to it.
+// So where the system can, what is large goes straight from the caller's buffers to
 // the disk. That takes a buffer where a byte's address and its place in the file
 // agree modulo AlignBytes, with the first byte at a multiple of that, as is that
-// of any slice of some MiB that make returns. Elsewhere the system is asked to
-// write out meanwhile.
+// of any slice of some MiB that make returns: [Buffered] has one for those who
+// don't. Elsewhere the system is asked to write out meanwhile.
 //
 // A Writer holds a page. It needs no Close. It is not safe for concurrent use.
 type Writer struct {
 	f       *os.File
 	off     int64  // of the next byte to go to the file
+	begun   bool   // something was written
 	direct  bool   // not through the page cache
 	page    []byte // what waits for the rest of its page
 	pending int    // bytes in it
 }
 
-// NewWriter returns a Writer to f, which is empty. Until [Writer.Sync] has
-// returned nothing else may be done with f but closing it, which is the
-// caller's.
-func NewWriter(f *os.File) *Writer { return &Writer{f: f} }
+// NewWriter returns a Writer to f, which is empty. Until [Writer.Sync] or
+// [Writer.Flush] has returned nothing else may be done with f but closing it,
+// which is the caller's.
+func NewWriter(f *os.File) *Writer { return NewWriterAt(f, 0) }
+
+// NewWriterAt is NewWriter for a file that has so many bytes.
+func NewWriterAt(f *os.File, off int64) *Writer { return &Writer{f: f, off: off} }
+
+// bufferBytes is what disks of all kinds write fast.
+const bufferBytes = 2 << 20
+
+// Buffered gathers small writes to w in a buffer of some MiB from which they can
+// go straight to the disk. It is flushed before w is.
+func Buffered(w *Writer) *bufio.Writer { return bufio.NewWriterSize(w, bufferBytes) }
 
 // Write implements io.Writer.
 func (w *Writer) Write(p []byte) (int, error) {
-	if w.off == 0 && w.pending == 0 && len(p) >= directBytes && isAligned(p) && setDirect(w.f, true) {
+	if !w.begun && len(p) >= directBytes && w.off%AlignBytes == 0 && isAligned(p) && setDirect(w.f, true) {
 		w.direct = true
 		w.page = newPage()
 	}
+	w.begun = w.begun || len(p) > 0
 	rest := p
 	if w.pending > 0 {
 		n := copy(w.page[w.pending:], rest)
@@ -135,6 +148,15 @@ func (w *Writer) indirect() error {
 
 // Sync makes the file durable with all that was written. It is the last call.
 func (w *Writer) Sync() error {
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	return w.f.Sync()
+}
+
+// Flush hands all that was written to the system, which is enough where the file
+// can be had again. It is the last call.
+func (w *Writer) Flush() error {
 	// The end of a file is no whole page.
 	if err := w.indirect(); err != nil {
 		return err
@@ -142,7 +164,8 @@ func (w *Writer) Sync() error {
 	if err := w.put(w.page[:w.pending]); err != nil {
 		return err
 	}
-	return w.f.Sync()
+	w.pending = 0
+	return nil
 }
 
 func isAligned(p []byte) bool { return uintptr(unsafe.Pointer(unsafe.SliceData(p)))%AlignBytes == 0 }

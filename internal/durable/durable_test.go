@@ -44,6 +44,39 @@ func TestWriter(t *testing.T) {
 	}
 }
 
+// TestWriterAt goes on in files that have some bytes, by small writes.
+func TestWriterAt(t *testing.T) {
+	t.Parallel()
+	long := bytes.Repeat([]byte("0123456"), 1<<20)
+	for _, there := range []int{0, 1, durable.AlignBytes, 2 << 20, 2<<20 + 5} {
+		for _, step := range []int{100_000, 1 << 20, len(long)} {
+			f, err := os.Create(filepath.Join(t.TempDir(), "f"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := f.Write(long[:there]); err != nil {
+				t.Fatal(err)
+			}
+			w := durable.NewWriterAt(f, int64(there))
+			b := durable.Buffered(w)
+			for rest := long[there:]; len(rest) > 0; rest = rest[min(step, len(rest)):] {
+				if _, err := b.Write(rest[:min(step, len(rest))]); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := errors.Join(b.Flush(), w.Flush()); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := os.ReadFile(f.Name()); err != nil || !bytes.Equal(got, long) {
+				t.Errorf("after %d bytes, in steps of %d: %d bytes, %v", there, step, len(got), err)
+			}
+			if err := f.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 func TestWriterError(t *testing.T) {
 	t.Parallel()
 	f, err := os.Create(filepath.Join(t.TempDir(), "f"))

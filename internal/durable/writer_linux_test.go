@@ -81,3 +81,39 @@ func TestWriterDirect(t *testing.T) {
 		})
 	}
 }
+
+// TestBufferedDirect: small writes reach the disk past the page cache, also behind
+// what a file has.
+func TestBufferedDirect(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	fd, err := unix.Open(filepath.Join(dir, "probe"), unix.O_CREAT|unix.O_WRONLY|unix.O_DIRECT, 0o600)
+	if err != nil {
+		t.Skipf("no direct writing here: %v", err)
+	}
+	if err := unix.Close(fd); err != nil {
+		t.Fatal(err)
+	}
+	for there, want := range map[int]bool{0: true, 1 << 20: true, 1<<20 + 1: false} {
+		f, err := os.Create(filepath.Join(dir, "file"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Truncate(int64(there)); err != nil {
+			t.Fatal(err)
+		}
+		w := durable.NewWriterAt(f, int64(there))
+		b := durable.Buffered(w)
+		for range 50 {
+			if _, err := b.Write(make([]byte, 100_000)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if direct := isDirect(t, f); direct != want {
+			t.Errorf("after %d bytes: direct: %v", there, direct)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -2,13 +2,16 @@ package unpack
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"os"
 	"sync/atomic"
 
 	"github.com/ipfs/go-cid"
 
 	"github.com/carload/carload/car"
+	"github.com/carload/carload/internal/durable"
 	"github.com/carload/carload/internal/unixfs"
 )
 
@@ -27,6 +30,27 @@ type content struct {
 	skip  int64 // where writing begins: what is before is there; a block begins there
 	wrote *atomic.Int64
 	empty map[cid.Cid]struct{} // nodes that are known to stand for no bytes
+}
+
+// largeBytes is what a file has of which it is not likely that all of it is read
+// from memory soon. It goes past the page cache where it can.
+const largeBytes = 32 << 20
+
+// into has write write the content to f, which is to have so many bytes at the end.
+// After an error f has what was written until then.
+func (f *content) into(file *os.File, size int64, write func() error) error {
+	if size-f.skip < largeBytes {
+		f.w = named{file, f.path}
+		return write()
+	}
+	disk := durable.NewWriterAt(file, f.skip)
+	b := durable.Buffered(disk)
+	f.w = named{b, f.path}
+	err := write()
+	if flushed := errors.Join(b.Flush(), disk.Flush()); err == nil && flushed != nil {
+		err = fmt.Errorf("%q: %w", f.path, flushed)
+	}
+	return err
 }
 
 // file writes the content of the file under c, whose node is n.

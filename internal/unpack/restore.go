@@ -323,8 +323,7 @@ func (r *restorer) file(ctx context.Context, dir *os.Root, e dirEntry, n *unixfs
 	if err := r.room(f, int64(n.Size)-c.skip); err != nil {
 		return fmt.Errorf("%q: %w", path, err)
 	}
-	c.w = named{f, path}
-	err = c.file(ctx, e.cid, n)
+	err = c.into(f, int64(n.Size), func() error { return c.file(ctx, e.cid, n) })
 	r.done.Bytes += c.off
 	if err != nil {
 		return err

@@ -119,6 +119,52 @@ func overwrite(path string, at int64, with string) error {
 	return errors.Join(err, f.Close())
 }
 
+// TestResumeLarge: a file that goes past the page cache is there as far as it came
+// when it is interrupted, and is completed from where no page begins as well.
+func TestResumeLarge(t *testing.T) {
+	t.Parallel()
+	const size = 70<<20 + 12345
+	for name, chunk := range map[string]int{"pages": 256 << 10, "no pages": 200_001} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			all := recipe{cidVersion: 1, rawLeaves: true, chunk: int64(chunk), width: 174}.build(t, tree{"file": mod251(size)})
+			x := indexOf(t, all)
+			dir, enough := t.TempDir(), errors.New("enough")
+			const before = 20 << 20
+			for _, want := range []error{enough, nil} {
+				b := &watched{IndexBlocks: unpack.Index(x), before: func(n int) error {
+					if n*chunk > before {
+						return want
+					}
+					return nil
+				}}
+				done, err := unpack.RestoreFrom(t.Context(), b, all[0].Cid, dir, unpack.Options{Resume: true})
+				_ = b.Close()
+				if !errors.Is(err, want) {
+					t.Fatal(err)
+				}
+				left, errDir := os.ReadDir(dir)
+				if errDir != nil || len(left) != 1 {
+					t.Fatalf("%v, %v", left, errDir)
+				}
+				if want == nil {
+					if most := (size-before)/chunk + 12; b.loads > most || done.Files != 1 {
+						t.Errorf("%+v after %d loads, want at most %d", done, b.loads, most)
+					}
+					continue
+				}
+				info, err := left[0].Info()
+				if err != nil || info.Size() < before-4*int64(chunk) {
+					t.Errorf("%v, %v", info, err)
+				}
+			}
+			if got, err := os.ReadFile(filepath.Join(dir, "file")); err != nil || string(got) != mod251(size) {
+				t.Errorf("%d bytes, %v", len(got), err)
+			}
+		})
+	}
+}
+
 // TestResumeIsBusy: what another one restores at this time is left to it.
 func TestResumeIsBusy(t *testing.T) {
 	t.Parallel()
