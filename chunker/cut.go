@@ -113,10 +113,10 @@ func (c cutChunk) ReadAt(p []byte, off int64) (int, error) { return copy(p, c.da
 // is an error.
 func (c *cutter) chunks(n *node, source car.Source, src io.ReaderAt) iter.Seq2[cutChunk, error] {
 	return func(yield func(cutChunk, error) bool) {
-		s := c.split(io.NewSectionReader(src, 0, n.size))
+		next := c.split(io.NewSectionReader(src, 0, n.size), n.size)
 		var from int64
 		for from < n.size {
-			data, err := s.NextBytes()
+			data, err := next()
 			switch {
 			case errors.Is(err, io.EOF):
 				err = &car.SourceChangedError{Name: source.Name(), Offset: from, Reason: "it ends there"}

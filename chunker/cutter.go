@@ -2,11 +2,12 @@ package chunker
 
 import (
 	"fmt"
+	"hash/fnv"
 	"io"
 	"strconv"
 	"strings"
 
-	chunk "github.com/ipfs/boxo/chunker"
+	rabin "github.com/whyrusleeping/chunker"
 )
 
 // cutter is a chunker that looks at the content: the boundaries of leaves are
@@ -16,11 +17,11 @@ type cutter struct {
 	min, avg, max int    // leaf sizes in bytes; a shorter file is one leaf
 }
 
-// buzhash has no knobs; these are its bounds.
-const (
-	buzhashMin = 128 << 10
-	buzhashMax = 512 << 10
-)
+// cutMax bounds the longest leaf: that, and what frames it, is a block.
+const cutMax = 2<<20 - 256
+
+// rabinPolynomial is that of IPFS.
+const rabinPolynomial rabin.Pol = 17437180132763653
 
 // parseCutter understands rabin, rabin-AVG, rabin-MIN-AVG-MAX and buzhash.
 func parseCutter(spec string) (cutter, error) {
@@ -54,16 +55,24 @@ func parseCutter(spec string) (cutter, error) {
 	default:
 		return cutter{}, fmt.Errorf("chunker %q: rabin takes one size or three", spec)
 	}
-	if c.min < 16 || c.min >= c.avg || c.avg >= c.max || c.max > chunk.ChunkSizeLimit {
-		return cutter{}, fmt.Errorf("chunker %q: needs 16 ≤ min < avg < max ≤ %d bytes, has %d, %d and %d", spec, chunk.ChunkSizeLimit, c.min, c.avg, c.max)
+	if c.min < 16 || c.min >= c.avg || c.avg >= c.max || c.max > cutMax {
+		return cutter{}, fmt.Errorf("chunker %q: needs 16 ≤ min < avg < max ≤ %d bytes, has %d, %d and %d", spec, cutMax, c.min, c.avg, c.max)
 	}
 	return c, nil
 }
 
-// split cuts what r has.
-func (c cutter) split(r io.Reader) chunk.Splitter {
+// split returns a function that yields the next leaf of the size bytes in r, and
+// io.EOF after the last.
+func (c cutter) split(r io.Reader, size int64) (next func() ([]byte, error)) {
 	if c.avg == 0 {
-		return chunk.NewBuzhash(r)
+		return newBuzhash(r, size).next
 	}
-	return chunk.NewRabinMinMax(r, uint64(c.min), uint64(c.avg), uint64(c.max))
+	cut := rabin.New(r, rabinPolynomial, fnv.New32a(), uint64(c.avg), uint64(c.min), uint64(c.max))
+	return func() ([]byte, error) {
+		leaf, err := cut.Next()
+		if err != nil {
+			return nil, err
+		}
+		return leaf.Data, nil
+	}
 }
