@@ -157,7 +157,8 @@ func (r *Reader) Peek(ctx context.Context, c cid.Cid) ([]byte, error) {
 			return data, nil
 		}
 	}
-	return r.pool.Block(ctx, c)
+	data, err := r.pool.Block(ctx, c)
+	return data, missing(err)
 }
 
 // Len returns how long a block is.
@@ -180,7 +181,7 @@ func (r *Reader) Load(ctx context.Context, cids ...cid.Cid) ([][]byte, error) {
 		}
 		switch {
 		case err != nil && i == 0:
-			return nil, err
+			return nil, missing(err)
 		case err != nil || !ok && i > 0:
 			return r.out, nil
 		}

@@ -142,28 +142,6 @@ func (a *app) openSource(ctx context.Context, end endpointFlags, from string) (*
 	return a.openService(end, or(c.Gateway, c.URL), nftstorage.Token{})
 }
 
-// fetched is the blocks of a pool, in the words of those who unpack them.
-type fetched struct{ *gateway.Reader }
-
-// Load implements [unpack.Blocks].
-func (f fetched) Load(ctx context.Context, cids ...cid.Cid) ([][]byte, error) {
-	out, err := f.Reader.Load(ctx, cids...)
-	return out, asMissing(err)
-}
-
-// Peek implements [unpack.Blocks].
-func (f fetched) Peek(ctx context.Context, c cid.Cid) ([]byte, error) {
-	data, err := f.Reader.Peek(ctx, c)
-	return data, asMissing(err)
-}
-
-func asMissing(err error) error {
-	if errors.Is(err, uploader.ErrNotFound) {
-		return fmt.Errorf("%w: %w", unpack.ErrMissing, err)
-	}
-	return err
-}
-
 func (a *app) getCommand() *cobra.Command {
 	var from sourceFlags
 	var out string
@@ -335,14 +313,13 @@ func destination(out, name string, several, directory bool) string {
 func (a *app) getOne(ctx context.Context, p *gateway.Pool, g gotten, out string, several bool, total *atomic.Int64, opts unpack.Options) error {
 	r := p.NewReader(ctx)
 	defer r.Close()
-	b := fetched{r}
-	e, err := unpack.Stat(ctx, b, g.root, g.path)
+	e, err := unpack.Stat(ctx, r, g.root, g.path)
 	if err != nil {
 		return err
 	}
 	total.Add(e.Size)
 	if out == "-" {
-		_, err := unpack.WriteFileFrom(ctx, b, e.Cid, a.stdio.Out, opts)
+		_, err := unpack.WriteFileFrom(ctx, r, e.Cid, a.stdio.Out, opts)
 		return err
 	}
 	dest := destination(out, g.name(), several, e.Type == unixfs.Directory)
@@ -350,7 +327,7 @@ func (a *app) getOne(ctx context.Context, p *gateway.Pool, g gotten, out string,
 	if e.Type != unixfs.Directory {
 		dir, opts.Name = filepath.Dir(dest), filepath.Base(dest)
 	}
-	made, err := unpack.RestoreFrom(ctx, b, e.Cid, dir, opts)
+	made, err := unpack.RestoreFrom(ctx, r, e.Cid, dir, opts)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -46,7 +47,7 @@ func (a *app) getArchive(ctx context.Context, p *gateway.Pool, g gotten, out str
 	if g.path != "" {
 		r := p.NewReader(ctx)
 		defer r.Close()
-		e, err := unpack.Stat(ctx, fetched{r}, g.root, g.path)
+		e, err := unpack.Stat(ctx, r, g.root, g.path)
 		if err != nil {
 			return err
 		}
@@ -91,7 +92,10 @@ func (w *archiveWriter) write(ctx context.Context, p *gateway.Pool, root cid.Cid
 		return w.put(out, data)
 	}})
 	if err != nil {
-		return asMissing(err)
+		if errors.Is(err, uploader.ErrNotFound) {
+			err = fmt.Errorf("%w: %w", unpack.ErrMissing, err)
+		}
+		return err
 	}
 	return out.Flush()
 }
