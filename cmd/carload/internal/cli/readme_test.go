@@ -5,6 +5,7 @@ package cli_test
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -13,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -30,7 +32,7 @@ const repository = "../../../.."
 func readme(t *testing.T) string {
 	t.Helper()
 	var all strings.Builder
-	for _, page := range []string{"README.md", "docs/uploading.md", "docs/targets.md", "docs/service.md", "docs/archives.md", "docs/json.md", "docs/promises.md"} {
+	for _, page := range []string{"README.md", "docs/uploading.md", "docs/targets.md", "docs/service.md", "docs/archives.md", "docs/json.md", "docs/library.md", "docs/promises.md"} {
 		text, err := os.ReadFile(filepath.Join(repository, page))
 		if err != nil {
 			t.Fatal(err)
@@ -213,20 +215,35 @@ func TestReadme(t *testing.T) {
 		t.Fatal("the README has no example in Go")
 	}
 	for i, source := range examples {
+		// It is a module of its own, as that of a stranger is.
 		program := filepath.Join(home, fmt.Sprintf("example%d", i))
-		if err := os.WriteFile(program+".go", []byte(source), 0o600); err != nil {
+		sums, err := os.ReadFile(filepath.Join(repository, "go.sum"))
+		if err != nil {
 			t.Fatal(err)
 		}
-		build := exec.Command("go", "build", "-o", program, program+".go")
-		build.Dir = repository
+		for name, text := range map[string]string{
+			"main.go": source,
+			"go.sum":  string(sums),
+			"go.mod":  "module example.org/embed\n\ngo 1.26\n\nrequire github.com/carload/carload v0.0.0\n\nreplace github.com/carload/carload => " + strconv.Quote(module) + "\n",
+		} {
+			path := filepath.Join(program+".d", name)
+			if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), 0o600)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		build := exec.Command("go", "build", "-mod=mod", "-o", program, ".")
+		build.Dir, build.Env = program+".d", append(os.Environ(), "GOFLAGS=-mod=mod", "GOPROXY=off", "GOWORK=off")
 		if out, err := build.CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
-		run := exec.Command(program, url, "movie.mkv")
+		run := exec.Command(program, url, "movie.mkv", rootCID)
 		run.Dir, run.Env = home, []string{"TOKEN=" + strings.TrimSpace(string(token))}
 		if out, err := run.CombinedOutput(); err != nil || string(out) != rootCID+"\n" {
 			t.Errorf("the example prints %q: %v", out, err)
 		}
+	}
+	if got, err := os.ReadFile(filepath.Join(home, "restored-movie.mkv")); err != nil || !bytes.Equal(got, movie) {
+		t.Errorf("the example that gets it back writes %d bytes that are not the file's: %v", len(got), err)
 	}
 }
 
