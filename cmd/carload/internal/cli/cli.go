@@ -78,8 +78,8 @@ func Main(ctx context.Context, args []string, stdio Stdio, environ []string) int
 	return code
 }
 
-// onlyShows tells commands whose results are all that they are for: that they
-// could not be written is no news to who does not read them.
+// onlyShows reports whether a command does nothing but print. If the reader of
+// its output has gone, as head does, nothing went wrong.
 func onlyShows(cmd *cobra.Command) bool {
 	switch strings.TrimPrefix(cmd.CommandPath(), "carload ") {
 	case "cid", "ls", "list", "inspect", "status", "profiles", "version", "pin list", "key list", "ledger list", "ledger show", "ledger report", "target list", "target show", "config show", "config path":
@@ -88,8 +88,8 @@ func onlyShows(cmd *cobra.Command) bool {
 	return false
 }
 
-// unlessUnwritten is an error, unless it is that of the results: that is told
-// by itself.
+// unlessUnwritten drops the error of results that could not be written. Main
+// prints that one itself, once.
 func (a *app) unlessUnwritten(err error) error {
 	if unwritten := a.con.unwritten(); unwritten != nil && errors.Is(err, unwritten) {
 		return nil

@@ -18,7 +18,8 @@ import (
 // completer tells a shell what an argument or a flag can be.
 type completer = cobra.CompletionFunc
 
-// Bounds of what a shell is told of a ledger, which may be large or in use.
+// Bounds of a look into the ledger while a shell waits: it may be large, or in
+// use.
 const (
 	mostCompletions = 100
 	completionTime  = 2 * time.Second

@@ -22,7 +22,7 @@ type console struct {
 	mu     sync.Mutex
 	live   *live       // what changes at the bottom of the terminal; nil for nothing
 	outErr error       // the first failure to write a result
-	onErr  func(error) // is told of it; nil for nobody
+	onErr  func(error) // takes it; may be nil
 }
 
 // line prints a line for people.

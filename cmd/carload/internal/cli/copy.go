@@ -184,7 +184,7 @@ func (r *remote) inputs(s *source) iter.Seq[uploader.Input] {
 func (r *remote) isListed() bool { return r != nil && r.list != nil }
 
 // listed yields the roots that a source lists. What is not complete there can't be
-// copied, and is told.
+// copied, and gets a warning.
 func (r *remote) listed(s *source) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		r.names = map[string]string{}
@@ -211,7 +211,7 @@ func (r *remote) input(a *app, root cid.Cid) uploader.Input {
 }
 
 // lied tells whether an input failed because something in it is not what it was
-// to be. Then it is tried again, and its outcome is none yet.
+// to be. Then it is tried again, and this outcome does not count.
 func (r *remote) lied(a *app, res uploader.Result, err error) bool {
 	var lie *copying.SizeError
 	if r == nil || r.exact || !errors.As(err, &lie) {

@@ -465,13 +465,13 @@ func (s *source) open(path string) (uploader.Input, error) {
 		return nil, err
 	}
 	if _, isFile := in.(uploader.Sized); !isFile {
-		in = told{in, s.app.con}
+		in = warned{in, s.app.con}
 	}
 	return in, nil
 }
 
-// tree is the options for a directory: each entry of it that can't be taken is
-// told.
+// tree is the options for a directory: they report each entry of it that can't be
+// taken.
 func (s *source) tree(path string) chunker.Options {
 	opts := s.options
 	opts.SkipRefused = s.flags.skipErrors
@@ -542,7 +542,7 @@ func (s *source) wrapped() (uploader.Input, error) {
 	if lost > 0 {
 		return nil, withHint(fmt.Errorf("%s can't be taken, and --wrap makes one root of all of them: there is none", ofPaths(lost, paths)), skipHint)
 	}
-	return told{nowhere{uploader.Tree(".", tree, opts)}, s.app.con}, nil
+	return warned{nowhere{uploader.Tree(".", tree, opts)}, s.app.con}, nil
 }
 
 func ofPaths(n, all int) string {
@@ -554,14 +554,14 @@ func ofPaths(n, all int) string {
 
 const skipHint = "--skip-errors leaves them out and takes the rest; --report FILE lists them, for --retry-from"
 
-// told is an input that says when there is nothing in it.
-type told struct {
+// warned is a directory as an input. It warns if there is no payload in it.
+type warned struct {
 	uploader.Input
 	con *console
 }
 
 // Location implements [uploader.Located].
-func (t told) Location() string { return locationOf(t.Input) }
+func (t warned) Location() string { return locationOf(t.Input) }
 
 func locationOf(in uploader.Input) string {
 	if l, ok := in.(uploader.Located); ok {
@@ -577,7 +577,7 @@ type nowhere struct{ uploader.Input }
 func (nowhere) Location() string { return "" }
 
 // Describe implements [uploader.Input].
-func (t told) Describe(ctx context.Context, read *atomic.Int64) (uploader.DAG, error) {
+func (t warned) Describe(ctx context.Context, read *atomic.Int64) (uploader.DAG, error) {
 	dag, err := t.Input.Describe(ctx, read)
 	if errors.Is(err, chunker.ErrRefused) {
 		err = withHint(err, skipHint)

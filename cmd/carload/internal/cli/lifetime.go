@@ -34,8 +34,8 @@ type lifetime struct {
 func newLifetime(ctx context.Context, con *console) *lifetime {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	// Nobody reads what is said any more. That is an error of the write, and no
-	// reason to die in the middle.
+	// SIGPIPE says that nobody reads the output any more. The write fails as well,
+	// which is enough: the process must not die in the middle of its work.
 	broken := make(chan os.Signal, 1)
 	signal.Notify(broken, syscall.SIGPIPE)
 	asked, suspended := make(chan os.Signal, 1), make(chan os.Signal, 1)

@@ -99,7 +99,7 @@ var kinds = map[string][]string{
 	kindDir:     {"path"},
 }
 
-// validate tells what is wrong with a target of this name.
+// validate returns what is wrong with a target of this name.
 func (t targetConfig) validate(name string) error {
 	if !targetName.MatchString(name) {
 		return fmt.Errorf("%q is no name for a target: use letters, digits, and ._- after the first", name)

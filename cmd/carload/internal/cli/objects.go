@@ -98,7 +98,7 @@ func (s *source) openObject(url string) (uploader.Input, error) {
 	}
 	treeOpts := s.tree(url)
 	treeOpts.Workers = opts.Workers
-	return told{uploader.Tree(strings.TrimSuffix(url, "/"), tree, treeOpts), s.app.con}, nil
+	return warned{uploader.Tree(strings.TrimSuffix(url, "/"), tree, treeOpts), s.app.con}, nil
 }
 
 // objectTree makes a tree of all objects below a prefix, and tells how many there

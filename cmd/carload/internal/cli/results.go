@@ -37,7 +37,7 @@ func (a *app) newResults(rootOnly bool) *results {
 	return &results{app: a, rootOnly: rootOnly, listed: map[string]bool{}, started: time.Now()}
 }
 
-// addBatch takes the outcome of a batch. Those of its members have been told.
+// addBatch takes the outcome of a batch. Its members had outcomes of their own.
 func (r *results) addBatch(res uploader.Result, err error) {
 	r.shards += res.Shards
 	r.held += res.Held

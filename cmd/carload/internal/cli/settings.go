@@ -24,7 +24,7 @@ const (
 	maxConfigBytes = 1 << 20
 )
 
-// tokenSetting is what people take for the name of a setting that is none.
+// tokenSetting is a name that people look for. There is no such setting.
 const tokenSetting = "token"
 
 func errTokenSetting(origin string) error {

@@ -8,7 +8,7 @@ import (
 	"syscall"
 )
 
-// notifySuspend has Ctrl-Z told to a channel.
+// notifySuspend sends the signal of Ctrl-Z to a channel.
 func notifySuspend(c chan<- os.Signal) { signal.Notify(c, syscall.SIGTSTP) }
 
 // suspend stops this process until it is told to go on. A SIGTSTP that was once

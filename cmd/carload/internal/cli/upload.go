@@ -196,7 +196,7 @@ sent with. The next time only files that are new or changed are sent.`,
 	return cmd
 }
 
-// noBase is the --base that says that there is none.
+// noBase is the value of --base for no base at all.
 const noBase = "none"
 
 func setBase(opts *uploader.Options, base string) error {
