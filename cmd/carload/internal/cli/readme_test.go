@@ -161,7 +161,7 @@ func TestReadme(t *testing.T) {
 		"127.0.0.1:5001", node,
 		"https://api.example.org", url, "…", strings.TrimSpace(string(token)),
 		"ROOT", rootCID,
-		"/srv/carload", filepath.Join(home, "srv"), "127.0.0.1:8080", "127.0.0.1:0",
+		"/srv/carload", "srv", "127.0.0.1:8080", "127.0.0.1:0",
 		"go run ./cmd/carload", "carload",
 		"go install", "cd '"+module+"'; go list", "@latest", "; cd - >/dev/null",
 		"go test ./...", ":",

@@ -41,8 +41,8 @@ func TestScriptsOfTheDocs(t *testing.T) {
 	for name, script := range map[string]string{
 		"upload-list": marked(t, "scripts.md", "upload-list"),
 		"verify-list": marked(t, "scripts.md", "verify-list"),
-		"sleep":       "#!/bin/sh\necho \"$@\" >> " + home + "/slept\n",
-		"logger":      "#!/bin/sh\necho \"$@\" >> " + home + "/alerts\n",
+		"sleep":       "#!/bin/sh\necho \"$@\" >> \"$HOME/slept\"\n",
+		"logger":      "#!/bin/sh\necho \"$@\" >> \"$HOME/alerts\"\n",
 	} {
 		if err := os.WriteFile(filepath.Join(bin, name), []byte(script), 0o700); err != nil { //nolint:gosec // it is run
 			t.Fatal(err)
