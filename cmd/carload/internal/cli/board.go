@@ -94,12 +94,12 @@ func (b *board) observe(name string, e uploader.Event) {
 // mostActive is how many inputs are shown by name.
 const mostActive = 4
 
-// lines say what is being worked on: nothing, if that is a single input whose
-// progress is the whole.
-func (b *board) lines(now time.Time, first string) (lines []string) {
+// lines say what is being worked on. Of a single input the bars tell all there is,
+// so it has no line.
+func (b *board) lines(now time.Time, first string, several bool) (lines []string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.active) > 1 {
+	if several || len(b.active) > 1 {
 		for _, a := range b.active[:min(len(b.active), mostActive)] {
 			lines = append(lines, a.name+": "+a.text(first))
 		}
@@ -143,8 +143,8 @@ func (a *activity) text(first string) string {
 }
 
 // summary is lines as a part of one.
-func (b *board) summary(now time.Time, first string) string {
-	if lines := b.lines(now, first); len(lines) > 0 {
+func (b *board) summary(now time.Time, first string, several bool) string {
+	if lines := b.lines(now, first, several); len(lines) > 0 {
 		return "; " + strings.Join(lines, ", ")
 	}
 	return ""

@@ -88,6 +88,10 @@ func TestFrame(t *testing.T) {
 	if lines := p.frame(at, s, 80, 24); len(lines) != 3 || !strings.Contains(lines[2], "10 of 40 shards, 2 retries, 5.0 MiB sent again") {
 		t.Errorf("one input: %q", lines)
 	}
+	s.Inputs = 2
+	if lines := p.frame(at, s, 80, 24); len(lines) != 4 || lines[3] != "  photo: hashing 3.0 MiB" {
+		t.Errorf("the last of two inputs: %q", lines)
+	}
 	for i := range 6 {
 		o.Observe(uploader.Describing{Name: fmt.Sprintf("映画の名前がとても長い場合にはどうなるのでしょうか-%d.mkv", i)})
 	}

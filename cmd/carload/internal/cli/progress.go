@@ -52,7 +52,7 @@ func (a *app) showProgress(names phases, snapshot func() uploader.Progress) (sto
 	mode := a.global.progress
 	if mode == progressAuto {
 		mode = progressPlain
-		if isTerminal(a.stdio.Err) && a.env["TERM"] != "dumb" {
+		if isTerminal(a.stdio.Err) && a.env["TERM"] != "dumb" && movesCursor(a.stdio.Err) {
 			mode = progressBar
 		}
 		if a.con.quiet {
@@ -169,7 +169,7 @@ func (p *progress) line(now time.Time, s uploader.Progress) string {
 		}
 		parts = append(parts, text)
 	}
-	return formatDuration(now.Sub(p.started).Round(time.Second)) + ": " + strings.Join(append(parts, counts(s)...), "; ") + p.board.summary(now, p.names.first)
+	return formatDuration(now.Sub(p.started).Round(time.Second)) + ": " + strings.Join(append(parts, counts(s)...), "; ") + p.board.summary(now, p.names.first, s.Inputs > 1)
 }
 
 // rate says how fast a phase is and how long it will take: nothing, if it is done
@@ -235,7 +235,7 @@ func (p *progress) frame(now time.Time, s uploader.Progress, columns, rows int) 
 	if numbers := counts(s); len(numbers) > 0 {
 		lines = append(lines, strings.Join(numbers, ", "))
 	}
-	for _, line := range p.board.lines(now, p.names.first) {
+	for _, line := range p.board.lines(now, p.names.first, s.Inputs > 1) {
 		lines = append(lines, "  "+line)
 	}
 	for i, line := range lines {
