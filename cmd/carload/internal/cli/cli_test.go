@@ -39,16 +39,23 @@ func TestMain(m *testing.M) {
 	keepDescriptors()
 	testscript.Main(leakChecked{m}, map[string]func(){
 		"carload": func() {
-			os.Exit(cli.Main(context.Background(), os.Args[1:], cli.Stdio{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}, os.Environ()))
+			out, done := checked()
+			code := cli.Main(context.Background(), os.Args[1:], cli.Stdio{In: os.Stdin, Out: out, Err: os.Stderr}, os.Environ())
+			done()
+			os.Exit(code)
 		},
 	})
 }
 
 func TestScripts(t *testing.T) {
 	t.Parallel()
+	schemas := schemaSetup(t)
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Setup: func(env *testscript.Env) error {
+			for name, value := range schemas {
+				env.Setenv(name, value)
+			}
 			env.Setenv("HOME", env.WorkDir+"/home")
 			env.Setenv("GORACE", "atexit_sleep_ms=50") // not a second at the end of each process
 			return os.Mkdir(env.WorkDir+"/home", 0o700)
