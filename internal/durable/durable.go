@@ -5,6 +5,7 @@ package durable
 import (
 	"bufio"
 	"errors"
+	"io/fs"
 	"os"
 	"unsafe"
 )
@@ -17,6 +18,26 @@ func SyncDir(dir string) error {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
+}
+
+// SyncFile makes the bytes of a file durable. What is not there, or no regular
+// file, has none.
+func SyncFile(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.Mode().IsRegular() {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // since then
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // AlignBytes is what disks and file systems want the place of a piece in memory

@@ -38,7 +38,14 @@ func (st *Store) accept(ctx context.Context, in *Incoming, up *NewUpload) error 
 	known := false
 	err := in.publish()
 	if err == nil {
-		err = st.sliced(ctx, func(x *indexer) error { return st.record(x, in, up) }, func() {
+		err = st.sliced(ctx, func(x *indexer) error {
+			if in.small != nil {
+				if err := st.journal.append(in.shard.cid, in.small); err != nil {
+					return err
+				}
+			}
+			return st.record(x, in, up)
+		}, func() {
 			known = true
 			release()
 		})

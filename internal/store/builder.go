@@ -107,7 +107,7 @@ func (b *Builder) Finish(ctx context.Context, root cid.Cid, size int64) (*Incomi
 	}
 	b.in.Root, b.in.Bytes, b.in.DAGSize = root, b.off, size
 	b.in.shard = shard{cid: carCID, payload: 0, end: b.off}
-	return b.in, b.in.sync()
+	return b.in, b.in.secure()
 }
 
 // Close removes what was written, unless it became part of the store. It may be

@@ -14,6 +14,10 @@
 // acknowledged is durable, a file that no row names was never acknowledged, and
 // all that is said of blocks can be worked out again from the files.
 //
+// A small shard is not synced by itself: its bytes go to a segment in journal/
+// besides, which is synced once for all that come at the same time. Its file is
+// synced later. After a crash, Open writes those again that were lost.
+//
 // # When a DAG is complete
 //
 // Completeness is kept per inner node, not per upload: a node is complete when

@@ -38,3 +38,6 @@ func (st *Store) WaitQueued(n int) {
 		<-tick.C
 	}
 }
+
+// BreakJournal makes the next write to the journal fail.
+func (st *Store) BreakJournal() { _ = st.journal.f.Close() }

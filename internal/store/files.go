@@ -18,6 +18,7 @@ const (
 	databaseName = "index.db"
 	shardsDir    = "shards"
 	incomingDir  = "incoming"
+	journalDir   = "journal"
 )
 
 // IsStore tells whether [Open] would find a store in a directory, whole or not,
@@ -42,7 +43,7 @@ type files struct {
 // prepare makes the directories, and removes what was being received when a
 // process ended.
 func (f files) prepare() error {
-	for _, d := range []string{shardsDir, incomingDir} {
+	for _, d := range []string{shardsDir, incomingDir, journalDir} {
 		if err := os.MkdirAll(filepath.Join(f.dir, d), 0o700); err != nil {
 			return fmt.Errorf("create store: %w", err)
 		}
@@ -74,22 +75,26 @@ func (f files) path(c cid.Cid) string {
 	return filepath.Join(f.dir, shardsDir, name[len(name)-2:], name+".car")
 }
 
-// publish gives a synced file the name of a shard. It reports whether it has
-// that name, even if that may not be durable.
-func (f files) publish(from string, c cid.Cid) (bool, error) {
+// publish gives a file the name of a shard, and makes the name durable if sync is
+// set. It reports whether the file has that name, even if that may not be durable.
+func (f files) publish(from string, c cid.Cid, sync bool) (bool, error) {
 	path := f.path(c)
 	dir := filepath.Dir(path)
-	if err := os.Mkdir(dir, 0o700); err == nil {
+	if err := os.Mkdir(dir, 0o700); err == nil && sync {
 		if err := durable.SyncDir(filepath.Dir(dir)); err != nil {
 			return false, err
 		}
-	} else if !errors.Is(err, os.ErrExist) {
+	} else if err != nil && !errors.Is(err, os.ErrExist) {
 		return false, fmt.Errorf("publish shard: %w", err)
 	}
 	if err := os.Rename(from, path); err != nil {
 		return false, fmt.Errorf("publish shard: %w", err)
 	}
-	return true, errors.Join(f.open.drop(c), durable.SyncDir(dir))
+	err := f.open.drop(c)
+	if sync {
+		err = errors.Join(err, durable.SyncDir(dir))
+	}
+	return true, err
 }
 
 // remove takes a shard file away.

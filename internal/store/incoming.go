@@ -13,8 +13,8 @@ import (
 	"github.com/carload/carload/internal/durable"
 )
 
-// Incoming is a shard that was received: checked, and durable, but not yet part
-// of the store. [Store.Accept] makes it that. Whoever gets one closes it.
+// Incoming is a shard that was received and checked, but is not yet part of the
+// store. [Store.Accept] makes it that, and durable. Whoever gets one closes it.
 type Incoming struct {
 	Root    cid.Cid
 	Bytes   int64 // of the file
@@ -25,6 +25,7 @@ type Incoming struct {
 	f       *os.File
 	out     *durable.Writer // nil if nothing is written by Write
 	written int64           // by it
+	small   []byte          // all of a shard that goes to the journal; its file is not synced
 	done    bool            // it has the name of a shard
 }
 
@@ -64,7 +65,7 @@ func (st *Store) Receive(ctx context.Context, src io.Reader, length int64) (_ *I
 	}
 	in.Root, in.Bytes, in.DAGSize = res.root, res.size, res.facts.size
 	in.shard = shard{cid: res.cid, payload: res.payload, end: res.payloadEnd}
-	return in, in.sync()
+	return in, in.secure()
 }
 
 // receiveFrame checks a CAR as it comes in, and keeps what is no payload.
@@ -164,6 +165,19 @@ func (in *Incoming) keep(off int64, p []byte) error {
 	return nil
 }
 
+// secure makes the bytes of the file durable, or has them ready for the journal.
+func (in *Incoming) secure() error {
+	if !in.st.journal.room(in.Bytes) {
+		return in.sync()
+	}
+	// So short a file went through the page cache, and can be read before a sync.
+	in.small = make([]byte, in.Bytes)
+	if _, err := in.f.ReadAt(in.small, 0); err != nil {
+		return fmt.Errorf("read back shard: %w", err)
+	}
+	return nil
+}
+
 // sync makes the bytes of the file durable.
 func (in *Incoming) sync() error {
 	if in.st.discard {
@@ -183,7 +197,7 @@ func (in *Incoming) sync() error {
 
 // publish gives the file its name. The caller holds commit.
 func (in *Incoming) publish() (err error) {
-	in.done, err = in.st.files.publish(in.f.Name(), in.shard.cid)
+	in.done, err = in.st.files.publish(in.f.Name(), in.shard.cid, in.small == nil)
 	return err
 }
 

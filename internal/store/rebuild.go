@@ -31,6 +31,10 @@ func Rebuild(ctx context.Context, dir string) (_ *FsckReport, err error) {
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
 	r := new(FsckReport)
+	// There is no index to ask which shards were acknowledged.
+	if err := st.journal.replay(ctx, func(context.Context, cid.Cid) (bool, error) { return true, nil }); err != nil {
+		return nil, fmt.Errorf("rebuild index: %w", err)
+	}
 	if err := st.rebuild(ctx, r); err != nil {
 		return nil, fmt.Errorf("rebuild index: %w", err)
 	}

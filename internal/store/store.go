@@ -43,6 +43,7 @@ type Options struct {
 // Methods are safe for concurrent use.
 type Store struct {
 	files   files
+	journal *journal // nil if no shard goes there
 	db      database
 	discard bool // leave out the payloads of leaves
 	log     *slog.Logger
@@ -104,6 +105,10 @@ func open(ctx context.Context, opts Options, rebuild bool) (_ *Store, err error)
 	if st.db, err = openDatabase(ctx, path); err != nil {
 		return nil, err
 	}
+	if !opts.Discard {
+		st.journal = &journal{files: st.files, log: st.log}
+		st.db.write.before = st.journal.sync
+	}
 	if st.salt, err = (opening{opts.Discard, rebuild}).migrate(ctx, &st.db, st.files); err != nil {
 		return nil, fmt.Errorf("open store %s: %w", opts.Dir, err)
 	}
@@ -122,7 +127,7 @@ func (st *Store) Close() error {
 		return nil
 	}
 	st.closed = true
-	return errors.Join(st.db.close(), st.files.open.close(), st.lock.Close())
+	return errors.Join(st.db.close(), st.journal.close(), st.files.open.close(), st.lock.Close())
 }
 
 // change says that the store is about to be changed, so that it is not closed

@@ -27,7 +27,10 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err = st.survey(ctx); err == nil {
+	if err = st.journal.replay(ctx, st.knows); err == nil {
+		_, err = st.survey(ctx)
+	}
+	if err == nil {
 		err = st.finish(ctx)
 	}
 	if err != nil {

@@ -20,6 +20,7 @@ type writer struct {
 	jobs  chan *job
 	ended chan struct{}
 
+	before    func() error  // called before each commit; nil is nothing
 	groupTime time.Duration // no job begins later than this in a transaction
 	commits   atomic.Int64
 
@@ -133,6 +134,12 @@ func (w *writer) group(j *job) (group []*job) {
 		group = append(group, j)
 	}
 	w.commits.Add(1)
+	if w.before != nil {
+		if err := w.before(); err != nil {
+			w.fail(group, err)
+			return group
+		}
+	}
 	if err := t.run(`COMMIT`); err != nil {
 		w.fail(group, fmt.Errorf("commit: %w", err))
 	}
