@@ -53,7 +53,8 @@ const overrun = 4 << 20
 // lengths and nodes that lead to the payload.
 func framed(size int64) int { return int(size) + int(size/16) + 64<<10 }
 
-// buffers are for archives. They are let go of when there are none that read.
+// buffers are for archives, of all readers of a pool. They are let go of when
+// there are none that read.
 type buffers struct{ pool sync.Pool }
 
 func (b *buffers) get(size int) []byte {
@@ -71,27 +72,27 @@ func (b *buffers) put(p []byte) {
 
 // whole fetches all that is below c, which is to be no more than size bytes. It
 // is not tried again: what no source gives at once is fetched block by block.
-func (p *Pool) whole(ctx context.Context, c cid.Cid, size int64, bufs *buffers) (*archive, error) {
+func (p *Pool) whole(ctx context.Context, c cid.Cid, size int64) (*archive, error) {
 	return try(ctx, p, c, 0, func(m *member) bool { return m.archives != nil }, func(ctx context.Context, m *member) (*archive, error) {
 		archives, _ := p.abilities(m)
 		if archives == nil {
 			return nil, bulk.Permanent(errNoSource)
 		}
 		body, err := archives.FetchArchive(ctx, c)
-		return p.take(m, body, err, c, size, false, bufs)
+		return p.take(m, body, err, c, size, false)
 	})
 }
 
 // span fetches what the bytes from..to-1 of the file under c are made of. It is
 // not tried again, either.
-func (p *Pool) span(ctx context.Context, c cid.Cid, from, to int64, bufs *buffers) (*archive, error) {
+func (p *Pool) span(ctx context.Context, c cid.Cid, from, to int64) (*archive, error) {
 	return try(ctx, p, c, 0, func(m *member) bool { return m.ranges != nil }, func(ctx context.Context, m *member) (*archive, error) {
 		_, ranges := p.abilities(m)
 		if ranges == nil {
 			return nil, bulk.Permanent(errNoSource)
 		}
 		body, err := ranges.FetchRange(ctx, c, from, to)
-		return p.take(m, body, err, c, to-from, true, bufs)
+		return p.take(m, body, err, c, to-from, true)
 	})
 }
 
@@ -100,13 +101,13 @@ var errTooMuch = errors.New("the archive is longer than what was asked for")
 
 // take reads an archive and checks all that is in it. One that is cut is as good
 // as far as it goes: what it lacks is fetched by itself.
-func (p *Pool) take(m *member, body io.ReadCloser, err error, c cid.Cid, size int64, ranged bool, bufs *buffers) (*archive, error) {
+func (p *Pool) take(m *member, body io.ReadCloser, err error, c cid.Cid, size int64, ranged bool) (*archive, error) {
 	if err != nil {
 		return nil, err
 	}
 	defer body.Close()
 	a := &archive{}
-	a.buf, err = readUpTo(body, bufs.get(framed(size)), framed(size)+overrun)
+	a.buf, err = readUpTo(body, p.bufs.get(framed(size)), framed(size)+overrun)
 	if errors.Is(err, errTooMuch) {
 		p.unable(m, !ranged)
 		return nil, bulk.Permanent(fmt.Errorf("%s: %w", m, err))

@@ -46,7 +46,8 @@ type Options struct {
 	// Retries is how often all sources are asked again after all have failed; 0
 	// means DefaultRetries, negative none.
 	Retries int
-	// AheadBytes is how much each [Reader] fetches ahead; 0 means DefaultAheadBytes.
+	// AheadBytes is how much each [Reader] fetches ahead, by two requests or
+	// more; 0 means DefaultAheadBytes.
 	AheadBytes int64
 	// Hedge is how long one request may take before another source is asked as
 	// well; 0 means DefaultHedge.
@@ -60,6 +61,8 @@ type Options struct {
 type Pool struct {
 	opts    Options
 	members []*member
+	unit    int64 // what one request is for
+	bufs    buffers
 
 	mu      sync.Mutex    // of the members' state and what follows
 	typical time.Duration // of a request that succeeded
@@ -96,7 +99,7 @@ func NewPool(opts Options, sources ...Source) *Pool {
 	if opts.Clock == nil {
 		opts.Clock = uploader.MachineClock{}
 	}
-	p := &Pool{opts: opts}
+	p := &Pool{opts: opts, unit: min(max(opts.AheadBytes/2>>20, 1)<<20, unitBytes)}
 	for _, s := range sources {
 		m := &member{Source: s}
 		m.archives, _ = s.(uploader.ArchiveFetcher)

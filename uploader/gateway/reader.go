@@ -15,7 +15,7 @@ import (
 
 // How much a [Reader] fetches ahead.
 const (
-	unitBytes   = 4 << 20 // what one request is for: four leaves of 1 MiB fill the lanes of a core
+	unitBytes   = 4 << 20 // what one request is for at most: four leaves of 1 MiB fill the lanes of a core
 	aheadUnits  = 256
 	mostFetches = 16 // requests at a time
 )
@@ -29,7 +29,6 @@ type Reader struct {
 	ctx    context.Context //nolint:containedctx // of what is fetched ahead, which outlives calls
 	cancel context.CancelFunc
 	units  sync.WaitGroup
-	bufs   buffers
 
 	frames   []*frame // from the root of the walk to where it is
 	file     *window  // of the file that is read; nil for none
@@ -122,7 +121,7 @@ func (r *Reader) Leave() {
 // OpenFile tells that the content of a file is read next, from an offset to its
 // end.
 func (r *Reader) OpenFile(c cid.Cid, from, size int64) {
-	if r.unit != nil && r.unit.archive != nil && size <= unitBytes && r.unit.archive.has(c) {
+	if r.unit != nil && r.unit.archive != nil && size <= r.pool.unit && r.unit.archive.has(c) {
 		return
 	}
 	r.file = &window{cid: c, next: from, size: size}
@@ -199,7 +198,7 @@ func (r *Reader) recycle() {
 		select {
 		case <-u.done:
 			if u.archive != nil {
-				r.bufs.put(u.archive.buf)
+				r.pool.bufs.put(u.archive.buf)
 				u.archive = nil
 			}
 		default: // it is of no use when it comes
@@ -298,12 +297,12 @@ func (r *Reader) wait(ctx context.Context, u *unit) (*archive, error) {
 func (r *Reader) fill() {
 	archives, ranges := r.pool.canAny()
 	if w := r.file; w != nil && ranges {
-		for w.next < w.size && r.room(int64(framed(min(unitBytes, w.size-w.next)))) {
+		for w.next < w.size && r.room(int64(framed(min(r.pool.unit, w.size-w.next)))) {
 			from := w.next
-			w.next = min(w.size, (from/unitBytes+1)*unitBytes)
+			w.next = min(w.size, (from/r.pool.unit+1)*r.pool.unit)
 			to := w.next
 			w.units = append(w.units, r.request(int64(framed(to-from)), false, func(ctx context.Context) (*archive, error) {
-				return r.pool.span(ctx, w.cid, from, to, &r.bufs)
+				return r.pool.span(ctx, w.cid, from, to)
 			}))
 		}
 		if w.next < w.size {
@@ -321,7 +320,7 @@ func (r *Reader) fill() {
 		for f.next < len(f.kids) {
 			c, size := f.kids[f.next], f.sizes[f.next]
 			leaf := !links.Possible(c.Prefix().Codec)
-			whole := !leaf && !f.file && archives && !r.paused && size > 0 && size <= unitBytes
+			whole := !leaf && !f.file && archives && !r.paused && size > 0 && size <= r.pool.unit
 			reserve := int64(framed(size))
 			if !whole {
 				reserve = min(max(size, 0), car.MaxBlockBytes)
@@ -333,7 +332,7 @@ func (r *Reader) fill() {
 			if !inline && (!leaf || !r.paused) {
 				f.units[f.next] = r.request(reserve, !whole, func(ctx context.Context) (*archive, error) {
 					if whole {
-						return r.pool.whole(ctx, c, size, &r.bufs)
+						return r.pool.whole(ctx, c, size)
 					}
 					data, err := r.pool.Block(ctx, c)
 					return &archive{sections: []car.Section{{Cid: c, Data: data}}}, err

@@ -13,8 +13,9 @@ import (
 	"github.com/carload/carload/uploader/gateway"
 )
 
-// copyAhead is how much is fetched ahead for each shard on its way: two requests.
-const copyAhead = 9 << 20
+// copyAhead is how much is fetched ahead for each shard on its way: two requests
+// of 2 MiB. There are several shards.
+const copyAhead = 5 << 20
 
 func (a *app) copyCommand() *cobra.Command {
 	var send sendFlags
@@ -56,6 +57,7 @@ fetched nor sent.`,
 				retries = -1 // the pool's word for none
 			}
 			return a.withSources(cmd.Context(), end, from, func(sources []gateway.Source) error {
+				defer frugal()()
 				src.remote.pool = gateway.NewPool(gateway.Options{Retries: retries, AheadBytes: copyAhead, Observer: observer{con: a.con}, Logger: a.log}, sources...)
 				src.remote.maxShardBytes = opts.MaxShardBytes
 				if all {
