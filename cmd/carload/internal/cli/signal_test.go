@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
@@ -242,12 +243,30 @@ func TestStopBeforeAndAfterSending(t *testing.T) {
 	}
 }
 
-// A second signal does not wait.
+// A second signal does not wait, also if the signal was ignored when the command
+// began, as in what scripts start in the background.
 func TestSecondSignal(t *testing.T) {
 	t.Parallel()
+	for _, ignored := range []bool{false, true} {
+		t.Run(fmt.Sprintf("ignored %t", ignored), func(t *testing.T) {
+			t.Parallel()
+			secondSignal(t, ignored)
+		})
+	}
+}
+
+func secondSignal(t *testing.T, ignored bool) {
+	t.Helper()
 	home := t.TempDir()
 	file := randomFile(t, home, 4<<20)
 	cmd := newCommand(t, home, "up", "--json", "--bwlimit", "100kB", file)
+	if ignored {
+		sh, err := exec.LookPath("sh")
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd.Path, cmd.Args = sh, append([]string{"sh", "-c", `trap "" INT; exec carload "$@"`}, cmd.Args...)
+	}
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
