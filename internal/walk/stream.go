@@ -14,9 +14,8 @@ import (
 )
 
 const (
-	batchBytes  = 8 << 20 // what is read at once: some lanes' worth of large blocks
+	batchBytes  = 4 << 20 // what is read at once: some lanes' worth of large blocks
 	batchBlocks = 4096
-	batchesWait = 2 // between who reads and who uses them, neither of which is steady
 
 	// A walk looks for so many blocks at once: few at first, to begin soon.
 	firstRun = 64
@@ -106,8 +105,7 @@ type Stream struct {
 
 	steps  []step
 	at     int
-	before [batchesWait + 1][]step // those that came before, of which batches may be in use
-	oldest int                     // of them
+	free   []step // where those were that came before, of which none is in use any more
 	places Places
 	failed error // comes after the steps
 
@@ -214,7 +212,7 @@ func (s *Stream) each(ctx context.Context, f func(c cid.Cid, part []byte) error)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	batches := make(chan *batch, batchesWait)
+	batches := make(chan *batch)
 	g := new(errgroup.Group)
 	g.Go(func() error {
 		defer close(batches)
@@ -280,10 +278,9 @@ func (s *Stream) next(ctx context.Context) (*batch, error) {
 // refill finds the blocks that come next, up to one that has to be opened
 // before it is known what follows it. That one is read, and some beside it.
 func (s *Stream) refill(ctx context.Context) error {
-	// One batch is in use, and some wait. All that were made of the oldest steps
-	// were used up before those.
-	s.steps, s.before[s.oldest], s.at = s.before[s.oldest][:0], s.steps, 0
-	s.oldest = (s.oldest + 1) % len(s.before)
+	// Whoever uses the last batch made of the steps before has used up all that
+	// were made of those before them.
+	s.steps, s.free, s.at = s.free[:0], s.steps, 0
 	cids, opening := s.gather(ctx)
 	if len(s.steps) == 0 {
 		return nil
