@@ -17,7 +17,7 @@ import (
 // browser is a Chromium without a window. What pages keep is in its profile,
 // which outlives it.
 type browser struct {
-	ctx   context.Context //nolint:containedctx // of the browser, for chromedp
+	ctx   context.Context // of the browser, for chromedp
 	close func()
 }
 
