@@ -1,12 +1,14 @@
 package store
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/ipfs/go-cid"
@@ -36,8 +38,33 @@ func IsStore(dir string) (bool, error) {
 
 // files are the shard files below a directory.
 type files struct {
-	dir  string
-	open *openFiles
+	dir     string
+	open    *openFiles
+	folders *folders
+}
+
+// folders knows which folders of shards have a durable name. Whoever finds one
+// there can't tell: it may just have been made, or for a shard that is not synced.
+type folders struct {
+	mu      sync.Mutex
+	durable map[string]bool // guarded by mu
+}
+
+// sync makes the name of a folder durable, once.
+func (f *folders) sync(dir string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.durable[dir] {
+		return nil
+	}
+	if err := durable.SyncDir(filepath.Dir(dir)); err != nil {
+		return err
+	}
+	if f.durable == nil {
+		f.durable = make(map[string]bool)
+	}
+	f.durable[dir] = true
+	return nil
 }
 
 // prepare makes the directories, and removes what was being received when a
@@ -75,17 +102,29 @@ func (f files) path(c cid.Cid) string {
 	return filepath.Join(f.dir, shardsDir, name[len(name)-2:], name+".car")
 }
 
+// has reports whether the file of a shard is there with these bytes.
+func (f files) has(c cid.Cid, data []byte) bool {
+	path := f.path(c)
+	info, err := os.Lstat(path)
+	if err != nil || !info.Mode().IsRegular() || info.Size() != int64(len(data)) {
+		return false
+	}
+	have, err := os.ReadFile(path)
+	return err == nil && bytes.Equal(have, data)
+}
+
 // publish gives a file the name of a shard, and makes the name durable if sync is
 // set. It reports whether the file has that name, even if that may not be durable.
 func (f files) publish(from string, c cid.Cid, sync bool) (bool, error) {
 	path := f.path(c)
 	dir := filepath.Dir(path)
-	if err := os.Mkdir(dir, 0o700); err == nil && sync {
-		if err := durable.SyncDir(filepath.Dir(dir)); err != nil {
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return false, fmt.Errorf("publish shard: %w", err)
+	}
+	if sync {
+		if err := f.folders.sync(dir); err != nil {
 			return false, err
 		}
-	} else if err != nil && !errors.Is(err, os.ErrExist) {
-		return false, fmt.Errorf("publish shard: %w", err)
 	}
 	if err := os.Rename(from, path); err != nil {
 		return false, fmt.Errorf("publish shard: %w", err)

@@ -197,6 +197,9 @@ func (in *Incoming) sync() error {
 
 // publish gives the file its name. The caller holds commit.
 func (in *Incoming) publish() (err error) {
+	if in.small != nil && in.st.files.has(in.shard.cid, in.small) {
+		return nil // that one may be durable, which this one is not
+	}
 	in.done, err = in.st.files.publish(in.f.Name(), in.shard.cid, in.small == nil)
 	return err
 }

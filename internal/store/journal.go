@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -11,6 +10,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -39,12 +40,12 @@ type journal struct {
 	cur   segment  // f
 	next  int      // number of a segment
 
-	bytes    atomic.Int64   // of all segments
-	settling sync.WaitGroup // at most one
-	busy     atomic.Bool    // settling is not done
+	bytes    atomic.Int64 // of all segments
+	settling sync.WaitGroup
 
 	mu   sync.Mutex
 	full []segment // guarded by mu; those whose files are to be synced
+	busy bool      // guarded by mu; somebody does that
 }
 
 // segment is a file of the journal.
@@ -81,7 +82,12 @@ func (j *journal) append(c cid.Cid, data []byte) error {
 	p = append(p, varint.ToUvarint(uint64(c.ByteLen()+len(data)))...)
 	p = append(append(p, c.Bytes()...), data...)
 	if _, err := j.f.WriteAt(p, j.cur.bytes); err != nil {
-		return fmt.Errorf("write journal: %w", errors.Join(err, j.end()))
+		// The next one is written over what there is of it. But others may wait for
+		// what is before it to be synced.
+		if !j.dirty {
+			err = errors.Join(err, j.end())
+		}
+		return fmt.Errorf("write journal: %w", err)
 	}
 	j.dirty = true
 	j.cur.bytes += int64(len(p))
@@ -134,9 +140,12 @@ func (j *journal) sync() error {
 	if err := j.end(); err != nil {
 		return fmt.Errorf("close journal: %w", err)
 	}
-	if j.busy.CompareAndSwap(false, true) {
+	j.mu.Lock()
+	begin := !j.busy
+	j.busy = true
+	j.mu.Unlock()
+	if begin {
 		j.settling.Go(func() {
-			defer j.busy.Store(false)
 			if err := j.settle(); err != nil {
 				j.log.LogAttrs(context.Background(), slog.LevelError, "the files of small shards cannot be synced; they stay in the journal", slog.Any("error", err))
 			}
@@ -146,26 +155,32 @@ func (j *journal) sync() error {
 }
 
 // settle makes durable the files of the shards in all segments that are closed,
-// and removes these.
+// and removes these: also those that are closed meanwhile, for a journal that is
+// full closes no more.
 func (j *journal) settle() error {
-	j.mu.Lock()
-	full := j.full
-	j.full = nil
-	j.mu.Unlock()
-	err := j.syncFiles(full)
-	for i, s := range full {
-		if err == nil {
-			err = os.Remove(s.path)
+	for {
+		j.mu.Lock()
+		full := j.full
+		j.full = nil
+		j.busy = len(full) > 0
+		j.mu.Unlock()
+		if len(full) == 0 {
+			return nil
 		}
-		if err != nil {
-			j.mu.Lock()
-			j.full = append(full[i:], j.full...)
-			j.mu.Unlock()
-			return err
+		err := j.syncFiles(full)
+		for i, s := range full {
+			if err == nil {
+				err = os.Remove(s.path)
+			}
+			if err != nil {
+				j.mu.Lock()
+				j.full, j.busy = append(full[i:], j.full...), false
+				j.mu.Unlock()
+				return err
+			}
+			j.bytes.Add(-s.bytes)
 		}
-		j.bytes.Add(-s.bytes)
 	}
-	return nil
 }
 
 func (j *journal) syncFiles(of []segment) error {
@@ -227,13 +242,14 @@ func (j *journal) replay(ctx context.Context, known func(context.Context, cid.Ci
 		return err
 	}
 	for _, path := range left { // in order
-		s := segment{path: path}
-		if _, err := fmt.Sscanf(filepath.Base(path), "%d.car", &j.next); err != nil {
-			return fmt.Errorf("file in the journal has a name of its own: %w", err)
+		n, err := strconv.Atoi(strings.TrimSuffix(filepath.Base(path), ".car"))
+		if err != nil {
+			continue // not one of ours
 		}
-		j.next++
+		j.next = n + 1
+		s := segment{path: path}
 		again := 0
-		err := readSegment(path, func(c cid.Cid, data []byte) error {
+		err = readSegment(path, func(c cid.Cid, data []byte) error {
 			s.shards++
 			is, err := known(ctx, c)
 			if err != nil || !is {
@@ -299,11 +315,8 @@ func readSegment(path string, do func(c cid.Cid, data []byte) error) (err error)
 // restore writes the file of a shard again unless it has these bytes. What it
 // wrote is not durable yet.
 func (f files) restore(c cid.Cid, data []byte) (wrote bool, err error) {
-	path := f.path(c)
-	if info, err := os.Lstat(path); err == nil && info.Mode().IsRegular() && info.Size() == int64(len(data)) {
-		if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, data) {
-			return false, nil
-		}
+	if f.has(c, data) {
+		return false, nil
 	}
 	out, err := f.create()
 	if err != nil {

@@ -203,3 +203,46 @@ func TestJournalFails(t *testing.T) {
 		t.Error("first and third are to be held, and nothing else")
 	}
 }
+
+// TestSmallAgain sends a small shard again: its file, which may be durable, stays.
+func TestSmallAgain(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := newShelf(t, store.Options{Dir: dir})
+	leaf := raw("leaf")
+	part := s.put(carOf(leaf)).Parts[0]
+	before, err := os.Stat(shardFile(dir, part))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.put(carOf(leaf))
+	after, err := os.Stat(shardFile(dir, part))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !os.SameFile(before, after) {
+		t.Error("a durable file gave way to one that is not")
+	}
+	if err := flipLast(shardFile(dir, part)); err != nil {
+		t.Fatal(err)
+	}
+	s.put(carOf(leaf))
+	if !s.has(leaf) {
+		t.Error("a damaged file was not replaced")
+	}
+}
+
+// TestForeignJournalFile has a file in the journal that no store made.
+func TestForeignJournalFile(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := newShelf(t, store.Options{Dir: dir})
+	s.close()
+	if err := os.WriteFile(filepath.Join(dir, "journal", "notes.car"), []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	newShelf(t, store.Options{Dir: dir})
+	if left := segments(t, dir); len(left) != 1 {
+		t.Errorf("left in the journal: %v", left)
+	}
+}

@@ -83,7 +83,7 @@ func open(ctx context.Context, opts Options, rebuild bool) (_ *Store, err error)
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	st := &Store{
-		files: files{opts.Dir, new(openFiles)}, discard: opts.Discard, log: opts.Logger,
+		files: files{opts.Dir, new(openFiles), new(folders)}, discard: opts.Discard, log: opts.Logger,
 		memory:  semaphore.NewWeighted(max(opts.BufferBytes, scanBufferBytes)),
 		fast:    semaphore.NewWeighted(opts.BufferBytes / 4 * 3),
 		piecing: semaphore.NewWeighted(1),
