@@ -70,8 +70,9 @@ type Server struct {
 	scripts map[Op][]Fault
 	always  map[Op]Fault
 	counts  map[Op]Count
-	active  int
-	quiet   *sync.Cond // active is 0
+	active  int        // requests that are being answered
+	conns   int        // of which some may have a request that is not yet
+	quiet   *sync.Cond // one of them is 0
 }
 
 // Count is what was asked for by one kind of request.
@@ -97,6 +98,14 @@ func NewServer(tb testing.TB, opts Options) *Server {
 		s.handler = s.Store
 	}
 	srv := httptest.NewUnstartedServer(s)
+	srv.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			s.connected(1)
+		case http.StateClosed, http.StateHijacked:
+			s.connected(-1)
+		}
+	}
 	// Handshakes that fail are what tests are about.
 	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	if opts.TLS != nil {
@@ -168,10 +177,18 @@ func (s *Server) Disconnect() error {
 	s.srv.CloseClientConnections()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.active > 0 {
+	for s.active > 0 || s.conns > 0 {
 		s.quiet.Wait()
 	}
 	return nil
+}
+
+func (s *Server) connected(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conns += n; s.conns == 0 {
+		s.quiet.Broadcast()
+	}
 }
 
 func (s *Server) leave() {
