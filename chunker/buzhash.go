@@ -69,7 +69,8 @@ func buzhashEnd(p []byte) int {
 	return len(p)
 }
 
-// buzhashBytes is what each byte adds to the hash.
+// buzhashBytes is what each byte adds to the hash: the table of go-ipfs-chunker,
+// which all implementations of IPFS have.
 var buzhashBytes = [256]uint32{
 	0x6236e7d5, 0x10279b0b, 0x72818182, 0xdc526514, 0x2fd41e3d, 0x777ef8c8,
 	0x83ee5285, 0x2c8f3637, 0x2f049c1a, 0x57df9791, 0x9207151f, 0x9b544818,

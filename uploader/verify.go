@@ -101,7 +101,7 @@ func (e *VerifyError) blocks() []cid.Cid { return slices.Concat(e.Missing, e.Wro
 
 func (e *VerifyError) Error() string {
 	first := e.blocks()[0]
-	s := fmt.Sprintf("the service lacks %d and has %d with other bytes of the blocks, first %s", len(e.Missing), len(e.Wrong), first)
+	s := fmt.Sprintf("of the blocks, the service lacks %d and has %d with other bytes, first %s", len(e.Missing), len(e.Wrong), first)
 	if n := len(e.Shards); n > 0 {
 		s += fmt.Sprintf("; sending %d of the shards again mends it, first shard %d", n, e.Shards[0]+1)
 	}

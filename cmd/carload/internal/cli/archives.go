@@ -210,7 +210,7 @@ func (a *app) unpack(ctx context.Context, set *archiveSet, out string, opts unpa
 }
 
 func (a *app) sayRestored(made unpack.Restored) {
-	a.con.say("restored: %s, %d directories, %d symlinks, %s", count(int(made.Files), "file"), made.Dirs, made.Symlinks, formatBytes(made.Bytes))
+	a.con.say("restored: %s, %s, %s, %s", count(int(made.Files), "file"), count(int(made.Dirs), "directory"), count(int(made.Symlinks), "symlink"), formatBytes(made.Bytes))
 	if made.Stripped > 0 {
 		a.con.warn("setuid, setgid and sticky bits are not restored: %s had some", count(int(made.Stripped), "path"))
 	}

@@ -40,12 +40,6 @@ func (b *board) pace(n int) {
 	b.paced += n
 }
 
-func (b *board) begin(name string, bytes int64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.active = append(b.active, &activity{name: name, bytes: bytes})
-}
-
 // end takes an input from the board.
 func (b *board) end(name string) {
 	b.mu.Lock()
@@ -58,36 +52,34 @@ func (b *board) end(name string) {
 	}
 }
 
-// observe takes an event of an input of this name.
-func (b *board) observe(name string, e uploader.Event) {
-	if e, ok := e.(uploader.Describing); ok {
-		b.begin(name, e.Bytes)
-		return
-	}
+// observe takes an event; name is what its input is called here.
+func (b *board) observe(e uploader.Event, name func(string) string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if e, ok := e.(uploader.Retrying); ok {
+	switch e := e.(type) {
+	case uploader.Describing:
+		b.active = append(b.active, &activity{name: name(e.Name), bytes: e.Bytes})
+	case uploader.Retrying:
 		if b.waits == nil {
 			b.waits = map[waiting]time.Time{}
 		}
-		b.waits[waiting{name, e.Index}] = time.Now().Add(e.Wait)
-		return
-	}
-	at := slices.IndexFunc(b.active, func(a *activity) bool { return a.name == name })
-	if at < 0 {
-		return // a part of a batch
-	}
-	a := b.active[at]
-	switch e := e.(type) {
+		b.waits[waiting{name(e.Name), e.Index}] = time.Now().Add(e.Wait)
 	case uploader.Described:
-		a.bytes, a.shards = e.Bytes, e.Shards
+		b.change(name(e.Name), func(a *activity) { a.bytes, a.shards = e.Bytes, e.Shards })
 	case uploader.ShardSent:
-		a.done++
-		a.state = ""
+		b.change(name(e.Name), func(a *activity) { a.done, a.state = a.done+1, "" })
 	case uploader.Waiting:
-		a.state = "waits for another upload of the same"
+		b.change(name(e.Name), func(a *activity) { a.state = "waits for another upload of the same" })
 	case uploader.Mending:
-		a.done, a.state = 0, "mending"
+		b.change(name(e.Name), func(a *activity) { a.done, a.state = 0, "mending" })
+	}
+}
+
+// change changes what is known of an input, unless it is on its way as a part of
+// a batch. The caller holds the lock.
+func (b *board) change(name string, to func(*activity)) {
+	if at := slices.IndexFunc(b.active, func(a *activity) bool { return a.name == name }); at >= 0 {
+		to(b.active[at])
 	}
 }
 

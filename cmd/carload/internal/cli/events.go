@@ -178,7 +178,9 @@ func (o observer) name(input string) string {
 
 // Observe implements [uploader.Observer].
 func (o observer) Observe(e uploader.Event) {
-	o.note(e)
+	if o.board != nil {
+		o.board.observe(e, o.name)
+	}
 	switch e := e.(type) {
 	case uploader.Described:
 		base, batch := "", ""
@@ -215,27 +217,6 @@ func (o observer) Observe(e uploader.Event) {
 		if o.verbose {
 			o.con.say("%s: verified (%s)", o.name(e.Name), e.Level)
 		}
-	}
-}
-
-// note puts an event on the board.
-func (o observer) note(e uploader.Event) {
-	if o.board == nil {
-		return
-	}
-	switch e := e.(type) {
-	case uploader.Describing:
-		o.board.observe(o.name(e.Name), e)
-	case uploader.Described:
-		o.board.observe(o.name(e.Name), e)
-	case uploader.ShardSent:
-		o.board.observe(o.name(e.Name), e)
-	case uploader.Retrying:
-		o.board.observe(o.name(e.Name), e)
-	case uploader.Waiting:
-		o.board.observe(o.name(e.Name), e)
-	case uploader.Mending:
-		o.board.observe(o.name(e.Name), e)
 	}
 }
 

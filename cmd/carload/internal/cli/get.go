@@ -337,6 +337,6 @@ func (a *app) getOne(ctx context.Context, p *gateway.Pool, g gotten, out string,
 	if made.Held > 0 {
 		said = fmt.Sprintf(" (%d there already)", made.Held)
 	}
-	a.con.say("fetched: %s%s, %d directories, %d symlinks, %s", count(int(made.Files), "file"), said, made.Dirs, made.Symlinks, formatBytes(made.Bytes))
+	a.con.say("fetched: %s%s, %s, %s, %s", count(int(made.Files), "file"), said, count(int(made.Dirs), "directory"), count(int(made.Symlinks), "symlink"), formatBytes(made.Bytes))
 	return nil
 }

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -92,9 +91,6 @@ func (w *archiveWriter) write(ctx context.Context, p *gateway.Pool, root cid.Cid
 		return w.put(out, data)
 	}})
 	if err != nil {
-		if errors.Is(err, uploader.ErrNotFound) {
-			err = fmt.Errorf("%w: %w", unpack.ErrMissing, err)
-		}
 		return err
 	}
 	return out.Flush()

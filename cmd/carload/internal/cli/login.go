@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -123,17 +124,18 @@ func (a *app) login(ctx context.Context, l loginFlags) error {
 	if err = errors.Join(err, t.close()); err != nil {
 		return err
 	}
-	if was := a.loginWhere(name); was != "" {
-		if err := a.dropSecret(name, was); err != nil {
-			return err
-		}
-	}
+	was := a.loginWhere(name)
 	where, err := a.keepSecret(name, secret)
 	if err != nil {
 		return err
 	}
 	if err := a.mark(name, where); err != nil {
 		return errors.Join(err, a.dropSecret(name, where))
+	}
+	if was != "" && was != where { // last, so that a failure leaves the user one of the two
+		if err := a.dropSecret(name, was); err != nil {
+			return err
+		}
 	}
 	a.con.event(loginEvent{header("login"), origin, where})
 	a.con.result(origin + "\t" + where)
@@ -189,7 +191,7 @@ func (a *app) mark(name, where string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(strings.TrimSuffix(path, name), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
 	return writePrivate(path+keyringMark, "")
@@ -225,7 +227,7 @@ func (a *app) loginWhere(name string) string {
 func (a *app) loginSecret(endpoint string) (string, error) {
 	name, origin, err := loginName(endpoint)
 	if err != nil {
-		return "", nil //nolint:nilerr // it is told elsewhere what is wrong with it
+		return "", nil //nolint:nilerr // opening the target says what is wrong with it
 	}
 	where := a.loginWhere(name)
 	if where == "" {

@@ -195,7 +195,7 @@ func counts(s uploader.Progress) (parts []string) {
 		parts = append(parts, fmt.Sprintf("%d of %d inputs done", s.InputsDone, s.Inputs))
 	}
 	if s.Retries > 0 {
-		parts = append(parts, fmt.Sprintf("%d retries, %s sent again", s.Retries, formatBytes(s.BytesResent)))
+		parts = append(parts, fmt.Sprintf("%s, %s sent again", count(int(s.Retries), "retry"), formatBytes(s.BytesResent)))
 	}
 	return parts
 }

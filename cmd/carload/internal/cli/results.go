@@ -201,7 +201,7 @@ func (r *results) finish(p uploader.Progress, what string) error {
 			}
 		}
 		if p.Retries > 0 {
-			line += fmt.Sprintf(", %d retries, %s sent again", p.Retries, formatBytes(p.BytesResent))
+			line += fmt.Sprintf(", %s, %s sent again", count(int(p.Retries), "retry"), formatBytes(p.BytesResent))
 		}
 		if n := r.src.elsewhere; n > 0 {
 			line += fmt.Sprintf(", %s left to other parts", count(n, "path"))

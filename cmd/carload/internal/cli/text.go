@@ -12,6 +12,9 @@ func count(n int, thing string) string {
 	if n == 1 {
 		return "1 " + thing
 	}
+	if stem, ok := strings.CutSuffix(thing, "y"); ok && !strings.ContainsAny(stem[len(stem)-1:], "aeou") {
+		return itoa(n) + " " + stem + "ies"
+	}
 	return itoa(n) + " " + thing + "s"
 }
 
