@@ -47,6 +47,18 @@ func statusOf(t *testing.T, conn net.Conn) int {
 	return res.StatusCode
 }
 
+// TestUnreadBody finds that a body which nobody reads does no harm to the next
+// request of its connection.
+func TestUnreadBody(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, options{})
+	for range 1000 {
+		if a := s.do("GET", "/pins", []byte("{}")); a.status != http.StatusOK {
+			t.Fatalf("%d %s", a.status, a.raw)
+		}
+	}
+}
+
 func TestBodies(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -220,12 +220,12 @@ func (s *Service) fail(c *call, err error) error {
 		// side of the connection would believe it.
 		err = failure(http.StatusServiceUnavailable, "HTTP_ERROR", "the connection was closed before the request was done")
 	}
+	if c.body.err == nil && c.r.ContentLength != 0 {
+		c.w.Header().Set("Connection", "close") // it is not heard out for long
+	}
 	var pinning *pinError
 	if errors.As(err, &pinning) {
 		return pinning.write(c.w)
-	}
-	if c.body.err == nil && c.r.ContentLength != 0 {
-		c.w.Header().Set("Connection", "close") // it is not heard out for long
 	}
 	api, expected := asAPIError(err)
 	if !expected {

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"time"
@@ -20,9 +21,12 @@ func hearOut(rc *http.ResponseController, r io.Reader) {
 	_ = rc.Flush()
 	// Tests and wrappers may have no deadline.
 	_ = rc.SetReadDeadline(time.Now().Add(drainTime))
-	if n, err := io.Copy(io.Discard, io.LimitReader(r, drainBytes)); err != nil || n == drainBytes {
+	n, err := io.Copy(io.Discard, io.LimitReader(r, drainBytes))
+	if n == drainBytes || err != nil && !errors.Is(err, http.ErrBodyReadAfterClose) {
 		_ = rc.SetReadDeadline(time.Now()) // net/http reads no further
 		return
 	}
+	// A short body net/http has read and closed itself, and it waits for the next
+	// request by now: a deadline would cancel that one's context.
 	_ = rc.SetReadDeadline(time.Time{})
 }
