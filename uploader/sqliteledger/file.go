@@ -78,12 +78,9 @@ func IsLedger(path string) (bool, error) {
 	return k == ledger || k == bolt, err
 }
 
-// openLock opens the file that is locked, and makes the directory.
+// openLock opens a file that is there to be locked.
 func openLock(path string) (*os.File, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, err
-	}
-	return os.OpenFile(path+lockSuffix, os.O_CREATE|os.O_RDWR, 0o600)
+	return os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 }
 
 // settle sees to it that there is a file at path, makes a new ledger if there

@@ -29,6 +29,28 @@ func tryLock(f *os.File, exclusive bool) (bool, error) {
 	}
 }
 
+// tryClaim locks a byte of a file, or reports false if another process has it
+// locked.
+func tryClaim(f *os.File, at int64) (bool, error) {
+	err := lockByte(f, at, unix.F_WRLCK)
+	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// unclaim lets go of a byte.
+func unclaim(f *os.File, at int64) error { return lockByte(f, at, unix.F_UNLCK) }
+
+func lockByte(f *os.File, at int64, how int16) error {
+	for {
+		err := unix.FcntlFlock(f.Fd(), setByteLock, &unix.Flock_t{Type: how, Start: at, Len: 1})
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
 // writable tells why a file can't be written to. It does not open it: to close
 // it would undo the locks that SQLite has of it.
 func writable(path string) error {

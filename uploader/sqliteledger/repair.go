@@ -35,7 +35,7 @@ func repair(ctx context.Context, path string) (r Report, err error) {
 	if _, err := os.Stat(path); err != nil {
 		return r, err
 	}
-	l, err := openLock(path)
+	l, err := openLock(path + lockSuffix)
 	if err != nil {
 		return r, err
 	}

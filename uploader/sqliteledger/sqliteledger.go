@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -51,6 +52,9 @@ type Ledger struct {
 	lock *os.File
 	read *sql.DB
 
+	claims uploader.MemoryLedger // those made here: a locked byte keeps out others only
+	claim  *os.File
+
 	queueMu sync.Mutex
 	queue   []*change
 
@@ -83,7 +87,13 @@ func (l *Ledger) open(ctx context.Context) (err error) {
 	if info, err := os.Stat(l.path); err == nil && !info.Mode().IsRegular() {
 		return errors.New("not a regular file") // a FIFO would be waited for
 	}
-	if l.lock, err = openLock(l.path); err != nil {
+	if err := os.MkdirAll(filepath.Dir(l.path), 0o700); err != nil {
+		return err
+	}
+	if l.lock, err = openLock(l.path + lockSuffix); err != nil {
+		return err
+	}
+	if l.claim, err = openLock(l.path + claimSuffix); err != nil {
 		return err
 	}
 	if err := settle(ctx, l.path, l.lock); err != nil {
@@ -213,9 +223,11 @@ func (l *Ledger) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	err := l.disconnect()
-	if l.lock != nil {
-		err = errors.Join(err, l.lock.Close())
-		l.lock = nil
+	for _, f := range []**os.File{&l.lock, &l.claim} {
+		if *f != nil {
+			err = errors.Join(err, (*f).Close())
+			*f = nil
+		}
 	}
 	return err
 }
