@@ -39,13 +39,14 @@ func OpenWriter(path string, params ...string) (*sql.DB, error) {
 }
 
 // OpenReader opens it for this many readers at a time, which change nothing.
-func OpenReader(path string, readers int, params ...string) (*sql.DB, error) {
+func OpenReader(path string, readers int, params ...string) (*Reader, error) {
 	db, err := Open(path, append([]string{"_pragma=query_only(1)"}, params...)...)
-	if err == nil {
-		db.SetMaxOpenConns(readers)
-		db.SetMaxIdleConns(readers)
+	if err != nil {
+		return nil, err
 	}
-	return db, err
+	db.SetMaxOpenConns(readers)
+	db.SetMaxIdleConns(readers)
+	return &Reader{DB: db, stmts: make(map[string]*sql.Stmt)}, nil
 }
 
 // Update runs f in a transaction, which is on the disk when Update returns

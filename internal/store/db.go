@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"sync"
 
 	"github.com/ipfs/go-cid"
 
@@ -16,7 +15,7 @@ import (
 
 // database is the SQLite file of the index.
 type database struct {
-	read  *reader
+	read  *sqlite.Reader // the index as it is on the disk
 	write *writer
 }
 
@@ -48,18 +47,17 @@ func private(path string) error {
 }
 
 func (db *database) openReaders(path string) error {
-	read, err := sqlite.OpenReader(path, 8)
-	if err != nil {
+	var err error
+	if db.read, err = sqlite.OpenReader(path, 8); err != nil {
 		return fmt.Errorf("open index: %w", err)
 	}
-	db.read = &reader{db: read, stmts: make(map[string]*sql.Stmt)}
 	return nil
 }
 
 func (db *database) close() error {
 	var errs []error
 	if db.read != nil {
-		errs = append(errs, db.read.close())
+		errs = append(errs, db.read.Close())
 	}
 	if db.write != nil {
 		errs = append(errs, db.write.close())
@@ -79,62 +77,6 @@ func (db *database) exec(ctx context.Context, query string, args ...any) (res sq
 		return err
 	})
 	return res, err
-}
-
-// reader asks the index, as it is on the disk.
-type reader struct {
-	db    *sql.DB
-	mu    sync.RWMutex
-	stmts map[string]*sql.Stmt // guarded by mu
-}
-
-func (r *reader) close() error {
-	var errs []error
-	for _, s := range r.stmts {
-		errs = append(errs, s.Close())
-	}
-	return errors.Join(append(errs, r.db.Close())...)
-}
-
-// prepared returns nil for a query that is not kept prepared.
-func (r *reader) prepared(ctx context.Context, query string) *sql.Stmt {
-	r.mu.RLock()
-	s, full := r.stmts[query], len(r.stmts) >= keptQueries
-	r.mu.RUnlock()
-	if s != nil || full {
-		return s
-	}
-	fresh, err := r.db.PrepareContext(context.WithoutCancel(ctx), query)
-	if err != nil {
-		return nil // asking without it says what is wrong
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if s = r.stmts[query]; s != nil {
-		_ = fresh.Close() // another was faster
-		return s
-	}
-	r.stmts[query] = fresh
-	return fresh
-}
-
-// keptQueries bounds the queries that are kept prepared, by each connection.
-const keptQueries = 64
-
-// QueryRowContext implements querier.
-func (r *reader) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	if s := r.prepared(ctx, query); s != nil {
-		return s.QueryRowContext(ctx, args...)
-	}
-	return r.db.QueryRowContext(ctx, query, args...)
-}
-
-// QueryContext implements querier.
-func (r *reader) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	if s := r.prepared(ctx, query); s != nil {
-		return s.QueryContext(ctx, args...)
-	}
-	return r.db.QueryContext(ctx, query, args...)
 }
 
 // execer is a transaction.

@@ -193,7 +193,7 @@ func (st *Store) lacking(ctx context.Context, in *sections, batch []section) (ou
 	if len(nodes) == 0 {
 		return nil, nil
 	}
-	tx, err := st.db.read.db.BeginTx(ctx, nil)
+	tx, err := st.db.read.BeginTx(ctx, nil)
 	if err != nil {
 		return nil, fmt.Errorf("begin reading: %w", err)
 	}

@@ -142,7 +142,7 @@ func (st *Store) change() (done func(), err error) {
 }
 
 // Ping reports whether the index answers.
-func (st *Store) Ping(ctx context.Context) error { return st.db.read.db.PingContext(ctx) }
+func (st *Store) Ping(ctx context.Context) error { return st.db.read.PingContext(ctx) }
 
 // bufferNow is buffer for a stream that may be waited for. It takes what memory
 // there is now, and leaves some for streams that are there already.

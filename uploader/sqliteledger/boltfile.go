@@ -67,7 +67,7 @@ func carryOver(ctx context.Context, path string, salvage bool) (r Report, err er
 	}
 	defer old.Close()
 	// An earlier carload may have it open, and writes to it.
-	if ok, err := lock(ctx, old, false, lockWait); err != nil || !ok {
+	if ok, err := lock(ctx, old, false); err != nil || !ok {
 		return r, errors.Join(err, unless(ok))
 	}
 	info, err := old.Stat()

@@ -23,7 +23,7 @@ func hasVerified(ctx context.Context, q interface {
 }
 
 // addVerified adds the table to a ledger of an earlier version.
-func addVerified(ctx context.Context, read, write *sql.DB) error {
+func addVerified(ctx context.Context, read *sqlite.Reader, write *sql.DB) error {
 	if hasVerified(ctx, read) {
 		return nil
 	}

@@ -87,7 +87,7 @@ func openLock(path string) (*os.File, error) {
 // is none, and leaves the lock shared.
 func settle(ctx context.Context, path string, l *os.File) error {
 	for {
-		if ok, err := lock(ctx, l, false, lockWait); err != nil || !ok {
+		if ok, err := lock(ctx, l, false); err != nil || !ok {
 			return errors.Join(err, unless(ok))
 		}
 		info, err := os.Stat(path)
@@ -97,7 +97,7 @@ func settle(ctx context.Context, path string, l *os.File) error {
 		case !errors.Is(err, fs.ErrNotExist):
 			return err
 		}
-		if ok, err := lock(ctx, l, true, lockWait); err != nil || !ok {
+		if ok, err := lock(ctx, l, true); err != nil || !ok {
 			return errors.Join(err, unless(ok))
 		}
 		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
@@ -111,7 +111,7 @@ func settle(ctx context.Context, path string, l *os.File) error {
 // settleOld carries over what an earlier carload has left at path, and leaves
 // the lock shared.
 func settleOld(ctx context.Context, path string, l *os.File) error {
-	if ok, err := lock(ctx, l, true, lockWait); err != nil || !ok {
+	if ok, err := lock(ctx, l, true); err != nil || !ok {
 		return errors.Join(err, unless(ok))
 	}
 	k, err := kindOf(path)

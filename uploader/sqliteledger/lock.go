@@ -28,9 +28,9 @@ const (
 	lockWait = 10 * time.Second
 )
 
-// lock waits for a lock of the file for at most limit.
-func lock(ctx context.Context, f *os.File, exclusive bool, limit time.Duration) (bool, error) {
-	return poll(ctx, limit, func() (bool, error) { return tryLock(f, exclusive) })
+// lock waits for a lock of the file for at most lockWait.
+func lock(ctx context.Context, f *os.File, exclusive bool) (bool, error) {
+	return poll(ctx, lockWait, func() (bool, error) { return tryLock(f, exclusive) })
 }
 
 // poll tries again and again for at most limit; 0 is for ever.

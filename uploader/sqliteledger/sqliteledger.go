@@ -50,7 +50,7 @@ type Ledger struct {
 	path string
 	opts Options
 	lock *os.File
-	read *sql.DB
+	read *sqlite.Reader
 
 	claims uploader.MemoryLedger // those made here: a locked byte keeps out others only
 	claim  *os.File
@@ -144,7 +144,7 @@ func (l *Ledger) connect(ctx context.Context) (err error) {
 }
 
 // check looks at every page and every row.
-func check(ctx context.Context, db *sql.DB) error {
+func check(ctx context.Context, db *sqlite.Reader) error {
 	// One transaction, so that it is of one time.
 	tx, err := db.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 	if err != nil {
@@ -234,10 +234,11 @@ func (l *Ledger) Close() error {
 
 func (l *Ledger) disconnect() error {
 	var errs []error
-	for _, db := range []*sql.DB{l.read, l.write} {
-		if db != nil {
-			errs = append(errs, db.Close())
-		}
+	if l.read != nil {
+		errs = append(errs, l.read.Close())
+	}
+	if l.write != nil {
+		errs = append(errs, l.write.Close())
 	}
 	l.read, l.write = nil, nil
 	return errors.Join(errs...)
