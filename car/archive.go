@@ -20,6 +20,10 @@ import (
 // leaves of 1 MiB with their framing fill the four lanes of a core.
 const batchBytes = 4<<20 + 4096
 
+// smallBytes is the largest archive that has a smaller batch, so that many
+// small ones may be open at a time.
+const smallBytes = 256 << 10
+
 // batchBlocks is how many blocks that is at most: what is kept about a tiny one
 // takes much more than the block.
 const batchBlocks = 4096
@@ -53,15 +57,26 @@ type Packer struct {
 	lanes   sha256mb.Pool
 	pieces  piece.Pool
 	batches sync.Pool // of *batch
+	small   sync.Pool // of *batch, for archives of smallBytes at most
+}
+
+// pool returns where batches for an archive come from and go to, and the room
+// that they have.
+func (p *Packer) pool(a Archive) (_ *sync.Pool, room int) {
+	if a.Size <= smallBytes {
+		return &p.small, smallBytes
+	}
+	return &p.batches, batchBytes
 }
 
 // Open returns the bytes of a, from the first one on. It holds one batch of a
 // few MiB and one open source at a time, whatever the size of the archive. The
 // caller closes the stream. Cancelling ctx makes reads fail.
 func (p *Packer) Open(ctx context.Context, a Archive) *Stream {
-	b, ok := p.batches.Get().(*batch)
+	pool, room := p.pool(a)
+	b, ok := pool.Get().(*batch)
 	if !ok {
-		b = &batch{room: make([]byte, batchBytes+pageBytes)}
+		b = &batch{room: make([]byte, room+pageBytes)}
 	}
 	b.reset()
 	b.alignTo(0)
@@ -173,7 +188,8 @@ func (s *Stream) Close() error {
 		s.pieces = nil
 	}
 	if s.batch != nil {
-		s.packer.batches.Put(s.batch)
+		pool, _ := s.packer.pool(s.archive)
+		pool.Put(s.batch)
 		s.batch, s.rest = nil, nil
 	}
 	if s.err == nil {

@@ -214,7 +214,7 @@ func TestStopEarly(t *testing.T) {
 			break
 		}
 	}
-	if pulled > 10+2*uploader.DefaultTransfers {
+	if pulled > 10+10*uploader.DefaultTransfers { // eight of such size in each transfer
 		t.Errorf("%d inputs were pulled for %d results", pulled, results)
 	}
 }

@@ -691,10 +691,13 @@ func (j *job) each(ctx context.Context, shards iter.Seq[int], do func(context.Co
 		}
 		g.Go(func() error {
 			// The slots are shared with other inputs, hence not the group's limit alone.
-			if err := j.u.slots.Acquire(gctx, 1); err != nil {
+			weight := j.u.weight(j.layout)
+			if err := j.u.slots.Acquire(gctx, weight); err != nil {
 				return context.Cause(gctx)
 			}
-			defer j.u.slots.Release(1)
+			defer j.u.slots.Release(weight)
+			j.u.breaker.flying.Add(1)
+			defer j.u.breaker.flying.Add(-1)
 			if j.u.stopping() {
 				return nil
 			}
@@ -775,12 +778,17 @@ func (u *Uploader) wait(ctx context.Context, d time.Duration) error {
 // breaker ends the retries of everything once so many tries in a row have
 // failed that the service as a whole must be down.
 type breaker struct {
-	limit int64
-	fails atomic.Int64
+	tries  int64        // of a shard
+	most   int64        // shards in flight that are not small
+	flying atomic.Int64 // shards in flight
+	fails  atomic.Int64
 }
 
-func (b *breaker) succeeded()   { b.fails.Store(0) }
-func (b *breaker) failed() bool { return b.fails.Add(1) >= b.limit }
+func (b *breaker) succeeded() { b.fails.Store(0) }
+
+func (b *breaker) failed() bool {
+	return b.fails.Add(1) >= b.tries*max(b.most, b.flying.Load())
+}
 
 var (
 	_ Body     = (*body)(nil)

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"sync"
 	"sync/atomic"
 
 	"github.com/ipfs/go-cid"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/carload/carload/car"
 )
@@ -89,26 +91,29 @@ func (u *Uploader) Upload(ctx context.Context, inputs iter.Seq[Input]) iter.Seq2
 
 // pull describes one input after the other and hands each on to be sent.
 func (u *Uploader) pull(ctx context.Context, inputs iter.Seq[Input], outcomes chan<- outcome) {
-	var sending errgroup.Group
+	var sending sync.WaitGroup
 	// More inputs than transfers would only hold digests in memory.
-	sending.SetLimit(u.opts.Transfers)
+	room := semaphore.NewWeighted(int64(u.opts.Transfers) * wholeSlot)
+	send := func(weight int64, f func()) {
+		_ = room.Acquire(context.WithoutCancel(ctx), weight) // what was described has an outcome
+		sending.Go(func() {
+			defer room.Release(weight)
+			f()
+		})
+	}
 	for in := range inputs {
 		if b := batchOf(in); b != nil {
 			run := u.describeBatch(ctx, in, b)
-			sending.Go(func() error {
-				run.send(ctx, outcomes)
-				return nil
-			})
+			send(wholeSlot, func() { run.send(ctx, outcomes) })
 		} else {
 			u.progress.inputs.Add(1)
 			l, dag, r, err := u.describe(ctx, in)
 			if err != nil {
 				outcomes <- u.done(in, r, err)
 			} else {
-				sending.Go(func() error {
+				send(u.weight(l), func() {
 					r, err := u.ship(ctx, in, l, dag)
 					outcomes <- u.done(in, r, err)
-					return nil
 				})
 			}
 		}
@@ -116,7 +121,23 @@ func (u *Uploader) pull(ctx context.Context, inputs iter.Seq[Input], outcomes ch
 			break
 		}
 	}
-	_ = sending.Wait()
+	sending.Wait()
+}
+
+// A small upload spends its time waiting for disks, so it takes part of a slot:
+// many at a time share what its target and the ledger sync.
+const (
+	wholeSlot     = 8
+	smallSlot     = 1
+	smallArchives = 256 << 10
+)
+
+// weight is how much of a slot each shard of an upload takes.
+func (u *Uploader) weight(l layout) int64 {
+	if u.opts.Transfers > 1 && len(l.plan.Shards) == 1 && l.plan.Shards[0].Size <= smallArchives {
+		return smallSlot
+	}
+	return wholeSlot
 }
 
 // ship is pass 2 of an input.

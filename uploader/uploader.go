@@ -49,7 +49,9 @@ const leastRate = 1 << 10
 
 // Options are the knobs of [New]. The zero value is good.
 type Options struct {
-	Transfers      int    // shards in flight; 0 means DefaultTransfers
+	// Transfers is how many shards are in flight; 0 means DefaultTransfers. Above
+	// 1, an upload of less than 256 KiB counts as an eighth: it mostly waits.
+	Transfers      int
 	UploadName     string // what the target calls every upload; empty for the name of each input
 	MaxShardBytes  int64  // 0 means splitter.DefaultMaxShardBytes, or less if the target takes less
 	MaxUploadBytes int64  // payload of one input; 0 means DefaultMaxUploadBytes, negative no limit
@@ -187,9 +189,9 @@ func New(target Target, opts Options) (*Uploader, error) {
 	}
 	u := &Uploader{target: target, opts: opts, limits: limits}
 	u.draining, u.drain = context.WithCancelCause(context.Background())
-	u.slots = semaphore.NewWeighted(int64(u.opts.Transfers))
+	u.slots = semaphore.NewWeighted(int64(u.opts.Transfers) * wholeSlot)
 	u.packer.Pieces = opts.PieceCIDs
-	u.breaker.limit = int64((max(u.opts.Retries, 0) + 1) * u.opts.Transfers)
+	u.breaker.tries, u.breaker.most = int64(max(u.opts.Retries, 0)+1), int64(u.opts.Transfers)
 	u.line = newLine(u.draining, u.opts.BytesPerSecond)
 	return u, nil
 }

@@ -39,7 +39,7 @@ type sendFlags struct {
 func (s *sendFlags) add(cmd *cobra.Command) {
 	s.maxShardBytes = splitter.DefaultMaxShardBytes
 	f := cmd.Flags()
-	f.IntVar(&s.transfers, "transfers", uploader.DefaultTransfers, "shards in flight")
+	f.IntVar(&s.transfers, "transfers", uploader.DefaultTransfers, "shards in flight; above 1, an upload of less than 256 KiB counts as an eighth")
 	f.Var(&s.maxShardBytes, "max-shard-bytes", "largest shard")
 	f.BoolVar(&s.pieceCIDs, "piece-cids", false, "compute the Filecoin piece CIDs of the shards as they are written or sent, and print them; 66584576 as --max-shard-bytes fills pieces of 64 MiB")
 	f.StringVar(&s.pieceManifest, "piece-manifest", "", "write the piece CIDs of all shards into this file, .csv or .jsonl, at the end")
