@@ -75,7 +75,7 @@ func (st *Store) contains(sh shard, c cid.Cid) (bool, error) {
 	in, err := newSections(f, sh.payload, sh.end)
 	for err == nil {
 		var sec section
-		if sec, err = in.next(); err == nil && string(sec.c.Hash()) == string(c.Hash()) {
+		if sec, err = in.next(); err == nil && sec.key.mh == string(c.Hash()) {
 			return true, nil
 		}
 	}

@@ -234,6 +234,7 @@ const markPasses = 2
 // again when one reaches them.
 func (m *marker) sweep() error {
 	const doomed = `(SELECT id FROM unowned EXCEPT SELECT id FROM needed)`
+	m.x.st.db.write.losses++
 	for _, q := range []string{
 		`DELETE FROM blocks WHERE shard IN ` + doomed,
 		`DELETE FROM nodes WHERE NOT EXISTS (SELECT 1 FROM marked m WHERE m.mh = nodes.mh AND m.codec = nodes.codec)`,

@@ -157,7 +157,7 @@ func (st *Store) compare(ctx context.Context, k known, f *os.File, v *verdict) e
 func (st *Store) unindexed(ctx context.Context, shardID int64, batch []section) (int, error) {
 	lens := make(map[string]int, len(batch))
 	for _, sec := range batch {
-		lens[string(sec.c.Hash())] = sec.len
+		lens[sec.key.mh] = sec.len
 	}
 	args := []any{shardID}
 	for mh := range lens {
@@ -186,7 +186,7 @@ func (st *Store) lacking(ctx context.Context, in *sections, batch []section) (ou
 	var nodes []nodeKey
 	at := make(map[nodeKey]section)
 	for _, sec := range batch {
-		if k := keyOf(sec.c); hasLinks(k.codec) {
+		if k := sec.key; hasLinks(k.codec) {
 			nodes, at[k] = append(nodes, k), sec
 		}
 	}
@@ -231,7 +231,7 @@ func (st *Store) lacking(ctx context.Context, in *sections, batch []section) (ou
 
 // allComplete reports whether leaves are held and nodes complete.
 func (x *indexer) allComplete(keys []nodeKey) (bool, error) {
-	held, err := x.held(keys)
+	lacks, err := x.lacks(keys)
 	if err != nil {
 		return false, err
 	}
@@ -240,7 +240,7 @@ func (x *indexer) allComplete(keys []nodeKey) (bool, error) {
 		return false, err
 	}
 	for _, k := range keys {
-		if !held[k.mh] || hasLinks(k.codec) && state[k] != nodeComplete {
+		if lacks[k.mh] || hasLinks(k.codec) && state[k] != nodeComplete {
 			return false, nil
 		}
 	}

@@ -1,22 +1,19 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 )
 
-// batchSections is how many blocks of a shard are made known at a time.
-const batchSections = 256
-
 // add makes the blocks of a shard known, and then all that follows from it. It
 // reads the file twice: what links to what is asked only when all its blocks
-// count as held. The second time it goes from the end to the beginning, batch by
-// batch: most shards have parents before children, and a node whose children are
-// complete need not wait for them. It holds one batch, whatever the size of the
-// file. Between batches it stops if the context ends.
+// count as held. The second time it goes from the end to the beginning, run by
+// run: most shards have parents before children, and a node whose children are
+// complete need not wait for them. It holds one run, whatever the size of the
+// file. Now and then it stops if the context ends.
 func (x *indexer) add(sh shard) (err error) {
 	f, err := os.Open(x.st.files.path(sh.cid))
 	if err != nil {
@@ -27,41 +24,41 @@ func (x *indexer) add(sh shard) (err error) {
 	if err != nil {
 		return err
 	}
-	batch := make([]section, 0, batchSections)
+	defer func() { x.run = run{} }()
+	x.run.losses = x.st.db.write.losses
 	var starts []int64
 	for in.off < in.end {
 		starts = append(starts, in.off)
-		if batch, err = in.batch(batch); err != nil {
+		if err := x.run.read(in); err != nil {
 			return fmt.Errorf("index shard %s: %w", sh.cid, err)
 		}
-		if err := x.hold(sh.id, batch); err != nil {
-			return err
-		}
-		if in.off == in.end && len(starts) == 1 {
-			break // a small one
-		}
-		if err := x.rest(); err != nil {
+		if err := x.hold(sh.id, x.run.sections); err != nil {
 			return err
 		}
 	}
 	for i := len(starts) - 1; i >= 0; i-- {
-		if i < len(starts)-1 { // the last is the batch that is there
+		if i < len(starts)-1 { // the last is the run that is there
 			in.off = starts[i]
-			if batch, err = in.batch(batch); err != nil {
+			if err := x.run.read(in); err != nil {
 				return fmt.Errorf("index shard %s: %w", sh.cid, err)
 			}
 		}
-		if err := x.link(in, batch); err != nil {
+		if err := x.link(in); err != nil {
 			return err
 		}
-		if err := x.settle(); err != nil {
+		if err := x.propagate(); err != nil {
 			return err
 		}
 		if err := x.rest(); err != nil {
 			return err
 		}
 	}
-	return x.settle()
+	// Nodes to be read that are in this shard or in another one that is being added
+	// got their turn there.
+	if err := x.settle(); err != nil {
+		return err
+	}
+	return x.flush()
 }
 
 // rest is pause where the work may be left for good.
@@ -75,76 +72,66 @@ func (x *indexer) rest() error {
 	return context.Cause(x.asked)
 }
 
-// batch reads the next sections into buf, none at the end.
-func (s *sections) batch(buf []section) ([]section, error) {
-	buf = buf[:0]
-	for len(buf) < batchSections {
-		sec, err := s.next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return buf, err
-		}
-		buf = append(buf, sec)
-	}
-	return buf, nil
-}
-
 // hold records where blocks are.
-func (x *indexer) hold(shardID int64, batch []section) error {
-	args := make([]any, 0, 4*len(batch))
-	for _, s := range batch {
-		args = append(args, []byte(s.c.Hash()), shardID, s.off, s.len)
-	}
-	if err := x.exec(`INSERT OR IGNORE INTO blocks (mh, shard, off, len) VALUES %s`, `(?,?,?,?)`, len(batch), args); err != nil {
-		return fmt.Errorf("index blocks: %w", err)
+func (x *indexer) hold(shardID int64, run []section) error {
+	for len(run) > 0 {
+		part := run[:min(len(run), statementRows)]
+		args := make([]any, 0, 4*len(part))
+		for _, s := range part {
+			args = append(args, []byte(s.key.mh), shardID, s.off, s.len)
+		}
+		if err := x.exec(`INSERT OR IGNORE INTO blocks (mh, shard, off, len) VALUES %s`, `(?,?,?,?)`, len(part), args); err != nil {
+			return fmt.Errorf("index blocks: %w", err)
+		}
+		if run = run[len(part):]; len(run) > 0 {
+			if err := x.rest(); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
 
 // link tells the parents of leaves that these are held, and works out what the
 // inner nodes among the blocks wait for.
-func (x *indexer) link(in *sections, batch []section) error {
-	if err := x.wake(batch); err != nil {
+func (x *indexer) link(in *sections) error {
+	if err := x.wake(); err != nil {
 		return err
 	}
-	inner := make(map[nodeKey]section)
-	var keys []nodeKey
-	for _, s := range batch {
-		if k := keyOf(s.c); hasLinks(k.codec) {
-			if _, twice := inner[k]; !twice {
-				inner[k] = s
-				keys = append(keys, k)
-			}
-		}
-	}
-	known, err := x.states(keys) // wake may have paused before
-	if err != nil {
-		return err
-	}
+	inner := x.run.inner()
+	var known map[nodeKey]int64
 	var nodes []freshNode
 	total := 0
-	for i := len(keys) - 1; i >= 0; i-- {
-		k := keys[i]
+	for i := len(inner) - 1; i >= 0; i-- {
+		if known == nil || (i+1)%statementRows == 0 {
+			var keys []nodeKey
+			for _, s := range inner[i/statementRows*statementRows : i+1] {
+				keys = append(keys, s.key)
+			}
+			var err error
+			if known, err = x.states(keys); err != nil { // others may have done some meanwhile
+				return err
+			}
+		}
+		k := inner[i].key
 		if state, ok := known[k]; ok && state != nodeUnread {
 			continue
 		}
-		data, err := in.data(inner[k])
+		data, err := in.data(inner[i])
 		if err != nil {
 			return err
 		}
 		n := parse(k, data)
 		nodes = append(nodes, n)
-		if total += len(n.links); total >= batchLinks {
+		if total += 1 + len(n.links); total >= batchLinks {
 			if err := x.evaluate(nodes); err != nil {
 				return err
 			}
-			nodes, total = nil, 0
-			if err := x.settle(); err != nil {
+			nodes, known, total = nil, nil, 0
+			if err := x.propagate(); err != nil {
 				return err
 			}
-			if known, err = x.states(keys[:i]); err != nil { // others may have done some meanwhile
+			if err := x.rest(); err != nil {
 				return err
 			}
 		}
@@ -155,18 +142,8 @@ func (x *indexer) link(in *sections, batch []section) error {
 // wake takes held leaves off the lists of those who wait for them. A block may
 // also be waited for as a node of a codec that its section does not have; such
 // nodes are left to be read.
-func (x *indexer) wake(batch []section) error {
-	mhs := make([]any, len(batch))
-	for i, s := range batch {
-		mhs[i] = []byte(s.c.Hash())
-	}
-	var waited []any
-	err := x.query(`SELECT DISTINCT mh FROM waiting WHERE mh IN (%s)`, `?`, len(mhs), mhs, func(scan scanRow) error {
-		var mh []byte
-		err := scan(&mh)
-		waited = append(waited, mh)
-		return err
-	})
+func (x *indexer) wake() error {
+	waited, err := x.waited()
 	if err != nil {
 		return fmt.Errorf("wake parents: %w", err)
 	}
@@ -183,4 +160,36 @@ func (x *indexer) wake(batch []section) error {
 		return fmt.Errorf("wake parents: %w", err)
 	}
 	return nil
+}
+
+// waited returns the multihashes of the run that are waited for. If few are at
+// all, it asks for these, and otherwise for all of the run.
+func (x *indexer) waited() (out []any, err error) {
+	few := len(x.run.sections) / 8
+	all, err := rowsOf(x.ctx, x.tx, `SELECT mh FROM waiting LIMIT ?`, []any{few + 1}, func(scan scanRow) (mh []byte, err error) {
+		err = scan(&mh)
+		return mh, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(all) <= few {
+		for i, mh := range all { // in their order
+			if x.run.has(string(mh)) && (i == 0 || !bytes.Equal(mh, all[i-1])) {
+				out = append(out, mh)
+			}
+		}
+		return out, nil
+	}
+	mhs := make([]any, len(x.run.sections))
+	for i, s := range x.run.sections {
+		mhs[i] = []byte(s.key.mh)
+	}
+	err = x.query(`SELECT DISTINCT mh FROM waiting WHERE mh IN (%s)`, `?`, len(mhs), mhs, func(scan scanRow) error {
+		var mh []byte
+		err := scan(&mh)
+		out = append(out, mh)
+		return err
+	})
+	return out, err
 }

@@ -22,6 +22,10 @@ CREATE TEMP TABLE harmed (shard INTEGER PRIMARY KEY, size INTEGER NOT NULL);
 // lose takes away what f takes, and leaves what counted on it to be read again
 // by settle.
 func (x *indexer) lose(f func(*loss) error) error {
+	x.st.db.write.losses++
+	if err := x.flush(); err != nil { // it asks for parents
+		return err
+	}
 	if _, err := x.tx.ExecContext(x.ctx, lossTables); err != nil {
 		return fmt.Errorf("make tables for damage: %w", err)
 	}

@@ -41,7 +41,20 @@ func scanKey(scan scanRow) (k nodeKey, err error) {
 	return k, err
 }
 
-func keyOf(c cid.Cid) nodeKey { return nodeKey{string(c.Hash()), c.Prefix().Codec} }
+func keyOf(c cid.Cid) nodeKey {
+	all := c.KeyString()
+	if c.Version() == 0 {
+		return nodeKey{all, cid.DagProtobuf}
+	}
+	at := 0
+	for range 2 { // version and codec
+		for at < len(all) && all[at] >= 0x80 {
+			at++
+		}
+		at = min(at+1, len(all))
+	}
+	return nodeKey{all[at:], c.Type()}
+}
 
 func (k nodeKey) cid() cid.Cid { return cid.NewCidV1(k.codec, multihash.Multihash(k.mh)) }
 

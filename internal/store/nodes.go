@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -8,7 +9,7 @@ import (
 )
 
 // batchLinks is about how many links are worked on at a time.
-const batchLinks = 4096
+const batchLinks = 16384
 
 // indexer makes the blocks of one shard known, within one transaction or, if it
 // may pause, one after the other.
@@ -16,9 +17,11 @@ type indexer struct {
 	statements
 	st *Store
 
-	ready     queue // complete, and their parents do not know
-	unread    queue // held, and to be read
-	unreadEnd int64 // the last of those that were looked for in the index
+	ready     queue      // complete, and their parents do not know
+	unread    queue      // held, and to be read
+	unreadEnd int64      // the last of those that were looked for in the index
+	run       run        // of the shard that is being added
+	parents   [][2]int64 // lines of that table that are to be written before the transaction ends
 
 	asked    context.Context      //nolint:containedctx // of the one who asked: it may end between transactions
 	began    time.Time            // of the transaction
@@ -51,20 +54,16 @@ func (x *indexer) states(keys []nodeKey) (map[nodeKey]int64, error) {
 	return out, nil
 }
 
-// held returns the multihashes of those blocks that are held. It asks for the
-// others: most often there are none, and rows cost more than looking up.
-func (x *indexer) held(keys []nodeKey) (map[string]bool, error) {
-	out := make(map[string]bool, len(keys))
-	for _, k := range keys {
-		out[k.mh] = true
-	}
+// lacks returns the multihashes of those blocks that are not held.
+func (x *indexer) lacks(keys []nodeKey) (map[string]bool, error) {
+	out := make(map[string]bool)
 	err := chunks(keys, func(part []nodeKey) error {
 		return x.query(`SELECT k.column1 FROM (VALUES %s) AS k WHERE NOT EXISTS (SELECT 1 FROM blocks b WHERE b.mh = k.column1)`,
 			`(?)`, len(part), hashes(part),
 			func(scan scanRow) error {
 				var mh string
 				err := scan(&mh)
-				delete(out, mh)
+				out[mh] = true
 				return err
 			})
 	})
@@ -90,9 +89,10 @@ func (x *indexer) evaluate(nodes []freshNode) error {
 	}
 	var leaves, inner []nodeKey
 	seen := make(map[nodeKey]bool)
+	near := x.run.losses == x.st.db.write.losses // what is held of the shard at hand is known, as nothing was lost since
 	for _, n := range nodes {
 		for _, k := range n.links {
-			if seen[k] {
+			if near && !hasLinks(k.codec) && x.run.has(k.mh) || seen[k] {
 				continue
 			}
 			seen[k] = true
@@ -103,7 +103,7 @@ func (x *indexer) evaluate(nodes []freshNode) error {
 			}
 		}
 	}
-	held, err := x.held(leaves)
+	lacks, err := x.lacks(leaves)
 	if err != nil {
 		return err
 	}
@@ -116,7 +116,7 @@ func (x *indexer) evaluate(nodes []freshNode) error {
 	}
 	done := func(k nodeKey) bool {
 		if !hasLinks(k.codec) {
-			return held[k.mh]
+			return !lacks[k.mh]
 		}
 		s, known := state[k]
 		return known && (s == nodeComplete || s == nodeReady || s == nodeTelling)
@@ -178,13 +178,13 @@ func (x *indexer) demand(nodes []freshNode, inner []nodeKey, state map[nodeKey]i
 			unknown = append(unknown, k)
 		}
 	}
-	held, err := x.held(unknown)
+	lacks, err := x.lacks(unknown)
 	if err != nil {
 		return err
 	}
 	var unread []nodeKey
 	for _, k := range unknown {
-		if held[k.mh] {
+		if !lacks[k.mh] {
 			unread = append(unread, k)
 		}
 	}
@@ -238,25 +238,19 @@ func (x *indexer) insert(nodes []freshNode) error {
 		parent int64
 	}
 	var missing []edge
-	var all [][2]int64
 	for _, n := range nodes {
 		id := ids[n.key]
 		for _, c := range n.children {
-			all = append(all, [2]int64{c, id})
+			x.parents = append(x.parents, [2]int64{c, id})
 		}
 		for _, k := range n.links {
 			missing = append(missing, edge{k, id})
 		}
 	}
-	err = chunks(all, func(part [][2]int64) error {
-		args := make([]any, 0, 2*len(part))
-		for _, e := range part {
-			args = append(args, e[0], e[1])
+	if len(x.parents) >= manyParents {
+		if err := x.flush(); err != nil {
+			return err
 		}
-		return x.exec(`INSERT OR IGNORE INTO parents (child, parent) VALUES %s`, `(?,?)`, len(part), args)
-	})
-	if err != nil {
-		return fmt.Errorf("index parents: %w", err)
 	}
 	return chunks(missing, func(part []edge) error {
 		args := make([]any, 0, 3*len(part))
@@ -268,6 +262,27 @@ func (x *indexer) insert(nodes []freshNode) error {
 		}
 		return nil
 	})
+}
+
+// manyParents is how many lines of the table parents are written together, in
+// their order, as blocks are.
+const manyParents = 32 << 10
+
+// flush writes what was put off.
+func (x *indexer) flush() error {
+	slices.SortFunc(x.parents, func(a, b [2]int64) int { return cmp.Or(cmp.Compare(a[0], b[0]), cmp.Compare(a[1], b[1])) })
+	err := chunks(x.parents, func(part [][2]int64) error {
+		args := make([]any, 0, 2*len(part))
+		for _, e := range part {
+			args = append(args, e[0], e[1])
+		}
+		return x.exec(`INSERT OR IGNORE INTO parents (child, parent) VALUES %s`, `(?,?)`, len(part), args)
+	})
+	if err != nil {
+		return fmt.Errorf("index parents: %w", err)
+	}
+	x.parents = x.parents[:0]
+	return nil
 }
 
 // rereadAll is for nodes that others left to be read.

@@ -1,6 +1,8 @@
 package store
 
 import (
+	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -19,9 +21,26 @@ type shard struct {
 
 // section is a block within a shard file.
 type section struct {
-	c   cid.Cid
-	off int64 // of the payload, in the file
-	len int
+	c     cid.Cid
+	key   nodeKey
+	first uint64 // firstOf the multihash
+	off   int64  // of the payload, in the file
+	len   int
+}
+
+// compare puts multihashes in their order. Most often the first bytes tell.
+func (s *section) compare(first uint64, mh string) int {
+	if s.first != first {
+		return cmp.Compare(s.first, first)
+	}
+	return cmp.Compare(s.key.mh, mh)
+}
+
+// firstOf is the first eight bytes of a multihash.
+func firstOf(mh string) uint64 {
+	var p [8]byte
+	copy(p[:], mh)
+	return binary.BigEndian.Uint64(p[:])
 }
 
 // sections reads the framing of a shard file and goes past the payloads.
@@ -85,7 +104,8 @@ func (s *sections) next() (section, error) {
 	if err != nil || uint64(size) > n {
 		return section{}, fmt.Errorf("section at offset %d: %w", s.off, errCutShard)
 	}
-	sec := section{c: c, off: s.off + int64(prefix+size), len: int(n) - size}
+	key := keyOf(c)
+	sec := section{c: c, key: key, first: firstOf(key.mh), off: s.off + int64(prefix+size), len: int(n) - size}
 	s.off += int64(prefix) + int64(n)
 	return sec, nil
 }

@@ -193,8 +193,8 @@ func (x *indexer) demandRoot(root nodeKey) error {
 		return nil
 	}
 	keys := []nodeKey{root}
-	held, err := x.held(keys)
-	if err != nil || !held[root.mh] {
+	lacks, err := x.lacks(keys)
+	if err != nil || lacks[root.mh] {
 		return err
 	}
 	if err := x.insertUnread(keys); err != nil {

@@ -22,11 +22,13 @@ func (st *Store) sliced(ctx context.Context, f func(*indexer) error, after func(
 	var failed error
 	next, stop := iter.Pull(func(yield func(struct{}) bool) {
 		x.yield = func() bool { return yield(struct{}{}) }
-		failed = f(x)
+		if failed = f(x); failed == nil {
+			failed = x.flush()
+		}
 	})
 	defer stop()
 	for more := true; more; {
-		err := st.db.update(calm, func(tx *tx) error {
+		err := st.db.write.do(&job{ctx: calm, patient: x.yields > 0}, func(tx *tx) error {
 			x.tx, x.began, x.steps = tx, time.Now(), 0
 			if _, more = next(); more {
 				return nil
@@ -60,6 +62,9 @@ func (x *indexer) pause() error {
 		if err := x.deferred(x); err != nil {
 			return err
 		}
+	}
+	if err := x.flush(); err != nil {
+		return err
 	}
 	x.yields++
 	if !x.yield() {

@@ -18,7 +18,7 @@ import (
 
 // deep is a shard that takes several slices: a chain of nodes, and its end.
 func deep(parentsFirst bool) (root cid.Cid, end block, body []byte) {
-	end = raw("the end of the chain")
+	end = raw("the end of it") // by its hash one of the last
 	nodes := []block{end}
 	for i := range 600 {
 		nodes = append(nodes, pbNode(fmt.Sprint("link ", i), nodes[i].CID))
@@ -88,7 +88,10 @@ func TestGivenUpBetweenSlices(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		n := 0
 		s.Between(func() {
-			if n++; n == 2 { // the end of the chain has not come
+			if n++; n == 2 {
+				if s.has(end) {
+					t.Error("the end of the chain has come already")
+				}
 				cancel()
 			}
 		})

@@ -23,6 +23,8 @@ type writer struct {
 	before    func() error  // called before each commit; nil is nothing
 	groupTime time.Duration // no job begins later than this in a transaction
 	commits   atomic.Int64
+	urgent    atomic.Int64 // jobs that wait and are not patient
+	losses    int64        // how often rows of blocks were taken out; for the jobs
 
 	mu     sync.RWMutex // held for reading while a job is handed over
 	closed bool         // guarded by mu
@@ -30,11 +32,14 @@ type writer struct {
 
 // job is a function that somebody wants to have run in a transaction.
 type job struct {
-	ctx   context.Context //nolint:containedctx // of the one who waits for it
-	f     func(*tx) error
-	err   error
-	panic any // what f panicked with
-	done  chan struct{}
+	ctx context.Context //nolint:containedctx // of the one who waits for it
+	f   func(*tx) error
+	// patient is for one of the many that a large shard takes: it asks nobody to
+	// hurry.
+	patient bool
+	err     error
+	panic   any // what f panicked with
+	done    chan struct{}
 }
 
 // Bounds of what becomes one transaction.
@@ -72,7 +77,11 @@ func (w *writer) close() error {
 // without an error, and undone if it returns one. Whether the context ended is
 // looked at before each statement of f.
 func (w *writer) update(ctx context.Context, f func(*tx) error) error {
-	j := &job{ctx: ctx, f: f, done: make(chan struct{})}
+	return w.do(&job{ctx: ctx}, f)
+}
+
+func (w *writer) do(j *job, f func(*tx) error) error {
+	j.f, j.done = f, make(chan struct{})
 	if !w.hand(j) {
 		return ErrClosed
 	}
@@ -87,63 +96,102 @@ func (w *writer) hand(j *job) bool {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
 	if !w.closed {
+		if !j.patient {
+			w.urgent.Add(1)
+		}
 		w.jobs <- j
 	}
 	return !w.closed
 }
 
-// waited reports whether somebody waits for the current transaction to end.
-func (w *writer) waited() bool { return len(w.jobs) > 0 }
+// waited reports whether somebody waits impatiently for the current transaction to
+// end.
+func (w *writer) waited() bool { return w.urgent.Load() > 0 }
+
+// take is for a job that waits no longer.
+func (w *writer) take(j *job) {
+	if j != nil && !j.patient {
+		w.urgent.Add(-1)
+	}
+}
 
 func (w *writer) serve() {
 	defer close(w.ended)
-	for j := range w.jobs {
-		group := w.group(j)
+	var group []*job
+	for j := w.next(); j != nil; {
+		group, j = w.group(j)
 		for _, j := range group {
 			close(j.done)
+		}
+		if j == nil {
+			j = w.next()
 		}
 	}
 }
 
-// group makes one transaction of a job and those that come meanwhile.
-func (w *writer) group(j *job) (group []*job) {
+// next waits for a job. It returns nil at the end.
+func (w *writer) next() *job {
+	j := <-w.jobs
+	w.take(j)
+	return j
+}
+
+// group makes one transaction of a job and those that come meanwhile. It returns
+// the one that came and is not among them, if there is one.
+func (w *writer) group(j *job) (group []*job, next *job) {
 	group = []*job{j}
 	t := &tx{w}
 	if err := t.run(`BEGIN IMMEDIATE`); err != nil {
 		j.err = fmt.Errorf("begin transaction: %w", err)
-		return group
+		return group, nil
+	}
+	if j.patient {
+		// Nobody else is in its transaction, so that it need not be undone alone:
+		// no pages are copied for that.
+		if j.call(t); j.err != nil || j.panic != nil {
+			w.fail(group, nil)
+			return group, nil
+		}
+		w.commit(t, group)
+		return group, nil
 	}
 	begun := time.Now()
 	for {
 		if err := j.run(t); err != nil {
 			// The transaction is gone, with all that was done in it.
 			w.fail(group, err)
-			return group
+			return group, nil
 		}
 		if len(group) == groupJobs || time.Since(begun) > w.groupTime {
 			break
 		}
-		var more bool
 		select {
-		case j, more = <-w.jobs:
+		case j = <-w.jobs:
 		default:
+			j = nil
 		}
-		if !more {
+		w.take(j)
+		if j == nil || j.patient {
+			next = j
 			break
 		}
 		group = append(group, j)
 	}
+	w.commit(t, group)
+	return group, next
+}
+
+func (w *writer) commit(t *tx, group []*job) {
 	w.commits.Add(1)
 	if w.before != nil {
 		if err := w.before(); err != nil {
 			w.fail(group, err)
-			return group
+			return
 		}
 	}
 	if err := t.run(`COMMIT`); err != nil {
 		w.fail(group, fmt.Errorf("commit: %w", err))
 	}
-	return group
 }
 
 // fail undoes a transaction. Jobs that failed by themselves keep their errors.
