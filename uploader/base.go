@@ -106,7 +106,7 @@ func (u *Uploader) lacking(ctx context.Context, in Input, dag car.List) (*subset
 		return nil, cid.Undef, nil
 	}
 	key := fmt.Sprintf("blocks of %s that %s lacks", root, base)
-	known, err := u.opts.Ledger.Plan(ctx, key)
+	known, err := u.opts.Ledger.Description(ctx, key)
 	if err != nil {
 		return nil, cid.Undef, ledgerError(err)
 	}
@@ -125,7 +125,7 @@ func (u *Uploader) lacking(ctx context.Context, in Input, dag car.List) (*subset
 	if len(p.at) == dag.Len() {
 		return nil, cid.Undef, nil
 	}
-	return p, base, ledgerError(u.opts.Ledger.SavePlan(ctx, key, p.encode()))
+	return p, base, ledgerError(u.opts.Ledger.SaveDescription(ctx, key, p.encode()))
 }
 
 func (u *Uploader) sharesBlocks() bool {

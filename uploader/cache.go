@@ -16,21 +16,21 @@ import (
 type Cacheable interface {
 	CacheKey() string
 	// Restore makes the DAG of what its MarshalBinary returned.
-	Restore(plan []byte) (DAG, error)
+	Restore(description []byte) (DAG, error)
 }
 
 // cachedBytes is the least payload whose description is kept: less is sooner
 // hashed again than made durable.
 const cachedBytes = 8 << 20
 
-// planShare is which share of the payload a description may be to be kept. That
+// descriptionShare is which share of the payload a description may be to be kept. That
 // of tiny blocks is larger, and costs more memory and time than hashing again.
-const planShare = 64
+const descriptionShare = 64
 
 // CacheKey implements [Cacheable].
 func (f *fileInput) CacheKey() string {
 	if f.opts.Mode || f.opts.ModTime {
-		return "" // their plans can't be kept
+		return "" // their descriptions can't be kept
 	}
 	return keyWith(fileKey(f.src.Name()), f.opts.Profile)
 }
@@ -58,11 +58,13 @@ func (s *sourceInput) CacheKey() string {
 }
 
 // Restore implements [Cacheable].
-func (s *sourceInput) Restore(plan []byte) (DAG, error) { return chunker.RestoreFile(s.src, plan) }
+func (s *sourceInput) Restore(description []byte) (DAG, error) {
+	return chunker.RestoreFile(s.src, description)
+}
 
 // Restore implements [Cacheable].
-func (f *fileInput) Restore(plan []byte) (DAG, error) {
-	return chunker.RestoreFile(f.src, plan)
+func (f *fileInput) Restore(description []byte) (DAG, error) {
+	return chunker.RestoreFile(f.src, description)
 }
 
 // cacheKey is the key of an input, empty if there is none.
@@ -80,16 +82,16 @@ func (u *Uploader) restore(ctx context.Context, in Input, key string) (DAG, erro
 	if s, sized := in.(Sized); !ok || key == "" || u.opts.Rehash || sized && s.Size() < cachedBytes {
 		return nil, nil
 	}
-	plan, err := u.opts.Ledger.Plan(ctx, key)
+	description, err := u.opts.Ledger.Description(ctx, key)
 	if err != nil {
 		return nil, ledgerError(err)
 	}
-	if len(plan) == 0 {
+	if len(description) == 0 {
 		return nil, nil
 	}
-	dag, err := c.Restore(plan)
+	dag, err := c.Restore(description)
 	if err != nil {
-		u.opts.Logger.Warn("the ledger's plan can't be used; describing the source again", "upload", in.Name(), "err", err)
+		u.opts.Logger.Warn("the ledger's description can't be used; describing the source again", "upload", in.Name(), "err", err)
 		return nil, nil
 	}
 	return dag, nil
@@ -99,15 +101,15 @@ func (u *Uploader) restore(ctx context.Context, in Input, key string) (DAG, erro
 // and after.
 func (u *Uploader) keep(ctx context.Context, in Input, key string, dag DAG) error {
 	m, ok := dag.(encoding.BinaryMarshaler)
-	if !ok || key == "" || dag.Size() < cachedBytes || int64(dag.Len())*sha256.Size > dag.Size()/planShare || cacheKey(in) != key {
+	if !ok || key == "" || dag.Size() < cachedBytes || int64(dag.Len())*sha256.Size > dag.Size()/descriptionShare || cacheKey(in) != key {
 		return nil
 	}
-	plan, err := m.MarshalBinary()
+	description, err := m.MarshalBinary()
 	if errors.Is(err, errors.ErrUnsupported) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("plan of %q: %w", in.Name(), err)
+		return fmt.Errorf("description of %q: %w", in.Name(), err)
 	}
-	return ledgerError(u.opts.Ledger.SavePlan(ctx, key, plan))
+	return ledgerError(u.opts.Ledger.SaveDescription(ctx, key, description))
 }

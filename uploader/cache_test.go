@@ -90,11 +90,13 @@ type keyed struct {
 
 func (keyed) CacheKey() string { return "always the same" }
 
-func (k keyed) Restore(plan []byte) (uploader.DAG, error) { return chunker.RestoreFile(k.src, plan) }
+func (k keyed) Restore(description []byte) (uploader.DAG, error) {
+	return chunker.RestoreFile(k.src, description)
+}
 
-// TestStalePlan edits a file behind the back of its key. The upload notices,
+// TestStaleDescription edits a file behind the back of its key. The upload notices,
 // and the next one starts from the file as it is.
-func TestStalePlan(t *testing.T) {
+func TestStaleDescription(t *testing.T) {
 	t.Parallel()
 	const size = 9 << 20
 	path := filepath.Join(t.TempDir(), "source")
@@ -118,8 +120,8 @@ func TestStalePlan(t *testing.T) {
 	if _, err := run(); err == nil {
 		t.Fatal("the fault did not show")
 	}
-	if p, err := ledger.Plan(t.Context(), "always the same"); err != nil || len(p) == 0 {
-		t.Fatalf("plan of %d bytes, %v", len(p), err)
+	if p, err := ledger.Description(t.Context(), "always the same"); err != nil || len(p) == 0 {
+		t.Fatalf("description of %d bytes, %v", len(p), err)
 	}
 	edited := randomBytes(size, 1)
 	copy(edited[5<<20:], "edited")
@@ -137,8 +139,8 @@ func TestStalePlan(t *testing.T) {
 	if err != nil || d.Root() != r.Root {
 		t.Errorf("root %s, want that of the edited file, %v", r.Root, err)
 	}
-	// A plan that can't be used is no obstacle.
-	if err := ledger.SavePlan(t.Context(), "always the same", []byte("nonsense")); err != nil {
+	// A description that can't be used is no obstacle.
+	if err := ledger.SaveDescription(t.Context(), "always the same", []byte("nonsense")); err != nil {
 		t.Fatal(err)
 	}
 	if r, err := run(); err != nil || r.Held != r.Shards {

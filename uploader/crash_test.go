@@ -134,8 +134,8 @@ func (l *mortalLedger) Forget(ctx context.Context, u uploader.UploadKey) error {
 	return l.write(func() error { return l.Ledger.Forget(ctx, u) })
 }
 
-func (l *mortalLedger) SavePlan(ctx context.Context, key string, plan []byte) error {
-	return l.write(func() error { return l.Ledger.SavePlan(ctx, key, plan) })
+func (l *mortalLedger) SaveDescription(ctx context.Context, key string, plan []byte) error {
+	return l.write(func() error { return l.Ledger.SaveDescription(ctx, key, plan) })
 }
 
 // crash is an upload that is killed, once or more, and then left to complete.

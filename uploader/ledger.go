@@ -44,11 +44,11 @@ type Ledger interface {
 	// Suspect puts blocks in the place of those that were suspect.
 	Suspect(ctx context.Context, u UploadKey, blocks []cid.Cid) error
 
-	// Plan returns what SavePlan kept under the key, or nil.
-	Plan(ctx context.Context, key string) ([]byte, error)
-	// SavePlan keeps a described source, so that it is not hashed again. An
-	// empty plan drops what was kept.
-	SavePlan(ctx context.Context, key string, plan []byte) error
+	// Description returns what SaveDescription kept under the key, or nil.
+	Description(ctx context.Context, key string) ([]byte, error)
+	// SaveDescription keeps a described source, so that it is not hashed again. An
+	// empty description drops what was kept.
+	SaveDescription(ctx context.Context, key string, description []byte) error
 }
 
 // UploadKey names an upload: shards are the same if all of it is the same.
@@ -72,12 +72,12 @@ func (u UploadKey) ofRoot() UploadKey { return UploadKey{Target: u.Target, Root:
 // MemoryLedger is a [Ledger] that lasts as long as the process. The zero value
 // is ready to use.
 type MemoryLedger struct {
-	mu       sync.Mutex
-	receipts map[UploadKey]map[int]cid.Cid
-	suspects map[UploadKey][]cid.Cid // by keys of a root
-	plans    map[string][]byte
-	last     map[string]map[string]UploadKey // by target and source
-	claims   map[UploadKey]chan struct{}     // by keys of a root; closed at the end
+	mu           sync.Mutex
+	receipts     map[UploadKey]map[int]cid.Cid
+	suspects     map[UploadKey][]cid.Cid // by keys of a root
+	descriptions map[string][]byte
+	last         map[string]map[string]UploadKey // by target and source
+	claims       map[UploadKey]chan struct{}     // by keys of a root; closed at the end
 }
 
 // Begin implements [Ledger].
@@ -205,31 +205,31 @@ func (l *MemoryLedger) Forget(_ context.Context, u UploadKey) error {
 }
 
 // Plan implements [Ledger].
-func (l *MemoryLedger) Plan(_ context.Context, key string) ([]byte, error) {
+func (l *MemoryLedger) Description(_ context.Context, key string) ([]byte, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.plans[key], nil
+	return l.descriptions[key], nil
 }
 
-// SavePlan implements [Ledger].
-func (l *MemoryLedger) SavePlan(_ context.Context, key string, plan []byte) error {
+// SaveDescription implements [Ledger].
+func (l *MemoryLedger) SaveDescription(_ context.Context, key string, description []byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(plan) == 0 {
-		delete(l.plans, key)
+	if len(description) == 0 {
+		delete(l.descriptions, key)
 		return nil
 	}
-	if l.plans == nil {
-		l.plans = map[string][]byte{}
+	if l.descriptions == nil {
+		l.descriptions = map[string][]byte{}
 	}
-	l.plans[key] = plan
+	l.descriptions[key] = description
 	return nil
 }
 
 // shortLedger is the ledger of an [Uploader] that has been given none. It keeps no
-// plans: hardly anything is uploaded twice in the life of an Uploader, and a
-// plan has 32 bytes for each block.
+// descriptions: hardly anything is uploaded twice in the life of an Uploader, and a
+// description has 32 bytes for each block.
 type shortLedger struct{ *MemoryLedger }
 
-// SavePlan implements [Ledger].
-func (shortLedger) SavePlan(context.Context, string, []byte) error { return nil }
+// SaveDescription implements [Ledger].
+func (shortLedger) SaveDescription(context.Context, string, []byte) error { return nil }

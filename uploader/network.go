@@ -17,7 +17,7 @@ import (
 // in it. They have to be told from errors of this machine's files, which can be
 // of the same types: each number of the operating system is a [net.Error].
 //
-// Trying again can help unless an error inside has a Temporary method that says
+// Trying again can help unless an error inside has a Retry method that says
 // no: see [Retryable].
 type NetworkError = bulk.NetworkError
 

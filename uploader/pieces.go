@@ -41,7 +41,7 @@ func (j *job) knowsPiece(ctx context.Context, i int, archive cid.Cid) (bool, err
 	if !archive.Defined() {
 		return false, nil
 	}
-	kept, err := j.u.opts.Ledger.Plan(ctx, pieceKey(archive))
+	kept, err := j.u.opts.Ledger.Description(ctx, pieceKey(archive))
 	if err != nil || kept == nil {
 		return false, ledgerError(err)
 	}
@@ -63,7 +63,7 @@ func (j *job) savePiece(ctx context.Context, i int) error {
 		return nil
 	}
 	p := j.pieces[i]
-	return ledgerError(j.u.opts.Ledger.SavePlan(ctx, pieceKey(p.Archive), p.Piece.V2().Bytes()))
+	return ledgerError(j.u.opts.Ledger.SaveDescription(ctx, pieceKey(p.Archive), p.Piece.V2().Bytes()))
 }
 
 // readHeld makes the piece of a shard that the target has, as this archive if

@@ -526,8 +526,8 @@ func (s *Shard) check(r Receipt) error {
 // may have been damaged on the way, so they are worth another try.
 type damaged struct{ error }
 
-func (e damaged) Unwrap() error                    { return e.error }
-func (e damaged) Temporary() (bool, time.Duration) { return true, 0 }
+func (e damaged) Unwrap() error                            { return e.error }
+func (e damaged) Retry() (again bool, after time.Duration) { return true, 0 }
 
 // finish commits a DAG at a target that wants that, and sends shards again
 // whose blocks it has lost by then.

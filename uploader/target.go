@@ -15,7 +15,7 @@ import (
 
 // Target is where shards go. Put sends one shard and returns what the far side
 // says it holds. It opens the body once for each time it sends it, sends every
-// byte of it, and closes it. It does not retry: an error with a Temporary
+// byte of it, and closes it. It does not retry: an error with a Retry
 // method says whether trying again can help (see [Retryable]). Put is called by
 // several goroutines at a time.
 //
@@ -145,8 +145,8 @@ func (e *MissingError) Error() string {
 // Is reports whether target is [ErrIncomplete].
 func (e *MissingError) Is(target error) bool { return target == ErrIncomplete }
 
-// Temporary says no: asking again does not bring blocks back.
-func (e *MissingError) Temporary() (bool, time.Duration) { return false, 0 }
+// Retry says no: asking again does not bring blocks back.
+func (e *MissingError) Retry() (again bool, after time.Duration) { return false, 0 }
 
 // Limited is a target that tells what it takes. An input that it does not take
 // is refused before anything of it is sent, with an error matching [ErrLimit].
@@ -246,11 +246,13 @@ func (e *SourceError) Unwrap() error { return e.Err }
 
 // Retryable tells whether trying again can help, and how long the far side
 // asked to wait (0 if it did not say). It decides by type: an error may have a
-// method Temporary() (bool, time.Duration); cancellation, errors of the source
-// wrong receipts and errors of this machine's files are final; other errors are of
-// the network.
+// method Retry() (again bool, after time.Duration); cancellation, errors of the
+// source, wrong receipts and errors of this machine's files are final; other
+// errors are of the network.
 func Retryable(err error) (bool, time.Duration) {
-	var t interface{ Temporary() (bool, time.Duration) }
+	var t interface {
+		Retry() (again bool, after time.Duration)
+	}
 	var source *SourceError
 	switch {
 	case err == nil,
@@ -265,7 +267,7 @@ func Retryable(err error) (bool, time.Duration) {
 		errors.Is(err, ErrStopped):
 		return false, 0
 	case errors.As(err, &t):
-		return t.Temporary()
+		return t.Retry()
 	case errors.Is(err, ErrRootMismatch), isLocal(err):
 		return false, 0
 	default:

@@ -152,7 +152,7 @@ func (u *Uploader) ship(ctx context.Context, in Input, l layout, dag DAG) (Resul
 	}
 	if key := cacheKey(in); key != "" && errors.Is(err, ErrSourceChanged) {
 		// What is remembered of the source is not true, whatever its key says.
-		err = errors.Join(err, ledgerError(u.opts.Ledger.SavePlan(ctx, key, nil)))
+		err = errors.Join(err, ledgerError(u.opts.Ledger.SaveDescription(ctx, key, nil)))
 	}
 	return r, err
 }

@@ -61,8 +61,8 @@ func (e *ProxyError) Error() string {
 	return s
 }
 
-// Temporary tells whether the proxy can think better of it.
-func (e *ProxyError) Temporary() (bool, time.Duration) {
+// Retry tells whether the proxy can think better of it.
+func (e *ProxyError) Retry() (again bool, after time.Duration) {
 	return e.Status >= 500 || e.Status == http.StatusRequestTimeout || e.Status == http.StatusTooManyRequests, 0
 }
 
@@ -94,8 +94,8 @@ func Permanent(err error) error { return permanent{err} }
 
 type permanent struct{ error }
 
-func (e permanent) Unwrap() error                  { return e.error }
-func (permanent) Temporary() (bool, time.Duration) { return false, 0 }
+func (e permanent) Unwrap() error                          { return e.error }
+func (permanent) Retry() (again bool, after time.Duration) { return false, 0 }
 
 // Secret is a text that must not be shown. Whatever prints it prints a
 // placeholder; Reveal is the only way to it.

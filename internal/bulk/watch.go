@@ -42,8 +42,8 @@ func (e *Stalled) Error() string {
 // a second could keep us for ever.
 const leastRate = 64
 
-// Temporary tells that it may move the next time.
-func (e *Stalled) Temporary() (bool, time.Duration) { return true, 0 }
+// Retry tells that it may move the next time.
+func (e *Stalled) Retry() (again bool, after time.Duration) { return true, 0 }
 
 // Watchdog looks whether a request moves.
 type Watchdog struct {

@@ -80,8 +80,8 @@ func (e *Error) Is(target error) bool {
 	return false
 }
 
-// Temporary tells whether the same request can succeed later.
-func (e *Error) Temporary() (bool, time.Duration) {
+// Retry tells whether the same request can succeed later.
+func (e *Error) Retry() (again bool, after time.Duration) {
 	switch e.Status {
 	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests, http.StatusConflict:
 		return true, e.after

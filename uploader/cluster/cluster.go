@@ -323,8 +323,8 @@ func (e *Error) Is(target error) bool {
 	return false
 }
 
-// Temporary tells whether the same request can succeed later.
-func (e *Error) Temporary() (bool, time.Duration) {
+// Retry tells whether the same request can succeed later.
+func (e *Error) Retry() (again bool, after time.Duration) {
 	return e.Status >= 500 && e.Status != http.StatusNotImplemented || e.Status == http.StatusRequestTimeout || e.Status == http.StatusTooManyRequests, e.after
 }
 

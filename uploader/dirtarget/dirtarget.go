@@ -169,5 +169,5 @@ func ignoreNotExist(err error) error {
 	return err
 }
 
-// Temporary says no: see [uploader.Retryable].
-func (diskError) Temporary() (bool, time.Duration) { return false, 0 }
+// Retry says no: see [uploader.Retryable].
+func (diskError) Retry() (again bool, after time.Duration) { return false, 0 }

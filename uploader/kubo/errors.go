@@ -85,8 +85,8 @@ func (e *RPCError) Is(target error) bool {
 	return false
 }
 
-// Temporary tells whether the same request can succeed later.
-func (e *RPCError) Temporary() (bool, time.Duration) {
+// Retry tells whether the same request can succeed later.
+func (e *RPCError) Retry() (again bool, after time.Duration) {
 	switch e.Status {
 	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
 		return true, 0
@@ -116,8 +116,8 @@ type waiting struct {
 
 func (w waiting) Unwrap() error { return w.RPCError }
 
-func (w waiting) Temporary() (bool, time.Duration) {
-	again, _ := w.RPCError.Temporary()
+func (w waiting) Retry() (again bool, after time.Duration) {
+	again, _ = w.RPCError.Retry()
 	return again, w.after
 }
 

@@ -51,7 +51,7 @@ var tests = map[string]func(t *testing.T, l uploader.Ledger, reopen func() uploa
 	"keys":         testKeys,
 	"forget":       testForget,
 	"suspects":     testSuspects,
-	"plans":        testPlans,
+	"descriptions": testDescriptions,
 	"concurrently": testConcurrently,
 	"claims":       testClaims,
 	"sources":      testSources,
@@ -60,8 +60,8 @@ var tests = map[string]func(t *testing.T, l uploader.Ledger, reopen func() uploa
 func testEmpty(t *testing.T, l uploader.Ledger, _ func() uploader.Ledger) {
 	wantReceipts(t, l, key, nil)
 	wantSuspects(t, l, key, nil)
-	if p, err := l.Plan(t.Context(), "x"); p != nil || err != nil {
-		t.Errorf("plan %q, %v", p, err)
+	if p, err := l.Description(t.Context(), "x"); p != nil || err != nil {
+		t.Errorf("description %q, %v", p, err)
 	}
 	// What is not there can be finished and forgotten.
 	must(t, l.Finish(t.Context(), key, uploader.Finished{}))
@@ -129,25 +129,25 @@ func testSuspects(t *testing.T, l uploader.Ledger, reopen func() uploader.Ledger
 	wantSuspects(t, l, key, nil)
 }
 
-func testPlans(t *testing.T, l uploader.Ledger, reopen func() uploader.Ledger) {
-	plans := map[string][]byte{"a": []byte("plan"), "b": bytes.Repeat([]byte("0123456789abcdef"), 1<<14), strings.Repeat("long key", 500): {1}}
-	for k, p := range plans {
-		must(t, l.SavePlan(t.Context(), k, p))
+func testDescriptions(t *testing.T, l uploader.Ledger, reopen func() uploader.Ledger) {
+	descriptions := map[string][]byte{"a": []byte("plan"), "b": bytes.Repeat([]byte("0123456789abcdef"), 1<<14), strings.Repeat("long key", 500): {1}}
+	for k, p := range descriptions {
+		must(t, l.SaveDescription(t.Context(), k, p))
 	}
-	must(t, l.SavePlan(t.Context(), "a", []byte("another")))
-	plans["a"] = []byte("another")
-	must(t, l.SavePlan(t.Context(), "gone", []byte("plan")))
-	must(t, l.SavePlan(t.Context(), "gone", nil))
-	must(t, l.SavePlan(t.Context(), "never there", nil))
+	must(t, l.SaveDescription(t.Context(), "a", []byte("another")))
+	descriptions["a"] = []byte("another")
+	must(t, l.SaveDescription(t.Context(), "gone", []byte("plan")))
+	must(t, l.SaveDescription(t.Context(), "gone", nil))
+	must(t, l.SaveDescription(t.Context(), "never there", nil))
 	l = reopen()
 	for _, k := range []string{"gone", "never there"} {
-		if p, err := l.Plan(t.Context(), k); p != nil || err != nil {
-			t.Errorf("plan %q has %d bytes, %v", k, len(p), err)
+		if p, err := l.Description(t.Context(), k); p != nil || err != nil {
+			t.Errorf("description %q has %d bytes, %v", k, len(p), err)
 		}
 	}
-	for k, want := range plans {
-		if got, err := l.Plan(t.Context(), k); err != nil || !bytes.Equal(got, want) {
-			t.Errorf("plan %.10q has %d bytes, %v; want %d", k, len(got), err, len(want))
+	for k, want := range descriptions {
+		if got, err := l.Description(t.Context(), k); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("description %.10q has %d bytes, %v; want %d", k, len(got), err, len(want))
 		}
 	}
 }

@@ -67,9 +67,9 @@ var refusals = []string{
 // damaged is in the message that refuses a block for its hash.
 const damaged = "CID hash does not match bytes"
 
-// Temporary tells whether the same request can succeed later: by status, and
+// Retry tells whether the same request can succeed later: by status, and
 // for status 500 by whether the API says that the archive is at fault.
-func (e *APIError) Temporary() (bool, time.Duration) {
+func (e *APIError) Retry() (again bool, after time.Duration) {
 	switch e.Status {
 	case http.StatusRequestTimeout, http.StatusTooEarly:
 		return true, e.RetryAfter

@@ -140,7 +140,7 @@ func (b *boltFile) carry(ctx context.Context, tx *sql.Tx) error {
 			if err != nil || len(k) != idSize+4 {
 				return fmt.Errorf("not a receipt: %w", err), nil
 			}
-			// Uploads had the ids that they have here, and so had plans.
+			// Uploads had the ids that they have here, and so had descriptions.
 			fatal = put(ctx, tx, tableReceipts, k[:idSize], int64(binary.BigEndian.Uint32(k[idSize:])), archive.Bytes())
 		case "suspects":
 			u, blocks, err := boltSuspects(data)
@@ -152,9 +152,9 @@ func (b *boltFile) carry(ctx context.Context, tx *sql.Tx) error {
 			if len(data) <= 8 || int64(binary.BigEndian.Uint64(data)) < 0 {
 				return errors.New("not a plan"), nil
 			}
-			fatal = put(ctx, tx, tablePlans, k, int64(binary.BigEndian.Uint64(data)), data[8:])
+			fatal = put(ctx, tx, tableDescriptions, k, int64(binary.BigEndian.Uint64(data)), data[8:])
 		default:
-			return nil, nil // the order of the plans is in them
+			return nil, nil // the order of the descriptions is in them
 		}
 		b.kept++
 		return nil, fatal

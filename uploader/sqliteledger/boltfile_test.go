@@ -17,7 +17,7 @@ import (
 )
 
 // oldLedger is a file of the last carload that kept its ledger in bbolt: two
-// uploads, one of them with 200 receipts and suspects, and plans.
+// uploads, one of them with 200 receipts and suspects, and descriptions.
 func oldLedger(tb testing.TB) []byte {
 	tb.Helper()
 	f, err := os.Open(filepath.Join("testdata", "bolt.db.gz"))
@@ -61,8 +61,8 @@ func TestCarriedOver(t *testing.T) {
 			t.Errorf("suspects %v, %v", suspects, err)
 		}
 		for k, want := range map[string][]byte{"small": []byte("plan"), "large": bytes.Repeat([]byte("p"), 30_000), "gone": nil} {
-			if plan, err := l.Plan(t.Context(), k); err != nil || !bytes.Equal(plan, want) {
-				t.Errorf("plan %s has %d bytes, %v", k, len(plan), err)
+			if description, err := l.Description(t.Context(), k); err != nil || !bytes.Equal(description, want) {
+				t.Errorf("description %s has %d bytes, %v", k, len(description), err)
 			}
 		}
 		list, err := l.Uploads(t.Context())

@@ -24,7 +24,7 @@ func TestTruncatedWhileOpen(t *testing.T) {
 			return l.Record(t.Context(), key, 1, ledgertest.CID(1))
 		},
 		"plan": func(t *testing.T, l *sqliteledger.Ledger) error {
-			return l.SavePlan(t.Context(), "p", make([]byte, 9000))
+			return l.SaveDescription(t.Context(), "p", make([]byte, 9000))
 		},
 		"receipts": func(t *testing.T, l *sqliteledger.Ledger) error { _, err := l.Receipts(t.Context(), key); return err },
 		"uploads":  func(t *testing.T, l *sqliteledger.Ledger) error { _, err := l.Uploads(t.Context()); return err },

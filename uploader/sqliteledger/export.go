@@ -52,7 +52,7 @@ func putSource(ctx context.Context, tx *sql.Tx, s receipts.Source) error {
 const exportBatch = 1000
 
 // Export yields what the ledger knows: of each upload its receipts, and of each
-// source its last upload. Suspects and plans are of
+// source its last upload. Suspects and descriptions are of
 // this host. What others add meanwhile may be in it or not.
 func (l *Ledger) Export(ctx context.Context) iter.Seq2[receipts.Record, error] {
 	return func(yield func(receipts.Record, error) bool) {

@@ -33,7 +33,7 @@ func TestChangesTogether(t *testing.T) {
 					if fails && i == 2 {
 						return bad
 					}
-					return put(ctx, tx, tablePlans, []byte{byte(i)}, int64(i), []byte{})
+					return put(ctx, tx, tableDescriptions, []byte{byte(i)}, int64(i), []byte{})
 				})
 			}()
 		}
@@ -58,7 +58,7 @@ func TestChangesTogether(t *testing.T) {
 			t.Errorf("transactions %v", transactions)
 		}
 		there := map[byte]bool{}
-		if err := l.each(t.Context(), tablePlans, "", nil, func(r row) error { there[r[0].([]byte)[0]] = true; return nil }); err != nil {
+		if err := l.each(t.Context(), tableDescriptions, "", nil, func(r row) error { there[r[0].([]byte)[0]] = true; return nil }); err != nil {
 			t.Error(err)
 		}
 		for i := range byte(n) {
@@ -93,7 +93,7 @@ func TestBusy(t *testing.T) {
 	if _, err := other.write.ExecContext(t.Context(), `PRAGMA busy_timeout = 1`); err != nil {
 		t.Fatal(err)
 	}
-	save := func() error { return other.SavePlan(t.Context(), "x", []byte("plan")) }
+	save := func() error { return other.SaveDescription(t.Context(), "x", []byte("plan")) }
 	if err := l.change(t.Context(), func(context.Context, *sql.Tx) error {
 		if err := save(); !errors.Is(err, uploader.ErrLedgerLocked) {
 			t.Errorf("error %v", err)

@@ -113,24 +113,24 @@ func outages(before, after disk, rng *rand.Rand) []outage {
 
 // known is what a ledger says of key.
 type known struct {
-	receipts map[int]cid.Cid
-	suspects []cid.Cid
-	plan     []byte
+	receipts    map[int]cid.Cid
+	suspects    []cid.Cid
+	description []byte
 }
 
 func (k known) equal(other known) bool {
-	return maps.Equal(k.receipts, other.receipts) && slices.Equal(k.suspects, other.suspects) && bytes.Equal(k.plan, other.plan)
+	return maps.Equal(k.receipts, other.receipts) && slices.Equal(k.suspects, other.suspects) && bytes.Equal(k.description, other.description)
 }
 
 func ask(t *testing.T, l *sqliteledger.Ledger) known {
 	t.Helper()
 	receipts, err := l.Receipts(t.Context(), key)
 	suspects, serr := l.Suspects(t.Context(), key)
-	plan, perr := l.Plan(t.Context(), "plan")
+	description, perr := l.Description(t.Context(), "plan")
 	if err := errors.Join(err, serr, perr); err != nil {
 		t.Fatal(err)
 	}
-	return known{receipts, suspects, plan}
+	return known{receipts, suspects, description}
 }
 
 // changes are writes to a ledger of every kind, small and large.
@@ -139,18 +139,18 @@ func changes(ctx context.Context, l *sqliteledger.Ledger) []func() error {
 	for i := range 12 {
 		list = append(list, func() error { return l.Record(ctx, key, i, ledgertest.CID(i)) })
 	}
-	plan := func(size int, fill byte) func() error {
-		return func() error { return l.SavePlan(ctx, "plan", bytes.Repeat([]byte{fill}, size)) }
+	description := func(size int, fill byte) func() error {
+		return func() error { return l.SaveDescription(ctx, "plan", bytes.Repeat([]byte{fill}, size)) }
 	}
 	list = append(list,
-		plan(100_000, 'a'),
+		description(100_000, 'a'),
 		func() error { return l.Suspect(ctx, key, []cid.Cid{ledgertest.CID(5), ledgertest.CID(6)}) },
 		func() error { return l.Record(ctx, key, 3, ledgertest.CID(333)) },
-		plan(300_000, 'b'),
+		description(300_000, 'b'),
 		func() error { return l.Finish(ctx, key, uploader.Finished{}) },
 		func() error { return l.Forget(ctx, key) },
 		func() error { return l.Record(ctx, key, 0, ledgertest.CID(0)) },
-		plan(50_000, 'c'),
+		description(50_000, 'c'),
 		func() error { return l.Record(ctx, key, 1, ledgertest.CID(1)) },
 	)
 	return list
@@ -214,8 +214,8 @@ func TestPowerLoss(t *testing.T) {
 				want = now
 			}
 			if got := ask(t, again); !got.equal(want) {
-				t.Errorf("change %d, %s: %d receipts, %d suspects, a plan of %d bytes; want %d, %d, %d", n, o.name,
-					len(got.receipts), len(got.suspects), len(got.plan), len(want.receipts), len(want.suspects), len(want.plan))
+				t.Errorf("change %d, %s: %d receipts, %d suspects, a description of %d bytes; want %d, %d, %d", n, o.name,
+					len(got.receipts), len(got.suspects), len(got.description), len(want.receipts), len(want.suspects), len(want.description))
 			}
 			if err := again.Record(t.Context(), key, 1000, ledgertest.CID(1000)); err != nil {
 				t.Fatalf("change %d, %s: %v", n, o.name, err)
@@ -267,7 +267,7 @@ func TestPowerLossOnALyingDisk(t *testing.T) {
 				return false
 			}
 		}
-		return len(k.plan) == 0 || bytes.Count(k.plan, k.plan[:1]) == len(k.plan) && slices.Contains([]int{100_000, 300_000, 50_000}, len(k.plan))
+		return len(k.description) == 0 || bytes.Count(k.description, k.description[:1]) == len(k.description) && slices.Contains([]int{100_000, 300_000, 50_000}, len(k.description))
 	}
 	rng := rand.New(rand.NewPCG(22, 2))
 	rounds := 150

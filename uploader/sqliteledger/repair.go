@@ -15,7 +15,7 @@ import (
 
 // Report is what a [Repair] did.
 type Report struct {
-	Kept int    // rows that could be read: uploads, receipts, suspects, plans
+	Kept int    // rows that could be read: uploads, receipts, suspects, descriptions
 	Lost int    // places that could not
 	Old  string // where the old file is now
 }

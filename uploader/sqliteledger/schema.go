@@ -68,7 +68,8 @@ CREATE TABLE sources (
 	sum             INTEGER NOT NULL
 ) WITHOUT ROWID;
 
--- seq is in the order in which they were saved.
+-- Descriptions, under the name that they had first. seq is in the order in which
+-- they were saved.
 CREATE TABLE plans (
 	id   BLOB PRIMARY KEY,
 	seq  INTEGER NOT NULL,
@@ -90,15 +91,15 @@ CREATE TABLE verified (
 `
 
 const (
-	tableUploads  = "uploads"
-	tableReceipts = "receipts"
-	tableSuspects = "suspects"
-	tableSources  = "sources"
-	tableVerified = "verified"
-	tablePlans    = "plans"
+	tableUploads      = "uploads"
+	tableReceipts     = "receipts"
+	tableSuspects     = "suspects"
+	tableSources      = "sources"
+	tableVerified     = "verified"
+	tableDescriptions = "plans"
 )
 
-var tables = [...]string{tableUploads, tableReceipts, tableSuspects, tableSources, tablePlans, tableVerified}
+var tables = [...]string{tableUploads, tableReceipts, tableSuspects, tableSources, tableDescriptions, tableVerified}
 
 // row is the columns of a table but for the sum: int64, string or []byte.
 type row []any
@@ -209,7 +210,7 @@ func sourceID(target, source string) []byte { return id("source", []byte(target)
 // rootID is that of all uploads of a root to a target.
 func rootID(u uploader.UploadKey) []byte { return id("root", []byte(u.Target), u.Root.Bytes()) }
 
-func planID(key string) []byte { return id("plan", []byte(key)) }
+func descriptionID(key string) []byte { return id("plan", []byte(key)) }
 
 // Upload is what a ledger knows of an upload.
 type Upload struct {

@@ -29,14 +29,14 @@ import (
 	"github.com/carload/carload/uploader/receipts"
 )
 
-// DefaultMaxPlanBytes is room for the plans of some sixty files of 31 GiB.
-const DefaultMaxPlanBytes = 64 << 20
+// DefaultMaxDescriptionBytes is room for the descriptions of some sixty files of 31 GiB.
+const DefaultMaxDescriptionBytes = 64 << 20
 
 // Options are the knobs of [Open].
 type Options struct {
-	// MaxPlanBytes bounds the plans that are kept together; the oldest go
-	// first. 0 means DefaultMaxPlanBytes.
-	MaxPlanBytes int64
+	// MaxDescriptionBytes bounds the descriptions that are kept together; the oldest go
+	// first. 0 means DefaultMaxDescriptionBytes.
+	MaxDescriptionBytes int64
 	// NoSync leaves it to the system when a change reaches the disk. It is for
 	// tests: a ledger that lags behind after a crash sends shards twice.
 	NoSync bool
@@ -73,8 +73,8 @@ var _ uploader.Ledger = (*Ledger)(nil)
 // [uploader.ErrLedgerLocked] if a process keeps others out, and with
 // [uploader.ErrLedgerDamaged] if it can't be relied on.
 func Open(ctx context.Context, path string, opts Options) (*Ledger, error) {
-	if opts.MaxPlanBytes == 0 {
-		opts.MaxPlanBytes = DefaultMaxPlanBytes
+	if opts.MaxDescriptionBytes == 0 {
+		opts.MaxDescriptionBytes = DefaultMaxDescriptionBytes
 	}
 	l := &Ledger{path: path, opts: opts}
 	if err := l.open(ctx); err != nil {
@@ -497,37 +497,37 @@ func suspect(ctx context.Context, tx *sql.Tx, u uploader.UploadKey, blocks []cid
 	return put(ctx, tx, tableSuspects, rootID(u), u.Target, u.Root.Bytes(), encodeCIDs(blocks))
 }
 
-// Plan implements [uploader.Ledger].
-func (l *Ledger) Plan(ctx context.Context, key string) (plan []byte, err error) {
-	err = l.each(ctx, tablePlans, `WHERE id = ?`, []any{planID(key)}, func(r row) error {
-		plan = r[2].([]byte)
+// Description implements [uploader.Ledger].
+func (l *Ledger) Description(ctx context.Context, key string) (description []byte, err error) {
+	err = l.each(ctx, tableDescriptions, `WHERE id = ?`, []any{descriptionID(key)}, func(r row) error {
+		description = r[2].([]byte)
 		return nil
 	})
-	return plan, err
+	return description, err
 }
 
-// SavePlan implements [uploader.Ledger]. A plan that is larger than all the
-// room there is for plans is not kept.
-func (l *Ledger) SavePlan(ctx context.Context, key string, plan []byte) error {
-	if int64(len(plan)) > l.opts.MaxPlanBytes {
+// SaveDescription implements [uploader.Ledger]. A description that is larger than all the
+// room there is for descriptions is not kept.
+func (l *Ledger) SaveDescription(ctx context.Context, key string, description []byte) error {
+	if int64(len(description)) > l.opts.MaxDescriptionBytes {
 		return nil
 	}
 	return l.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		return savePlan(ctx, tx, planID(key), plan, l.opts.MaxPlanBytes)
+		return saveDescription(ctx, tx, descriptionID(key), description, l.opts.MaxDescriptionBytes)
 	})
 }
 
-// savePlan puts a plan at the end of the queue, and takes off its head what is
+// saveDescription puts a description at the end of the queue, and takes off its head what is
 // too much.
-func savePlan(ctx context.Context, tx *sql.Tx, id, plan []byte, limit int64) error {
-	if len(plan) == 0 {
-		return remove(ctx, tx, tablePlans, id)
+func saveDescription(ctx context.Context, tx *sql.Tx, id, description []byte, limit int64) error {
+	if len(description) == 0 {
+		return remove(ctx, tx, tableDescriptions, id)
 	}
 	var last int64
 	if err := tx.QueryRowContext(ctx, `SELECT ifnull(max(seq), 0) FROM plans`).Scan(&last); err != nil {
 		return err
 	}
-	if err := put(ctx, tx, tablePlans, id, last+1, plan); err != nil {
+	if err := put(ctx, tx, tableDescriptions, id, last+1, description); err != nil {
 		return err
 	}
 	_, err := tx.ExecContext(ctx, `DELETE FROM plans WHERE id IN (SELECT id FROM

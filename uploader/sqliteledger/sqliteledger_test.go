@@ -67,8 +67,8 @@ func filled(tb testing.TB, path string, shards int) map[int]cid.Cid {
 		l.Suspect(tb.Context(), key, []cid.Cid{ledgertest.CID(5)}),
 		l.Finish(tb.Context(), uploader.UploadKey{Target: key.Target, Root: ledgertest.CID(2), Base: ledgertest.CID(3)}, uploader.Finished{Source: "/home/me/photos"}),
 		l.Finish(tb.Context(), uploader.UploadKey{Target: key.Target, Root: ledgertest.CID(2)}, uploader.Finished{Source: "/home/me/films"}),
-		l.SavePlan(tb.Context(), "small", []byte("plan")),
-		l.SavePlan(tb.Context(), "large", bytes.Repeat([]byte("p"), 30_000)),
+		l.SaveDescription(tb.Context(), "small", []byte("plan")),
+		l.SaveDescription(tb.Context(), "large", bytes.Repeat([]byte("p"), 30_000)),
 		// What the file falls back to if its newest page is torn is the same.
 		l.Suspect(tb.Context(), key, []cid.Cid{ledgertest.CID(5)}),
 		l.Close())
@@ -302,9 +302,9 @@ func TestBitFlips(t *testing.T) {
 			t.Fatalf("flip at %d: %d receipts, %v", at, len(got), err)
 		}
 		suspects, err := l.Suspects(t.Context(), key)
-		plan, perr := l.Plan(t.Context(), "large")
-		if errors.Join(err, perr) != nil || len(suspects) != 1 || len(plan) != 30_000 {
-			t.Fatalf("flip at %d: %d suspects, plan of %d bytes, %v, %v", at, len(suspects), len(plan), err, perr)
+		description, perr := l.Description(t.Context(), "large")
+		if errors.Join(err, perr) != nil || len(suspects) != 1 || len(description) != 30_000 {
+			t.Fatalf("flip at %d: %d suspects, description of %d bytes, %v, %v", at, len(suspects), len(description), err, perr)
 		}
 		if err := errors.Join(l.Record(t.Context(), key, 1000, ledgertest.CID(1000)), l.Close()); err != nil {
 			t.Fatalf("flip at %d: %v", at, err)
@@ -326,9 +326,9 @@ func TestNotALedger(t *testing.T) {
 	}
 }
 
-func TestPlansAreBounded(t *testing.T) {
+func TestDescriptionsAreBounded(t *testing.T) {
 	t.Parallel()
-	l, err := sqliteledger.Open(t.Context(), filepath.Join(t.TempDir(), "ledger.db"), sqliteledger.Options{MaxPlanBytes: 1000, NoSync: true})
+	l, err := sqliteledger.Open(t.Context(), filepath.Join(t.TempDir(), "ledger.db"), sqliteledger.Options{MaxDescriptionBytes: 1000, NoSync: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -336,17 +336,17 @@ func TestPlansAreBounded(t *testing.T) {
 	for i := range 20 {
 		// The first is used again and again, and stays.
 		for _, k := range []string{"0", fmt.Sprint(i)} {
-			if err := l.SavePlan(t.Context(), k, bytes.Repeat([]byte{byte(i)}, 200)); err != nil {
+			if err := l.SaveDescription(t.Context(), k, bytes.Repeat([]byte{byte(i)}, 200)); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
-	if err := l.SavePlan(t.Context(), "huge", make([]byte, 1001)); err != nil {
+	if err := l.SaveDescription(t.Context(), "huge", make([]byte, 1001)); err != nil {
 		t.Fatal(err)
 	}
 	var kept []string
 	for i := range 20 {
-		if p, err := l.Plan(t.Context(), fmt.Sprint(i)); err != nil {
+		if p, err := l.Description(t.Context(), fmt.Sprint(i)); err != nil {
 			t.Fatal(err)
 		} else if p != nil {
 			kept = append(kept, fmt.Sprint(i))

@@ -148,7 +148,7 @@ func exitCode(err error) int {
 
 // mayPass tells a refusal that the service may think better of.
 func mayPass(e *nftstorage.APIError) bool {
-	again, _ := e.Temporary()
+	again, _ := e.Retry()
 	return again
 }
 

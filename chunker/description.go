@@ -12,11 +12,11 @@ import (
 	"github.com/carload/carload/car"
 )
 
-// planMagic begins every plan. Its number changes with the format.
-const planMagic = "carload plan 1\n"
+// descriptionMagic begins every description. Its number changes with the format.
+const descriptionMagic = "carload plan 1\n"
 
-// planHeader is what the digests of a plan belong to.
-type planHeader struct {
+// descriptionHeader is what the digests of a description belong to.
+type descriptionHeader struct {
 	Profile Profile `json:"profile"`
 	Size    int64   `json:"size"`
 	Root    string  `json:"root"`
@@ -31,16 +31,16 @@ func (d *DAG) MarshalBinary() ([]byte, error) {
 	n := d.nodes.at(0)
 	f, ok := n.body.(*file)
 	if !ok || d.nodes.n != 1 || n.stat != nil {
-		return nil, fmt.Errorf("plan of a DAG that is not one plain file: %w", errors.ErrUnsupported)
+		return nil, fmt.Errorf("description of a DAG that is not one plain file: %w", errors.ErrUnsupported)
 	}
 	l := f.layout
-	header, err := json.Marshal(planHeader{d.profile, d.Size(), d.Root().String(), len(l.ends)})
+	header, err := json.Marshal(descriptionHeader{d.profile, d.Size(), d.Root().String(), len(l.ends)})
 	if err != nil {
 		return nil, err
 	}
 	digests := f.digests[:l.leaves*digestSize]
-	p := make([]byte, 0, len(planMagic)+len(header)+2*binary.MaxVarintLen64+4*len(l.ends)+len(digests)+sha256.Size)
-	p = append(p, planMagic...)
+	p := make([]byte, 0, len(descriptionMagic)+len(header)+2*binary.MaxVarintLen64+4*len(l.ends)+len(digests)+sha256.Size)
+	p = append(p, descriptionMagic...)
 	p = binary.AppendUvarint(p, uint64(len(header)))
 	p = append(p, header...)
 	var last int64
@@ -53,26 +53,26 @@ func (d *DAG) MarshalBinary() ([]byte, error) {
 	return append(p, digest[:]...), nil
 }
 
-var errPlan = errors.New("not a plan of this file")
+var errDescription = errors.New("not a description of this file")
 
-func badPlan(format string, args ...any) error {
-	return fmt.Errorf("%w: %s", errPlan, fmt.Sprintf(format, args...))
+func badDescription(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", errDescription, fmt.Sprintf(format, args...))
 }
 
 // RestoreFile makes a DAG of src and what [DAG.MarshalBinary] returned when src
 // was described. Nothing of the source is read: that it is still the same is
 // for the caller to know, and shows at the latest when its blocks are sent.
-func RestoreFile(src car.Source, plan []byte) (*DAG, error) {
-	h, rest, err := parsePlan(plan)
+func RestoreFile(src car.Source, description []byte) (*DAG, error) {
+	h, rest, err := parseDescription(description)
 	if err != nil {
 		return nil, err
 	}
 	if h.Size != src.Size() {
-		return nil, badPlan("%q has %d bytes, the plan is for %d", src.Name(), src.Size(), h.Size)
+		return nil, badDescription("%q has %d bytes, the description is for %d", src.Name(), src.Size(), h.Size)
 	}
 	b, err := newBuilder(Options{Profile: h.Profile})
 	if err != nil {
-		return nil, badPlan("%v", err)
+		return nil, badDescription("%v", err)
 	}
 	n := &node{body: src, size: h.Size}
 	b.dag.nodes = nodes{blocks: [][]node{{*n}}, n: 1}
@@ -85,60 +85,60 @@ func RestoreFile(src car.Source, plan []byte) (*DAG, error) {
 	copy(f.digests, rest)
 	f.finish(n)
 	if root := b.dag.Root().String(); root != h.Root {
-		return nil, badPlan("its digests give root %s, not %s", root, h.Root)
+		return nil, badDescription("its digests give root %s, not %s", root, h.Root)
 	}
-	b.dag.described = time.Now() // it is the file that the plan was kept for
+	b.dag.described = time.Now() // it is the file that the description was kept for
 	return b.dag, nil
 }
 
-// parsePlan checks the frame of a plan and returns what follows the header.
-func parsePlan(plan []byte) (h planHeader, rest []byte, err error) {
-	if len(plan) < len(planMagic)+sha256.Size || string(plan[:len(planMagic)]) != planMagic {
-		return h, nil, badPlan("it does not begin as one")
+// parseDescription checks the frame of a description and returns what follows the header.
+func parseDescription(description []byte) (h descriptionHeader, rest []byte, err error) {
+	if len(description) < len(descriptionMagic)+sha256.Size || string(description[:len(descriptionMagic)]) != descriptionMagic {
+		return h, nil, badDescription("it does not begin as one")
 	}
-	body := plan[:len(plan)-sha256.Size]
-	if digest := sha256.Sum256(body); !bytes.Equal(digest[:], plan[len(body):]) {
-		return h, nil, badPlan("its checksum is wrong")
+	body := description[:len(description)-sha256.Size]
+	if digest := sha256.Sum256(body); !bytes.Equal(digest[:], description[len(body):]) {
+		return h, nil, badDescription("its checksum is wrong")
 	}
-	body = body[len(planMagic):]
+	body = body[len(descriptionMagic):]
 	n, used := binary.Uvarint(body)
 	if used <= 0 || n > uint64(len(body)-used) {
-		return h, nil, badPlan("its header is cut")
+		return h, nil, badDescription("its header is cut")
 	}
 	if err := json.Unmarshal(body[used:used+int(n)], &h); err != nil {
-		return h, nil, badPlan("header: %v", err)
+		return h, nil, badDescription("header: %v", err)
 	}
 	return h, body[used+int(n):], nil
 }
 
 // restoreLayout makes the layout of a file, and leaves the digests of its
-// leaves in rest. It makes nothing that is larger than what the plan holds.
-func restoreLayout(b *builder, n *node, h planHeader, rest *[]byte) (*file, error) {
+// leaves in rest. It makes nothing that is larger than what the description holds.
+func restoreLayout(b *builder, n *node, h descriptionHeader, rest *[]byte) (*file, error) {
 	p := &b.dag.plain
 	if b.cutter == nil {
 		chunk := int64(p.ChunkBytes)
 		leaves := h.Size/chunk + min(h.Size%chunk, 1)
 		if h.Cuts != 0 || h.Size <= 0 || b.oneLeaf(h.Size) || leaves != int64(len(*rest)/digestSize) || len(*rest)%digestSize != 0 {
-			return nil, badPlan("%d bytes of digests for a file of %d bytes", len(*rest), h.Size)
+			return nil, badDescription("%d bytes of digests for a file of %d bytes", len(*rest), h.Size)
 		}
 		return &file{layout: newLayout(p, h.Size, n.meta())}, nil
 	}
 	if h.Cuts < 1 || h.Cuts > len(*rest)/(digestSize+1) {
-		return nil, badPlan("%d leaves in %d bytes", h.Cuts, len(*rest))
+		return nil, badDescription("%d leaves in %d bytes", h.Cuts, len(*rest))
 	}
 	ends := make([]int64, 0, h.Cuts)
 	var last int64
 	for range h.Cuts {
 		k, used := binary.Uvarint(*rest)
 		if used <= 0 || k == 0 || k > car.MaxBlockBytes {
-			return nil, badPlan("length of leaf %d", len(ends))
+			return nil, badDescription("length of leaf %d", len(ends))
 		}
 		*rest = (*rest)[used:]
 		last += int64(k)
 		ends = append(ends, last)
 	}
 	if last != h.Size || len(*rest) != h.Cuts*digestSize {
-		return nil, badPlan("leaves of %d bytes for a file of %d", last, h.Size)
+		return nil, badDescription("leaves of %d bytes for a file of %d", last, h.Size)
 	}
 	return &file{layout: newCutLayout(p, h.Size, ends, n.meta())}, nil
 }

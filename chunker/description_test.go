@@ -29,11 +29,11 @@ func TestPlanRoundTrip(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			plan, err := d.MarshalBinary()
+			description, err := d.MarshalBinary()
 			if err != nil {
 				t.Fatalf("%s, %d bytes: %v", name, size, err)
 			}
-			r, err := chunker.RestoreFile(src, plan)
+			r, err := chunker.RestoreFile(src, description)
 			if err != nil {
 				t.Fatalf("%s, %d bytes: %v", name, size, err)
 			}
@@ -47,17 +47,17 @@ func TestPlanRoundTrip(t *testing.T) {
 				}
 			}
 			again, err := r.MarshalBinary()
-			if err != nil || !bytes.Equal(again, plan) {
-				t.Errorf("%s, %d bytes: another plan, %v", name, size, err)
+			if err != nil || !bytes.Equal(again, description) {
+				t.Errorf("%s, %d bytes: another description, %v", name, size, err)
 			}
-			if _, err := chunker.RestoreFile(content{R: "zero", N: size + 1}.source(), plan); err == nil {
+			if _, err := chunker.RestoreFile(content{R: "zero", N: size + 1}.source(), description); err == nil {
 				t.Errorf("%s, %d bytes: restored for a file of another size", name, size)
 			}
-			for i := 0; i < len(plan); i += 1 + len(plan)/200 {
-				if _, err := chunker.RestoreFile(src, plan[:i]); err == nil {
-					t.Errorf("%s: restored from %d of %d bytes", name, i, len(plan))
+			for i := 0; i < len(description); i += 1 + len(description)/200 {
+				if _, err := chunker.RestoreFile(src, description[:i]); err == nil {
+					t.Errorf("%s: restored from %d of %d bytes", name, i, len(description))
 				}
-				flipped := bytes.Clone(plan)
+				flipped := bytes.Clone(description)
 				flipped[i] ^= 0x10
 				if _, err := chunker.RestoreFile(src, flipped); err == nil {
 					t.Errorf("%s: restored with a flipped bit in byte %d", name, i)
@@ -78,22 +78,22 @@ func TestPlanUnsupported(t *testing.T) {
 	}
 }
 
-func FuzzPlanDecode(f *testing.F) {
+func FuzzDescription(f *testing.F) {
 	for name, p := range planProfiles() {
 		d, err := chunker.Build(f.Context(), content{R: "chacha20", Seed: name, N: 9000}.source(), chunker.Options{Profile: p})
 		if err != nil {
 			f.Fatal(err)
 		}
-		plan, err := d.MarshalBinary()
+		description, err := d.MarshalBinary()
 		if err != nil {
 			f.Fatal(err)
 		}
 		// Without the checksum, which the target makes anew.
-		f.Add(plan[:len(plan)-32], int64(9000))
+		f.Add(description[:len(description)-32], int64(9000))
 	}
 	f.Fuzz(func(t *testing.T, body []byte, size int64) {
 		src := content{R: "zero", N: size}.source()
-		d, err := chunker.RestoreFile(src, chunker.SealPlan(body))
+		d, err := chunker.RestoreFile(src, chunker.SealDescription(body))
 		if err != nil {
 			return
 		}
@@ -117,13 +117,13 @@ func BenchmarkRestoreFile(b *testing.B) {
 	d := chunker.BuildFromLeaves(src, chunker.UnixFSv1(), func(i int, _ int64, _, _ []byte) [32]byte {
 		return sha256.Sum256(binary.BigEndian.AppendUint64(nil, uint64(i)))
 	})
-	plan, err := d.MarshalBinary()
+	description, err := d.MarshalBinary()
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.ReportMetric(float64(len(plan)), "plan-bytes")
+	b.ReportMetric(float64(len(description)), "description-bytes")
 	for b.Loop() {
-		r, err := chunker.RestoreFile(src, plan)
+		r, err := chunker.RestoreFile(src, description)
 		if err != nil || r.Root() != d.Root() {
 			b.Fatal(r.Root(), err)
 		}
