@@ -11,6 +11,7 @@ import (
 	"github.com/ipfs/go-cid"
 
 	"github.com/carload/carload/car"
+	"github.com/carload/carload/internal/fetch"
 )
 
 // Target is where shards go. Put sends one shard and returns what the far side
@@ -207,7 +208,7 @@ var (
 	// Nothing of it was sent.
 	ErrLimit = errors.New("the target does not take this")
 	// ErrNotFound means that the target does not know the DAG or block.
-	ErrNotFound = errors.New("not found")
+	ErrNotFound = fetch.ErrNotFound
 	// ErrStopped means that the upload was asked to stop by [Uploader.Drain].
 	ErrStopped = errors.New("stopped before the end")
 	// ErrLedgerLocked means that another process has the ledger open.
@@ -215,7 +216,7 @@ var (
 	// ErrLedgerDamaged means that a ledger can't be read as it is.
 	ErrLedgerDamaged = errors.New("the ledger is damaged")
 	// ErrUnavailable means that retries were used up.
-	ErrUnavailable = errors.New("the service could not be reached or kept failing")
+	ErrUnavailable = fetch.ErrUnavailable
 )
 
 // ShardError tells which shard failed and how often it was tried.

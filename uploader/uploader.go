@@ -26,7 +26,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -167,7 +166,6 @@ type Uploader struct {
 	roster   roster
 	progress counters
 	breaker  breaker
-	readers  sync.Pool // of *car.Reader
 
 	// draining is done once Drain was called.
 	draining context.Context //nolint:containedctx // it is the Uploader's own state

@@ -27,6 +27,10 @@ const (
 // with the codec of its CID.
 var ErrInvalid = errors.New("block does not decode with its codec")
 
+// ErrMissing is wrapped by errors that report a block that is linked to and is
+// nowhere.
+var ErrMissing = errors.New("block is missing")
+
 // MaxDepth is how many links deep a DAG can be for all that read it: importing,
 // restoring, exporting. One that is deeper is refused before it is sent.
 const MaxDepth = 512

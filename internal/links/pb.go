@@ -14,6 +14,12 @@ type PBLink struct {
 	Tsize uint64 // what the node says is the size of the DAG under the link
 }
 
+// MostTotal is more than any DAG has, and not so much that sums overflow.
+const MostTotal = 1 << 50
+
+// Total is Tsize as far as it can be so.
+func (l PBLink) Total() int64 { return int64(min(l.Tsize, MostTotal)) }
+
 // PB is what a DAG-PB node has besides links.
 type PB struct {
 	Data    []byte // part of the block

@@ -28,7 +28,7 @@ const maxDirDepth = links.MaxDepth
 var (
 	// ErrMissing is wrapped by errors that report a block which none of the
 	// archives has.
-	ErrMissing = errors.New("block is missing")
+	ErrMissing = links.ErrMissing
 
 	// ErrTooLarge is wrapped by errors that report a DAG which unfolds to more
 	// than the options allow.

@@ -262,7 +262,7 @@ func (s *stream) tellKids(l *level, child, i int) {
 			until = l.kids[k+1]
 		}
 		// Where most of it came before, it is not asked for as a whole.
-		if there := d.start(until) - d.start(at); link < len(l.node.Links) && int64(min(l.node.Links[link].Tsize, mostTotal)) <= 2*there {
+		if there := d.start(until) - d.start(at); link < len(l.node.Links) && l.node.Links[link].Total() <= 2*there {
 			sizes[k] = int64(l.node.Links[link].Tsize)
 		}
 	}

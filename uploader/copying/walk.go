@@ -58,7 +58,7 @@ func (w *walk) run(ctx context.Context) error {
 	}
 	total := int64(len(data))
 	for _, k := range kids {
-		total = min(total+k.total, mostTotal)
+		total = min(total+k.total, links.MostTotal)
 	}
 	if w.small = total <= smallBytes; w.small {
 		w.kept = car.Blocks{}
@@ -219,12 +219,9 @@ func inline(l links.PBLink) bool {
 	return ok
 }
 
-// mostTotal is more than any DAG has, and not so much that sums overflow.
-const mostTotal = 1 << 50
-
 // kidOf is what a node of UnixFS says of a link.
 func kidOf(n *unixfs.Node, i int, l links.PBLink) kid {
-	k := kid{cid: l.Cid, size: -1, total: int64(min(l.Tsize, mostTotal))}
+	k := kid{cid: l.Cid, size: -1, total: l.Total()}
 	size := l.Tsize
 	inFile := n.IsFile() && n.Sized
 	switch {

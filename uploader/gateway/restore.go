@@ -2,8 +2,6 @@ package gateway
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"path/filepath"
 
@@ -11,7 +9,6 @@ import (
 
 	"github.com/carload/carload/internal/unixfs"
 	"github.com/carload/carload/internal/unpack"
-	"github.com/carload/carload/uploader"
 )
 
 // RestoreOptions are the knobs of [Pool.Restore]. The zero value replaces no
@@ -62,13 +59,4 @@ func (p *Pool) WriteFile(ctx context.Context, root cid.Cid, path string, w io.Wr
 		return 0, err
 	}
 	return unpack.WriteFileFrom(ctx, r, e.Cid, w, unpack.Options{MaxBytes: maxBytes})
-}
-
-// missing has an error of a block that no source has match what those who unpack
-// DAGs look for, too.
-func missing(err error) error {
-	if errors.Is(err, uploader.ErrNotFound) {
-		return fmt.Errorf("%w: %w", unpack.ErrMissing, err)
-	}
-	return err
 }

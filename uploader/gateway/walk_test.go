@@ -202,9 +202,16 @@ func TestWalkOfManyFiles(t *testing.T) {
 	t.Parallel()
 	srv := uploadertest.NewServer(t, uploadertest.Options{})
 	dir := t.TempDir()
-	const files = 3000
+	if err := os.Mkdir(filepath.Join(dir, "plain"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	const files = 3300
 	for i := range files {
-		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("a file with a name so long that the directory has to be sharded %d", i)), []byte(fmt.Sprint("content ", i)), 0o600); err != nil {
+		name := fmt.Sprintf("a file with a name so long that the directory has to be sharded %d", i)
+		if i%11 == 0 {
+			name = fmt.Sprintf("plain/%d", i)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(fmt.Sprint("content ", i)), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -223,5 +230,16 @@ func TestWalkOfManyFiles(t *testing.T) {
 	asked := srv.Count(uploadertest.Block).Requests + srv.Count(uploadertest.Archive).Requests
 	if err != nil || visited != files || asked > files/5 {
 		t.Errorf("%d files by %d requests, %v", visited, asked, err)
+	}
+
+	tree = chunker.NewTree()
+	if err := tree.AddDisk("", filepath.Join(dir, "plain")); err != nil {
+		t.Fatal(err)
+	}
+	plain := upload(t, srv, uploader.Tree("plain", tree, chunker.Options{Profile: chunker.UnixFSv1()}))
+	before := srv.Count(uploadertest.Block).Requests + srv.Count(uploadertest.Archive).Requests
+	err = gateway.NewPool(gateway.Options{}, source(t, srv)).Walk(t.Context(), plain, gateway.Walk{Visit: func(cid.Cid, []byte) error { return nil }})
+	if n := srv.Count(uploadertest.Block).Requests + srv.Count(uploadertest.Archive).Requests - before; err != nil || n > 2 {
+		t.Errorf("a plain directory by %d requests, %v", n, err)
 	}
 }

@@ -174,6 +174,7 @@ func (a *app) verifyRemote(ctx context.Context, t *target, root cid.Cid, opts up
 	defer context.AfterFunc(a.life.soft, u.Drain)()
 	stop := func() {}
 	if opts.Verify == uploader.VerifyFull {
+		defer frugal()()
 		stop = a.showProgress(phases{third: "checking"}, u.Progress)
 	}
 	report, err := u.Verify(ctx, root)

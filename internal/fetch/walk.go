@@ -1,4 +1,4 @@
-package gateway
+package fetch
 
 import (
 	"context"
@@ -12,7 +12,6 @@ import (
 	"github.com/carload/carload/car"
 	"github.com/carload/carload/internal/links"
 	"github.com/carload/carload/internal/unixfs"
-	"github.com/carload/carload/uploader"
 )
 
 // Walk says what is done with the blocks of a DAG.
@@ -32,18 +31,27 @@ type Walk struct {
 
 // Walk fetches everything below a block of any kind that package links knows,
 // ahead and in parallel. It remembers the CIDs that it met. An error is that of
-// a block or a call, or matches [uploader.ErrUnavailable] if no source answers.
+// a block or a call, or matches [ErrUnavailable] if no source answers.
 func (p *Pool) Walk(ctx context.Context, root cid.Cid, w Walk) error {
-	r := p.NewReader(ctx)
-	defer r.Close()
+	return p.NewWalker(w).Below(ctx, root)
+}
+
+// NewWalker makes a walk that can have several roots, one after the other.
+func (p *Pool) NewWalker(w Walk) *Walker {
 	if w.Total == nil {
 		w.Total = new(atomic.Int64)
 	}
 	if w.Fault == nil {
 		w.Fault = func(_ cid.Cid, err error) error { return err }
 	}
-	s := &walker{Walk: w, r: r, met: map[cid.Cid]struct{}{}}
-	data, err := r.Load(ctx, root)
+	return &Walker{Walk: w, pool: p, met: map[cid.Cid]struct{}{}}
+}
+
+// Below fetches a block and everything below it, but for what was met before.
+func (s *Walker) Below(ctx context.Context, root cid.Cid) error {
+	s.r = s.pool.NewReader(ctx)
+	defer s.r.Close()
+	data, err := s.r.Load(ctx, root)
 	if err != nil {
 		return s.fault(ctx, root, err)
 	}
@@ -51,15 +59,17 @@ func (p *Pool) Walk(ctx context.Context, root cid.Cid, w Walk) error {
 		if err := s.visit(root, data[0]); err != nil {
 			return err
 		}
-		w.Total.Add(int64(len(data[0])))
+		s.Total.Add(int64(len(data[0])))
 	}
+	s.total = false
 	_, err = s.below(ctx, root, data[0], false, 0)
 	return err
 }
 
-// walker is one walk.
-type walker struct {
+// Walker is a walk under way.
+type Walker struct {
 	Walk
+	pool  *Pool
 	r     *Reader
 	met   map[cid.Cid]struct{}
 	total bool // that of the root is known
@@ -77,25 +87,25 @@ const (
 	groupBlocks = 16
 )
 
-func (s *walker) visit(c cid.Cid, data []byte) error {
+func (s *Walker) visit(c cid.Cid, data []byte) error {
 	s.met[c] = struct{}{}
 	return s.Visit(c, data)
 }
 
 // fault tells errors of one block from those that end the walk.
-func (s *walker) fault(ctx context.Context, c cid.Cid, err error) error {
+func (s *Walker) fault(ctx context.Context, c cid.Cid, err error) error {
 	s.met[c] = struct{}{}
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case errors.Is(err, uploader.ErrNotFound), errors.Is(err, car.ErrCorrupt), errors.Is(err, links.ErrInvalid):
+	case errors.Is(err, ErrNotFound), errors.Is(err, car.ErrCorrupt), errors.Is(err, links.ErrInvalid):
 		return s.Fault(c, err)
 	}
 	return err
 }
 
 // below goes through what a block links to, and tells whether there was any.
-func (s *walker) below(ctx context.Context, c cid.Cid, data []byte, inFile bool, depth int) (bool, error) {
+func (s *Walker) below(ctx context.Context, c cid.Cid, data []byte, inFile bool, depth int) (bool, error) {
 	if !links.Possible(c.Prefix().Codec) {
 		return false, nil
 	}
@@ -120,15 +130,42 @@ func (s *walker) below(ctx context.Context, c cid.Cid, data []byte, inFile bool,
 		s.r.OpenFile(c, 0, n.size)
 		defer s.r.CloseFile()
 	}
+	if !n.file {
+		defer s.together(ctx, c, n)()
+	}
 	s.r.Enter(n.cids, n.sizes, n.file)
 	defer s.r.Leave()
 	return true, s.each(ctx, n, depth)
 }
 
+// together fetches a node once more, with all below it, where that is little and
+// would be asked for block by block. The caller calls done when it leaves it.
+func (s *Walker) together(ctx context.Context, c cid.Cid, n *node) (done func()) {
+	leaves, total := 0, int64(0)
+	for i, k := range n.cids {
+		if _, ok := s.met[k]; ok {
+			return func() {}
+		}
+		if !links.Possible(k.Prefix().Codec) {
+			leaves++
+		}
+		total += n.totals[i]
+	}
+	if archives, _ := s.pool.canAny(); !archives || leaves < 2 || total == 0 || total > s.pool.unit || s.r.has(n.cids[0]) {
+		return func() {}
+	}
+	s.r.Enter([]cid.Cid{c}, []int64{total}, false)
+	if _, err := s.r.Load(ctx, c); err != nil {
+		s.r.Leave()
+		return func() {} // the blocks themselves will tell
+	}
+	return s.r.Leave
+}
+
 var errTooDeep = errors.New("the DAG is nested too deep")
 
 // each goes through the links of a node.
-func (s *walker) each(ctx context.Context, n *node, depth int) error {
+func (s *Walker) each(ctx context.Context, n *node, depth int) error {
 	for i := 0; i < len(n.cids); {
 		if err := context.Cause(ctx); err != nil {
 			return err
@@ -178,7 +215,7 @@ func (s *walker) each(ctx context.Context, n *node, depth int) error {
 }
 
 // group is the next links of a node that are loaded together, none of them met.
-func (s *walker) group(n *node, from int) []cid.Cid {
+func (s *Walker) group(n *node, from int) []cid.Cid {
 	to, bytes := from, int64(0)
 	for to < len(n.cids) && to-from < groupBlocks {
 		if bytes += n.sizes[to]; to > from && bytes > groupBytes {
@@ -227,7 +264,7 @@ func parse(c cid.Cid, data []byte) (*node, error) {
 	}
 	n.totals = make([]int64, len(n.cids))
 	for i, l := range u.Links {
-		n.totals[i] = int64(min(l.Tsize, mostTotal))
+		n.totals[i] = l.Total()
 	}
 	if !u.IsFile() || !u.Sized || u.Size > math.MaxInt64 {
 		n.sizes = n.totals
@@ -239,6 +276,3 @@ func parse(c cid.Cid, data []byte) (*node, error) {
 	}
 	return n, nil
 }
-
-// mostTotal is more than any DAG has, and not so much that sums overflow.
-const mostTotal = 1 << 50

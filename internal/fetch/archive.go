@@ -1,4 +1,4 @@
-package gateway
+package fetch
 
 import (
 	"context"
@@ -73,26 +73,22 @@ func (b *buffers) put(p []byte) {
 // whole fetches all that is below c, which is to be no more than size bytes. It
 // is not tried again: what no source gives at once is fetched block by block.
 func (p *Pool) whole(ctx context.Context, c cid.Cid, size int64) (*archive, error) {
-	return try(ctx, p, c, 0, func(m *member) bool { return m.archives != nil }, func(ctx context.Context, m *member) (*archive, error) {
-		archives, _ := p.abilities(m)
-		if archives == nil {
-			return nil, bulk.Permanent(errNoSource)
-		}
-		body, err := archives.FetchArchive(ctx, c)
-		return p.take(m, body, err, c, size, false)
+	return try(ctx, p, c, 0, (*member).archives, func(ctx context.Context, m *member) (*archive, error) {
+		body, err := m.Archive(ctx, c)
+		a, err := p.take(m, body, err, c, size, false)
+		p.judge(ctx, m, err, false)
+		return a, err
 	})
 }
 
 // span fetches what the bytes from..to-1 of the file under c are made of. It is
 // not tried again, either.
 func (p *Pool) span(ctx context.Context, c cid.Cid, from, to int64) (*archive, error) {
-	return try(ctx, p, c, 0, func(m *member) bool { return m.ranges != nil }, func(ctx context.Context, m *member) (*archive, error) {
-		_, ranges := p.abilities(m)
-		if ranges == nil {
-			return nil, bulk.Permanent(errNoSource)
-		}
-		body, err := ranges.FetchRange(ctx, c, from, to)
-		return p.take(m, body, err, c, to-from, true)
+	return try(ctx, p, c, 0, (*member).ranges, func(ctx context.Context, m *member) (*archive, error) {
+		body, err := m.Range(ctx, c, from, to)
+		a, err := p.take(m, body, err, c, to-from, true)
+		p.judge(ctx, m, err, true)
+		return a, err
 	})
 }
 
@@ -109,14 +105,14 @@ func (p *Pool) take(m *member, body io.ReadCloser, err error, c cid.Cid, size in
 	a := &archive{}
 	a.buf, err = readUpTo(body, p.bufs.get(framed(size)), framed(size)+overrun)
 	if errors.Is(err, errTooMuch) {
-		p.unable(m, !ranged)
-		return nil, bulk.Permanent(fmt.Errorf("%s: %w", m, err))
+		p.unable(m, ranged)
+		return nil, bulk.Permanent(fmt.Errorf("%s: %w", m.Name, err))
 	}
 	cut := err
 	for s, err := range car.Sections(a.buf) {
 		if err != nil {
 			if cut == nil && !errors.Is(err, io.ErrUnexpectedEOF) || len(a.sections) == 0 {
-				return nil, bulk.Permanent(fmt.Errorf("%w: %s: %w", car.ErrCorrupt, m, err))
+				return nil, bulk.Permanent(fmt.Errorf("%w: %s: %w", car.ErrCorrupt, m.Name, err))
 			}
 			cut = err
 			break
@@ -127,14 +123,14 @@ func (p *Pool) take(m *member, body io.ReadCloser, err error, c cid.Cid, size in
 		if cut == nil {
 			cut = errors.New("it is empty")
 		}
-		return nil, fmt.Errorf("archive of %s: %w", m, cut)
+		return nil, fmt.Errorf("archive of %s: %w", m.Name, cut)
 	}
 	if err := a.check(m, c); err != nil {
 		return nil, err
 	}
 	if cut != nil {
 		p.settle(m, cut)
-		p.opts.Logger.Warn("an archive broke off; what it lacks is fetched by itself", "source", m.String(), "root", c, "err", cut)
+		p.opts.Logger.Warn("an archive broke off; what it lacks is fetched by itself", "source", m.Name, "root", c, "err", cut)
 	}
 	return a, nil
 }
@@ -146,7 +142,7 @@ const checkedAtOnce = 64
 // for.
 func (a *archive) check(m *member, c cid.Cid) error {
 	if !slices.ContainsFunc(a.sections, func(s car.Section) bool { return s.Cid == c }) {
-		return bulk.Permanent(fmt.Errorf("%w: %s sent an archive without the block that was asked for, %s", car.ErrCorrupt, m, c))
+		return bulk.Permanent(fmt.Errorf("%w: %s sent an archive without the block that was asked for, %s", car.ErrCorrupt, m.Name, c))
 	}
 	var cids [checkedAtOnce]cid.Cid
 	var payloads [checkedAtOnce][]byte
@@ -157,7 +153,7 @@ func (a *archive) check(m *member, c cid.Cid) error {
 		}
 		bad, err := car.Mismatch(cids[:n], payloads[:n])
 		if err == nil && bad >= 0 {
-			err = fmt.Errorf("%w: %s has other bytes for block %s", car.ErrCorrupt, m, cids[bad])
+			err = fmt.Errorf("%w: %s has other bytes for block %s", car.ErrCorrupt, m.Name, cids[bad])
 		}
 		if err != nil {
 			return bulk.Permanent(err)

@@ -1,8 +1,9 @@
-package gateway
+package fetch
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 
@@ -10,14 +11,12 @@ import (
 
 	"github.com/carload/carload/car"
 	"github.com/carload/carload/internal/links"
-	"github.com/carload/carload/uploader"
 )
 
 // How much a [Reader] fetches ahead.
 const (
-	unitBytes   = 4 << 20 // what one request is for at most: four leaves of 1 MiB fill the lanes of a core
-	aheadUnits  = 256
-	mostFetches = 16 // requests at a time
+	unitBytes  = 4 << 20 // what one request is for at most: four leaves of 1 MiB fill the lanes of a core
+	aheadUnits = 256
 )
 
 // Reader gives the blocks of DAGs to one goroutine that walks them. It is told
@@ -92,11 +91,16 @@ func (r *Reader) Pause(paused bool) { r.paused = paused }
 func (r *Reader) Enter(kids []cid.Cid, sizes []int64, file bool) {
 	f := &frame{kids: kids, sizes: sizes, file: file}
 	// What lies within a unit that is here was asked for with it.
-	f.inert = len(kids) == 0 || r.unit != nil && r.unit.archive != nil && r.unit.archive.has(kids[0])
+	f.inert = len(kids) == 0 || r.has(kids[0])
 	if !f.inert {
 		f.units = make([]*unit, len(kids))
 	}
 	r.frames = append(r.frames, f)
+}
+
+// has tells whether a block lies within the unit that the walk is in.
+func (r *Reader) has(c cid.Cid) bool {
+	return r.unit != nil && r.unit.archive != nil && r.unit.archive.has(c)
 }
 
 // At tells that the walk is at this child of the node that was entered last.
@@ -121,7 +125,7 @@ func (r *Reader) Leave() {
 // OpenFile tells that the content of a file is read next, from an offset to its
 // end.
 func (r *Reader) OpenFile(c cid.Cid, from, size int64) {
-	if r.unit != nil && r.unit.archive != nil && size <= r.pool.unit && r.unit.archive.has(c) {
+	if size <= r.pool.unit && r.has(c) {
 		return
 	}
 	r.file = &window{cid: c, next: from, size: size}
@@ -287,10 +291,19 @@ func (r *Reader) wait(ctx context.Context, u *unit) (*archive, error) {
 	switch {
 	case u.err == nil:
 		return u.archive, nil
-	case u.block && errors.Is(u.err, uploader.ErrUnavailable), r.ctx.Err() != nil:
+	case u.block, r.ctx.Err() != nil:
 		return nil, u.err
 	}
 	return nil, nil //nolint:nilnil // that is what it says
+}
+
+// missing has an error of a block that no source has match what those who unpack
+// DAGs look for, too.
+func missing(err error) error {
+	if errors.Is(err, ErrNotFound) {
+		return fmt.Errorf("%w: %w", links.ErrMissing, err)
+	}
+	return err
 }
 
 // fill asks for what comes next, as far as there is room for it.
@@ -345,7 +358,7 @@ func (r *Reader) fill() {
 
 // room tells whether so much more may be asked for.
 func (r *Reader) room(size int64) bool {
-	return r.pending == 0 || r.reserved+size <= r.pool.opts.AheadBytes && r.pending < aheadUnits && r.fetching.Load() < mostFetches
+	return r.pending == 0 || r.reserved+size <= r.pool.opts.AheadBytes && r.pending < aheadUnits && r.fetching.Load() < int64(r.pool.opts.Fetches)
 }
 
 // request fetches a unit in the background.
