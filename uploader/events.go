@@ -60,7 +60,7 @@ type ShardSent struct {
 	Root     cid.Cid `json:"root"`
 	Index    int     `json:"index"` // from 0
 	Count    int     `json:"count"`
-	Archive  cid.Cid `json:"archive"` // its CAR CID
+	CID      cid.Cid `json:"archive"` // its CAR CID
 	Bytes    int64   `json:"bytes"`
 	Attempts int     `json:"attempts"`
 	Held     bool    `json:"held"` // it was there already and was not sent

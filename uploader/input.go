@@ -132,11 +132,11 @@ func (t *treeInput) Describe(ctx context.Context, read *atomic.Int64) (DAG, erro
 	return built(t.tree.Build(ctx, opts))
 }
 
-// Archive is an [Input] of the DAG in a CAR file that was made elsewhere. It
-// is not chunked again: its blocks go into new shards under the same root. The
-// archive has one root and is complete. See [Archives] for others.
-func Archive(path string) (Input, error) {
-	set, err := Archives(path)
+// CAR is an [Input] of the DAG in a CAR file that was made elsewhere. It is
+// not chunked again: its blocks go into new shards under the same root. The file
+// has one root and is complete. See [CARs] for others.
+func CAR(path string) (Input, error) {
+	set, err := CARs(path)
 	if err != nil {
 		return nil, err
 	}
@@ -146,9 +146,9 @@ func Archive(path string) (Input, error) {
 	return set.Input(set.roots[0]), nil
 }
 
-// ArchiveSet is CAR files that were made elsewhere and hold DAGs together, such
+// CARSet is CAR files that were made elsewhere and hold DAGs together, such
 // as the shards of one.
-type ArchiveSet struct {
+type CARSet struct {
 	name    string // of the first one
 	sources []car.Source
 	roots   []cid.Cid
@@ -157,8 +157,8 @@ type ArchiveSet struct {
 	index *car.Index // nil before the first input is described
 }
 
-// Archives opens CAR files and reads their headers.
-func Archives(paths ...string) (*ArchiveSet, error) {
+// CARs opens CAR files and reads their headers.
+func CARs(paths ...string) (*CARSet, error) {
 	var sources []car.Source
 	for _, path := range paths {
 		src, err := chunker.OpenFile(path)
@@ -167,12 +167,12 @@ func Archives(paths ...string) (*ArchiveSet, error) {
 		}
 		sources = append(sources, src)
 	}
-	return ArchiveSources(sources...)
+	return CARSources(sources...)
 }
 
-// ArchiveSources is [Archives] of CAR files that are elsewhere than on disk.
-func ArchiveSources(sources ...car.Source) (*ArchiveSet, error) {
-	s := &ArchiveSet{}
+// CARSources is [CARs] of CAR files that are elsewhere than on disk.
+func CARSources(sources ...car.Source) (*CARSet, error) {
+	s := &CARSet{}
 	for _, src := range sources {
 		path := src.Name()
 		roots, err := rootsOf(src)
@@ -206,11 +206,11 @@ func rootsOf(src car.Source) ([]cid.Cid, error) {
 }
 
 // Roots are those of all headers, each once. There may be none.
-func (s *ArchiveSet) Roots() []cid.Cid { return s.roots }
+func (s *CARSet) Roots() []cid.Cid { return s.roots }
 
 // Add puts the archives of another set to those of this one. It is for before
 // the first input is described.
-func (s *ArchiveSet) Add(other *ArchiveSet) {
+func (s *CARSet) Add(other *CARSet) {
 	s.sources = append(s.sources, other.sources...)
 	for _, r := range other.roots {
 		if !slices.Contains(s.roots, r) {
@@ -222,9 +222,9 @@ func (s *ArchiveSet) Add(other *ArchiveSet) {
 // Input is the upload of the DAG under a root, be it named by a header or not.
 // All its blocks have to be in the archives. The archives are indexed once for
 // all inputs.
-func (s *ArchiveSet) Input(root cid.Cid) Input { return archiveInput{s, root} }
+func (s *CARSet) Input(root cid.Cid) Input { return archiveInput{s, root} }
 
-func (s *ArchiveSet) open(ctx context.Context) (*car.Index, error) {
+func (s *CARSet) open(ctx context.Context) (*car.Index, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.index != nil {
@@ -241,7 +241,7 @@ func (s *ArchiveSet) open(ctx context.Context) (*car.Index, error) {
 }
 
 type archiveInput struct {
-	set  *ArchiveSet
+	set  *CARSet
 	root cid.Cid
 }
 

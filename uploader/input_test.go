@@ -128,7 +128,7 @@ func TestArchiveOfATree(t *testing.T) {
 	if err := errors.Join(err, s.Close(), f.Close()); err != nil {
 		t.Fatal(err)
 	}
-	in, err := uploader.Archive(path)
+	in, err := uploader.CAR(path)
 	if err != nil {
 		t.Fatal(err)
 	}

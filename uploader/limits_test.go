@@ -117,7 +117,7 @@ func TestFinish(t *testing.T) {
 		t.Errorf("committed %+v, the DAG %s has %d blocks with %d bytes", d, r.Root, blocks, payload)
 	}
 	for i, s := range d.Shards {
-		if s.Archive != target.archives[i] || s.Size != plan.Shards[i].Size {
+		if s.CID != target.archives[i] || s.Size != plan.Shards[i].Size {
 			t.Errorf("shard %d: committed as %+v", i, s)
 		}
 	}

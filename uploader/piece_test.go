@@ -81,7 +81,7 @@ func TestPieceCIDs(t *testing.T) {
 			var got []piece.Piece
 			for i, p := range r.Pieces {
 				got = append(got, p.Piece)
-				if told[i] != p.Piece || !p.Archive.Defined() {
+				if told[i] != p.Piece || !p.CID.Defined() {
 					t.Errorf("%s, run %d: shard %d: event with %v, result with %v", name, run, i, told[i], p)
 				}
 			}

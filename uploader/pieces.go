@@ -10,8 +10,8 @@ import (
 
 // ShardPiece is the Filecoin piece of a shard.
 type ShardPiece struct {
-	Archive cid.Cid // its CAR CID
-	Piece   piece.Piece
+	CID   cid.Cid // its CAR CID
+	Piece piece.Piece
 }
 
 // keepPiece keeps the piece of shard i, whose bytes were read, if it was asked
@@ -59,11 +59,11 @@ func (j *job) knowsPiece(ctx context.Context, i int, archive cid.Cid) (bool, err
 
 // savePiece has the ledger keep the piece of shard i.
 func (j *job) savePiece(ctx context.Context, i int) error {
-	if j.pieces == nil || !j.pieces[i].Archive.Defined() {
+	if j.pieces == nil || !j.pieces[i].CID.Defined() {
 		return nil
 	}
 	p := j.pieces[i]
-	return ledgerError(j.u.opts.Ledger.SaveDescription(ctx, pieceKey(p.Archive), p.Piece.V2().Bytes()))
+	return ledgerError(j.u.opts.Ledger.SaveDescription(ctx, pieceKey(p.CID), p.Piece.V2().Bytes()))
 }
 
 // readHeld makes the piece of a shard that the target has, as this archive if

@@ -417,7 +417,7 @@ func (j *job) isHeld(i int, archive cid.Cid) {
 	j.done.Add(1)
 	j.u.progress.sent.Add(size)
 	j.u.progress.shardsDone.Add(1)
-	j.u.observe(ShardSent{Name: j.name, Root: j.root, Index: i, Count: len(j.plan.Shards), Archive: archive, Piece: j.piece(i), Bytes: size, Held: true})
+	j.u.observe(ShardSent{Name: j.name, Root: j.root, Index: i, Count: len(j.plan.Shards), CID: archive, Piece: j.piece(i), Bytes: size, Held: true})
 }
 
 // shardName is that of shard i.
@@ -461,7 +461,7 @@ func (j *job) send(ctx context.Context, i int) error {
 	j.sent.Add(s.Size)
 	j.done.Add(1)
 	u.progress.shardsDone.Add(1)
-	u.observe(ShardSent{Name: j.name, Root: j.root, Index: i, Count: s.Count, Archive: archive, Piece: j.piece(i), Bytes: s.Size, Attempts: attempts})
+	u.observe(ShardSent{Name: j.name, Root: j.root, Index: i, Count: s.Count, CID: archive, Piece: j.piece(i), Bytes: s.Size, Attempts: attempts})
 	return nil
 }
 
@@ -544,7 +544,7 @@ func (j *job) finish(ctx context.Context) error {
 	for {
 		for i, c := range j.archives {
 			shard := &j.plan.Shards[i]
-			d.Shards[i] = UploadedShard{Archive: c, Size: shard.Size, First: j.plan.Blocks.At(shard.First).Cid}
+			d.Shards[i] = UploadedShard{CID: c, Size: shard.Size, First: j.plan.Blocks.At(shard.First).Cid}
 		}
 		_, err := j.u.retry(ctx, j.name, NoShard, func() error { return f.Finish(ctx, d) })
 		var missing *MissingError

@@ -127,9 +127,9 @@ type Upload struct {
 
 // UploadedShard is a shard that has its receipt.
 type UploadedShard struct {
-	Archive cid.Cid // its CAR CID; undefined if the target held the DAG already
-	Size    int64   // in bytes
-	First   cid.Cid // the first block that no shard before it has
+	CID   cid.Cid // its CAR CID; undefined if the target held the DAG already
+	Size  int64   // in bytes
+	First cid.Cid // the first block that no shard before it has
 }
 
 // MissingError names blocks of a DAG that a target had and has no more. It may

@@ -210,7 +210,7 @@ func (t *Target) Finish(ctx context.Context, d uploader.Upload) error {
 				continue
 			}
 		}
-		archive := s.Archive
+		archive := s.CID
 		if !archive.Defined() { // held before; the storage knows
 			h, err := t.head(ctx, key)
 			if err != nil {

@@ -36,8 +36,8 @@ type Upload struct {
 // Receipt is that the target has a shard of an upload.
 type Receipt struct {
 	uploader.UploadKey
-	Index   int // from 0
-	Archive cid.Cid
+	Index int // from 0
+	CID   cid.Cid
 }
 
 // Source is that an upload is the last one from a place.
@@ -131,7 +131,7 @@ func lineOf(r Record) line {
 		return l
 	case Receipt:
 		l := of(typeReceipt, r.UploadKey)
-		l.Index, l.Archive = &r.Index, r.Archive.String()
+		l.Index, l.Archive = &r.Index, r.CID.String()
 		return l
 	case Source:
 		l := of(typeSource, r.UploadKey)

@@ -25,8 +25,8 @@ func some() []receipts.Record {
 	return []receipts.Record{
 		receipts.Upload{UploadKey: key, Begun: at},
 		receipts.Upload{UploadKey: grown, Begun: at, Verified: at.Add(time.Hour)},
-		receipts.Receipt{UploadKey: key, Index: 0, Archive: ledgertest.CID(3)},
-		receipts.Receipt{UploadKey: grown, Index: 334, Archive: ledgertest.CID(4)},
+		receipts.Receipt{UploadKey: key, Index: 0, CID: ledgertest.CID(3)},
+		receipts.Receipt{UploadKey: grown, Index: 334, CID: ledgertest.CID(4)},
 		receipts.Source{UploadKey: key, Finished: uploader.Finished{Source: "/data/ä\n", Bytes: 0, Level: uploader.VerifySample}, At: at, Known: true},
 		receipts.Source{UploadKey: key, Finished: uploader.Finished{Source: "/data/\xff"}, At: at},
 	}

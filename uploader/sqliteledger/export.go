@@ -117,7 +117,7 @@ func (l *Ledger) exportedReceipts(ctx context.Context, u uploader.UploadKey) ite
 		err = l.each(ctx, tableReceipts, `WHERE upload = ? AND shard > ? ORDER BY shard LIMIT ?`, []any{uploadID(u), last, exportBatch}, func(r row) error {
 			archive, err := cidOf(r[2])
 			last = int(r[1].(int64))
-			list = append(list, receipts.Receipt{UploadKey: u, Index: last, Archive: archive})
+			list = append(list, receipts.Receipt{UploadKey: u, Index: last, CID: archive})
 			return err
 		})
 		return list, err
@@ -229,7 +229,7 @@ func take(ctx context.Context, tx *sql.Tx, r receipts.Record) error {
 		if err := takeUpload(ctx, tx, Upload{UploadKey: r.UploadKey, Begun: time.Now()}); err != nil {
 			return err
 		}
-		return put(ctx, tx, tableReceipts, id, int64(r.Index), r.Archive.Bytes())
+		return put(ctx, tx, tableReceipts, id, int64(r.Index), r.CID.Bytes())
 	case receipts.Source:
 		var at int64
 		err := tx.QueryRowContext(ctx, `SELECT finished FROM sources WHERE id = ?`, sourceID(r.Target, r.Source)).Scan(&at)

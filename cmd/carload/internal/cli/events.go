@@ -202,13 +202,13 @@ func (o observer) Observe(e uploader.Event) {
 		o.con.event(waitingEvent{header("waiting"), e.Name, e.Root.String()})
 		o.con.say("%s: another upload sends the same to the same place (%s); waiting for it to end", o.name(e.Name), e.Root)
 	case uploader.ShardSent:
-		o.con.event(shardEvent{header("shard"), e.Name, e.Root.String(), e.Index, e.Count, archiveName(e.Archive), e.Bytes, e.Attempts, e.Held, o.target, fieldsOf(e.Piece)})
+		o.con.event(shardEvent{header("shard"), e.Name, e.Root.String(), e.Index, e.Count, archiveName(e.CID), e.Bytes, e.Attempts, e.Held, o.target, fieldsOf(e.Piece)})
 		if o.verbose {
 			what := "done"
 			if e.Held {
 				what = "was there"
 			}
-			o.con.say("%s: shard %d of %d %s: %s, %s", o.name(e.Name), e.Index+1, e.Count, what, cmp.Or(archiveName(e.Archive), "as a part of the whole"), formatBytes(e.Bytes))
+			o.con.say("%s: shard %d of %d %s: %s, %s", o.name(e.Name), e.Index+1, e.Count, what, cmp.Or(archiveName(e.CID), "as a part of the whole"), formatBytes(e.Bytes))
 		}
 	case uploader.Retrying:
 		o.con.event(retryEvent{header("retry"), e.Name, e.Index, e.Attempt, e.Wait.Seconds(), printable(e.Err.Error()), o.target})

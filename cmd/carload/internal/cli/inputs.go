@@ -272,23 +272,23 @@ func (s *source) isArchive(path string) bool {
 }
 
 // archives opens an archive.
-func (s *source) archives(path string) (*uploader.ArchiveSet, error) {
+func (s *source) archives(path string) (*uploader.CARSet, error) {
 	if !strings.HasPrefix(path, objectScheme) {
-		return uploader.Archives(path)
+		return uploader.CARs(path)
 	}
 	o, err := s.object(path)
 	if err != nil {
 		return nil, err
 	}
-	return uploader.ArchiveSources(o)
+	return uploader.CARSources(o)
 }
 
 // archiveGroup is archives that come one after another and have the same roots:
 // they are shards of the same DAGs.
 type archiveGroup struct {
-	open func(path string) (*uploader.ArchiveSet, error)
+	open func(path string) (*uploader.CARSet, error)
 	root cid.Cid // that is meant, whatever the headers say
-	set  *uploader.ArchiveSet
+	set  *uploader.CARSet
 	path string // of the first one
 }
 

@@ -300,12 +300,12 @@ func writeJSONLines(out io.Writer, rows []manifestRow) error {
 func (r *results) addPieces(res uploader.Result) {
 	for i, s := range res.Pieces {
 		if !r.rootOnly && !r.hidden && !r.other {
-			r.app.con.result(pieceLine(s.Piece, s.Archive.String()))
+			r.app.con.result(pieceLine(s.Piece, s.CID.String()))
 		}
 		if r.manifest == nil {
 			continue
 		}
-		row := manifestRow{RootCID: res.Root.String(), ShardCID: s.Archive.String(), pieceFields: *fieldsOf(&s.Piece), index: i}
+		row := manifestRow{RootCID: res.Root.String(), ShardCID: s.CID.String(), pieceFields: *fieldsOf(&s.Piece), index: i}
 		if r.files {
 			row.FilePath = dirtarget.FileName(res.Root, i, res.Shards)
 		}
