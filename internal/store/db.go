@@ -25,7 +25,7 @@ func openDatabase(ctx context.Context, path string) (database, error) {
 	if err := private(path); err != nil {
 		return database{}, err
 	}
-	db, err := sqlite.OpenWriter(path, "_pragma=cache_size(-65536)")
+	db, err := sqlite.OpenWriter(path, "_pragma=cache_size(-65536)", "_pragma=wal_autocheckpoint(16000)")
 	if err != nil {
 		return database{}, fmt.Errorf("open index: %w", err)
 	}

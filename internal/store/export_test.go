@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// Between makes slices as short as they can be, and has f called after each while
-// the index is given up.
-func (st *Store) Between(f func()) { st.turns = turns{between: f} }
+// Between makes slices as short as they can be and runs short, and has f called
+// after each slice while the index is given up.
+func (st *Store) Between(f func()) { st.turns = turns{run: 310, between: f} }
 
 // Hold keeps the index to itself until the caller lets go.
 func (st *Store) Hold(ctx context.Context) (letGo func() error) {

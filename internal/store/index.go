@@ -6,14 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 )
 
-// add makes the blocks of a shard known, and then all that follows from it. It
-// reads the file twice: what links to what is asked only when all its blocks
-// count as held. The second time it goes from the end to the beginning, run by
-// run: most shards have parents before children, and a node whose children are
-// complete need not wait for them. It holds one run, whatever the size of the
-// file. Now and then it stops if the context ends.
+// add makes the blocks of a shard known, and then all that follows from it, run
+// by run. It holds one run, whatever the size of the file. A node whose children
+// are complete need not wait for them, so it goes from the end to the beginning
+// where parents come before children, as in most shards. Now and then it stops if
+// the context ends.
 func (x *indexer) add(sh shard) (err error) {
 	f, err := os.Open(x.st.files.path(sh.cid))
 	if err != nil {
@@ -25,23 +25,27 @@ func (x *indexer) add(sh shard) (err error) {
 		return err
 	}
 	defer func() { x.run = run{} }()
-	x.run.losses = x.st.db.write.losses
-	var starts []int64
-	for in.off < in.end {
-		starts = append(starts, in.off)
-		if err := x.run.read(in); err != nil {
-			return fmt.Errorf("index shard %s: %w", sh.cid, err)
-		}
-		if err := x.hold(sh.id, x.run.sections); err != nil {
-			return err
-		}
+	n, there := x.st.turns.run, in.off
+	if err := x.run.read(in, n); err != nil {
+		return fmt.Errorf("index shard %s: %w", sh.cid, err)
 	}
-	for i := len(starts) - 1; i >= 0; i-- {
-		if i < len(starts)-1 { // the last is the run that is there
-			in.off = starts[i]
-			if err := x.run.read(in); err != nil {
+	starts, err := in.starts(n)
+	if err != nil {
+		return fmt.Errorf("index shard %s: %w", sh.cid, err)
+	}
+	if starts = append([]int64{there}, starts...); x.run.parents {
+		slices.Reverse(starts)
+	}
+	for _, start := range starts {
+		if start != there {
+			in.off, there = start, start
+			if err := x.run.read(in, n); err != nil {
 				return fmt.Errorf("index shard %s: %w", sh.cid, err)
 			}
+		}
+		x.run.losses = x.st.db.write.losses
+		if err := x.hold(sh.id, x.run.sections); err != nil {
+			return err
 		}
 		if err := x.link(in); err != nil {
 			return err

@@ -54,9 +54,13 @@ func (x *indexer) states(keys []nodeKey) (map[nodeKey]int64, error) {
 	return out, nil
 }
 
-// lacks returns the multihashes of those blocks that are not held.
+// lacks returns the multihashes of those blocks that are not held. It may change
+// the order of keys.
 func (x *indexer) lacks(keys []nodeKey) (map[string]bool, error) {
 	out := make(map[string]bool)
+	if len(keys) > statementRows { // those of a page of the index together
+		slices.SortFunc(keys, func(a, b nodeKey) int { return cmp.Compare(a.mh, b.mh) })
+	}
 	err := chunks(keys, func(part []nodeKey) error {
 		return x.query(`SELECT k.column1 FROM (VALUES %s) AS k WHERE NOT EXISTS (SELECT 1 FROM blocks b WHERE b.mh = k.column1)`,
 			`(?)`, len(part), hashes(part),

@@ -7,22 +7,20 @@ import (
 	"slices"
 )
 
-// runSections is how many blocks of a shard are made known at a time, in the
-// order of their hashes: so those that get to the same page of the index come
-// together.
-const runSections = 64 << 10
-
 // run are blocks of a shard that is indexed, which follow each other in its file.
-// They are in the order of their multihashes.
+// They are in the order of their multihashes: so those that get to the same page of
+// the index come together.
 type run struct {
 	sections []section
-	losses   int64 // as they were counted before the shard was held
+	firsts   []uint64 // of their multihashes
+	parents  bool     // the first in the file may have links
+	losses   int64    // as they were counted before these were held
 }
 
-// read reads the next sections, none at the end.
-func (r *run) read(in *sections) error {
+// read reads the next sections, up to n of them.
+func (r *run) read(in *sections, n int) error {
 	r.sections = r.sections[:0]
-	for len(r.sections) < runSections {
+	for len(r.sections) < n {
 		sec, err := in.next()
 		if errors.Is(err, io.EOF) {
 			break
@@ -32,10 +30,33 @@ func (r *run) read(in *sections) error {
 		}
 		r.sections = append(r.sections, sec)
 	}
+	r.parents = len(r.sections) > 0 && hasLinks(r.sections[0].key.codec)
 	slices.SortFunc(r.sections, func(a, b section) int {
-		return cmp.Or(a.compare(b.first, b.key.mh), cmp.Compare(a.off, b.off))
+		if a.first != b.first { // as most often
+			return cmp.Compare(a.first, b.first)
+		}
+		return cmp.Or(cmp.Compare(a.key.mh, b.key.mh), cmp.Compare(a.off, b.off))
 	})
+	r.firsts = r.firsts[:0]
+	for _, s := range r.sections {
+		r.firsts = append(r.firsts, s.first)
+	}
 	return nil
+}
+
+// starts returns where further runs of n sections begin.
+func (s *sections) starts(n int) (starts []int64, err error) {
+	for i := 0; s.off < s.end; i++ {
+		if i%n == 0 {
+			starts = append(starts, s.off)
+		}
+		_, before, length, err := s.frame(0)
+		if err != nil {
+			return nil, err
+		}
+		s.off += before + length
+	}
+	return starts, nil
 }
 
 // inner returns those that are looked into, each once, in the order of the file.
@@ -57,6 +78,10 @@ func (r *run) inner() (out []section) {
 // has reports whether a block is among them.
 func (r *run) has(mh string) bool {
 	first := firstOf(mh)
-	_, is := slices.BinarySearchFunc(r.sections, mh, func(s section, mh string) int { return s.compare(first, mh) })
+	i, is := slices.BinarySearch(r.firsts, first)
+	if !is || r.sections[i].key.mh == mh {
+		return is
+	}
+	_, is = slices.BinarySearchFunc(r.sections[i:], mh, func(s section, mh string) int { return cmp.Compare(s.key.mh, mh) })
 	return is
 }

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -26,14 +25,6 @@ type section struct {
 	first uint64 // firstOf the multihash
 	off   int64  // of the payload, in the file
 	len   int
-}
-
-// compare puts multihashes in their order. Most often the first bytes tell.
-func (s *section) compare(first uint64, mh string) int {
-	if s.first != first {
-		return cmp.Compare(s.first, first)
-	}
-	return cmp.Compare(s.key.mh, mh)
 }
 
 // firstOf is the first eight bytes of a multihash.
@@ -87,26 +78,36 @@ func (s *sections) peek(n int) ([]byte, error) {
 	return s.window[at : at+n], nil
 }
 
+// frame returns the length of the next section and what stands before it, and the
+// beginning of it: so many bytes, or fewer at the end.
+func (s *sections) frame(least int) (section []byte, before, n int64, err error) {
+	p, err := s.peek(varint.MaxLenUvarint63 + least)
+	if err != nil {
+		return nil, 0, 0, err
+	}
+	length, prefix, err := varint.FromUvarint(p)
+	if err != nil || length == 0 || length > uint64(s.end-s.off-int64(prefix)) {
+		return nil, 0, 0, fmt.Errorf("section at offset %d: %w", s.off, errCutShard)
+	}
+	return p[prefix:], int64(prefix), int64(length), nil
+}
+
 // next returns the next section, or io.EOF.
 func (s *sections) next() (section, error) {
 	if s.off >= s.end {
 		return section{}, io.EOF
 	}
-	p, err := s.peek(varint.MaxLenUvarint63 + maxCIDBytes)
+	p, before, n, err := s.frame(maxCIDBytes)
 	if err != nil {
 		return section{}, err
 	}
-	n, prefix, err := varint.FromUvarint(p)
-	if err != nil || n == 0 || n > uint64(s.end-s.off-int64(prefix)) {
-		return section{}, fmt.Errorf("section at offset %d: %w", s.off, errCutShard)
-	}
-	size, c, err := cid.CidFromBytes(p[prefix:])
-	if err != nil || uint64(size) > n {
+	size, c, err := cid.CidFromBytes(p)
+	if err != nil || int64(size) > n {
 		return section{}, fmt.Errorf("section at offset %d: %w", s.off, errCutShard)
 	}
 	key := keyOf(c)
-	sec := section{c: c, key: key, first: firstOf(key.mh), off: s.off + int64(prefix+size), len: int(n) - size}
-	s.off += int64(prefix) + int64(n)
+	sec := section{c: c, key: key, first: firstOf(key.mh), off: s.off + before + int64(size), len: int(n) - size}
+	s.off += before + n
 	return sec, nil
 }
 

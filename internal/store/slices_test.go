@@ -16,7 +16,8 @@ import (
 	"github.com/carload/carload/internal/store"
 )
 
-// deep is a shard that takes several slices: a chain of nodes, and its end.
+// deep is a shard that takes several slices and runs: a chain of nodes, and its
+// end.
 func deep(parentsFirst bool) (root cid.Cid, end block, body []byte) {
 	end = raw("the end of it") // by its hash one of the last
 	nodes := []block{end}
@@ -88,7 +89,7 @@ func TestGivenUpBetweenSlices(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		n := 0
 		s.Between(func() {
-			if n++; n == 2 {
+			if n++; n == 1 {
 				if s.has(end) {
 					t.Error("the end of the chain has come already")
 				}
