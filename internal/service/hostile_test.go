@@ -6,11 +6,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -72,6 +76,67 @@ func TestSlowUploadsStopNobody(t *testing.T) {
 	runtime.ReadMemStats(&after)
 	if grown := int64(after.HeapInuse) - int64(before.HeapInuse); grown > 160<<20 {
 		t.Errorf("%d slow uploads hold %d MiB", slow, grown>>20)
+	}
+}
+
+// Clients that ask the gateway for much and read nothing take nothing that
+// others need, however many they are.
+func TestReadersThatDontReadStopNobody(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, options{})
+	large := s.do(http.MethodPost, "/upload", bytes.Repeat([]byte("0123456789abcdef"), 2<<20), "Content-Type", "application/octet-stream").upload(t).CID
+	small := s.do(http.MethodPost, "/upload", []byte("small"), "Content-Type", "application/octet-stream").upload(t).CID
+	runtime.GC()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	const readers = 200
+	for i := range readers {
+		conn, err := net.Dial("tcp", s.http.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() }) // the service may have
+		query := []string{"", "?format=car"}[i%2]
+		if _, err := fmt.Fprintf(conn, "GET /ipfs/%s%s HTTP/1.1\r\nHost: localhost\r\n\r\n", large, query); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var blocks []block
+	for i := range 10 {
+		blocks = append(blocks, raw(fmt.Sprint(i, strings.Repeat("y", 10_000))))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second) // less than they may stand still
+	defer cancel()
+	ask := func(method, path string, body []byte) time.Duration {
+		start := time.Now()
+		req, err := http.NewRequestWithContext(ctx, method, s.http.URL+path, bytes.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+s.token)
+		req.Header.Set("Content-Type", "application/car")
+		res, err := s.http.Client().Do(req)
+		if err != nil {
+			t.Fatalf("%s %s beside %d that don't read: %v", method, path, readers, err)
+		}
+		_, err = io.Copy(io.Discard, res.Body)
+		if err := errors.Join(err, res.Body.Close()); err != nil || res.StatusCode != 200 {
+			t.Errorf("%s %s beside %d that don't read: %s, %v", method, path, readers, res.Status, err)
+		}
+		return time.Since(start)
+	}
+	var reads []time.Duration
+	for i := range 100 {
+		reads = append(reads, ask(http.MethodGet, "/ipfs/"+[]string{small, small + "?format=car"}[i%2], nil))
+	}
+	whole := ask(http.MethodGet, "/ipfs/"+large, nil)
+	upload := ask(http.MethodPost, "/upload", carOf(blocks...))
+	slices.Sort(reads)
+	t.Logf("reads take %s, p99 %s; one of 32 MiB %s; an upload %s", reads[50], reads[98], whole, upload)
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapInuse) - int64(before.HeapInuse); grown > 200<<20 {
+		t.Errorf("%d that don't read hold %d MiB", readers, grown>>20)
 	}
 }
 
@@ -283,4 +348,33 @@ func reasonOf(t *testing.T, reply []byte) string {
 		t.Fatal(errors.Join(err, fmt.Errorf("in %.200s", reply)))
 	}
 	return body.Error.Reason
+}
+
+// deadlines is a writer that notes until when it may be written to.
+type deadlines struct {
+	*httptest.ResponseRecorder
+	all []time.Time
+}
+
+// SetWriteDeadline is what http.ResponseController calls.
+func (d *deadlines) SetWriteDeadline(t time.Time) error {
+	d.all = append(d.all, t)
+	return nil
+}
+
+// The time for a reply is over with it: the next one on the connection may come
+// much later, and a reply without a body has time as well.
+func TestRepliesHaveDeadlinesOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, options{})
+	for _, method := range []string{"OPTIONS", "GET"} {
+		w := &deadlines{ResponseRecorder: httptest.NewRecorder()}
+		r := httptest.NewRequestWithContext(t.Context(), method, "http://localhost/version", nil)
+		r.Header.Set("Origin", "http://example.com")
+		r.Header.Set("Access-Control-Request-Method", "GET")
+		s.svc.Handler().ServeHTTP(w, r)
+		if n := len(w.all); n < 2 || !w.all[0].IsZero() || !w.all[n-1].After(time.Now()) {
+			t.Errorf("%s: %d, deadlines %v", method, w.Code, w.all)
+		}
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -30,8 +31,11 @@ func (s *Service) observe(next http.Handler) http.Handler {
 		rec := &recorder{ResponseWriter: w}
 		rec.Header().Set("X-Request-Id", id)
 		start := time.Now()
+		// What the request before had is over.
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
 		defer func() {
 			failed := recover()
+			_ = rec.extend()                                     // for what net/http has yet to write
 			if failed != nil && failed != http.ErrAbortHandler { //nolint:errorlint // a panic value
 				s.log.LogAttrs(ctx, slog.LevelError, "panic", slog.Any("panic", failed),
 					slog.String("stack", string(debug.Stack())), requestID(ctx))
@@ -61,6 +65,29 @@ type recorder struct {
 	http.ResponseWriter
 	status int
 	sent   int64
+
+	mu   sync.Mutex
+	gone bool // guarded by mu
+}
+
+// HangUp ends the write that is under way, and the reply.
+func (r *recorder) HangUp() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.gone = true
+	_ = http.NewResponseController(r.ResponseWriter).SetWriteDeadline(time.Now()) // see extend
+}
+
+// extend gives the client time for what is written next.
+func (r *recorder) extend() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.gone {
+		return http.ErrAbortHandler
+	}
+	// Tests and wrappers may have no deadline; then clients may stand still.
+	_ = http.NewResponseController(r.ResponseWriter).SetWriteDeadline(time.Now().Add(stallTime))
+	return nil
 }
 
 // Unwrap gives http.ResponseController access to the connection.
@@ -79,11 +106,11 @@ func (r *recorder) Write(p []byte) (int, error) {
 	if r.status == 0 {
 		r.status = http.StatusOK
 	}
-	rc := http.NewResponseController(r.ResponseWriter)
 	n := 0
 	for n < len(p) {
-		// Tests and wrappers may have no deadline; then clients may stand still.
-		_ = rc.SetWriteDeadline(time.Now().Add(stallTime))
+		if err := r.extend(); err != nil {
+			return n, err
+		}
 		k, err := r.ResponseWriter.Write(p[n:min(len(p), n+stallBytes)])
 		n += k
 		r.sent += int64(k)

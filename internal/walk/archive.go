@@ -75,7 +75,7 @@ func (r *Reader) Archive(ctx context.Context, root cid.Cid, opts ArchiveOptions)
 }
 
 func (r *Reader) archivePlan(ctx context.Context, root cid.Cid, opts ArchiveOptions, met *seen) (plan, []want, error) {
-	base := archivePlan{memory: r.memory, blocks: met, dups: opts.Duplicates}
+	base := archivePlan{room: r.room, blocks: met, dups: opts.Duplicates}
 	top := want{cid: root}
 	if opts.Scope == All && links.Possible(root.Prefix().Codec) {
 		top.kind = inner
@@ -104,7 +104,7 @@ func (r *Reader) archivePlan(ctx context.Context, root cid.Cid, opts ArchiveOpti
 
 // archivePlan goes through everything below a block.
 type archivePlan struct {
-	memory  *memory
+	room    *room
 	blocks  *seen // unless there are duplicates
 	dups    bool
 	charged int64 // for blocks
@@ -129,7 +129,7 @@ func (p *archivePlan) note(w *want) bool {
 	w.emit = p.blocks.addBytes(w.cid)
 	if more := int64(p.blocks.len()-freeWants)*seenBytes - p.charged; more > 0 {
 		more += freeWants * seenBytes
-		if !p.memory.left.TryAcquire(more) {
+		if !p.room.find(func() bool { return p.room.memory.left.try(more) }) {
 			p.err = fmt.Errorf("%d blocks to remember: %w", p.blocks.len(), ErrBusy)
 			return true // so that the error is seen
 		}
@@ -170,11 +170,7 @@ func (p *archivePlan) part(w *want, block []byte) []byte {
 	return block
 }
 
-func (p *archivePlan) close() {
-	if p.charged > 0 {
-		p.memory.left.Release(p.charged)
-	}
-}
+func (p *archivePlan) charge() int64 { return p.charged }
 
 // fileArchive goes through the blocks of a file that are in a range.
 type fileArchive struct {
@@ -248,25 +244,26 @@ func (a *Archive) WriteTo(ctx context.Context, w io.Writer) error {
 		out.Reset(nil)
 		writers.Put(out)
 	}()
-	if _, err := out.Write(car.AppendHeader(nil, a.root)); err != nil {
-		return err
-	}
 	var frame []byte
-	section := func(c cid.Cid, block []byte) error {
-		frame = binary.AppendUvarint(frame[:0], uint64(c.ByteLen()+len(block)))
+	head := func(c cid.Cid, size int) error {
+		frame = binary.AppendUvarint(frame[:0], uint64(c.ByteLen()+size))
 		frame = append(frame, c.KeyString()...)
-		if _, err := out.Write(frame); err != nil {
-			return err
-		}
-		_, err := out.Write(block)
+		_, err := out.Write(frame)
 		return err
 	}
-	for _, l := range a.path {
-		if err := section(l.Cid, l.Block); err != nil {
-			return err
-		}
+	body := func(_ cid.Cid, p []byte) error {
+		_, err := out.Write(p)
+		return err
 	}
-	if err := a.s.each(ctx, section); err != nil {
+	before := func() error {
+		_, err := out.Write(car.AppendHeader(nil, a.root))
+		for i := 0; i < len(a.path) && err == nil; i++ {
+			err = errors.Join(head(a.path[i].Cid, len(a.path[i].Block)), body(a.path[i].Cid, a.path[i].Block))
+		}
+		a.path = nil
+		return err
+	}
+	if err := a.s.each(ctx, sink{before: before, head: head, body: body}); err != nil {
 		return err
 	}
 	return out.Flush()

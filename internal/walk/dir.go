@@ -127,19 +127,19 @@ func (r *Reader) Entries(ctx context.Context, c cid.Cid, n *unixfs.Node, f func(
 	if n.Type != unixfs.Shard {
 		return each(n, 0)
 	}
-	p := &shardListing{shardArchive{archivePlan{memory: r.memory, blocks: &seen{}}, n.Fanout}}
+	p := &shardListing{shardArchive{archivePlan{room: r.room, blocks: &seen{}}, n.Fanout}}
 	s, err := r.start(ctx, p, []want{{cid: c, kind: inner}})
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	return s.each(ctx, func(c cid.Cid, block []byte) error {
+	return s.each(ctx, sink{whole: true, body: func(_ cid.Cid, block []byte) error {
 		n, err := unixfs.Decode(links.DagPB, block)
 		if err != nil {
 			return err
 		}
 		return each(n, n.PrefixLen())
-	})
+	}})
 }
 
 // shardListing goes through the shards of a directory that has each once.

@@ -94,7 +94,7 @@ func (f *filePlan) visit(*want) bool { return true }
 
 func (f *filePlan) met(*want) bool { return false }
 
-func (f *filePlan) close() {}
+func (f *filePlan) charge() int64 { return 0 }
 
 func (f *filePlan) open(ctx context.Context, w *want, block []byte) ([]byte, []want, error) {
 	n, below, err := f.node(ctx, w, block)
@@ -180,11 +180,11 @@ func (c *Content) Close() { c.s.Close() }
 
 // WriteTo writes the range to w, once. It is an error if that is not all.
 func (c *Content) WriteTo(ctx context.Context, w io.Writer) error {
-	err := c.s.each(ctx, func(_ cid.Cid, p []byte) error {
+	err := c.s.each(ctx, sink{body: func(_ cid.Cid, p []byte) error {
 		c.left -= int64(len(p))
 		_, err := w.Write(p)
 		return err
-	})
+	}})
 	if err == nil && c.left != 0 {
 		return fmt.Errorf("a range ends %d bytes early: %w", c.left, io.ErrUnexpectedEOF)
 	}
@@ -199,10 +199,10 @@ func (r *Reader) Head(ctx context.Context, c cid.Cid, node *unixfs.Node, n int64
 	}
 	defer content.Close()
 	head := make([]byte, 0, n)
-	err = content.s.each(ctx, func(_ cid.Cid, p []byte) error {
+	err = content.s.each(ctx, sink{body: func(_ cid.Cid, p []byte) error {
 		head = append(head, p...)
 		return nil
-	})
+	}})
 	return head, err
 }
 

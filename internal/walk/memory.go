@@ -3,8 +3,7 @@ package walk
 import (
 	"math/bits"
 	"sync"
-
-	"golang.org/x/sync/semaphore"
+	"sync/atomic"
 )
 
 // Buffers come in sizes of powers of two.
@@ -16,11 +15,35 @@ const (
 // memory is what all walks together may hold, and the buffers that they use
 // again.
 type memory struct {
-	left  *semaphore.Weighted
+	left  account
 	pools [16]sync.Pool // by the binary logarithm of the size over minBuffer
 }
 
-func newMemory(n int64) *memory { return &memory{left: semaphore.NewWeighted(n)} }
+// account is how many bytes may still be held.
+type account struct{ bytes atomic.Int64 }
+
+// try takes n bytes off if there are so many.
+func (a *account) try(n int64) bool {
+	for {
+		was := a.bytes.Load()
+		if was < n {
+			return false
+		}
+		if a.bytes.CompareAndSwap(was, was-n) {
+			return true
+		}
+	}
+}
+
+// take takes n bytes off in any case, and give adds them.
+func (a *account) take(n int64) { a.bytes.Add(-n) }
+func (a *account) give(n int64) { a.bytes.Add(n) }
+
+func newMemory(n int64) *memory {
+	m := &memory{}
+	m.left.give(n)
+	return m
+}
 
 // buffer is a buffer that a walk holds.
 type buffer struct {
@@ -42,7 +65,7 @@ func class(n int) (size, pool int) {
 // try returns a buffer for n bytes if there is memory for it.
 func (m *memory) try(n int) (buffer, bool) {
 	size, pool := class(n)
-	if !m.left.TryAcquire(int64(size)) {
+	if !m.left.try(int64(size)) {
 		return buffer{}, false
 	}
 	return buffer{p: m.take(size, pool)[:n], charge: int64(size)}, true
@@ -51,7 +74,7 @@ func (m *memory) try(n int) (buffer, bool) {
 // beyond returns a buffer that is not counted: that of a walk which has no
 // other.
 func (m *memory) beyond(n int) buffer {
-	return buffer{p: m.take(class(n))[:n], spare: true}
+	return buffer{p: m.take(class(n))[:n]}
 }
 
 func (m *memory) take(size, pool int) []byte {
@@ -68,7 +91,7 @@ func (m *memory) put(b buffer) {
 		return
 	}
 	if b.charge > 0 {
-		m.left.Release(b.charge)
+		m.left.give(b.charge)
 	}
 	p := b.p[:cap(b.p)]
 	if size, pool := class(len(p)); pool >= 0 && size == len(p) {

@@ -1,11 +1,14 @@
 package walk
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
+	"sync/atomic"
+	"time"
 
 	"github.com/ipfs/go-cid"
 	"golang.org/x/sync/errgroup"
@@ -75,8 +78,8 @@ type plan interface {
 	// wanted and what comes next below it. What it returns of the block is
 	// gone after the part was used, unless the block is an inner one.
 	open(ctx context.Context, w *want, block []byte) (part []byte, below []want, err error)
-	// close gives back what the plan holds.
-	close()
+	// charge is what the plan has taken off the memory.
+	charge() int64
 }
 
 // step is a block whose turn has come.
@@ -85,6 +88,7 @@ type step struct {
 	frame *frame // that it is from
 	place int    // among those found; -1 if part is there already
 	part  []byte // once it was read
+	gone  bool   // part was given back
 }
 
 // frame is the blocks below one that was opened.
@@ -108,14 +112,46 @@ type Stream struct {
 	free   []step // where those were that came before, of which none is in use any more
 	places Places
 	failed error // comes after the steps
+	missed error // why there is no next batch
 
 	held        int // bytes of blocks read before their turn
 	work, yield int64
 	charged     int64         // for wants
 	spare       chan struct{} // holds the right to the uncounted buffer
-	first       *batch
 	closed      bool
+
+	// What the room needs to know.
+	state   atomic.Int32 // standing once it was set aside, which only handing can become
+	since   atomic.Int64 // when the last piece was handed out
+	hangUp  func()
+	first   *batch // that comes next
+	current *batch // that is being handed out
+	direct  bool   // the writer has a part of the batch, and not a copy
+	reading bool   // guarded by the room's mutex, as are those below
+	placed  bool
+	ended   bool
+	line    *list.Element // among those set aside
+	spent   int64         // bytes as one of them
+	lent    int64         // of them that are its from the memory otherwise
+
+	trust   int64 // bytes that were taken without a pause
+	private buffer
 }
+
+// What a walk does.
+const (
+	working int32 = iota
+	handing       // its writer has a piece
+	standing
+)
+
+// A writer that is slow gets pieces of so many bytes, copied: so the batch can
+// be given back while it has one. One that took more without a pause gets parts
+// of the batch.
+const (
+	pieceBytes = 64 << 10
+	trustBytes = 4 << 20
+)
 
 // batch is a part of the walk that was read.
 type batch struct {
@@ -127,9 +163,6 @@ type batch struct {
 // start begins a walk with its first blocks read. An error of those is
 // returned, so that it is known before anything is said.
 func (r *Reader) start(ctx context.Context, p plan, wants []want) (_ *Stream, err error) {
-	if err := r.walks.Acquire(ctx, 1); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrBusy, err)
-	}
 	s := &Stream{r: r, plan: p, run: firstRun, spare: make(chan struct{}, 1)}
 	s.spare <- struct{}{}
 	defer func() {
@@ -137,6 +170,9 @@ func (r *Reader) start(ctx context.Context, p plan, wants []want) (_ *Stream, er
 			s.Close()
 		}
 	}()
+	if err := r.room.enter(ctx, s); err != nil {
+		return nil, err
+	}
 	if err := s.push(wants); err != nil {
 		return nil, err
 	}
@@ -178,76 +214,197 @@ func (s *Stream) Close() {
 		return
 	}
 	s.closed = true
+	s.r.room.leave(s)
 	if s.first != nil {
 		s.release(s.first)
 	}
-	if s.charged > 0 {
-		s.r.memory.left.Release(s.charged)
+	s.r.memory.put(s.private)
+	if charge := s.charged + s.plan.charge(); charge > 0 {
+		s.r.memory.left.give(charge)
 	}
-	s.plan.close()
-	s.r.walks.Release(1)
 }
 
-// each calls f for each part in order. The part is f's until it returns. While
-// f works, what comes next is read.
-func (s *Stream) each(ctx context.Context, f func(c cid.Cid, part []byte) error) error {
-	use := func(b *batch) error {
-		defer s.release(b)
-		for i := range b.steps {
-			if p := b.steps[i].part; p != nil {
-				if err := f(b.steps[i].cid, p); err != nil {
+// sink is what is done with the parts of a walk. What it is given is gone when
+// it returns.
+type sink struct {
+	before func() error                    // comes first of all; may be nil
+	head   func(c cid.Cid, size int) error // comes before each part; may be nil
+	body   func(c cid.Cid, p []byte) error // is given pieces of a part
+	whole  bool                            // or each part at once
+}
+
+// each has the sink take each part in order. Meanwhile what comes next is read.
+func (s *Stream) each(ctx context.Context, out sink) (err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	s.hangUp = func() { s.r.room.hangUp(ctx) }
+	g := new(errgroup.Group)
+	defer func() {
+		cancel()
+		_ = g.Wait() // what failed is in err, or came after it
+	}()
+	if out.before != nil {
+		if err := s.hand(ctx, out.before); err != nil {
+			return err
+		}
+	}
+	for {
+		b := s.first
+		s.first, s.current = nil, b
+		if b == nil {
+			return nil
+		}
+		read := make(chan struct{})
+		if !b.last {
+			s.ahead(true)
+			g.Go(func() error {
+				defer close(read)
+				next, err := s.next(ctx)
+				s.arrive(next, err)
+				return nil
+			})
+		}
+		err := s.use(ctx, b, out, read)
+		if err != nil || b.last {
+			return err
+		}
+		<-read
+		if s.first == nil {
+			return s.missed
+		}
+	}
+}
+
+// use hands out a batch. The next one is there when the channel is closed.
+func (s *Stream) use(ctx context.Context, b *batch, out sink, read <-chan struct{}) error {
+	defer func() {
+		s.current = nil
+		s.release(b)
+	}()
+	for i := range b.steps {
+		st := &b.steps[i]
+		if st.part == nil && !st.gone {
+			continue
+		}
+		if st.gone {
+			if err := s.reload(ctx, b, i, read); err != nil {
+				return err
+			}
+		}
+		size := len(st.part)
+		if out.head != nil {
+			s.direct = false
+			if err := s.hand(ctx, func() error { return out.head(st.cid, size) }); err != nil {
+				return err
+			}
+		}
+		for at := 0; at < size; {
+			if st.gone {
+				if err := s.reload(ctx, b, i, read); err != nil {
 					return err
 				}
 			}
-		}
-		return nil
-	}
-	b := s.first
-	s.first = nil
-	if b == nil {
-		return nil
-	}
-	if b.last {
-		return use(b)
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	batches := make(chan *batch)
-	g := new(errgroup.Group)
-	g.Go(func() error {
-		defer close(batches)
-		for {
-			b, err := s.next(ctx)
-			if errors.Is(err, io.EOF) {
-				return nil
+			p := st.part[at:]
+			if s.direct = s.trust >= trustBytes; !s.direct {
+				if !out.whole {
+					p = p[:min(len(p), pieceBytes)]
+				}
+				p = s.copyOf(p)
 			}
-			if err != nil {
+			at += len(p)
+			start := time.Now()
+			if err := s.hand(ctx, func() error { return out.body(st.cid, p) }); err != nil {
 				return err
 			}
-			select {
-			case batches <- b:
-			case <-ctx.Done():
-				s.release(b)
-				return context.Cause(ctx)
+			if s.trust += int64(len(p)); time.Since(start) >= pauseTime {
+				s.trust = 0
 			}
 		}
-	})
-	err := use(b)
-	for b := range batches {
-		if err != nil {
-			s.release(b)
-			continue
-		}
-		if err = use(b); err != nil {
-			cancel()
-		}
 	}
-	if err != nil {
-		cancel()
-		_ = g.Wait() // it ended because we did
+	return nil
+}
+
+// hand has f do something that may take long. If others want the place of the
+// walk meanwhile, it takes one again afterwards.
+func (s *Stream) hand(ctx context.Context, f func() error) error {
+	s.since.Store(time.Now().UnixNano())
+	s.state.Store(handing)
+	err := f()
+	if err != nil || s.state.CompareAndSwap(handing, working) {
 		return err
 	}
-	return g.Wait()
+	return s.resume(ctx)
+}
+
+func (s *Stream) copyOf(p []byte) []byte {
+	if len(s.private.p) < len(p) {
+		s.r.memory.put(s.private)
+		s.private = s.r.memory.beyond(max(len(p), pieceBytes))
+	}
+	return s.private.p[:copy(s.private.p, p)]
+}
+
+// ahead notes whether the next batch is being read.
+func (s *Stream) ahead(reading bool) {
+	s.r.room.mu.Lock()
+	defer s.r.room.mu.Unlock()
+	s.reading = reading
+}
+
+// arrive notes the next batch.
+func (s *Stream) arrive(b *batch, err error) {
+	s.r.room.mu.Lock()
+	defer s.r.room.mu.Unlock()
+	s.reading = false
+	if s.first = b; err != nil && !errors.Is(err, io.EOF) {
+		s.missed = err
+	}
+	if s.line != nil {
+		s.settle()
+		s.r.room.shed()
+	}
+}
+
+// reload reads the i-th step of a batch again, whose buffer was given back, and
+// some of those that follow it.
+func (s *Stream) reload(ctx context.Context, b *batch, i int, read <-chan struct{}) error {
+	if !b.last {
+		<-read // for the plan is in use
+	}
+	s.release(b)
+	var again []*step
+	var cids []cid.Cid
+	for k := i; k < len(b.steps) && len(again) < firstRun; k++ {
+		if b.steps[k].gone {
+			again = append(again, &b.steps[k])
+			cids = append(cids, b.steps[k].cid)
+		}
+	}
+	found, err := s.r.blocks.Find(ctx, cids)
+	if err != nil {
+		return err
+	}
+	n, size := 0, 0
+	for n < len(again) && found.Size(n) >= 0 && (n == 0 || size+found.Size(n) <= batchBytes/8) {
+		size += found.Size(n)
+		n++
+	}
+	if n == 0 {
+		return missing(cids[0])
+	}
+	b.buf = s.r.memory.beyond(size)
+	n, err = found.Read(ctx, 0, n, b.buf.p)
+	if n == 0 {
+		return err
+	}
+	buf := b.buf.p
+	for k, st := range again[:n] {
+		if st.part, _, err = s.plan.open(ctx, &st.want, buf[:found.Size(k)]); err != nil {
+			return err
+		}
+		st.gone = false
+		buf = buf[found.Size(k):]
+	}
+	return nil
 }
 
 func (s *Stream) release(b *batch) {
@@ -433,7 +590,7 @@ func (s *Stream) push(wants []want) error {
 		return fmt.Errorf("%d links to follow: %w", s.wants, ErrFruitless)
 	}
 	if more := int64(s.wants-freeWants)*wantBytes - s.charged; more > 0 {
-		if !s.r.memory.left.TryAcquire(more) {
+		if !s.r.room.find(func() bool { return s.r.memory.left.try(more) }) {
 			return ErrBusy
 		}
 		s.charged += more
@@ -447,7 +604,7 @@ func (s *Stream) pop() {
 	s.stack = s.stack[:len(s.stack)-1]
 	s.wants -= len(top.wants)
 	if less := s.charged - max(0, int64(s.wants-freeWants)*wantBytes); less > 0 {
-		s.r.memory.left.Release(less)
+		s.r.memory.left.give(less)
 		s.charged -= less
 	}
 }
@@ -461,10 +618,14 @@ func (s *Stream) load(ctx context.Context) (*batch, error) {
 	}
 	b := &batch{}
 	if size > 0 {
-		var ok bool
-		if b.buf, ok = s.r.memory.try(size); !ok && size > batchBytes/8 {
-			size, n = s.fit(rest, batchBytes/8)
+		take := func() (ok bool) {
 			b.buf, ok = s.r.memory.try(size)
+			return ok
+		}
+		ok := s.r.room.find(take)
+		if !ok && size > batchBytes/8 {
+			size, n = s.fit(rest, batchBytes/8)
+			ok = take()
 		}
 		if !ok {
 			select {
@@ -474,6 +635,7 @@ func (s *Stream) load(ctx context.Context) (*batch, error) {
 			}
 			size, n = s.fit(rest, 1)
 			b.buf = s.r.memory.beyond(size)
+			b.buf.spare = true
 		}
 	}
 	err := s.fill(ctx, b, rest[:n])

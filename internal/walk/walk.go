@@ -14,7 +14,6 @@ import (
 	"fmt"
 
 	"github.com/ipfs/go-cid"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/carload/carload/internal/links"
 )
@@ -57,13 +56,24 @@ type Options struct {
 	// what they have to remember included. Beyond it a walk has two blocks.
 	Memory int64
 
-	// Walks is how many walks there may be at a time. Others wait.
-	Walks int64
+	// Walks is how many walks there may be at a time. Others wait, unless there
+	// is one whose reader doesn't read: that is set aside until it does.
+	Walks int
+
+	// Aside is how many bytes all walks that are set aside may hold. The one
+	// that stands still for longest ends when there are more.
+	Aside int64
+
+	// HangUp is called with the context of a walk that is to end although its
+	// writer stands still, to have that give up. Nil means that none can be had
+	// to.
+	HangUp func(context.Context)
 }
 
 const (
 	defaultMemory = 64 << 20
 	defaultWalks  = 64
+	defaultAside  = 64 << 20
 )
 
 // Reader starts walks, and shares out the memory between them. It is safe for
@@ -71,7 +81,7 @@ const (
 type Reader struct {
 	blocks Blocks
 	memory *memory
-	walks  *semaphore.Weighted
+	room   *room
 }
 
 // NewReader returns a Reader of these blocks.
@@ -82,7 +92,12 @@ func NewReader(b Blocks, opts Options) *Reader {
 	if opts.Walks == 0 {
 		opts.Walks = defaultWalks
 	}
-	return &Reader{blocks: b, memory: newMemory(opts.Memory), walks: semaphore.NewWeighted(opts.Walks)}
+	if opts.Aside == 0 {
+		opts.Aside = defaultAside
+	}
+	r := &Reader{blocks: b, memory: newMemory(opts.Memory)}
+	r.room = newRoom(r.memory, opts)
+	return r
 }
 
 // Block returns a block in memory of its own. It is for the few that decide

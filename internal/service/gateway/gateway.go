@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/ipfs/boxo/blockservice"
@@ -45,7 +46,8 @@ type Options struct {
 	Hosts []string
 
 	// MaxRequests bounds the requests for content that are answered at a time;
-	// 0 means no bound. More are told to come back later.
+	// 0 means no bound. More are told to come back later, unless there is a
+	// client that doesn't read its reply: that is hung up on.
 	MaxRequests int
 	// MaxBytes bounds the content of a reply that is a file, a part of one, an
 	// archive or a tar file; 0 means no bound.
@@ -67,6 +69,9 @@ type Gateway struct {
 	types   typeCache
 	stall   time.Duration
 	room    chan struct{} // a place for each request; nil for no bound
+
+	mu      sync.Mutex
+	replies map[*reply]struct{} // guarded by mu
 }
 
 // stallTime is how long a client may take for writeBytes of a reply.
@@ -75,11 +80,23 @@ const (
 	writeBytes = 256 << 10
 )
 
+// When there are too many requests, a client that has taken nothing for so long
+// makes place, which is given up within a time.
+const (
+	standTime = time.Second
+	leaveTime = time.Second
+)
+
 // New makes a gateway. What it returns takes what is for it, and gives the rest
 // to next.
 func New(st Store, opts Options, next http.Handler) (http.Handler, error) {
+	opts.Walk.HangUp = func(ctx context.Context) {
+		if out := exchangeOf(ctx).out; out != nil {
+			out.hangUp()
+		}
+	}
 	g := &Gateway{
-		store: st, reader: walk.NewReader(st, opts.Walk), log: opts.Logger, stall: stallTime, most: opts.MaxBytes,
+		store: st, reader: walk.NewReader(st, opts.Walk), replies: make(map[*reply]struct{}), log: opts.Logger, stall: stallTime, most: opts.MaxBytes,
 		hosts: slices.Concat([]string{localhost}, opts.Hosts),
 	}
 	if opts.MaxRequests > 0 {
@@ -147,7 +164,48 @@ func (g *Gateway) enter() bool {
 	case g.room <- struct{}{}:
 		return true
 	default:
+	}
+	if !g.makePlace() {
 		return false
+	}
+	wait := time.NewTimer(leaveTime)
+	defer wait.Stop()
+	select {
+	case g.room <- struct{}{}:
+		return true
+	case <-wait.C:
+		return false
+	}
+}
+
+// makePlace hangs up on the client that stands still for longest. It returns
+// false if none does.
+func (g *Gateway) makePlace() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var slowest *reply
+	before := time.Now().Add(-standTime).UnixNano()
+	for o := range g.replies {
+		if t := o.since.Load(); t > 0 && t <= before {
+			slowest, before = o, t
+		}
+	}
+	if slowest == nil {
+		return false
+	}
+	delete(g.replies, slowest)
+	slowest.hangUp()
+	return true
+}
+
+func (g *Gateway) note(o *reply) (forget func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.replies[o] = struct{}{}
+	return func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		delete(g.replies, o)
 	}
 }
 
@@ -200,6 +258,7 @@ func Under(host, name string) bool {
 // exchange is what is known of one request.
 type exchange struct {
 	g       *Gateway
+	out     *reply
 	method  string
 	shared  bool  // what else is under this name must be kept from the content
 	named   bool  // it gives the content another name
@@ -228,6 +287,8 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, shared bool) {
 	x := &exchange{g: g, method: r.Method, shared: shared, named: r.URL.Query().Has("filename"), ranged: r.Header.Get("Range") != ""}
 	r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
 	out := newReply(w, x)
+	x.out = out
+	defer g.note(out)()
 	g.answer(out, r)
 	out.finish(r)
 }

@@ -3,8 +3,13 @@ package gateway_test
 import (
 	"bytes"
 	"fmt"
+	"log/slog"
 	"math"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"testing"
+	"time"
 
 	"github.com/ipfs/boxo/ipld/merkledag"
 	ft "github.com/ipfs/boxo/ipld/unixfs"
@@ -121,6 +126,65 @@ func TestMaxBytesOfLiars(t *testing.T) {
 	for _, query := range []string{"?format=car", "?format=tar"} {
 		if a := ask(t, s, "GET", "/ipfs/"+lying.Cid().String()+query); a.status == 200 && a.err == nil || len(a.body) > 5<<20 {
 			t.Errorf("%s: %d, %d bytes, %v", query, a.status, len(a.body), a.err)
+		}
+	}
+}
+
+// Clients that read nothing make place when there are too many requests.
+func TestPlaceIsMade(t *testing.T) {
+	t.Parallel()
+	m := newMemory()
+	b := made{m, t}
+	big := b.file(noise(7, 24<<20), 256<<10, 174, true)
+	small := b.add(merkledag.NewRawNode([]byte("small")))
+	s := server(t, m, gateway.Options{MaxRequests: 4})
+	path := "/ipfs/" + small.Cid().String()
+	a := ask(t, s, "GET", path)
+	for i := 0; a.status == 200 && i < 1000; i++ {
+		conn, err := net.Dial("tcp", s.Listener.Addr().String())
+		b.check(err)
+		t.Cleanup(func() { _ = conn.Close() }) // it may have been hung up on
+		// One is not read by a walk.
+		_, err = fmt.Fprintf(conn, "GET /ipfs/%s%s HTTP/1.1\r\nHost: localhost\r\n\r\n", big.Cid(), []string{"", "?format=car", "?format=tar"}[i%3])
+		b.check(err)
+		a = ask(t, s, "GET", path)
+	}
+	if a.status != 503 {
+		t.Fatalf("%d when there are too many", a.status)
+	}
+	for deadline := time.Now().Add(30 * time.Second); a.status == 503 && time.Now().Before(deadline); {
+		a = ask(t, s, "GET", path) // they have to stand still for long enough
+	}
+	if a.status != 200 || a.err != nil {
+		t.Errorf("%d, %v", a.status, a.err)
+	}
+}
+
+// deadlines is a writer that notes until when it may be written to.
+type deadlines struct {
+	*httptest.ResponseRecorder
+	last time.Time
+}
+
+// SetWriteDeadline is what http.ResponseController calls.
+func (d *deadlines) SetWriteDeadline(t time.Time) error {
+	d.last = t
+	return nil
+}
+
+// What net/http has yet to write when a reply is done has a deadline as well.
+func TestLastFlushHasADeadline(t *testing.T) {
+	t.Parallel()
+	m := newMemory()
+	b := made{m, t}
+	small := b.add(merkledag.NewRawNode([]byte("small")))
+	h, err := gateway.New(m, gateway.Options{Logger: slog.New(slog.DiscardHandler)}, http.NotFoundHandler())
+	b.check(err)
+	for _, query := range []string{"", "?format=raw", "?format=car", "/nothing"} {
+		w := &deadlines{ResponseRecorder: httptest.NewRecorder()}
+		h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/ipfs/"+small.Cid().String()+query, nil))
+		if !w.last.After(time.Now()) {
+			t.Errorf("%q: %d, deadline %v", query, w.Code, w.last)
 		}
 	}
 }

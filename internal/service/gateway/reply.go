@@ -7,6 +7,8 @@ import (
 	"maps"
 	"mime"
 	"net/http"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -22,11 +24,47 @@ type reply struct {
 	w      http.ResponseWriter
 	rc     *http.ResponseController
 	x      *exchange
-	status int // that was sent
+	status int          // that was sent
+	since  atomic.Int64 // when the write began that is under way; 0 if none is
+
+	mu   sync.Mutex
+	gone bool // guarded by mu; it was hung up on
 }
 
 func newReply(w http.ResponseWriter, x *exchange) *reply {
 	return &reply{w: w, rc: http.NewResponseController(w), x: x}
+}
+
+var errStandsStill = errors.New("the client stands still, and others wait")
+
+// hangUp ends the write that is under way, and the reply.
+func (o *reply) hangUp() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.gone = true
+	_ = o.rc.SetWriteDeadline(time.Now()) // see extend
+	for w := o.w; w != nil; {
+		if outer, ok := w.(interface{ HangUp() }); ok {
+			outer.HangUp() // it sets deadlines as well
+		}
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return
+		}
+		w = u.Unwrap()
+	}
+}
+
+// extend gives the client time for what is written next.
+func (o *reply) extend() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.gone {
+		return errStandsStill
+	}
+	// Tests and wrappers may have no deadline; then clients may stand still.
+	_ = o.rc.SetWriteDeadline(time.Now().Add(o.x.g.stall))
+	return nil
 }
 
 // Header implements http.ResponseWriter.
@@ -92,9 +130,12 @@ func (o *reply) Write(p []byte) (int, error) {
 	}
 	n := 0
 	for n < len(p) {
-		// Tests and wrappers may have no deadline; then clients may stand still.
-		_ = o.rc.SetWriteDeadline(time.Now().Add(o.x.g.stall))
+		if err := o.extend(); err != nil {
+			return n, err
+		}
+		o.since.Store(time.Now().UnixNano())
 		k, err := o.w.Write(p[n:min(len(p), n+writeBytes)])
+		o.since.Store(0)
 		n += k
 		o.x.budget.sent.Add(int64(k))
 		if err != nil {
@@ -113,7 +154,7 @@ const (
 
 // finish ends the reply. One that broke off must not look whole.
 func (o *reply) finish(r *http.Request) {
-	_ = o.rc.SetWriteDeadline(time.Time{})
+	_ = o.extend() // for what net/http has yet to write
 	if o.status == 0 {
 		o.WriteHeader(http.StatusOK) // which net/http would say, without what we add
 	}
