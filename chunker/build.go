@@ -30,12 +30,22 @@ type Options struct {
 	ModTime bool // time of the last modification
 
 	// What is taken from a tree.
-	Hidden      bool          // from disk, also names that begin with a dot
-	Dereference bool          // from disk, what a symlink points to, not the symlink
-	Patterns    []string      // what to leave on disk, as in a .gitignore: the last match decides, "!" takes in again
-	NoEmptyDirs bool          // leave out directories with nothing in them, except the root
-	RawNames    bool          // allow names that are not UTF-8
-	Files       *atomic.Int64 // if not nil, counts files of the tree as they are read
+	Hidden      bool     // from disk, also names that begin with a dot
+	Dereference bool     // from disk, what a symlink points to, not the symlink
+	Patterns    []string // what to leave on disk, as in a .gitignore: the last match decides, "!" takes in again
+	// IgnoreFile, if not empty, is the name of files with patterns, one a line, for
+	// the directory that they are in and all below. As in Git, the nearest decides;
+	// what Patterns leave out they do not take in again. Ignoring, if not nil, is
+	// told of each that is read.
+	IgnoreFile string
+	Ignoring   func(path string)
+	// Limits of the files that are taken from directories. Zero is none.
+	MinSize, MaxSize            int64
+	ModifiedFrom, ModifiedUntil time.Time
+	OneFileSystem               bool          // leave out directories on other file systems than the one they are in
+	NoEmptyDirs                 bool          // leave out directories with nothing in them, except the root
+	RawNames                    bool          // allow names that are not UTF-8
+	Files                       *atomic.Int64 // if not nil, counts files of the tree as they are read
 
 	// Refused, if not nil, is told of each entry of a tree that can't be taken,
 	// one at a time. The build goes on to find the others, and ends with an

@@ -30,7 +30,9 @@ type DAG struct {
 	shards  []shard
 	mounts  map[*node]string // where on disk the files under a node are
 	skipped []Skipped
-	refused int64 // entries that were left out
+	refused int64 // entries that were left out because they can't be taken
+
+	filtered int64 // entries on disk that the options left out
 
 	once  sync.Once
 	order []ref  // the blocks as a list
@@ -224,6 +226,10 @@ func (d *DAG) path(n *node) string {
 	}
 	return filepath.Join(d.path(n.parent), n.name)
 }
+
+// Filtered is how many entries of directories on disk were left out because the
+// options say so. Of a directory that is left out nothing below it is counted.
+func (d *DAG) Filtered() int64 { return d.filtered }
 
 // Entry is an entry of a directory.
 type Entry struct {

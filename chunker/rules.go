@@ -1,9 +1,11 @@
 package chunker
 
 import (
+	"bufio"
+	"bytes"
+	"errors"
 	"fmt"
-	"io/fs"
-	"path"
+	"io"
 	"strings"
 
 	"github.com/bmatcuk/doublestar/v4"
@@ -11,7 +13,9 @@ import (
 
 // rule is a line as of a .gitignore.
 type rule struct {
-	pattern string // of the whole path below the mount
+	text    string // as it was written
+	line    int    // of the file that it is from, or its index in Options.Patterns
+	pattern string // of the whole path below the directory that the rule is for
 	dirOnly bool
 	take    bool // take in what an earlier rule left out
 }
@@ -23,12 +27,13 @@ func CheckPattern(pattern string) error {
 }
 
 func parseRules(patterns []string) ([]rule, error) {
-	var rules []rule
-	for _, text := range patterns {
+	rules := make([]rule, 0, len(patterns))
+	for i, text := range patterns {
 		r, err := parseRule(text)
 		if err != nil {
 			return nil, err
 		}
+		r.line = i
 		rules = append(rules, r)
 	}
 	return rules, nil
@@ -36,15 +41,19 @@ func parseRules(patterns []string) ([]rule, error) {
 
 // parseRule understands what gitignore(5) does: a pattern without a slash
 // matches a name at any depth, one with a slash a path from the top; a slash
-// at the end asks for a directory; "!" in front takes in again.
+// at the end asks for a directory; "!" in front takes in again; "a/**" is what
+// is below a. Beyond that, {a,b} is either of the two.
 func parseRule(text string) (r rule, err error) {
 	p, take := strings.CutPrefix(text, "!")
-	r.take = take
+	r.text, r.take = text, take
 	p, r.dirOnly = strings.CutSuffix(p, "/")
 	if p, anchored := strings.CutPrefix(p, "/"); anchored || strings.Contains(p, "/") {
 		r.pattern = p
 	} else {
 		r.pattern = "**/" + p
+	}
+	if strings.HasSuffix(r.pattern, "/**") {
+		r.pattern += "/*" // doublestar would have it match the directory as well
 	}
 	if p == "" || !doublestar.ValidatePattern(r.pattern) {
 		return rule{}, fmt.Errorf("pattern %q can't be understood", text)
@@ -52,48 +61,89 @@ func parseRule(text string) (r rule, err error) {
 	return r, nil
 }
 
-// wanted reports whether an entry of a directory belongs to the tree. What is
-// in a directory that is left out is not looked at.
-func (w *walker) wanted(d *foundDir, e fs.DirEntry) bool {
-	if !w.opts.Hidden && strings.HasPrefix(e.Name(), ".") {
-		return false
-	}
-	return len(w.rules) == 0 || wanted(w.rules, path.Join(d.path, e.Name()), e.IsDir())
-}
-
-// Wanted is a test of paths of files, with slashes: whether a directory on disk
-// with that file in it would be taken with it. It goes by Hidden and Patterns.
-func (o Options) Wanted() (func(name string) bool, error) {
-	rules, err := parseRules(o.Patterns)
-	if err != nil {
-		return nil, err
-	}
-	return func(name string) bool {
-		for i := 0; i < len(name); {
-			end := len(name)
-			if k := strings.IndexByte(name[i:], '/'); k >= 0 {
-				end = i + k
-			}
-			if !o.Hidden && name[i] == '.' || !wanted(rules, name[:end], end < len(name)) {
-				return false
-			}
-			i = end + 1
-		}
-		return true
-	}, nil
-}
-
-// wanted reports whether the rules take a path below the mount. The last one
-// that matches decides.
-func wanted(rules []rule, name string, isDir bool) bool {
+// matching is the rule that decides about a path: the last one that matches it.
+func matching(rules []rule, name string, isDir bool) *rule {
 	for i := len(rules) - 1; i >= 0; i-- {
 		r := &rules[i]
 		if r.dirOnly && !isDir {
 			continue
 		}
 		if ok, _ := doublestar.Match(r.pattern, name); ok { // the pattern was checked
-			return r.take
+			return r
 		}
 	}
-	return true
+	return nil
 }
+
+// PatternLine is a line of a file of patterns.
+type PatternLine struct {
+	Number  int
+	Text    string // as it was written
+	Pattern string // the same for [Options]
+}
+
+// maxPatternBytes bounds a file of patterns. Nobody writes as many.
+const maxPatternBytes = 1 << 20
+
+// ReadPatterns reads a file in the form of a .gitignore: a pattern a line. Empty
+// lines and those that begin with # are left out, as are spaces at the end of a
+// line, unless a backslash is before them. Braces are braces there.
+func ReadPatterns(r io.Reader) ([]PatternLine, error) {
+	text, err := io.ReadAll(io.LimitReader(r, maxPatternBytes+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxPatternBytes {
+		return nil, fmt.Errorf("more than %d bytes of patterns", maxPatternBytes)
+	}
+	var all []PatternLine
+	lines := bufio.NewScanner(bytes.NewReader(bytes.TrimPrefix(text, []byte("\uFEFF"))))
+	lines.Buffer(nil, maxPatternBytes+1)
+	for n := 1; lines.Scan(); n++ {
+		p := trimSpaces(lines.Text())
+		if p == "" || strings.HasPrefix(p, "#") {
+			continue
+		}
+		line := PatternLine{n, p, literalBraces(p)}
+		if err := CheckPattern(line.Pattern); err != nil {
+			return nil, fmt.Errorf("line %d: %w", n, err)
+		}
+		all = append(all, line)
+	}
+	return all, lines.Err()
+}
+
+// trimSpaces cuts the spaces off the end that no backslash keeps.
+func trimSpaces(line string) string {
+	cut := strings.TrimRight(line, " ")
+	slashes := len(cut) - len(strings.TrimRight(cut, `\`))
+	if slashes%2 == 1 && len(cut) < len(line) {
+		return cut + " "
+	}
+	return cut
+}
+
+// literalBraces writes a pattern of Git's as one of doublestar's, to whom braces
+// are alternatives.
+func literalBraces(p string) string {
+	if !strings.ContainsAny(p, "{}") {
+		return p
+	}
+	var b strings.Builder
+	for i := 0; i < len(p); i++ {
+		switch p[i] {
+		case '\\':
+			b.WriteByte(p[i])
+			if i++; i < len(p) {
+				b.WriteByte(p[i])
+			}
+			continue
+		case '{', '}':
+			b.WriteByte('\\')
+		}
+		b.WriteByte(p[i])
+	}
+	return b.String()
+}
+
+var errNotPatterns = errors.New("it is not a regular file")

@@ -138,11 +138,11 @@ func (t *Tree) Build(ctx context.Context, opts Options) (*DAG, error) {
 		return nil, err
 	}
 	b.dag.nodes, b.dag.mounts = t.nodes, t.mounts
-	rules, err := parseRules(opts.Patterns)
+	chosen, err := newSelection(&b.opts)
 	if err != nil {
 		return nil, err
 	}
-	w := &walker{builder: b, rules: rules, tasks: make(chan task)}
+	w := &walker{builder: b, chosen: chosen, tasks: make(chan task)}
 	defer w.close()
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
@@ -373,9 +373,9 @@ func (w *walker) checkName(dir *node, name string) error {
 // walker finds files, and its workers describe them.
 type walker struct {
 	*builder
-	rules []rule
-	tasks chan task
-	roots []*os.Root // of what is on disk, open until all is described
+	chosen selection
+	tasks  chan task
+	roots  []*os.Root // of what is on disk, open until all is described
 
 	mu  sync.Mutex // of what workers find: the list, and entries that are refused
 	big []bigFile

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"syscall"
 
@@ -37,6 +38,8 @@ type foundDir struct {
 	path  string    // below the mount, with slashes
 	above *foundDir // the directory it is in
 	info  fs.FileInfo
+
+	ignores *ignores // of the directory and those above; of those above alone until it is read
 }
 
 // maxPathBytes is the longest path that a file can be opened by. Directories are
@@ -48,6 +51,7 @@ const maxPathBytes = 4095
 type mount struct {
 	root *os.Root
 	path string
+	info fs.FileInfo
 }
 
 // walk sends all files of the tree as tasks.
@@ -139,7 +143,7 @@ func (w *walker) mount(n *node, name string) (*foundDir, error) {
 	if n.body == nil {
 		n.body = &directory{}
 	}
-	return &foundDir{node: n, base: &mount{root, name}, path: ".", info: info}, nil
+	return &foundDir{node: n, base: &mount{root, name, info}, path: ".", info: info}, nil
 }
 
 // openDir opens a directory below a mount. It never leaves the mount, unless
@@ -177,14 +181,21 @@ func (w *walker) readDir(ctx context.Context, d *foundDir) (dirs []*foundDir, er
 	if err != nil {
 		return nil, w.failed(d.node, err)
 	}
+	if d.ignores, err = w.ignoresOf(d, root, entries); err != nil {
+		return nil, err
+	}
 	files := make([]*node, 0, len(entries))
 	room := maxPathBytes - len(w.dag.path(d.node)) - 1
 	for _, e := range entries {
 		name := e.Name()
-		if !w.wanted(d, e) {
+		taken, err := w.takes(d, root, e)
+		if err := w.refuse(ctx, nil, filepath.Join(w.dag.path(d.node), name), 0, err); err != nil {
+			return nil, err
+		}
+		if err != nil || !taken {
 			continue
 		}
-		err := w.checkName(d.node, name)
+		err = w.checkName(d.node, name)
 		if err == nil && (e.Type()&fs.ModeSymlink == 0 || !w.opts.Dereference) {
 			err = w.checkRenamed(d.node, name, e.IsDir())
 		}
@@ -205,7 +216,7 @@ func (w *walker) readDir(ctx context.Context, d *foundDir) (dirs []*foundDir, er
 			files = append(files, n)
 		case typ.IsDir():
 			n := w.dag.nodes.add(node{name: name, parent: d.node, body: &directory{}})
-			dirs = append(dirs, &foundDir{node: n, base: d.base, path: path.Join(d.path, name), above: d})
+			dirs = append(dirs, &foundDir{node: n, base: d.base, path: path.Join(d.path, name), above: d, ignores: d.ignores})
 		case typ&fs.ModeSymlink == 0:
 			w.skip(d, name, kindOf(typ))
 		case w.opts.Dereference:
@@ -233,6 +244,9 @@ func (w *walker) follow(ctx context.Context, d *foundDir, name string) (*foundDi
 	if err != nil {
 		return nil, fmt.Errorf("symlink: %w", err)
 	}
+	if !w.takesInfo(d, info) {
+		return nil, nil
+	}
 	if err := w.checkRenamed(d.node, name, info.IsDir()); err != nil {
 		return nil, err
 	}
@@ -252,7 +266,42 @@ func (w *walker) follow(ctx context.Context, d *foundDir, name string) (*foundDi
 	}
 	n := w.dag.nodes.add(node{name: name, parent: d.node, body: &directory{}})
 	w.keepStat(n, infoStat(info))
-	return &foundDir{node: n, base: d.base, path: path.Join(d.path, name), above: d, info: info}, nil
+	return &foundDir{node: n, base: d.base, path: path.Join(d.path, name), above: d, info: info, ignores: d.ignores}, nil
+}
+
+// ignoresOf reads the ignore file of a directory, if it has one.
+func (w *walker) ignoresOf(d *foundDir, root *os.Root, entries []fs.DirEntry) (*ignores, error) {
+	if w.opts.IgnoreFile == "" || !slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == w.opts.IgnoreFile }) {
+		return d.ignores, nil
+	}
+	return w.chosen.readIgnores(root, w.dag.path(d.node), d.path, d.ignores)
+}
+
+// takes reports whether the options take an entry of a directory. What is in a
+// directory that is left out is not looked at.
+func (w *walker) takes(d *foundDir, root *os.Root, e fs.DirEntry) (bool, error) {
+	isDir := e.IsDir()
+	if !w.chosen.byName(d.ignores, path.Join(d.path, e.Name()), isDir).Taken {
+		w.dag.filtered++
+		return false, nil
+	}
+	if !isDir && !e.Type().IsRegular() || !w.chosen.looks(isDir) {
+		return true, nil
+	}
+	info, err := root.Lstat(e.Name())
+	if err != nil {
+		return false, err
+	}
+	return w.takesInfo(d, info), nil
+}
+
+// takesInfo is takes for what is known of a file or directory.
+func (w *walker) takesInfo(d *foundDir, info fs.FileInfo) bool {
+	taken := w.chosen.byInfo(d.base.info, info).Taken
+	if !taken {
+		w.dag.filtered++
+	}
+	return taken
 }
 
 // kindOf says what a file is that is neither regular nor a directory.

@@ -12,6 +12,7 @@ import (
 func (a *app) cidCommand() *cobra.Command {
 	var in inputFlags
 	var rootOnly bool
+	var explain []string
 	cmd := &cobra.Command{
 		Use:   "cid PATH…",
 		Short: "Compute root CIDs; nothing is sent or written",
@@ -22,11 +23,15 @@ a file like any other.`,
 		Example: `  carload cid movie.mkv
   carload cid --profile unixfs-v0-2015 movie.mkv
   carload cid --list photos
+  carload cid --explain photos/2019/draft.jpg photos
   tar c photos | carload cid -`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			src, err := a.source(cmd, in, args)
 			if err != nil {
 				return err
+			}
+			if len(explain) > 0 {
+				return src.explain(explain)
 			}
 			d, err := uploader.NewDescriber(uploader.Options{MaxUploadBytes: src.limit, Observer: observer{con: a.con, board: &a.board}})
 			if err != nil {
@@ -42,6 +47,7 @@ a file like any other.`,
 	}
 	in.add(cmd)
 	cmd.Flags().BoolVarP(&rootOnly, "root-only", "Q", false, "print the CID only")
+	cmd.Flags().StringArrayVar(&explain, "explain", nil, "say of this path, below one that is given, whether it would be taken and which rule decides; no file is read")
 	return cmd
 }
 

@@ -83,14 +83,17 @@ type retryEvent struct {
 
 type fileEvent struct {
 	eventHeader
-	Path   string        `json:"path"`
-	Root   string        `json:"root,omitempty"`
-	Bytes  int64         `json:"bytes"`
-	Blocks int           `json:"blocks,omitempty"`
-	Shards int           `json:"shards,omitempty"`
-	Held   int           `json:"shardsHeld,omitempty"`
-	Sent   int64         `json:"bytesSent,omitempty"`
-	Left   int64         `json:"left,omitempty"`
+	Path   string `json:"path"`
+	Root   string `json:"root,omitempty"`
+	Bytes  int64  `json:"bytes"`
+	Blocks int    `json:"blocks,omitempty"`
+	Shards int    `json:"shards,omitempty"`
+	Held   int    `json:"shardsHeld,omitempty"`
+	Sent   int64  `json:"bytesSent,omitempty"`
+	Left   int64  `json:"left,omitempty"`
+
+	Filtered int64 `json:"filtered,omitempty"`
+
 	Verify string        `json:"verified,omitempty"`
 	Sample *sampleReport `json:"sample,omitempty"`
 	Code   int           `json:"code"`
@@ -149,6 +152,19 @@ type summaryEvent struct {
 	Retries int64   `json:"retries"`
 	Seconds float64 `json:"seconds"`
 	Code    int     `json:"code"`
+
+	Filtered int64 `json:"filtered,omitempty"`
+}
+
+// explainedEvent says whether a path is taken, and why.
+type explainedEvent struct {
+	eventHeader
+	Path  string `json:"path"`
+	Of    string `json:"of"`
+	Taken bool   `json:"taken"`
+	Kind  string `json:"kind,omitempty"`
+	Rule  string `json:"rule"`
+	At    string `json:"at"` // what the rule is about: the path, or a directory that it is in
 }
 
 // archiveName is empty for a shard that was there and not looked at.

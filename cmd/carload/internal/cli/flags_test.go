@@ -47,6 +47,8 @@ func valueFor(f *pflag.Flag) string {
 		return "7/9"
 	case "duration":
 		return "7m0s"
+	case "age":
+		return "7d"
 	}
 	switch f.Name {
 	case "progress":

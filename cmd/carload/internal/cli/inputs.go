@@ -11,9 +11,12 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/ipfs/go-cid"
 	"github.com/spf13/cobra"
@@ -50,6 +53,9 @@ type inputFlags struct {
 
 	hidden, dereference, noEmptyDirs, rawNames, wrap, list bool
 	filters                                                filters
+	noIgnore, oneFileSystem                                bool
+	minSize, maxSize                                       size
+	minAge, maxAge                                         age
 }
 
 func (i *inputFlags) add(cmd *cobra.Command) {
@@ -84,14 +90,21 @@ func (i *inputFlags) add(cmd *cobra.Command) {
 	f.BoolVar(&i.wrap, "wrap", false, "put all arguments into one directory")
 	f.Var(i.filters.flag(""), "exclude", "leave out names that match, as in a .gitignore but without !; the last match decides")
 	f.Var(i.filters.flag("!"), "include", "take in names that match; if this comes first, only those, and what is below directories that match")
+	f.Var(&filterFiles{&i.filters}, "exclude-from", "read patterns from this file, one a line, as in a .gitignore")
+	f.BoolVar(&i.noIgnore, "no-ignore", false, "take what the "+ignoreFile+" files in directories leave out")
+	f.Var(&i.minSize, "min-size", "leave out files that are smaller")
+	f.Var(&i.maxSize, "max-size", "leave out files that are larger; 0 for no limit")
+	f.Var(&i.minAge, "min-age", "leave out files that were modified since then: 90m, 2d, 3w, 6M, 1y or a date")
+	f.Var(&i.maxAge, "max-age", "leave out files that were not modified since then")
+	f.BoolVarP(&i.oneFileSystem, "one-file-system", "x", false, "leave out directories on other file systems")
 	f.IntVar(&i.hashers, "hashers", 0, "goroutines that read and hash (default: one for each core)")
-	group(f, groupWhat, "files-from", "files-from0", "part", "retry-from", "root", "as-file", "spool-dir", "hidden", "dereference", "no-empty-dirs", "raw-names", "wrap", "exclude", "include")
+	group(f, groupWhat, "files-from", "files-from0", "part", "retry-from", "root", "as-file", "spool-dir", "hidden", "dereference", "no-empty-dirs", "raw-names", "wrap", "exclude", "include", "exclude-from", "no-ignore", "min-size", "max-size", "min-age", "max-age", "one-file-system")
 	f.BoolVar(&i.list, "list", false, "print the CID of everything in directories, too: each entry before the directory that it is in, in the order of the names")
 	group(f, groupOutput, "report", "list")
 	group(f, groupSafety, "skip-errors", "max-upload-bytes")
 	group(f, groupRecipe, "profile", "chunker", "width", "raw-leaves", "cid-version", "hamt", "fanout", "trickle", "mode", "mtime")
 	group(f, groupSpeed, "hashers")
-	common(f, "files-from", "hidden", "wrap", "exclude", "include", "list", "report", "skip-errors", "profile")
+	common(f, "files-from", "hidden", "wrap", "exclude", "include", "exclude-from", "list", "report", "skip-errors", "profile")
 }
 
 // recipe is the profile with everything that was asked for instead.
@@ -157,6 +170,40 @@ type source struct {
 	root      cid.Cid // that archives are taken for; undefined for those of their headers
 	report    *report // nil if none is asked for
 	elsewhere int     // paths that are of other parts; known when inputs has ended
+
+	patterns []chosen // those of the options
+	ignoring sync.Once
+	filtered int64 // entries of buckets that the options left out
+}
+
+// ignoreFile is what files with patterns are called in the directories that they
+// are for.
+const ignoreFile = ".carloadignore"
+
+// choose puts into the options what is taken of directories.
+func (s *source) choose(now time.Time) (err error) {
+	f, o := &s.flags, &s.options
+	if f.oneFileSystem && runtime.GOOS == "windows" {
+		return usagef("--one-file-system: Windows does not say which file system a directory is on")
+	}
+	if s.patterns, err = f.filters.patterns(); err != nil {
+		return err
+	}
+	for _, p := range s.patterns {
+		o.Patterns = append(o.Patterns, p.pattern)
+	}
+	if !f.noIgnore {
+		o.IgnoreFile = ignoreFile
+		o.Ignoring = func(path string) {
+			s.ignoring.Do(func() {
+				s.app.con.say("%s decides what is taken below it; --no-ignore takes everything", quotePath(path))
+			})
+		}
+	}
+	o.MinSize, o.MaxSize = int64(f.minSize), int64(f.maxSize)
+	o.ModifiedFrom, o.ModifiedUntil = f.maxAge.before(now), f.minAge.before(now)
+	o.OneFileSystem = f.oneFileSystem
+	return nil
 }
 
 // source checks the flags and the arguments; it opens nothing yet.
@@ -176,7 +223,10 @@ func (a *app) source(cmd *cobra.Command, f inputFlags, args []string) (*source, 
 	}
 	s.options = chunker.Options{
 		Profile: profile, Workers: f.hashers, Mode: f.mode, ModTime: f.mtime,
-		Hidden: f.hidden, Dereference: f.dereference, NoEmptyDirs: f.noEmptyDirs, RawNames: f.rawNames, Patterns: f.filters.patterns(),
+		Hidden: f.hidden, Dereference: f.dereference, NoEmptyDirs: f.noEmptyDirs, RawNames: f.rawNames,
+	}
+	if err := s.choose(time.Now()); err != nil {
+		return nil, err
 	}
 	if err := s.flags.part.resolve(a.env); err != nil {
 		return nil, usageError{error: err}

@@ -116,7 +116,15 @@ func (s *source) objectTree(b *bucket.Target, prefix string) (*chunker.Tree, int
 		}
 		n++
 		at, isFile := o.Below(prefix)
-		if at == "" || !wanted(at) {
+		size := o.Size()
+		if !isFile {
+			size = -1
+		}
+		if at == "" {
+			continue
+		}
+		if !wanted(at, size, o.ModTime()) {
+			s.filtered++
 			continue
 		}
 		if path.Clean("/" + at)[1:] != at {

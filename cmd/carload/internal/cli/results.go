@@ -29,7 +29,7 @@ type results struct {
 	started  time.Time
 
 	inputs, outcomes, failed, shards, held int
-	bytes, sent                            int64
+	bytes, sent, filtered                  int64
 	worst                                  int
 }
 
@@ -74,9 +74,11 @@ func (r *results) add(res uploader.Result, err error) {
 		code = exitSources // it could not even be described
 	}
 	r.outcomes++
+	filtered := filteredOf(res)
 	if !r.other {
 		r.inputs++
 		r.bytes += res.Bytes
+		r.filtered += filtered
 	}
 	r.worst = worse(r.worst, code)
 	r.shards += res.Shards
@@ -88,7 +90,7 @@ func (r *results) add(res uploader.Result, err error) {
 	}
 	row := reportRow{Path: res.Name, Bytes: res.Bytes, Target: r.target, Code: code}
 	defer func() { r.src.report.add(row) }()
-	event := fileEvent{eventHeader: header("file"), Path: res.Name, Bytes: res.Bytes, Blocks: res.Blocks, Shards: res.Shards, Held: res.Held, Sent: res.Sent, Left: res.Left, Code: code, Target: r.target}
+	event := fileEvent{eventHeader: header("file"), Path: res.Name, Bytes: res.Bytes, Blocks: res.Blocks, Shards: res.Shards, Held: res.Held, Sent: res.Sent, Left: res.Left, Filtered: filtered, Code: code, Target: r.target}
 	if res.Root.Defined() {
 		event.Root = res.Root.String()
 		row.Root = event.Root
@@ -190,8 +192,9 @@ func (r *results) finish(p uploader.Progress, what string) error {
 		r.worst = worse(r.worst, exitCode(err))
 		r.app.con.errorLine(err, exitCode(err))
 	}
+	r.filtered += r.src.filtered
 	took := time.Since(r.started)
-	r.app.con.event(summaryEvent{header("summary"), r.inputs, r.failed, r.bytes, r.sent, p.BytesResent, r.shards, r.held, p.Retries, took.Seconds(), r.worst})
+	r.app.con.event(summaryEvent{header("summary"), r.inputs, r.failed, r.bytes, r.sent, p.BytesResent, r.shards, r.held, p.Retries, took.Seconds(), r.worst, r.filtered})
 	if r.failed == 0 {
 		line := fmt.Sprintf("%s: %s, %s", what, count(r.inputs, "input"), formatBytes(r.bytes))
 		if r.shards > 0 {
@@ -202,6 +205,9 @@ func (r *results) finish(p uploader.Progress, what string) error {
 		}
 		if p.Retries > 0 {
 			line += fmt.Sprintf(", %s, %s sent again", count(int(p.Retries), "retry"), formatBytes(p.BytesResent))
+		}
+		if r.filtered > 0 {
+			line += fmt.Sprintf(", %d filtered out", r.filtered)
 		}
 		if n := r.src.elsewhere; n > 0 {
 			line += fmt.Sprintf(", %s left to other parts", count(n, "path"))
@@ -225,6 +231,14 @@ func (r *results) finish(p uploader.Progress, what string) error {
 		r.app.con.line(fmt.Sprintf("carload: error: %d of %d inputs failed", r.failed, r.inputs))
 	}
 	return silent{r.worst}
+}
+
+// filteredOf is how many entries of directories the flags left out.
+func filteredOf(res uploader.Result) int64 {
+	if dag, ok := res.DAG.(*chunker.DAG); ok {
+		return dag.Filtered()
+	}
+	return 0
 }
 
 func entries(n int64) string {

@@ -26,7 +26,7 @@ const schemaDir = "../../../../docs/schema/v1"
 func lines() map[string]any {
 	return map[string]any{
 		"archive": archiveEvent{}, "batch": batchEvent{}, "bench": benchEvent{}, "check": checkEvent{}, "console": consoleEvent{},
-		"deleted": goneEvent{}, "entry": entryEvent{}, "error": errorEvent{}, "fault": faultEvent{}, "file": fileEvent{}, "forgotten": goneEvent{},
+		"deleted": goneEvent{}, "entry": entryEvent{}, "error": errorEvent{}, "explained": explainedEvent{}, "fault": faultEvent{}, "file": fileEvent{}, "forgotten": goneEvent{},
 		"fsck": fsckEvent{}, "gc": gcEvent{}, "got": gotEvent{}, "gotArchive": gotArchiveEvent{}, "imported": importedEvent{}, "key": keyEvent{},
 		"ledger": ledgerEvent{}, "login": loginEvent{}, "mending": mendingEvent{}, "piece": pieceEvent{}, "pin": pinEvent{}, "plan": planEvent{},
 		"profile": profileEvent{}, "progress": progressEvent{}, "receipt": receiptEvent{}, "refused": refusedEvent{}, "removed": goneEvent{},

@@ -70,17 +70,34 @@ dot are left out (--hidden takes them), and so are FIFOs, sockets and devices.
   --include PATTERN   takes in what matches; if an --include comes first, only
                       what matches is taken
 
-Both may be repeated and mixed, and the last one that matches decides. Patterns
-are those of .gitignore, without the !:
+  --exclude-from FILE reads patterns from a file, one a line; those that begin
+                      with ! take in again
+
+They may be repeated and mixed, and the last one that matches decides. Patterns
+are those of .gitignore; the flags have them without the !, and with {a,b} for
+either of two:
 
   *.tmp      any name that ends in .tmp, at any depth
   /build     the entry "build" of the directory itself
   cache/     directories named cache, and all that is in them
   a/**/b     b below a at any depth
 
+A file named .carloadignore has patterns for the directory that it is in and all
+below, as a .gitignore does: the nearest one decides. --no-ignore doesn't read
+them. Of what the patterns leave, files are taken by
+
+  --min-size, --max-size   their size: 100kB, 2GiB
+  --min-age, --max-age     their last change: 90m, 12h, 2d, 3w, 6M, 1y, or a date
+  --one-file-system        their file system: that of the directory given
+
+An entry is taken only if the flags, the files and the limits all take it.
+
   carload up --exclude '*.tmp' --exclude cache/ project
   carload up --include '*.jpg' --exclude 'draft-*' photos
+  carload up --max-age 7d --max-size 2GiB photos
+  carload cid --explain photos/2019/draft.jpg photos
 
+The last one says whether that file is taken and which rule decides.
 "carload up -n DIR" says what would be done. --skip-errors leaves out entries
 that can't be read; --report writes down which.`},
 	}

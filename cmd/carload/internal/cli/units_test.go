@@ -277,11 +277,36 @@ func TestFilters(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if want := []string{"*.log", "!keep.log", "tmp/"}; !slices.Equal(f.patterns(), want) {
-		t.Errorf("patterns %q, want %q", f.patterns(), want)
+	all, err := f.patterns()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []chosen{{"*.log", "--exclude *.log"}, {"!keep.log", "--include keep.log"}, {"tmp/", "--exclude tmp/"}}; !slices.Equal(all, want) {
+		t.Errorf("patterns %q, want %q", all, want)
 	}
 	if got := exclude.GetSlice(); !slices.Equal(got, []string{"*.log", "tmp/"}) {
 		t.Errorf("excluded: %q", got)
+	}
+}
+
+func TestAges(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 3, 31, 12, 0, 0, 0, time.Local) //nolint:gosmopolitan // as people write it
+	day := 24 * time.Hour
+	for text, want := range map[string]time.Time{
+		"": {}, "off": {}, "90s": now.Add(-90 * time.Second), "1h30m": now.Add(-90 * time.Minute), "10m": now.Add(-10 * time.Minute),
+		"2d": now.Add(-2 * day), "1.5d": now.Add(-36 * time.Hour), "3w": now.Add(-21 * day), "6M": now.Add(-180 * day), "1y": now.Add(-365 * day),
+		"0s": now, "2026-03-31": now.Add(-12 * time.Hour), "2026-03-31T11:00:00": now.Add(-time.Hour), "2026-03-31T10:00:00Z": time.Date(2026, 3, 31, 10, 0, 0, 0, time.UTC),
+	} {
+		var v age
+		if err := v.Set(text); err != nil || !v.before(now).Equal(want) {
+			t.Errorf("%q: %s, %v; want %s", text, v.before(now), err, want)
+		}
+	}
+	for _, text := range []string{"2", "d", "-1d", "-5m", "1000y", "NaNd", "soon", "2026-13-01"} {
+		if err := new(age).Set(text); err == nil {
+			t.Errorf("age %q was taken", text)
+		}
 	}
 }
 
