@@ -128,31 +128,46 @@ func (w *walk) source() fetch.Source {
 
 // list walks the nodes that may have links, and returns the CIDs of all blocks.
 func (w *walk) list(ctx context.Context, root cid.Cid) ([]cid.Cid, error) {
-	var list []cid.Cid
+	all := []cid.Cid{root}
 	met := map[cid.Cid]struct{}{root: {}}
-	for stack := []cid.Cid{root}; len(stack) > 0; {
-		c := stack[len(stack)-1]
-		stack = stack[:len(stack)-1]
-		list = append(list, c)
-		if !links.Possible(c.Prefix().Codec) {
-			continue
+	for level := all; len(level) > 0; {
+		var mu sync.Mutex // of all and met
+		first := len(all)
+		g, gctx := errgroup.WithContext(ctx)
+		g.SetLimit(w.u.opts.Transfers)
+		for _, c := range level {
+			if !links.Possible(c.Prefix().Codec) {
+				continue
+			}
+			if gctx.Err() != nil {
+				break
+			}
+			g.Go(func() error {
+				data, err := w.fetch(gctx, c, car.MaxBlockBytes)
+				if err != nil {
+					return err
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				err = links.Each(c, data, func(c cid.Cid) error {
+					if _, ok := met[c]; !ok {
+						met[c] = struct{}{}
+						all = append(all, c)
+					}
+					return nil
+				})
+				if err != nil && data != nil {
+					w.undecodable(err)
+				}
+				return nil
+			})
 		}
-		data, err := w.fetch(ctx, c, car.MaxBlockBytes)
-		if err != nil {
+		if err := g.Wait(); err != nil {
 			return nil, err
 		}
-		err = links.Each(c, data, func(c cid.Cid) error {
-			if _, ok := met[c]; !ok {
-				met[c] = struct{}{}
-				stack = append(stack, c)
-			}
-			return nil
-		})
-		if err != nil && data != nil {
-			w.undecodable(err)
-		}
+		level = all[first:]
 	}
-	return list, nil
+	return all, nil
 }
 
 // undecodable: the hash is right, so these are the bytes that were sent, a leaf of

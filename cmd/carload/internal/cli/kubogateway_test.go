@@ -63,6 +63,10 @@ func TestTargetKuboGateway(t *testing.T) {
 			if err != nil || !bytes.Contains(msg, []byte(root+"\tfull")) {
 				t.Errorf("%v: %s", err, msg)
 			}
+			msg, err = newCommand(t, home, "verify", root, "--from", empty, "--from", gateway).CombinedOutput()
+			if err != nil || !bytes.Contains(msg, []byte(root+"\tsample")) {
+				t.Errorf("%v: %s", err, msg)
+			}
 			archive := filepath.Join(home, name+".car")
 			if msg, err := newCommand(t, home, "get", root, "--car", "--gateway", gateway, "-o", archive).CombinedOutput(); err != nil {
 				t.Fatalf("%v: %s", err, msg)

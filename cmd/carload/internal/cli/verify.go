@@ -35,6 +35,7 @@ type faultEvent struct {
 
 func (a *app) verifyCommand() *cobra.Command {
 	var end endpointFlags
+	var from []string
 	var sample, retries int
 	var full bool
 	var timeout time.Duration
@@ -52,14 +53,14 @@ as --sample says. --sample 0 asks the service only; --full fetches and hashes al
 of it. What is missing or wrong is remembered, so that "carload up" of the same
 source mends it.
 
-With --full and --gateway, but no service, everything is fetched from that
-trustless gateway; no key is needed. --gateway may be repeated: then a block is
-right if one of them has it.`,
+With --from, or with --gateway and no service, blocks are fetched from there: any
+trustless gateway will do, and no key is needed. Both may be repeated: then a
+block is right if one of them has it. Nothing is remembered then.`,
 		Example: `  carload verify shards/
   carload verify ROOT
   carload verify ROOT --sample 0
   carload verify ROOT --full
-  carload verify ROOT --full --gateway https://gateway.example.org`,
+  carload verify ROOT --full --from https://gateway.example.org`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {
 				if root, err := cid.Decode(args[0]); err == nil {
@@ -69,8 +70,18 @@ right if one of them has it.`,
 					if retries < 0 {
 						return usagef("--retries %d: must not be negative", retries)
 					}
-					if full && len(end.gateways) > 0 && end.endpoint == "" && len(end.to) == 0 && end.store == "" {
-						return a.withPool(cmd.Context(), sourceFlags{endpointFlags: end, retries: retries}, func(p *gateway.Pool) error {
+					if len(from) > 0 && (cmd.Flags().Changed("to") || cmd.Flags().Changed("endpoint")) {
+						return usagef("--from is for places that are not asked as a service: leave --to and --endpoint out")
+					}
+					if len(from) > 0 || len(end.gateways) > 0 && end.endpoint == "" && len(end.to) == 0 && end.store == "" {
+						if !full && sample == 0 {
+							return usagef("--sample 0 asks a service only, and none is given: say how many blocks, or --full")
+						}
+						end.to = nil
+						return a.withPool(cmd.Context(), sourceFlags{endpointFlags: end, from: from, retries: retries}, func(p *gateway.Pool) error {
+							if !full {
+								return a.verifyRemote(cmd.Context(), &target{Target: fetched{p}}, root, uploader.Options{Verify: uploader.VerifySample, SampleBlocks: sample})
+							}
 							defer frugal()()
 							return a.verifyFetched(cmd.Context(), p, root)
 						})
@@ -100,6 +111,9 @@ right if one of them has it.`,
 		},
 	}
 	end.add(cmd)
+	cmd.Flags().StringArrayVar(&from, "from", nil, "check what this gives: the URL of a trustless gateway, or a target as --to names it; may be repeated")
+	group(cmd.Flags(), groupWhere, "from")
+	common(cmd.Flags(), "from")
 	cmd.Flags().IntVar(&sample, "sample", uploader.DefaultSampleBlocks, "fetch this many random blocks back from the service; 0 asks it only")
 	cmd.Flags().IntVar(&retries, "retries", uploader.DefaultRetries, "tries of a request after the first one")
 	cmd.Flags().DurationVar(&timeout, "verify-timeout", 5*time.Second, "how long the service may take to have it complete")
@@ -195,6 +209,23 @@ func (a *app) verifyRemote(ctx context.Context, t *target, root cid.Cid, opts up
 	a.con.event(event)
 	a.con.result(root.String() + "\t" + opts.Verify.String())
 	return nil
+}
+
+// fetched is what sources give together, as a target that takes nothing. They
+// have tried again already.
+type fetched struct{ pool *gateway.Pool }
+
+// String implements [uploader.Target].
+func (fetched) String() string { return "what it is fetched from" }
+
+// Put implements [uploader.Target].
+func (fetched) Put(context.Context, *uploader.Shard) (uploader.Receipt, error) {
+	return uploader.Receipt{}, errors.ErrUnsupported
+}
+
+// FetchBlock implements [uploader.BlockFetcher].
+func (f fetched) FetchBlock(ctx context.Context, c cid.Cid, _ int) ([]byte, error) {
+	return f.pool.Block(ctx, c)
 }
 
 // verifyFetched checks what gateways give.
