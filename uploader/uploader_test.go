@@ -289,7 +289,7 @@ func TestFaults(t *testing.T) {
 			c := &clock{now: time.Unix(1e9, 0)}
 			stall := func(o *nftstorage.Options) {
 				if strings.HasPrefix(test.name, "stall") {
-					o.Stall = 300 * time.Millisecond
+					o.Stall = 2 * time.Second // a machine that is busy must not be taken for a stall
 				}
 			}
 			target := newTarget(t, srv, stall)
@@ -384,20 +384,24 @@ func TestRetryAfter(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		header   string
+		date     time.Duration // from now on, as a date; if there is no header
 		min, max time.Duration
 	}{
-		{"35", 35 * time.Second, 36 * time.Second},
-		{"", 30 * time.Second, 31 * time.Second},
-		{"-5", 30 * time.Second, 31 * time.Second},
-		{"soon", 30 * time.Second, 31 * time.Second},
-		{"31536000", 5 * time.Minute, 5*time.Minute + time.Second},
-		{"99999999999999999999", 30 * time.Second, 31 * time.Second},
-		{time.Now().Add(4 * time.Minute).UTC().Format(http.TimeFormat), 3 * time.Minute, 241 * time.Second},
-		{time.Now().Add(-time.Minute).UTC().Format(http.TimeFormat), 30 * time.Second, 31 * time.Second},
+		{"35", 0, 35 * time.Second, 36 * time.Second},
+		{"", 0, 30 * time.Second, 31 * time.Second},
+		{"-5", 0, 30 * time.Second, 31 * time.Second},
+		{"soon", 0, 30 * time.Second, 31 * time.Second},
+		{"31536000", 0, 5 * time.Minute, 5*time.Minute + time.Second},
+		{"99999999999999999999", 0, 30 * time.Second, 31 * time.Second},
+		{"", 4 * time.Minute, 3 * time.Minute, 241 * time.Second},
+		{"", -time.Minute, 30 * time.Second, 31 * time.Second},
 	}
 	for _, test := range tests {
-		t.Run(test.header, func(t *testing.T) {
+		t.Run(test.header+test.date.String(), func(t *testing.T) {
 			t.Parallel()
+			if test.date != 0 { // this test may have waited for others
+				test.header = time.Now().Add(test.date).UTC().Format(http.TimeFormat)
+			}
 			srv := uploadertest.NewServer(t, uploadertest.Options{})
 			srv.Script(uploadertest.Upload, uploadertest.RateLimited(test.header))
 			c := &clock{now: time.Unix(1e9, 0)}

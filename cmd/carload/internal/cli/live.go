@@ -81,14 +81,18 @@ func (c *console) without(f func()) {
 }
 
 // leaveWait bounds how long leave waits for a write to the terminal to end.
-const leaveWait = 100 * time.Millisecond
+const leaveWait = time.Second
 
 // leave clears the lines at the bottom when the process is about to end by a
-// signal. A terminal that takes nothing is not waited for.
+// signal, and nothing is written after that. A terminal that takes nothing is not
+// waited for.
 func (c *console) leave() {
 	cleared := make(chan struct{})
 	go func() {
-		c.hide()
+		c.mu.Lock() // for good
+		if c.live != nil {
+			_, _ = io.WriteString(c.err, clearBelow) // nobody is left to tell
+		}
 		close(cleared)
 	}()
 	timer := time.NewTimer(leaveWait)
