@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/carload/carload/car"
+	"github.com/carload/carload/car/piece"
 	"github.com/carload/carload/chunker"
 	"github.com/carload/carload/splitter"
 	"github.com/carload/carload/uploader"
@@ -30,12 +31,14 @@ func Stages() []Stage {
 		{Name: "describe", What: "root CID, unixfs-v1-2025", Against: []string{"sha256", "boxo-import"}, Agrees: "v1", Run: describe(chunker.UnixFSv1())},
 		{Name: "describe-256k", What: "root CID, 256 KiB chunks", Against: []string{"describe"}, Run: describe(chunks256k())},
 		{Name: "boxo-import", What: "root CID by boxo's importer", Agrees: "v1", Run: boxoImport},
+		{Name: "piece", What: "Filecoin piece CID of the file", Against: []string{"sha256"}, Run: pieceCID},
 		{Name: "archive", What: "both passes, all shards read and thrown away", Against: []string{"sha256", "go-car"}, Agrees: "v1", Run: archive},
 		{Name: "go-car", What: "CAR of the blocks by go-car's writer, thrown away", Run: goCarWrite},
 		{Name: "cp", What: "copy the file", Run: copyFile(false)},
-		{Name: "pack", What: "both passes, shards written to disk", Against: []string{"cp"}, Agrees: "v1", Run: pack(false)},
+		{Name: "pack", What: "both passes, shards written to disk", Against: []string{"cp"}, Agrees: "v1", Run: pack(dirtarget.Options{NoSync: true}, uploader.Options{})},
+		{Name: "pack-pieces", What: "the same as pack, with piece CIDs", Against: []string{"pack"}, Agrees: "v1", Run: pack(dirtarget.Options{NoSync: true}, uploader.Options{PieceCIDs: true})},
 		{Name: "cp-sync", What: "copy the file and sync it", Run: copyFile(true)},
-		{Name: "pack-sync", What: "the same as pack, each shard synced", Against: []string{"cp-sync"}, Agrees: "v1", Run: pack(true)},
+		{Name: "pack-sync", What: "the same as pack, each shard synced", Against: []string{"cp-sync"}, Agrees: "v1", Run: pack(dirtarget.Options{}, uploader.Options{})},
 		{Name: "put", What: "bare HTTP PUT to a draining server", Against: []string{"read"}, Run: barePut},
 		{Name: "send", What: "both passes, shards sent to a draining server", Against: []string{"put"}, Agrees: "v1", Run: send},
 		{Name: "up", What: "both passes into the service: checked, stored, complete", Against: []string{"cp-sync"}, Agrees: "v1", Service: true, Run: up},
@@ -126,6 +129,17 @@ func build(ctx context.Context, path string, p chunker.Profile) (*chunker.DAG, e
 	return chunker.Build(ctx, src, chunker.Options{Profile: p})
 }
 
+func pieceCID(_ context.Context, j Job) (Outcome, error) {
+	f, err := os.Open(j.Path)
+	if err != nil {
+		return Outcome{}, err
+	}
+	defer f.Close()
+	var pool piece.Pool
+	p, err := pool.Read(f)
+	return Outcome{Bytes: p.RawSize}, err
+}
+
 func archive(ctx context.Context, j Job) (Outcome, error) {
 	d, err := build(ctx, j.Path, chunker.Profile{})
 	if err != nil {
@@ -176,13 +190,13 @@ func copyFile(sync bool) func(context.Context, Job) (Outcome, error) {
 	}
 }
 
-func pack(sync bool) func(context.Context, Job) (Outcome, error) {
+func pack(to dirtarget.Options, opts uploader.Options) func(context.Context, Job) (Outcome, error) {
 	return func(ctx context.Context, j Job) (Outcome, error) {
-		t, err := dirtarget.New(j.Dir, dirtarget.Options{NoSync: !sync})
+		t, err := dirtarget.New(j.Dir, to)
 		if err != nil {
 			return Outcome{}, err
 		}
-		o, err := upload(ctx, j, t)
+		o, err := upload(ctx, j, t, opts)
 		if err != nil {
 			return o, err
 		}
@@ -211,8 +225,9 @@ func checkShards(dir string, o Outcome) error {
 }
 
 // upload runs the engine on the file.
-func upload(ctx context.Context, j Job, t uploader.Target) (Outcome, error) {
-	u, err := uploader.New(t, uploader.Options{Transfers: j.Transfers, MaxUploadBytes: -1})
+func upload(ctx context.Context, j Job, t uploader.Target, opts uploader.Options) (Outcome, error) {
+	opts.Transfers, opts.MaxUploadBytes = j.Transfers, -1
+	u, err := uploader.New(t, opts)
 	if err != nil {
 		return Outcome{}, err
 	}
@@ -256,7 +271,7 @@ func barePut(ctx context.Context, j Job) (Outcome, error) {
 func send(ctx context.Context, j Job) (Outcome, error) {
 	client := bulkClient()
 	defer client.CloseIdleConnections()
-	return upload(ctx, j, sinkTarget{j.SinkURL, client})
+	return upload(ctx, j, sinkTarget{j.SinkURL, client}, uploader.Options{})
 }
 
 func up(ctx context.Context, j Job) (Outcome, error) {
@@ -269,5 +284,5 @@ func up(ctx context.Context, j Job) (Outcome, error) {
 		return Outcome{}, err
 	}
 	defer t.Close()
-	return upload(ctx, j, t)
+	return upload(ctx, j, t, uploader.Options{})
 }
