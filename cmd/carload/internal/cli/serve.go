@@ -114,7 +114,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 	}
 	var certificates []tls.Certificate
 	if f.tlsCert != "" {
-		c, err := tls.LoadX509KeyPair(f.tlsCert, f.tlsKey)
+		c, err := certificate(f.tlsCert, f.tlsKey)
 		if err != nil {
 			return usageError{error: fmt.Errorf("TLS: %w", err)}
 		}
@@ -219,6 +219,18 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 		err = errors.Join(fmt.Errorf("requests were cut off: %w", err), server.Close())
 	}
 	return errors.Join(err, metrics.Close(), g.Wait(), os.Remove(endpointFile))
+}
+
+func certificate(cert, key string) (tls.Certificate, error) {
+	chain, _, err := readSmall(cert, maxCertBytes)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	private, _, err := readSmall(key, maxCertBytes)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.X509KeyPair(chain, private)
 }
 
 func listen(flag, addr string) (net.Listener, error) {

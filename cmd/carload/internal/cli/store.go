@@ -98,11 +98,12 @@ func (a *app) servedStatus(ctx context.Context, flag string) (s store.Status, er
 		return s, err
 	}
 	req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
-	res, err := http.DefaultClient.Do(req)
+	client := &http.Client{Timeout: time.Minute} // whatever has that port now may say nothing
+	defer client.CloseIdleConnections()
+	res, err := client.Do(req)
 	if err != nil {
 		return s, err
 	}
-	defer http.DefaultClient.CloseIdleConnections()
 	defer res.Body.Close()
 	var answer struct {
 		OK    bool
@@ -192,15 +193,24 @@ open. A service that runs does so by itself: see --gc-interval of "carload serve
 		Example: `  carload service gc`,
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.withStore(cmd.Context(), dir, func(st *store.Store) error {
-				r, err := st.Collect(cmd.Context())
-				if err != nil {
-					return err
-				}
-				a.con.event(gcEvent{header("gc"), r.Shards, r.Files, r.Bytes})
-				a.con.result(fmt.Sprintf("%d shards\t%d files\t%d bytes", r.Shards, r.Files, r.Bytes))
-				return nil
-			})
+			there, err := a.storeThere(dir)
+			if err != nil {
+				return err
+			}
+			st, err := store.Open(cmd.Context(), store.Options{Dir: there, Logger: a.log})
+			if errors.Is(err, store.ErrLocked) {
+				return withHint(err, "nothing was removed: if carload serve has it, that removes what no upload needs every --gc-interval")
+			}
+			if err != nil {
+				return err
+			}
+			r, err := st.Collect(cmd.Context())
+			if err := errors.Join(err, st.Close()); err != nil {
+				return err
+			}
+			a.con.event(gcEvent{header("gc"), r.Shards, r.Files, r.Bytes})
+			a.con.result(fmt.Sprintf("%d shards\t%d files\t%d bytes", r.Shards, r.Files, r.Bytes))
+			return nil
 		},
 	}
 	addStore(cmd, &dir)

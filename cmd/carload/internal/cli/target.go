@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -266,12 +265,7 @@ const maxCertBytes = 4 << 20
 // rootsAnd is the certificate authorities that the system trusts and those in
 // a PEM file.
 func rootsAnd(path string) (*x509.CertPool, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	p, err := io.ReadAll(io.LimitReader(f, maxCertBytes))
+	p, _, err := readSmall(path, maxCertBytes)
 	if err != nil {
 		return nil, err
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -69,21 +68,12 @@ func (a *app) secret(ctx context.Context, f tokenFlags, around bool) (string, er
 }
 
 func (a *app) readTokenFile(path string) (string, error) {
-	f, err := os.Open(path)
+	p, info, err := readSmall(path, maxTokenBytes)
 	if err != nil {
 		return "", fmt.Errorf("token file: %w", err)
 	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return "", fmt.Errorf("token file: %w", err)
-	}
-	if runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
+	if runtime.GOOS != "windows" && info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
 		a.con.warn("others can read the token in %q; chmod 600 it", path)
-	}
-	p, err := io.ReadAll(io.LimitReader(f, maxTokenBytes))
-	if err != nil {
-		return "", fmt.Errorf("token file: %w", err)
 	}
 	return string(p), nil
 }

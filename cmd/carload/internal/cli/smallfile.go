@@ -1,0 +1,29 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"syscall"
+)
+
+// readSmall reads a file that the user named. It may be a pipe, as shells make
+// them for <(command), or a device without end. A pipe that nobody has open for
+// writing is empty, and not waited for.
+func readSmall(path string, limit int64) ([]byte, fs.FileInfo, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(p)) > limit {
+		err = fmt.Errorf("%q is larger than %d bytes", path, limit)
+	}
+	return p, info, err
+}
