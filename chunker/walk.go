@@ -280,8 +280,11 @@ func (w *walker) ignoresOf(d *foundDir, root *os.Root, entries []fs.DirEntry) (*
 // takes reports whether the options take an entry of a directory. What is in a
 // directory that is left out is not looked at.
 func (w *walker) takes(d *foundDir, root *os.Root, e fs.DirEntry) (bool, error) {
-	isDir := e.IsDir()
-	if !w.chosen.byName(d.ignores, path.Join(d.path, e.Name()), isDir).Taken {
+	isDir, name := e.IsDir(), e.Name()
+	if d.ignores != nil || len(w.chosen.rules) > 0 { // else the name is enough
+		name = path.Join(d.path, name)
+	}
+	if !w.chosen.byName(d.ignores, name, isDir).Taken {
 		w.dag.filtered++
 		return false, nil
 	}

@@ -199,7 +199,7 @@ corruption, 7 not authorized, 8 limit reached, 11 locked by another process,
 		a.upCommand(), a.cidCommand(), a.packCommand(), a.verifyCommand(), a.statusCommand(),
 		a.unpackCommand(), a.getCommand(), a.copyCommand(), a.lsCommand(), a.inspectCommand(), a.pieceCommand(),
 		a.listCommand(), a.rmCommand(), a.pinCommand(), a.serveCommand(), a.consoleCommand(), a.keyCommand(), a.serviceCommand(),
-		a.targetCommand(), a.loginCommand(), a.logoutCommand(), a.configCommand(), a.ledgerCommand(), a.fleetCommand(), a.profilesCommand(), a.benchCommand(), a.benchStageCommand(), a.benchSinkCommand(), a.versionCommand(),
+		a.targetCommand(), a.loginCommand(), a.logoutCommand(), a.configCommand(), a.ledgerCommand(), a.fleetCommand(), a.profilesCommand(), a.benchCommand(), a.benchStageCommand(), a.benchSinkCommand(), a.versionCommand(), a.manCommand(),
 	)
 	root.AddCommand(topics()...)
 	root.AddGroup(&cobra.Group{ID: "send", Title: "Send"}, &cobra.Group{ID: "back", Title: "Check and get back"},

@@ -49,6 +49,7 @@ func (a *app) complete(root *cobra.Command) {
 		"status": a.roots, "rm": a.roots, "get": a.roots, "copy": a.roots, "pin add": a.roots,
 		"ledger show": a.roots, "ledger forget": a.roots, "verify": a.rootsAndFiles,
 		"target show": a.names, "target test": a.names, "target rm": a.names,
+		"man": directories,
 	}
 	for path, f := range arguments {
 		if cmd, _, err := root.Find(strings.Fields(path)); err == nil {

@@ -201,8 +201,14 @@ func showFlags(w *page, cmd *cobra.Command, whole bool) (hidden int) {
 
 // showFlag prints a flag as pflag does, wrapped.
 func showFlag(w *page, f *pflag.Flag) {
+	name, usage := flagText(f)
+	column(w, name, usage, 30)
+}
+
+// flagText is how a flag is written, and what it is for.
+func flagText(f *pflag.Flag) (name, usage string) {
 	kind, usage := pflag.UnquoteUsage(f)
-	name := "    --" + f.Name
+	name = "    --" + f.Name
 	if f.Shorthand != "" {
 		name = "-" + f.Shorthand + ", --" + f.Name
 	}
@@ -222,7 +228,7 @@ func showFlag(w *page, f *pflag.Flag) {
 	default:
 		usage += fmt.Sprintf(" (default %s)", d)
 	}
-	column(w, name, usage, 30)
+	return name, usage
 }
 
 // column prints a name and, from a column on, a text that is wrapped.
