@@ -57,7 +57,6 @@ fetched nor sent.`,
 				retries = -1 // the pool's word for none
 			}
 			return a.withSources(cmd.Context(), end, from, func(sources []gateway.Source) error {
-				defer frugal()()
 				src.remote.pool = gateway.NewPool(gateway.Options{Retries: retries, AheadBytes: copyAhead, Observer: observer{con: a.con}, Logger: a.log}, sources...)
 				src.remote.maxShardBytes = opts.MaxShardBytes
 				if all {
