@@ -28,7 +28,7 @@ func (st *Store) missed(ctx context.Context, c cid.Cid, notHeld error) ([]byte, 
 	mh := []byte(c.Hash())
 	needed, err := exists(ctx, st.db.read, `SELECT 1 FROM nodes WHERE mh = ? AND pending = -1 UNION ALL
 		SELECT 1 FROM parents p JOIN nodes n ON n.id = p.parent WHERE p.child = ? AND n.pending = -1`, mh, childOf(string(mh)))
-	if err != nil || !needed {
+	if err != nil || !needed || st.db.write == nil {
 		return nil, errors.Join(notHeld, err)
 	}
 	st.log.LogAttrs(ctx, slog.LevelError, "the index lacks a block that an upload needs", slog.String("block", c.String()))

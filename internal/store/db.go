@@ -16,7 +16,7 @@ import (
 // database is the SQLite file of the index.
 type database struct {
 	read  *sqlite.Reader // the index as it is on the disk
-	write *writer
+	write *writer        // nil if it is not to be changed
 }
 
 // openDatabase opens a file for writing; openReaders follows when its tables
@@ -67,6 +67,9 @@ func (db *database) close() error {
 
 // update runs f in the one transaction that may write.
 func (db *database) update(ctx context.Context, f func(*tx) error) error {
+	if db.write == nil {
+		return ErrReadOnly
+	}
 	return db.write.update(ctx, f)
 }
 

@@ -29,6 +29,14 @@ var (
 	// shards whose payloads are kept.
 	ErrKeeps = errors.New("the store keeps payloads, which discarding would destroy")
 
+	// ErrReadOnly is returned for changes of a store that was opened by
+	// [OpenReadOnly].
+	ErrReadOnly = errors.New("the store is open for reading only")
+
+	// ErrUnfinished is returned by [OpenReadOnly] for a store whose last process
+	// ended without closing it.
+	ErrUnfinished = errors.New("the store was not closed by who had it last, and is mended when it is opened for writing")
+
 	// ErrClosed is returned for changes of a store that was closed.
 	ErrClosed = errors.New("the store is closed")
 

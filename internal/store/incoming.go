@@ -42,6 +42,9 @@ func (st *Store) newIncoming() (*Incoming, error) {
 // wrong; an error of src is returned as it is, and must not be the bare
 // [io.EOF] or [io.ErrUnexpectedEOF] unless the CAR ends there.
 func (st *Store) Receive(ctx context.Context, src io.Reader, length int64) (_ *Incoming, err error) {
+	if st.db.write == nil {
+		return nil, ErrReadOnly
+	}
 	in, err := st.newIncoming()
 	if err != nil {
 		return nil, err

@@ -11,6 +11,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// shareDir makes sure that no process changes the store. A store without a lock
+// file, or on a file system without locks, is one that nobody changes.
+func shareDir(dir string) (*os.File, error) {
+	f, err := os.Open(filepath.Join(dir, "lock"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil //nolint:nilnil // no lock
+	}
+	if err != nil {
+		return nil, fmt.Errorf("lock store: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, errors.Join(fmt.Errorf("open store %s: %w", dir, ErrLocked), f.Close())
+	}
+	return f, nil
+}
+
 // lockDir makes sure that one process uses the store. The kernel lets go of the
 // lock when the process ends, however it ends.
 func lockDir(dir string) (*os.File, error) {

@@ -79,6 +79,9 @@ const (
 
 // ResumeFetches queues again what was being fetched when a process ended.
 func (st *Store) ResumeFetches(ctx context.Context) error {
+	if st.db.write == nil {
+		return nil
+	}
 	if _, err := st.db.exec(ctx, `UPDATE fetches SET state = 'queued' WHERE state = 'pinning'`); err != nil {
 		return fmt.Errorf("resume fetches: %w", err)
 	}

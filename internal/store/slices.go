@@ -15,6 +15,9 @@ var errStopped = errors.New("stopped between two transactions")
 // After is called after each; nil is nothing. The context counts only where f asks
 // for it.
 func (st *Store) sliced(ctx context.Context, f func(*indexer) error, after func()) error {
+	if st.db.write == nil {
+		return ErrReadOnly
+	}
 	// What has begun is brought to a state that may stay.
 	calm := context.WithoutCancel(ctx)
 	x := newIndexer(calm, st, nil)

@@ -73,9 +73,7 @@ type Store struct {
 	last    int64 // guarded by clockMu
 }
 
-// open opens the store in a directory that is there; rebuild says that the index
-// is about to be made anew.
-func open(ctx context.Context, opts Options, rebuild bool) (_ *Store, err error) {
+func newStore(opts Options) *Store {
 	if opts.BufferBytes == 0 {
 		opts.BufferBytes = DefaultBufferBytes
 	}
@@ -90,6 +88,13 @@ func open(ctx context.Context, opts Options, rebuild bool) (_ *Store, err error)
 		turns:   defaultTurns, crowded: make(chan struct{}, 1),
 	}
 	st.buffers.New = func() any { b := make([]byte, scanBufferBytes); return &b }
+	return st
+}
+
+// open opens the store in a directory that is there; rebuild says that the index
+// is about to be made anew.
+func open(ctx context.Context, opts Options, rebuild bool) (_ *Store, err error) {
+	st := newStore(opts)
 	if st.lock, err = lockDir(opts.Dir); err != nil {
 		return nil, err
 	}
@@ -127,7 +132,11 @@ func (st *Store) Close() error {
 		return nil
 	}
 	st.closed = true
-	return errors.Join(st.db.close(), st.journal.close(), st.files.open.close(), st.lock.Close())
+	err := errors.Join(st.db.close(), st.journal.close(), st.files.open.close())
+	if st.lock != nil {
+		err = errors.Join(err, st.lock.Close())
+	}
+	return err
 }
 
 // change says that the store is about to be changed, so that it is not closed
@@ -137,6 +146,10 @@ func (st *Store) change() (done func(), err error) {
 	if st.closed {
 		st.mu.RUnlock()
 		return nil, ErrClosed
+	}
+	if st.db.write == nil {
+		st.mu.RUnlock()
+		return nil, ErrReadOnly
 	}
 	return st.mu.RUnlock, nil
 }

@@ -230,6 +230,8 @@ func hintsFor(err error) []string {
 		hints = append(hints, "another carload has it: wait for it, or give it as --endpoint if it is carload serve, or name another --store")
 	case errors.Is(err, store.ErrIndexMissing), errors.Is(err, store.ErrRebuilding):
 		hints = append(hints, "make the index anew from the shards by carload service fsck --rebuild")
+	case errors.Is(err, store.ErrUnfinished):
+		hints = append(hints, "open it once where it can be written, by carload service status")
 	case errors.Is(err, store.ErrKeeps):
 		hints = append(hints, "give serve --discard a store of its own by --store")
 	case errors.Is(err, store.ErrDiscards):

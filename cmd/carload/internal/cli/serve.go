@@ -5,11 +5,13 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -42,6 +44,7 @@ type serveFlags struct {
 	store             string
 	tlsCert, tlsKey   string
 	insecure, discard bool
+	readOnly          bool
 	maxBodyBytes      size
 	access            string
 	hosts             []string
@@ -87,6 +90,7 @@ website can act as the service by leading its own name here. SIGINT or SIGTERM f
 	f.maxBodyBytes = service.DefaultMaxBodyBytes
 	fl.Var(&f.maxBodyBytes, "max-body-bytes", "largest request body")
 	fl.StringVar(&f.access, "access", service.ModeReadWriteCreate, "what is allowed: rwc, rw- (nothing new), r-- or --- (maintenance)")
+	fl.BoolVar(&f.readOnly, "read-only", false, "write nothing to the store, which may be on read-only media: uploads get 503")
 	fl.StringArrayVar(&f.fetchFrom, "fetch-from", nil, "URL of a trustless gateway to fetch pinned content from; may be repeated")
 	fl.StringArrayVar(&f.gatewayHosts, "gateway-host", nil, "name under which each CID gets a name of its own, CID.ipfs.NAME; may be repeated")
 	fl.StringVar(&f.metricsAddr, "metrics-addr", "", "address and port for /metrics alone, open to who can reach it; elsewhere it is for this machine only")
@@ -112,6 +116,12 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 	if modes := []string{service.ModeReadWriteCreate, service.ModeReadWrite, service.ModeReadOnly, service.ModeNone}; !slices.Contains(modes, f.access) {
 		return usagef("--access %q: use one of %s", f.access, strings.Join(modes, ", "))
 	}
+	if f.readOnly {
+		if f.discard || len(f.fetchFrom) > 0 || f.consoleSet && f.console {
+			return usagef("--read-only does not go with --discard, --fetch-from and --console")
+		}
+		f.access, f.console = service.ModeReadOnly, false
+	}
 	var certificates []tls.Certificate
 	if f.tlsCert != "" {
 		c, err := certificate(f.tlsCert, f.tlsKey)
@@ -124,7 +134,14 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	st, err := store.Open(ctx, store.Options{Dir: dir, Discard: f.discard, Logger: a.log})
+	open := store.Open
+	if f.readOnly {
+		open = store.OpenReadOnly
+	}
+	st, err := open(ctx, store.Options{Dir: dir, Discard: f.discard, Logger: a.log})
+	if errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission) {
+		return withHint(err, "serve what is there by --read-only")
+	}
 	if err != nil {
 		return err
 	}
@@ -146,8 +163,10 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, svc.Close()) }()
-	if _, err := localToken(ctx, st, dir); err != nil {
-		return err
+	if !f.readOnly {
+		if _, err := localToken(ctx, st, dir); err != nil {
+			return err
+		}
 	}
 	listener, err := listen("--listen", f.listen)
 	if err != nil {
@@ -176,7 +195,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 	}
 	background, stopBackground := context.WithCancel(ctx)
 	defer stopBackground()
-	if f.scrub.size > 0 && !f.discard {
+	if f.scrub.size > 0 && !f.discard && !f.readOnly {
 		g.Go(func() error {
 			if err := st.Scrub(background, store.ScrubOptions{BytesPerSecond: int64(f.scrub.size)}); err != nil {
 				a.log.Error("the scrub ended", "error", err) // the service goes on
@@ -184,7 +203,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 			return nil
 		})
 	}
-	if f.collect > 0 {
+	if f.collect > 0 && !f.readOnly {
 		g.Go(func() error {
 			st.CollectRegularly(background, store.CollectOptions{Every: f.collect})
 			return nil
@@ -198,10 +217,14 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 		defer close(stopped)
 		return server.Serve(listener)
 	})
-	endpointFile := filepath.Join(dir, localEndpointFile)
-	if err := writePrivate(endpointFile, url+"\n"); err != nil {
-		stopBackground()
-		return errors.Join(err, metrics.Close(), server.Close(), g.Wait())
+	forget := func() error { return nil }
+	if !f.readOnly {
+		endpointFile := filepath.Join(dir, localEndpointFile)
+		if err := writePrivate(endpointFile, url+"\n"); err != nil {
+			stopBackground()
+			return errors.Join(err, metrics.Close(), server.Close(), g.Wait())
+		}
+		forget = func() error { return os.Remove(endpointFile) }
 	}
 	a.con.result(url)
 	a.con.event(servingEvent{header("serving"), url, dir})
@@ -218,7 +241,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 	if err != nil {
 		err = errors.Join(fmt.Errorf("requests were cut off: %w", err), server.Close())
 	}
-	return errors.Join(err, metrics.Close(), g.Wait(), os.Remove(endpointFile))
+	return errors.Join(err, metrics.Close(), g.Wait(), forget())
 }
 
 func certificate(cert, key string) (tls.Certificate, error) {
@@ -243,6 +266,10 @@ func listen(flag, addr string) (net.Listener, error) {
 
 // sayServing says what to do next.
 func (a *app) sayServing(url string, f serveFlags, pages bool) {
+	if f.readOnly {
+		a.con.say("fetch from it: %s/ipfs/CID; it takes no uploads; Ctrl-C ends it", url)
+		return
+	}
 	up := "carload up FILE"
 	if f.store != "" {
 		up += " --store " + shellQuote([]string{f.store})
