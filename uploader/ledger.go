@@ -204,7 +204,7 @@ func (l *MemoryLedger) Forget(_ context.Context, u UploadKey) error {
 	return nil
 }
 
-// Plan implements [Ledger].
+// Description implements [Ledger].
 func (l *MemoryLedger) Description(_ context.Context, key string) ([]byte, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
