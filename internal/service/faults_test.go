@@ -83,6 +83,10 @@ func TestGatewayOverDamagedShards(t *testing.T) {
 			return os.WriteFile(path, p, 0o600)
 		},
 		"deleted": os.Remove,
+		"unreadable": func(path string) error {
+			// What is at the first addresses of a process can't be read: EIO.
+			return errors.Join(os.Remove(path), os.Symlink("/proc/self/mem", path))
+		},
 	}
 	for name, harm := range harms {
 		for _, second := range []bool{false, true} {

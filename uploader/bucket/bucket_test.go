@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -361,6 +362,30 @@ func TestStaleList(t *testing.T) {
 	}
 	if lists == 0 {
 		t.Error("nothing was listed")
+	}
+}
+
+// TestNobodyListens: a storage that can't be reached has refused nothing, and may
+// be there again soon.
+func TestNobodyListens(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := "http://" + l.Addr().String()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	target := open(t, &targettest.S3{Access: "someone", Bucket: "shards"}, at, "s3cret")
+	root := cid.MustParse("bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi")
+	_, status := target.Status(t.Context(), root)
+	_, block := target.FetchBlock(t.Context(), root, 1<<20)
+	for what, err := range map[string]error{"status": status, "block": block, "delete": target.Delete(t.Context(), root)} {
+		var network *net.OpError
+		if again, _ := uploader.Retryable(err); !again || !errors.As(err, &network) || strings.Contains(err.Error(), "answered") {
+			t.Errorf("%s: %v", what, err)
+		}
 	}
 }
 

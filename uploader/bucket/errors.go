@@ -12,6 +12,7 @@ import (
 
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/smithy-go"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"github.com/carload/carload/internal/bulk"
 	"github.com/carload/carload/uploader"
@@ -124,7 +125,7 @@ func (t *Target) apiError(ctx context.Context, what string, err error) error {
 	var reply *awshttp.ResponseError
 	var api smithy.APIError
 	switch {
-	case errors.As(err, &reply):
+	case errors.As(err, &reply) && reply.HTTPStatusCode() != 0: // else there was none
 		e := &Error{Status: reply.HTTPStatusCode()}
 		if errors.As(err, &api) {
 			e.Code, e.Message = api.ErrorCode(), api.ErrorMessage()
@@ -138,6 +139,10 @@ func (t *Target) apiError(ctx context.Context, what string, err error) error {
 	}
 	if _, none := t.api.Options().Credentials.Retrieve(ctx); none != nil {
 		return bulk.Permanent(fmt.Errorf("%s: %w: %w: %w", what, uploader.ErrUnauthorized, ErrNoCredentials, none))
+	}
+	var unsent *smithyhttp.RequestSendError
+	if errors.As(err, &unsent) {
+		err = unsent.Err
 	}
 	return t.client.Failed(ctx, what, err)
 }

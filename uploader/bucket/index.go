@@ -262,6 +262,9 @@ func (t *Target) FetchBlock(ctx context.Context, c cid.Cid, limit int) ([]byte, 
 		return p, err
 	}
 	h, herr := t.open(ctx, c)
+	if again, _ := uploader.Retryable(herr); again {
+		return nil, herr // that says nothing of the block
+	}
 	if herr != nil || slices.Contains(uploads, h) {
 		return nil, err
 	}

@@ -225,7 +225,7 @@ func limits(ctx context.Context, x *exam) (string, error) {
 	known := "it names no limits"
 	if t, ok := x.opts.Target.(uploader.Limited); ok {
 		l := t.Limits()
-		known = fmt.Sprintf("shards of %s bytes, blocks of %s", orAny(l.ShardBytes), orAny(int64(l.BlockBytes)))
+		known = fmt.Sprintf("shards of %s bytes, blocks of %s bytes", orAny(l.ShardBytes), orAny(int64(l.BlockBytes)))
 		if l.BlockBytes > 0 {
 			if err := x.tooLarge(ctx, l.BlockBytes); err != nil {
 				return "", err
