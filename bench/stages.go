@@ -129,6 +129,7 @@ func build(ctx context.Context, path string, p chunker.Profile) (*chunker.DAG, e
 	return chunker.Build(ctx, src, chunker.Options{Profile: p})
 }
 
+// pieceCID has one hasher, which keeps all cores busy.
 func pieceCID(_ context.Context, j Job) (Outcome, error) {
 	f, err := os.Open(j.Path)
 	if err != nil {
