@@ -477,8 +477,8 @@ func (t *Target) List(ctx context.Context) iter.Seq2[uploader.Held, error] {
 
 var errEnough = errors.New("the list is not asked for more")
 
-// Delete implements [uploader.Deleter]: it takes the pin away. The blocks go
-// when the node's collector runs.
+// Delete implements [uploader.Deleter] by taking the pin away. What appears in
+// the node's files stays there, with its blocks.
 func (t *Target) Delete(ctx context.Context, root cid.Cid) error {
 	return t.ask(ctx, "pin/rm", url.Values{"arg": {root.String()}}, nil)
 }
