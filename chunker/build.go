@@ -202,7 +202,8 @@ func (b *builder) describe(ctx context.Context, n *node, src io.ReaderAt) error 
 	p := b.dag.recipe(n)
 	switch {
 	case b.oneLeaf(n.size):
-		h := newBatch(b, p.leafBytes(n.size))
+		// Room for more than this leaf would be most of what a small file costs.
+		h := &batch{b: b, buf: make([]byte, 0, p.leafBytes(n.size)), sums: make([][sha256mb.Size]byte, 1)}
 		if err = h.add(p, n, src, 0, n.size, n.digest[:]); err == nil {
 			h.flush()
 			b.finishLeaf(n)
