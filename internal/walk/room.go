@@ -224,8 +224,9 @@ func (s *Stream) recount() {
 	s.lent = 0
 }
 
-// leave gives back what a walk has in the room.
-func (r *room) leave(s *Stream) {
+// forget takes a walk that ends from among those set aside. Nobody touches what
+// it has from then on.
+func (r *room) forget(s *Stream) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if s.line != nil {
@@ -233,5 +234,12 @@ func (r *room) leave(s *Stream) {
 		s.line = nil
 	}
 	s.recount()
+}
+
+// leave gives back what a walk has in the room.
+func (r *room) leave(s *Stream) {
+	r.forget(s)
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.vacate(s)
 }

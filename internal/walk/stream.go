@@ -329,7 +329,11 @@ func (s *Stream) hand(ctx context.Context, f func() error) error {
 	s.since.Store(time.Now().UnixNano())
 	s.state.Store(handing)
 	err := f()
-	if err != nil || s.state.CompareAndSwap(handing, working) {
+	if s.state.CompareAndSwap(handing, working) {
+		return err
+	}
+	if err != nil {
+		s.r.room.forget(s)
 		return err
 	}
 	return s.resume(ctx)
