@@ -81,8 +81,7 @@ func TestSlowUploadsStopNobody(t *testing.T) {
 
 // Clients that ask the gateway for much and read nothing take nothing that
 // others need, however many they are.
-func TestReadersThatDontReadStopNobody(t *testing.T) {
-	t.Parallel()
+func TestReadersThatDontReadStopNobody(t *testing.T) { // not in parallel: others measure their memory as well
 	s := newServer(t, options{})
 	large := s.do(http.MethodPost, "/upload", bytes.Repeat([]byte("0123456789abcdef"), 2<<20), "Content-Type", "application/octet-stream").upload(t).CID
 	small := s.do(http.MethodPost, "/upload", []byte("small"), "Content-Type", "application/octet-stream").upload(t).CID
