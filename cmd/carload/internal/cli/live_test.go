@@ -68,8 +68,13 @@ func TestLiveLines(t *testing.T) {
 	c.show(nil)
 	c.line("x")
 	c.show([]string{"last"})
-	c.leave()
+	c.hide()
 	c.line("after")
+	c.show([]string{"the end"})
+	c.leave()
+	if c.mu.TryLock() {
+		t.Error("something can be written after it left")
+	}
 	if got, want := screenOf(t, out.String()), []string{"before", "a message", "another one", "x", "after", ""}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
