@@ -41,6 +41,8 @@ func scanKey(scan scanRow) (k nodeKey, err error) {
 	return k, err
 }
 
+// keyOf is c without its version. It is asked for each block, so it takes the
+// multihash out of the CID's own string, where [cid.Cid.Hash] makes a copy.
 func keyOf(c cid.Cid) nodeKey {
 	all := c.KeyString()
 	if c.Version() == 0 {
