@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"math"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -56,18 +58,27 @@ func (f *filters) patterns() ([]chosen, error) {
 	return all, nil
 }
 
+// maxPatternBytes bounds what is read of a file of patterns.
+const maxPatternBytes = 1 << 20
+
 func readPatterns(name string) ([]chunker.PatternLine, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, usageError{error: fmt.Errorf("--exclude-from: %w", err)}
+	text, info, err := readSmall(name, maxPatternBytes)
+	if err == nil && len(text) == 0 && info.Mode()&fs.ModeNamedPipe != 0 {
+		err = errNoPatterns
 	}
-	defer f.Close()
-	lines, err := chunker.ReadPatterns(f)
+	if err != nil {
+		return nil, usageError{error: fmt.Errorf("--exclude-from %s: %w", quotePath(name), err)}
+	}
+	lines, err := chunker.ReadPatterns(bytes.NewReader(text))
 	if err != nil {
 		return nil, usageError{error: fmt.Errorf("--exclude-from %s: %w", quotePath(name), err)}
 	}
 	return lines, nil
 }
+
+// errNoPatterns keeps all from being taken because what writes the patterns has
+// failed, or comes later.
+var errNoPatterns = errors.New("nothing comes out of the pipe")
 
 // below is a pattern of what is below the directories that match p.
 func below(p string) string {

@@ -38,6 +38,7 @@ func TestEndlessFiles(t *testing.T) {
 			{"serve", "--listen", "127.0.0.1:0", "--tls-cert", file, "--tls-key", file},
 			{"list", "--config", file},
 			{"cid", "--files-from", "/dev/zero"},
+			{"cid", "--exclude-from", file, home},
 			{"cid", file},
 			{"up", home, "--to", "dir:" + filepath.Join(home, "out"), "--ledger", file},
 		} {
