@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Client sends requests, and makes errors of them that tell why they were
-// given up and do not show its secret.
+// Client sends HTTP requests. Its errors say why a request was given up, and
+// never show its secret.
 type Client struct {
 	http   *http.Client
 	secret Secret
@@ -19,10 +19,10 @@ type Client struct {
 	clock  *watchedClock
 }
 
-// watchedClock notes what the far side says the time is.
+// watchedClock records the time that the server reports in its Date header.
 type watchedClock struct {
 	http.RoundTripper
-	skew atomic.Pointer[time.Duration] // nil before it was told
+	skew atomic.Pointer[time.Duration] // nil until a reply carried a Date header
 }
 
 // RoundTrip implements http.RoundTripper.
@@ -37,15 +37,15 @@ func (c *watchedClock) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// CloseIdleConnections lets [http.Client] do so.
+// CloseIdleConnections forwards the call from [http.Client].
 func (c *watchedClock) CloseIdleConnections() {
 	if t, ok := c.RoundTripper.(interface{ CloseIdleConnections() }); ok {
 		t.CloseIdleConnections()
 	}
 }
 
-// Skew is how much the far side's clock is ahead of ours, by its last reply;
-// false if none told.
+// Skew returns how far the server's clock is ahead of ours, according to its
+// last reply. It returns false if no reply carried a date.
 func (c *Client) Skew() (time.Duration, bool) {
 	if skew := c.clock.skew.Load(); skew != nil {
 		return *skew, true
@@ -53,13 +53,14 @@ func (c *Client) Skew() (time.Duration, bool) {
 	return 0, false
 }
 
-// NewClient makes a client. The agent names the program to the far side.
+// NewClient makes a client. Agent is its User-Agent.
 func NewClient(transport http.RoundTripper, secret Secret, agent string) *Client {
 	clock := &watchedClock{RoundTripper: transport}
 	return &Client{&http.Client{Transport: clock, CheckRedirect: checkRedirect}, secret, agent, clock}
 }
 
-// checkRedirect follows to the same origin only: bodies and token are for it.
+// checkRedirect follows redirects within the same origin only: no other server
+// may see the body and the token.
 func checkRedirect(req *http.Request, via []*http.Request) error {
 	if len(via) >= 5 {
 		return errors.New("too many redirects")
@@ -77,7 +78,7 @@ func (c *Client) Send(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		var u *url.Error
 		if errors.As(err, &u) {
-			err = u.Err // what it adds is said here, too
+			err = u.Err // url.Error adds the method and URL; so do we, below
 		}
 		if Distrusted(err) {
 			err = Permanent(err)
@@ -91,13 +92,13 @@ func (c *Client) Send(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// Do is Send for programs that ask as an [http.Client] is asked. Their requests
-// have the names that they gave themselves.
+// Do sends a request as [http.Client.Do] does, for libraries that expect one.
+// It leaves the request's User-Agent alone.
 func (c *Client) Do(req *http.Request) (*http.Response, error) { return c.http.Do(req) }
 
-// Failed makes the error of a request that was cut short: why it was given up
-// if it was, and nothing that would show the secret. It is a [NetworkError] unless
-// the caller gave up.
+// Failed wraps the error of a request that did not complete. It adds the reason
+// why the request was given up, if it was, and removes the secret. The result
+// is a [NetworkError] unless the caller's context ended.
 func (c *Client) Failed(ctx context.Context, what string, err error) error {
 	cause := context.Cause(ctx)
 	if cause != nil {
@@ -105,13 +106,13 @@ func (c *Client) Failed(ctx context.Context, what string, err error) error {
 	}
 	err = fmt.Errorf("%s: %w", what, c.secret.RedactError(err))
 	if cause != nil && !errors.As(cause, new(*Stalled)) {
-		return err // the network was not at fault
+		return err // the caller gave up; the network is not at fault
 	}
 	return &NetworkError{err}
 }
 
-// Redact takes the client's secret out of a text.
+// Redact removes the client's secret from a text.
 func (c *Client) Redact(text string) string { return c.secret.Redact(text) }
 
-// Close lets go of idle connections.
+// Close closes idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }

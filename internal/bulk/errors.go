@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// RetryAfter reads the header of that name: seconds or an HTTP date. What
-// makes no sense is 0.
+// RetryAfter parses a Retry-After header: seconds or an HTTP date. It returns 0
+// for anything else.
 func RetryAfter(s string, now time.Time) time.Duration {
 	if n, err := strconv.ParseInt(strings.TrimSpace(s), 10, 64); err == nil {
 		if n < 0 {
@@ -28,7 +28,7 @@ func RetryAfter(s string, now time.Time) time.Duration {
 
 const maxMessageBytes = 512
 
-// Quote makes text of a service safe to print.
+// Quote makes a text from the server safe to print.
 func Quote(s string) string {
 	if len(s) > maxMessageBytes {
 		s = s[:maxMessageBytes] + "…"
@@ -36,16 +36,16 @@ func Quote(s string) string {
 	return strconv.Quote(s)
 }
 
-// IsLoopback tells whether a host is this machine, so that nobody is on the
-// way to it.
+// IsLoopback reports whether a host is this machine. Nobody else sees what is
+// sent there.
 func IsLoopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || strings.HasSuffix(host, ".localhost") || ip != nil && ip.IsLoopback()
 }
 
-// ProxyError is a refusal by a proxy on the way to the service.
+// ProxyError says that a proxy on the way to the service refused the request.
 type ProxyError struct {
-	Host   string // of the proxy; empty if it did not have to be asked for a tunnel
+	Host   string // of the proxy; empty if we did not ask it for a tunnel
 	Status int    // HTTP status
 }
 
@@ -61,20 +61,20 @@ func (e *ProxyError) Error() string {
 	return s
 }
 
-// Retry tells whether the proxy can think better of it.
+// Retry reports whether the proxy may accept the same request later.
 func (e *ProxyError) Retry() (again bool, after time.Duration) {
 	return e.Status >= 500 || e.Status == http.StatusRequestTimeout || e.Status == http.StatusTooManyRequests, 0
 }
 
-// Distrusted tells whether a connection failed by whom it leads to, which is
-// the same the next time.
+// Distrusted reports whether a connection failed because of who answered: a bad
+// certificate, or HTTP where TLS was expected. Trying again would not help.
 func Distrusted(err error) bool {
 	var certificate *tls.CertificateVerificationError
 	return errors.As(err, &certificate) || errors.Is(err, http.ErrSchemeMismatch)
 }
 
-// NetworkError is an error of the way to a target, or of what answered there.
-// See uploader.NetworkError.
+// NetworkError is a failure of the network, or of the server behind it. See
+// uploader.NetworkError.
 type NetworkError struct{ Err error }
 
 func (e *NetworkError) Error() string { return e.Err.Error() }
@@ -82,14 +82,15 @@ func (e *NetworkError) Error() string { return e.Err.Error() }
 // Unwrap returns Err.
 func (e *NetworkError) Unwrap() error { return e.Err }
 
-// WrongReply marks the error of a reply that the far side's API does not give.
-// The same request gets the same one.
+// WrongReply wraps the error of a reply that does not fit the server's API. The
+// same request would get the same reply, so it is permanent.
 func WrongReply(err error) error { return &NetworkError{Permanent(err)} }
 
-// BrokenReply marks one that may have been cut on the way.
+// BrokenReply wraps the error of a reply that may have been cut short on the
+// way.
 func BrokenReply(err error) error { return &NetworkError{err} }
 
-// Permanent marks an error that trying again can't mend.
+// Permanent marks an error that a retry cannot fix.
 func Permanent(err error) error { return permanent{err} }
 
 type permanent struct{ error }
@@ -97,13 +98,13 @@ type permanent struct{ error }
 func (e permanent) Unwrap() error                          { return e.error }
 func (permanent) Retry() (again bool, after time.Duration) { return false, 0 }
 
-// Secret is a text that must not be shown. Whatever prints it prints a
-// placeholder; Reveal is the only way to it.
+// Secret is a text that must not be shown. Printing it prints a placeholder;
+// only Reveal returns the text.
 type Secret struct{ text string }
 
 const redacted = "[redacted]"
 
-// NewSecret makes a secret of its text.
+// NewSecret makes a secret from its text.
 func NewSecret(text string) Secret { return Secret{text} }
 
 // Reveal returns the text.
@@ -118,7 +119,7 @@ func (Secret) GoString() string { return redacted }
 // MarshalText hides the secret.
 func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
-// Redact takes the secret out of a text.
+// Redact removes the secret from a text.
 func (s Secret) Redact(text string) string {
 	if s.text == "" {
 		return text
@@ -126,7 +127,7 @@ func (s Secret) Redact(text string) string {
 	return strings.ReplaceAll(text, s.text, redacted)
 }
 
-// RedactError is the error without the secret in its text.
+// RedactError returns the error with the secret removed from its text.
 func (s Secret) RedactError(err error) error {
 	if msg := s.Redact(err.Error()); msg != err.Error() {
 		return &redactedError{msg, err}
@@ -134,7 +135,7 @@ func (s Secret) RedactError(err error) error {
 	return err
 }
 
-// redactedError says something else than the error it stands for.
+// redactedError replaces the text of an error.
 type redactedError struct {
 	msg string
 	err error

@@ -5,8 +5,8 @@ import (
 	"io"
 )
 
-// The form that a file travels in, for services that take uploads as browsers
-// send them. Nothing of it depends on the file, so its length is known.
+// Services that take uploads from browsers want a file inside a multipart form.
+// The form around the file is constant, so its length is known in advance.
 const (
 	boundary = "carload-5d1f0c6f0a0e4a55b0b5c2b8"
 	FormType = "multipart/form-data; boundary=" + boundary
@@ -17,15 +17,15 @@ const (
 	FormBytes = int64(len(formHead) + len(formTail))
 )
 
-// form is a file in its form. As with the file, Close may be called by another
-// goroutine than the one that reads.
+// form wraps a file in a multipart form. As with the file itself, Close may be
+// called from another goroutine than the reader's.
 type form struct {
 	Body              // the file
-	head, tail []byte // what is left of them
-	read       bool   // all of the file
+	head, tail []byte // the part that is still to be read
+	read       bool   // the file is at its end
 }
 
-// NewForm puts a file into its form. With it the body has FormBytes more, and
+// NewForm wraps a file in a multipart form. The body grows by FormBytes and has
 // the content type FormType.
 func NewForm(file Body) Body {
 	return &form{Body: file, head: []byte(formHead), tail: []byte(formTail)}

@@ -1,5 +1,5 @@
-// Package bulk is HTTP for bodies of 100 MB: how they are sent, and how it is
-// seen that they no longer move. Targets share it.
+// Package bulk does HTTP for bodies of 100 MB: it sends them with few copies,
+// and notices when they stop moving. Targets share it.
 package bulk
 
 import (
@@ -11,10 +11,11 @@ import (
 	"time"
 )
 
-// NewTransport makes a transport for bodies of 100 MB: one TCP connection for
-// each transfer (hence no HTTP/2), big writes, and a look at the service's
-// answer before the body leaves. No timeout covers a whole request. Proxies are
-// those of the environment: HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
+// NewTransport makes a transport for bodies of 100 MB. It uses one TCP
+// connection per transfer (hence no HTTP/2) and large writes, and waits for the
+// server's go-ahead (100 Continue) before it sends a body. No timeout covers a
+// whole request. Proxies come from the environment: HTTPS_PROXY, HTTP_PROXY and
+// NO_PROXY.
 func NewTransport() *http.Transport {
 	dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
 	return &http.Transport{
@@ -41,8 +42,8 @@ func NewTransport() *http.Transport {
 	}
 }
 
-// NewUnixTransport makes a transport whose connections all lead to one Unix
-// socket, whatever the URL says.
+// NewUnixTransport makes a transport that connects to a Unix socket, whatever
+// the URL says.
 func NewUnixTransport(path string) *http.Transport {
 	t := NewTransport()
 	t.Proxy = nil
@@ -56,9 +57,10 @@ func NewUnixTransport(path string) *http.Transport {
 	return t
 }
 
-// bulkConn is a TCP connection on which a body writes itself. The transport
-// copies a body of known length through a limited reader, in steps of 32 KiB;
-// a body that can write itself has its batch at hand and needs no copy.
+// bulkConn is a TCP connection that lets a body write itself. The transport
+// copies a body of known length through a limited reader, in steps of 32 KiB. A
+// body that implements io.WriterTo writes its own buffers instead, without a
+// copy.
 type bulkConn struct{ net.Conn }
 
 // ReadFrom implements io.ReaderFrom.
@@ -71,10 +73,10 @@ func (c bulkConn) ReadFrom(r io.Reader) (int64, error) {
 			return n, err
 		}
 	}
-	return io.Copy(c.Conn, r) // the connection has its own ways for files
+	return io.Copy(c.Conn, r) // keep the connection's fast paths, such as sendfile
 }
 
-// limitedWriter refuses to write more than was announced.
+// limitedWriter refuses to write more than the Content-Length announced.
 type limitedWriter struct {
 	w io.Writer
 	n int64

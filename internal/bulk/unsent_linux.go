@@ -8,7 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sending asks the system how far it is with a connection.
+// sending asks the kernel how much of the data written to a connection is still
+// unacknowledged.
 func sending(conn net.Conn) (l line, ok bool) {
 	if c, isTLS := conn.(*tls.Conn); isTLS {
 		conn = c.NetConn()

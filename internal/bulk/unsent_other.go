@@ -4,5 +4,5 @@ package bulk
 
 import "net"
 
-// sending tells nothing where there is no call that does.
+// sending returns false: this system has no call for it.
 func sending(net.Conn) (l line, ok bool) { return line{}, false }

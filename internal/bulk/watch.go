@@ -10,24 +10,24 @@ import (
 	"time"
 )
 
-// Watch returns a context that is cancelled when the watchdog was not told for
-// the time given that a byte moved, and the system has not sent any of what it
-// was handed either: a request may take as long as it likes, but not stand
-// still. The caller calls stop at the end.
+// Watch returns a context for one request, and a watchdog that cancels it when
+// the request stands still: when for the given time no byte moved, and the
+// kernel did not send any of what it had buffered either. A request may take as
+// long as it likes as long as it moves. The caller must call stop at the end.
 func Watch(parent context.Context, stall time.Duration) (ctx context.Context, w *Watchdog, stop func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	w = &Watchdog{stall: stall, moved: time.Now(), bark: func() { cancel(&Stalled{After: stall}) }, crawl: func() { cancel(&Stalled{After: stall, Crawls: true}) }}
-	w.mu.Lock() // the timer may be quicker than its name
+	w.mu.Lock() // the timer may fire before w.timer is set
 	w.timer = time.AfterFunc(stall, w.look)
 	w.mu.Unlock()
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: w.gotConn})
 	return ctx, w, func() { w.timer.Stop(); cancel(nil) }
 }
 
-// Stalled is why a request that moved no byte was given up.
+// Stalled is the cause of a request that was given up because no byte moved.
 type Stalled struct {
 	After  time.Duration
-	Crawls bool // bytes of the reply did move, but hardly
+	Crawls bool // bytes of the reply moved, but far too slowly
 }
 
 func (e *Stalled) Error() string {
@@ -37,32 +37,33 @@ func (e *Stalled) Error() string {
 	return fmt.Sprintf("no byte moved for %s", e.After)
 }
 
-// leastRate is how fast a reply has to come on average once the time for a stall
-// is over, in bytes per second. No line is as slow; a far side that gives a byte
-// a second could keep us for ever.
+// leastRate is the slowest average rate of a reply that we accept, in bytes per
+// second, once the reply has taken longer than the stall time. No real line is
+// as slow. Without the bound, a server that sends a byte a second could keep us
+// for ever.
 const leastRate = 64
 
-// Retry tells that it may move the next time.
+// Retry says to try again: the request may move the next time.
 func (e *Stalled) Retry() (again bool, after time.Duration) { return true, 0 }
 
-// Watchdog looks whether a request moves.
+// Watchdog checks that a request keeps moving.
 type Watchdog struct {
 	stall time.Duration
 	bark  func()
-	crawl func() // of a reply
+	crawl func() // called when a reply is too slow
 
 	mu     sync.Mutex
 	timer  *time.Timer
-	moved  time.Time // the last byte, or the end of a wait for the source
+	moved  time.Time // when the last byte moved or the last wait for the source ended
 	conn   net.Conn
-	last   *line // as it was looked at; nil if a byte was handed over since
-	source int   // reads of a source that are under way
+	last   *line // state at the last look; nil if bytes were handed over since
+	source int   // reads of the source that are under way
 }
 
-// line is how far the system is with what it was handed for a connection.
+// line is how far the kernel got with the data written to a connection.
 type line struct {
-	unsent int    // bytes that the other side has not acknowledged
-	acked  uint64 // bytes that it has, ever; 0 where the system does not tell
+	unsent int    // bytes that the other side has not acknowledged yet
+	acked  uint64 // bytes that it has acknowledged in all; 0 if the kernel does not say
 }
 
 func (w *Watchdog) gotConn(info httptrace.GotConnInfo) {
@@ -71,11 +72,12 @@ func (w *Watchdog) gotConn(info httptrace.GotConnInfo) {
 	w.conn, w.last = info.Conn, nil
 }
 
-// Alive tells that a byte moved, or whatever else shows that there is progress.
+// Alive tells the watchdog that the request made progress.
 func (w *Watchdog) Alive() { w.waits(0) }
 
-// waits tells that what is waited for is the source of a request (+1), or no
-// longer (-1): how long that takes is not for the network to answer for.
+// waits notes that a read of the request's source begins (+1) or ends (-1).
+// While a source is being read, the request may wait: that time is not the
+// network's fault.
 func (w *Watchdog) waits(n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -83,10 +85,11 @@ func (w *Watchdog) waits(n int) {
 	w.moved, w.last = time.Now(), nil
 }
 
-// look is called when no byte may have been handed over for a while. On a slow
-// line the system may have minutes' worth of them in its buffer; some are to
-// arrive from one look to the next, though a write that waits for room may put
-// others in their place.
+// look runs when no byte may have been handed over for the stall time. On a
+// slow line the kernel can hold minutes' worth of data in its buffer. So look
+// gives the request more time as long as some of that data was acknowledged
+// since the last look. The buffer may be as full as before: a blocked write
+// refills it at once.
 func (w *Watchdog) look() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -112,7 +115,8 @@ func (w *Watchdog) look() {
 	w.timer.Reset(w.stall)
 }
 
-// Reply is the body of a reply: each read of it moves bytes.
+// Reply wraps the body of a reply. Each read that returns bytes counts as
+// progress.
 func (w *Watchdog) Reply(body io.ReadCloser) io.ReadCloser {
 	return &aliveBody{ReadCloser: body, dog: w, begun: time.Now()}
 }
@@ -136,14 +140,14 @@ func (b *aliveBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Body is the body of a request, which can write itself.
+// Body is the body of a request. It can write itself.
 type Body interface {
 	io.ReadCloser
 	io.WriterTo
 }
 
-// Request is the body of a request. It is the source that is waited for while
-// it is read, and the network in between.
+// Request wraps the body of a request. While the body reads its source, the
+// watchdog waits for the source; while it writes, for the network.
 func (w *Watchdog) Request(body Body) Body { return sourceBody{body, w} }
 
 type sourceBody struct {
@@ -164,7 +168,7 @@ func (b sourceBody) WriteTo(w io.Writer) (int64, error) {
 	return b.Body.WriteTo(lineWriter{w, b.dog})
 }
 
-// lineWriter is where the body of a request goes.
+// lineWriter is the writer that the body of a request writes to.
 type lineWriter struct {
 	io.Writer
 	dog *Watchdog

@@ -1,5 +1,5 @@
-// Package durable has what it takes until files survive a loss of power,
-// beyond what package os offers, and what tells the system how they are read.
+// Package durable makes files survive a power failure, and advises the kernel
+// on how files are read.
 package durable
 
 import (
@@ -10,8 +10,7 @@ import (
 	"unsafe"
 )
 
-// SyncDir makes the names in a directory durable: those that were added, and
-// those that are gone.
+// SyncDir makes the entries of a directory durable: additions and removals.
 func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -20,8 +19,8 @@ func SyncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// SyncFile makes the bytes of a file durable. What is not there, or no regular
-// file, has none.
+// SyncFile makes the contents of a file durable. It does nothing if there is no
+// such file, or if it is not a regular one.
 func SyncFile(path string) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.Mode().IsRegular() {
@@ -32,7 +31,7 @@ func SyncFile(path string) error {
 	}
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // since then
+		return nil // it was removed meanwhile
 	}
 	if err != nil {
 		return err
@@ -40,47 +39,48 @@ func SyncFile(path string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// AlignBytes is what disks and file systems want the place of a piece in memory
-// and in the file to be a multiple of, at most.
+// AlignBytes is the alignment that disks and file systems require, at most, for
+// a direct write: of its address in memory and of its offset in the file.
 const AlignBytes = 4096
 
-// directBytes is the least first write that goes straight to the disk. What is
-// small does not keep a disk busy.
+// directBytes is the least size of a first write that goes directly to the
+// disk. Small writes do not keep a disk busy.
 const directBytes = 1 << 20
 
-// Writer writes to a file up to its end, in order.
+// Writer writes a file from front to back.
 //
-// What is large or has to be on the disk anyway gains nothing by a way through the
-// page cache, which takes more of the processor than all else that is done to it.
-// So where the system can, what is large goes straight from the caller's buffers to
-// the disk. That takes a buffer where a byte's address and its place in the file
-// agree modulo AlignBytes, with the first byte at a multiple of that, as is that
-// of any slice of some MiB that make returns: [Buffered] has one for those who
-// don't. Elsewhere the system is asked to write out meanwhile.
+// Copying large data through the page cache gains nothing if the data must
+// reach the disk anyway, and it costs more CPU time than everything else we do
+// with the data. So, where the system supports it, large writes go directly
+// from the caller's buffer to the disk. For that, an address in the buffer and
+// its offset in the file must be equal modulo AlignBytes. A slice of some MiB
+// from make that starts at a multiple of AlignBytes in the file will do;
+// [Buffered] provides such a buffer. Other writes go through the page cache,
+// and the system is asked to start writing them out early.
 //
-// A Writer holds a page. It needs no Close. It is not safe for concurrent use.
+// A Writer holds one page of memory. It needs no Close. It is not safe for
+// concurrent use.
 type Writer struct {
 	f       *os.File
-	off     int64  // of the next byte to go to the file
-	begun   bool   // something was written
-	direct  bool   // not through the page cache
-	page    []byte // what waits for the rest of its page
+	off     int64  // of the next byte to write to the file
+	begun   bool   // something has been written
+	direct  bool   // writes bypass the page cache
+	page    []byte // an incomplete page that waits for more bytes
 	pending int    // bytes in it
 }
 
 // NewWriter returns a Writer to f, which is empty. Until [Writer.Sync] or
-// [Writer.Flush] has returned nothing else may be done with f but closing it,
-// which is the caller's.
+// [Writer.Flush] has returned, the caller may do nothing with f but close it.
 func NewWriter(f *os.File) *Writer { return NewWriterAt(f, 0) }
 
-// NewWriterAt is NewWriter for a file that has so many bytes.
+// NewWriterAt is [NewWriter] for a file that already has off bytes.
 func NewWriterAt(f *os.File, off int64) *Writer { return &Writer{f: f, off: off} }
 
-// bufferBytes is what disks of all kinds write fast.
+// bufferBytes is a size that all kinds of disks write fast.
 const bufferBytes = 2 << 20
 
-// Buffered gathers small writes to w in a buffer of some MiB from which they can
-// go straight to the disk. It is flushed before w is.
+// Buffered collects small writes to w in a buffer of some MiB that can be
+// written directly. Flush it before w.
 func Buffered(w *Writer) *bufio.Writer { return bufio.NewWriterSize(w, bufferBytes) }
 
 // Write implements io.Writer.
@@ -125,7 +125,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// put writes p to the file: whole pages, if directly.
+// put writes p to the file. In direct mode p must consist of whole pages.
 func (w *Writer) put(p []byte) error {
 	if len(p) == 0 {
 		return nil
@@ -148,8 +148,9 @@ func (w *Writer) put(p []byte) error {
 	return nil
 }
 
-// writeback has the system begin to write what is in the page cache from that
-// offset on, in whole MiB: to go on in a page that is being written is slow.
+// writeback asks the system to start writing out the file from offset from on.
+// It stops at whole MiB, since adding to a page that is being written out is
+// slow.
 func (w *Writer) writeback(from int64) {
 	const step = 1 << 20
 	from &^= step - 1
@@ -158,7 +159,7 @@ func (w *Writer) writeback(from int64) {
 	}
 }
 
-// indirect writes through the page cache from now on.
+// indirect makes all further writes go through the page cache.
 func (w *Writer) indirect() error {
 	if w.direct && !setDirect(w.f, false) {
 		return errors.New("file can't be written through the page cache again")
@@ -167,7 +168,8 @@ func (w *Writer) indirect() error {
 	return nil
 }
 
-// Sync makes the file durable with all that was written. It is the last call.
+// Sync writes what is left and makes the file durable. It must be the last
+// call.
 func (w *Writer) Sync() error {
 	if err := w.Flush(); err != nil {
 		return err
@@ -175,10 +177,10 @@ func (w *Writer) Sync() error {
 	return w.f.Sync()
 }
 
-// Flush hands all that was written to the system, which is enough where the file
-// can be had again. It is the last call.
+// Flush hands everything to the system but does not wait for the disk. It is
+// enough for files that can be made again. It must be the last call.
 func (w *Writer) Flush() error {
-	// The end of a file is no whole page.
+	// The end of a file is not a whole page, so it can't be written directly.
 	if err := w.indirect(); err != nil {
 		return err
 	}

@@ -6,13 +6,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ReadAhead tells the kernel which bytes of a file come next. Whoever reads at
-// several places of a file in turn, or is busy in between, is not taken for the
-// sequential reader that he is.
+// ReadAhead tells the kernel which bytes of a file will be read next. The
+// kernel does not recognize sequential reading by itself if the reader
+// alternates between several places of a file, or pauses in between.
 //
-// Advice on what is in the page cache anyway is looked up there page by page.
-// That would take a twentieth of the time for hashing it, so the last byte
-// stands for all.
+// For data that is in the page cache already, the kernel would look up every
+// page. That takes about a twentieth of the time that hashing it does. So
+// ReadAhead checks the last byte first, and takes the rest to be cached if that
+// byte is.
 func ReadAhead(src io.ReaderAt, from, to int64) {
 	f, ok := src.(interface{ Fd() uintptr })
 	if !ok {
@@ -23,9 +24,10 @@ func ReadAhead(src io.ReaderAt, from, to int64) {
 		return
 	}
 	for ; from < to; from += adviceBytes {
-		_ = unix.Fadvise(int(f.Fd()), from, min(adviceBytes, to-from), unix.FADV_WILLNEED) // no more than advice
+		_ = unix.Fadvise(int(f.Fd()), from, min(adviceBytes, to-from), unix.FADV_WILLNEED) // advice only: errors don't matter
 	}
 }
 
-// adviceBytes is how much the kernel takes advice on at once, on most disks.
+// adviceBytes is the most that the kernel reads for one piece of advice, on
+// most disks.
 const adviceBytes = 1 << 20

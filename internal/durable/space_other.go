@@ -6,5 +6,5 @@ import (
 	"os"
 )
 
-// Free does not know: writing tells.
+// Free does not know on this system: a write that fails will tell.
 func Free(*os.File) (n int64, ok bool) { return 0, false }

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Free is what this user can still write to the file system of f.
+// Free returns how many bytes this user can still write to f's file system.
 func Free(f *os.File) (n int64, ok bool) {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {

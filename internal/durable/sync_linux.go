@@ -7,8 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// SyncAll makes durable all that was written to the file system of a directory,
-// whoever did. Where the system cannot say when that is done, it returns false.
+// SyncAll makes everything durable that was written, by anyone, to the file
+// system that dir is on. It returns false on systems that cannot tell when that
+// is done.
 func SyncAll(dir string) (bool, error) {
 	d, err := os.Open(dir)
 	if err != nil {

@@ -2,6 +2,6 @@
 
 package durable
 
-// SyncAll makes durable all that was written to the file system of a directory,
-// whoever did. This system does not say when that is done.
+// SyncAll returns false: this system cannot tell when a whole file system is
+// durable.
 func SyncAll(string) (bool, error) { return false, nil }

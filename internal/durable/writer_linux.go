@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// setDirect turns O_DIRECT on or off and reports whether it could.
+// setDirect turns O_DIRECT on or off. It reports whether that worked.
 func setDirect(f *os.File, on bool) bool {
 	flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
 	if err != nil {
@@ -21,18 +21,18 @@ func setDirect(f *os.File, on bool) bool {
 	return err == nil
 }
 
-// isMisaligned tells how a file system refuses a direct write: it wants another
-// alignment, or none do. At a limit to the size of files, what is left of the
-// piece has none either.
+// isMisaligned reports whether a file system refused a direct write. It may
+// want another alignment, or support no direct writes at all. The error is the
+// same for the unaligned rest of a write that reached the limit on file size.
 func isMisaligned(err error) bool { return errors.Is(err, unix.EINVAL) }
 
-// startWriteback asks the kernel to begin writing what was written, so that the
-// sync at the end of a shard does not have to wait for all of it.
+// startWriteback asks the kernel to start writing out part of a file, so that
+// the sync at the end has less to wait for.
 func startWriteback(f *os.File, off, n int64) {
-	// Only a hint: the sync is what counts.
+	// This is only a hint: the sync at the end is what counts.
 	_ = unix.SyncFileRange(int(f.Fd()), off, n, unix.SYNC_FILE_RANGE_WRITE)
 }
 
-// Evict asks the system to forget what it keeps in memory of a file, so that what
-// is read next comes from the disk.
+// Evict asks the system to drop a file from the page cache, so that the next
+// read comes from the disk.
 func Evict(f *os.File) { _ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) }

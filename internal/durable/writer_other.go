@@ -10,6 +10,5 @@ func isMisaligned(error) bool { return false }
 
 func startWriteback(*os.File, int64, int64) {}
 
-// Evict asks the system to forget what it keeps in memory of a file, so that what
-// is read next comes from the disk. This system is not asked.
+// Evict does nothing on this system.
 func Evict(*os.File) {}

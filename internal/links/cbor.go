@@ -14,13 +14,13 @@ const (
 	tagCID = 42
 )
 
-// cborOpen is an array or map that was entered.
+// cborOpen is an array or map that the walk is inside of.
 type cborOpen struct {
-	left  uint64 // items to come
-	isMap bool   // of which every other one is a key
+	left  uint64 // items still to come
+	isMap bool   // keys and values alternate
 }
 
-// eachCBOR walks the one item that a DAG-CBOR block is.
+// eachCBOR walks the one item that a DAG-CBOR block consists of.
 func eachCBOR(block []byte, f func(cid.Cid) error) error {
 	d := cborReader{block}
 	stack := []cborOpen{{left: 1}}
@@ -52,9 +52,10 @@ func eachCBOR(block []byte, f func(cid.Cid) error) error {
 			if major == cborMap {
 				items = 2 * arg
 			}
-			// Each item takes a byte at least, so a claim can't cost more than the block.
+			// Each item takes at least a byte, so no claim costs more than the
+			// block is long.
 			if arg > uint64(len(d.rest)) || items > uint64(len(d.rest)) {
-				return invalid("DAG-CBOR is cut")
+				return invalid("DAG-CBOR is truncated")
 			}
 			if len(stack) > maxNesting {
 				return invalid("DAG-CBOR is nested too deep")
@@ -78,10 +79,10 @@ func eachCBOR(block []byte, f func(cid.Cid) error) error {
 
 type cborReader struct{ rest []byte }
 
-// head reads the head of an item, in its shortest form as DAG-CBOR demands.
+// head reads the head of an item. DAG-CBOR demands its shortest form.
 func (d *cborReader) head() (major byte, arg uint64, err error) {
 	if len(d.rest) == 0 {
-		return 0, 0, invalid("DAG-CBOR is cut")
+		return 0, 0, invalid("DAG-CBOR is truncated")
 	}
 	major, info := d.rest[0]>>5, d.rest[0]&31
 	d.rest = d.rest[1:]
@@ -108,8 +109,8 @@ func (d *cborReader) head() (major byte, arg uint64, err error) {
 	return major, arg, nil
 }
 
-// simple reads what follows the head of false, true, null, undefined (of which
-// old data has some) or a float.
+// simple reads what follows the head of false, true, null, undefined (found in
+// some old data) or a float.
 func (d *cborReader) simple(info byte) error {
 	if info >= 20 && info <= 23 {
 		return nil
@@ -149,7 +150,7 @@ func (d *cborReader) cid(tag uint64) (cid.Cid, error) {
 
 func (d *cborReader) take(n uint64) ([]byte, error) {
 	if n > uint64(len(d.rest)) {
-		return nil, invalid("DAG-CBOR is cut")
+		return nil, invalid("DAG-CBOR is truncated")
 	}
 	p := d.rest[:n]
 	d.rest = d.rest[n:]

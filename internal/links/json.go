@@ -9,18 +9,18 @@ import (
 	"github.com/ipfs/go-cid"
 )
 
-// jsonOpen is an array or object that was entered.
+// jsonOpen is an array or object that the walk is inside of.
 type jsonOpen struct {
 	object bool
 	keys   int
-	key    string // that waits for its value, if inKey
+	key    string // the key whose value comes next, if inKey
 	inKey  bool
-	link   string // value of "/", if it is a string
+	link   string // the value of "/", if it is a string
 	isLink bool
 }
 
-// eachJSON finds the links of a DAG-JSON block: objects whose only key is "/"
-// with a string for its value.
+// eachJSON finds the links of a DAG-JSON block: objects with "/" as their only
+// key and a string as its value.
 func eachJSON(block []byte, f func(cid.Cid) error) error {
 	dec := json.NewDecoder(bytes.NewReader(block))
 	dec.UseNumber()
@@ -59,7 +59,7 @@ func eachJSON(block []byte, f func(cid.Cid) error) error {
 			top := &stack[len(stack)-1]
 			text, isText := t.(string)
 			switch {
-			case top.object && !top.inKey: // the decoder sees to it that a key is a string
+			case top.object && !top.inKey: // the decoder makes sure that a key is a string
 				top.key, top.inKey = text, true
 				top.keys++
 				continue

@@ -1,10 +1,10 @@
-// Package links finds what a block links to. It decodes DAG-PB, DAG-CBOR and
+// Package links finds the links of a block. It reads DAG-PB, DAG-CBOR and
 // DAG-JSON without building them in memory, in time and space linear in the
-// block, whatever the block claims.
+// size of the block, whatever the block claims.
 //
-// A block carried within a CID (an identity CID) is held by whoever holds the
-// CID. Such a CID is never reported; what its block links to is reported in
-// its place.
+// Whoever has an identity CID has its block, since the CID contains it. So
+// identity CIDs are never reported; the links of the block inside are reported
+// in their place.
 package links
 
 import (
@@ -23,35 +23,35 @@ const (
 	DagJSON = 0x0129
 )
 
-// ErrInvalid is wrapped by errors that report a block which does not decode
-// with the codec of its CID.
+// ErrInvalid is wrapped by errors about a block that does not decode with the
+// codec of its CID.
 var ErrInvalid = errors.New("block does not decode with its codec")
 
-// ErrMissing is wrapped by errors that report a block that is linked to and is
-// nowhere.
+// ErrMissing is wrapped by errors about a linked block that cannot be found
+// anywhere.
 var ErrMissing = errors.New("block is missing")
 
-// MaxDepth is how many links deep a DAG can be for all that read it: importing,
-// restoring, exporting. One that is deeper is refused before it is sent.
+// MaxDepth is how deep a DAG can be, in links, for everything that walks it:
+// import, restore, export. A deeper one is refused before it is sent.
 const MaxDepth = 512
 
-// maxInline bounds how deep blocks can be carried within CIDs, maxNesting how
-// deep values can be nested within a block.
+// maxInline limits how deep blocks can be nested in identity CIDs, and
+// maxNesting how deep values can be nested in a block.
 const (
 	maxInline  = 32
 	maxNesting = 1024
 )
 
-// Possible tells whether blocks of this codec can have links. Blocks of codecs
-// that are not known here are leaves.
+// Possible reports whether blocks of this codec can have links. Blocks of
+// unknown codecs count as leaves.
 func Possible(codec uint64) bool {
 	return codec == DagPB || codec == DagCBOR || codec == DagJSON
 }
 
-// Each calls f for each link of block c, in the order of the block; the same
-// CID may come more than once. It stops at the first error of f and returns
-// it. A block that does not decode is reported by an error matching
-// [ErrInvalid], possibly after some calls of f.
+// Each calls f for every link of block c, in the order of the block. The same
+// CID may come more than once. It stops at the first error from f and returns
+// it. If the block does not decode, the error matches [ErrInvalid]; f may have
+// been called before.
 func Each(c cid.Cid, data []byte, f func(cid.Cid) error) error {
 	if err := OfCodec(c.Prefix().Codec, data, f); err != nil {
 		return fmt.Errorf("links of block %s: %w", c, err)
@@ -59,7 +59,7 @@ func Each(c cid.Cid, data []byte, f func(cid.Cid) error) error {
 	return nil
 }
 
-// OfCodec is [Each] for a block of which only the codec is known.
+// OfCodec is [Each] for a block whose CID is not known, only its codec.
 func OfCodec(codec uint64, data []byte, f func(cid.Cid) error) error {
 	return each(codec, data, f, 0)
 }
@@ -77,8 +77,8 @@ func each(codec uint64, data []byte, f func(cid.Cid) error, depth int) error {
 	})
 }
 
-// Direct is [OfCodec] that does not look into identity CIDs: it calls f for
-// them as for all others.
+// Direct is [OfCodec] without looking into identity CIDs: it calls f for them
+// as for all others.
 func Direct(codec uint64, data []byte, f func(cid.Cid) error) error {
 	switch codec {
 	case DagPB:
@@ -92,9 +92,10 @@ func Direct(codec uint64, data []byte, f func(cid.Cid) error) error {
 	return nil
 }
 
-// Identity returns the block that c carries within itself, if it does.
+// Identity returns the block that c contains, if c is an identity CID.
 func Identity(c cid.Cid) (data []byte, ok bool) {
-	// Nearly every CID is one of SHA-256; the prefix tells without decoding.
+	// Nearly every CID is SHA-256. The prefix shows that without decoding the
+	// CID.
 	if !c.Defined() || c.Version() == 0 || c.Prefix().MhType != multihash.IDENTITY {
 		return nil, false
 	}

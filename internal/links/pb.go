@@ -10,26 +10,27 @@ import (
 // PBLink is a link of a DAG-PB node.
 type PBLink struct {
 	Cid   cid.Cid
-	Name  []byte // part of the block
-	Tsize uint64 // what the node says is the size of the DAG under the link
+	Name  []byte // a slice of the block
+	Tsize uint64 // the size of the DAG under the link, as the node claims it
 }
 
-// MostTotal is more than any DAG has, and not so much that sums overflow.
+// MostTotal is more than any DAG has, and small enough that sums don't
+// overflow.
 const MostTotal = 1 << 50
 
-// Total is Tsize as far as it can be so.
+// Total is Tsize, limited to MostTotal.
 func (l PBLink) Total() int64 { return int64(min(l.Tsize, MostTotal)) }
 
-// PB is what a DAG-PB node has besides links.
+// PB is what a DAG-PB node has besides its links.
 type PB struct {
-	Data    []byte // part of the block
+	Data    []byte // a slice of the block
 	HasData bool
 }
 
 // DecodePB decodes a DAG-PB block and calls link, if it is not nil, for each of
-// its links. It takes what the specification allows: data once, before all
-// links or after them; fields of a link in order; no other fields. It stops at
-// the first error of link and returns it.
+// its links. It accepts what the specification allows: data at most once,
+// before or after all links; a link's fields in order; no other fields. It
+// stops at the first error from link and returns it.
 func DecodePB(block []byte, link func(PBLink) error) (PB, error) {
 	var (
 		pb        PB
@@ -106,18 +107,18 @@ const (
 	WireFixed32 = 5
 )
 
-// Proto splits a protobuf message into its fields.
+// Proto is a protobuf message, or the rest of one. Next splits it into fields.
 type Proto struct{ Rest []byte }
 
 // Field is a field of a protobuf message: Bytes for WireBytes, Uint for others.
 type Field struct {
 	Number, Wire int
-	Bytes        []byte // part of the message
+	Bytes        []byte // a slice of the message
 	Uint         uint64
 }
 
-// Next takes the first field off the message. A message that is cut or has a
-// group is reported by an error matching [ErrInvalid].
+// Next takes the first field off the message. If the message is truncated or
+// has a group, the error matches [ErrInvalid].
 func (d *Proto) Next() (Field, error) {
 	tag, err := d.Uvarint()
 	if err != nil {

@@ -7,18 +7,19 @@ import (
 	"sync"
 )
 
-// Reader is a database that is read. It keeps its first queries prepared, so
-// their texts should not depend on what is asked. The caller closes it.
+// Reader is a database for reading. It keeps the queries that it met first
+// prepared, so a query's text should be constant and its values passed as
+// arguments. The caller closes it.
 type Reader struct {
 	*sql.DB
 	mu    sync.RWMutex
 	stmts map[string]*sql.Stmt // guarded by mu
 }
 
-// keptQueries bounds the queries that are kept prepared, by each connection.
+// keptQueries limits how many queries each connection keeps prepared.
 const keptQueries = 64
 
-// Close closes the database, and the queries that were prepared for it.
+// Close closes the database and its prepared queries.
 func (r *Reader) Close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -30,7 +31,8 @@ func (r *Reader) Close() error {
 	return errors.Join(append(errs, r.DB.Close())...)
 }
 
-// prepared returns nil for a query that is not kept prepared.
+// prepared returns the prepared query, or nil if the query is not kept
+// prepared.
 func (r *Reader) prepared(ctx context.Context, query string) *sql.Stmt {
 	r.mu.RLock()
 	s, full := r.stmts[query], len(r.stmts) >= keptQueries
@@ -40,19 +42,19 @@ func (r *Reader) prepared(ctx context.Context, query string) *sql.Stmt {
 	}
 	fresh, err := r.PrepareContext(context.WithoutCancel(ctx), query)
 	if err != nil {
-		return nil // asking without it says what is wrong
+		return nil // running the query unprepared will report the error
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if s = r.stmts[query]; s != nil {
-		_ = fresh.Close() // another was faster
+		_ = fresh.Close() // another goroutine was faster
 		return s
 	}
 	r.stmts[query] = fresh
 	return fresh
 }
 
-// QueryRowContext is that of [sql.DB].
+// QueryRowContext is [sql.DB.QueryRowContext] with a prepared query.
 func (r *Reader) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
 	if s := r.prepared(ctx, query); s != nil {
 		return s.QueryRowContext(ctx, args...)
@@ -60,7 +62,7 @@ func (r *Reader) QueryRowContext(ctx context.Context, query string, args ...any)
 	return r.DB.QueryRowContext(ctx, query, args...)
 }
 
-// QueryContext is that of [sql.DB].
+// QueryContext is [sql.DB.QueryContext] with a prepared query.
 func (r *Reader) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
 	if s := r.prepared(ctx, query); s != nil {
 		return s.QueryContext(ctx, args...)

@@ -1,5 +1,5 @@
-// Package sqlite is how carload uses SQLite: in WAL mode, with commits that
-// survive a loss of power, and one writer at a time.
+// Package sqlite sets up SQLite for carload: WAL mode, commits that survive a
+// power failure, and one writer at a time.
 package sqlite
 
 import (
@@ -13,8 +13,8 @@ import (
 	_ "modernc.org/sqlite" // the driver
 )
 
-// Open opens the database at path. Params are more parameters of the driver:
-// of pragmas that are given twice the last one counts.
+// Open opens the database at path. Params are further parameters for the
+// driver. If a pragma is given twice, the last one wins.
 func Open(path string, params ...string) (*sql.DB, error) {
 	u := url.URL{Scheme: "file", Path: path}
 	params = append([]string{
@@ -28,8 +28,8 @@ func Open(path string, params ...string) (*sql.DB, error) {
 	return sql.Open("sqlite", "file:"+u.EscapedPath()+"?"+strings.Join(params, "&"))
 }
 
-// OpenWriter opens it for [Update]: one connection, whose transactions lock the
-// database from their beginning.
+// OpenWriter opens the database at path for [Update]. It uses one connection,
+// whose transactions take the write lock when they begin.
 func OpenWriter(path string, params ...string) (*sql.DB, error) {
 	db, err := Open(path, append([]string{"_txlock=immediate"}, params...)...)
 	if err == nil {
@@ -38,7 +38,8 @@ func OpenWriter(path string, params ...string) (*sql.DB, error) {
 	return db, err
 }
 
-// OpenReader opens it for this many readers at a time, which change nothing.
+// OpenReader opens the database at path read-only, for as many concurrent
+// readers as given.
 func OpenReader(path string, readers int, params ...string) (*Reader, error) {
 	db, err := Open(path, append([]string{"_pragma=query_only(1)"}, params...)...)
 	if err != nil {
@@ -49,8 +50,8 @@ func OpenReader(path string, readers int, params ...string) (*Reader, error) {
 	return &Reader{DB: db, stmts: make(map[string]*sql.Stmt)}, nil
 }
 
-// Update runs f in a transaction, which is on the disk when Update returns
-// without an error, and undone if it returns one.
+// Update runs f in a transaction. If Update returns nil, the transaction is
+// committed and on the disk; if it returns an error, it is rolled back.
 func Update(ctx context.Context, db *sql.DB, f func(*sql.Tx) error) (err error) {
 	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
@@ -81,14 +82,14 @@ const (
 	Full        = 13
 	CantOpen    = 14
 	NotADB      = 26
-	NotAnSQLite = 0 // of an error that is not SQLite's
+	NotAnSQLite = 0 // for an error that does not come from SQLite
 )
 
-// ShortRead is the extended result code of a file that ends too early.
+// ShortRead is the extended result code for a file that ends too early.
 const ShortRead = IOError | 2<<8
 
-// Code returns the extended result code of an error, and NotAnSQLite if it has
-// none. The primary one is its lowest byte.
+// Code returns the extended result code of an error, or NotAnSQLite if it has
+// none. The lowest byte is the primary code.
 func Code(err error) int {
 	var e interface{ Code() int }
 	if errors.As(err, &e) {

@@ -1,11 +1,11 @@
-// Package unixfs decodes the nodes of UnixFS DAGs, and finds the sizes of files
-// whose nodes don't say them. Client and service share it: a file has the same
-// bytes wherever it is read.
+// Package unixfs decodes the nodes of UnixFS DAGs, and computes the sizes of
+// files whose nodes don't state them. Client and service share it, so a file
+// has the same bytes wherever it is read.
 //
-// Nothing that a node says is believed beyond what its block bears out: sizes
-// that contradict one another are errors. Sizes that are absent, or don't pair
-// with the links, are no contradiction. Old writers left them out, and the
-// content is what the links lead to: see [Sizer].
+// Nothing that a node says is trusted beyond what its block supports: sizes
+// that contradict each other are errors. Sizes that are missing, or don't match
+// the links in number, are not errors. Old writers left them out; the content
+// is then what the links lead to. See [Sizer].
 package unixfs
 
 import (
@@ -22,20 +22,20 @@ import (
 	"github.com/carload/carload/internal/links"
 )
 
-// Type is what a node of a UnixFS DAG is.
+// Type is the type of a UnixFS node.
 type Type int
 
-// Types of nodes, by their numbers in UnixFS.
+// The types of nodes, with their numbers in UnixFS.
 const (
 	Raw       Type = 0 // part of a file
 	Directory Type = 1
 	File      Type = 2
 	Metadata  Type = 3
 	Symlink   Type = 4
-	Shard     Type = 5 // of a directory
+	Shard     Type = 5 // part of a directory
 )
 
-// String is the name of the type in listings.
+// String returns the type's name, as listings show it.
 func (t Type) String() string {
 	switch t {
 	case Raw, File:
@@ -48,15 +48,14 @@ func (t Type) String() string {
 	return fmt.Sprintf("type %d", int(t))
 }
 
-// ErrInvalid is wrapped by errors that report a DAG which is not proper
-// UnixFS.
+// ErrInvalid is wrapped by errors about a DAG that is not valid UnixFS.
 var ErrInvalid = errors.New("not proper UnixFS")
 
-// ErrForeign is wrapped by errors that report a block which is not UnixFS at
-// all, and may be sound. It matches [ErrInvalid].
+// ErrForeign is wrapped by errors about a block that is not UnixFS at all. Such
+// a block may still be sound. ErrForeign matches [ErrInvalid].
 var ErrForeign = fmt.Errorf("%w: it is of another kind", ErrInvalid)
 
-// MaxFileDepth is how many levels of nodes a file can have.
+// MaxFileDepth is the most levels of nodes that a file can have.
 const MaxFileDepth = links.MaxDepth
 
 // Invalid makes an error that wraps [ErrInvalid].
@@ -64,14 +63,14 @@ func Invalid(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrInvalid, fmt.Sprintf(format, args...))
 }
 
-// Node is a decoded block of a UnixFS DAG. Data and the names of links are part
-// of the block it was decoded from.
+// Node is a decoded block of a UnixFS DAG. Data and the names of links are
+// slices of the block.
 type Node struct {
 	Type  Type
 	Data  []byte
 	Links []links.PBLink
 
-	// Size is that of a file's content, and Sizes are those of the content
+	// Size is the size of a file's content, and Sizes those of the content
 	// under each link. Both are unknown if Sized is false: see [Sizer].
 	Size  uint64
 	Sizes []uint64
@@ -82,15 +81,15 @@ type Node struct {
 	HasMode bool
 	Mtime   time.Time // zero if there is none
 
-	claimed uint64 // the size that the node says, if it says one
+	claimed uint64 // the size that the node states, if claims is true
 	claims  bool
 }
 
-// IsFile tells whether the node stands for bytes of a file.
+// IsFile reports whether the node stands for bytes of a file.
 func (n *Node) IsFile() bool { return n.Type == File || n.Type == Raw }
 
-// Decode decodes a block. One of the raw codec is a file without links. Codecs
-// that UnixFS has no nodes in are reported by an error matching [ErrForeign].
+// Decode decodes a block. A raw block is a file without links. If UnixFS has no
+// nodes in this codec, the error matches [ErrForeign].
 func Decode(codec uint64, block []byte) (*Node, error) {
 	switch codec {
 	case links.Raw:
@@ -129,7 +128,7 @@ func (n *Node) message(p []byte) error {
 			return fmt.Errorf("%w: %w", ErrInvalid, err)
 		}
 		if f.Number >= len(seen) {
-			continue // left to those who know it
+			continue // not ours to interpret
 		}
 		if seen[f.Number] && f.Number != 4 {
 			return Invalid("field %d comes twice", f.Number)
@@ -198,8 +197,8 @@ func (n *Node) blockSize(f links.Field, packed bool) error {
 	return nil
 }
 
-// checkFile compares the sizes that a file's node says with one another, if
-// they pair with its links.
+// checkFile checks that the sizes a file's node states agree, provided that
+// they match its links in number.
 func (n *Node) checkFile(size uint64, hasSize bool) error {
 	n.claimed, n.claims = size, hasSize
 	if len(n.Sizes) != len(n.Links) {
@@ -209,7 +208,7 @@ func (n *Node) checkFile(size uint64, hasSize bool) error {
 	return n.sum()
 }
 
-// sum sets the size of a file's content from those of its parts.
+// sum computes the size of a file's content from those of its parts.
 func (n *Node) sum() error {
 	sum, over := uint64(len(n.Data)), uint64(0)
 	for _, s := range n.Sizes {
@@ -253,7 +252,7 @@ func decodeTime(p []byte) (time.Time, error) {
 // murmur3x64 is the multicodec of the hash function of directory shards.
 const murmur3x64 = 0x22
 
-// checkShard compares the bitmap of a directory shard with its links.
+// checkShard checks the bitmap of a directory shard against its links.
 func (n *Node) checkShard() error {
 	if bits.OnesCount64(n.Fanout) != 1 || n.Fanout < 8 || n.Fanout > 1024 {
 		return Invalid("a directory shard with a fan-out of %d", n.Fanout)
@@ -283,10 +282,11 @@ func (n *Node) checkShard() error {
 	return nil
 }
 
-// PrefixLen is the number of digits of a bucket in link names.
+// PrefixLen is the number of hex digits that name the bucket in link names.
 func (n *Node) PrefixLen() int { return len(fmt.Sprintf("%X", n.Fanout-1)) }
 
-// ParseBucket reads the bucket that a link name of a directory shard begins with.
+// ParseBucket reads the bucket number at the start of a directory shard's link
+// name.
 func ParseBucket(p []byte) (int, error) {
 	s := string(p)
 	if len(s)%2 == 1 {
@@ -306,12 +306,13 @@ func ParseBucket(p []byte) (int, error) {
 	return v, nil
 }
 
-// bucketUsed looks into the bitmap. Bucket 0 is the lowest bit of its last byte.
+// bucketUsed reports whether the bitmap has the bucket. Bucket 0 is the lowest
+// bit of the last byte.
 func (n *Node) bucketUsed(bucket int) bool {
 	at := len(n.Data) - 1 - bucket/8
 	return at >= 0 && n.Data[at]>>(bucket%8)&1 == 1
 }
 
-// NameHash is the hash that decides where in a sharded directory a name is. Its
-// bits are used from the highest on.
+// NameHash is the hash that decides where a name is in a sharded directory. Its
+// bits are used from the highest down.
 func NameHash(name []byte) uint64 { return murmur3.Sum64(name) }

@@ -9,27 +9,28 @@ import (
 	"github.com/carload/carload/internal/links"
 )
 
-// Blocks is where a [Sizer] has blocks from.
+// Blocks is where a [Sizer] gets blocks from.
 type Blocks interface {
-	// Len returns how long a block is.
+	// Len returns the length of a block.
 	Len(ctx context.Context, c cid.Cid) (int64, error)
-	// Load returns a block's bytes, which are those of its CID, valid until the
-	// next call.
+	// Load returns the bytes of a block, already checked against its CID. They
+	// are valid until the next call.
 	Load(ctx context.Context, c cid.Cid) ([]byte, error)
 }
 
-// Sizer finds the sizes that nodes of files don't say. It is for one goroutine.
+// Sizer computes the sizes that nodes of files don't state. It is not safe for
+// concurrent use.
 type Sizer struct {
 	Blocks Blocks
 
-	known map[cid.Cid]uint64 // nodes that did not say their sizes; each is walked once
+	known map[cid.Cid]uint64 // sizes of nodes that don't state them, so that each is walked once
 }
 
-// Size sets Size and Sizes of a file's node that is not Sized: it follows the
-// links down to nodes that say how much they stand for, and to leaves. So a node
-// that stands for more or less than it says is found when that is read, as
-// under nodes that say their sizes; that of n itself is found here. Other nodes
-// are left as they are.
+// Size sets n.Size and n.Sizes if n is a file's node that is not Sized. It
+// follows the links down to leaves, and to nodes that state their size. It
+// trusts those, as any reader does: one that states a wrong size is found when
+// it is read. If n itself states a size that its parts contradict, Size returns
+// an error. Other nodes are left as they are.
 func (s *Sizer) Size(ctx context.Context, n *Node) error { return s.size(ctx, n, 0) }
 
 func (s *Sizer) size(ctx context.Context, n *Node, depth int) error {
