@@ -20,23 +20,23 @@ import (
 // leaves of 1 MiB with their framing fill the four lanes of a core.
 const batchBytes = 4<<20 + 4096
 
-// smallBytes is the largest archive that has a smaller batch, so that many
-// small ones may be open at a time.
+// smallBytes is the largest archive that uses a small batch, so that many small
+// archives can be open at the same time.
 const smallBytes = 256 << 10
 
-// batchBlocks is how many blocks that is at most: what is kept about a tiny one
-// takes much more than the block.
+// batchBlocks is the most blocks in a batch: what is kept about a tiny block
+// takes much more memory than the block.
 const batchBlocks = 4096
 
-// Archive is the recipe of a CARv1 file with one root. Size is what
-// [ArchiveSize] says of the root and the blocks.
+// Archive is the recipe of a CARv1 file with one root. Size must be the exact
+// length of that file, as [NewArchive] computes it.
 type Archive struct {
 	Root   cid.Cid
 	Blocks List
 	Size   int64
 }
 
-// NewArchive makes the recipe of an archive and works out its size.
+// NewArchive makes the recipe of an archive and computes its size.
 func NewArchive(root cid.Cid, blocks List) Archive {
 	size := HeaderSize(root)
 	for i := range blocks.Len() {
@@ -46,12 +46,12 @@ func NewArchive(root cid.Cid, blocks List) Archive {
 	return Archive{Root: root, Blocks: blocks, Size: size}
 }
 
-// Packer opens archives. The archives opened by one Packer share hashing lanes
-// and buffers, so a program wants one. The zero value is ready to use, by
-// several goroutines at a time.
+// Packer opens archives. All archives opened by one Packer share its hashing
+// lanes and buffers, so a program needs only one. The zero value is ready to
+// use. A Packer is safe for concurrent use.
 type Packer struct {
-	// Pieces has streams compute the Filecoin piece of their bytes on the way.
-	// It takes more than all the other hashing. It is set before the first use.
+	// Pieces makes streams also compute the Filecoin piece of their bytes,
+	// which costs more than all other hashing. Set it before the first use.
 	Pieces bool
 
 	lanes   sha256mb.Pool
@@ -60,8 +60,8 @@ type Packer struct {
 	small   sync.Pool // of *batch, for archives of smallBytes at most
 }
 
-// pool returns where batches for an archive come from and go to, and the room
-// that they have.
+// pool returns the pool of batches for an archive, and the size of their
+// buffers.
 func (p *Packer) pool(a Archive) (_ *sync.Pool, room int) {
 	if a.Size <= smallBytes {
 		return &p.small, smallBytes
@@ -69,8 +69,8 @@ func (p *Packer) pool(a Archive) (_ *sync.Pool, room int) {
 	return &p.batches, batchBytes
 }
 
-// Open returns the bytes of a, from the first one on. It holds one batch of a
-// few MiB and one open source at a time, whatever the size of the archive. The
+// Open returns the bytes of a, from the first byte on. The stream holds one
+// batch of a few MiB and one open source, whatever the size of the archive. The
 // caller closes the stream. Cancelling ctx makes reads fail.
 func (p *Packer) Open(ctx context.Context, a Archive) *Stream {
 	pool, room := p.pool(a)
@@ -88,9 +88,9 @@ func (p *Packer) Open(ctx context.Context, a Archive) *Stream {
 	return s
 }
 
-// Stream is the bytes of an [Archive], each block checked before it is handed
-// out. It is for one goroutine. After the last byte CID tells the CID of the
-// whole file, and Piece its piece.
+// Stream is the bytes of an [Archive]. It checks each block before handing it
+// out. After the last byte, CID returns the CID of the whole file and Piece its
+// piece. A Stream is not safe for concurrent use.
 type Stream struct {
 	ctx     context.Context //nolint:containedctx // a stream is one read of one request, as http.Request is
 	packer  *Packer
@@ -100,8 +100,8 @@ type Stream struct {
 	rest    []byte // what Read has not handed out yet
 	given   int64  // bytes handed out
 	digest  sha256mb.Digest
-	hashing *sha256mb.Write // of the last batch, into digest
-	pieces  *piece.Hasher   // nil if nobody wants the piece, and once closed
+	hashing *sha256mb.Write // of the last batch, added to digest
+	pieces  *piece.Hasher   // nil if no piece was asked for, and after Close
 	piece   *piece.Piece    // of all bytes
 	files   openFiles
 	err     error
@@ -120,7 +120,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// WriteTo implements io.WriterTo: whole batches go to w without another copy.
+// WriteTo implements io.WriterTo: it passes whole batches to w without copying.
 func (s *Stream) WriteTo(w io.Writer) (int64, error) {
 	var total int64
 	for {
@@ -141,8 +141,8 @@ func (s *Stream) WriteTo(w io.Writer) (int64, error) {
 	}
 }
 
-// CID is the CID of the archive's bytes (codec 0x0202). It is known once the
-// last byte has been read; before that ok is false.
+// CID returns the CID of the archive's bytes (codec 0x0202). It is known once
+// the last byte has been read; until then ok is false.
 func (s *Stream) CID() (c cid.Cid, ok bool) {
 	if !s.complete() {
 		return cid.Undef, false
@@ -151,13 +151,13 @@ func (s *Stream) CID() (c cid.Cid, ok bool) {
 	return CID(s.digest.Sum256()), true
 }
 
-// complete tells whether the last byte was read.
+// complete reports whether the last byte was read.
 func (s *Stream) complete() bool {
 	return errors.Is(s.err, io.EOF) || s.given == s.archive.Size && s.next == s.archive.Blocks.Len()
 }
 
-// Piece is the Filecoin piece of the archive's bytes, if the [Packer] was asked
-// for pieces. As with CID, ok is false before the last byte.
+// Piece returns the Filecoin piece of the archive's bytes. ok is false before
+// the last byte has been read, and always if [Packer.Pieces] is not set.
 func (s *Stream) Piece() (p piece.Piece, ok bool) {
 	if s.piece == nil && s.pieces != nil && s.complete() {
 		p := s.pieces.Sum()
@@ -169,7 +169,7 @@ func (s *Stream) Piece() (p piece.Piece, ok bool) {
 	return *s.piece, true
 }
 
-// waitHashed returns when the last batch is part of the digest.
+// waitHashed waits until the last batch is part of the digest.
 func (s *Stream) waitHashed() {
 	if s.hashing != nil {
 		s.hashing.Wait()
@@ -177,13 +177,13 @@ func (s *Stream) waitHashed() {
 	}
 }
 
-// Close releases what the stream holds. The stream can't be read afterwards.
+// Close releases what the stream holds. Reads fail afterwards.
 func (s *Stream) Close() error {
 	err := s.files.close()
-	// The batch may be in a lane, on behalf of this stream or of another's.
+	// A lane may still be hashing the batch, for this stream or for another.
 	s.waitHashed()
 	if s.pieces != nil {
-		s.Piece() // can't be had later
+		s.Piece() // not possible later
 		s.pieces.Close()
 		s.pieces = nil
 	}
@@ -198,7 +198,7 @@ func (s *Stream) Close() error {
 	return err
 }
 
-// fill makes the next batch of checked bytes available in s.rest.
+// fill puts the next batch of checked bytes into s.rest.
 func (s *Stream) fill() error {
 	if s.err != nil {
 		return s.err
@@ -228,13 +228,14 @@ func (s *Stream) nextBatch() error {
 	}
 	if len(s.batch.buf) == 0 {
 		if s.given != s.archive.Size {
-			return fmt.Errorf("archive of %s has %d bytes, %d were announced", s.archive.Root, s.given, s.archive.Size)
+			return fmt.Errorf("archive of %s has %d bytes, not the announced %d", s.archive.Root, s.given, s.archive.Size)
 		}
 		return io.EOF
 	}
-	// The whole file's hash is one long stream and needs company in the lanes:
-	// that of the blocks, and what other streams do while this batch is handed
-	// out. Then it is waited for.
+	// The hash of the whole file is one long stream, which alone would leave
+	// lanes idle. It shares them with the hashes of the blocks and with other
+	// streams, and runs on while the caller takes this batch. nextBatch waits
+	// for it.
 	s.hashing = s.packer.lanes.Start(&s.digest, s.batch.buf)
 	if err := s.batch.check(&s.packer.lanes); err != nil {
 		return err
@@ -258,7 +259,7 @@ func (s *Stream) read(b *Block) error {
 	return s.batch.read(&s.files, b)
 }
 
-// grow extends b by n bytes of any value.
+// grow extends b by n bytes whose values are unspecified.
 func grow(b []byte, n int) []byte {
 	if len(b)+n <= cap(b) {
 		return b[:len(b)+n]
@@ -266,10 +267,10 @@ func grow(b []byte, n int) []byte {
 	return append(b, make([]byte, n)...)
 }
 
-// batch is a run of sections in one buffer, and what is needed to check them.
+// batch is a run of sections in one buffer, and what it takes to check them.
 type batch struct {
 	buf    []byte
-	room   []byte // that buf is in, if its place matters
+	room   []byte // what buf is a slice of, if alignment matters
 	blocks []batchBlock
 	msgs   [][]byte
 	sums   [][sha256mb.Size]byte
@@ -289,20 +290,20 @@ func (b *batch) reset() {
 	b.buf, b.blocks, b.msgs, b.sums = b.buf[:0], b.blocks[:0], b.msgs[:0], b.sums[:0]
 }
 
-// pageBytes is what direct writes to a disk have to be aligned to. Who writes
-// whole batches to one can do so without another copy, if a byte's place in its
-// page is that in the file. What make returns begins with a page if it is large.
+// pageBytes is the alignment that direct writes to a disk need. If each byte of
+// a batch has the same offset within its page as in the file, whole batches can
+// be written without another copy. A large slice from make begins on a page.
 const pageBytes = 4096
 
-// alignTo lets the batch begin where the byte at this offset of a file belongs.
+// alignTo begins the batch where the byte at this file offset belongs.
 func (b *batch) alignTo(off int64) { b.buf = b.room[off%pageBytes:][:0] }
 
 func (b *batch) add(blk *Block, start int) {
 	b.blocks = append(b.blocks, batchBlock{blk.Cid, blk.Source, blk.Offset, blk.Claimed, start, len(b.buf)})
 }
 
-// check compares every payload of the batch with its CID. They are hashed in
-// the company of what was started in a pool, if there is one.
+// check compares every payload of the batch with its CID. If lanes is not nil,
+// the payloads share its lanes with writes that were started there.
 func (b *batch) check(lanes *sha256mb.Pool) error {
 	b.sum(lanes)
 	for i := range b.blocks {
@@ -317,7 +318,7 @@ func (b *batch) check(lanes *sha256mb.Pool) error {
 		case blk.source != nil:
 			return &SourceChangedError{blk.source.Name(), blk.offset, "its bytes are no longer those of block " + blk.cid.String()}
 		default:
-			return fmt.Errorf("%w: %s, just before it was to be sent", ErrCorrupt, blk.cid)
+			return fmt.Errorf("%w: %s, held in memory", ErrCorrupt, blk.cid)
 		}
 	}
 	return nil
@@ -336,8 +337,8 @@ func (b *batch) sum(lanes *sha256mb.Pool) {
 
 // matches reports whether data, whose SHA-256 is sum, has the multihash of c.
 func matches(c cid.Cid, data []byte, sum *[sha256mb.Size]byte) (bool, error) {
-	// The usual CIDs are compared in place: v0 is a bare SHA-256 multihash, v1
-	// puts the version and a one-byte codec before it.
+	// Compare the usual CIDs in place: a CIDv0 is a bare SHA-256 multihash, a
+	// CIDv1 puts the version and a one-byte codec before it.
 	key := c.KeyString()
 	if len(key) == 36 && key[0] == 1 {
 		key = key[2:]

@@ -27,8 +27,7 @@ import (
 	"github.com/carload/carload/car/piece"
 )
 
-// vectorFile is the part of testdata/vectors/unixfs.json that is about
-// archives.
+// vectorFile is the part of testdata/vectors/unixfs.json about archives.
 type vectorFile struct {
 	CarVectors []struct {
 		ID        string
@@ -59,7 +58,7 @@ func readVectors(t testing.TB) vectorFile {
 	return v
 }
 
-// vectorBlocks makes the DAG that the id of a vector stands for.
+// vectorBlocks makes the DAG with this vector id.
 func vectorBlocks(t testing.TB, id string) car.Blocks {
 	t.Helper()
 	version := 1
@@ -81,8 +80,8 @@ func vectorBlocks(t testing.TB, id string) car.Blocks {
 }
 
 func postOrder(pre car.Blocks) car.Blocks {
-	// Children follow their parent: a block comes out when one that is not
-	// deeper comes after it.
+	// Children follow their parent: a block is complete when a block that is
+	// not deeper follows.
 	var out, path car.Blocks
 	for _, b := range pre {
 		for len(path) > b.Depth {
@@ -100,7 +99,7 @@ func TestVectors(t *testing.T) {
 	ran := 0
 	for _, v := range readVectors(t).CarVectors {
 		if v.Roots != 1 {
-			continue // archives of ours have a root
+			continue // our archives always have a root
 		}
 		ran++
 		blocks := vectorBlocks(t, v.ID)
@@ -195,7 +194,8 @@ func TestSectionSizeIsExact(t *testing.T) {
 	})
 }
 
-// spread describes blocks as ranges of a source, with some bytes in memory.
+// spread describes blocks as ranges of a source, and keeps some of their bytes
+// in memory.
 func spread(t testing.TB, blocks car.Blocks, wrap func(car.Source) car.Source) (car.Blocks, *memory) {
 	t.Helper()
 	src := &memory{name: "payloads"}
@@ -213,7 +213,7 @@ func spread(t testing.TB, blocks car.Blocks, wrap func(car.Source) car.Source) (
 
 func same(s car.Source) car.Source { return s }
 
-// counting counts what is open.
+// counting counts opened and open files.
 type counting struct {
 	car.Source
 	open, opened *atomic.Int64
@@ -239,7 +239,7 @@ func (c countedFile) Close() error {
 	return c.SourceFile.Close()
 }
 
-// The bytes of an archive do not depend on how they are read.
+// The bytes of an archive do not depend on the sizes of reads.
 func TestStreamReads(t *testing.T) {
 	t.Parallel()
 	// More than a batch, and blocks of all sizes.
@@ -553,7 +553,7 @@ func TestChangedSource(t *testing.T) {
 			if sce.Name != "in/put.bin" || sce.Offset != row.offset || !strings.Contains(err.Error(), row.reason) {
 				t.Errorf("%v, want offset %d and %q", err, row.offset, row.reason)
 			}
-			// What was handed out is a prefix of the archive that was described.
+			// What was handed out is a prefix of the described archive.
 			if !bytes.HasPrefix(pack(t, described[0].Cid, described), got) {
 				t.Error("changed bytes are handed out")
 			}
@@ -589,8 +589,7 @@ type failing struct{ err error }
 func (f failing) ReadAt([]byte, int64) (int, error) { return 0, f.err }
 func (f failing) Close() error                      { return nil }
 
-// Streams of one packer do not get in one another's way.
-// byValue is a source that can't be compared.
+// byValue is a source that is not comparable.
 type byValue struct {
 	memory
 	_ []byte
@@ -617,6 +616,7 @@ func TestUncomparableSource(t *testing.T) {
 	}
 }
 
+// Streams of one packer do not interfere with each other.
 func TestPackerIsShared(t *testing.T) {
 	t.Parallel()
 	var p car.Packer
@@ -641,15 +641,15 @@ func TestPackerIsShared(t *testing.T) {
 	}
 }
 
-// A transport that knows the length reads no further than the last byte and
-// closes the body. The next archive may then take the buffer, and the CID of
-// the first must still be that of its bytes.
+// An HTTP transport that knows the length reads no further than the last byte
+// and closes the body. The next archive may then take the buffer. The CID of
+// the first must still be right.
 func TestCIDAfterClose(t *testing.T) {
 	t.Parallel()
 	one := car.Blocks{block(t, cid.Raw, multihash.SHA2_256, 0, bytes.Repeat([]byte("one "), 64<<10))}
 	two := car.Blocks{block(t, cid.Raw, multihash.SHA2_256, 0, bytes.Repeat([]byte("two "), 64<<10))}
 	var p car.Packer
-	for range 20 { // a pool may give a buffer to nobody
+	for range 20 { // a sync.Pool may drop a buffer
 		a := car.NewArchive(one[0].Cid, one)
 		s := p.Open(ctx, a)
 		data := make([]byte, a.Size)
@@ -673,8 +673,8 @@ func TestCIDAfterClose(t *testing.T) {
 	}
 }
 
-// The piece of an archive is that of its bytes, however they are read, and only
-// if the packer was asked.
+// The piece of an archive is the piece of its bytes, however they are read. It
+// is computed only if the packer is asked to.
 func TestStreamPiece(t *testing.T) {
 	t.Parallel()
 	packer := car.Packer{Pieces: true}
@@ -695,7 +695,7 @@ func TestStreamPiece(t *testing.T) {
 		for name, read := range map[string]func(*car.Stream) error{
 			"Read":    func(s *car.Stream) error { _, err := readSteps(s, 1000); return err },
 			"WriteTo": func(s *car.Stream) error { _, err := s.WriteTo(io.Discard); return err },
-			// As a transport does that knows the length.
+			// As an HTTP transport that knows the length.
 			"exact": func(s *car.Stream) error { _, err := io.ReadFull(s, make([]byte, a.Size)); return err },
 		} {
 			s := packer.Open(ctx, a)
@@ -705,7 +705,7 @@ func TestStreamPiece(t *testing.T) {
 			if err := read(s); err != nil {
 				t.Fatal(err)
 			}
-			if name != "exact" { // before Close, or only after it
+			if name != "exact" { // either before Close or only after it
 				s.Piece()
 			}
 			if err := s.Close(); err != nil {

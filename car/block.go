@@ -6,16 +6,16 @@ import (
 	"github.com/ipfs/go-cid"
 )
 
-// Source is something whose bytes can be read again and again: a file, the
-// spool of a stream, an archive. Implementations are safe for concurrent use.
+// Source is something whose bytes can be read repeatedly: a file, a spooled
+// stream, an archive. Implementations are safe for concurrent use.
 type Source interface {
-	// Name is how messages call the source.
+	// Name is what messages call the source.
 	Name() string
-	// Size is its length in bytes when it was described.
+	// Size is the length in bytes that the source had when it was described.
 	Size() int64
-	// Open gives access to its bytes; the caller closes what it gets. A source
-	// that sees that it is no longer the one that was described returns an
-	// error matching [ErrSourceChanged].
+	// Open gives access to the bytes. The caller closes the file. If Open sees
+	// that the source has changed since it was described, it returns an error
+	// that matches [ErrSourceChanged].
 	Open() (SourceFile, error)
 }
 
@@ -25,9 +25,9 @@ type SourceFile interface {
 	io.Closer
 }
 
-// Block is one block of a DAG: its CID, and where its bytes are. The payload
-// is Head, then Length bytes of Source from Offset on, then Tail. A block held
-// in memory has a Head only. Head and Tail are shared, and only read.
+// Block is one block of a DAG: its CID, and where its bytes are. The payload is
+// Head, then Length bytes of Source from Offset on, then Tail. A block that is
+// held in memory has only a Head. Head and Tail are shared: do not modify them.
 type Block struct {
 	Cid    cid.Cid
 	Depth  int // number of links between the root and this block
@@ -38,20 +38,20 @@ type Block struct {
 	Tail   []byte
 
 	// Claimed says that the CID comes from an archive and has never been
-	// compared with the bytes. If they differ the archive is corrupt; a source
-	// that was hashed has changed.
+	// compared with the bytes. If they differ, the archive is corrupt; without
+	// Claimed, the source has changed since it was hashed.
 	Claimed bool
 }
 
 // Size is the number of payload bytes.
 func (b *Block) Size() int { return len(b.Head) + b.Length + len(b.Tail) }
 
-// SectionSize is the number of bytes the block takes in an archive.
+// SectionSize is the number of bytes that the block takes in an archive.
 func (b *Block) SectionSize() int64 { return SectionSize(b.Cid, b.Size()) }
 
-// List is a sequence of blocks that can be walked more than once, by several
-// goroutines at a time. The lists that describe a DAG go depth first, parents
-// before children, each CID once; element 0 is the root.
+// List is a sequence of blocks that several goroutines can walk at the same
+// time, as often as they like. A list that describes a DAG is depth first, with
+// parents before children and each CID once; element 0 is the root.
 type List interface {
 	Len() int
 	At(i int) Block

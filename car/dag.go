@@ -12,17 +12,17 @@ import (
 	"github.com/carload/carload/internal/links"
 )
 
-// ErrIncomplete is wrapped by errors that report a DAG of which blocks are
-// missing. See [IncompleteError].
+// ErrIncomplete is wrapped by errors about a DAG with missing blocks. See
+// [IncompleteError].
 var ErrIncomplete = errors.New("DAG is incomplete")
 
-// IncompleteError names blocks that a DAG needs and the archives don't have.
-// It matches [ErrIncomplete].
+// IncompleteError lists blocks that a DAG needs and the archives do not
+// contain. It matches [ErrIncomplete].
 type IncompleteError struct {
 	Root    cid.Cid
-	Missing []cid.Cid // the first ones met
-	Count   int       // of distinct blocks
-	More    bool      // counting stopped there
+	Missing []cid.Cid // the first ones found
+	Count   int       // of distinct missing blocks
+	More    bool      // counting stopped at Count
 }
 
 func (e *IncompleteError) Error() string {
@@ -54,9 +54,8 @@ const (
 )
 
 // DAG is a complete DAG whose blocks lie in archives. It is a [List] of them:
-// depth first, parents before children, each block once, with the CID it is
-// linked by. It holds no payload and may be used by several goroutines at a
-// time.
+// depth first, parents before children, each block once, with the CID that
+// links to it. It holds no payload and is safe for concurrent use.
 type DAG struct {
 	index *Index
 	root  cid.Cid
@@ -65,17 +64,18 @@ type DAG struct {
 	pages []*[pageLen]entry
 	n     int
 	long  map[int]cid.Cid
-	top   *Block // the root, if its CID carries it
+	top   *Block // the root, if its CID contains it
 }
 
-// entry is a block of a DAG: a record, and the CID as far as it can differ.
+// entry is a block of a DAG: its record, depth, and the kind of the CID that
+// links to it.
 type entry struct {
 	record uint32
 	depth  uint16
 	kind   uint16
 }
 
-// Import indexes an archive that has one root, and returns the DAG under it.
+// Import indexes an archive with exactly one root and returns the DAG under it.
 func Import(ctx context.Context, src Source) (*DAG, error) {
 	x := new(Index)
 	c, err := x.Add(ctx, src)
@@ -83,7 +83,7 @@ func Import(ctx context.Context, src Source) (*DAG, error) {
 		return nil, err
 	}
 	if len(c.Roots) != 1 {
-		return nil, fmt.Errorf("archive %s has %d roots, it has to have one", strconv.Quote(src.Name()), len(c.Roots))
+		return nil, fmt.Errorf("archive %s has %d roots; it needs exactly one", strconv.Quote(src.Name()), len(c.Roots))
 	}
 	d, err := x.DAG(ctx, c.Roots[0])
 	if err != nil {
@@ -119,7 +119,7 @@ func (d *DAG) At(i int) Block {
 	return b
 }
 
-// at returns a block that an archive has.
+// at returns block i of those that lie in an archive.
 func (d *DAG) at(i int) Block {
 	e := &d.pages[i/pageLen][i%pageLen]
 	r := d.index.record(e.record)
@@ -132,12 +132,12 @@ func (d *DAG) at(i int) Block {
 	return b
 }
 
-// DAG walks the DAG under root through the links of its blocks. It reads and
-// hashes blocks that have links, and no others: those are checked when they
-// are read. A root that its CID carries is the first block, whether an archive
-// has it or not. Links are followed through DAG-PB, DAG-CBOR and DAG-JSON; blocks of
-// other codecs are leaves. A DAG of which blocks are missing is reported by an
-// [IncompleteError].
+// DAG walks the DAG under root by following the links of its blocks. It reads
+// and hashes only the blocks that may have links; the others are checked when
+// they are read. If the root's CID contains its block, that block comes first,
+// whether or not an archive has it. Links are followed through DAG-PB, DAG-CBOR
+// and DAG-JSON; blocks with other codecs are leaves. If blocks are missing, the
+// error is an [IncompleteError].
 func (x *Index) DAG(ctx context.Context, root cid.Cid) (*DAG, error) {
 	w := walk{
 		dag:     &DAG{index: x, root: root},
@@ -154,18 +154,18 @@ func (x *Index) DAG(ctx context.Context, root cid.Cid) (*DAG, error) {
 	return w.dag, nil
 }
 
-// walk is the state of a depth-first walk. It has no recursion, and its memory
-// is a fraction of the blocks on the path to the current one.
+// walk is the state of a depth-first walk. It does not recurse. It holds only
+// the links of the nodes on the path to the current block.
 type walk struct {
 	dag     *DAG
-	visited []uint64             // records, as nodes of the codec they are indexed with
-	others  map[visited]struct{} // records as nodes of other codecs
+	visited []uint64             // records visited as nodes of the codec they are indexed with
+	others  map[visited]struct{} // records visited as nodes of other codecs
 	missing map[string]struct{}
 	listed  []cid.Cid
 	loader  *Loader
 
 	pending []child // of all nodes on the path
-	ends    []int   // where the children of each node on the path end; they are taken from the front
+	ends    []int   // where the children of each node on the path end in pending
 	nexts   []int
 }
 
@@ -174,7 +174,7 @@ type visited struct {
 	codec  uint64
 }
 
-// child is a link to be followed.
+// child is a link to follow.
 type child struct {
 	record uint32
 	kind   uint16
@@ -212,7 +212,7 @@ func (w *walk) run(ctx context.Context) error {
 	return nil
 }
 
-// end is where the children of the innermost node end.
+// end is where the children of the innermost node end in pending.
 func (w *walk) end() int {
 	if len(w.ends) == 0 {
 		return 0
@@ -220,13 +220,13 @@ func (w *walk) end() int {
 	return w.ends[len(w.ends)-1]
 }
 
-// push enters a node whose children are pending from this position on.
+// push enters a node whose children start at this position of pending.
 func (w *walk) push(from int) {
 	w.nexts = append(w.nexts, from)
 	w.ends = append(w.ends, len(w.pending))
 }
 
-// link notes a link to be followed.
+// link queues a link, or records its target as missing.
 func (w *walk) link(c cid.Cid) error {
 	n, ok := w.dag.index.find(c)
 	if !ok {
@@ -258,7 +258,7 @@ func (w *walk) seen(n uint32, k uint16) bool {
 	return ok
 }
 
-// codec is what the archive says of a record.
+// codec is the codec that the archive claims for a record.
 func (w *walk) codec(n uint32) uint64 {
 	x := w.dag.index
 	return x.kinds.list[x.record(n).kind&^leafFlag].codec
@@ -311,7 +311,7 @@ func (w *walk) visit(ctx context.Context, ch child, depth int) error {
 	return nil
 }
 
-// longCID is the CID of a block whose digest the record does not have.
+// longCID is the CID of a block whose digest does not fit its record.
 func (w *walk) longCID(ch child) cid.Cid {
 	stored := w.dag.index.long[ch.record]
 	kd := &w.dag.kinds.list[ch.kind]

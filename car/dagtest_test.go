@@ -34,8 +34,8 @@ type memoryFile struct{ *bytes.Reader }
 
 func (memoryFile) Close() error { return nil }
 
-// boxoFile is the DAG that boxo makes of a file, parents before children, each
-// CID once.
+// boxoFile is the DAG that boxo builds for a file: parents before children,
+// each CID once.
 func boxoFile(t testing.TB, data []byte, chunk int64, width int, cidVersion int) car.Blocks {
 	t.Helper()
 	prefix, err := merkledag.PrefixForCidVersion(cidVersion)
@@ -77,7 +77,7 @@ func preOrder(t testing.TB, dag ipld.NodeGetter, root ipld.Node) car.Blocks {
 	return out
 }
 
-// pack is the bytes of an archive, read in one go.
+// pack returns the bytes of an archive.
 func pack(t testing.TB, root cid.Cid, blocks car.List) []byte {
 	t.Helper()
 	var p car.Packer

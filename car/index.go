@@ -18,40 +18,41 @@ import (
 	"github.com/carload/carload/internal/links"
 )
 
-// Index tells where the blocks of archives are. It holds no payload and some
-// 60 bytes a block, and it has hashed nothing: a CID is what an archive says.
-// Blocks are found by multihash, and one that comes more than once is indexed
-// where it came first. Blocks carried within their CID are left out.
+// Index finds blocks in archives. It holds no payload, takes about 60 bytes of
+// memory a block, and hashes nothing: it trusts the CIDs in the archives, and
+// blocks are checked when they are read. It finds blocks by multihash. If a
+// block occurs several times, the first occurrence counts. Blocks contained in
+// their own CID are left out.
 //
-// The zero value is an empty index. Once archives are added it may be used by
-// several goroutines at a time. It is a [List] of the blocks in the order in
-// which they were met.
+// The zero value is an empty index. After the last [Index.Add], it is safe for
+// concurrent use. It is a [List] of the blocks in the order in which they were
+// added.
 type Index struct {
 	sources []Source
 	kinds   kinds
 	pages   []*[pageLen]record
 	n       int
-	table   []uint32           // 1 + number of a record, by the hash of its digest; 0 is free
+	table   []uint32           // 1 + number of a record, by the hash of its digest; 0 is a free slot
 	seed    maphash.Seed       // of that hash; set with the table
-	long    map[uint32]cid.Cid // of records whose digest is not of 32 bytes
+	long    map[uint32]cid.Cid // CIDs of records whose digest is not 32 bytes long
 }
 
-// Contents is what was met in an archive.
+// Contents describes an archive.
 type Contents struct {
-	Version    int // of the outermost header
+	Version    int // in the outermost header
 	Roots      []cid.Cid
 	Sections   int
-	Duplicates int            // sections whose block had been met before, there or in another archive
-	Inline     int            // sections of blocks that their CID carries
-	Codecs     map[uint64]int // sections by codec of the CID
-	Payload    int64          // bytes of all blocks, duplicates counted each time
+	Duplicates int            // sections whose block was indexed before, from this archive or another
+	Inline     int            // sections of blocks contained in their CID
+	Codecs     map[uint64]int // number of sections by codec of the CID
+	Payload    int64          // bytes of all blocks, duplicates included
 	Size       int64          // bytes of the CARv1
-	Padding    int64          // zeros at its end
+	Padding    int64          // zero bytes at the end of the CARv1
 }
 
-// record is where a block is. A million of them are worth some care.
+// record says where a block is. There may be millions, so it is kept small.
 type record struct {
-	digest [32]byte // or the SHA-256 of a multihash whose digest has another length
+	digest [32]byte // or the SHA-256 of the multihash, if its digest is not 32 bytes long
 	offset int64    // of the payload in the source
 	length uint32
 	source uint16
@@ -63,14 +64,14 @@ const (
 	leafFlag = 1 << 15
 )
 
-// kind is what CIDs have in common: all but the digest.
+// kind is the part of a CID that many share: everything but the digest.
 type kind struct {
 	cidPrefix string
-	mhPrefix  string // empty if the digest has another length than 32 bytes
+	mhPrefix  string // empty if the digest is not 32 bytes long
 	codec     uint64
 }
 
-// kinds numbers kinds. There are a few in an archive, unless it is crafted.
+// kinds numbers kinds. An archive has only a few, unless it is crafted.
 type kinds struct {
 	list   []kind
 	number map[string]uint16
@@ -96,7 +97,8 @@ func (k *kinds) add(cidPrefix []byte, versionLen int, codec uint64, long bool) (
 	return n, nil
 }
 
-// intern returns the number of the kind of c, and its digest as a record has it.
+// intern returns the number of the kind of c, and its digest as stored in a
+// record.
 func (k *kinds) intern(c cid.Cid) (uint16, [32]byte, error) {
 	key := c.KeyString()
 	mh := c.Hash()
@@ -109,8 +111,8 @@ func (k *kinds) intern(c cid.Cid) (uint16, [32]byte, error) {
 	return n, digest, err
 }
 
-// splitMultihash returns what comes before the digest, and the digest as a
-// record has it.
+// splitMultihash returns what comes before the digest, and the digest as stored
+// in a record.
 func splitMultihash(mh multihash.Multihash) (prefix []byte, digest [32]byte, err error) {
 	if len(mh) == 34 && mh[0] == multihash.SHA2_256 && mh[1] == 32 {
 		return mh[:2], [32]byte(mh[2:]), nil
@@ -129,7 +131,7 @@ func splitMultihash(mh multihash.Multihash) (prefix []byte, digest [32]byte, err
 // Len is the number of distinct blocks.
 func (x *Index) Len() int { return x.n }
 
-// At returns the block that was met as the i-th.
+// At returns block i, in the order of [Index.Add].
 func (x *Index) At(i int) Block {
 	r := x.record(uint32(i))
 	c, ok := x.long[uint32(i)]
@@ -139,11 +141,11 @@ func (x *Index) At(i int) Block {
 	return x.block(r, c)
 }
 
-// Size is the number of payload bytes of the block that was met as the i-th.
+// Size is the number of payload bytes of block i.
 func (x *Index) Size(i int) int { return int(x.record(uint32(i)).length) }
 
-// Find returns where the block of c is. The block has that CID, which may be
-// of another version or codec than in the archive.
+// Find returns the block of c. The block gets the CID c, whose version or codec
+// may differ from the CID in the archive.
 func (x *Index) Find(c cid.Cid) (Block, bool) {
 	n, ok := x.find(c)
 	if !ok {
@@ -187,10 +189,10 @@ func (k *kind) cid(digest *[32]byte) cid.Cid {
 	return c
 }
 
-// slot returns where in the table the block is or would be.
+// slot returns the slot of the table where the block is, or would go.
 func (x *Index) slot(mhPrefix string, digest *[32]byte) (slot int, found bool) {
-	// An archive says which digests it has: without a seed it could choose them
-	// to meet in one place of the table.
+	// The digests come from the archive. Without a random seed, a crafted
+	// archive could choose them to collide.
 	mask := len(x.table) - 1
 	for slot = int(maphash.Bytes(x.seed, digest[:])) & mask; x.table[slot] != 0; slot = (slot + 1) & mask {
 		r := x.record(x.table[slot] - 1)
@@ -201,7 +203,7 @@ func (x *Index) slot(mhPrefix string, digest *[32]byte) (slot int, found bool) {
 	return slot, false
 }
 
-// insert adds a record unless there is one with its multihash.
+// insert adds a record unless there already is one with its multihash.
 func (x *Index) insert(r record) (n uint32, added bool, err error) {
 	if x.table == nil {
 		x.seed = maphash.MakeSeed()
@@ -232,9 +234,10 @@ func (x *Index) insert(r record) (n uint32, added bool, err error) {
 }
 
 // Add indexes an archive of version 1 or 2. It is as strict about the format as
-// a [Reader], but reads only what lies around the CIDs of big blocks. Errors of
-// the archive match [ErrMalformed]. Unlike a Reader, which may read from a
-// stranger who never ends, it takes zeros after the last section. After an error the index is of no use.
+// a [Reader], except that it accepts zeros after the last section. (A Reader
+// may be reading from a stranger who never stops sending.) It skips the
+// payloads of large blocks. Errors about the archive match [ErrMalformed].
+// After an error the index must not be used.
 func (x *Index) Add(ctx context.Context, src Source) (Contents, error) {
 	c, err := x.add(ctx, src)
 	if err != nil {
@@ -284,7 +287,7 @@ func (x *Index) add(ctx context.Context, src Source) (Contents, error) {
 	return s.contents, nil
 }
 
-// scan is the indexing of one archive.
+// scan indexes one archive.
 type scan struct {
 	index    *Index
 	source   uint16
@@ -292,8 +295,8 @@ type scan struct {
 	contents Contents
 }
 
-// section indexes the section at this offset of the CARv1, and returns where
-// the next one begins.
+// section indexes the section at this offset of the CARv1 and returns the
+// offset of the next one.
 func (s *scan) section(at int64) (next int64, err error) {
 	p, err := s.window.at(at)
 	if err != nil {
@@ -359,8 +362,8 @@ func (s *scan) section(at int64) (next int64, err error) {
 	return next, nil
 }
 
-// padding goes over zeros to the end, as they are after an archive that was cut
-// out of a Filecoin piece.
+// padding skips zeros up to the end. They follow an archive that was cut out of
+// a Filecoin piece.
 func (s *scan) padding(at int64) (end int64, err error) {
 	r := io.NewSectionReader(s.window.r, s.window.base+at, s.window.end-at)
 	buf := make([]byte, longWindow)
@@ -368,7 +371,7 @@ func (s *scan) padding(at int64) (end int64, err error) {
 		n, err := io.ReadFull(r, buf)
 		for _, b := range buf[:n] {
 			if b != 0 {
-				return 0, malformed("the section at offset %d is empty, and more than zeros come after it", at)
+				return 0, malformed("the section at offset %d is empty, and not only zeros follow", at)
 			}
 		}
 		switch {
@@ -381,8 +384,8 @@ func (s *scan) padding(at int64) (end int64, err error) {
 	}
 }
 
-// usualCID recognises the CIDs of nearly all blocks, those of SHA-256 with a
-// codec of one byte, without allocating. For others it returns zeros.
+// usualCID recognises the CIDs of nearly all blocks, SHA-256 with a one-byte
+// codec, without allocating. For others it returns zeros.
 func usualCID(p []byte) (length, versionLen int, codec uint64) {
 	switch {
 	case len(p) >= 34 && p[0] == multihash.SHA2_256 && p[1] == 32:
@@ -393,8 +396,8 @@ func usualCID(p []byte) (length, versionLen int, codec uint64) {
 	return 0, 0, 0
 }
 
-// onlyData reports whether a DAG-PB block of this length, which begins with p,
-// is one Data field from end to end, and so has no links.
+// onlyData reports whether a DAG-PB block of this length that begins with p
+// consists of one Data field, and so has no links.
 func onlyData(p []byte, length int) bool {
 	if length == 0 {
 		return true
@@ -406,8 +409,8 @@ func onlyData(p []byte, length int) bool {
 	return k > 0 && n == uint64(length-1-k)
 }
 
-// Of what a window reads ahead: enough for any length and CID, and so much
-// that small blocks are read in big strides.
+// How much a window reads: at least enough for any length and CID, and more
+// where sections are small.
 const (
 	maxCIDBytes = 2 << 10
 	peekBytes   = maxCIDBytes + 64
@@ -422,18 +425,18 @@ type window struct {
 	end   int64 // of the CARv1
 	buf   []byte
 	start int64 // of buf in the CARv1
-	last  int64 // offset asked for before
+	last  int64 // the previous offset asked for
 }
 
-// at returns what begins at this offset: peekBytes, fewer only at the end.
+// at returns the bytes at this offset: peekBytes, or fewer at the end.
 func (w *window) at(off int64) ([]byte, error) {
 	defer func() { w.last = off }()
 	want := min(peekBytes, w.end-off)
 	if off >= w.start && off+want <= w.start+int64(len(w.buf)) {
 		return w.buf[off-w.start:][:want], nil
 	}
-	// A stride tells how big the sections are: small ones are read, big ones
-	// are jumped over.
+	// The distance from the last offset shows how large sections are. Read
+	// through small ones and jump over large ones.
 	n := int64(longWindow)
 	if off-w.last > longWindow/16 {
 		n = shortWindow

@@ -29,7 +29,7 @@ import (
 
 var ctx = context.Background()
 
-// wrapV2 makes a CARv2 of a CARv1, with go-car's index and so much padding
+// wrapV2 makes a CARv2 of a CARv1, with go-car's index and this much padding
 // before and after the data.
 func wrapV2(t testing.TB, v1 []byte, before, after int) []byte {
 	t.Helper()
@@ -153,7 +153,7 @@ func encode(t testing.TB, codec uint64, n datamodel.Node) []byte {
 }
 
 // Links are followed through every codec that has them, and through CIDs that
-// carry their block; hashes can be of any kind.
+// contain their block. Any hash function will do.
 func TestImportFollowsLinks(t *testing.T) {
 	t.Parallel()
 	a := block(t, cid.Raw, multihash.SHA2_512, 4, []byte("a"))
@@ -205,8 +205,8 @@ func TestImportFollowsLinks(t *testing.T) {
 	}
 }
 
-// A link and a section may name a block by CIDs that differ in all but the
-// multihash: the link decides.
+// A link and a section may name a block by CIDs that share only the multihash.
+// The DAG uses the CID of the link.
 func TestImportTakesTheCIDOfTheLink(t *testing.T) {
 	t.Parallel()
 	want := boxoFile(t, mod251(5000), 1024, 4, 0)
@@ -221,7 +221,8 @@ func TestImportTakesTheCIDOfTheLink(t *testing.T) {
 	}
 	sameBlocks(t, d, want)
 
-	// A block that is data for one parent and a node for another is listed as both.
+	// A block that is data for one parent and a node for another appears as
+	// both.
 	leaf := block(t, cid.Raw, multihash.SHA2_256, 2, []byte("leaf"))
 	node := block(t, cid.DagCBOR, multihash.SHA2_256, 1, encode(t, cid.DagCBOR, linkList(t, leaf.Cid)))
 	asRaw := node
@@ -250,14 +251,14 @@ func TestImportErrors(t *testing.T) {
 		is   error
 		text string
 	}{
-		"no root":           {noRoots, nil, "has 0 roots, it has to have one"},
+		"no root":           {noRoots, nil, "has 0 roots; it needs exactly one"},
 		"not an archive":    {[]byte("PK\x03\x04"), car.ErrMalformed, `archive "x.car"`},
 		"empty file":        {nil, car.ErrMalformed, "the file is empty"},
 		"cut in a block":    {whole[:len(whole)-1], car.ErrMalformed, "beyond the end"},
 		"cut after length":  {whole[:len(whole)-1024-36], car.ErrMalformed, ""},
 		"cut at a section":  {whole[:59+file[0].SectionSize()], car.ErrIncomplete, "4 missing: " + file[1].Cid.String()},
 		"header only":       {whole[:59], car.ErrIncomplete, "1 missing: " + root.String()},
-		"zeros, and more":   {append(bytes.Clone(whole), 0, 0, 1), car.ErrMalformed, "more than zeros"},
+		"zeros, and more":   {append(bytes.Clone(whole), 0, 0, 1), car.ErrMalformed, "not only zeros"},
 		"root corrupt":      {flipped(59 + 60), car.ErrCorrupt, root.String()},
 		"v2 of wrong size":  {wrongSizeV2(t, whole), car.ErrMalformed, ""},
 		"v2 data elsewhere": {wrongOffsetV2(t, whole), car.ErrMalformed, ""},
@@ -268,7 +269,7 @@ func TestImportErrors(t *testing.T) {
 		}
 	}
 
-	// Leaves are not read until they are packed: then a bad one is found.
+	// Leaves are read only when they are packed. A corrupt one is found then.
 	d, err := car.Import(ctx, &memory{"x.car", flipped(len(whole) - 1)})
 	if err != nil {
 		t.Fatal(err)
@@ -314,8 +315,8 @@ func TestIncompleteErrorCountsDistinctBlocks(t *testing.T) {
 	}
 }
 
-// A chain as deep as a bomb is refused without recursion, and so is one that is
-// deeper by a link than what can be given back.
+// An extremely deep chain is refused without recursion. So is a chain one link
+// deeper than the limit.
 func TestImportDepth(t *testing.T) {
 	t.Parallel()
 	chain := func(n int) car.Blocks {
@@ -341,8 +342,8 @@ func TestImportDepth(t *testing.T) {
 	}
 }
 
-// The digests of an archive are whatever it says. A hundred thousand that agree
-// in the bytes a table might look at are indexed as fast as any.
+// An archive can claim any digests. A hundred thousand that agree in the bytes
+// a hash table might look at are indexed as fast as any others.
 func TestIndexOfCraftedDigests(t *testing.T) {
 	t.Parallel()
 	const n = 100_000

@@ -15,17 +15,17 @@ import (
 // openSources is how many sources a [Loader] keeps open.
 const openSources = 16
 
-// Loader reads blocks into memory and checks each against its CID. The zero
-// value is ready to use, by one goroutine. It keeps a few sources open until
-// Close.
+// Loader reads blocks into memory and checks each against its CID. It keeps a
+// few sources open until Close. The zero value is ready to use. A Loader is not
+// safe for concurrent use.
 type Loader struct {
 	batch batch
 	files openFiles
 	out   [][]byte
 }
 
-// Load returns the payload of a block, valid until the next load. Bytes that
-// are not those of the CID are reported as [Packer.Open] does.
+// Load returns the payload of a block, which is valid until the next load. It
+// reports bytes that do not match the CID as [Packer.Open]'s stream does.
 func (l *Loader) Load(ctx context.Context, b Block) ([]byte, error) {
 	out, err := l.LoadAll(ctx, []Block{b})
 	if err != nil {
@@ -34,8 +34,8 @@ func (l *Loader) Load(ctx context.Context, b Block) ([]byte, error) {
 	return out[0], nil
 }
 
-// LoadAll returns the payloads of several blocks, which are hashed side by
-// side. They are in memory together, and valid until the next load.
+// LoadAll returns the payloads of several blocks, hashed in parallel lanes. All
+// are in memory at once, and are valid until the next load.
 func (l *Loader) LoadAll(ctx context.Context, blocks []Block) ([][]byte, error) {
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
@@ -61,8 +61,8 @@ func (l *Loader) LoadAll(ctx context.Context, blocks []Block) ([][]byte, error) 
 	return l.out, nil
 }
 
-// Read reads a block's bytes into p as they are, which is not to say that
-// they are those of its CID. It returns what p then holds.
+// Read reads a block's bytes into p without checking them against the CID, and
+// returns the filled slice. If p is too small, it allocates another.
 func (l *Loader) Read(b Block, p []byte) ([]byte, error) {
 	l.files.limit = openSources
 	l.batch.reset()
@@ -73,9 +73,9 @@ func (l *Loader) Read(b Block, p []byte) ([]byte, error) {
 	return p, err
 }
 
-// Mismatch returns the position of the first payload that is not that of its
-// CID, or -1. They are hashed side by side. A CID of an unknown hash function is
-// an error.
+// Mismatch returns the index of the first payload that does not match its CID,
+// or -1. The payloads are hashed in parallel lanes. A CID with an unknown hash
+// function is an error.
 func Mismatch(cids []cid.Cid, payloads [][]byte) (int, error) {
 	sums := make([][sha256mb.Size]byte, len(payloads))
 	sha256mb.Sum(sums, payloads)
@@ -87,10 +87,10 @@ func Mismatch(cids []cid.Cid, payloads [][]byte) (int, error) {
 	return -1, nil
 }
 
-// Close closes the sources that are open. The loader may be used again.
+// Close closes the open sources. The loader can be used again.
 func (l *Loader) Close() error { return l.files.close() }
 
-// openFiles keeps a few sources open, the last ones used.
+// openFiles keeps the most recently used sources open.
 type openFiles struct {
 	limit int // at least 1
 	open  []openFile
@@ -101,8 +101,8 @@ type openFile struct {
 	file   SourceFile
 }
 
-// get returns an open file of the source. One that can't be compared is opened
-// for each block.
+// get returns an open file of the source. A source that is not comparable is
+// opened again for each block.
 func (o *openFiles) get(src Source) (SourceFile, error) {
 	known := reflect.ValueOf(src).Comparable()
 	for i := range o.open {

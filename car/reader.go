@@ -10,54 +10,53 @@ import (
 
 	"github.com/ipfs/go-cid"
 	"github.com/multiformats/go-multihash"
-	_ "github.com/multiformats/go-multihash/register/all" // archives from elsewhere use any hash
+	_ "github.com/multiformats/go-multihash/register/all" // archives from elsewhere may use any hash
 	"github.com/multiformats/go-varint"
 )
 
-// Limits of what a [Reader] allocates on the word of an archive.
+// Limits on what a [Reader] allocates because an archive claims a length.
 const (
 	DefaultMaxHeaderBytes  = 32 << 20
 	DefaultMaxSectionBytes = 8 << 20
 )
 
-// ReaderOptions are the knobs of [NewReader]. The zero value is what to use
-// for archives from anywhere.
+// ReaderOptions configure [NewReader]. The zero value suits untrusted archives.
 type ReaderOptions struct {
 	MaxHeaderBytes  int  // 0 means DefaultMaxHeaderBytes
-	MaxSectionBytes int  // CID and payload; 0 means DefaultMaxSectionBytes
-	Trusted         bool // leave out the check of payloads against CIDs
+	MaxSectionBytes int  // of CID and payload; 0 means DefaultMaxSectionBytes
+	Trusted         bool // do not check payloads against CIDs
 }
 
-// Section is one block as it was met in an archive.
+// Section is one block as it appears in an archive.
 type Section struct {
 	Cid    cid.Cid
-	Data   []byte // the payload; overwritten by a later call of Next
-	Offset int64  // of the section's length prefix, from the start of the CARv1
+	Data   []byte // the payload; a later call of Next overwrites it
+	Offset int64  // of the section's length prefix within the CARv1
 }
 
-// Reader reads a CAR file of version 1 or 2 as a stream, and checks each block
-// against its CID. It refuses what breaks the format: varints that are not
-// minimal, empty sections, sections that are cut or too short for their CID,
-// bytes after the end. It holds one batch of a few MiB. It is for one
-// goroutine and does not close what it reads from.
+// Reader reads a CAR file of version 1 or 2 as a stream and checks each block
+// against its CID. It rejects violations of the format: varints that are not
+// minimal, empty sections, truncated sections, sections too short for their
+// CID, and bytes after the end. It holds one batch of a few MiB. It does not
+// close the underlying reader, and is not safe for concurrent use.
 type Reader struct {
-	// Roots are the CIDs of the header; there may be none.
+	// Roots are the roots listed in the header. There may be none.
 	Roots []cid.Cid
-	// Version is 1 or 2, that of the outermost header.
+	// Version is the version in the outermost header: 1 or 2.
 	Version int
 
 	src     source
 	opts    ReaderOptions
 	base    int64 // of the CARv1 in the stream
-	payload int64 // bytes of the CARv1; -1 if the end of the stream ends it
+	payload int64 // bytes of the CARv1; -1 if it runs to the end of the stream
 	offset  int64 // bytes of CARv1 consumed by parsing
 	batch   batch
 	headers []int64 // offset of each section of the batch
 	at      int     // next section of the batch to hand out
-	err     error   // what comes after the batch
+	err     error   // what to report after the batch
 }
 
-// source is a buffered reader with the two calls that parsing needs.
+// source is a buffered reader with the two methods that parsing needs.
 type source struct {
 	r    io.Reader
 	buf  []byte
@@ -94,8 +93,8 @@ func (s *source) ReadByte() (byte, error) {
 	return s.buf[s.i-1], nil
 }
 
-// readFull fills p; a stream that ends before reports io.ErrUnexpectedEOF.
-// What is more than the buffer holds is read straight into p.
+// readFull fills p. If the stream ends first, it returns io.ErrUnexpectedEOF.
+// What the buffer does not have is read straight into p.
 func (s *source) readFull(p []byte) error {
 	n := copy(p, s.buf[s.i:s.j])
 	s.i += n
@@ -116,8 +115,8 @@ func unexpected(err error) error {
 	return err
 }
 
-// NewReader reads the header of an archive. Errors of the archive, not of r,
-// match [ErrMalformed].
+// NewReader reads the header of an archive. Errors about the archive match
+// [ErrMalformed]; errors from r do not.
 func NewReader(r io.Reader, opts ReaderOptions) (*Reader, error) {
 	if opts.MaxHeaderBytes == 0 {
 		opts.MaxHeaderBytes = DefaultMaxHeaderBytes
@@ -132,8 +131,8 @@ func NewReader(r io.Reader, opts ReaderOptions) (*Reader, error) {
 	return rd, nil
 }
 
-// Reset makes the Reader read another archive with the same options, as
-// [NewReader] does, and keeps its buffers. After an error it can be reset again.
+// Reset makes r read another archive with the same options, as [NewReader]
+// does, and keeps its buffers. It can be called again after an error.
 func (r *Reader) Reset(src io.Reader) error {
 	r.src = source{r: src, buf: r.src.buf}
 	r.base, r.payload, r.offset = 0, -1, 0
@@ -157,7 +156,7 @@ func (r *Reader) Reset(src io.Reader) error {
 		}
 	}
 	if version != 1 {
-		return malformed("version %d is not one this reader knows", version)
+		return malformed("unknown version %d", version)
 	}
 	if !hasRoots {
 		return malformed("the header has no roots")
@@ -170,8 +169,8 @@ func malformed(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrMalformed, fmt.Sprintf(format, args...))
 }
 
-// enterV2 reads the fixed header of a CARv2, whose pragma was just read, and
-// goes to the CARv1 in it.
+// enterV2 reads the fixed header of a CARv2 after its pragma, and skips to the
+// CARv1 inside.
 func (r *Reader) enterV2() error {
 	var h [40]byte
 	if err := r.src.readFull(h[:]); err != nil {
@@ -182,7 +181,8 @@ func (r *Reader) enterV2() error {
 	if at < fixed || at > 1<<62 || size == 0 || size > 1<<62 {
 		return malformed("version 2 header puts %d bytes of data at offset %d", size, at)
 	}
-	// The index is never used, but others refuse a file that can't have it there.
+	// The index is never used, but other readers reject a file whose index
+	// cannot be at this offset.
 	if index := binary.LittleEndian.Uint64(h[32:]); index > 1<<62 {
 		return malformed("version 2 header puts the index at offset %d", index)
 	}
@@ -197,7 +197,7 @@ func (r *Reader) enterV2() error {
 	return nil
 }
 
-// fail describes an error met while reading what.
+// fail describes an error that occurred while reading what.
 func (r *Reader) fail(what string, err error) error {
 	switch {
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
@@ -208,14 +208,14 @@ func (r *Reader) fail(what string, err error) error {
 	return fmt.Errorf("read archive: %w", err)
 }
 
-// length reads a varint length of what, and reports a clean end by io.EOF.
+// length reads the varint length of a header or section. A clean end is io.EOF.
 func (r *Reader) length(what string, limit int) (int, error) {
 	if r.payload >= 0 && r.offset == r.payload {
 		return 0, io.EOF
 	}
 	n, err := varint.ReadUvarint(&r.src)
 	if errors.Is(err, io.EOF) && r.payload < 0 {
-		return 0, io.EOF // ReadUvarint reports an end after its first byte as io.ErrUnexpectedEOF
+		return 0, io.EOF // ReadUvarint returns io.ErrUnexpectedEOF for an end after its first byte
 	}
 	if err != nil {
 		return 0, r.fail("length of a "+what, err)
@@ -242,7 +242,7 @@ func (r *Reader) header() (version int, roots []cid.Cid, hasRoots bool, err erro
 	if err != nil {
 		return 0, nil, false, err
 	}
-	// The length is only a claim: the buffer grows with what really comes.
+	// The length is only a claim: grow the buffer as bytes arrive.
 	var buf []byte
 	for len(buf) < n {
 		from := len(buf)
@@ -259,8 +259,8 @@ func (r *Reader) header() (version int, roots []cid.Cid, hasRoots bool, err erro
 	return version, roots, hasRoots, nil
 }
 
-// Next returns the next block, or io.EOF after the last one of a well-formed
-// archive. Blocks before a defect are handed out before the error.
+// Next returns the next block, or io.EOF after the last block of a well-formed
+// archive. It returns all blocks before a defect, then the error.
 func (r *Reader) Next() (Section, error) {
 	if r.at == len(r.batch.blocks) {
 		if r.err != nil {
@@ -277,8 +277,8 @@ func (r *Reader) Next() (Section, error) {
 	return s, nil
 }
 
-// fillBatch reads and checks as many sections as one batch takes, and leaves
-// in r.err what comes after them.
+// fillBatch reads and checks as many sections as fit a batch, and leaves in
+// r.err what comes after them.
 func (r *Reader) fillBatch() {
 	r.batch.reset()
 	r.headers, r.at = r.headers[:0], 0
@@ -302,7 +302,7 @@ func (r *Reader) section() error {
 	}
 	from := len(r.batch.buf)
 	if from+n > cap(r.batch.buf) && from+n > bigBatch {
-		// Large blocks come in company: all the room at once, not in steps.
+		// Large blocks rarely come alone: allocate a whole batch at once.
 		r.batch.buf = append(make([]byte, 0, max(from+n, batchBytes)), r.batch.buf...)
 	}
 	buf := grow(r.batch.buf, n)
@@ -320,11 +320,12 @@ func (r *Reader) section() error {
 	return nil
 }
 
-// bigBatch is how much is read before a [Reader] makes room for a whole batch.
+// bigBatch is how many bytes a [Reader] reads before it allocates a whole
+// batch.
 const bigBatch = 128 << 10
 
-// minDigestBytes is the shortest digest that says something about a block. It
-// is that of SHA-1; what is shorter has been cut, down to nothing if need be.
+// minDigestBytes is the shortest digest that identifies a block reliably: that
+// of SHA-1. Shorter ones are truncated, possibly to nothing.
 const minDigestBytes = 20
 
 // parseCID parses the CID that p begins with.
@@ -342,13 +343,13 @@ func parseCID(p []byte) (size int, c cid.Cid, err error) {
 
 func checkDigest(code uint64, length int) error {
 	if code != multihash.IDENTITY && length < minDigestBytes {
-		return fmt.Errorf("a digest of %d bytes, which says too little", length)
+		return fmt.Errorf("a digest of %d bytes is too short", length)
 	}
 	return nil
 }
 
-// firstMismatch checks the payloads of the batch and tells the first that does
-// not match its CID.
+// firstMismatch checks the payloads of the batch. It returns the index of the
+// first that does not match its CID, with an error.
 func (b *batch) firstMismatch() (int, error) {
 	b.sum(nil)
 	for i := range b.blocks {
@@ -363,10 +364,10 @@ func (b *batch) firstMismatch() (int, error) {
 	return len(b.blocks), nil
 }
 
-// Sections yields the sections of a CARv1 that is in memory, or of the beginning
-// of one. Data is part of p and is not compared with the CID. The last thing it
-// yields may be an error: one matching [io.ErrUnexpectedEOF] if p ends within a
-// section, else one matching [ErrMalformed].
+// Sections yields the sections of a CARv1 in memory, or of a prefix of one.
+// Data is a slice of p and is not checked against the CID. The last pair may be
+// an error: it matches [io.ErrUnexpectedEOF] if p ends within a section,
+// otherwise [ErrMalformed].
 func Sections(p []byte) iter.Seq2[Section, error] {
 	return func(yield func(Section, error) bool) {
 		header, rest, err := cutSection(p)
@@ -401,7 +402,7 @@ func Sections(p []byte) iter.Seq2[Section, error] {
 	}
 }
 
-// cutSection takes a length and what follows it off p.
+// cutSection splits a length-prefixed section off p.
 func cutSection(p []byte) (section, rest []byte, err error) {
 	n, k, err := varint.FromUvarint(p)
 	switch {
@@ -460,7 +461,7 @@ func parseHeader(p []byte) (version int, roots []cid.Cid, hasRoots bool, err err
 	return version, roots, hasRoots, nil
 }
 
-// cborReader reads the few kinds of CBOR that a CAR header is made of.
+// cborReader reads the few kinds of CBOR items that a CAR header contains.
 type cborReader struct{ p []byte }
 
 const (
@@ -475,7 +476,7 @@ const (
 
 var errCBOR = errors.New("not the CBOR of a CAR header")
 
-// head reads the head of an item of this major type, minimally encoded.
+// head reads the head of an item of this major type. It must be minimal.
 func (d *cborReader) head(major byte) (uint64, error) {
 	if len(d.p) == 0 || d.p[0]>>5 != major {
 		return 0, errCBOR
@@ -516,7 +517,7 @@ func (d *cborReader) roots() ([]cid.Cid, error) {
 		return nil, err
 	}
 	roots := []cid.Cid{}
-	for range n { // each turn consumes input or ends
+	for range n { // each iteration consumes input or returns
 		tag, err := d.head(majorTag)
 		if err != nil || tag != tagCID {
 			return nil, errCBOR
@@ -534,6 +535,6 @@ func (d *cborReader) roots() ([]cid.Cid, error) {
 	return roots, nil
 }
 
-// IsIdentity reports whether the CID carries its block within itself. Such
-// blocks never have a section of their own.
+// IsIdentity reports whether the CID contains its block. Such blocks never need
+// a section of their own.
 func IsIdentity(c cid.Cid) bool { return c.Prefix().MhType == multihash.IDENTITY }

@@ -116,7 +116,7 @@ func TestReader(t *testing.T) {
 
 func uv(v uint64) string { return string(binary.AppendUvarint(nil, v)) }
 
-// longUvarint is a varint of n bytes, more than it needs.
+// longUvarint encodes a varint in n bytes, more than it needs.
 func longUvarint(v uint64, n int) string {
 	var b []byte
 	for range n - 1 {
@@ -130,7 +130,7 @@ func section(c cid.Cid, data string) string {
 	return uv(uint64(c.ByteLen()+len(data))) + c.KeyString() + data
 }
 
-// What others take, or stumble over, is refused with the reason.
+// What other readers accept or fail on is rejected, with a reason.
 func TestReaderIsStrict(t *testing.T) {
 	t.Parallel()
 	noRoots := "\x11\xa2\x65roots\x80\x67version\x01"
@@ -151,8 +151,8 @@ func TestReaderIsStrict(t *testing.T) {
 
 	for name, row := range map[string]struct {
 		data   string
-		blocks int    // handed out before
-		text   string // of the error; none if empty
+		blocks int    // returned before the error
+		text   string // part of the error; empty if none is expected
 		is     error  // ErrMalformed if nil
 	}{
 		"no roots":              {noRoots + good, 1, "", nil},
@@ -263,12 +263,12 @@ func TestReaderIsStrict(t *testing.T) {
 					t.Errorf("%v, want %v with %q", err, is, row.text)
 				}
 			}
-			// The index finds the same defects, but for those of payloads.
+			// The index finds the same defects, except in payloads.
 			x := new(car.Index)
 			contents, err := x.Add(ctx, &memory{"x.car", []byte(row.data)})
 			malformed := row.text != "" && row.is == nil
 			if contents.Padding > 0 {
-				malformed = false // zeros at the end are a defect to the reader alone
+				malformed = false // zeros at the end are a defect only to the reader
 			}
 			if errors.Is(err, car.ErrMalformed) != malformed && name != "other bytes, and then a cut" || !malformed && row.is == nil && err != nil {
 				t.Errorf("index: %v", err)
@@ -298,8 +298,8 @@ func TestMalformedVectors(t *testing.T) {
 	}
 }
 
-// An archive that is cut anywhere but between two sections is refused, after
-// the blocks that are whole.
+// An archive cut anywhere but between two sections is rejected, after its
+// complete blocks.
 func TestReaderOfTruncated(t *testing.T) {
 	t.Parallel()
 	blocks := boxoFile(t, mod251(900), 128, 4, 0)
@@ -330,7 +330,7 @@ func TestReaderOfTruncated(t *testing.T) {
 			t.Fatalf("cut at %d: %d blocks, want %d", n, len(got), whole)
 		}
 	}
-	// A CARv2 knows its length: every cut is found.
+	// A CARv2 contains its length, so every cut is found.
 	v2 := wrapV2(t, v1, 9, 0)
 	for n := range 11 + 40 + 9 + len(v1) {
 		_, _, _, err := readAll(bytes.NewReader(v2[:n]), car.ReaderOptions{})
@@ -341,8 +341,8 @@ func TestReaderOfTruncated(t *testing.T) {
 	}
 }
 
-// Every flipped bit is noticed: the blocks that are handed out are those of
-// their CIDs, and none is made up.
+// Every flipped bit is noticed: all blocks that are handed out match their
+// CIDs, and none is made up.
 func TestReaderOfFlipped(t *testing.T) {
 	t.Parallel()
 	blocks := boxoFile(t, mod251(300), 64, 4, 1)
@@ -353,7 +353,8 @@ func TestReaderOfFlipped(t *testing.T) {
 		rd, got, _, err := readAll(bytes.NewReader(bad), car.ReaderOptions{})
 		inHeader := int64(i/8) < car.HeaderSize(blocks[0].Cid)
 		if err == nil && !inHeader {
-			// Another codec for the same bytes is the one change that none can see.
+			// Another codec for the same bytes is the one change nobody can
+			// detect.
 			for k := range got {
 				if !bytes.Equal(got[k].Head, blocks[k].Head) || !bytes.Equal(got[k].Cid.Hash(), blocks[k].Cid.Hash()) {
 					t.Fatalf("bit %d: block %d is another", i, k)
@@ -384,7 +385,7 @@ func TestReaderLimits(t *testing.T) {
 	}
 }
 
-// What the source of an archive says is passed on as it is.
+// Errors of the underlying reader are passed on unchanged.
 func TestReaderOfFailingSource(t *testing.T) {
 	t.Parallel()
 	bad := errors.New("cable pulled")
@@ -405,7 +406,7 @@ type stuck struct{}
 
 func (stuck) Read([]byte) (int, error) { return 0, nil }
 
-// go-car reads what we write, and we read what go-car reads.
+// go-car reads what we write, and we read what go-car writes.
 func TestReaderAgainstGoCar(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -440,8 +441,8 @@ func TestReaderAgainstGoCar(t *testing.T) {
 	})
 }
 
-// FuzzReader looks for archives that crash the reader or the index, that it
-// takes and go-car does not, or in which the two find different blocks.
+// FuzzReader looks for archives that crash the reader or the index, that we
+// accept and go-car does not, or in which the two find different blocks.
 func FuzzReader(f *testing.F) {
 	blocks := boxoFile(f, mod251(900), 128, 4, 0)
 	v1 := pack(f, blocks[0].Cid, blocks)
@@ -465,7 +466,7 @@ func FuzzReader(f *testing.F) {
 			t.Fatalf("the reader takes it, the index says %v", indexErr)
 		}
 		if indexErr == nil && contents.Padding > 0 && errors.Is(err, car.ErrMalformed) {
-			return // zeros at the end are a defect to the reader alone
+			return // zeros at the end are a defect only to the reader
 		}
 		if indexErr == nil && errors.Is(err, car.ErrMalformed) && !strings.Contains(err.Error(), "limit") {
 			t.Fatalf("the index takes it, the reader says %v", err)
@@ -507,8 +508,8 @@ func FuzzReader(f *testing.F) {
 	})
 }
 
-// Sections of nothing but an identity CID: what is kept of each, until a batch
-// is handed out, is many times what it takes in the file.
+// A section with only an identity CID takes many times its size in memory while
+// it waits in a batch.
 func TestReaderOfTinySections(t *testing.T) {
 	const count = 1 << 20
 	empty := cid.MustParse("bafkqaaa")

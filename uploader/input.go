@@ -141,7 +141,7 @@ func CAR(path string) (Input, error) {
 		return nil, err
 	}
 	if n := len(set.roots); n != 1 {
-		return nil, fmt.Errorf("archive %q has %d roots, it has to have one", path, n)
+		return nil, fmt.Errorf("archive %q has %d roots; it needs exactly one", path, n)
 	}
 	return set.Input(set.roots[0]), nil
 }

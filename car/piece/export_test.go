@@ -1,13 +1,13 @@
 package piece
 
-// ZeroPiece is the piece of zeros alone that fill a tree of this padded size.
+// ZeroPiece is the piece of zeros that fill a tree of this padded size.
 func ZeroPiece(padded int64) Piece {
 	raw := MaxRaw(padded)
 	return Piece{Commitment: zeros[height(raw)], RawSize: raw}
 }
 
-// TileRaw is what a goroutine hashes at a time.
+// TileRaw is the number of bytes that a goroutine hashes at a time.
 const TileRaw = tileRaw
 
-// Skip takes it that so many more bytes were written.
+// Skip pretends that n more bytes were written.
 func Skip(h *Hasher, n int64) { h.size += n }

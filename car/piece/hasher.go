@@ -8,14 +8,14 @@ import (
 	"sync"
 )
 
-// Pool lets hashers share the cores and the buffers. The zero value is ready to
-// use, by several goroutines at a time.
+// Pool lets hashers share cores and buffers. The zero value is ready to use,
+// and safe for concurrent use.
 //
-// Hashers cut what is written to them into tiles of 1 MiB. A goroutine takes
-// tiles as long as there are any, and then ends; there are no more of them than
-// cores. No more tiles than cores wait: beyond that, who writes hashes. So there
-// are at most two buffers a core, and one a hasher, however many hashers there
-// are.
+// Hashers cut what is written to them into tiles of 1 MiB. The pool hashes
+// tiles on as many goroutines as there are cores; they end when no tile is
+// left. At most one tile per core waits in the queue. When the queue is full,
+// the writer hashes its own tile. So a pool holds at most two buffers per core,
+// plus one per hasher, however many hashers there are.
 type Pool struct {
 	mu      sync.Mutex
 	waiting []*tile
@@ -23,38 +23,39 @@ type Pool struct {
 	buffers sync.Pool // of *buffer
 }
 
-// buffer is the bytes of a tile, and room to hash it.
+// buffer holds the bytes of a tile, and scratch space to hash it.
 type buffer struct {
 	scratch
 	n   int
 	raw [tileRaw]byte
 }
 
-// tile is a full buffer on its way to a root.
+// tile is a full buffer that is waiting for its root, or has it.
 type tile struct {
-	buffer *buffer // nil once it is hashed
+	buffer *buffer // nil once the tile is hashed
 	root   node
-	done   chan struct{} // closed then
+	done   chan struct{} // closed when root is set
 }
 
-// Hasher computes the piece of the bytes that are written to it. It is for one
-// goroutine.
+// Hasher computes the piece of the bytes written to it. It is not safe for
+// concurrent use.
 type Hasher struct {
 	pool   *Pool
 	size   int64
-	buffer *buffer // what does not fill a tile yet; may be nil
-	flight []*tile // full ones, oldest first, that are not in peaks
+	buffer *buffer // bytes that do not fill a tile yet; may be nil
+	flight []*tile // full tiles, oldest first, whose roots are not in peaks
 
-	// peaks are the roots of whole trees, one for each bit that is set in the
+	// peaks are the roots of complete trees, one for each bit set in tiles, the
 	// number of tiles so far.
 	peaks [maxHeight - tileHeight + 1]node
 	tiles uint64
 }
 
-// maxFlight bounds how many roots of tiles wait for an older one.
+// maxFlight is the most tiles of one hasher that can be in flight.
 const maxFlight = 64
 
-// NewHasher makes a hasher of no bytes. Of nil, it has a pool of its own.
+// NewHasher returns a hasher with no bytes written. On a nil Pool, the hasher
+// gets a pool of its own.
 func (p *Pool) NewHasher() *Hasher {
 	if p == nil {
 		p = new(Pool)
@@ -62,8 +63,8 @@ func (p *Pool) NewHasher() *Hasher {
 	return &Hasher{pool: p}
 }
 
-// Write adds to the bytes. An error matches [ErrTooLarge], and then nothing of p
-// was added.
+// Write adds p to the piece. If it fails, the error matches [ErrTooLarge] and
+// nothing of p was added.
 func (h *Hasher) Write(p []byte) (int, error) {
 	if int64(len(p)) > MaxRawSize-h.size {
 		return 0, tooLarge()
@@ -88,7 +89,7 @@ func (h *Hasher) Write(p []byte) (int, error) {
 	return total, nil
 }
 
-// full has the buffer hashed if it is full.
+// full sends the buffer to be hashed if it is full.
 func (h *Hasher) full() {
 	if h.buffer.n < tileRaw {
 		return
@@ -102,12 +103,13 @@ func (h *Hasher) full() {
 
 func tooLarge() error { return fmt.Errorf("%w: more than %d bytes", ErrTooLarge, int64(MaxRawSize)) }
 
-// Sum is the piece of the bytes so far. More can be written after it.
+// Sum returns the piece of the bytes written so far. More can be written after
+// it.
 func (h *Hasher) Sum() Piece {
 	h.collect(0)
 	top := height(h.size)
 	above := max(0, top-tileHeight)
-	// What is left to the right of the whole trees, and zeros from there on.
+	// What is to the right of the complete trees, padded with zeros.
 	up := zeros[top-above]
 	if !h.empty() {
 		up = h.buffer.root(h.buffer.raw[:h.buffer.n], top-above)
@@ -125,11 +127,11 @@ func (h *Hasher) Sum() Piece {
 	return Piece{Commitment: up, RawSize: h.size}
 }
 
-// empty tells whether all bytes are in tiles.
+// empty reports whether all bytes are in tiles.
 func (h *Hasher) empty() bool { return h.buffer == nil || h.buffer.n == 0 }
 
-// Close lets go of the buffers, and makes a hasher of no bytes again. What is
-// being hashed on behalf of h is waited for.
+// Close releases the buffers and resets h to an empty hasher, after waiting for
+// tiles that are being hashed.
 func (h *Hasher) Close() {
 	for _, t := range h.flight {
 		h.pool.wait(t)
@@ -140,8 +142,8 @@ func (h *Hasher) Close() {
 	*h = Hasher{pool: h.pool}
 }
 
-// collect takes the roots of hashed tiles, in their order, and waits until no
-// more than so many are missing.
+// collect adds the roots of hashed tiles, in order, and waits until at most
+// this many tiles are in flight.
 func (h *Hasher) collect(most int) {
 	for len(h.flight) > 0 {
 		t := h.flight[0]
@@ -155,7 +157,7 @@ func (h *Hasher) collect(most int) {
 	}
 }
 
-// push adds the root of a tile to the trees so far.
+// push adds the root of a tile to the peaks.
 func (h *Hasher) push(root node) {
 	i := 0
 	for ; h.tiles>>i&1 == 1; i++ {
@@ -177,14 +179,14 @@ func (p *Pool) give(b *buffer) {
 	p.buffers.Put(b)
 }
 
-// busy tells whether nobody has time for another tile.
+// busy reports whether the queue is full.
 func (p *Pool) busy() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return len(p.waiting) >= runtime.GOMAXPROCS(0)
 }
 
-// hashed is the tile of these bytes, which are hashed where they are.
+// hashed returns a tile whose bytes were hashed in place, by the caller.
 func (p *Pool) hashed(raw []byte) *tile {
 	b := p.take()
 	t := &tile{root: b.root(raw, tileHeight), done: make(chan struct{})}
@@ -193,7 +195,7 @@ func (p *Pool) hashed(raw []byte) *tile {
 	return t
 }
 
-// start has a tile hashed, if need be by the caller.
+// start queues a tile, or hashes it at once if the queue is full.
 func (p *Pool) start(t *tile) {
 	cores := runtime.GOMAXPROCS(0)
 	p.mu.Lock()
@@ -213,7 +215,7 @@ func (p *Pool) start(t *tile) {
 	}
 }
 
-// work hashes tiles until none waits.
+// work hashes tiles until the queue is empty.
 func (p *Pool) work() {
 	for {
 		p.mu.Lock()
@@ -229,7 +231,8 @@ func (p *Pool) work() {
 	}
 }
 
-// wait returns when a tile is hashed, and does it itself if nobody has begun.
+// wait waits until a tile is hashed. If it is still in the queue, wait hashes
+// it.
 func (p *Pool) wait(t *tile) {
 	p.mu.Lock()
 	for i, w := range p.waiting {
@@ -260,7 +263,7 @@ func (t *tile) isHashed() bool {
 	}
 }
 
-// ReadFrom adds all that a reader gives. It implements io.ReaderFrom.
+// ReadFrom adds everything that r yields. It implements io.ReaderFrom.
 func (h *Hasher) ReadFrom(r io.Reader) (int64, error) {
 	var total int64
 	for {
@@ -268,7 +271,8 @@ func (h *Hasher) ReadFrom(r io.Reader) (int64, error) {
 			h.buffer = h.pool.take()
 		}
 		room := h.buffer.raw[h.buffer.n:]
-		// One byte more than there may be tells a reader that ends in time.
+		// Ask for one byte more than the limit, to notice a reader that exceeds
+		// it.
 		room = room[:min(int64(len(room)), MaxRawSize-h.size+1)]
 		n, err := r.Read(room)
 		if int64(n) > MaxRawSize-h.size {
@@ -287,7 +291,7 @@ func (h *Hasher) ReadFrom(r io.Reader) (int64, error) {
 	}
 }
 
-// Read computes the piece of all that a reader gives.
+// Read computes the piece of everything that r yields.
 func (p *Pool) Read(r io.Reader) (Piece, error) {
 	h := p.NewHasher()
 	defer h.Close()

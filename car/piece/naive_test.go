@@ -5,8 +5,8 @@ import (
 	"math/bits"
 )
 
-// naive computes a commitment by the words of the specification, one bit and
-// one node after the other.
+// naive computes a commitment as the specification describes it, bit by bit and
+// node by node.
 func naive(raw []byte) (root [32]byte, padded int) {
 	quads := max(1, (len(raw)+126)/127)
 	leaves := 4 << bits.Len(uint(quads-1))

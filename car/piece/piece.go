@@ -1,17 +1,17 @@
-// Package piece computes Filecoin piece CIDs: what storage providers and deals
-// call a piece of data by, such as one CAR file.
+// Package piece computes Filecoin piece CIDs, by which storage providers and
+// deals refer to a piece of data such as a CAR file.
 //
-// A piece is its bytes and then zeros, so many that the padded size is a power
-// of two. Padding is fr32: each 254 bits become 256, for the field elements of
-// Filecoin's proofs have no more. The commitment is the root of a binary tree
-// over the 32-byte leaves of that, hashed with SHA-256 of which two bits are
-// cleared. A [Hasher] is an io.Writer that computes it as the bytes stream by;
-// the hashers of one [Pool] share the machine's cores and a bounded number of
-// buffers.
+// A piece is its bytes, padded with zeros until the padded size is a power of
+// two. Padding also includes fr32: every 254 bits become 256, because the field
+// elements of Filecoin's proofs hold no more. The commitment is the root of a
+// binary tree over the resulting 32-byte leaves. Its hash function is SHA-256
+// with the two top bits cleared. A [Hasher] is an io.Writer that computes the
+// commitment as bytes stream through it. The hashers of one [Pool] share the
+// machine's cores and a bounded number of buffers.
 //
-// A piece CID comes in two versions. Version 1 (baga6ea4seaq…) has the
-// commitment alone; who uses it passes the padded size along. Version 2
-// (bafkzcib…) is that of FRC-0069 and has the sizes in it.
+// There are two versions of piece CIDs. Version 1 (baga6ea4seaq…) contains only
+// the commitment, so the padded size has to be passed along with it. Version 2
+// (bafkzcib…), defined by FRC-0069, contains the sizes as well.
 package piece
 
 import (
@@ -25,7 +25,7 @@ import (
 	"github.com/multiformats/go-varint"
 )
 
-// What a piece CID is made of.
+// The codec and hash functions of piece CIDs.
 const (
 	codecUnsealed = 0xf101 // fil-commitment-unsealed
 	hashV1        = 0x1012 // sha2-256-trunc254-padded
@@ -41,29 +41,31 @@ const (
 	maxHeight = 31 // 64 GiB, the largest sector
 )
 
-// MaxRawSize is how many bytes the largest piece has, one of 64 GiB.
+// MaxRawSize is the number of bytes in the largest piece, whose padded size is
+// 64 GiB.
 const MaxRawSize = nodeBytes << maxHeight / quadPadded * quadRaw
 
-// ErrTooLarge means more bytes than the largest piece has.
+// ErrTooLarge means that there are more bytes than the largest piece holds.
 var ErrTooLarge = errors.New("larger than the largest Filecoin piece")
 
-// Piece is the commitment to some bytes.
+// Piece is the commitment to a sequence of bytes.
 type Piece struct {
 	Commitment [nodeBytes]byte
-	RawSize    int64 // of the bytes
+	RawSize    int64 // number of bytes before padding; -1 if unknown
 }
 
-// PaddedSize is the size on which deals are made: with the zeros and the bits
-// of fr32, a power of two. It is at least 128.
+// PaddedSize is the size that deals use: a power of two, with zeros and fr32
+// padding included. It is at least 128.
 func (p Piece) PaddedSize() int64 { return PaddedSize(p.RawSize) }
 
 // PaddedSize is the padded size of a piece of n bytes.
 func PaddedSize(n int64) int64 { return nodeBytes << height(n) }
 
-// MaxRaw is how many bytes fit into a piece of this padded size, a power of two.
+// MaxRaw is the number of bytes that fit into a piece of this padded size,
+// which must be a power of two.
 func MaxRaw(padded int64) int64 { return padded / quadPadded * quadRaw }
 
-// height is that of the tree over n bytes.
+// height is the height of the tree over n bytes.
 func height(n int64) int {
 	quads := uint64(n+quadRaw-1) / quadRaw
 	if quads <= 1 {
@@ -72,12 +74,12 @@ func height(n int64) int {
 	return minHeight + bits.Len64(quads-1)
 }
 
-// V1 is the piece CID of version 1. It does not tell the size.
+// V1 returns the piece CID of version 1, which does not contain the size.
 func (p Piece) V1() cid.Cid {
 	return cid.NewCidV1(codecUnsealed, encode(hashV1, p.Commitment[:]))
 }
 
-// V2 is the piece CID of version 2, which tells both sizes.
+// V2 returns the piece CID of version 2, which contains both sizes.
 func (p Piece) V2() cid.Cid {
 	h := height(p.RawSize)
 	digest := binary.AppendUvarint(nil, uint64(MaxRaw(nodeBytes<<h)-p.RawSize))
@@ -91,11 +93,11 @@ func encode(code uint64, digest []byte) multihash.Multihash {
 	return append(mh, digest...)
 }
 
-// ErrNotPiece means a CID that is not that of a piece.
+// ErrNotPiece means that a CID is not a piece CID.
 var ErrNotPiece = errors.New("not a piece CID")
 
-// Parse takes a piece CID of either version apart. Of version 1 the raw size is
-// not known, and -1. The error matches [ErrNotPiece].
+// Parse decodes a piece CID of either version. RawSize is -1 for version 1,
+// which does not contain it. Errors match [ErrNotPiece].
 func Parse(c cid.Cid) (Piece, error) {
 	fail := func(why string) (Piece, error) { return Piece{}, fmt.Errorf("%s: %w: %s", c, ErrNotPiece, why) }
 	if !c.Defined() {
@@ -125,7 +127,7 @@ func Parse(c cid.Cid) (Piece, error) {
 			return fail(fmt.Sprintf("a tree of height %d", h))
 		}
 		full := MaxRaw(nodeBytes << h)
-		// With more padding than that the tree would be lower.
+		// With more padding than this, a lower tree would do.
 		if padding > uint64(full) || height(full-int64(padding)) != int(h) {
 			return fail(fmt.Sprintf("%d bytes of padding in a tree of height %d", padding, h))
 		}

@@ -40,8 +40,8 @@ func sum(t testing.TB, p []byte) piece.Piece {
 	return h.Sum()
 }
 
-// oracle is what the reference implementation says of the bytes, filled up to
-// the least that it takes.
+// oracle is the result of the reference implementation. Short inputs are padded
+// to the minimum that it takes.
 func oracle(t testing.TB, raw []byte) (v1, v2 cid.Cid, padded int64) {
 	t.Helper()
 	var calc commp.Calc
@@ -58,7 +58,7 @@ func oracle(t testing.TB, raw []byte) (v1, v2 cid.Cid, padded int64) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(raw) >= 127 { // it refuses less
+	if len(raw) >= 127 { // the reference refuses less
 		if v2, err = commcid.DataCommitmentToPieceCidv2(digest, uint64(len(raw))); err != nil {
 			t.Fatal(err)
 		}
@@ -78,7 +78,7 @@ func check(t testing.TB, raw []byte) {
 	}
 }
 
-// TestSpecification has the vectors of FRC-0069.
+// TestSpecification checks the vectors of FRC-0069.
 func TestSpecification(t *testing.T) {
 	quads := func(tail int) []byte {
 		var p []byte
@@ -113,7 +113,7 @@ func TestSpecification(t *testing.T) {
 	}
 }
 
-// TestLargeZeros hashes all the zeros of a piece of 32 GiB.
+// TestLargeZeros hashes the zeros that fill a piece of 32 GiB.
 func TestLargeZeros(t *testing.T) {
 	if os.Getenv("CARLOAD_TEST_LONG") == "" {
 		t.Skip("hashes 32 GiB: set CARLOAD_TEST_LONG=1")
@@ -133,7 +133,7 @@ func (r repeated) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// TestVectors has what Lotus computed.
+// TestVectors checks results computed by Lotus.
 func TestVectors(t *testing.T) {
 	most := int64(140 << 20)
 	if testing.Short() {
@@ -158,7 +158,7 @@ func TestVectors(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			// All vectors are beginnings of the same bytes.
+			// All vectors are prefixes of the same bytes.
 			var pool piece.Pool
 			h := pool.NewHasher()
 			defer h.Close()
@@ -182,8 +182,8 @@ func TestVectors(t *testing.T) {
 	}
 }
 
-// goRandom gives the bytes of the program random: the lowest byte of each
-// number comes first, and a number does not cross 4 MiB.
+// goRandom yields the bytes of the program go-random: the lowest byte of each
+// number comes first, and no number crosses 4 MiB.
 type goRandom struct {
 	rand *rand.Rand
 	rest []byte
@@ -205,7 +205,7 @@ func (g *goRandom) Read(p []byte) (int, error) {
 }
 
 // TestOracle compares with the reference implementation: every small size, and
-// those around all that are special.
+// sizes around all special ones.
 func TestOracle(t *testing.T) {
 	small, most := 4096, 70<<20
 	if testing.Short() {
@@ -230,14 +230,14 @@ func TestOracle(t *testing.T) {
 	}
 }
 
-// TestNaive compares what is smaller than the reference takes.
+// TestNaive checks sizes below the minimum of the reference.
 func TestNaive(t *testing.T) {
 	for n := range 600 {
 		checkNaive(t, random(n), 0)
 	}
 }
 
-// checkNaive writes the bytes in steps, and compares with the naive version.
+// checkNaive writes the bytes in steps and compares with the naive version.
 func checkNaive(t *testing.T, raw []byte, step int) {
 	t.Helper()
 	h := new(piece.Pool).NewHasher()
@@ -274,8 +274,8 @@ func FuzzHasher(f *testing.F) {
 	})
 }
 
-// TestSharedPool has many hashers share a pool, some of which are given up, and
-// one reader that gives little at a time.
+// TestSharedPool runs many hashers on one pool. Some are abandoned, and one
+// reads from a reader that yields little at a time.
 func TestSharedPool(t *testing.T) {
 	var pool piece.Pool
 	var g errgroup.Group
@@ -287,7 +287,7 @@ func TestSharedPool(t *testing.T) {
 			for step := range 7 {
 				_, _ = h.Write(raw[len(raw)*step/7 : len(raw)*(step+1)/7])
 				if i%3 == 0 && step == 5 {
-					return nil // given up
+					return nil // abandoned
 				}
 			}
 			want := sum(t, raw)
@@ -326,7 +326,7 @@ func TestRead(t *testing.T) {
 	}
 }
 
-// TestParse takes CIDs apart as the reference does, and refuses what is none.
+// TestParse decodes CIDs as the reference does, and rejects everything else.
 func TestParse(t *testing.T) {
 	for _, n := range []int{127, 128, 254, 255, 1000, 127 << 7, 100_000, 127 << 10, 127<<10 + 1} {
 		p := sum(t, random(n))
@@ -343,14 +343,15 @@ func TestParse(t *testing.T) {
 			t.Errorf("%d bytes: %v, %v", n, got, err)
 		}
 	}
-	// Fewer than 127 bytes are defined, but the reference refuses them.
+	// Pieces of fewer than 127 bytes are defined, but the reference refuses
+	// them.
 	for _, n := range []int{0, 1, 64, 126} {
 		p := sum(t, random(n))
 		if got, err := piece.Parse(p.V2()); err != nil || got != p {
 			t.Errorf("%d bytes: %v, %v", n, got, err)
 		}
 	}
-	// A real one, of birb.mp4.
+	// A real CID, of birb.mp4.
 	birb, err := piece.Parse(cid.MustParse("bafkzcibertksae2h5gohz3y4gc6o3uvrljmh4fyz4bexjywokbejjiy63uv2vxzqcq"))
 	if err != nil || birb.RawSize != 16_110_964 {
 		t.Errorf("%v, %v", birb, err)
@@ -373,7 +374,7 @@ func TestParse(t *testing.T) {
 		"low":              v2([]byte{0}, 1, root),
 		"high":             v2([]byte{0}, 32, root),
 		"much padding":     v2([]byte{0xfc, 3}, 5, root), // 508 of 1016: a tree of 4 would do
-		"all padding":      v2([]byte{0xf9, 7}, 5, root), // more than there is
+		"all padding":      v2([]byte{0xf9, 7}, 5, root), // more padding than bytes
 		"endless padding":  v2(bytes.Repeat([]byte{0xff}, 11), 5, root),
 		"255 bits":         v2([]byte{16}, 5, append(bytes.Clone(root[:31]), 0x40)),
 		"v1 short":         cid.NewCidV1(0xf101, append([]byte{0x92, 0x20, 31}, root[:31]...)),
@@ -387,7 +388,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// TestTooLarge: nothing is added beyond the largest piece.
+// TestTooLarge checks that nothing is added beyond the largest piece.
 func TestTooLarge(t *testing.T) {
 	if got := piece.PaddedSize(piece.MaxRawSize); got != 64<<30 {
 		t.Errorf("the largest piece has %d bytes", got)
@@ -419,7 +420,7 @@ func BenchmarkHasher(b *testing.B) {
 			for b.Loop() {
 				f()
 			}
-			// Unlike the time it does not depend on who else is at work.
+			// Unlike wall time, CPU time does not depend on other load.
 			spent := (cpuTime() - before).Seconds()
 			b.ReportMetric(float64(b.N)*float64(len(data))/spent/(1<<20), "MiB/cpu-s")
 		})

@@ -8,13 +8,14 @@ import (
 
 type node = [nodeBytes]byte
 
-// lastBits are those that the last byte of a node may have: it is a number of
-// 254 bits, lowest byte first.
+// lastBits are the bits that may be set in the last byte of a node, which is a
+// 254-bit number, lowest byte first.
 const lastBits = 0x3f
 
-// A strip is hashed as a whole, level by level in place, while it is in the
-// fastest cache: 32 KiB. Its last levels have too few nodes for the lanes, so it
-// is given up at stripKeep nodes, and those of many strips go on together.
+// A strip is 32 KiB, and hashed in place, level by level, while it is in the
+// fastest cache. Its top levels have too few nodes to fill the lanes, so a
+// strip stops at stripKeep nodes, and the nodes of many strips are hashed
+// together.
 const (
 	stripHeight = 10
 	stripQuads  = 1 << stripHeight / 4
@@ -22,14 +23,14 @@ const (
 	keepLevel   = stripHeight - 2
 )
 
-// A tile is what a goroutine hashes at a time: 1 MiB, padded.
+// A tile is what a goroutine hashes at a time: 1 MiB with padding.
 const (
 	tileHeight = 15
 	tileRaw    = nodeBytes << tileHeight / quadPadded * quadRaw
 	tileStrips = 1 << (tileHeight - stripHeight)
 )
 
-// zeros are the roots of trees of nothing but zeros, by height.
+// zeros are the roots of all-zero trees, by height.
 var zeros = func() (z [maxHeight + 1]node) {
 	for i := range maxHeight {
 		z[i+1] = join(&z[i], &z[i])
@@ -37,7 +38,7 @@ var zeros = func() (z [maxHeight + 1]node) {
 	return z
 }()
 
-// join is the node above two.
+// join returns the parent of two nodes.
 func join(left, right *node) (up node) {
 	var pair [2 * nodeBytes]byte
 	copy(pair[:], left[:])
@@ -46,7 +47,7 @@ func join(left, right *node) (up node) {
 	return up
 }
 
-// level hashes the nodes of src by pairs. dst may be where src is.
+// level hashes the nodes of src in pairs. dst may overlap src.
 func level(dst, src []byte) {
 	sha256mb.SumPairs(dst, src)
 	for i := nodeBytes - 1; i < len(dst); i += nodeBytes {
@@ -54,8 +55,9 @@ func level(dst, src []byte) {
 	}
 }
 
-// climb goes from the nodes of one level to those of another, in place. Where
-// one has no neighbour, zeros are; there is room for those.
+// climb computes the nodes of level to from those of level from, in place. A
+// node without a neighbour is joined with zeros, for which nodes must have
+// room.
 func climb(nodes []byte, from, to int) []byte {
 	for ; from < to; from++ {
 		if len(nodes)%(2*nodeBytes) != 0 {
@@ -68,14 +70,14 @@ func climb(nodes []byte, from, to int) []byte {
 	return nodes
 }
 
-// scratch is the room that hashing a tile takes.
+// scratch is the working memory for hashing a tile.
 type scratch struct {
 	strip [nodeBytes << stripHeight]byte
 	kept  [(tileStrips*stripKeep + 1) * nodeBytes]byte
 }
 
-// root is the root of the tree of this height over raw bytes and zeros. There
-// is at least one byte and at most a tile, and they fit into the tree.
+// root returns the root of the tree of height top over raw, padded with zeros.
+// raw is at least one byte, at most a tile, and fits into the tree.
 func (s *scratch) root(raw []byte, top int) node {
 	if top < stripHeight {
 		return node(climb(s.expand(raw, 1<<(top-2)), 0, top))
@@ -89,7 +91,7 @@ func (s *scratch) root(raw []byte, top int) node {
 	return node(climb(kept, keepLevel, top))
 }
 
-// expand puts raw bytes, and zeros up to so many quads, into the strip.
+// expand writes raw bytes to the strip, followed by zeros, as so many quads.
 func (s *scratch) expand(raw []byte, quads int) []byte {
 	whole := len(raw) / quadRaw
 	out := s.strip[:quads*quadPadded]
@@ -104,7 +106,7 @@ func (s *scratch) expand(raw []byte, quads int) []byte {
 	return out
 }
 
-// expand makes four leaves of each 127 bytes: two zero bits follow each 254.
+// expand turns each 127 bytes into four leaves: two zero bits follow each 254.
 func expand(dst, src []byte) {
 	const mask = 1<<62 - 1
 	le := binary.LittleEndian

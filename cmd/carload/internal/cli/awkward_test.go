@@ -126,7 +126,7 @@ func TestAwkwardArchives(t *testing.T) {
 		"zero padding within CARv2":    {[]string{"v2-zeropad.car"}, split, 0, ""},
 		"one zero":                     {[]string{"pad1.car"}, hello + " " + other, 0, ""},
 		"many zeros":                   {[]string{"padlong.car"}, hello + " " + other, 0, ""},
-		"zeros and more":               {[]string{"padbad.car"}, "", 3, "more than zeros"},
+		"zeros and more":               {[]string{"padbad.car"}, "", 3, "not only zeros"},
 		"two roots":                    {[]string{"tworoots.car"}, hello + " " + other, 0, ""},
 		"one of two roots":             {[]string{"tworoots.car", "--root", other}, other, 0, ""},
 		"no roots":                     {[]string{"noroots.car"}, "", 3, "--root"},
