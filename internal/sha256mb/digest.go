@@ -15,13 +15,13 @@ var initial = [8]uint32{
 
 // Digest is a running SHA-256. The zero value is ready to use.
 type Digest struct {
-	state  [8]uint32       // unset while length is 0
+	state  [8]uint32       // not set while length is 0
 	buf    [blockSize]byte // the last length%blockSize bytes
 	length uint64
-	std    hash.Hash // instead of all that, where there is no kernel
+	std    hash.Hash // replaces the other fields on machines without a kernel
 }
 
-// Reset makes d the hash of nothing.
+// Reset restarts d with an empty message.
 func (d *Digest) Reset() {
 	d.length = 0
 	if d.std != nil {
@@ -29,7 +29,7 @@ func (d *Digest) Reset() {
 	}
 }
 
-// Write adds data to the message on the caller's goroutine. It never fails.
+// Write adds data to the message, on the calling goroutine. It never fails.
 func (d *Digest) Write(data []byte) (int, error) {
 	p := current()
 	if p.width == 0 {
@@ -47,7 +47,7 @@ func (d *Digest) Write(data []byte) (int, error) {
 	return len(data), nil
 }
 
-// Sum256 returns the digest of what was written so far and leaves d unchanged.
+// Sum256 returns the digest of what was written so far. It leaves d unchanged.
 func (d *Digest) Sum256() [Size]byte {
 	if d.std != nil {
 		return [Size]byte(d.std.Sum(nil))
@@ -66,14 +66,14 @@ func (d *Digest) Sum256() [Size]byte {
 	return out
 }
 
-// update is one write to a digest while it is in a lane.
+// update is one write to a digest while it occupies a lane.
 type update struct {
 	stream
 	d    *Digest
 	rest []byte
 }
 
-// begin starts the write of p to d. Once u is idle, finish ends it.
+// begin starts the write of p to d. When u is idle, call finish.
 func (u *update) begin(d *Digest, p []byte) {
 	u.d = d
 	if d.length == 0 {
@@ -96,8 +96,9 @@ func (u *update) begin(d *Digest, p []byte) {
 	}
 }
 
-// finish keeps what did not fill a block, now that the buffer is free, and lets
-// go of the digest: a spare write must not keep alive what that is part of.
+// finish copies the bytes that did not fill a block into the digest's buffer,
+// which is free now. It also drops the pointer to the digest, so that an update
+// kept for reuse does not keep the digest's owner in memory.
 func (u *update) finish() {
 	if u.d != nil {
 		copy(u.d.buf[:], u.rest)
@@ -105,8 +106,9 @@ func (u *update) finish() {
 	u.d, u.h, u.rest = nil, nil, nil
 }
 
-// pad writes the end of a message of length bytes, of which rest is not yet
-// hashed, to buf and returns the one or two blocks that it takes.
+// pad writes the end of a message to buf: rest, which is not hashed yet, and
+// the padding for a message of length bytes. It returns the one or two blocks
+// that this takes.
 func pad(buf *[2 * blockSize]byte, rest []byte, length uint64) []byte {
 	n := copy(buf[:], rest)
 	end := blockSize

@@ -1,7 +1,7 @@
 package sha256mb
 
-// kernel names a routine that advances a fixed number of lanes. Those of an
-// architecture are in its file.
+// kernel identifies a routine that advances a fixed number of lanes. Each
+// architecture's kernels are in its own file.
 type kernel uint8
 
 const none kernel = 0
@@ -9,6 +9,6 @@ const none kernel = 0
 // candidate is a kernel that this machine can run.
 type candidate struct {
 	kernel kernel
-	name   string // those made alike have one name
+	name   string // kernels of the same design share a name
 	lanes  int
 }

@@ -3,24 +3,25 @@ package sha256mb
 const (
 	maxLanes = 4
 
-	// maxStep bounds one call of a kernel, in blocks per lane: 64 KiB. The
-	// scheduler cannot preempt assembly, and a lane that runs dry is refilled
-	// only between calls. Both would suffer from more; a call costs too little
-	// to gain from it.
+	// maxStep is the most blocks per lane that one call of a kernel hashes: 64
+	// KiB. The scheduler cannot preempt assembly, and a lane that runs dry is
+	// refilled only between calls, so larger steps would hurt. They would gain
+	// nothing either: a call is cheap.
 	maxStep = 1024
 )
 
-// stream is a message in a lane: whole blocks to be added to a state.
+// stream is a message in a lane: whole blocks still to be added to a state.
 type stream struct {
 	h         *[8]uint32
-	now, next []byte // next is empty if now is
+	now, next []byte // next is empty whenever now is
 }
 
 func (s *stream) idle() bool { return len(s.now) == 0 }
 
-// move moves busy lanes on by the same number of blocks: as many as the shortest
-// of them has, and at most limit. It returns that number. Lanes may be nil. If
-// more are busy than are worth it at once, the first ones move.
+// move advances the busy lanes by the same number of blocks: as many as the
+// shortest has, but at most limit. It returns that number. Entries of lanes may
+// be nil. If more lanes are busy than this machine hashes well at once, only
+// the first ones move.
 func (p *plan) move(lanes *[maxLanes]*stream, limit int) int {
 	var (
 		busy [maxLanes]*stream

@@ -2,7 +2,7 @@ package sha256mb
 
 import "crypto/sha256"
 
-// pairSize is a message of SumPairs: two digests, one block.
+// pairSize is the length of a message of SumPairs: two digests, one block.
 const pairSize = 2 * Size
 
 // pairEnd is the second block of every message of SumPairs.
@@ -13,9 +13,9 @@ var pairEnd = func() (end [blockSize]byte) {
 }()
 
 // SumPairs writes the SHA-256 of each 64 bytes of src to the next 32 bytes of
-// dst: one level of a binary tree of digests. src holds n times 64 bytes and
-// dst n times 32, or SumPairs panics. dst may start where src does, and then
-// the level takes the place of the one below; otherwise they do not overlap.
+// dst. This computes one level of a binary tree of digests. It panics unless
+// src holds n times 64 bytes and dst n times 32. If dst starts where src does,
+// the level replaces the one below; otherwise the two must not overlap.
 func SumPairs(dst, src []byte) {
 	n := len(src) / pairSize
 	if len(src) != n*pairSize || len(dst) != n*Size {

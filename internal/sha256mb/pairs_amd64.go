@@ -2,11 +2,12 @@
 
 package sha256mb
 
-// mostPairs bounds one call, which the scheduler cannot preempt.
+// mostPairs limits one call, since the scheduler cannot preempt it.
 const mostPairs = 4096
 
-// pairs does what SumPairs does for as many messages as there is a kernel of
-// their own for, beside kernel k, and returns how many that are.
+// pairs hashes the first messages of src with the SumPairs kernel that goes
+// with kernel k. It returns how many it hashed, which is 0 if there is no such
+// kernel.
 func pairs(k kernel, dst, src []byte) int {
 	n := min(len(src)/pairSize, mostPairs)
 	switch {

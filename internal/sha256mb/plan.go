@@ -9,42 +9,42 @@ import (
 	"time"
 )
 
-// A plan is what a machine hashes with.
+// plan says which kernels this machine hashes with.
 type plan struct {
-	// width is how many lanes are worth to be filled. With 0, crypto/sha256
-	// does all of the work.
+	// width is how many lanes are worth filling. If it is 0, crypto/sha256 does
+	// all the work.
 	width   int
 	kernels [maxLanes + 1]kernel // by number of lanes
-	// advance is how many lanes to advance at once when so many are busy: the
-	// number with the highest speed. More lanes are never slower than fewer.
+	// advance says, for each number of busy lanes, how many to advance at once
+	// for the highest speed. Having more busy lanes never makes hashing slower.
 	advance [maxLanes + 1]int
 
 	ways []Way
 }
 
-// Way is a way to compute that a machine has.
+// Way is one way to compute SHA-256 on this machine.
 type Way struct {
-	Name  string  `json:"name"`           // crypto/sha256, or the instructions
-	Lanes int     `json:"lanes"`          // how many messages at once
-	Speed float64 `json:"bytesPerSecond"` // as measured, on one core; 0 where nothing was, or the clock is too coarse
-	Taken bool    `json:"taken"`          // whether it is used
+	Name  string  `json:"name"`           // crypto/sha256, or the instructions used
+	Lanes int     `json:"lanes"`          // messages hashed at once
+	Speed float64 `json:"bytesPerSecond"` // as measured, on one core; 0 if not measured, or if the clock is too coarse
+	Taken bool    `json:"taken"`          // whether hashing uses it
 }
 
-// Ways tells how fast each way to compute was on this machine when it was
-// tried, and which are used. The first is crypto/sha256.
+// Ways returns each way to compute SHA-256 on this machine, how fast it was
+// when measured, and whether it is used. The first is crypto/sha256.
 func Ways() []Way { return slices.Clone(current().ways) }
 
 var (
-	planned  atomic.Pointer[plan] // only tests change it once it is there
+	planned  atomic.Pointer[plan] // once set, only tests change it
 	planOnce sync.Once
 )
 
-// current is the plan for this machine. Which kernel is the fastest, and how
-// many lanes are worth it, differs from one model of a processor to the next:
-// one starts the instruction for the rounds in every cycle and gains from four
-// lanes, another in every second one and has enough with two. So nothing is
-// derived from what a processor calls itself. Before the first message is
-// hashed, every kernel is tried.
+// current returns the plan for this machine, which is made before the first
+// message is hashed. Which kernel is fastest, and how many lanes pay off,
+// differs between processor models: one starts a round instruction in every
+// cycle and gains from four lanes, another only in every second cycle and gains
+// nothing beyond two. So the plan does not depend on what a processor calls
+// itself: it tries every kernel.
 func current() *plan {
 	if p := planned.Load(); p != nil {
 		return p
@@ -64,19 +64,20 @@ func newPlan(cs []candidate) *plan {
 const (
 	stdName = "crypto/sha256"
 
-	// What is timed: so many blocks a lane, so many times. The shortest time
-	// counts, and turns are taken, so that neither an interrupt nor a processor
-	// that is just waking up spoils one of them. All together takes some 200 µs.
+	// Each kernel is timed for so many blocks per lane, so many times. The
+	// shortest time counts, and the kernels take turns, so neither an interrupt
+	// nor a processor that is still waking up distorts the result. It all takes
+	// about 200 µs.
 	trialBlocks = 64
 	trials      = 10
 
-	// worthIt is what a further lane must gain at least: below, measuring again
-	// may give another answer.
+	// worthIt is the least gain that justifies a further lane. A smaller gain
+	// might disappear in the next measurement.
 	worthIt = 1.03
 )
 
-// measure returns how long crypto/sha256 took for the trial's blocks, and each
-// of the candidates for as many in each of its lanes.
+// measure returns how long crypto/sha256 took for the trial's blocks, and how
+// long each candidate took for as many blocks in each of its lanes.
 func measure(cs []candidate) (std time.Duration, took []time.Duration) {
 	var (
 		data   [trialBlocks * blockSize]byte
@@ -106,9 +107,9 @@ func measure(cs []candidate) (std time.Duration, took []time.Duration) {
 	return std, took
 }
 
-// choose makes a plan from what was measured. There is a candidate of one lane.
-// Where the clock could not tell any time, all lanes are taken to be as good
-// and the last candidate as the best, in the order that they are listed.
+// choose makes a plan from the measurements. The candidates include one of one
+// lane. If the clock was too coarse to measure anything, choose takes all lanes
+// to be worth it, and prefers later candidates over earlier ones.
 func choose(cs []candidate, std time.Duration, took []time.Duration) *plan {
 	var (
 		pl    plan
@@ -137,7 +138,8 @@ func choose(cs []candidate, std time.Duration, took []time.Duration) *plan {
 		}
 		pl.advance[n] = best
 	}
-	// One lane is about what crypto/sha256 does, without the way to it.
+	// A single lane is about as fast as crypto/sha256, but takes more overhead
+	// to get to.
 	if !coarse && (best == 1 || speed[best] < of(1, std)) {
 		pl.ways[0].Taken = true
 		return &plan{ways: pl.ways}

@@ -6,41 +6,43 @@ import (
 	"sync"
 )
 
-// poolMin is the least write, in bytes, that is worth a rendezvous: waking a
-// goroutine costs as much as hashing a few KiB alone.
+// poolMin is the least write, in bytes, that is worth sharing lanes for: waking
+// a goroutine costs as much as hashing a few KiB alone.
 const poolMin = 8 << 10
 
 // Pool shares lanes between goroutines that each feed one running hash. The
 // zero value is ready to use.
 //
-// It has no goroutine of its own. The first who waits for a write leads: it
-// runs its own and whatever else was started, and others who wait meanwhile
-// sleep. When its own is done it hands the lead to one of them. Sum takes writes
-// along as well.
+// A pool has no goroutine of its own. The first caller that waits for its write
+// becomes the leader: it runs its own write together with others that were
+// started. Callers that wait meanwhile sleep. When the leader's write is done,
+// it hands the lead to one of them. Sum also runs started writes beside its own
+// messages.
 type Pool struct {
 	mu      sync.Mutex
-	waiting []*Write // not in a lane, in order of arrival, or of progress for those put back
-	leaders int      // while there is none, no owner of a write in waiting sleeps
+	waiting []*Write // writes not in a lane: in order of arrival, but those put back come first
+	leaders int      // while this is 0, no owner of a waiting write sleeps
 	spare   []*Write
 }
 
-// Write is a write that was started.
+// Write is a write that was started with [Pool.Start].
 type Write struct {
 	update
-	pool  *Pool     // nil if there is nothing to wait for
-	awake bool      // its owner does not wait yet, and can't be woken to lead
+	pool  *Pool     // nil if the write is already done
+	awake bool      // the owner does not wait yet, so it can't be woken to lead
 	wake  chan bool // true: take the lead; false: done
 }
 
 var done = new(Write)
 
-// Write adds data to d and returns when that is done. Calls made at the same
-// time by other goroutines, for other digests, are advanced together.
+// Write adds data to d and returns when it is hashed. Concurrent calls for
+// other digests are hashed together.
 func (p *Pool) Write(d *Digest, data []byte) { p.Start(d, data).Wait() }
 
-// Start begins to add data to d. The caller must not touch either before Wait
-// of what it returns; in between others may have done the work. So the more a
-// caller does before it waits, the more writes share the lanes.
+// Start begins to add data to d. The caller must not touch d or data until Wait
+// of the returned Write has returned. Other callers may do the work in the
+// meantime, so the more a caller does before it waits, the more writes share
+// the lanes.
 func (p *Pool) Start(d *Digest, data []byte) *Write {
 	if current().width == 0 || len(data) < poolMin {
 		_, _ = d.Write(data)
@@ -55,7 +57,7 @@ func (p *Pool) Start(d *Digest, data []byte) *Write {
 	return w
 }
 
-// Wait returns when the write is done. It is called once.
+// Wait returns when the write is done. Call it once.
 func (w *Write) Wait() {
 	p := w.pool
 	if p == nil {
@@ -65,8 +67,8 @@ func (w *Write) Wait() {
 	defer p.mu.Unlock()
 	w.awake = false
 	at := slices.Index(p.waiting, w)
-	// Callers that fill a set of lanes by themselves need not wait for the
-	// leader that is at work.
+	// If there are enough waiting writes to fill all lanes, start another
+	// leader rather than wait for the present one.
 	if at >= 0 && (p.leaders == 0 || len(p.waiting) >= current().width && p.leaders < runtime.GOMAXPROCS(0)) {
 		p.waiting = slices.Delete(p.waiting, at, at+1)
 		p.leaders++
@@ -88,13 +90,14 @@ func (p *Pool) take() *Write {
 		p.spare = p.spare[:n-1]
 		return w
 	}
-	// One token: the wake-up is sent under the lock and must not block.
+	// The capacity of one keeps the wake-up, which is sent under the lock, from
+	// blocking.
 	return &Write{pool: p, wake: make(chan bool, 1)}
 }
 
-// lead runs own and, beside it, what is waiting. It returns when own is done
-// and the lead is with another caller or with none. It is called with p.mu
-// held, and lets go of it while it hashes.
+// lead runs own, together with waiting writes. It returns when own is done and
+// another caller leads, or none does. It must be called with p.mu held, and
+// releases p.mu while it hashes.
 func (p *Pool) lead(own *Write) {
 	crew := [maxLanes]*Write{own}
 	plan := current()
@@ -115,12 +118,12 @@ func (p *Pool) lead(own *Write) {
 	}
 	p.waiting = slices.Insert(p.waiting, 0, crew[:n]...)
 	if !p.handOver() {
-		p.leaders-- // the owners of the rest will lead when they come to wait
+		p.leaders-- // the owners of the remaining writes will lead when they call Wait
 	}
 }
 
-// settle keeps the writes that are not done, and returns how many. It tells the
-// owners of the others, but for that of own.
+// settle keeps the writes that are not done, and returns their number. It wakes
+// the owners of the others, except the owner of own.
 func settle(crew []*Write, own *Write) int {
 	kept := 0
 	for _, w := range crew {
@@ -135,7 +138,8 @@ func settle(crew []*Write, own *Write) int {
 	return kept
 }
 
-// handOver gives the lead to an owner who sleeps, if there is one.
+// handOver gives the lead to an owner who sleeps. It returns false if there is
+// none.
 func (p *Pool) handOver() bool {
 	next := slices.IndexFunc(p.waiting, func(w *Write) bool { return !w.awake })
 	if next < 0 {
@@ -146,9 +150,9 @@ func (p *Pool) handOver() bool {
 	return true
 }
 
-// Sum is the function [Sum] in the company of writes that were started. Streams
-// are rarely as many at a time as there are lanes, but messages come in batches
-// and fill what streams leave. Of a nil Pool it is Sum alone.
+// Sum is like the function [Sum], but shares its lanes with writes that were
+// started. There are rarely as many streams at a time as there are lanes;
+// messages come in batches and can fill the rest. On a nil Pool it is just Sum.
 func (p *Pool) Sum(out [][Size]byte, msgs [][]byte) {
 	if pl := current(); pl.width > 0 && len(msgs) > 0 {
 		sum(pl, p, out, msgs)
@@ -157,9 +161,10 @@ func (p *Pool) Sum(out [][Size]byte, msgs [][]byte) {
 	Sum(out, msgs)
 }
 
-// share lets go of those of n guests that are done, and takes others along: no
-// more than there is room for, beside so many messages in so many lanes. With no
-// message left it parts from all. It returns how many there are then.
+// share lets go of those of the n guests that are done, and takes in waiting
+// writes instead: at most room of them in all, and only as many as go well with
+// the messages. When no message is left, it puts all guests back. It returns
+// the new number of guests.
 func (p *Pool) share(guests *[maxLanes]*Write, n, room, messages, width int) int {
 	for _, w := range guests[:n] {
 		if w.idle() {
@@ -182,10 +187,11 @@ func (p *Pool) share(guests *[maxLanes]*Write, n, room, messages, width int) int
 	return 0
 }
 
-// goodCompany is how many streams, of so many that could, go along with messages
-// of equal length, so that as few lanes as can be are idle meanwhile: two go
-// along with four messages in four lanes, but one does not. That would be
-// three messages, and then one.
+// goodCompany returns how many of the available streams should run beside
+// messages of equal length so that the fewest lanes are idle. With four lanes
+// and four messages, two streams are good: the messages take two turns in two
+// lanes. One stream is not: the messages would take one turn of three, and then
+// one of a single message.
 func goodCompany(messages, streams, width int) int {
 	best, least := 0, 1.0
 	for n := 0; n <= min(streams, width-1); n++ {
@@ -198,8 +204,8 @@ func goodCompany(messages, streams, width int) int {
 	return best
 }
 
-// run advances the writes of a crew until one of them is done, and no further
-// than maxStep, so that newcomers get into free lanes soon.
+// run advances the writes of a crew until one of them is done, or by maxStep
+// blocks, so that new writes get into free lanes soon.
 func (p *plan) run(crew []*Write) {
 	var lanes [maxLanes]*stream
 	for i, w := range crew {

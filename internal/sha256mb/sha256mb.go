@@ -1,20 +1,21 @@
-// Package sha256mb computes SHA-256 of many independent messages at once on
-// one core.
+// Package sha256mb computes SHA-256 of many independent messages at once on one
+// core.
 //
-// One SHA-256 stream is bound by the latency of its round instruction and
-// leaves most of a core idle. Independent messages can share the core: their
-// rounds are interleaved in lanes. [Sum] hashes complete messages, [Update]
-// advances running hashes together, and [Pool] lets goroutines that each feed
-// one long stream share lanes with one another. [SumPairs] hashes a level of a
-// binary tree of digests.
+// The speed of a single SHA-256 stream is limited by the latency of its round
+// instruction, which leaves most of a core idle. Independent messages can share
+// the core: their rounds are interleaved in lanes. [Sum] hashes complete
+// messages, [Update] advances running hashes together, and [Pool] lets
+// goroutines that each feed one long stream share lanes. [SumPairs] hashes one
+// level of a binary tree of digests.
 //
-// Lanes need the SHA instructions of amd64 or arm64. How many are worth it, and
-// with which code, is measured before the first message is hashed: [Ways] tells.
-// Elsewhere, and with the build tag purego, everything here is crypto/sha256.
+// Lanes need the SHA instructions of amd64 or arm64. Before the first message
+// is hashed, the package measures how many lanes pay off, and with which code;
+// see [Ways]. On other machines, and with the build tag purego, crypto/sha256
+// does all the work.
 //
-// Everything here is safe for concurrent use, except that one [Digest] belongs
-// to one goroutine at a time. Nothing allocates per message. The answers are
-// those of crypto/sha256, always.
+// Everything here is safe for concurrent use, except that a [Digest] may be
+// used by only one goroutine at a time. Nothing allocates per message. The
+// results always equal those of crypto/sha256.
 package sha256mb
 
 import (
@@ -24,7 +25,8 @@ import (
 // Size is the length of a digest in bytes.
 const Size = sha256.Size
 
-// Sum writes the SHA-256 of msgs[i] to out[i]. The slices have equal lengths.
+// Sum writes the SHA-256 of msgs[i] to out[i]. The slices must have equal
+// lengths.
 func Sum(out [][Size]byte, msgs [][]byte) {
 	p := current()
 	if p.width == 0 {
@@ -36,22 +38,22 @@ func Sum(out [][Size]byte, msgs [][]byte) {
 	sum(p, nil, out, msgs)
 }
 
-// sum is Sum by the lanes of a plan, in the company of what was started in a
-// pool if that is not nil.
+// sum is Sum with the lanes of a plan. If pool is not nil, it also runs writes
+// that were started there.
 func sum(p *plan, pool *Pool, out [][Size]byte, msgs [][]byte) {
-	// The compiler leaves all this on the stack only while every address is
-	// stored by its full name, not through a pointer or a method.
+	// The compiler keeps all this on the stack only if every address is stored
+	// by its full name, not through a pointer or a method.
 	var (
 		work [maxLanes]struct {
 			stream
 			state [8]uint32
 			tail  [2 * blockSize]byte
-			out   *[Size]byte // nil if no message is here
+			out   *[Size]byte // nil if the lane is free
 		}
 		guests [maxLanes]*Write
-		loaded int // messages so far
-		active int // of them in lanes
-		n      int // guests
+		loaded int // messages put into lanes so far
+		active int // messages in lanes now
+		n      int // guests: writes of the pool in lanes now
 		since  = maxStep
 	)
 	for {
@@ -112,8 +114,8 @@ func anyIdle(ws []*Write) bool {
 	return false
 }
 
-// Update writes data[i] to ds[i], advancing all of them together. The slices
-// have equal lengths and the digests are distinct.
+// Update writes data[i] to ds[i], advancing all digests together. The slices
+// must have equal lengths, and the digests must be distinct.
 func Update(ds []*Digest, data [][]byte) {
 	p := current()
 	if p.width == 0 {
@@ -132,7 +134,8 @@ func Update(ds []*Digest, data [][]byte) {
 		busy := false
 		for i := range p.width {
 			w := &work[i]
-			// A loop: what only fills a digest's buffer is done at once.
+			// Repeat, since a short write only fills the digest's buffer and is
+			// done at once.
 			for w.idle() {
 				w.finish()
 				if loaded == len(ds) {

@@ -1,6 +1,6 @@
-// Package web has what the console sends to browsers: the sources of its pages
-// and of the packing engine, and what esbuild makes of them. Nothing but Go is
-// needed to build it, for what is made is committed.
+// Package web holds what the console sends to browsers: the sources of its
+// pages and of the packing engine, and the bundles that esbuild makes of them.
+// The bundles are committed, so a build needs nothing but Go.
 package web
 
 import (
@@ -13,11 +13,12 @@ import (
 //go:embed static
 var static embed.FS
 
-// Files are the files that browsers ask for, by name: scripts, styles, icons.
+// Files returns the files that browsers ask for by name: scripts, styles,
+// icons.
 func Files() fs.FS {
 	files, err := fs.Sub(static, "static")
 	if err != nil {
-		panic(err) // the name is a constant, and valid
+		panic(err) // cannot happen: the name is a valid constant
 	}
 	return files
 }

@@ -1,5 +1,5 @@
-// Package storetest makes up DAGs and the archives that carry them, for tests of
-// the store and of what stands on it. It shares no code with what it tests.
+// Package storetest makes DAGs and CARs for tests of the store and of the
+// packages above it. It shares no code with what it tests.
 package storetest
 
 import (
@@ -17,10 +17,10 @@ type Block struct {
 	Data []byte
 }
 
-// BlockOf names bytes by their SHA-256.
+// BlockOf makes a block whose CID is the SHA-256 of data.
 func BlockOf(codec uint64, data []byte) Block { return HashedBlock(codec, multihash.SHA2_256, data) }
 
-// HashedBlock names bytes by any hash function.
+// HashedBlock makes a block whose CID uses any hash function.
 func HashedBlock(codec, hash uint64, data []byte) Block {
 	mh, err := multihash.Sum(data, hash, -1)
 	if err != nil {
@@ -29,11 +29,11 @@ func HashedBlock(codec, hash uint64, data []byte) Block {
 	return Block{cid.NewCidV1(codec, mh), data}
 }
 
-// Raw is a leaf.
+// Raw makes a leaf.
 func Raw(s string) Block { return BlockOf(cid.Raw, []byte(s)) }
 
-// PBNode is a DAG-PB node with these children; tag makes it different from
-// others that have the same.
+// PBNode makes a DAG-PB node with these children. The tag tells it apart from
+// other nodes with the same children.
 func PBNode(tag string, children ...cid.Cid) Block {
 	var p []byte
 	field := func(dst []byte, n int, v []byte) []byte {
@@ -50,7 +50,7 @@ func PBNode(tag string, children ...cid.Cid) Block {
 	return BlockOf(cid.DagProtobuf, field(p, 1, []byte(tag)))
 }
 
-// CBORNode is a DAG-CBOR list of a string and these children.
+// CBORNode makes a DAG-CBOR list of the tag and the children.
 func CBORNode(tag string, children ...cid.Cid) Block {
 	p := []byte{0x99, 0, 0}
 	binary.BigEndian.PutUint16(p[1:], uint16(len(children)+1))
@@ -68,7 +68,7 @@ func CBORNode(tag string, children ...cid.Cid) Block {
 	return BlockOf(cid.DagCBOR, p)
 }
 
-// CARFile writes a CARv1 without checking anything.
+// CARFile makes a CARv1 without checking anything.
 func CARFile(roots []cid.Cid, blocks ...Block) []byte {
 	h := []byte{0xa2, 0x65, 'r', 'o', 'o', 't', 's', 0x80 | byte(len(roots))}
 	for _, r := range roots {
@@ -85,10 +85,11 @@ func CARFile(roots []cid.Cid, blocks ...Block) []byte {
 	return out
 }
 
-// CAROf is a CAR whose root is the first block.
+// CAROf makes a CAR whose root is the first block.
 func CAROf(blocks ...Block) []byte { return CARFile([]cid.Cid{blocks[0].CID}, blocks...) }
 
-// Flip returns a copy with one bit changed; at may count from the end.
+// Flip returns a copy of p with one bit changed. A negative at counts from the
+// end.
 func Flip(p []byte, at int) []byte {
 	p = bytes.Clone(p)
 	if at < 0 {

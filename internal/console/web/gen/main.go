@@ -1,6 +1,6 @@
-// Command gen bundles the console's scripts and styles: each entry of
-// entries.json becomes a file in static, with all that it imports. It runs by
-// go generate.
+// Command gen bundles the console's scripts and styles. Each entry in
+// entries.json becomes one file in static, together with everything it imports.
+// Run it with go generate.
 package main
 
 import (
@@ -28,8 +28,8 @@ func main() {
 	}
 }
 
-// run bundles what entries.json names: the name of each bundle, and the file
-// that it begins with.
+// run makes the bundles that entries.json lists: each with its name and the
+// file that it starts from.
 func run(web, out string) error {
 	var entries map[string]string
 	if err := readJSON(filepath.Join(web, "entries.json"), &entries); err != nil {
@@ -58,8 +58,8 @@ func readJSON(file string, v any) error {
 	return nil
 }
 
-// install fetches the packages that the pages are made with, if there are any,
-// as the lock has them.
+// install installs the npm packages that the pages are built from, at the
+// versions in the lock file, if there are any.
 func install(web string) error {
 	var pkg struct {
 		Dependencies map[string]string `json:"dependencies"`
@@ -75,7 +75,8 @@ func install(web string) error {
 	return nil
 }
 
-// bundle makes one file. Bundles that it loads when it runs stay apart.
+// bundle makes one bundle. The others, which it loads at run time, stay
+// separate files.
 func bundle(entry, out string, others []string) error {
 	external := make([]string, len(others))
 	for i, name := range others {

@@ -1,4 +1,4 @@
-// The generator of the kernel for arm64.
+// Command sha2 generates the kernel for arm64.
 package main
 
 import (
@@ -39,9 +39,9 @@ func (w *writer) line(format string, args ...any) { fmt.Fprintf(w, format+"\n", 
 func (w *writer) op(format string, args ...any)   { w.line("\t"+format, args...) }
 
 // The registers of lane l: V0 to V7 hold the states, V8 to V23 the last 16
-// words of the schedules. V24 is for the constants of the quad; of the last
-// lane it then becomes the sum of constants and words, as V25 to V27 are of
-// the others. V28 to V31 keep abcd while SHA256H changes it.
+// words of the schedules. V24 holds the constants of the quad and becomes the
+// last lane's sum of constants and words; V25 to V27 hold the sums of the other
+// lanes. V28 to V31 keep abcd while SHA256H changes it.
 func abcd(l int) int    { return 2 * l }
 func efgh(l int) int    { return 2*l + 1 }
 func word(l, i int) int { return 8 + 4*l + i%4 }
@@ -102,8 +102,8 @@ func (w *writer) kernel(n int) {
 	w.op("RET")
 }
 
-// quad emits four rounds of all lanes, and the words of the quad that comes
-// four later.
+// quad emits four rounds of all lanes, and computes the schedule words of the
+// quad four later.
 func (w *writer) quad(i, n int) {
 	w.op("VLD1.P 16(R4), [V%d.S4]", constants)
 	for l := range n {

@@ -1,4 +1,4 @@
-// The generator of the kernels for amd64.
+// Command shani generates the kernels for amd64.
 package main
 
 import (
@@ -47,11 +47,11 @@ var wk = reg.X0
 
 const blockSize = 64
 
-// lane is where one stream lives.
+// lane holds the registers and memory of one stream.
 type lane struct {
 	abef, cdgh reg.VecPhysical
 	data       reg.GPPhysical
-	savedABEF  Mem // the state before the block
+	savedABEF  Mem // the state before the current block
 	savedCDGH  Mem
 }
 
@@ -63,8 +63,8 @@ var (
 	stateRegs = []reg.VecPhysical{reg.X1, reg.X2, reg.X3, reg.X4, reg.X5, reg.X6, reg.X7, reg.X8}
 )
 
-// enter loads the arguments and the states of n lanes. The frame holds size
-// bytes at stack, then the saved states.
+// enter loads the arguments and the states of n lanes. The frame has size bytes
+// at stack, followed by the saved states.
 func enter(n, size int) []lane {
 	// Go aligns a frame to 8 bytes only.
 	frame := AllocLocal(size + 32*n + 64)
@@ -73,7 +73,8 @@ func enter(n, size int) []lane {
 	Load(Param("h"), states)
 	Load(Param("p"), pointers)
 	Load(Param("n"), blocks)
-	// SSE instructions are slow on Intel while upper halves are in use.
+	// SSE instructions are slow on Intel while the upper halves of registers
+	// are in use.
 	VZEROUPPER()
 	lanes := make([]lane, n)
 	for i := range lanes {
@@ -84,8 +85,8 @@ func enter(n, size int) []lane {
 		h, t := Mem{Base: reg.RDX}, reg.X15
 		MOVQ(Mem{Base: pointers, Disp: 8 * i}, l.data)
 		MOVQ(Mem{Base: states, Disp: 8 * i}, reg.RDX)
-		// From the order of the words a to h, lowest first, to the order of
-		// the instructions: f e b a and h g d c.
+		// Reorder the words from a to h, lowest first, to the order of the
+		// instructions: f e b a and h g d c.
 		VPSHUFD(Imm(0xb1), h, t)                 // b a d c
 		VPSHUFD(Imm(0x1b), h.Offset(16), l.cdgh) // h g f e
 		VPALIGNR(Imm(8), l.cdgh, t, l.abef)

@@ -8,30 +8,32 @@ import (
 	"github.com/carload/carload/internal/sha256mb/gen"
 )
 
-// mixed emits a kernel of four lanes that needs AVX-512 as well. Only the
-// rounds use the SHA instructions. The schedules of all lanes are computed
-// together, without SHA256MSG1 and SHA256MSG2: those are six operations on the
-// pipes that the rounds need, and microcode. On a Zen 4 core this gives
-// 5.0 GiB/s where the plain kernel gives 4.3 (November 2026).
+// mixed emits a kernel of four lanes that also needs AVX-512. Only the rounds
+// use the SHA instructions. The schedules of all lanes are computed together,
+// without SHA256MSG1 and SHA256MSG2: those are microcoded and take six
+// operations on the pipes that the rounds need. On a Zen 4 core this kernel
+// reaches 5.0 GiB/s and the plain one 4.3 (November 2026).
 //
 // SHA256RNDS2 takes two words. So pair k of the schedule, the words 2k and
-// 2k+1, is kept as one register with the two words of lane l in its 64-bit
-// element l, and so is odd pair k: the words 2k+1 and 2k+2. With sums of pairs
-// the schedule is
+// 2k+1, is kept in one register, which has the two words of lane l in its
+// 64-bit element l. The odd pair k, the words 2k+1 and 2k+2, is kept the same
+// way. With sums of pairs the schedule is
 //
 //	pair k = pair k-8 + odd k-4 + σ0(odd k-8) + σ1(pair k-1)
 //
 // The pairs plus constants go through a ring on the stack, from which the
+// rounds of each lane load their element.
 // rounds load the element of their lane.
 func mixed(k, flip Mem) {
 	TEXT("mixedBlocks4", NOSPLIT, "func(h *[4]*[8]uint32, p *[4]*byte, n int)")
 	Doc("mixedBlocks4 adds n blocks at p[i] to the state h[i], for i < 4.")
 	Pragma("noescape")
-	// The ring has eight slots: pair k+8 is stored when the rounds have loaded
+	// The ring has eight slots: pair k+8 is stored after the rounds have loaded
 	// pair k.
 	m := mixer{lanes: enter(4, 8*32), k: k, flip: flip}
 
-	// Two words of four lie in the lower halves of 64-bit elements.
+	// Selects words 0 and 1 of each group of four, in the lower halves of
+	// 64-bit elements.
 	MOVL(U32(0x5555), reg.EDX)
 	KMOVW(reg.EDX, reg.K1)
 	VBROADCASTI128(flip, m.mask())
@@ -40,8 +42,9 @@ func mixed(k, flip Mem) {
 	}
 
 	Label("block")
-	// While a block is finished the next one is loaded. After the last one, that
-	// is the last one again: what lies behind it is not ours to read.
+	// While the kernel finishes a block, it loads the next one. After the last
+	// block it loads the last block again, since the memory behind it is not
+	// ours to read.
 	XORL(reg.EDI, reg.EDI)
 	MOVL(U32(blockSize), reg.EDX)
 	CMPQ(blocks, Imm(1))
@@ -63,7 +66,8 @@ func mixed(k, flip Mem) {
 	leave(m.lanes)
 }
 
-// pairConstants is a table of each pair of constants, once for each lane.
+// pairConstants is a table of all pairs of constants, each repeated for every
+// lane.
 func pairConstants() Mem {
 	k := GLOBL("pairConstants", RODATA|NOPTR)
 	for i := 0; i < len(gen.K); i += 2 {
@@ -93,10 +97,10 @@ func (*mixer) odd(k int) reg.VecPhysical {
 
 func (*mixer) slot(k int) Mem { return stack.Offset(32 * (k % 8)) }
 
-// mask is a register that turns do not keep.
+// mask is the register for the byte-swap mask. Turns overwrite it.
 func (*mixer) mask() reg.VecPhysical { return reg.Y11 }
 
-// rounds emits rounds 2r and 2r+1 of a lane.
+// rounds emits rounds 2r and 2r+1 of one lane.
 func (m *mixer) rounds(r, lane int) {
 	l := m.lanes[lane]
 	VMOVQ(m.slot(r).Offset(8*lane), wk)
@@ -107,14 +111,14 @@ func (m *mixer) rounds(r, lane int) {
 	}
 }
 
-// turn emits the rounds 2r and 2r+1 of all lanes, pair r+8 of the schedule,
-// and what of pair r+9 does not depend on it.
+// turn emits rounds 2r and 2r+1 of all lanes, pair r+8 of the schedule, and the
+// part of pair r+9 that does not depend on pair r+8.
 //
-// The order was searched for, by thousands of small changes to it on a Zen 4
-// core (November 2026). A turn takes 5.35 cycles; others of the same operations
-// take up to 6.6. SHA256RNDS2 and the rotations share two of the four pipes, the
-// shifts and shuffles have the other two, and what any pipe could take often
-// goes where the rounds have to wait for it.
+// A search through thousands of small changes on a Zen 4 core found this order
+// (November 2026). A turn takes 5.35 cycles; other orders of the same
+// operations take up to 6.6. SHA256RNDS2 and the rotations share two of the
+// four pipes, and shifts and shuffles run on the other two. Operations that any
+// pipe can run often go to one that the rounds then have to wait for.
 func (m *mixer) turn(r int) {
 	k := r + 8
 	a, b, c := reg.Y9, reg.Y10, reg.Y11
@@ -151,7 +155,8 @@ func (m *mixer) turn(r int) {
 	VMOVDQU(reg.Y15, m.slot(k))
 }
 
-// lastTurns emits two times two rounds of all lanes, with other work between.
+// lastTurns emits two turns of all lanes' rounds, with other operations in
+// between.
 func (m *mixer) lastTurns(r int, ops []func()) {
 	done := 0
 	for i := range 8 {
@@ -163,7 +168,8 @@ func (m *mixer) lastTurns(r int, ops []func()) {
 }
 
 // load makes pairs 2j and 2j+1 of the next block from its data, the odd pairs
-// that then can be made, and at last the part of pair 8 that a turn makes ahead.
+// that they complete, and at the end the part of pair 8 that a turn computes
+// ahead.
 func (m *mixer) load(j int) []func() {
 	at := func(lane int) Mem { return Mem{Base: m.lanes[lane].data, Disp: 16 * j} }
 	a, b, c := reg.Y9, reg.Y10, m.mask()
@@ -191,7 +197,7 @@ func (m *mixer) load(j int) []func() {
 			func() { VPADDD(c, m.pair(8), m.pair(8)) },
 		)
 	}
-	// Last, when the rounds have loaded what is in these slots.
+	// These go last, after the rounds have loaded what is in these slots.
 	for k := 2 * j; k <= 2*j+1; k++ {
 		ops = append(ops,
 			func() { VPADDD(m.k.Offset(32*k), m.pair(k), reg.Y15) },

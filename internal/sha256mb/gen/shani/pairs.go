@@ -11,15 +11,16 @@ import (
 	"github.com/carload/carload/internal/sha256mb/gen"
 )
 
-// pairer emits kernels of SumPairs. A message of 64 bytes is a block, and starts
-// from the constant state; the block that ends it is the same for all, so the
-// schedule of that is a table. Lanes take messages that lie one after the other.
+// pairer emits kernels of SumPairs. A message has 64 bytes: one block, which
+// starts from the initial state. The second block holds only padding and is the
+// same for all messages, so its schedule is a table. Lanes take consecutive
+// messages.
 type pairer struct {
 	flip         Mem
 	initial, end Mem
 }
 
-var pairsOut = reg.RAX // where the next digests go
+var pairsOut = reg.RAX // where the next digests are stored
 
 func newPairer(flip Mem) pairer {
 	p := pairer{flip: flip, initial: GLOBL("initialState", RODATA|NOPTR)}
@@ -30,8 +31,8 @@ func newPairer(flip Mem) pairer {
 	return p
 }
 
-// enter loads the arguments for n lanes. The frame holds size bytes at stack,
-// then states.
+// enter loads the arguments for n lanes. The frame has size bytes at stack,
+// followed by the states.
 func (p pairer) enter(n, size int) []lane {
 	frame := AllocLocal(size + 32*n + 64)
 	LEAQ(frame.Offset(63), reg.RSI)
@@ -60,8 +61,8 @@ func (p pairer) start(lanes []lane) {
 	}
 }
 
-// finish takes the states from the rounds of the first block to the digests,
-// with other work between, and stores those.
+// finish computes the digests from the states after the first block's rounds,
+// with other operations in between, and stores them.
 func (p pairer) finish(lanes []lane, others []func()) {
 	for _, l := range lanes {
 		VPADDD(p.initial, l.abef, l.abef)
@@ -97,7 +98,8 @@ func (p pairer) finish(lanes []lane, others []func()) {
 	ADDQ(U8(32*len(lanes)), pairsOut)
 }
 
-// plain emits a kernel of n lanes that needs what plain needs.
+// plain emits a kernel of n lanes for the same processors as the function
+// plain.
 func (p pairer) plain(n int, k Mem) {
 	TEXT(fmt.Sprintf("shaniPairs%d", n), NOSPLIT, "func(dst, src *byte, n int)")
 	Doc(fmt.Sprintf("shaniPairs%d writes the digests of %[1]d×n messages of 64 bytes at src to dst.", n))
@@ -116,8 +118,8 @@ func (p pairer) plain(n int, k Mem) {
 	RET()
 }
 
-// mixed emits a kernel of four lanes that does what mixed does. Beside the
-// rounds of the second block there is time to load the next four messages.
+// mixed emits a kernel of four lanes in the way of the function mixed. During
+// the rounds of the second block it loads the next four messages.
 func (p pairer) mixed(k Mem) {
 	TEXT("mixedPairs4", NOSPLIT, "func(dst, src *byte, n int)")
 	Doc("mixedPairs4 writes the digests of 4×n messages of 64 bytes at src to dst.")
@@ -135,7 +137,7 @@ func (p pairer) mixed(k Mem) {
 	XORL(reg.EDI, reg.EDI)
 	MOVL(U32(4*blockSize), reg.EDX)
 	CMPQ(blocks, Imm(1))
-	CMOVLNE(reg.EDX, reg.EDI) // behind the last four nothing is ours to read
+	CMOVLNE(reg.EDX, reg.EDI) // after the last four messages, nothing more is ours to read
 	p.start(m.lanes)
 	for _, l := range m.lanes {
 		ADDQ(reg.RDI, l.data)
@@ -160,8 +162,8 @@ func (p pairer) mixed(k Mem) {
 	RET()
 }
 
-// endSchedule is a table of the words of the block that ends a message of 64
-// bytes, plus their constants.
+// endSchedule is a table of the schedule words, plus their constants, of the
+// block that ends a message of 64 bytes.
 func endSchedule() Mem {
 	var w [64]uint32
 	w[0], w[15] = 1<<31, 64*8

@@ -10,15 +10,15 @@ import (
 	"github.com/carload/carload/internal/sha256mb/gen"
 )
 
-// plain emits a kernel of n lanes that needs the SHA instructions and AVX, in
-// which each lane computes its own schedule.
+// plain emits a kernel of n lanes that needs the SHA instructions and AVX. Each
+// lane computes its own schedule.
 //
-// What bounds it, on a Zen 4 core (November 2026): with one and two lanes the
-// latency of SHA256RNDS2, 128 cycles a block. From three lanes on it is the
-// number of operations on the four pipes for vectors, of which SHA256MSG1 takes
-// two and SHA256MSG2 four: 164 cycles for a block in each of four lanes. They
-// take 203. A search through the orders of the same operations found none that
-// is faster by more than 3 %.
+// What limits it on a Zen 4 core (November 2026): with one and two lanes, the
+// latency of SHA256RNDS2, 128 cycles a block. From three lanes on, the number
+// of operations on the four vector pipes: SHA256MSG1 takes two and SHA256MSG2
+// four, which makes at least 164 cycles for a block in each of four lanes. The
+// kernel takes 203. A search through orders of the same operations found none
+// that is more than 3 % faster.
 func plain(n int, k, flip Mem) {
 	TEXT(fmt.Sprintf("shaniBlocks%d", n), NOSPLIT, "func(h *[4]*[8]uint32, p *[4]*byte, n int)")
 	Doc(fmt.Sprintf("shaniBlocks%d adds n blocks at p[i] to the state h[i], for i < %[1]d.", n))
@@ -51,13 +51,13 @@ func vector(i int) reg.VecPhysical {
 	}[i]
 }
 
-// quads emits four rounds at a time. The schedule of a lane is quads of words,
-// and four of them are alive: each is made of the four before,
+// quads emits four rounds at a time. The schedule of a lane consists of quads
+// of words. Four of them are alive, and each is made from the four before it:
 //
 //	quad i = MSG2(MSG1(quad i-4, quad i-3) + the words between quads i-2 and i-1, quad i-1)
 //
-// The latest is always in a register. The others are on the stack where
-// registers are too few, 64 bytes for each lane.
+// The latest quad is always in a register. If registers are too few, the others
+// are on the stack, 64 bytes for each lane.
 type quads struct {
 	k, flip     Mem
 	lanes       []lane
@@ -68,8 +68,8 @@ type quads struct {
 
 func newQuads(lanes []lane, k, flip Mem) *quads {
 	n := len(lanes)
-	// Four quads of all lanes, and two registers to compute with, fit beside
-	// the states of two lanes.
+	// With two lanes, all quads and two scratch registers fit beside the
+	// states.
 	q := &quads{k: k, flip: flip, lanes: lanes, inRegisters: n <= 2}
 	for i := 2*n + 1; i < 16; i++ {
 		q.free = append(q.free, vector(i))
@@ -83,7 +83,7 @@ func (q *quads) take() reg.VecPhysical {
 	return r
 }
 
-// drop gives back the register of a quad.
+// drop frees the register of a quad.
 func (q *quads) drop(lane, i int) {
 	q.free = append(q.free, q.words[lane][i])
 	q.words[lane][i] = nil
@@ -91,7 +91,7 @@ func (q *quads) drop(lane, i int) {
 
 func (q *quads) slot(lane, i int) Mem { return stack.Offset(64*lane + 16*(i%4)) }
 
-// at is where a quad is.
+// at returns where a quad is.
 func (q *quads) at(lane, i int) Op {
 	if r := q.words[lane][i]; r != nil {
 		return r
@@ -100,8 +100,9 @@ func (q *quads) at(lane, i int) Op {
 }
 
 // block emits the 64 rounds of all lanes. The lanes take turns of four rounds:
-// in longer turns an instruction of another lane is too far ahead for the
-// processor to find it. Beside the rounds of a quad, the next one is made.
+// in longer turns, the next instruction of another lane is too far ahead for
+// the processor to find it. The next quad is computed during the rounds of a
+// quad.
 func (q *quads) block() {
 	for l := range q.lanes {
 		q.begin(l, 0)
@@ -137,7 +138,7 @@ func (q *quads) rounds(lane, i int) {
 	SHA256RNDS2(wk, l.cdgh, l.abef)
 }
 
-// begin makes as much of a quad as needs little of the one before.
+// begin emits the part of a quad that needs little of the quad before.
 func (q *quads) begin(lane, i int) {
 	if i < 4 {
 		w := q.take()
@@ -159,7 +160,7 @@ func (q *quads) begin(lane, i int) {
 	q.free = append(q.free, t)
 }
 
-// finish makes the rest of a quad.
+// finish emits the rest of a quad.
 func (q *quads) finish(lane, i int) {
 	w := q.words[lane][i]
 	if i >= 4 {
