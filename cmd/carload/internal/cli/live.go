@@ -17,7 +17,9 @@ import (
 type live struct{ lines []string }
 
 const (
-	clearBelow = "\r\x1b[J"
+	// The space is for tmux: it takes a clearing from the first column of the first
+	// row for one of the whole screen, and keeps what was there in its history.
+	clearBelow = "\r \x1b[J\r"
 	wrapOff    = "\x1b[?7l" // what does not fit is cut, also if the width is no longer the one that was asked for
 	wrapOn     = "\x1b[?7h"
 )

@@ -48,7 +48,7 @@ func TestSignalsOnATerminal(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.await(func(s string) bool {
-		return strings.Contains(s, "\r\x1b[J0s: hashing") || strings.Contains(s, "s: hashing 16.0 MiB of 16.0 MiB (100 %)")
+		return strings.Contains(s, "\r \x1b[J\r0s: hashing") || strings.Contains(s, "s: hashing 16.0 MiB of 16.0 MiB (100 %)")
 	})
 	m.resize(40, 20)
 
@@ -63,7 +63,7 @@ func TestSignalsOnATerminal(t *testing.T) {
 	}
 	m.await(func(s string) bool { return strings.HasSuffix(s, "$ fg") })
 	before, _, _ := strings.Cut(m.text(), "$ fg")
-	if !strings.HasSuffix(before, "\r\x1b[J") {
+	if !strings.HasSuffix(before, "\r \x1b[J\r") {
 		t.Errorf("it stopped and left %q", before[max(0, len(before)-200):])
 	}
 	if err := cmd.Process.Signal(syscall.SIGCONT); err != nil {
@@ -78,8 +78,8 @@ func TestSignalsOnATerminal(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.await(func(s string) bool {
-		_, after, found := strings.Cut(s, "\r\x1b[Jcarload: interrupt: stopping; once more stops at once\r\n")
-		return found && strings.Contains(after, "\r\x1b[Jwaiting for 1 shard on the way") && strings.Contains(after, "sending  ")
+		_, after, found := strings.Cut(s, "\r \x1b[J\rcarload: interrupt: stopping; once more stops at once\r\n")
+		return found && strings.Contains(after, "\r \x1b[J\rwaiting for 1 shard on the way") && strings.Contains(after, "sending  ")
 	})
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
@@ -89,7 +89,7 @@ func TestSignalsOnATerminal(t *testing.T) {
 	if err := cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 130 && !exit.Sys().(syscall.WaitStatus).Signaled() { //nolint:forcetypeassert // of this system
 		t.Errorf("it ended with %v, and not by the signal", err)
 	}
-	if text := m.hangUp(); !strings.HasSuffix(text, "\r\x1b[J") {
+	if text := m.hangUp(); !strings.HasSuffix(text, "\r \x1b[J\r") {
 		t.Errorf("it left %q", text[max(0, len(text)-200):])
 	}
 }

@@ -30,6 +30,8 @@ func screenOf(t *testing.T, output string) []string {
 		case '\x1b':
 			end := strings.IndexFunc(output[2:], func(r rune) bool { return r >= 'A' }) + 2
 			switch arg := output[2:end]; {
+			case output[end] == 'J' && column == 0:
+				t.Fatalf("all of line %d and what is below is cleared: if it is the first, tmux keeps it", at)
 			case output[end] == 'J':
 				lines = append(lines[:at], lines[at][:column])
 			case output[end] == 'A':
@@ -75,7 +77,7 @@ func TestLiveLines(t *testing.T) {
 	if c.mu.TryLock() {
 		t.Error("something can be written after it left")
 	}
-	if got, want := screenOf(t, out.String()), []string{"before", "a message", "another one", "x", "after", ""}; !slices.Equal(got, want) {
+	if got, want := screenOf(t, out.String()), []string{"before", "a message", "another one", "x", "after", " "}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
