@@ -14,7 +14,7 @@ import (
 	"strings"
 )
 
-// asset is a file that browsers get, as it is and compressed.
+// asset is a file for browsers, plain and compressed.
 type asset struct {
 	plain, packed []byte
 	kind, tag     string
@@ -22,8 +22,8 @@ type asset struct {
 
 type assets map[string]asset
 
-// kinds are the types of the files that there are. The types that the system
-// knows differ between machines.
+// kinds are the content types by file extension. We don't ask the system, whose
+// table differs from machine to machine.
 var kinds = map[string]string{
 	".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8",
 	".svg": "image/svg+xml",
@@ -37,7 +37,7 @@ func loadAssets(files fs.FS) (assets, error) {
 		}
 		kind := kinds[path.Ext(name)]
 		if kind == "" {
-			return fmt.Errorf("file of the console %q: its type is not known", name)
+			return fmt.Errorf("file of the console %q: unknown content type", name)
 		}
 		plain, err := fs.ReadFile(files, name)
 		if err != nil {
@@ -61,7 +61,7 @@ func loadAssets(files fs.FS) (assets, error) {
 	return out, err
 }
 
-// pageName is the file that the page is.
+// pageName is the file of the console's page.
 const pageName = "index.html"
 
 func (c *Console) page(w http.ResponseWriter, r *http.Request) {
@@ -80,7 +80,7 @@ func (c *Console) asset(w http.ResponseWriter, r *http.Request) {
 
 func (a asset) serve(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
-	h.Set("Cache-Control", "no-cache") // asked for again, and not sent again
+	h.Set("Cache-Control", "no-cache") // browsers ask again each time; if nothing changed, they get a 304
 	h.Set("Content-Type", a.kind)
 	h.Add("Vary", "Accept-Encoding")
 	body, tag := a.plain, a.tag+`"`
@@ -95,22 +95,22 @@ func (a asset) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.Method != http.MethodHead {
-		_, _ = w.Write(body) // nobody is left to tell
+		_, _ = w.Write(body) // the client is gone; nobody to tell
 	}
 }
 
-// plainHost tells whether a host can be put into a policy as it is. The service
-// has seen that the host is one of its own; an address may have a zone, and
-// that anything in it.
+// plainHost reports whether a host can go into a content security policy
+// unchanged. The service has checked that the host is its own, but an IPv6
+// address may have a zone, which can contain anything.
 func plainHost(host string) bool {
 	return host != "" && !strings.ContainsFunc(host, func(c rune) bool {
 		return (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && !strings.ContainsRune(".:[]-", c)
 	})
 }
 
-// harden sets what keeps others' pages and others' content out of the console's.
-// Files that people uploaded are of the same origin, below /ipfs/, where paths
-// are the gateway's; so the policy names the paths of the console's own.
+// harden sets headers that keep other sites and uploaded content away from the
+// console's pages. Uploaded files have the same origin: the gateway serves them
+// below /ipfs/. So the policy lists the console's own paths.
 func harden(w http.ResponseWriter, r *http.Request) {
 	scheme := "http://"
 	if r.TLS != nil {
@@ -124,10 +124,10 @@ func harden(w http.ResponseWriter, r *http.Request) {
 	_, err := netip.ParseAddr(strings.Trim(host, "[]"))
 	switch {
 	case err != nil:
-		// Under a name the gateway may lead each root to a name of its own.
+		// With a host name, the gateway may redirect each root to a subdomain.
 		content = " " + scheme + "*.ipfs." + r.Host
 	case strings.Contains(host, ":"):
-		origin = "" // a policy can't name it
+		origin = "" // a policy can't contain an IPv6 address
 	}
 	own := func(path string) string {
 		if origin == "" {

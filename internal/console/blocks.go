@@ -11,7 +11,7 @@ import (
 	"github.com/carload/carload/internal/walk"
 )
 
-// blocks is the store as walks read it.
+// blocks lets walks read the store.
 type blocks struct{ st Store }
 
 // Find implements walk.Blocks.

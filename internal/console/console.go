@@ -1,14 +1,15 @@
-// Package console is what people see who open the service's URL in a browser:
-// pages to upload with, and to look at what is held.
+// Package console serves the pages that people see when they open the service's
+// URL in a browser: pages to upload files, and to look at what the service
+// holds.
 //
-// It stands before the API and takes from it the page itself and what is below
-// /console/. The pages do what the API can do through it, with the key of the
-// session; the rest they ask for here. Content is shown by the gateway.
+// It sits in front of the API and takes over the page itself and the paths
+// below /console/. The pages use the API through the console, with the key of
+// their session. The gateway shows content.
 //
-// A session is a cookie that no script reads, and a proof that pages of this
-// origin alone know; every request needs both. Cookies belong to a host,
-// whatever the port, so the cookie alone could be read by another server on
-// this machine.
+// A session consists of a cookie that scripts can't read and a proof that only
+// pages of this origin know. Every request needs both: browsers send cookies to
+// every port of a host, so another server on the same machine could read the
+// cookie.
 package console
 
 import (
@@ -28,7 +29,7 @@ import (
 	"github.com/carload/carload/internal/walk"
 )
 
-// Store is what the console shows.
+// Store is the part of the store that the console needs.
 type Store interface {
 	Authenticate(ctx context.Context, token string) (*store.Caller, error)
 	Uploads(ctx context.Context, f store.Filter) ([]store.Upload, int, error)
@@ -37,17 +38,18 @@ type Store interface {
 	Find(ctx context.Context, cids []cid.Cid) (*store.Batch, error)
 }
 
-// Options are the knobs of [New]. The zero value is fit for use.
+// Options configure [New]. The zero value is ready to use.
 type Options struct {
-	// Metrics are the service's, for the charts; nil means that there are none.
+	// Metrics supplies the service's metrics for the charts. It may be nil.
 	Metrics prometheus.Gatherer
-	// Free tells how many bytes the disk has room for; nil if nobody knows.
+	// Free returns the free bytes on the disk, or false if unknown. It may be
+	// nil.
 	Free func() (int64, bool)
 
-	Logger *slog.Logger // nil means none
+	Logger *slog.Logger // nil discards the log
 }
 
-// Console is the pages, and what they ask for. It is safe for concurrent use.
+// Console serves the pages and their requests. It is safe for concurrent use.
 type Console struct {
 	st       Store
 	opts     Options
@@ -59,7 +61,7 @@ type Console struct {
 	figures  *figures
 }
 
-// New makes a console over an open store. The caller runs [Console.Run].
+// New makes a console over an open store. The caller must call [Console.Run].
 func New(st Store, opts Options) (*Console, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
@@ -77,17 +79,17 @@ func New(st Store, opts Options) (*Console, error) {
 	}, nil
 }
 
-// Run takes the figures that the charts show, until the context is done. Then
-// streams of events end.
+// Run samples the figures that the charts show until the context is done. Then
+// it ends all event streams.
 func (c *Console) Run(ctx context.Context) {
 	c.figures.run(ctx)
 	c.changes.end()
 }
 
-// prefix is the path that the console has besides that of its page.
+// prefix is the path of everything that the console serves except its page.
 const prefix = "/console/"
 
-// Handler puts the console before the API.
+// Handler puts the console in front of the API.
 func (c *Console) Handler(api http.Handler) http.Handler {
 	api = c.watch(api)
 	mux := http.NewServeMux()
@@ -132,15 +134,15 @@ func (c *Console) Handler(api http.Handler) http.Handler {
 	})
 }
 
-// isBrowser tells whether a request for what the API lists its uploads under is
-// one of a person who typed the URL. Clients of the API send a key, and ask for
-// JSON or for anything.
+// isBrowser reports whether a person opened the service's URL in a browser. The
+// API has its list of uploads at the same path, but its clients send a key, and
+// accept JSON or anything.
 func isBrowser(r *http.Request) bool {
 	return (r.Method == http.MethodGet || r.Method == http.MethodHead) && r.URL.Path == "/" &&
 		r.Header.Get("Authorization") == "" && strings.Contains(r.Header.Get("Accept"), "text/html")
 }
 
-// passOn gives a request to the API, with the key of the session.
+// passOn forwards a request to the API with the session's key.
 func (c *Console) passOn(api http.Handler, w http.ResponseWriter, r *http.Request, s *session) {
 	out := r.Clone(r.Context())
 	out.URL.Path = "/" + strings.TrimPrefix(r.URL.Path, prefix+"api/")
@@ -155,13 +157,14 @@ func (c *Console) passOn(api http.Handler, w http.ResponseWriter, r *http.Reques
 	api.ServeHTTP(&unshared{ResponseWriter: w}, out)
 }
 
-// unshared takes from the API's replies what lets other origins read them.
+// unshared removes the header from the API's replies that lets other origins
+// read them.
 type unshared struct {
 	http.ResponseWriter
 	begun bool
 }
 
-// Unwrap gives http.ResponseController access to the connection.
+// Unwrap lets http.ResponseController reach the connection.
 func (u *unshared) Unwrap() http.ResponseWriter { return u.ResponseWriter }
 
 // WriteHeader implements http.ResponseWriter.
@@ -179,8 +182,8 @@ func (u *unshared) Write(p []byte) (int, error) {
 	return u.ResponseWriter.Write(p)
 }
 
-// watch tells pages that something may have changed when a request to the API
-// has succeeded that is not one for reading.
+// watch tells pages that something may have changed after each request to the
+// API that is not read-only.
 func (c *Console) watch(api http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.Method {
@@ -188,7 +191,7 @@ func (c *Console) watch(api http.Handler) http.Handler {
 			api.ServeHTTP(w, r)
 			return
 		}
-		defer c.changes.tell() // what failed may have changed something all the same
+		defer c.changes.tell() // even a failed request may have changed something
 		api.ServeHTTP(w, r)
 	})
 }
@@ -196,17 +199,17 @@ func (c *Console) watch(api http.Handler) http.Handler {
 func reply(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(v) // nobody is left to tell
+	_ = json.NewEncoder(w).Encode(v) // the client is gone; nobody to tell
 }
 
-// fail tells the page what went wrong, in a sentence.
+// fail reports an error to the page, as a sentence.
 func fail(w http.ResponseWriter, status int, message string) {
 	reply(w, status, struct {
 		Error string `json:"error"`
 	}{message})
 }
 
-// failed answers for an error of the store.
+// failed answers a request whose use of the store failed.
 func (c *Console) failed(w http.ResponseWriter, r *http.Request, err error) {
 	switch {
 	case errors.Is(err, store.ErrNotFound):

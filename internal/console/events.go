@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// changes tells those who wait that something may have changed.
+// changes tells its waiters that something may have changed.
 type changes struct {
 	mu    sync.Mutex
-	next  chan struct{} // is closed at the next change
+	next  chan struct{} // closed at the next change
 	ended chan struct{}
 }
 
@@ -35,16 +35,17 @@ func (c *changes) wait() <-chan struct{} {
 func (c *changes) end() { close(c.ended) }
 
 const (
-	// pause is how long pages are left alone after a change: they ask again.
+	// pause is the least time between two events, since pages ask again after
+	// each.
 	pause = 300 * time.Millisecond
-	// look is how often pages look for what came another way than through the
-	// API: fetched for a pin, found damaged by the scrub.
+	// look is how often pages look for changes that did not come through the
+	// API: blocks fetched for a pin, damage that the scrub found.
 	look = 5 * time.Second
 )
 
-// events answers with a stream of server-sent events: "change" when something
-// may have changed that pages show. What has changed they ask for: it is for
-// whom it belongs to.
+// events answers with a stream of server-sent events: "change" whenever
+// something that pages show may have changed. The event does not say what:
+// pages ask, and get only what belongs to their user.
 func (c *Console) events(w http.ResponseWriter, r *http.Request, _ *session) {
 	rc := http.NewResponseController(w)
 	w.Header().Set("Content-Type", "text/event-stream")
@@ -53,7 +54,7 @@ func (c *Console) events(w http.ResponseWriter, r *http.Request, _ *session) {
 		_, err := fmt.Fprintf(w, "event: %s\ndata:\n\n", name)
 		return err == nil && rc.Flush() == nil
 	}
-	next := c.changes.wait() // before the page asks for what there is
+	next := c.changes.wait() // before the page asks for the current state
 	if !send("ready") {
 		return
 	}

@@ -10,11 +10,11 @@ import (
 	dto "github.com/prometheus/client_model/go"
 )
 
-// sample is what the service's counters said at a time.
+// sample holds the service's counters at one time.
 type sample struct {
 	Time     int64   `json:"time"`     // milliseconds since 1970
 	Received float64 `json:"received"` // bytes of shards
-	Sent     float64 `json:"sent"`     // bytes of content, by the gateway
+	Sent     float64 `json:"sent"`     // bytes of content, through the gateway
 	Requests float64 `json:"requests"`
 	Refused  float64 `json:"refused"` // answered with 4xx
 	Failed   float64 `json:"failed"`  // answered with 5xx
@@ -30,7 +30,7 @@ const (
 	maxSamples  = 360 // an hour
 )
 
-// figures are the samples of the last hour.
+// figures holds the samples of the last hour.
 type figures struct {
 	metrics prometheus.Gatherer
 	free    func() (int64, bool)
@@ -65,7 +65,7 @@ func (f *figures) add(s sample) {
 	f.samples = append(f.samples, s)
 }
 
-// take reads the counters. What is not among them stays 0.
+// take reads the counters. Missing ones stay 0.
 func (f *figures) take() sample {
 	s := sample{Time: time.Now().UnixMilli(), Free: -1}
 	if f.free != nil {
@@ -76,7 +76,8 @@ func (f *figures) take() sample {
 	if f.metrics == nil {
 		return s
 	}
-	// What could be gathered is given beside an error.
+	// Gather returns the metrics that it could gather even if it returns an
+	// error.
 	families, _ := f.metrics.Gather()
 	plain := map[string]*float64{
 		"carload_service_shard_bytes_total": &s.Received, "carload_service_sent_bytes_total": &s.Sent,
@@ -112,7 +113,7 @@ func (s *sample) count(m *dto.Metric) {
 	}
 }
 
-// showFigures answers with the samples, and one that is taken now.
+// showFigures answers with the samples and a new one.
 func (c *Console) showFigures(w http.ResponseWriter, _ *http.Request, _ *session) {
 	now := c.figures.take()
 	c.figures.mu.Lock()

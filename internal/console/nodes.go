@@ -15,21 +15,21 @@ import (
 	"github.com/carload/carload/internal/walk"
 )
 
-// What a node can be, for the pages.
+// The kinds of nodes, as pages know them.
 const (
 	kindFile      = "file"
 	kindDirectory = "directory"
 	kindSymlink   = "symlink"
-	kindOther     = "other"   // links without names
-	kindMissing   = "missing" // is not held
+	kindOther     = "other"   // has links without names
+	kindMissing   = "missing" // not held by the service
 )
 
-// node is a file or a directory, with some of what is in it.
+// node is a file or a directory, with some of its entries.
 type node struct {
 	Kind    string  `json:"kind"`
-	Size    uint64  `json:"size"` // of a file's content, else of the DAG
+	Size    uint64  `json:"size"` // of a file's content, or else of the DAG
 	Entries []entry `json:"entries,omitzero"`
-	Next    *int    `json:"next"` // where more entries begin; null if there are none
+	Next    *int    `json:"next"` // offset of the next entries; null if there are none
 }
 
 type entry struct {
@@ -37,14 +37,14 @@ type entry struct {
 	CID  string `json:"cid"`
 	Kind string `json:"kind"`
 	Size uint64 `json:"size"`
-	Odd  bool   `json:"odd,omitempty"` // its name is not UTF-8, and shown by other letters
+	Odd  bool   `json:"odd,omitempty"` // its name is not UTF-8; the page shows a replacement
 }
 
-// errEnough ends a listing whose page is full.
+// errEnough ends a listing when its page is full.
 var errEnough = errors.New("the page is full")
 
 // showNode answers with a page of a directory's entries, in the order of its
-// links. A directory that is spread over blocks is read as far as the page.
+// links. A sharded directory is read only as far as the page needs.
 func (c *Console) showNode(w http.ResponseWriter, r *http.Request, _ *session) {
 	root, err := cid.Decode(r.PathValue("cid"))
 	if err != nil {
@@ -108,7 +108,8 @@ func (c *Console) node(ctx context.Context, root cid.Cid, offset, limit int) (*n
 	return out, c.describe(ctx, out.Entries)
 }
 
-// describe looks at what entries stand for. Those of the raw codec are files.
+// describe sets the kinds and sizes of entries from their blocks. A raw block
+// is always a file.
 func (c *Console) describe(ctx context.Context, entries []entry) error {
 	for i := range entries {
 		e := &entries[i]
@@ -152,7 +153,7 @@ func kindOf(n *unixfs.Node) string {
 	return kindOther
 }
 
-// linked lists the links of a node that is not of UnixFS.
+// linked lists the links of a node that is not UnixFS.
 func (c *Console) linked(ctx context.Context, root cid.Cid, offset, limit int) (*node, error) {
 	block, err := c.reader.Block(ctx, root)
 	if err != nil {

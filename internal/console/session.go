@@ -18,33 +18,35 @@ import (
 )
 
 const (
-	// proofHeader carries what only a page of the session's origin knows. Forms
-	// can't send it, and scripts of other origins would be asked first.
+	// proofHeader carries the proof that only a page of the session's origin
+	// knows. Forms can't send the header, and for scripts of other origins the
+	// browser asks us first (CORS preflight).
 	proofHeader = "X-Carload-Console"
 
 	codeLife    = time.Minute
 	sessionIdle = 24 * time.Hour
 	sessionLife = 30 * 24 * time.Hour
 
-	// More than these at a time would be an attack, or a mistake.
+	// More than this many at a time would be an attack or a mistake.
 	maxCodes    = 100
 	maxSessions = 1000
 )
 
-// session is somebody who signed in. Its key is looked at with each request, so
-// one that is revoked ends it.
+// session is a person who signed in. Each request checks the key again, so the
+// session ends when the key is revoked.
 type session struct {
 	token  string
 	proof  [sha256.Size]byte
-	host   string // that it was begun at
+	host   string // where the session began
 	who    *store.Caller
 	began  time.Time
 	seen   time.Time
 	secret [sha256.Size]byte
 }
 
-// sessions are kept in memory: they end with the service. What is given away is
-// kept as a digest, so that finding it takes as long for any guess.
+// sessions are kept in memory and end with the service. Only digests of codes,
+// secrets and proofs are kept, so the time of a lookup tells nothing about a
+// guess.
 type sessions struct {
 	now func() time.Time
 
@@ -62,7 +64,7 @@ func newSessions(now func() time.Time) *sessions {
 	return &sessions{now: now, codes: make(map[[sha256.Size]byte]code), all: make(map[[sha256.Size]byte]*session)}
 }
 
-// code makes a code that stands for a token, once.
+// code makes a code that can be traded for a token once.
 func (s *sessions) code(token string) (string, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -79,7 +81,7 @@ func (s *sessions) code(token string) (string, bool) {
 	return text, true
 }
 
-// trade gives the token for a code.
+// trade returns the token for a code.
 func (s *sessions) trade(text string) (string, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -89,8 +91,8 @@ func (s *sessions) trade(text string) (string, bool) {
 	return c.token, ok && s.now().Before(c.expires)
 }
 
-// begin makes a session, and returns its secret for the cookie and its proof for
-// the page.
+// begin makes a session. It returns a secret for the cookie and a proof for the
+// page.
 func (s *sessions) begin(token, host string) (secret, proof string) {
 	secret, proof = rand.Text(), rand.Text()
 	now := s.now()
@@ -119,8 +121,7 @@ func (s *sessions) over(o *session) bool {
 	return now.Sub(o.seen) > sessionIdle || now.Sub(o.began) > sessionLife
 }
 
-// find returns a copy of the session that a request belongs to, nil if there is
-// none.
+// find returns a copy of the session that a request belongs to, or nil.
 func (s *sessions) find(secret, proof, host string) *session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -140,7 +141,8 @@ func (s *sessions) end(o *session) {
 	delete(s.all, o.secret)
 }
 
-// cookieName has the port in it: browsers send a host's cookies to all ports.
+// cookieName includes the port, because browsers send a host's cookies to all
+// its ports.
 func cookieName(r *http.Request) string {
 	_, port, err := net.SplitHostPort(r.Host)
 	if err != nil {
@@ -160,8 +162,8 @@ func setCookie(w http.ResponseWriter, r *http.Request, value string, life time.D
 	http.SetCookie(w, cookie)
 }
 
-// sameOrigin tells whether a request can come from a page of the console. What
-// browsers say of the origin is looked at if they say it.
+// sameOrigin reports whether a request may come from a page of the console. It
+// checks what the browser says about the origin, if it says anything.
 func sameOrigin(r *http.Request) bool {
 	if site := r.Header.Get("Sec-Fetch-Site"); site != "" && site != "same-origin" {
 		return false
@@ -171,12 +173,12 @@ func sameOrigin(r *http.Request) bool {
 		return true
 	}
 	u, err := url.Parse(origin)
-	// A proxy may do TLS for a service that does not.
+	// A proxy may handle TLS for a service that does not.
 	return err == nil && strings.EqualFold(u.Host, r.Host) && (u.Scheme == "https" || u.Scheme == "http" && r.TLS == nil)
 }
 
-// session finds the session of a request. If there is none, it answers and
-// returns nil.
+// session returns the session of a request. If there is none, it answers the
+// request and returns nil.
 func (c *Console) session(w http.ResponseWriter, r *http.Request) *session {
 	if !sameOrigin(r) {
 		fail(w, http.StatusForbidden, "Other websites can't use the console.")
@@ -199,7 +201,8 @@ func (c *Console) session(w http.ResponseWriter, r *http.Request) *session {
 	return s
 }
 
-// makeCode gives a code to who has a key: to carload console.
+// makeCode answers a client that has a key with a sign-in code. It is for
+// carload console.
 func (c *Console) makeCode(w http.ResponseWriter, r *http.Request) {
 	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if _, err := c.st.Authenticate(r.Context(), token); !ok || err != nil {
@@ -217,7 +220,7 @@ func (c *Console) makeCode(w http.ResponseWriter, r *http.Request) {
 	}{text, int(codeLife / time.Second)})
 }
 
-// signIn begins a session for a code or a key.
+// signIn begins a session in exchange for a code or a key.
 func (c *Console) signIn(w http.ResponseWriter, r *http.Request) {
 	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if !sameOrigin(r) || r.Header.Get(proofHeader) == "" || kind != "application/json" {

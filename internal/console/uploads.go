@@ -12,8 +12,8 @@ import (
 	"github.com/carload/carload/internal/store"
 )
 
-// upload is an upload as the pages have it. Times are milliseconds since 1970,
-// but for the order, which is what the list goes on behind.
+// upload is an upload as pages get it. Times are milliseconds since 1970,
+// except Order: it is in microseconds, and pages ask for the uploads before it.
 type upload struct {
 	CID     string `json:"cid"`
 	Name    string `json:"name"`
@@ -47,14 +47,15 @@ func newUpload(u store.Upload) upload {
 
 const (
 	maxPage = 500
-	// maxPageBytes bounds what a page of uploads is read with.
+	// maxPageBytes limits the memory for reading a page of uploads.
 	maxPageBytes = 4 << 20
-	// maxShards is how many shards of an upload are shown one by one.
+	// maxShards is how many shards of an upload the reply lists.
 	maxShards = 5000
 )
 
-// listUploads answers with a page of uploads, the newest first: those not newer
-// than before, if that is given, so the page may begin with some of the last.
+// listUploads answers with a page of uploads, newest first. The parameter
+// before skips those that are newer; a page may repeat the last uploads of the
+// one before it.
 func (c *Console) listUploads(w http.ResponseWriter, r *http.Request, s *session) {
 	q := r.URL.Query()
 	limit, err := strconv.Atoi(q.Get("limit"))
@@ -92,7 +93,7 @@ func (c *Console) listUploads(w http.ResponseWriter, r *http.Request, s *session
 	}
 	out := struct {
 		Uploads []upload `json:"uploads"`
-		Count   int      `json:"count"` // of what is left from there
+		Count   int      `json:"count"` // of this page and all after it
 	}{make([]upload, len(found)), count}
 	for i, u := range found {
 		out.Uploads[i] = newUpload(u)
@@ -108,7 +109,7 @@ type shard struct {
 	Key     string `json:"key"`
 }
 
-// showUpload tells all about an upload.
+// showUpload answers with everything about an upload.
 func (c *Console) showUpload(w http.ResponseWriter, r *http.Request, s *session) {
 	u, err := c.st.Upload(r.Context(), s.who.UserID, r.PathValue("cid"))
 	if err != nil {

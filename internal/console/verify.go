@@ -16,20 +16,20 @@ import (
 	"github.com/carload/carload/internal/walk"
 )
 
-// samples is how many blocks are looked at by a sample. If one block in a
-// hundred is damaged, it finds that 95 times in a hundred.
+// samples is how many blocks a sample checks. If one block in a hundred is
+// damaged, the sample finds one with a probability of 95 %.
 const samples = 300
 
-// checked is a line of the reply to verify.
+// checked is a line of verify's reply.
 type checked struct {
-	Done   int64  `json:"done"` // bytes of all, blocks of a sample
+	Done   int64  `json:"done"` // bytes in a full check, blocks in a sample
 	Total  int64  `json:"total"`
-	Sound  *bool  `json:"sound,omitempty"` // of the last line only
+	Sound  *bool  `json:"sound,omitempty"` // in the last line only
 	Reason string `json:"reason,omitempty"`
 }
 
-// verify reads an upload, all of it or a sample, and hashes what it reads. It
-// answers with lines of JSON while it does.
+// verify reads and hashes an upload, all of it or a sample. Meanwhile it
+// reports its progress in lines of JSON.
 func (c *Console) verify(w http.ResponseWriter, r *http.Request, s *session) {
 	u, err := c.st.Upload(r.Context(), s.who.UserID, r.PathValue("cid"))
 	if err != nil {
@@ -68,8 +68,8 @@ func (c *Console) verify(w http.ResponseWriter, r *http.Request, s *session) {
 	p.write(last)
 }
 
-// readAll makes an archive of all that is below a root, which checks each block,
-// and throws it away.
+// readAll makes an archive of everything below a root and throws it away.
+// Making it checks every block.
 func (c *Console) readAll(ctx context.Context, root cid.Cid, p *progress) error {
 	a, err := c.reader.Archive(ctx, root, walk.ArchiveOptions{})
 	if err != nil {
@@ -79,14 +79,14 @@ func (c *Console) readAll(ctx context.Context, root cid.Cid, p *progress) error 
 	return a.WriteTo(ctx, p)
 }
 
-// readSome goes down from the root to a leaf, again and again, at random, so
-// that each byte of the content is as likely to be met.
+// readSome descends from the root to a random leaf, again and again. Every byte
+// of the content is equally likely to be checked.
 func (c *Console) readSome(ctx context.Context, root cid.Cid, p *progress) error {
 	for range samples {
 		at := root
 		for depth := 0; ; depth++ {
 			if depth > links.MaxDepth {
-				return fmt.Errorf("it is deeper than %d", links.MaxDepth)
+				return fmt.Errorf("the DAG is more than %d links deep", links.MaxDepth)
 			}
 			block, err := c.reader.Block(ctx, at)
 			if err != nil {
@@ -106,11 +106,12 @@ func (c *Console) readSome(ctx context.Context, root cid.Cid, p *progress) error
 	return nil
 }
 
-// pick chooses a link of a block, by the size that the node says is below it.
+// pick chooses a random link of a block. It weights links by the sizes that the
+// node claims for them.
 func pick(at cid.Cid, block []byte) (next cid.Cid, err error) {
 	var all uint64
 	choose := func(l cid.Cid, weight uint64) {
-		weight = min(max(weight, 1), 1<<50) // what is claimed may be anything
+		weight = min(max(weight, 1), 1<<50) // a claim may be any number
 		if all += weight; rand.Uint64N(all) < weight {
 			next = l
 		}
@@ -131,7 +132,7 @@ func pick(at cid.Cid, block []byte) (next cid.Cid, err error) {
 	return next, err
 }
 
-// progress counts what was read, and says so now and then.
+// progress counts what was read, and reports it from time to time.
 type progress struct {
 	w           http.ResponseWriter
 	every       time.Duration
@@ -154,6 +155,6 @@ func (p *progress) add(n int64) {
 }
 
 func (p *progress) write(l checked) {
-	_ = json.NewEncoder(p.w).Encode(l) // who left also ended the context
+	_ = json.NewEncoder(p.w).Encode(l) // if the client left, the context has ended too
 	_ = http.NewResponseController(p.w).Flush()
 }
