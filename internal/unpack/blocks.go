@@ -10,40 +10,40 @@ import (
 	"github.com/carload/carload/internal/unixfs"
 )
 
-// Blocks is where the blocks of a DAG come from. It is for one goroutine. A
-// block that is nowhere is reported by an error matching [ErrMissing].
+// Blocks supplies the blocks of a DAG. It need not be safe for concurrent use.
+// If a block cannot be found anywhere, the error matches [ErrMissing].
 type Blocks interface {
-	// Load returns the payloads of the first of these blocks, one or more, each
-	// of which is that of its CID. They are valid until the next call of Load. An
-	// error is that of the first block.
+	// Load returns the payloads of the first of these blocks: of one or more.
+	// It has checked each against its CID. The payloads are valid until the
+	// next call of Load. An error is about the first block.
 	Load(ctx context.Context, cids ...cid.Cid) ([][]byte, error)
-	// Peek returns a block as Load does, and leaves what Load returned as it is.
-	// It is valid until the next call of Peek.
+	// Peek returns a block, as Load does, but does not overwrite what Load
+	// returned. The payload is valid until the next call of Peek.
 	Peek(ctx context.Context, c cid.Cid) ([]byte, error)
-	// Len returns how long a block is.
+	// Len returns the length of a block.
 	Len(ctx context.Context, c cid.Cid) (int64, error)
 }
 
-// Follower is told where a walk through a DAG is and where it goes. [Blocks]
-// that are one can fetch ahead.
+// Follower is told where a walk through a DAG is and where it will go. [Blocks]
+// that implement it can fetch ahead.
 type Follower interface {
-	// Enter tells that the children of a node are walked next, in this order, and
-	// how much the node says there is below each: the children of a file's node,
-	// or of a directory or a part of one. Leave ends that.
+	// Enter says that the walk will visit the children of a node, in this
+	// order. The sizes are those that the node claims for them. The node is one
+	// of a file, or else a directory or part of one. Leave ends the visit.
 	Enter(kids []cid.Cid, sizes []int64, file bool)
 	Leave()
-	// At tells that the walk is at this child of the node that was entered last.
+	// At says that the walk has reached child i of the node entered last.
 	At(i int)
-	// OpenFile tells that the content of a file is read next, from an offset to
-	// its end. CloseFile ends that.
+	// OpenFile says that the content of a file will be read, from an offset to
+	// its end. CloseFile ends the reading.
 	OpenFile(c cid.Cid, from, size int64)
 	CloseFile()
-	// Pause tells that for now much of the content is found elsewhere, or that
-	// this is over.
+	// Pause says that much of the content will not be needed for now, as it is
+	// there already, or that this phase is over.
 	Pause(paused bool)
 }
 
-// nobody follows.
+// nobody is a Follower that does nothing.
 type nobody struct{}
 
 func (nobody) Enter([]cid.Cid, []int64, bool) {}
@@ -53,11 +53,10 @@ func (nobody) OpenFile(cid.Cid, int64, int64) {}
 func (nobody) CloseFile()                     {}
 func (nobody) Pause(bool)                     {}
 
-// Index is the blocks in indexed archives. It is closed when it is no longer
-// used.
+// Index returns the blocks of indexed archives. The caller closes it.
 func Index(x *car.Index) *IndexBlocks { return &IndexBlocks{index: x} }
 
-// IndexBlocks are [Blocks] in archives.
+// IndexBlocks are [Blocks] from archives.
 type IndexBlocks struct {
 	index  *car.Index
 	loader car.Loader
@@ -65,14 +64,14 @@ type IndexBlocks struct {
 	found  []car.Block
 }
 
-// Close lets go of the archives.
+// Close closes the archives.
 func (b *IndexBlocks) Close() error {
-	_ = b.loader.Close() // archives were only read
+	_ = b.loader.Close() // files were only read
 	_ = b.peek.Close()
 	return nil
 }
 
-// find tells where a block is, be it within its CID.
+// find returns where a block is, which may be within its CID.
 func (b *IndexBlocks) find(c cid.Cid) (car.Block, error) {
 	if data, ok := links.Identity(c); ok {
 		return car.Block{Cid: c, Head: data}, nil
@@ -101,7 +100,7 @@ func (b *IndexBlocks) Load(ctx context.Context, cids ...cid.Cid) ([][]byte, erro
 	}
 	out, err := b.loader.LoadAll(ctx, b.found)
 	if err != nil && len(b.found) > 1 && ctx.Err() == nil {
-		// One of them is bad, perhaps not the first.
+		// One of them is bad, but perhaps not the first.
 		return b.loader.LoadAll(ctx, b.found[:1])
 	}
 	return out, err
@@ -122,7 +121,7 @@ func (b *IndexBlocks) Len(_ context.Context, c cid.Cid) (int64, error) {
 	return int64(blk.Size()), err
 }
 
-// store is where blocks come from. It is for one goroutine.
+// store reads and decodes blocks. It is not safe for concurrent use.
 type store struct {
 	Blocks
 	Follower
@@ -138,7 +137,7 @@ func newStore(b Blocks) *store {
 	return s
 }
 
-// sized is where the sizer has blocks from.
+// sized gives blocks to the sizer without overwriting what Load returned.
 type sized struct{ Blocks }
 
 // Load implements unixfs.Blocks.
@@ -147,7 +146,7 @@ func (s sized) Load(ctx context.Context, c cid.Cid) ([]byte, error) { return s.P
 // node loads and decodes a block.
 func (s *store) node(ctx context.Context, c cid.Cid) (*unixfs.Node, error) {
 	if codec := c.Prefix().Codec; codec != links.Raw && codec != links.DagPB {
-		return unixfs.Decode(codec, nil) // which tells, without the block
+		return unixfs.Decode(codec, nil) // reports the codec, without loading the block
 	}
 	data, err := s.Load(ctx, c)
 	if err != nil {
@@ -156,7 +155,7 @@ func (s *store) node(ctx context.Context, c cid.Cid) (*unixfs.Node, error) {
 	return s.decode(ctx, c, data[0])
 }
 
-// decode decodes a block. If it is of a file, its sizes are known.
+// decode decodes a block. The node of a file gets its sizes.
 func (s *store) decode(ctx context.Context, c cid.Cid, data []byte) (*unixfs.Node, error) {
 	n, err := unixfs.Decode(c.Prefix().Codec, data)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	"github.com/carload/carload/internal/unixfs"
 )
 
-// Blocks are loaded in groups, so that their digests can share lanes.
+// Blocks are loaded in groups, so that they can be hashed in parallel lanes.
 const (
 	groupBytes  = 4 << 20
 	groupBlocks = 16
@@ -27,17 +27,17 @@ type content struct {
 	path  string
 	w     io.Writer
 	off   int64
-	skip  int64 // where writing begins: what is before is there; a block begins there
+	skip  int64 // start writing here, at the beginning of a block: the file has what is before
 	wrote *atomic.Int64
-	empty map[cid.Cid]struct{} // nodes that are known to stand for no bytes
+	empty map[cid.Cid]struct{} // nodes known to have no bytes below them
 }
 
-// largeBytes is what a file has of which it is not likely that all of it is read
-// from memory soon. It goes past the page cache where it can.
+// largeBytes is the size of files that bypass the page cache where possible. It
+// is unlikely that all of such a file will soon be read from memory.
 const largeBytes = 32 << 20
 
-// into has write write the content to f, which is to have so many bytes at the end.
-// After an error f has what was written until then.
+// into makes write write the content to the file, whose final size is given.
+// After an error, the file has what was written before it.
 func (f *content) into(file *os.File, size int64, write func() error) error {
 	if size-f.skip < largeBytes {
 		f.w = named{file, f.path}
@@ -53,7 +53,7 @@ func (f *content) into(file *os.File, size int64, write func() error) error {
 	return err
 }
 
-// file writes the content of the file under c, whose node is n.
+// file writes the content of the file with root c, whose node is n.
 func (f *content) file(ctx context.Context, c cid.Cid, n *unixfs.Node) error {
 	if len(n.Links) > 0 {
 		f.store.OpenFile(c, f.skip, int64(n.Size))
@@ -62,8 +62,8 @@ func (f *content) file(ctx context.Context, c cid.Cid, n *unixfs.Node) error {
 	return f.node(ctx, c, n, 0)
 }
 
-// node writes what is under a node that was decoded from block c. The node's
-// data may be overwritten while this runs.
+// node writes the content below n, which was decoded from block c. It may
+// overwrite n.Data.
 func (f *content) node(ctx context.Context, c cid.Cid, n *unixfs.Node, depth int) error {
 	if !n.IsFile() {
 		return f.fail(c, 0, unixfs.Invalid("a %s as part of a file", n.Type))
@@ -99,8 +99,8 @@ func (f *content) node(ctx context.Context, c cid.Cid, n *unixfs.Node, depth int
 	return nil
 }
 
-// group writes what is under the first ones of some children of a node, and
-// tells how many.
+// group writes the content below the first few of these children, and returns
+// how many it did.
 func (f *content) group(ctx context.Context, cids []cid.Cid, sizes []int64, depth int) (int, error) {
 	n, bytes := 0, int64(0)
 	for n < len(cids) && n < groupBlocks {
@@ -142,7 +142,7 @@ func (f *content) group(ctx context.Context, cids []cid.Cid, sizes []int64, dept
 			f.empty[c] = struct{}{}
 		}
 		if inner {
-			return i + 1, nil // the payloads of its siblings are overwritten
+			return i + 1, nil // walking the child has overwritten its siblings' payloads
 		}
 	}
 	return len(payloads), nil
@@ -166,8 +166,7 @@ func sizeLie(is, claimed int64) error {
 	return unixfs.Invalid("it stands for %d bytes, but its parent says %d", is, claimed)
 }
 
-// fail describes what is wrong with the block that stands for the next size
-// bytes.
+// fail makes the error for the block that stands for the next size bytes.
 func (f *content) fail(c cid.Cid, size int64, err error) error {
 	if size > 1<<62-f.off {
 		size = 1<<62 - f.off
@@ -175,16 +174,16 @@ func (f *content) fail(c cid.Cid, size int64, err error) error {
 	return &BlockError{Path: f.path, Cid: c, From: f.off, To: f.off + size, Err: err}
 }
 
-// WriteFile is [WriteFileFrom] the blocks in indexed archives.
+// WriteFile is [WriteFileFrom] for the blocks of indexed archives.
 func WriteFile(ctx context.Context, x *car.Index, root cid.Cid, w io.Writer, opts Options) (int64, error) {
 	b := Index(x)
 	defer b.Close()
 	return WriteFileFrom(ctx, b, root, w, opts)
 }
 
-// WriteFileFrom writes the content of the file under root to w, and returns how
-// many bytes that were. It is an error if the DAG is not that of one file, and
-// nothing is written if it is one of more than [Options.MaxBytes].
+// WriteFileFrom writes the content of the file under root to w, and returns its
+// size. It fails if the DAG is not a file. If the file has more than
+// [Options.MaxBytes], it fails without writing anything.
 func WriteFileFrom(ctx context.Context, b Blocks, root cid.Cid, w io.Writer, opts Options) (int64, error) {
 	s := newStore(b)
 	n, err := s.node(ctx, root)

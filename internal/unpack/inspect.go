@@ -9,36 +9,37 @@ import (
 	"github.com/carload/carload/car"
 )
 
-// Report is what [Inspect] found.
+// Report is the result of [Inspect].
 type Report struct {
 	Archives []Archive
-	Blocks   int   // distinct blocks of all archives together
-	Bytes    int64 // of them
+	Blocks   int   // distinct blocks in all archives together
+	Bytes    int64 // their total size
 	Roots    []Root
 }
 
-// Archive is one of the inspected archives.
+// Archive describes one of the inspected archives.
 type Archive struct {
 	Name  string
-	Bytes int64 // of the file
+	Bytes int64 // size of the file
 	car.Contents
 }
 
-// Root is a root that an archive names, and the state of the DAG under it in
-// all archives together.
+// Root is a root that an archive names, and the state of the DAG under it,
+// taking all archives together.
 type Root struct {
 	Cid     cid.Cid
 	Blocks  int   // of a complete DAG
-	Bytes   int64 // of them
+	Bytes   int64 // their total size
 	Missing *car.IncompleteError
-	Err     error // why it could not be walked: a corrupt block, one that does not decode
+	Err     error // why the walk failed: a block was corrupt or did not decode
 }
 
-// Complete reports whether every block of the DAG is there.
+// Complete reports whether all blocks of the DAG are there.
 func (r *Root) Complete() bool { return r.Missing == nil && r.Err == nil }
 
-// Inspect tells what is in archives, without reading the payload of blocks
-// that have no links. The index it makes is returned for further use.
+// Inspect describes the contents of archives. It does not read the payloads of
+// blocks that have no links. It also returns the index that it made, for
+// further use.
 func Inspect(ctx context.Context, archives ...car.Source) (*Report, *car.Index, error) {
 	x := new(car.Index)
 	r := &Report{}

@@ -17,7 +17,7 @@ import (
 type Entry struct {
 	Path   string      // separated by slashes; empty for the root
 	Type   unixfs.Type // File, Directory or Symlink
-	Size   int64       // bytes of a file's content
+	Size   int64       // of a file's content
 	Cid    cid.Cid
 	Target string      // of a symlink
 	Mode   fs.FileMode // permissions, if HasMode
@@ -26,10 +26,10 @@ type Entry struct {
 	HasMode bool
 }
 
-// List yields what is under root, parents first and otherwise in the order of
-// the DAG. Of files it loads the topmost block only. What can't be had comes as
-// an entry with an error of type [*BlockError]; the caller decides whether to
-// go on. An error of another kind is the last thing it yields.
+// List yields everything under root: parents first, otherwise in the order of
+// the DAG. Of a file it loads only the topmost block. For each part that can't
+// be read, it yields an entry and a [*BlockError], and the caller may go on.
+// Any other error is the last thing it yields.
 func List(ctx context.Context, x *car.Index, root cid.Cid) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		blocks := Index(x)
@@ -64,7 +64,7 @@ func (l *lister) entry(ctx context.Context, path string, c cid.Cid, depth int) e
 	if l.entries++; l.entries > DefaultMaxEntries {
 		return ErrTooLarge
 	}
-	if c.Prefix().Codec == cid.Raw { // no need to load it
+	if c.Prefix().Codec == cid.Raw { // no need to load the block
 		if n, err := l.store.Len(ctx, c); err == nil {
 			e.Type, e.Size = unixfs.File, n
 			return l.emit(e, nil)

@@ -4,5 +4,5 @@ package unpack
 
 import "os"
 
-// lock does not know how.
+// lock does nothing on this system.
 func lock(*os.File) error { return nil }

@@ -20,67 +20,68 @@ import (
 	"github.com/carload/carload/internal/unixfs"
 )
 
-// Options are the knobs of [Restore]. The zero value replaces nothing and stops
-// at the first block that can't be had.
+// Options configure [Restore]. With the zero value, it replaces nothing and
+// stops at the first block that it can't read.
 type Options struct {
-	// Name is how a root that is a file or a symlink is called in the
-	// directory. The default is its CID.
+	// Name is the name in the directory if the root is a file or a symlink. The
+	// default is the root's CID.
 	Name string
-	// Force replaces files and symlinks that exist. Directories are never
+	// Force replaces existing files and symlinks. Directories are never
 	// replaced.
 	Force bool
-	// KeepGoing restores what can be had, and reports all that can't: blocks
-	// that are missing or wrong, and names that are taken, forbidden or too long.
+	// KeepGoing restores what it can and reports the rest: blocks that are
+	// missing or wrong, and names that are taken, forbidden or too long.
 	KeepGoing bool
-	// MaxBytes and MaxEntries bound what a DAG may unfold to, since a small
-	// one can stand for any number of bytes and names. 0 means no bound for
-	// bytes, and DefaultMaxEntries.
+	// MaxBytes and MaxEntries limit what a DAG may unfold to, since a small DAG
+	// can stand for any number of bytes and names. 0 means no limit for bytes,
+	// and DefaultMaxEntries for entries.
 	MaxBytes, MaxEntries int64
-	// Resume goes on with what an earlier call left behind: what is there and
-	// has the right content counts as restored, and a file that was begun is
-	// kept if a call ends early, and completed by the next one.
+	// Resume continues an earlier call. Files that exist with the right content
+	// count as restored. If a call ends early, it keeps the file it was
+	// writing, and the next call completes that file.
 	Resume bool
-	// Wrote, if it is not nil, counts bytes of content as they are written.
+	// Wrote, if not nil, counts bytes of content as they are written.
 	Wrote *atomic.Int64
 }
 
-// DefaultMaxEntries is how many files, directories and symlinks a DAG may have.
+// DefaultMaxEntries is how many files, directories and symlinks a DAG may have
+// by default.
 const DefaultMaxEntries = 50_000_000
 
-// Restored is what [Restore] has made.
+// Restored says what [Restore] did.
 type Restored struct {
 	Files, Dirs, Symlinks int64
 	Bytes                 int64
-	// Held is how many of the files were there, under Resume.
+	// Held is how many of the files existed already, under Resume.
 	Held int64
-	// Failed is how many errors there were under KeepGoing. Restore returns the
+	// Failed is how many errors occurred under KeepGoing. Restore returns the
 	// first 100 of them, joined.
 	Failed int64
 	// Stripped is how many files and directories have setuid, setgid or sticky
-	// bits in the DAG, which are not restored.
+	// bits in the DAG. Those bits are not restored.
 	Stripped int64
 }
 
-// maxReported bounds how many errors Restore joins under KeepGoing.
+// maxReported limits how many errors Restore joins under KeepGoing.
 const maxReported = 100
 
-// Restore is [RestoreFrom] the blocks in indexed archives.
+// Restore is [RestoreFrom] for the blocks of indexed archives.
 func Restore(ctx context.Context, x *car.Index, root cid.Cid, dir string, opts Options) (Restored, error) {
 	b := Index(x)
 	defer b.Close()
 	return RestoreFrom(ctx, b, root, dir, opts)
 }
 
-// RestoreFrom writes what is under root into the directory dir, which it makes if
-// need be: the entries of a directory, or a single file. A file appears under
-// its name when it is complete. Nothing is written outside dir, whatever the DAG says, and
-// symlinks are made but never followed.
+// RestoreFrom writes what is under root into the directory dir: the entries of
+// a directory, or a single file. It makes dir if necessary. A file appears
+// under its name only when it is complete. Nothing is written outside dir,
+// whatever the DAG says; symlinks are made but never followed.
 //
-// What is beyond the options' limits, or what the disk has no room for, is
+// If a file exceeds the limits of the options, or the space on the disk, it is
 // refused before its first byte is written.
 //
-// Errors of the DAG are of type [*BlockError]. Of mode and mtime, where the DAG
-// has them, permissions and times are restored, but not setuid and its kind.
+// Errors in the DAG are of type [*BlockError]. If the DAG has modes and mtimes,
+// permissions and times are restored, but not setuid, setgid and sticky bits.
 func RestoreFrom(ctx context.Context, b Blocks, root cid.Cid, dir string, opts Options) (Restored, error) {
 	if opts.Name == "" {
 		opts.Name = root.String()
@@ -115,9 +116,9 @@ type restorer struct {
 	opts     Options
 	done     Restored
 	entries  int64
-	claimed  int64               // bytes of all files so far, as far as they were begun
-	unlooked int64               // bytes since the last look at the free space
-	own      map[string]struct{} // names of the DAG's that look like those of ours
+	claimed  int64               // total size of the files that were begun
+	unlooked int64               // bytes since the last check of the free space
+	own      map[string]struct{} // names in the DAG that look like our temporary ones
 	failed   []error
 }
 
@@ -155,7 +156,8 @@ func (r *restorer) fill(ctx context.Context, dir *os.Root, n *unixfs.Node, path 
 	return attributes(dir, ".", mode, hasMode, mtime)
 }
 
-// tolerate notes an error of one entry if the rest is to be restored.
+// tolerate records an error about one entry and returns nil, if the rest should
+// be restored all the same. It returns other errors.
 func (r *restorer) tolerate(ctx context.Context, err error) error {
 	if !r.opts.KeepGoing || ctx.Err() != nil || !ofOneEntry(err) {
 		return err
@@ -166,7 +168,8 @@ func (r *restorer) tolerate(ctx context.Context, err error) error {
 	return nil
 }
 
-// ofOneEntry tells errors that say nothing about the entries to come.
+// ofOneEntry reports whether an error is about one entry, so that others may
+// succeed.
 func ofOneEntry(err error) bool {
 	if errors.Is(err, ErrTooLarge) {
 		return false
@@ -184,7 +187,7 @@ func (r *restorer) entry(ctx context.Context, dir *os.Root, e dirEntry, path str
 		return &BlockError{Path: path, Err: fmt.Errorf("%w: the limit is %d entries", ErrTooLarge, r.opts.MaxEntries)}
 	}
 	if !filepath.IsLocal(e.name) {
-		return &BlockError{Path: path, Cid: e.cid, Err: errors.New("no file of this system can have this name")}
+		return &BlockError{Path: path, Cid: e.cid, Err: errors.New("this system does not allow a file with this name")}
 	}
 	if held, err := r.holdsRaw(dir, e); err != nil {
 		return fmt.Errorf("%q: %w", path, err)
@@ -198,7 +201,7 @@ func (r *restorer) entry(ctx context.Context, dir *os.Root, e dirEntry, path str
 	return r.node(ctx, dir, e, n, path, depth)
 }
 
-// sizeOf is how long a raw block is, if there is one.
+// sizeOf returns the length of a raw block, or 0 if it is not known.
 func (r *restorer) sizeOf(ctx context.Context, c cid.Cid) int64 {
 	if c.Prefix().Codec != cid.Raw {
 		return 0
@@ -232,7 +235,7 @@ func (r *restorer) node(ctx context.Context, dir *os.Root, e dirEntry, n *unixfs
 		return nil
 	}
 	if r.claimed += int64(n.Size); r.claimed < 0 || r.opts.MaxBytes > 0 && r.claimed > r.opts.MaxBytes {
-		return &BlockError{Path: path, Cid: e.cid, Err: fmt.Errorf("%w: with this file of %d bytes the limit of %d is passed", ErrTooLarge, n.Size, r.opts.MaxBytes)}
+		return &BlockError{Path: path, Cid: e.cid, Err: fmt.Errorf("%w: this file of %d bytes exceeds the limit of %d", ErrTooLarge, n.Size, r.opts.MaxBytes)}
 	}
 	if err := r.file(ctx, dir, e, n, path); err != nil {
 		return err
@@ -241,7 +244,8 @@ func (r *restorer) node(ctx context.Context, dir *os.Root, e dirEntry, n *unixfs
 	return nil
 }
 
-// enter opens a directory, made now or before. One behind a symlink is refused.
+// enter makes a directory if necessary, and opens it. It does not follow a
+// symlink.
 func enter(dir *os.Root, name string) (*os.Root, error) {
 	if err := dir.Mkdir(name, 0o777); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
@@ -284,7 +288,7 @@ func (r *restorer) symlink(dir *os.Root, name, target string, mtime time.Time) e
 	return nil
 }
 
-// file restores one file: under a temporary name until it is complete.
+// file restores one file. The file has a temporary name until it is complete.
 func (r *restorer) file(ctx context.Context, dir *os.Root, e dirEntry, n *unixfs.Node, path string) (err error) {
 	if info, err := dir.Lstat(e.name); err == nil {
 		held, err := r.holds(ctx, dir, e, n, info)
@@ -308,7 +312,7 @@ func (r *restorer) file(ctx context.Context, dir *os.Root, e dirEntry, n *unixfs
 	}
 	defer func() {
 		if err != nil {
-			_ = f.Close() // it may be closed
+			_ = f.Close() // may be closed already
 			if !r.worthKeeping(max(c.off, c.skip), err) {
 				err = errors.Join(err, dir.Remove(tmp))
 			}
@@ -341,7 +345,7 @@ func (r *restorer) file(ctx context.Context, dir *os.Root, e dirEntry, n *unixfs
 	return nil
 }
 
-// named says of a failed write which file it was for.
+// named adds the file's path to the errors of a writer.
 type named struct {
 	w    io.Writer
 	path string
@@ -355,7 +359,7 @@ func (w named) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// place gives a complete file its name.
+// place renames a complete file to its final name.
 func place(dir *os.Root, tmp, name string, replace bool) error {
 	if replace {
 		if info, err := dir.Lstat(name); err == nil && info.IsDir() {
@@ -363,8 +367,8 @@ func place(dir *os.Root, tmp, name string, replace bool) error {
 		}
 		return dir.Rename(tmp, name)
 	}
-	// Unlike a rename, a link never replaces a file that came meanwhile. Not
-	// every file system has links.
+	// A link, unlike a rename, never replaces a file that appeared meanwhile.
+	// But not every file system has links.
 	err := dir.Link(tmp, name)
 	if err == nil {
 		return dir.Remove(tmp)
@@ -375,7 +379,7 @@ func place(dir *os.Root, tmp, name string, replace bool) error {
 	return dir.Rename(tmp, name)
 }
 
-// strip counts an entry whose mode is not wholly restored.
+// strip counts an entry whose mode is not fully restored.
 func (r *restorer) strip(mode uint32) {
 	if mode&0o7000 != 0 {
 		r.done.Stripped++
@@ -397,9 +401,9 @@ func attributes(dir *os.Root, name string, mode uint32, hasMode bool, mtime time
 
 func tempName() string { return ".carload-" + rand.Text() }
 
-// WriteNew makes a file of what write gives it. The file has its name when it is
-// complete, or else is not there at all. One that exists is an error matching
-// [fs.ErrExist], unless it is to be replaced.
+// WriteNew makes a file from what write writes. The file appears under its name
+// only when it is complete; after an error it is not there. If the name is
+// taken and replace is false, the error matches [fs.ErrExist].
 func WriteNew(dir, name string, replace bool, write func(io.Writer) error) (err error) {
 	top, err := os.OpenRoot(dir)
 	if err != nil {

@@ -21,24 +21,23 @@ import (
 	"github.com/carload/carload/internal/unixfs"
 )
 
-// ErrBusy is wrapped by errors that report a file which another process
-// restores at this time.
+// ErrBusy is wrapped by errors about a file that another process is restoring.
 var ErrBusy = errors.New("another process is writing it")
 
-// keptBytes is how much of a file must be there to be worth keeping.
+// keptBytes is how much of an unfinished file must be there for it to be worth
+// keeping.
 const keptBytes = 1 << 20
 
-// tempPrefix is what names begin with that files have until they are complete.
+// tempPrefix begins the names of files that are not complete yet.
 const tempPrefix = ".carload-"
 
-// tempOf is the name that a file has until it is complete, the same in each
-// call.
+// tempOf returns the temporary name of a file. It is the same in every call.
 func tempOf(e dirEntry) string {
 	sum := sha256.Sum256([]byte(e.cid.KeyString() + e.name))
 	return tempPrefix + base32.StdEncoding.EncodeToString(sum[:])[:26]
 }
 
-// claim notes a name of the DAG's that could be taken for one of ours.
+// claim records a name of the DAG that looks like one of our temporary names.
 func (r *restorer) claim(name string) {
 	if strings.HasPrefix(name, tempPrefix) && r.opts.Resume {
 		if r.own == nil {
@@ -48,8 +47,8 @@ func (r *restorer) claim(name string) {
 	}
 }
 
-// begin opens the file in which another one is made. Under Resume it may have
-// some content.
+// begin opens the temporary file for an entry. Under Resume it may have content
+// from an earlier call.
 func (r *restorer) begin(dir *os.Root, e dirEntry) (name string, f *os.File, err error) {
 	name = tempOf(e)
 	if _, taken := r.own[name]; !r.opts.Resume || taken {
@@ -68,7 +67,8 @@ func (r *restorer) begin(dir *os.Root, e dirEntry) (name string, f *os.File, err
 	}
 	err = lock(f)
 	if err == nil {
-		// Who had the lock may have given the file its name.
+		// The process that had the lock may have completed and renamed the
+		// file.
 		var here, there fs.FileInfo
 		if here, err = f.Stat(); err == nil {
 			if there, err = dir.Lstat(name); err == nil && !os.SameFile(here, there) {
@@ -82,7 +82,7 @@ func (r *restorer) begin(dir *os.Root, e dirEntry) (name string, f *os.File, err
 	return name, f, nil
 }
 
-// begun tells how much of a file is there and right, and drops the rest.
+// begun returns how much of a file is there and right. It cuts off the rest.
 func (r *restorer) begun(ctx context.Context, f *os.File, n *unixfs.Node) (int64, error) {
 	info, err := f.Stat()
 	if err != nil || info.Size() == 0 {
@@ -99,29 +99,28 @@ func (r *restorer) begun(ctx context.Context, f *os.File, n *unixfs.Node) (int64
 	return good, err
 }
 
-// worthKeeping tells whether a file that was begun is to be there for the next
-// call.
+// worthKeeping reports whether to keep an unfinished file for the next call.
 func (r *restorer) worthKeeping(n int64, err error) bool {
 	return r.opts.Resume && n >= keptBytes &&
 		!errors.Is(err, ErrMissing) && !errors.Is(err, car.ErrCorrupt) && !errors.Is(err, unixfs.ErrInvalid) && !errors.Is(err, fs.ErrExist)
 }
 
-// held counts a file that was there.
+// held counts a file that existed already.
 func (r *restorer) held(size int64) {
 	r.done.Held++
 	r.done.Bytes += size
 	r.opts.Wrote.Add(size)
 }
 
-// holdsRaw tells whether a file of one raw block is there and right, without
-// the block.
+// holdsRaw reports whether a file that consists of one raw block exists with
+// the right content. It does not need the block.
 func (r *restorer) holdsRaw(dir *os.Root, e dirEntry) (bool, error) {
 	if !r.opts.Resume || e.cid.Prefix().Codec != links.Raw {
 		return false, nil
 	}
 	info, err := dir.Lstat(e.name)
 	if err != nil || !info.Mode().IsRegular() || info.Size() > car.MaxBlockBytes {
-		return false, nil //nolint:nilerr // that it can't be had will show
+		return false, nil //nolint:nilerr // restoring the file will report the error
 	}
 	p, err := dir.ReadFile(e.name)
 	if err != nil || len(p) > car.MaxBlockBytes {
@@ -136,7 +135,7 @@ func (r *restorer) holdsRaw(dir *os.Root, e dirEntry) (bool, error) {
 	return true, nil
 }
 
-// holds tells whether a file is there and right.
+// holds reports whether a file exists with the right content.
 func (r *restorer) holds(ctx context.Context, dir *os.Root, e dirEntry, n *unixfs.Node, info fs.FileInfo) (bool, error) {
 	if !r.opts.Resume || !info.Mode().IsRegular() || info.Size() != int64(n.Size) {
 		return false, nil
@@ -150,8 +149,9 @@ func (r *restorer) holds(ctx context.Context, dir *os.Root, e dirEntry, n *unixf
 	return err == nil && good == int64(n.Size), err
 }
 
-// right tells how many of the first bytes of a file are those of the content
-// of a node, without loading the blocks that have them. The node is overwritten.
+// right returns how many bytes at the start of a file agree with the content of
+// a node. It hashes the file's bytes rather than load the leaves. It overwrites
+// the node.
 func (r *restorer) right(ctx context.Context, f io.ReaderAt, size int64, n *unixfs.Node) (int64, error) {
 	m := matcher{store: r.store, f: f, size: size}
 	err := m.node(ctx, n, 0)
@@ -166,16 +166,16 @@ type matcher struct {
 	store *store
 	f     io.ReaderAt
 	size  int64
-	off   int64 // how far they are equal
+	off   int64 // both are equal up to here
 	buf   []byte
 }
 
 var errDiffers = errors.New("the content differs from here on")
 
-// node compares what is under a node.
+// node compares the content below a node.
 func (m *matcher) node(ctx context.Context, n *unixfs.Node, depth int) error {
 	if !n.IsFile() || depth > unixfs.MaxFileDepth {
-		return errDiffers // what is wrong with it shows when it is restored
+		return errDiffers // restoring it will say what is wrong with it
 	}
 	if err := m.bytes(n.Data); err != nil {
 		return err
@@ -192,7 +192,7 @@ func (m *matcher) node(ctx context.Context, n *unixfs.Node, depth int) error {
 		if err != nil {
 			return err
 		}
-		if k == 0 { // not a leaf, or none that is there
+		if k == 0 { // not a leaf, or one that is not as we would make it
 			if m.off == m.size && sizes[0] > 0 {
 				return errDiffers
 			}
@@ -214,7 +214,7 @@ func (m *matcher) node(ctx context.Context, n *unixfs.Node, depth int) error {
 	return nil
 }
 
-// bytes compares bytes of a node.
+// bytes compares the next bytes of the file with data in a node.
 func (m *matcher) bytes(p []byte) error {
 	if len(p) == 0 {
 		return nil
@@ -230,7 +230,7 @@ func (m *matcher) bytes(p []byte) error {
 	return nil
 }
 
-// read reads what the file has next.
+// read reads the next n bytes of the file.
 func (m *matcher) read(n int) ([]byte, error) {
 	if m.off+int64(n) > m.size {
 		return nil, errDiffers
@@ -248,8 +248,8 @@ func (m *matcher) read(n int) ([]byte, error) {
 	return m.buf[:n], nil
 }
 
-// leaves compares some blocks with the bytes that they would be made of, if
-// they are leaves, and tells how many are equal.
+// leaves compares the next bytes of the file with the first few of these
+// blocks, provided that they are leaves. It returns how many are equal.
 func (m *matcher) leaves(cids []cid.Cid, sizes []int64) (int, error) {
 	n, bytes := 0, int64(0)
 	raw := cids[0].Prefix().Codec == links.Raw
@@ -279,7 +279,7 @@ func (m *matcher) leaves(cids []cid.Cid, sizes []int64) (int, error) {
 		k = n
 	}
 	if err != nil {
-		return 0, errDiffers // not a hash to be compared here
+		return 0, errDiffers // the hash function is unknown, so the bytes can't be compared
 	}
 	for _, size := range sizes[:k] {
 		m.off += size
@@ -290,8 +290,8 @@ func (m *matcher) leaves(cids []cid.Cid, sizes []int64) (int, error) {
 	return k, nil
 }
 
-// wrapped is leaves for blocks that wrap their bytes, in one of the two ways in
-// which that is done.
+// wrapped does what leaves does, for leaves that wrap their bytes in DAG-PB.
+// There are two ways to wrap them; it tries both.
 func (m *matcher) wrapped(cids []cid.Cid, payloads [][]byte) int {
 	for i, p := range payloads {
 		if bad, err := car.Mismatch(cids[i:i+1], [][]byte{wrap(unixfs.File, p)}); bad >= 0 || err != nil {
@@ -315,24 +315,24 @@ func wrap(t unixfs.Type, p []byte) []byte {
 	return append(binary.AppendUvarint(append(make([]byte, 0, len(m)+8), 1<<3|2), uint64(len(m))), m...)
 }
 
-// roomLooked is how many bytes are written without a look at the free space,
-// and how many are left to others.
+// roomLooked is how many bytes are written between two checks of the free
+// space, and how many free bytes are left alone.
 const roomLooked = 16 << 20
 
-// room refuses what the file system of f has no room for.
+// room refuses a file that its file system has no space for.
 func (r *restorer) room(f *os.File, size int64) error {
 	if r.unlooked += size; r.unlooked < roomLooked {
-		return nil // writing tells soon enough
+		return nil // a write would fail soon enough
 	}
 	r.unlooked = 0
 	if free, ok := durable.Free(f); ok && free-roomLooked < size {
-		return fmt.Errorf("%w: it needs %d bytes more, and %d are free", syscall.ENOSPC, size, free)
+		return fmt.Errorf("%w: %d more bytes are needed, and %d are free", syscall.ENOSPC, size, free)
 	}
 	return nil
 }
 
-// foresee refuses a directory that says itself that there is no room for it.
-// Files are looked at one by one.
+// foresee refuses a directory if there is no space for the size that it claims.
+// Files are checked one by one.
 func (r *restorer) foresee(top *os.Root, n *unixfs.Node) error {
 	if n.IsFile() || r.opts.Resume && !isEmpty(top) {
 		return nil
@@ -349,7 +349,7 @@ func (r *restorer) foresee(top *os.Root, n *unixfs.Node) error {
 	return r.room(f, size)
 }
 
-// isEmpty tells whether there is nothing in a directory.
+// isEmpty reports whether a directory is empty.
 func isEmpty(dir *os.Root) bool {
 	f, err := dir.Open(".")
 	if err != nil {

@@ -12,12 +12,13 @@ import (
 	"github.com/carload/carload/internal/unixfs"
 )
 
-// ErrNoEntry is wrapped by errors that report a path which leads nowhere. It
-// matches [fs.ErrNotExist].
+// ErrNoEntry is wrapped by errors about a path that does not exist. It matches
+// [fs.ErrNotExist].
 var ErrNoEntry = fmt.Errorf("no such entry: %w", fs.ErrNotExist)
 
-// Stat tells what is at a path below root, separated by slashes; an empty one is
-// the root. Of a directory the size is what it claims that there is below it.
+// Stat describes the entry at a path below root. The path is separated by
+// slashes; an empty one means the root. The size of a directory is what it
+// claims for everything below it.
 func Stat(ctx context.Context, b Blocks, root cid.Cid, path string) (Entry, error) {
 	s := newStore(b)
 	c, at := root, ""
@@ -67,7 +68,7 @@ func (s *store) lookup(ctx context.Context, c cid.Cid, name string) (cid.Cid, er
 	case unixfs.Shard:
 		return s.lookupShard(ctx, n, name)
 	}
-	return cid.Undef, fmt.Errorf("%w: what is above it is a %s", ErrNoEntry, n.Type)
+	return cid.Undef, fmt.Errorf("%w: its parent is a %s", ErrNoEntry, n.Type)
 }
 
 // lookupShard follows the bits of the name's hash from shard to shard.

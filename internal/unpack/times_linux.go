@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// setTime sets the time of an entry's last modification; of a symlink, its own.
-// os.Root.Chtimes counts nanoseconds since 1970 in 64 bits, which ends in 2262,
-// and follows symlinks.
+// setTime sets the modification time of an entry, or of a symlink itself. It
+// does not use os.Root.Chtimes, which follows symlinks and counts nanoseconds
+// since 1970 in 64 bits, which overflow in 2262.
 func setTime(dir *os.Root, name string, mtime time.Time) error {
 	d, err := dir.Open(".")
 	if err != nil {

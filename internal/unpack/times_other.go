@@ -9,14 +9,15 @@ import (
 	"time"
 )
 
-// setTime sets the time of an entry's last modification. A symlink's own can't
-// be set here, and neither can one that has no room in 64 bits of nanoseconds.
+// setTime sets the modification time of an entry. On this system it can't set
+// that of a symlink itself, or one that does not fit into 64 bits of
+// nanoseconds.
 func setTime(dir *os.Root, name string, mtime time.Time) error {
 	if info, err := dir.Lstat(name); err != nil || info.Mode()&fs.ModeSymlink != 0 {
 		return err
 	}
 	if !time.Unix(0, mtime.UnixNano()).Equal(mtime) {
-		return &os.PathError{Op: "set time", Path: name, Err: errors.New("a time that this system can't have")}
+		return &os.PathError{Op: "set time", Path: name, Err: errors.New("this system can't represent the time")}
 	}
 	return dir.Chtimes(name, time.Time{}, mtime)
 }

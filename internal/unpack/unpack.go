@@ -1,11 +1,11 @@
-// Package unpack is the way back from archives to files. It reads UnixFS DAGs
-// whose blocks lie in one archive or in the shards of one: it lists them,
-// restores them, tells what is in an archive and whether a DAG is complete.
+// Package unpack turns archives back into files. It reads UnixFS DAGs whose
+// blocks are in one archive or in several shards. It lists and restores them,
+// describes the contents of archives, and checks whether a DAG is complete.
 //
-// Nothing that an archive says is believed. Every block is hashed before it is
-// used, sizes that contradict one another are errors, and names can't lead out
-// of the directory that files are restored into. Memory does not grow with the
-// size of files.
+// It trusts nothing that an archive says. It hashes every block before using
+// it, treats contradicting sizes as errors, and lets no name lead out of the
+// directory that it restores into. Its memory does not grow with the size of
+// files.
 package unpack
 
 import (
@@ -21,30 +21,30 @@ import (
 	"github.com/carload/carload/internal/unixfs"
 )
 
-// maxDirDepth is a depth that no sane DAG comes near. Each level holds a
-// descriptor while it is restored.
+// maxDirDepth is deeper than any sane DAG. During a restore, each level holds
+// an open file descriptor.
 const maxDirDepth = links.MaxDepth
 
 var (
-	// ErrMissing is wrapped by errors that report a block which none of the
-	// archives has.
+	// ErrMissing is wrapped by errors about a block that none of the archives
+	// has.
 	ErrMissing = links.ErrMissing
 
-	// ErrTooLarge is wrapped by errors that report a DAG which unfolds to more
-	// than the options allow.
+	// ErrTooLarge is wrapped by errors about a DAG that unfolds to more than
+	// the options allow.
 	ErrTooLarge = errors.New("more than allowed")
 
-	// ErrName is wrapped by errors that report an [Options.Name] which no file
-	// can have.
+	// ErrName is wrapped by errors about an [Options.Name] that no file can
+	// have.
 	ErrName = errors.New("not the name of a file")
 )
 
-// BlockError says which block of what could not be had, and why. It matches
+// BlockError says which block of a DAG could not be read, and why. It matches
 // what Err matches: [ErrMissing], [car.ErrCorrupt], [ErrInvalid].
 type BlockError struct {
 	Path     string // in the DAG, separated by slashes
 	Cid      cid.Cid
-	From, To int64 // range of the content that the block stands for; equal if it is none
+	From, To int64 // the bytes of the content that the block stands for; From == To if none
 	Err      error
 }
 
@@ -65,21 +65,21 @@ func (e *BlockError) Error() string {
 // Unwrap returns Err.
 func (e *BlockError) Unwrap() error { return e.Err }
 
-// dirEntry is a name in a directory.
+// dirEntry is an entry of a directory.
 type dirEntry struct {
 	name string
 	cid  cid.Cid
 }
 
-// eachEntry calls f for each entry of a directory in the order of its links,
-// and with an error for each part of it that can't be had, until f returns an
-// error. It loads blocks in between.
+// eachEntry calls f for each entry of a directory, in the order of its links.
+// For each part of the directory that can't be read, it calls f with an error.
+// It stops when f returns an error. It loads blocks between the calls.
 func (s *store) eachEntry(ctx context.Context, dir *unixfs.Node, path string, f func(dirEntry, error) error) error {
 	if dir.Type == unixfs.Shard {
 		d := shardedDir{s, path, dir.Fanout, make(map[cid.Cid]struct{}), f}
 		return d.shard(ctx, dir, 0, 0)
 	}
-	// The names are part of the block and won't outlast the next load.
+	// The names are slices of the block, which the next load overwrites.
 	entries := make([]dirEntry, 0, len(dir.Links))
 	names := make(map[string]struct{}, len(dir.Links))
 	cids, sizes := make([]cid.Cid, 0, len(dir.Links)), make([]int64, 0, len(dir.Links))
@@ -109,17 +109,17 @@ func (s *store) eachEntry(ctx context.Context, dir *unixfs.Node, path string, f 
 	return nil
 }
 
-// clampSize is a size that a node claims, as far as it makes sense.
+// clampSize limits a size that a node claims to what makes sense.
 func clampSize(n uint64) int64 { return int64(min(n, 1<<60)) }
 
-// shardLink is a link of a directory shard: to an entry, or to a sub-shard.
+// shardLink is a link of a directory shard: to an entry or to a sub-shard.
 type shardLink struct {
 	dirEntry
-	prefix uint64 // of the hashes of all names under it
+	prefix uint64 // of the hashes of all names below it
 	sub    bool
 }
 
-// shardedDir is a directory in shards that is being read.
+// shardedDir is a sharded directory that is being read.
 type shardedDir struct {
 	store  *store
 	path   string
@@ -128,15 +128,15 @@ type shardedDir struct {
 	f      func(dirEntry, error) error
 }
 
-// shard is eachEntry for a shard. The hashes of all names in it begin with this
-// prefix of so many bits.
+// shard is eachEntry for one shard. The hashes of all its names begin with the
+// prefix, which has as many bits as used says.
 func (d *shardedDir) shard(ctx context.Context, n *unixfs.Node, prefix uint64, used int) error {
 	digits, width := n.PrefixLen(), bits.TrailingZeros64(d.fanout)
 	used += width
 	if used > 64 {
 		return d.f(dirEntry{}, &BlockError{Path: d.path, Err: unixfs.Invalid("directory shards nested too deep")})
 	}
-	// The names are part of the block and won't outlast the next load.
+	// The names are slices of the block, which the next load overwrites.
 	all := make([]shardLink, 0, len(n.Links))
 	cids, sizes := make([]cid.Cid, 0, len(n.Links)), make([]int64, 0, len(n.Links))
 	for _, l := range n.Links {
@@ -193,7 +193,7 @@ func (d *shardedDir) sub(ctx context.Context, c cid.Cid) (*unixfs.Node, error) {
 	return n, err
 }
 
-// entry checks a name.
+// entry checks the name of a directory entry.
 func entry(name []byte, c cid.Cid, path string) (dirEntry, error) {
 	s := string(name)
 	if s == "" || s == "." || s == ".." || strings.ContainsAny(s, "/\x00") {

@@ -18,26 +18,26 @@ import (
 	"github.com/carload/carload/internal/links"
 )
 
-// Getter fetches blocks from somewhere: a service, a set of archives. It is
-// safe for concurrent use and need not check what it fetches.
+// Getter fetches blocks, for example from a service or from a set of archives.
+// It must be safe for concurrent use. It need not check what it fetches.
 type Getter interface {
-	// Get returns the payload of a block, in buf if it fits. A block that is
-	// not there is an error matching [ErrMissing].
+	// Get returns the payload of a block, in buf if it fits. If there is no
+	// such block, the error matches [ErrMissing].
 	Get(ctx context.Context, c cid.Cid, buf []byte) ([]byte, error)
 }
 
-// VerifyOptions are the knobs of [Verify].
+// VerifyOptions configure [Verify].
 type VerifyOptions struct {
-	Workers int           // fetches under way at a time; 0 means one per core
-	Checked *atomic.Int64 // if not nil, counts bytes of blocks that were found right
+	Workers int           // concurrent fetches; 0 means one per core
+	Checked *atomic.Int64 // if not nil, counts the bytes of blocks that were right
 }
 
-// Verified is what [Verify] found.
+// Verified is the result of [Verify].
 type Verified struct {
-	Blocks int64 // distinct blocks found right
-	Bytes  int64 // of them
+	Blocks int64 // distinct blocks that were right
+	Bytes  int64 // their total size
 	Faults []Fault
-	Count  int64 // of faults, of which Faults are the first
+	Count  int64 // of all faults; Faults has the first of them
 }
 
 // Fault is a block that is missing or wrong.
@@ -59,13 +59,13 @@ func (f Fault) Unwrap() error { return f.Err }
 
 const (
 	maxFaults   = 1000
-	verifyBatch = 4 // leaves that a worker hashes side by side
+	verifyBatch = 4 // leaves that a worker hashes together
 )
 
-// Verify fetches every block of the DAG under root, once each, and hashes it.
-// It goes on past blocks that are missing or wrong. Its memory is some 60 bytes
-// a block and the payloads under way. The error is that of ctx, or one of the
-// getter that says nothing about a block.
+// Verify fetches every block of the DAG under root once and hashes it. It goes
+// on past blocks that are missing or wrong. It needs some 60 bytes of memory
+// per block, plus the payloads being fetched. It returns an error if the
+// context ends, or if the getter fails with an error that is not about a block.
 func Verify(ctx context.Context, root cid.Cid, g Getter, opts VerifyOptions) (Verified, error) {
 	if opts.Workers <= 0 {
 		opts.Workers = runtime.GOMAXPROCS(0)
@@ -113,7 +113,7 @@ func VerifyIndex(ctx context.Context, x *car.Index, root cid.Cid, opts VerifyOpt
 type indexGetter struct {
 	index *car.Index
 	mu    sync.Mutex
-	idle  []*car.Loader // guarded by mu; no more than there are workers
+	idle  []*car.Loader // guarded by mu; at most one per worker
 }
 
 func (g *indexGetter) Get(_ context.Context, c cid.Cid, buf []byte) ([]byte, error) {
@@ -152,15 +152,15 @@ func (g *indexGetter) close() error {
 }
 
 // verifier is the state of a walk by several goroutines. They take the links
-// found last first, so that what is pending stays small.
+// that were found last first, to keep the list of pending links short.
 type verifier struct {
 	getter Getter
 	opts   VerifyOptions
 
 	mu      sync.Mutex
-	changed sync.Cond // of mu: there is more to do, or nothing will come
+	changed sync.Cond // uses mu; signals that there is more to do, or that no more will come
 	pending []pendingLink
-	active  int // workers that may find more
+	active  int // workers that may still find links
 	stopped bool
 	seen    map[nodeKey]struct{}
 	result  Verified
@@ -168,10 +168,10 @@ type verifier struct {
 
 type pendingLink struct{ cid, parent cid.Cid }
 
-// nodeKey is what makes a block the same node as another.
+// nodeKey identifies a node.
 type nodeKey struct {
 	digest [32]byte
-	codec  uint64 // its complement if digest is that of a multihash
+	codec  uint64 // complemented if digest is the hash of the multihash
 }
 
 func keyOf(c cid.Cid) nodeKey {
@@ -185,8 +185,8 @@ func keyOf(c cid.Cid) nodeKey {
 	return k
 }
 
-// add notes a link unless its block was met before. The lock is held, or there
-// are no workers yet.
+// add records a link, unless its block was found before. The caller holds the
+// lock, or there are no workers yet.
 func (v *verifier) add(c, parent cid.Cid) {
 	k := keyOf(c)
 	if _, ok := v.seen[k]; ok {
@@ -196,8 +196,8 @@ func (v *verifier) add(c, parent cid.Cid) {
 	v.pending = append(v.pending, pendingLink{c, parent})
 }
 
-// take waits for something to do: one block that can have links, or some that
-// can't. It returns nothing once there is nothing left.
+// take waits for something to do: one block that can have links, or several
+// that can't. It returns nothing when everything is done.
 func (v *verifier) take(into []pendingLink) []pendingLink {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -225,7 +225,8 @@ func (v *verifier) take(into []pendingLink) []pendingLink {
 	return into
 }
 
-// done hands in what a worker found, and what it found to do.
+// done reports the result of a worker's blocks, and the links that it found in
+// them.
 func (v *verifier) done(blocks, bytes int64, faults []Fault, found []cid.Cid, parent cid.Cid) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
