@@ -22,14 +22,14 @@ import (
 	"github.com/carload/carload/internal/walk"
 )
 
-// backend is what boxo's gateway asks. It answers for directories and files of
-// UnixFS, and leaves the rest to boxo's own.
+// backend is the backend of boxo's gateway. It handles directories and files of
+// UnixFS, and leaves everything else to boxo's own backend.
 type backend struct {
 	*boxo.BlocksBackend
 	g *Gateway
 }
 
-// file is a file that was asked about.
+// file is a file that the request asks for.
 type file struct {
 	cid  cid.Cid
 	node *unixfs.Node
@@ -47,8 +47,8 @@ func parsePath(s string) (cid.Cid, []string, error) {
 	return im.RootCid(), im.Segments()[2:], nil
 }
 
-// resolve follows a path. An error that matches walk.ErrForeign says that boxo
-// knows more.
+// resolve follows a path. If the error matches walk.ErrForeign, boxo may be
+// able to resolve it.
 func (b *backend) resolve(ctx context.Context, p path.ImmutablePath) (*walk.Resolved, boxo.ContentPathMetadata, error) {
 	res, err := b.g.reader.Resolve(ctx, p.RootCid(), p.Segments()[2:])
 	if err != nil {
@@ -133,7 +133,8 @@ func (b *backend) GetAll(ctx context.Context, p path.ImmutablePath) (boxo.Conten
 	return md, n, err
 }
 
-// whole notes whether all below a block is known to be held.
+// whole notes in the exchange if the DAG below a block is not known to be held
+// completely.
 func (b *backend) whole(ctx context.Context, c cid.Cid) {
 	if whole, err := b.g.store.Complete(ctx, c); err != nil || !whole {
 		exchangeOf(ctx).partial = true
@@ -181,15 +182,15 @@ func (b *backend) GetCAR(ctx context.Context, p path.ImmutablePath, params boxo.
 	return md, &archiveBody{ctx: ctx, a: a}, nil
 }
 
-// allowArchive refuses an archive that says itself that it is too large. One that
-// says nothing, or too little, breaks off where it is: see reply.
+// allowArchive refuses an archive if its node claims that it is too large. An
+// archive that is larger than its node claims is cut off on the way: see reply.
 func (b *backend) allowArchive(ctx context.Context, c cid.Cid, params boxo.CarParams) error {
 	if b.g.most == 0 || params.Scope == boxo.DagScopeBlock || c.Prefix().Codec != links.DagPB {
 		return nil
 	}
 	n, err := b.g.reader.Node(ctx, c)
 	if err != nil {
-		return nil //nolint:nilerr // whoever makes the archive finds out
+		return nil //nolint:nilerr // making the archive will report the error
 	}
 	if params.Scope == boxo.DagScopeEntity && !n.IsFile() || params.Range != nil {
 		return nil
@@ -197,7 +198,7 @@ func (b *backend) allowArchive(ctx context.Context, c cid.Cid, params boxo.CarPa
 	return b.g.allow(claimed(n))
 }
 
-// claimed is how many bytes a node says there are below it.
+// claimed returns how many bytes a node claims to have below it.
 func claimed(n *unixfs.Node) int64 {
 	if n.IsFile() {
 		return int64(n.Size)
@@ -209,8 +210,8 @@ func claimed(n *unixfs.Node) int64 {
 	return int64(sum)
 }
 
-// boxoCAR has boxo make an archive, once it is known that there is a first
-// block.
+// boxoCAR lets boxo make an archive, after checking that the first block is
+// held.
 func (b *backend) boxoCAR(ctx context.Context, p path.ImmutablePath, params boxo.CarParams) (boxo.ContentPathMetadata, io.ReadCloser, error) {
 	md, err := b.BlocksBackend.ResolvePath(ctx, p)
 	if err != nil {
@@ -227,14 +228,14 @@ func (b *backend) boxoCAR(ctx context.Context, p path.ImmutablePath, params boxo
 	return b.BlocksBackend.GetCAR(ctx, p, params)
 }
 
-// archiveBody is the body of a reply that is an archive. Its reader is io.Copy,
-// which has it write.
+// archiveBody is the body of a reply that is an archive. io.Copy reads it
+// through WriteTo.
 type archiveBody struct {
-	ctx context.Context //nolint:containedctx // that of the request whose reply it is
+	ctx context.Context //nolint:containedctx // of the request
 	a   *walk.Archive
 }
 
-// Read implements io.Reader for those who don't look for WriteTo.
+// Read is not supported: readers use WriteTo.
 func (b *archiveBody) Read([]byte) (int, error) { return 0, errors.ErrUnsupported }
 
 // WriteTo implements io.WriterTo.
@@ -252,12 +253,12 @@ func (b *archiveBody) Close() error {
 	return nil
 }
 
-// contentType finds out what a file is by its first bytes, if its name does
-// not say.
+// contentType detects a file's type from its first bytes, unless its name
+// tells.
 func (b *backend) contentType(ctx context.Context, c cid.Cid, n *unixfs.Node) (string, error) {
 	if p, ok := ctx.Value(boxo.ContentPathKey).(path.Path); ok && !exchangeOf(ctx).named && len(p.Segments()) > 2 &&
 		mime.TypeByExtension(gopath.Ext(p.String())) != "" {
-		return "", nil // it will be that
+		return "", nil // boxo will take the type from the name
 	}
 	if t, ok := b.g.types.get(c); ok {
 		return t, nil
@@ -265,7 +266,7 @@ func (b *backend) contentType(ctx context.Context, c cid.Cid, n *unixfs.Node) (s
 	head, err := b.g.reader.Head(ctx, c, n, sniffBytes)
 	switch {
 	case err != nil && exchangeOf(ctx).ranged:
-		return "application/octet-stream", nil // the range may be there
+		return "application/octet-stream", nil // the requested range may be held all the same
 	case err != nil:
 		return "", err
 	}
@@ -274,7 +275,7 @@ func (b *backend) contentType(ctx context.Context, c cid.Cid, n *unixfs.Node) (s
 	return t, nil
 }
 
-// forBoxo gives an error a form that boxo has a status for.
+// forBoxo wraps an error so that boxo answers with the right status.
 func forBoxo(err error) error {
 	switch {
 	case errors.Is(err, walk.ErrMissing), errors.Is(err, walk.ErrNoName):
@@ -289,29 +290,29 @@ func forBoxo(err error) error {
 	return err
 }
 
-// notFound is an error that boxo takes for one of what is not there.
+// notFound is an error that boxo answers with 404.
 type notFound struct{ error }
 
-// Is has boxo find its own.
+// Is makes boxo recognize the error as its own ErrNotFound.
 func (notFound) Is(target error) bool {
 	_, ok := target.(ipld.ErrNotFound)
 	return ok
 }
 
-// Unwrap returns the error.
+// Unwrap returns the wrapped error.
 func (e notFound) Unwrap() error { return e.error }
 
 func isNotFound(err error) bool {
 	return errors.Is(err, walk.ErrMissing) || errors.Is(err, walk.ErrNoName) || ipld.IsNotFound(err)
 }
 
-// budget bounds what boxo may read for a reply that has few bytes.
+// budget limits how much boxo may read for a reply of few bytes.
 type budget struct{ read, sent atomic.Int64 }
 
 const (
 	freeRead    = 64 << 20
 	readPerByte = 256
-	readBlock   = 16 << 10 // that a block costs besides its bytes
+	readBlock   = 16 << 10 // charged for a block in addition to its bytes
 )
 
 func (b *budget) take(n int) error {
@@ -324,7 +325,7 @@ func (b *budget) take(n int) error {
 // blockstore gives boxo read access to blocks.
 type blockstore struct{ r *walk.Reader }
 
-var errReadOnly = errors.New("the gateway does not change blocks")
+var errReadOnly = errors.New("the gateway is read-only")
 
 // DeleteBlock fails.
 func (blockstore) DeleteBlock(context.Context, cid.Cid) error { return errReadOnly }
@@ -356,7 +357,7 @@ func (b blockstore) GetSize(ctx context.Context, c cid.Cid) (int, error) {
 	return int(n), err
 }
 
-// Get returns a block that is what its CID says.
+// Get returns a block that was checked against its CID.
 func (b blockstore) Get(ctx context.Context, c cid.Cid) (blocks.Block, error) {
 	data, err := b.r.Block(ctx, c)
 	if errors.Is(err, walk.ErrMissing) {

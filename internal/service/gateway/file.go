@@ -20,8 +20,8 @@ import (
 	"github.com/carload/carload/internal/walk"
 )
 
-// serveFile sends a file, or the range of it that was asked for, under the
-// head that is in out.
+// serveFile sends a file, or the requested range of it. The headers are in out
+// already.
 func (g *Gateway) serveFile(out *reply, r *http.Request, f *file) {
 	size := int64(f.node.Size)
 	from, length, status := int64(0), size, http.StatusOK
@@ -65,16 +65,16 @@ func (g *Gateway) serveFile(out *reply, r *http.Request, f *file) {
 	}
 }
 
-// errTooLarge is a reply that the operator does not want to be sent. boxo's
-// gateway says 410 to that, so this one does.
+// errTooLarge says that a reply exceeds the operator's limit. Its status is
+// 410, as in boxo's gateway.
 var errTooLarge = errors.New("too large for this gateway")
 
-// allow refuses a reply of so many bytes if the operator has set a bound below.
+// allow refuses a reply of n bytes if the operator's limit is lower.
 func (g *Gateway) allow(n int64) error {
 	if !g.excessive(n) {
 		return nil
 	}
-	return fmt.Errorf("%w: it has %d bytes, and the most that is sent at once are %d; parts of files can be had by ranges", errTooLarge, n, g.most)
+	return fmt.Errorf("%w: it has %d bytes, and a reply may have at most %d; use range requests for parts of a file", errTooLarge, n, g.most)
 }
 
 func (g *Gateway) excessive(n int64) bool { return g.most > 0 && n > g.most }
@@ -85,9 +85,10 @@ var (
 	errMalformed   = errors.New("invalid range")
 )
 
-// parseRange reads a Range header as RFC 9110 has it, for a file of this size.
-// Of several ranges the first that the file has is returned. A header of
-// another unit, and any of an empty file, is errNoRange: to be passed over.
+// parseRange parses a Range header by RFC 9110, for a file of this size. If
+// there are several ranges, it returns the first that overlaps the file. For
+// other units, and for an empty file, the error is errNoRange: the header is to
+// be ignored.
 func parseRange(s string, size int64) (from, length int64, err error) {
 	unit, set, ok := strings.Cut(s, "=")
 	if !ok || !strings.EqualFold(unit, "bytes") {
@@ -104,7 +105,7 @@ func parseRange(s string, size int64) (from, length int64, err error) {
 		switch {
 		case !ok, a == "" && lastErr != nil, a != "" && firstErr != nil, a != "" && b != "" && (lastErr != nil || last < first):
 			return 0, 0, errMalformed
-		case length > 0: // what comes after it has to be well formed
+		case length > 0: // only check the syntax of the rest
 		case a == "" && last > 0 && size > 0:
 			length = min(last, size)
 			from, err = size-length, nil
@@ -118,12 +119,12 @@ func parseRange(s string, size int64) (from, length int64, err error) {
 		}
 	}
 	if size == 0 && errors.Is(err, errUnsatisfied) {
-		return 0, 0, errNoRange // as net/http has it
+		return 0, 0, errNoRange // as net/http does
 	}
 	return from, length, err
 }
 
-// position reads digits. What is beyond any file is the greatest number.
+// position parses a number. A number that is too large becomes the largest.
 func position(s string) (int64, error) {
 	if s == "" || strings.Trim(s, "0123456789") != "" {
 		return 0, errMalformed
@@ -135,8 +136,7 @@ func position(s string) (int64, error) {
 	return n, err
 }
 
-// ifRange tells whether a range may be sent to who says which copy has the
-// rest.
+// ifRange reports whether the If-Range header allows a range, or is absent.
 func ifRange(r *http.Request, h http.Header) bool {
 	cond := r.Header.Get("If-Range")
 	switch {
@@ -150,12 +150,12 @@ func ifRange(r *http.Request, h http.Header) bool {
 	return err == nil && lastErr == nil && t.Equal(was)
 }
 
-// sniffBytes is how much of a file is looked at to know its type.
+// sniffBytes is how many bytes of a file are used to detect its type.
 const sniffBytes = 3072
 
 func sniff(head []byte) string { return mimetype.Detect(head).String() }
 
-// typeCache remembers the types of some files.
+// typeCache caches the content types of files.
 type typeCache struct {
 	mu sync.Mutex
 	m  map[cid.Cid]string // guarded by mu
@@ -179,15 +179,16 @@ func (t *typeCache) put(c cid.Cid, v string) {
 	t.m[c] = v
 }
 
-// maxTable is how many entries of a directory boxo makes a table of. A longer
-// list is plain, and is sent as it is read. So is one with entries that are too
-// large to be sent.
+// maxTable is how many directory entries boxo may turn into its HTML table.
+// Longer listings are plain, and are sent while the directory is being read. So
+// are listings with an entry that exceeds the limit on replies.
 const maxTable = 2000
 
 var errEnough = errors.New("enough entries")
 
-// serveListing sends the list of a directory that has many entries, under the
-// head that boxo has for it. It returns false if this is not one.
+// serveListing sends the listing of a directory with many entries, with the
+// headers from boxo's dry run. It returns false if boxo should serve the
+// request.
 func (g *Gateway) serveListing(out *reply, r *http.Request, dry *dryRun) bool {
 	root, names, err := parsePath(r.URL.Path)
 	if err != nil {
@@ -223,12 +224,12 @@ func (g *Gateway) serveListing(out *reply, r *http.Request, dry *dryRun) bool {
 	if len(names) > 0 {
 		up = "<a href=\"..\">..</a>\n"
 	}
-	// An error of the writer comes again with the entries.
+	// If this write fails, writing the entries will report the error.
 	_, _ = fmt.Fprintf(w, "<!DOCTYPE html>\n<meta charset=\"utf-8\"><title>%s</title>\n<h1>Index of %s</h1>\n<pre>\n%s", title, title, up)
 	err = g.reader.Entries(r.Context(), p.Root(), n, func(e walk.Entry) error {
 		note := ""
 		if g.excessive(int64(min(e.Tsize, math.MaxInt64))) {
-			note = "\ttoo large to be sent at once"
+			note = "\ttoo large for one reply"
 		}
 		_, err := fmt.Fprintf(w, "<a href=\"./%s\">%s</a>\t%d\t%s%s\n", url.PathEscape(e.Name), html.EscapeString(e.Name), e.Tsize, e.Cid, note)
 		return err

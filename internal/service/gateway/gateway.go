@@ -1,12 +1,13 @@
-// Package gateway gives out what a store holds under /ipfs/, as the gateway
-// specifications of IPFS have it. boxo's gateway decides what is answered, and
-// answers itself what is small or rare. The bytes of files, archives, and long
-// listings come from package walk.
+// Package gateway serves the contents of a store under /ipfs/, as IPFS's
+// gateway specifications describe. boxo's gateway decides what to answer, and
+// writes small and rare replies itself. Package walk supplies the bytes of
+// files, archives and long listings.
 //
-// It says 200 for what can be had whole: a root, a path or first blocks that
-// are not held are an error before anything is said, and a block that turns out
-// to be missing later cuts the connection. What is not known to be complete
-// carries nothing that a cache could keep it by.
+// The gateway answers 200 only if it holds the start of the content. If the
+// root, a path or the first blocks are missing, it answers with an error; if a
+// later block turns out to be missing, it cuts the connection. A reply carries
+// no validators that a cache could use unless the content is known to be
+// complete.
 package gateway
 
 import (
@@ -29,28 +30,29 @@ import (
 	"github.com/carload/carload/internal/walk"
 )
 
-// Store is what the gateway gives out.
+// Store is the part of the store that the gateway needs.
 type Store interface {
 	walk.Blocks
 
-	// Complete tells whether everything below a block, and the block, is known
-	// to be held.
+	// Complete reports whether a block and everything below it are known to be
+	// held.
 	Complete(ctx context.Context, c cid.Cid) (bool, error)
 }
 
-// Options are the knobs of a gateway.
+// Options configure a gateway.
 type Options struct {
-	// Hosts are the names it is known by, besides localhost. A request for
-	// /ipfs/CID under such a name is sent on to CID.ipfs.NAME, so that what
-	// websites hold is kept apart by browsers.
+	// Hosts are the gateway's host names, besides localhost. A request for
+	// /ipfs/CID at one of them is redirected to CID.ipfs.NAME, so that browsers
+	// keep websites apart from each other.
 	Hosts []string
 
-	// MaxRequests bounds the requests for content that are answered at a time;
-	// 0 means no bound. More are told to come back later, unless there is a
-	// client that doesn't read its reply: that is hung up on.
+	// MaxRequests limits the number of concurrent requests for content; 0 means
+	// no limit. When it is reached, the gateway hangs up on a client that
+	// doesn't read its reply. If there is none, new clients get a 503 and
+	// should come back later.
 	MaxRequests int
-	// MaxBytes bounds the content of a reply that is a file, a part of one, an
-	// archive or a tar file; 0 means no bound.
+	// MaxBytes limits the content of a reply that is a file, a part of one, an
+	// archive or a tar file; 0 means no limit.
 	MaxBytes int64
 
 	Registry prometheus.Registerer
@@ -58,36 +60,36 @@ type Options struct {
 	Walk     walk.Options
 }
 
-// Gateway answers requests for content. It is safe for concurrent use.
+// Gateway serves content. It is safe for concurrent use.
 type Gateway struct {
 	store   Store
 	reader  *walk.Reader
 	log     *slog.Logger
 	hosts   []string
-	content http.Handler // boxo's, of paths
-	most    int64        // bytes in a reply; 0 for no bound
+	content http.Handler // boxo's handler for paths
+	most    int64        // limit on the bytes in a reply; 0 for none
 	types   typeCache
 	stall   time.Duration
-	room    chan struct{} // a place for each request; nil for no bound
+	room    chan struct{} // holds an item per request; nil for no limit
 
 	mu      sync.Mutex
 	replies map[*reply]struct{} // guarded by mu
 }
 
-// stallTime is how long a client may take for writeBytes of a reply.
+// stallTime is how long a client may take to receive writeBytes of a reply.
 const (
 	stallTime  = time.Minute
 	writeBytes = 256 << 10
 )
 
-// When there are too many requests, a client that has taken nothing for so long
-// makes place, which is given up within a time.
+// If there are too many requests, the gateway hangs up on a client that has
+// received nothing for standTime. A new request waits leaveTime for its place.
 const (
 	standTime = time.Second
 	leaveTime = time.Second
 )
 
-// New makes a gateway. What it returns takes what is for it, and gives the rest
+// New makes a gateway. The handler passes requests that are not for the gateway
 // to next.
 func New(st Store, opts Options, next http.Handler) (http.Handler, error) {
 	opts.Walk.HangUp = func(ctx context.Context) {
@@ -109,14 +111,14 @@ func New(st Store, opts Options, next http.Handler) (http.Handler, error) {
 	b := &backend{boxos, g}
 	cfg := boxo.Config{
 		DeserializedResponses: true,
-		DeprecatedXIpfsPath:   true, // what the conformance suite and older clients look for
+		DeprecatedXIpfsPath:   true, // the conformance suite and older clients look for it
 		NoDNSLink:             true,
 		MetricsRegistry:       opts.Registry,
 		PublicGateways:        make(map[string]*boxo.PublicGateway),
 	}
 	for _, h := range g.hosts {
 		if h == "" || strings.ContainsAny(h, "/*:") || net.ParseIP(h) != nil {
-			return nil, fmt.Errorf("%q is not the name of a host that the gateway can be known by", h)
+			return nil, fmt.Errorf("%q cannot be a host name of the gateway", h)
 		}
 		cfg.PublicGateways[h] = &boxo.PublicGateway{
 			Paths: []string{"/ipfs"}, UseSubdomains: true, NoDNSLink: true, DeserializedResponses: true,
@@ -134,8 +136,7 @@ func New(st Store, opts Options, next http.Handler) (http.Handler, error) {
 		content := strings.HasPrefix(r.URL.Path, "/ipfs/")
 		switch {
 		case r.Method == http.MethodConnect && host != "":
-			// A client that takes us for a proxy: what it wants to be connected
-			// to is us.
+			// The client takes us for a proxy, and asks for a connection to us.
 			w.WriteHeader(http.StatusOK)
 		case (under || content) && !g.enter():
 			w.Header().Set("Retry-After", "5")
@@ -145,7 +146,7 @@ func New(st Store, opts Options, next http.Handler) (http.Handler, error) {
 			names.ServeHTTP(w, r)
 		case content && host != "" && host != localhost:
 			defer g.leave()
-			known.ServeHTTP(w, r) // which sends it on to its own name
+			known.ServeHTTP(w, r) // redirects to the content's own host name
 		case content:
 			defer g.leave()
 			paths.ServeHTTP(w, r)
@@ -155,7 +156,8 @@ func New(st Store, opts Options, next http.Handler) (http.Handler, error) {
 	}), nil
 }
 
-// enter takes a place among the requests that are answered at a time.
+// enter takes one of the places for concurrent requests. It returns false if
+// there is none.
 func (g *Gateway) enter() bool {
 	if g.room == nil {
 		return true
@@ -178,8 +180,8 @@ func (g *Gateway) enter() bool {
 	}
 }
 
-// makePlace hangs up on the client that stands still for longest. It returns
-// false if none does.
+// makePlace hangs up on the client that has stood still for longest. It returns
+// false if there is none.
 func (g *Gateway) makePlace() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -220,9 +222,9 @@ const (
 	onlyIfCached = "only-if-cached"
 )
 
-// host returns which of the gateway's names a request is for, and whether it is
-// for a name under that. A proxy may have said so; what it says of other names
-// is forgotten.
+// host returns the gateway's host name that a request is for, and whether the
+// request is for a subdomain of it. A proxy may send the name in
+// X-Forwarded-Host; host removes that header if it has another name.
 func (g *Gateway) host(r *http.Request) (name string, under bool) {
 	if forwarded := r.Header.Get("X-Forwarded-Host"); forwarded != "" {
 		if name, under := g.known(forwarded); name != "" {
@@ -248,41 +250,41 @@ func (g *Gateway) known(host string) (name string, under bool) {
 	return "", false
 }
 
-// Under tells whether a host is the name that content has under the name of a
-// gateway, CID.ipfs.NAME.
+// Under reports whether a host has the form CID.ipfs.NAME, where content has a
+// subdomain of the gateway's name.
 func Under(host, name string) bool {
 	rest, ok := strings.CutSuffix(host, "."+name)
 	return ok && strings.HasSuffix(rest, ".ipfs")
 }
 
-// exchange is what is known of one request.
+// exchange holds what we know about one request.
 type exchange struct {
 	g       *Gateway
 	out     *reply
 	method  string
-	shared  bool  // what else is under this name must be kept from the content
-	named   bool  // it gives the content another name
-	ranged  bool  // it asks for a part
-	partial bool  // what it asks for is not known to be complete
-	file    *file // that boxo asked about last
-	failed  error // why there is none, if boxo would find out no more
+	shared  bool  // the host name also serves other content, which must be protected from this
+	named   bool  // the request names the file
+	ranged  bool  // the request asks for a range
+	partial bool  // the content is not known to be complete
+	file    *file // the file that boxo asked about last
+	failed  error // why there is no file, if boxo could find out no more
 	budget  budget
-	err     error // why the reply breaks off
+	err     error // why the reply broke off
 }
 
 type exchangeKey struct{}
 
-// exchangeOf returns the exchange of a request.
+// exchangeOf returns a request's exchange.
 func exchangeOf(ctx context.Context) *exchange {
 	x, _ := ctx.Value(exchangeKey{}).(*exchange)
 	if x == nil {
-		x = &exchange{} // one that nobody asks
+		x = &exchange{} // nobody will read it
 	}
 	return x
 }
 
-// serve answers a request whose path is a content path. The name of the host is
-// the content's own, or shared with others' and with what else is there.
+// serve answers a request whose path is a content path. If shared, the host
+// name serves other content too.
 func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, shared bool) {
 	x := &exchange{g: g, method: r.Method, shared: shared, named: r.URL.Query().Has("filename"), ranged: r.Header.Get("Range") != ""}
 	r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
@@ -293,14 +295,15 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, shared bool) {
 	out.finish(r)
 }
 
-// answer finds out who gives the reply.
+// answer decides who answers the request: boxo or this package.
 func (g *Gateway) answer(out *reply, r *http.Request) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		g.content.ServeHTTP(out, r)
 		return
 	}
 	if isConditional(r) && !isBlock(r) && !g.complete(r) {
-		// Whoever has a copy has it from when this was whole, or has another.
+		// The client's copy may be from when the content was complete, or may
+		// not be.
 		for _, name := range conditional {
 			r.Header.Del(name)
 		}
@@ -309,8 +312,9 @@ func (g *Gateway) answer(out *reply, r *http.Request) {
 		g.content.ServeHTTP(out, r)
 		return
 	}
-	// What boxo says to HEAD without a range is the head of the whole. If it is
-	// that of a file or a long listing, we give the body, or a part of it.
+	// Ask boxo for the headers of the whole, with a HEAD request without a
+	// range. If this is a file or a long listing, we send the body or the range
+	// ourselves.
 	head := r.Clone(r.Context())
 	head.Method = http.MethodHead
 	for _, name := range []string{"Range", "If-Range", "Cache-Control"} {
@@ -331,14 +335,15 @@ func (g *Gateway) answer(out *reply, r *http.Request) {
 	}
 }
 
-// conditional are the headers that ask about a copy.
+// conditional lists the headers that make a request depend on the client's
+// copy.
 var conditional = []string{"If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range"}
 
 func isConditional(r *http.Request) bool {
 	return slices.ContainsFunc(conditional, func(name string) bool { return r.Header.Get(name) != "" })
 }
 
-// formats returns what a request says about the format that it wants.
+// formats returns the formats that a request accepts.
 func formats(r *http.Request) []string {
 	all := slices.Clone(r.Header.Values("Accept"))
 	if f := r.URL.Query().Get("format"); f != "" {
@@ -347,7 +352,8 @@ func formats(r *http.Request) []string {
 	return all
 }
 
-// isPlain tells a request for a web page or a file from one for blocks.
+// isPlain reports whether a request is for a web page or a file, rather than
+// for blocks.
 func isPlain(r *http.Request) bool {
 	return !slices.ContainsFunc(formats(r), func(f string) bool {
 		return strings.Contains(f, "application/vnd.ip") || strings.Contains(f, "application/x-tar") ||
@@ -355,15 +361,15 @@ func isPlain(r *http.Request) bool {
 	})
 }
 
-// isBlock tells a request for a block, or what a block says. Of those there are
-// no parts.
+// isBlock reports whether a request is for a single block, or for what it
+// decodes to. Such a reply is always complete.
 func isBlock(r *http.Request) bool {
 	return slices.ContainsFunc(formats(r), func(f string) bool {
 		return !strings.Contains(f, ".car") && strings.Contains(f, "application/vnd.ip")
 	})
 }
 
-// complete tells whether what a request asks for is known to be complete.
+// complete reports whether the requested content is known to be complete.
 func (g *Gateway) complete(r *http.Request) bool {
 	root, names, err := parsePath(r.URL.Path)
 	if err != nil {
@@ -377,7 +383,7 @@ func (g *Gateway) complete(r *http.Request) bool {
 	return err == nil && whole
 }
 
-// refuse answers with an error instead of what was about to be said.
+// refuse answers with an error instead of the reply that was prepared.
 func (g *Gateway) refuse(out *reply, r *http.Request, err error) {
 	status := http.StatusInternalServerError
 	switch {

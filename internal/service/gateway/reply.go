@@ -12,32 +12,32 @@ import (
 	"time"
 )
 
-// streamError is the header by which boxo says that a body breaks off. It comes
-// too late for a client to see.
+// streamError is a header that boxo sets when a body breaks off, too late for a
+// client to see it.
 const streamError = "X-Stream-Error"
 
-var errBroken = errors.New("the reply breaks off")
+var errBroken = errors.New("the reply broke off")
 
-// reply is a reply on its way. It takes validators off what is not known to be
-// complete, and lets nothing through after a failure.
+// reply is the response to a request. It removes validators if the content is
+// not known to be complete, and sends nothing more after a failure.
 type reply struct {
 	w      http.ResponseWriter
 	rc     *http.ResponseController
 	x      *exchange
-	status int          // that was sent
-	since  atomic.Int64 // when the write began that is under way; 0 if none is
+	status int          // as sent; 0 before
+	since  atomic.Int64 // when the current write began; 0 if there is none
 
 	mu   sync.Mutex
-	gone bool // guarded by mu; it was hung up on
+	gone bool // guarded by mu; the gateway has hung up
 }
 
 func newReply(w http.ResponseWriter, x *exchange) *reply {
 	return &reply{w: w, rc: http.NewResponseController(w), x: x}
 }
 
-var errStandsStill = errors.New("the client stands still, and others wait")
+var errStandsStill = errors.New("the client stopped reading while others were waiting")
 
-// hangUp ends the write that is under way, and the reply.
+// hangUp ends the current write and the reply.
 func (o *reply) hangUp() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -45,7 +45,7 @@ func (o *reply) hangUp() {
 	_ = o.rc.SetWriteDeadline(time.Now()) // see extend
 	for w := o.w; w != nil; {
 		if outer, ok := w.(interface{ HangUp() }); ok {
-			outer.HangUp() // it sets deadlines as well
+			outer.HangUp() // sets deadlines as well, so it has to know
 		}
 		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
 		if !ok {
@@ -55,14 +55,15 @@ func (o *reply) hangUp() {
 	}
 }
 
-// extend gives the client time for what is written next.
+// extend gives the client time to receive the next write.
 func (o *reply) extend() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.gone {
 		return errStandsStill
 	}
-	// Tests and wrappers may have no deadline; then clients may stand still.
+	// Some wrappers and tests support no deadline; then clients may stand
+	// still.
 	_ = o.rc.SetWriteDeadline(time.Now().Add(o.x.g.stall))
 	return nil
 }
@@ -93,13 +94,14 @@ func (o *reply) WriteHeader(status int) {
 	o.w.WriteHeader(status)
 }
 
-// sandboxed is the policy for content that comes under a name with others. It
-// runs no scripts and sends no forms, and a browser gives it an origin that is
-// nobody's; images and styles that were uploaded with it are shown.
+// sandboxed is the policy for content on a host name that is shared with other
+// content. The browser runs no scripts, sends no forms, and gives the page an
+// origin of its own. It does show images and styles that were uploaded with the
+// page.
 const sandboxed = "sandbox; default-src 'self' data: blob: 'unsafe-inline'; script-src 'none'; object-src 'none'"
 
-// sandbox keeps content from acting as the origin that it comes from. Browsers
-// show PDF documents by programs of their own, and not at all in a sandbox.
+// sandbox keeps content from acting as its origin. PDF documents are exempt:
+// browsers show them with a program of their own, and not at all in a sandbox.
 func sandbox(h http.Header) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	if kind, _, _ := mime.ParseMediaType(h.Get("Content-Type")); kind != "application/pdf" {
@@ -112,8 +114,8 @@ func noValidators(h http.Header) {
 	h.Del("Last-Modified")
 }
 
-// Write implements http.ResponseWriter. A client has to take what is written
-// within a time, or is hung up on.
+// Write implements http.ResponseWriter. It hangs up on a client that does not
+// receive the data in time.
 func (o *reply) Write(p []byte) (int, error) {
 	if o.broken() {
 		return 0, errBroken
@@ -122,10 +124,10 @@ func (o *reply) Write(p []byte) (int, error) {
 		o.WriteHeader(http.StatusOK)
 	}
 	if o.x.method == http.MethodHead {
-		return 0, http.ErrBodyNotAllowed // no more work
+		return 0, http.ErrBodyNotAllowed // tells the writer to stop
 	}
 	if o.x.g.most > 0 && o.status < 300 && o.x.budget.sent.Load()+int64(len(p))-o.x.g.most > o.x.g.most/framingPart+leastFraming {
-		o.x.err = fmt.Errorf("%w: it goes on after %d bytes", errTooLarge, o.x.budget.sent.Load())
+		o.x.err = fmt.Errorf("%w: it has more than %d bytes", errTooLarge, o.x.budget.sent.Load())
 		return 0, o.x.err
 	}
 	n := 0
@@ -145,18 +147,19 @@ func (o *reply) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// What a reply may have beyond the content that it is bounded by: the framing of
-// archives, nodes, and the lists of directories.
+// The limit on replies counts content only. These allow for the rest: the
+// framing of archives, nodes, and directory listings.
 const (
 	framingPart  = 16
 	leastFraming = 1 << 20
 )
 
-// finish ends the reply. One that broke off must not look whole.
+// finish ends the reply. If it broke off, finish makes sure that it does not
+// look complete.
 func (o *reply) finish(r *http.Request) {
-	_ = o.extend() // for what net/http has yet to write
+	_ = o.extend() // for what net/http has still buffered
 	if o.status == 0 {
-		o.WriteHeader(http.StatusOK) // which net/http would say, without what we add
+		o.WriteHeader(http.StatusOK) // net/http would do so, but without our headers
 	}
 	if !o.broken() || o.x.method == http.MethodHead && o.status != 0 {
 		return
@@ -172,12 +175,12 @@ func (o *reply) finish(r *http.Request) {
 		return
 	}
 	if r.Context().Err() == nil {
-		o.x.g.log.LogAttrs(r.Context(), slog.LevelWarn, "a reply breaks off", slog.String("path", r.URL.Path), slog.Any("error", err))
+		o.x.g.log.LogAttrs(r.Context(), slog.LevelWarn, "a reply broke off", slog.String("path", r.URL.Path), slog.Any("error", err))
 	}
 	panic(http.ErrAbortHandler)
 }
 
-// dryRun takes a reply that is not sent.
+// dryRun records a reply instead of sending it.
 type dryRun struct {
 	header http.Header
 	status int
