@@ -16,30 +16,29 @@ import (
 	"github.com/carload/carload/internal/unixfs"
 )
 
-// ErrRange is wrapped by errors that report a range which ends before it
-// begins.
+// ErrRange is wrapped by errors about a range that ends before it begins.
 var ErrRange = errors.New("not a range")
 
-// Scope is how much of a DAG an archive has.
+// Scope says how much of a DAG an archive includes.
 type Scope int
 
 // Scopes.
 const (
 	All    Scope = iota // everything below the block
-	Entity              // a file, or a directory without what is in it
-	Block               // the block alone
+	Entity              // a file, or a directory without the contents of its entries
+	Block               // only the block
 )
 
-// ArchiveOptions say what is in an archive. An archive of all is the zero
-// value.
+// ArchiveOptions say what an archive includes. The zero value includes
+// everything.
 type ArchiveOptions struct {
-	Path       []Loaded // blocks that come first: those that led to the root
+	Path       []Loaded // blocks that come first: those on the way to the root
 	Scope      Scope
-	Bytes      *ByteRange // of a file, with scope Entity
-	Duplicates bool       // a block comes each time it is met
+	Bytes      *ByteRange // a range of a file, with scope Entity
+	Duplicates bool       // repeat a block each time the walk meets it
 }
 
-// Loaded is a block with its bytes.
+// Loaded is a block together with its bytes.
 type Loaded struct {
 	Cid   cid.Cid
 	Block []byte
@@ -52,9 +51,9 @@ type Archive struct {
 	s    *Stream
 }
 
-// Archive begins an archive of the DAG under a root: depth first, a block
-// before what it links to, in the order of its links. The first blocks are read
-// when it returns.
+// Archive begins an archive of the DAG under a root: depth first, each block
+// before those it links to, in the order of its links. It returns after reading
+// the first blocks.
 func (r *Reader) Archive(ctx context.Context, root cid.Cid, opts ArchiveOptions) (*Archive, error) {
 	met := &seen{}
 	a := &Archive{root: root}
@@ -102,12 +101,12 @@ func (r *Reader) archivePlan(ctx context.Context, root cid.Cid, opts ArchiveOpti
 	return &base, []want{top}, nil
 }
 
-// archivePlan goes through everything below a block.
+// archivePlan visits everything below a block.
 type archivePlan struct {
 	room    *room
-	blocks  *seen // unless there are duplicates
+	blocks  *seen // not used if dups is set
 	dups    bool
-	charged int64 // for blocks
+	charged int64 // memory charged for blocks
 	err     error
 }
 
@@ -124,14 +123,14 @@ func (p *archivePlan) visit(w *want) bool {
 
 func (p *archivePlan) met(w *want) bool { return !p.dups && p.blocks.node(w.cid) }
 
-// note notes the bytes of a block, and tells whether it has to be read.
+// note records the bytes of a block, and reports whether it must be read.
 func (p *archivePlan) note(w *want) bool {
 	w.emit = p.blocks.addBytes(w.cid)
 	if more := int64(p.blocks.len()-freeWants)*seenBytes - p.charged; more > 0 {
 		more += freeWants * seenBytes
 		if !p.room.find(func() bool { return p.room.memory.left.try(more) }) {
 			p.err = fmt.Errorf("%d blocks to remember: %w", p.blocks.len(), ErrBusy)
-			return true // so that the error is seen
+			return true // so that open returns the error
 		}
 		p.charged += more
 	}
@@ -159,26 +158,27 @@ func (p *archivePlan) open(_ context.Context, w *want, block []byte) ([]byte, []
 	return p.part(w, block), below, p.err
 }
 
-// part is what an archive has of a block. It has none that are in their CIDs.
+// part returns what goes into the archive for a block. That is nothing for a
+// block inside its CID.
 func (p *archivePlan) part(w *want, block []byte) []byte {
 	if _, inline := links.Identity(w.cid); inline || !w.emit {
 		return nil
 	}
 	if block == nil {
-		return []byte{} // a block of no bytes is one
+		return []byte{} // an empty block still counts
 	}
 	return block
 }
 
 func (p *archivePlan) charge() int64 { return p.charged }
 
-// fileArchive goes through the blocks of a file that are in a range.
+// fileArchive visits the blocks of a file that overlap a range.
 type fileArchive struct {
 	archivePlan
 	file filePlan
 }
 
-// whole tells whether all that is below w is in the range.
+// whole reports whether everything below w is in the range.
 func (f *fileArchive) whole(w *want) bool {
 	return w.from >= f.file.rng.from && w.from+w.size <= f.file.rng.to
 }
@@ -207,7 +207,7 @@ func (f *fileArchive) open(ctx context.Context, w *want, block []byte) ([]byte, 
 	return f.part(w, block), below, nil
 }
 
-// shardArchive goes through the shards of a directory.
+// shardArchive visits the shards of a directory.
 type shardArchive struct {
 	archivePlan
 	fanout uint64
@@ -230,13 +230,13 @@ func (d *shardArchive) open(_ context.Context, w *want, block []byte) ([]byte, [
 	return d.part(w, block), below, d.err
 }
 
-// Close ends the making.
+// Close ends the walk and releases its memory.
 func (a *Archive) Close() { a.s.Close() }
 
-// writers gather what is small: the framing, and small blocks.
+// writers buffer small writes: framing and small blocks.
 var writers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 64<<10) }}
 
-// WriteTo writes the archive to w, once.
+// WriteTo writes the archive to w. Call it once.
 func (a *Archive) WriteTo(ctx context.Context, w io.Writer) error {
 	out := writers.Get().(*bufio.Writer)
 	out.Reset(w)

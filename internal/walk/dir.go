@@ -13,22 +13,22 @@ import (
 )
 
 var (
-	// ErrNoName is wrapped by errors that report a name which a directory does
-	// not have.
+	// ErrNoName is wrapped by errors about a name that a directory does not
+	// have.
 	ErrNoName = errors.New("no such name")
 
-	// ErrForeign is wrapped by errors that report a path through something that
-	// is not a directory of UnixFS.
+	// ErrForeign is wrapped by errors about a path through something that is
+	// not a UnixFS directory.
 	ErrForeign = errors.New("not a directory of UnixFS")
 )
 
-// Resolved is where a path leads.
+// Resolved is the result of following a path.
 type Resolved struct {
-	Roots  []cid.Cid // of the first block, and of what each name stands for
-	Blocks []Loaded  // all that were read on the way, but not the last root
+	Roots  []cid.Cid // of the first block, and of the entry for each name
+	Blocks []Loaded  // all that were read on the way, without the last root
 }
 
-// Root is what the path leads to. Whether it is held is not known.
+// Root returns the CID that the path leads to. The block may not be held.
 func (p *Resolved) Root() cid.Cid { return p.Roots[len(p.Roots)-1] }
 
 // Resolve follows names through directories.
@@ -63,7 +63,7 @@ func (r *Reader) step(ctx context.Context, p *Resolved, name string) error {
 		if n.Type != unixfs.Shard || fanout != 0 && n.Fanout != fanout || width > left {
 			return fmt.Errorf("block %s: %w", c, ErrForeign)
 		}
-		if name == "" { // so are shards below this one called
+		if name == "" { // an empty name would match the links to sub-shards
 			return noName(name, dir)
 		}
 		fanout = n.Fanout
@@ -103,15 +103,15 @@ func (r *Reader) dirNode(ctx context.Context, p *Resolved, c cid.Cid) (*unixfs.N
 	return n, nil
 }
 
-// Entry is a name in a directory.
+// Entry is an entry of a directory.
 type Entry struct {
 	Name  string
 	Cid   cid.Cid
-	Tsize uint64 // what the directory says is the size of the DAG
+	Tsize uint64 // the size of the DAG, as the directory claims it
 }
 
-// Entries calls f for each entry of directory n, which block c is, in the order
-// of its links. It stops at the first error of f and returns it.
+// Entries calls f for each entry of directory n, whose block is c, in the order
+// of its links. It stops at the first error from f and returns it.
 func (r *Reader) Entries(ctx context.Context, c cid.Cid, n *unixfs.Node, f func(Entry) error) error {
 	each := func(n *unixfs.Node, digits int) error {
 		for _, l := range n.Links {
@@ -142,7 +142,8 @@ func (r *Reader) Entries(ctx context.Context, c cid.Cid, n *unixfs.Node, f func(
 	}})
 }
 
-// shardListing goes through the shards of a directory that has each once.
+// shardListing visits the shards of a directory, and refuses to visit one
+// twice.
 type shardListing struct{ shardArchive }
 
 func (d *shardListing) visit(w *want) bool {

@@ -12,14 +12,15 @@ import (
 	"github.com/carload/carload/internal/unixfs"
 )
 
-// leafBytes is what a DAG-PB block stands for that could be a leaf of a file.
+// leafBytes is the largest content of a DAG-PB block that may be a leaf of a
+// file.
 const leafBytes = 1 << 20
 
-// maxLookups bounds what is looked up to find the size of a file whose nodes
-// don't say it.
+// maxLookups limits how many blocks are looked up to compute the size of a file
+// whose nodes don't state it.
 const maxLookups = 1 << 16
 
-// Node returns a UnixFS node, with the size of its content if it is a file's.
+// Node returns a UnixFS node. A file's node has the size of its content.
 func (r *Reader) Node(ctx context.Context, c cid.Cid) (*unixfs.Node, error) {
 	block, err := r.Block(ctx, c)
 	if err != nil {
@@ -37,7 +38,7 @@ func (r *Reader) Node(ctx context.Context, c cid.Cid) (*unixfs.Node, error) {
 
 func (r *Reader) sizer() *unixfs.Sizer { return &unixfs.Sizer{Blocks: &lookups{r: r}} }
 
-// lookups are the blocks of a Sizer.
+// lookups gives blocks to a Sizer.
 type lookups struct {
 	r    *Reader
 	done int
@@ -66,25 +67,25 @@ func (l *lookups) Load(ctx context.Context, c cid.Cid) ([]byte, error) {
 	return l.r.Block(ctx, c)
 }
 
-// fileRange is which bytes of a file are wanted.
+// fileRange is a range of bytes of a file.
 type fileRange struct {
-	from, to int64 // up to, not including
-	toEnd    bool  // parts of no bytes at the end count as well
+	from, to int64 // to is exclusive
+	toEnd    bool  // include empty parts at the end
 }
 
-// wants tells whether a part of a file is needed for the range.
+// wants reports whether the range needs this part of the file.
 func (r fileRange) wants(from, size int64) bool {
 	return from+size > r.from && (from < r.to || r.toEnd)
 }
 
-// cut returns what of a part is in the range.
+// cut returns the part of p that is in the range; p begins at offset from.
 func (r fileRange) cut(p []byte, from int64) []byte {
 	lo := min(max(r.from-from, 0), int64(len(p)))
 	hi := min(max(r.to-from, lo), int64(len(p)))
 	return p[lo:hi]
 }
 
-// filePlan goes through the parts of a file that are in a range.
+// filePlan visits the parts of a file that overlap a range.
 type filePlan struct {
 	sizer *unixfs.Sizer
 	rng   fileRange
@@ -108,7 +109,8 @@ func (f *filePlan) open(ctx context.Context, w *want, block []byte) ([]byte, []w
 	return part, below, nil
 }
 
-// node decodes a part of the file, and tells what is below it in the range.
+// node decodes a part of the file, and returns the parts below it that overlap
+// the range.
 func (f *filePlan) node(ctx context.Context, w *want, block []byte) (*unixfs.Node, []want, error) {
 	fail := func(err error) (*unixfs.Node, []want, error) {
 		return nil, nil, fmt.Errorf("block %s: %w", w.cid, err)
@@ -156,8 +158,8 @@ type Content struct {
 	left int64
 }
 
-// Content begins to read the bytes of file n, which block c is, from an offset
-// on. The first of them are read when it returns.
+// Content begins to read length bytes at offset from of file n, whose block is
+// c. It returns after reading the first of them.
 func (r *Reader) Content(ctx context.Context, c cid.Cid, n *unixfs.Node, from, length int64) (*Content, error) {
 	size := int64(n.Size)
 	if from < 0 || length < 0 || from > size || length > size-from {
@@ -175,10 +177,11 @@ func (r *Reader) Content(ctx context.Context, c cid.Cid, n *unixfs.Node, from, l
 	return &Content{s: s, left: length}, nil
 }
 
-// Close ends the reading.
+// Close ends the walk and releases its memory.
 func (c *Content) Close() { c.s.Close() }
 
-// WriteTo writes the range to w, once. It is an error if that is not all.
+// WriteTo writes the range to w. Call it once. If the range is not complete, it
+// returns an error.
 func (c *Content) WriteTo(ctx context.Context, w io.Writer) error {
 	err := c.s.each(ctx, sink{body: func(_ cid.Cid, p []byte) error {
 		c.left -= int64(len(p))
@@ -186,12 +189,12 @@ func (c *Content) WriteTo(ctx context.Context, w io.Writer) error {
 		return err
 	}})
 	if err == nil && c.left != 0 {
-		return fmt.Errorf("a range ends %d bytes early: %w", c.left, io.ErrUnexpectedEOF)
+		return fmt.Errorf("the range ended %d bytes early: %w", c.left, io.ErrUnexpectedEOF)
 	}
 	return err
 }
 
-// Head returns the first bytes of a file, at most n.
+// Head returns the first n bytes of a file, or all if it has fewer.
 func (r *Reader) Head(ctx context.Context, c cid.Cid, node *unixfs.Node, n int64) ([]byte, error) {
 	content, err := r.Content(ctx, c, node, 0, min(n, int64(node.Size)))
 	if err != nil {
@@ -206,14 +209,14 @@ func (r *Reader) Head(ctx context.Context, c cid.Cid, node *unixfs.Node, n int64
 	return head, err
 }
 
-// ByteRange is what a request for a part of a file says: offsets of the first
-// and the last byte, which count from the end if they are negative.
+// ByteRange is a requested range of a file: the offsets of its first and last
+// byte. Negative offsets count from the end.
 type ByteRange struct {
 	From int64
 	To   *int64 // nil means the end
 }
 
-// of works out the range for a file of this size.
+// of computes the range for a file of this size.
 func (b *ByteRange) of(size int64) (fileRange, error) {
 	if b == nil {
 		return fileRange{to: math.MaxInt64, toEnd: true}, nil

@@ -6,23 +6,23 @@ import (
 	"sync/atomic"
 )
 
-// Buffers come in sizes of powers of two.
+// The sizes of buffers are powers of two.
 const (
 	minBuffer = 64 << 10
 	maxBuffer = batchBytes
 )
 
-// memory is what all walks together may hold, and the buffers that they use
-// again.
+// memory counts the bytes that all walks together may still hold, and keeps
+// their buffers for reuse.
 type memory struct {
 	left  account
-	pools [16]sync.Pool // by the binary logarithm of the size over minBuffer
+	pools [16]sync.Pool // index i holds buffers of minBuffer<<i bytes
 }
 
-// account is how many bytes may still be held.
+// account is a number of bytes that may still be held.
 type account struct{ bytes atomic.Int64 }
 
-// try takes n bytes off if there are so many.
+// try takes n bytes off if there are as many.
 func (a *account) try(n int64) bool {
 	for {
 		was := a.bytes.Load()
@@ -35,7 +35,7 @@ func (a *account) try(n int64) bool {
 	}
 }
 
-// take takes n bytes off in any case, and give adds them.
+// take takes n bytes off in any case. The method give adds them again.
 func (a *account) take(n int64) { a.bytes.Add(-n) }
 func (a *account) give(n int64) { a.bytes.Add(n) }
 
@@ -45,15 +45,15 @@ func newMemory(n int64) *memory {
 	return m
 }
 
-// buffer is a buffer that a walk holds.
+// buffer is a buffer of a walk.
 type buffer struct {
 	p      []byte
-	charge int64 // taken off what is left
-	spare  bool  // one that the walk may have in any case
+	charge int64 // taken off memory.left
+	spare  bool  // the one uncounted buffer that a walk may always have
 }
 
-// class is the size of the buffer for n bytes, and the pool it is from; -1 if
-// it is from none.
+// class returns the size of a buffer for n bytes, and the index of its pool, or
+// -1 if it is too large for any.
 func class(n int) (size, pool int) {
 	if n > maxBuffer {
 		return n, -1
@@ -62,7 +62,7 @@ func class(n int) (size, pool int) {
 	return minBuffer << pool, pool
 }
 
-// try returns a buffer for n bytes if there is memory for it.
+// try returns a buffer for n bytes if there is memory left.
 func (m *memory) try(n int) (buffer, bool) {
 	size, pool := class(n)
 	if !m.left.try(int64(size)) {
@@ -71,8 +71,8 @@ func (m *memory) try(n int) (buffer, bool) {
 	return buffer{p: m.take(size, pool)[:n], charge: int64(size)}, true
 }
 
-// beyond returns a buffer that is not counted: that of a walk which has no
-// other.
+// beyond returns a buffer that is not counted. It is for a walk that has no
+// other buffer.
 func (m *memory) beyond(n int) buffer {
 	return buffer{p: m.take(class(n))[:n]}
 }

@@ -9,18 +9,18 @@ import (
 )
 
 const (
-	// pauseTime is how long a writer may take for a piece before others that
-	// wait may have what the walk holds.
+	// pauseTime is how long a writer may take for a piece. After that, the walk
+	// may have to give what it holds to others that wait.
 	pauseTime = 50 * time.Millisecond
 
-	// asideBytes is what a walk that is set aside holds in any case: a piece,
-	// and what the goroutines and the connection of a request have.
+	// asideBytes is the least that a suspended walk holds: a piece, and the
+	// memory of the request's goroutines and connection.
 	asideBytes = 128 << 10
 )
 
-// room is where walks are at work, so many at a time. One whose writer stands
-// still is set aside when others wait: it gives up its place and what it has
-// read, and reads that again when it goes on.
+// room limits how many walks are active at a time. If others wait, it suspends
+// a walk whose writer is stalled ("sets it aside"): the walk gives up its place
+// and the blocks it has read, and reads them again when the writer goes on.
 type room struct {
 	memory *memory
 	hangUp func(context.Context)
@@ -29,8 +29,8 @@ type room struct {
 	free    int                  // guarded by mu
 	within  map[*Stream]struct{} // guarded by mu
 	waiting list.List            // guarded by mu; of *waiter
-	aside   list.List            // guarded by mu; of *Stream, the one that stands still for longest first
-	left    int64                // guarded by mu; bytes that those aside may have beyond what they have
+	aside   list.List            // guarded by mu; of *Stream, longest stalled first
+	left    int64                // guarded by mu; bytes that suspended walks may hold in addition
 }
 
 type waiter struct {
@@ -77,7 +77,7 @@ func (r *room) enter(ctx context.Context, s *Stream) error {
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			select {
-			case <-w.ready: // Close gives it back
+			case <-w.ready: // Close will give the place back
 			default:
 				r.waiting.Remove(e)
 			}
@@ -86,14 +86,15 @@ func (r *room) enter(ctx context.Context, s *Stream) error {
 	}
 }
 
-// admit gives a place to a walk. The room is locked, as it is for what follows.
+// admit gives a place to a walk. The caller holds r.mu, as for the methods
+// below unless they lock it themselves.
 func (r *room) admit(s *Stream) {
 	r.within[s] = struct{}{}
 	s.placed = true
 	s.state.Store(working)
 }
 
-// vacate gives the place of a walk to the one that waits for longest.
+// vacate passes the place of a walk on to the one that has waited longest.
 func (r *room) vacate(s *Stream) {
 	if !s.placed {
 		return
@@ -110,7 +111,8 @@ func (r *room) vacate(s *Stream) {
 	close(w.ready)
 }
 
-// find tries until it succeeds or there is nothing to be had from others.
+// find calls try until it succeeds, or until no more walk can be suspended to
+// free memory.
 func (r *room) find(try func() bool) bool {
 	for !try() {
 		if !r.reclaim() {
@@ -120,8 +122,8 @@ func (r *room) find(try func() bool) bool {
 	return true
 }
 
-// reclaim sets the walk aside whose writer stands still for longest. It returns
-// false if none does.
+// reclaim suspends the walk whose writer has been stalled longest. It returns
+// false if there is none.
 func (r *room) reclaim() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -149,7 +151,8 @@ func (r *room) reclaim() bool {
 	return true
 }
 
-// shed ends those that stand still for longest, if all have too much.
+// shed ends the longest stalled walks while all suspended walks together hold
+// too much.
 func (r *room) shed() {
 	for r.left < 0 && r.aside.Len() > 0 {
 		s := r.aside.Remove(r.aside.Front()).(*Stream)
@@ -159,8 +162,8 @@ func (r *room) shed() {
 	}
 }
 
-// settle gives back what a walk that stands still has read ahead, once nobody
-// is reading. What it has to remember counts as that of those set aside.
+// settle releases what a suspended walk has read ahead, once no read is under
+// way. Memory that it must keep is charged to the suspended walks instead.
 func (s *Stream) settle() {
 	kept := int64(s.held)
 	if s.first != nil {
@@ -175,14 +178,14 @@ func (s *Stream) settle() {
 	s.charge(kept + s.lent)
 }
 
-// charge counts bytes as those of a walk that is set aside.
+// charge adds n bytes to what the walk holds as a suspended one.
 func (s *Stream) charge(n int64) {
 	s.spent += n
 	s.r.room.left -= n
 }
 
-// drop gives back the buffer of a batch, which is to be read again, and returns
-// how much of it stays.
+// drop releases the buffer of a batch. Its blocks will have to be read again.
+// It returns how many bytes outside the buffer stay.
 func (s *Stream) drop(b *batch) (kept int64) {
 	for i := range b.steps {
 		st := &b.steps[i]
@@ -203,7 +206,7 @@ func (s *Stream) resume(ctx context.Context) error {
 	r.mu.Lock()
 	if s.ended {
 		r.mu.Unlock()
-		return fmt.Errorf("its reader stood still: %w", ErrBusy)
+		return fmt.Errorf("the reader was stalled: %w", ErrBusy)
 	}
 	r.aside.Remove(s.line)
 	s.line = nil
@@ -217,15 +220,16 @@ func (s *Stream) resume(ctx context.Context) error {
 	return nil
 }
 
-// recount has a walk count again as one that is not set aside.
+// recount moves the walk's memory from the suspended walks' account back to the
+// active ones'.
 func (s *Stream) recount() {
 	s.charge(-s.spent)
 	s.r.memory.left.take(s.lent)
 	s.lent = 0
 }
 
-// forget takes a walk that ends from among those set aside. Nobody touches what
-// it has from then on.
+// forget removes a walk that is ending from the suspended ones. After that,
+// nobody else touches what it holds.
 func (r *room) forget(s *Stream) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -236,7 +240,7 @@ func (r *room) forget(s *Stream) {
 	s.recount()
 }
 
-// leave gives back what a walk has in the room.
+// leave gives up everything that a walk has in the room.
 func (r *room) leave(s *Stream) {
 	r.forget(s)
 	r.mu.Lock()

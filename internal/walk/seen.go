@@ -9,12 +9,12 @@ import (
 	"github.com/carload/carload/internal/links"
 )
 
-// seen is the set of the blocks that a walk met. A block is met as a node of a
-// codec, which decides what is below it, and as bytes, which an archive has
-// once whatever they are met as.
+// seen is the set of blocks that a walk has met. It keeps two things apart:
+// nodes, where the codec decides what is below a block, and bytes, which an
+// archive includes once whatever the codec is.
 type seen struct {
 	m     map[[32]byte]met
-	other map[string]struct{} // nodes of codecs that have no bit
+	other map[string]struct{} // nodes of other codecs, which have no bit
 }
 
 type met uint8
@@ -27,7 +27,7 @@ const (
 	metJSON
 )
 
-// seenBytes is about what one costs.
+// seenBytes is roughly the memory per block.
 const seenBytes = 64
 
 func metAs(codec uint64) met {
@@ -54,7 +54,7 @@ func digestOf(c cid.Cid) [32]byte {
 
 func (s *seen) len() int { return len(s.m) + len(s.other) }
 
-// node tells whether c was met as the node that it is.
+// node reports whether c was met as a node of its codec.
 func (s *seen) node(c cid.Cid) bool {
 	if bit := metAs(c.Prefix().Codec); bit != 0 {
 		return s.m[digestOf(c)]&bit != 0
@@ -63,7 +63,7 @@ func (s *seen) node(c cid.Cid) bool {
 	return ok
 }
 
-// addNode notes c as a node, and tells whether it is new.
+// addNode adds c as a node, and reports whether it is new.
 func (s *seen) addNode(c cid.Cid) bool {
 	bit := metAs(c.Prefix().Codec)
 	if bit != 0 {
@@ -79,7 +79,7 @@ func (s *seen) addNode(c cid.Cid) bool {
 	return true
 }
 
-// addBytes notes the bytes of c, and tells whether they are new.
+// addBytes adds the bytes of c, and reports whether they are new.
 func (s *seen) addBytes(c cid.Cid) bool { return s.add(digestOf(c), metBytes) }
 
 func (s *seen) add(k [32]byte, bit met) bool {

@@ -17,89 +17,92 @@ import (
 )
 
 const (
-	batchBytes  = 4 << 20 // what is read at once: some lanes' worth of large blocks
+	batchBytes  = 4 << 20 // bytes read at once: large blocks for several hashing lanes
 	batchBlocks = 4096
 
-	// A walk looks for so many blocks at once: few at first, to begin soon.
+	// A walk looks up this many blocks at once: few at first, so that it starts
+	// fast.
 	firstRun = 64
 	lastRun  = 2048
 
-	// It begins with so many levels of inner nodes read, or a leaf.
+	// Starting a walk reads up to this many levels of inner nodes, or down to a
+	// leaf.
 	firstLevels = 4
 
-	// What is below an inner node is known only once that is read. So its
-	// siblings are read with it, up to this many bytes.
+	// The blocks below an inner node are known only after it has been read. So
+	// its siblings are read together with it, up to this many bytes.
 	aheadBytes  = 256 << 10
 	aheadBlocks = 64
-	heldBytes   = 1 << 20 // of those of all levels
+	heldBytes   = 1 << 20 // limit for all levels together
 
-	// A walk may read inner nodes of that many bytes, and more as it yields
-	// some. Each counts for itself and what it takes to find it; a part that is
-	// yielded has some framing.
+	// A walk may read freeWork bytes of inner nodes, and workPerByte more for
+	// each byte that it yields. Looking up a block counts as workPerBlock
+	// bytes, and each part that is yielded counts framing bytes extra.
 	freeWork     = 32 << 20
 	workPerByte  = 128
 	workPerBlock = 4 << 10
 	framing      = 36
 
-	// The links that a walk has yet to follow. No sane DAG has that many on a
-	// path from its root; beyond the few they are taken off the memory.
+	// Limits on the links that a walk has yet to follow. No sane DAG has as
+	// many on a path from its root. Links beyond the free ones are charged to
+	// the memory.
 	maxWants  = 1 << 18
 	freeWants = 1 << 12
 	wantBytes = 128
 )
 
-// kind tells whether there may be something below a block.
+// kind says whether there may be blocks below a block.
 type kind uint8
 
 const (
 	leaf  kind = iota
-	inner      // there is
-	maybe      // it is small enough for a leaf
+	inner      // there are blocks below
+	maybe      // small enough to be a leaf
 )
 
-// want is a block that a walk comes to.
+// want is a block that a walk is going to visit.
 type want struct {
 	cid     cid.Cid
 	kind    kind
-	emit    bool  // an archive wants its bytes
-	decided bool  // by visit
-	from    int64 // where its content begins in a file
-	size    int64 // of the content
+	emit    bool  // an archive needs its bytes
+	decided bool  // visit was called
+	from    int64 // offset of its content in the file
+	size    int64 // of its content
 }
 
-// plan decides what a walk comes to, and what it makes of it.
+// plan decides which blocks a walk visits, and what it yields for them.
 type plan interface {
-	// visit is asked about each block when its turn comes, and tells whether it
-	// has to be read. It may note what was met in w.
+	// visit is called for each block when its turn comes. It reports whether
+	// the block must be read, and may change w.
 	visit(w *want) bool
-	// met tells whether visit would say no, without its being noted.
+	// met reports whether visit would return false, without recording anything.
 	met(w *want) bool
-	// open is given a block that was read, and returns the part of it that is
-	// wanted and what comes next below it. What it returns of the block is
-	// gone after the part was used, unless the block is an inner one.
+	// open takes a block that was read. It returns the part of it that the walk
+	// yields, and the blocks to visit below it. The part is valid only until it
+	// was used, unless the block is an inner one.
 	open(ctx context.Context, w *want, block []byte) (part []byte, below []want, err error)
-	// charge is what the plan has taken off the memory.
+	// charge returns how many bytes the plan has taken off the memory.
 	charge() int64
 }
 
 // step is a block whose turn has come.
 type step struct {
 	want
-	frame *frame // that it is from
-	place int    // among those found; -1 if part is there already
-	part  []byte // once it was read
-	gone  bool   // part was given back
+	frame *frame // the frame that it comes from
+	place int    // index in the places found; -1 if part is set already
+	part  []byte // set once the block was read
+	gone  bool   // part was released
 }
 
-// frame is the blocks below one that was opened.
+// frame holds the blocks below an opened block.
 type frame struct {
 	wants []want
 	pos   int
-	ahead map[int][]byte // inner ones that were read before their turn
-	plain bool           // one that could have been a leaf was none
+	ahead map[int][]byte // inner blocks that were read before their turn
+	plain bool           // a block that might have been a leaf was an inner node
 }
 
-// Stream is one walk. The caller closes it.
+// Stream is a walk. The caller closes it.
 type Stream struct {
 	r     *Reader
 	plan  plan
@@ -109,59 +112,59 @@ type Stream struct {
 
 	steps  []step
 	at     int
-	free   []step // where those were that came before, of which none is in use any more
+	free   []step // storage of the previous steps, which are no longer in use
 	places Places
-	failed error // comes after the steps
+	failed error // error to report after the steps
 	missed error // why there is no next batch
 
 	held        int // bytes of blocks read before their turn
 	work, yield int64
 	charged     int64         // for wants
-	spare       chan struct{} // holds the right to the uncounted buffer
+	spare       chan struct{} // holds a token for the uncounted buffer
 	closed      bool
 
-	// What the room needs to know.
-	state   atomic.Int32 // standing once it was set aside, which only handing can become
-	since   atomic.Int64 // when the last piece was handed out
+	// State for the room.
+	state   atomic.Int32 // becomes standing when the walk is suspended, which can only happen while handing
+	since   atomic.Int64 // when the writer got the last piece
 	hangUp  func()
-	first   *batch // that comes next
-	current *batch // that is being handed out
-	direct  bool   // the writer has a part of the batch, and not a copy
-	reading bool   // guarded by the room's mutex, as are those below
+	first   *batch // the next batch
+	current *batch // the batch that is being written
+	direct  bool   // the writer has a slice of the batch, not a copy
+	reading bool   // guarded by the room's mutex, as are the fields below
 	placed  bool
 	ended   bool
-	line    *list.Element // among those set aside
-	spent   int64         // bytes as one of them
-	lent    int64         // of them that are its from the memory otherwise
+	line    *list.Element // element of the list of suspended walks
+	spent   int64         // bytes charged to the suspended walks
+	lent    int64         // part of spent that is normally taken off the memory
 
-	trust   int64 // bytes that were taken without a pause
+	trust   int64 // bytes that the writer took without a pause
 	private buffer
 }
 
-// What a walk does.
+// The states of a walk.
 const (
 	working int32 = iota
-	handing       // its writer has a piece
+	handing       // the writer is busy with a piece
 	standing
 )
 
-// A writer that is slow gets pieces of so many bytes, copied: so the batch can
-// be given back while it has one. One that took more without a pause gets parts
-// of the batch.
+// A slow writer gets copies of pieceBytes, so that the batch can be released
+// while the writer has one. A writer that took trustBytes without a pause gets
+// slices of the batch.
 const (
 	pieceBytes = 64 << 10
 	trustBytes = 4 << 20
 )
 
-// batch is a part of the walk that was read.
+// batch is a part of the walk that has been read.
 type batch struct {
 	steps []step
 	buf   buffer
-	last  bool // nothing comes after it
+	last  bool // the walk ends with this batch
 }
 
-// start begins a walk with its first blocks read. An error of those is
-// returned, so that it is known before anything is said.
+// start begins a walk and reads its first blocks, so that the caller learns of
+// their errors before it answers anything.
 func (r *Reader) start(ctx context.Context, p plan, wants []want) (_ *Stream, err error) {
 	s := &Stream{r: r, plan: p, run: firstRun, spare: make(chan struct{}, 1)}
 	s.spare <- struct{}{}
@@ -182,7 +185,8 @@ func (r *Reader) start(ctx context.Context, p plan, wants []want) (_ *Stream, er
 	return s, nil
 }
 
-// begin reads the first blocks, leaves among them if there are any near.
+// begin reads the first blocks, including leaves if there are any close to the
+// root.
 func (s *Stream) begin(ctx context.Context) error {
 	for range firstLevels {
 		b, err := s.next(ctx)
@@ -198,7 +202,7 @@ func (s *Stream) begin(ctx context.Context) error {
 		if s.first != nil {
 			b.steps = slices.Concat(s.first.steps, b.steps)
 		} else {
-			b.steps = slices.Clone(b.steps) // what comes next is put in their place
+			b.steps = slices.Clone(b.steps) // the next batch overwrites the slice
 		}
 		s.first = b
 		if s.failed != nil || b.buf.p != nil || b.last {
@@ -208,7 +212,7 @@ func (s *Stream) begin(ctx context.Context) error {
 	return s.failed
 }
 
-// Close gives back what the walk holds.
+// Close releases what the walk holds.
 func (s *Stream) Close() {
 	if s.closed {
 		return
@@ -224,23 +228,24 @@ func (s *Stream) Close() {
 	}
 }
 
-// sink is what is done with the parts of a walk. What it is given is gone when
-// it returns.
+// sink says what to do with the parts of a walk. The slices that it gets are
+// valid only during the call.
 type sink struct {
-	before func() error                    // comes first of all; may be nil
-	head   func(c cid.Cid, size int) error // comes before each part; may be nil
-	body   func(c cid.Cid, p []byte) error // is given pieces of a part
-	whole  bool                            // or each part at once
+	before func() error                    // called first; may be nil
+	head   func(c cid.Cid, size int) error // called before each part; may be nil
+	body   func(c cid.Cid, p []byte) error // called with the pieces of a part
+	whole  bool                            // call body once per part instead
 }
 
-// each has the sink take each part in order. Meanwhile what comes next is read.
+// each passes every part to the sink, in order. Meanwhile it reads the next
+// batch.
 func (s *Stream) each(ctx context.Context, out sink) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	s.hangUp = func() { s.r.room.hangUp(ctx) }
 	g := new(errgroup.Group)
 	defer func() {
 		cancel()
-		_ = g.Wait() // what failed is in err, or came after it
+		_ = g.Wait() // a failure is in err already, or happened after it
 	}()
 	if out.before != nil {
 		if err := s.hand(ctx, out.before); err != nil {
@@ -274,7 +279,8 @@ func (s *Stream) each(ctx context.Context, out sink) (err error) {
 	}
 }
 
-// use hands out a batch. The next one is there when the channel is closed.
+// use passes a batch to the sink. When the channel is closed, the next batch
+// has been read.
 func (s *Stream) use(ctx context.Context, b *batch, out sink, read <-chan struct{}) error {
 	defer func() {
 		s.current = nil
@@ -323,8 +329,8 @@ func (s *Stream) use(ctx context.Context, b *batch, out sink, read <-chan struct
 	return nil
 }
 
-// hand has f do something that may take long. If others want the place of the
-// walk meanwhile, it takes one again afterwards.
+// hand calls f, which may take long. If the room suspends the walk meanwhile,
+// hand waits for a place afterwards.
 func (s *Stream) hand(ctx context.Context, f func() error) error {
 	s.since.Store(time.Now().UnixNano())
 	s.state.Store(handing)
@@ -347,14 +353,14 @@ func (s *Stream) copyOf(p []byte) []byte {
 	return s.private.p[:copy(s.private.p, p)]
 }
 
-// ahead notes whether the next batch is being read.
+// ahead records whether the next batch is being read.
 func (s *Stream) ahead(reading bool) {
 	s.r.room.mu.Lock()
 	defer s.r.room.mu.Unlock()
 	s.reading = reading
 }
 
-// arrive notes the next batch.
+// arrive stores the next batch.
 func (s *Stream) arrive(b *batch, err error) {
 	s.r.room.mu.Lock()
 	defer s.r.room.mu.Unlock()
@@ -368,11 +374,11 @@ func (s *Stream) arrive(b *batch, err error) {
 	}
 }
 
-// reload reads the i-th step of a batch again, whose buffer was given back, and
-// some of those that follow it.
+// reload reads step i of a batch again, and some of the steps after it, because
+// the batch's buffer was released.
 func (s *Stream) reload(ctx context.Context, b *batch, i int, read <-chan struct{}) error {
 	if !b.last {
-		<-read // for the plan is in use
+		<-read // until then, the plan is in use
 	}
 	s.release(b)
 	var again []*step
@@ -420,7 +426,7 @@ func (s *Stream) release(b *batch) {
 	}
 }
 
-// next reads what comes next, or returns io.EOF.
+// next reads the next batch. It returns io.EOF at the end.
 func (s *Stream) next(ctx context.Context) (*batch, error) {
 	for s.at == len(s.steps) {
 		if s.failed != nil {
@@ -436,11 +442,12 @@ func (s *Stream) next(ctx context.Context) (*batch, error) {
 	return s.load(ctx)
 }
 
-// refill finds the blocks that come next, up to one that has to be opened
-// before it is known what follows it. That one is read, and some beside it.
+// refill finds the next blocks, up to and including one that must be opened
+// before the walk knows what comes after it. It reads that block and some of
+// its siblings.
 func (s *Stream) refill(ctx context.Context) error {
-	// Whoever uses the last batch made of the steps before has used up all that
-	// were made of those before them.
+	// The caller is done with all batches made from the steps before the last
+	// ones, so their storage is free.
 	s.steps, s.free, s.at = s.free[:0], s.steps, 0
 	cids, opening := s.gather(ctx)
 	if len(s.steps) == 0 {
@@ -468,7 +475,7 @@ func (s *Stream) refill(ctx context.Context) error {
 	if !opening {
 		return nil
 	}
-	// Those that were appended are in the order of the frame.
+	// The siblings that were appended are in the order of the frame.
 	last := &s.steps[len(s.steps)-1]
 	j, size := last.place, 0
 	limit := min(aheadBytes, heldBytes-s.held)
@@ -511,14 +518,14 @@ func (s *Stream) refill(ctx context.Context) error {
 	return nil
 }
 
-// fail puts an error in the place of the last step.
+// fail replaces the last step with an error.
 func (s *Stream) fail(err error) {
 	s.failed = err
 	s.steps = s.steps[:len(s.steps)-1]
 }
 
-// gather takes the blocks that come next off the stack. If the last of them
-// has to be opened, it says so.
+// gather takes the next blocks off the stack. It returns true if the last of
+// them must be opened.
 func (s *Stream) gather(ctx context.Context) (cids []cid.Cid, opening bool) {
 	unsure := false
 	for len(s.steps) < s.run && len(s.stack) > 0 {
@@ -538,7 +545,7 @@ func (s *Stream) gather(ctx context.Context) (cids []cid.Cid, opening bool) {
 		}
 		block, inline := links.Identity(w.cid)
 		if unsure && (w.kind == inner || inline) {
-			return cids, false // it is not known whether this comes next
+			return cids, false // something else may come before this block
 		}
 		unsure = unsure || w.kind == maybe && !inline
 		if held := top.ahead[top.pos]; held != nil {
@@ -651,7 +658,7 @@ func (s *Stream) load(ctx context.Context) (*batch, error) {
 	if err == nil && len(b.steps) == n && n < len(rest) && rest[n].place >= 0 && s.places.Size(rest[n].place) < 0 {
 		err = missing(rest[n].cid)
 	}
-	if err != nil { // after those that are right
+	if err != nil { // report it after the steps that succeeded
 		s.failed = err
 		s.steps = s.steps[:s.at]
 	}
@@ -659,8 +666,8 @@ func (s *Stream) load(ctx context.Context) (*batch, error) {
 	return b, nil
 }
 
-// done tells whether nothing is left on the stack. It may say no where all that
-// is left will be passed over.
+// done reports whether the stack is empty. It may return false if the walk
+// would skip everything that is left.
 func (s *Stream) done() bool {
 	for len(s.stack) > 0 {
 		if top := s.stack[len(s.stack)-1]; top.pos < len(top.wants) {
@@ -671,8 +678,8 @@ func (s *Stream) done() bool {
 	return true
 }
 
-// fit tells how many of the steps have at most so many bytes, one with some at
-// least. It stops before one that is not held.
+// fit returns how many steps fit into limit bytes; at least one that has bytes.
+// It stops before a block that is not held.
 func (s *Stream) fit(steps []step, limit int) (size, n int) {
 	for n < len(steps) && n < batchBlocks {
 		if p := steps[n].place; p >= 0 {
@@ -687,8 +694,8 @@ func (s *Stream) fit(steps []step, limit int) (size, n int) {
 	return size, n
 }
 
-// fill reads steps into the buffer of b, in runs of those that are not there
-// yet.
+// fill reads steps into the buffer of b. It reads adjacent steps that are not
+// loaded yet together.
 func (s *Stream) fill(ctx context.Context, b *batch, steps []step) error {
 	buf := b.buf.p
 	for i := 0; i < len(steps); {
@@ -726,11 +733,12 @@ func (s *Stream) fill(ctx context.Context, b *batch, steps []step) error {
 	return nil
 }
 
-// deviate goes below a block that was taken for a leaf: the i-th of those being
-// read. The steps after it wait; none of them was opened.
+// deviate handles a block that was taken for a leaf but has blocks below: the
+// i-th step being read. The later steps, none of which has been opened, go back
+// on the stack.
 func (s *Stream) deviate(i int, below []want) error {
 	s.work += workPerBlock
-	s.steps[s.at+i-1].frame.plain = true // others there may be none either
+	s.steps[s.at+i-1].frame.plain = true // other such blocks in the frame may not be leaves either
 	rest := s.steps[s.at+i:]
 	wants := make([]want, len(rest))
 	for k := range rest {

@@ -1,11 +1,12 @@
-// Package walk reads DAGs in the order in which their blocks are wanted, ahead
-// of whoever wants them: the bytes of files, and the blocks of archives.
+// Package walk reads DAGs for consumers that need their blocks in order: the
+// bytes of files, or the blocks of archives.
 //
-// It knows where to go on before the blocks that come first are used up, so it
-// asks for many at once. Leaves are read into buffers that are used again; what
-// all walks hold together is bounded in bytes, and so is what a walk may read
-// that yields nothing. A walk gives only what was checked, in order, and the
-// first block that can't be had ends it with an error.
+// A walk reads ahead. It knows which blocks come next before the consumer has
+// used the first ones, so it looks up and reads many at once. Buffers for
+// leaves are reused. Limits in bytes apply to what all walks together hold, and
+// to how much a walk may read without yielding anything. A walk yields only
+// blocks that it has checked, in order. It ends with an error at the first
+// block that it can't read.
 package walk
 
 import (
@@ -19,54 +20,56 @@ import (
 )
 
 var (
-	// ErrMissing is wrapped by errors that report a block which is not held.
+	// ErrMissing is wrapped by errors about a block that is not held.
 	ErrMissing = errors.New("block is not held")
 
-	// ErrBusy is wrapped by errors that report that there is no memory or no
-	// place for a walk at this time.
-	ErrBusy = errors.New("too much is being read at this time")
+	// ErrBusy is wrapped by errors that say that there is currently no memory
+	// or no place for a walk.
+	ErrBusy = errors.New("too much is being read at the moment")
 
-	// ErrFruitless is wrapped by errors that report a DAG which takes far more
-	// work than it yields bytes.
+	// ErrFruitless is wrapped by errors about a DAG that takes far too much
+	// work for the bytes that it yields.
 	ErrFruitless = errors.New("too much work for too few bytes")
 )
 
-// Blocks is where blocks come from. It is safe for concurrent use.
+// Blocks is a source of blocks. It must be safe for concurrent use.
 type Blocks interface {
-	// Find tells where blocks are. What it returns has as many places as there
-	// are CIDs, none of which is an identity CID.
+	// Find looks up blocks. The result has one place per CID. No CID is an
+	// identity CID.
 	Find(ctx context.Context, cids []cid.Cid) (Places, error)
 }
 
-// Places is where some blocks are. It is for one goroutine.
+// Places says where some blocks are. It need not be safe for concurrent use.
 type Places interface {
 	// Size returns the length of block i, or -1 if it is not held.
 	Size(i int) int
 
-	// Read reads the blocks from i up to j, all of which are held, into buf, one
-	// after the other, and checks that they are what their CIDs say. It returns
-	// how many are right before the first that can't be had, and why that is so.
-	// An error that matches [ErrMissing] says that the block was lost.
+	// Read reads the blocks from i up to j, all of which are held, into buf one
+	// after the other, and checks them against their CIDs. It returns how many
+	// blocks were right before the first that can't be read, and the error for
+	// that one. If a block was lost, the error matches [ErrMissing].
 	Read(ctx context.Context, i, j int, buf []byte) (int, error)
 }
 
-// Options are the bounds of a [Reader]. Zero means a default.
+// Options are the limits of a [Reader]. Zero means a default.
 type Options struct {
-	// Memory is how many bytes all walks together may hold to be ahead, for
-	// what they have to remember included. Beyond it a walk has two blocks.
+	// Memory is how many bytes all walks together may hold for reading ahead,
+	// including what they must remember. When it is used up, a walk can still
+	// hold two blocks.
 	Memory int64
 
-	// Walks is how many walks there may be at a time. Others wait, unless there
-	// is one whose reader doesn't read: that is set aside until it does.
+	// Walks is how many walks may be active at a time. Others wait. If the
+	// consumer of an active walk is stalled, the walk is suspended ("set
+	// aside") until the consumer goes on.
 	Walks int
 
-	// Aside is how many bytes all walks that are set aside may hold. The one
-	// that stands still for longest ends when there are more.
+	// Aside is how many bytes all suspended walks may hold. If they hold more,
+	// the longest stalled one ends.
 	Aside int64
 
-	// HangUp is called with the context of a walk that is to end although its
-	// writer stands still, to have that give up. Nil means that none can be had
-	// to.
+	// HangUp is called with the context of a walk that must end while its
+	// writer is stalled. It should make the writer give up. If nil, nothing is
+	// done.
 	HangUp func(context.Context)
 }
 
@@ -76,7 +79,7 @@ const (
 	defaultAside  = 64 << 20
 )
 
-// Reader starts walks, and shares out the memory between them. It is safe for
+// Reader starts walks and divides the memory between them. It is safe for
 // concurrent use.
 type Reader struct {
 	blocks Blocks
@@ -84,7 +87,7 @@ type Reader struct {
 	room   *room
 }
 
-// NewReader returns a Reader of these blocks.
+// NewReader returns a Reader for these blocks.
 func NewReader(b Blocks, opts Options) *Reader {
 	if opts.Memory == 0 {
 		opts.Memory = defaultMemory
@@ -100,8 +103,8 @@ func NewReader(b Blocks, opts Options) *Reader {
 	return r
 }
 
-// Block returns a block in memory of its own. It is for the few that decide
-// where to go.
+// Block returns a block in its own memory. It is meant for the few blocks that
+// decide where a walk goes.
 func (r *Reader) Block(ctx context.Context, c cid.Cid) ([]byte, error) {
 	if inline, ok := links.Identity(c); ok {
 		return inline, nil
@@ -120,7 +123,7 @@ func (r *Reader) Block(ctx context.Context, c cid.Cid) ([]byte, error) {
 	return buf, nil
 }
 
-// Size returns the length of a block, unread.
+// Size returns the length of a block without reading it.
 func (r *Reader) Size(ctx context.Context, c cid.Cid) (int64, error) {
 	if inline, ok := links.Identity(c); ok {
 		return int64(len(inline)), nil
