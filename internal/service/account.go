@@ -10,8 +10,8 @@ import (
 	"github.com/carload/carload/internal/store"
 )
 
-// tokenRow is a key as the original's API had it. The secret is there only
-// when the key is new: after that nobody knows it.
+// tokenRow is a key in the form of the original's API. It includes the secret
+// only when the key is created: the store keeps no copy of it.
 type tokenRow struct {
 	ID      int64   `json:"id"`
 	Name    string  `json:"name"`
@@ -33,8 +33,8 @@ func (s *Service) listTokens(c *call) error {
 	return c.reply(http.StatusOK, out)
 }
 
-// createToken makes a key for the caller's user, with the caller's limits: a
-// key cannot give away more than it has.
+// createToken makes a key for the caller's user with the caller's limits, since
+// a key cannot grant more than it has.
 func (s *Service) createToken(c *call) error {
 	var in struct {
 		Name string `json:"name"`

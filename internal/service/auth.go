@@ -8,20 +8,21 @@ import (
 	"github.com/carload/carload/internal/store"
 )
 
-// guard says what a caller has to be.
+// guard says what a caller needs for a route.
 type guard uint
 
 const (
 	public    guard = 0
-	keyed     guard = 1 << iota // has a key
-	creates                     // and is not barred from writing
-	deletes                     // and is not barred from deleting
-	pinsGuard                   // and may use the pinning API
-	bodied                      // sends what is stored
-	unshared                    // not for pages of other origins
+	keyed     guard = 1 << iota // a key
+	creates                     // a key that may write
+	deletes                     // a key that may delete
+	pinsGuard                   // a key that may use the pinning API
+	bodied                      // the body will be stored
+	unshared                    // pages of other origins may not call it
 )
 
-// pass makes the checks that follow authentication, in the original's order.
+// pass makes the checks that follow authentication, in the order of the
+// original.
 func pass(c *store.Caller, g guard) error {
 	switch {
 	case g&creates != 0 && c.Restricted:
@@ -35,7 +36,7 @@ func pass(c *store.Caller, g guard) error {
 	return nil
 }
 
-// authenticate finds the caller. Its answers come in the original's order.
+// authenticate finds the caller. It checks in the order of the original.
 func (s *Service) authenticate(r *http.Request) (*store.Caller, error) {
 	const scheme = "bearer "
 	header := r.Header.Get("Authorization")

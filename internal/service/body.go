@@ -9,15 +9,15 @@ import (
 	"time"
 )
 
-// leastBytes is what a body has to bring in each leastTime, on average. It is
-// half of what the slowest clients send.
+// leastBytes is the least that a body must bring in every leastTime, on
+// average. The slowest real clients send twice as fast.
 const (
 	leastBytes = 30 << 10
 	leastTime  = time.Minute
 )
 
-// body reads a request's body up to a limit, and gives up on one that stands
-// still or only just moves. Its errors are bodyErrors, or an API error for a body that is too
+// body reads a request's body up to a limit. It gives up on a body that stalls
+// or trickles. Its errors are bodyErrors, or an API error if the body is too
 // large.
 type body struct {
 	r    io.ReadCloser
@@ -26,8 +26,8 @@ type body struct {
 	left int64
 	err  error
 
-	waited time.Duration // for the client, in which
-	bytes  int64         // came
+	waited time.Duration // time spent waiting for the client
+	bytes  int64         // received in that time
 }
 
 func newBody(w http.ResponseWriter, r *http.Request, limit int64, idle time.Duration) *body {
@@ -39,7 +39,7 @@ func (b *body) Read(p []byte) (int, error) {
 	if b.err != nil {
 		return 0, b.err
 	}
-	// Tests and wrappers may have no deadline; then bodies may stand still.
+	// Some wrappers and tests support no deadline; then a body may stall.
 	_ = b.rc.SetReadDeadline(time.Now().Add(b.idle))
 	start := time.Now()
 	n, err := b.r.Read(p)
@@ -63,11 +63,11 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, b.err
 }
 
-// errTrickle ends a body that only just moves.
+// errTrickle ends a body that is too slow.
 var errTrickle = fmt.Errorf("less than %d bytes in %s", leastBytes, leastTime)
 
-// pace counts what was read, and how long that took. What the service does in
-// between is not the client's time.
+// pace checks the client's speed. It does not count the time that the service
+// takes between reads.
 func (b *body) pace(n int, took time.Duration) error {
 	b.bytes += int64(n)
 	b.waited += took
@@ -81,7 +81,7 @@ func (b *body) pace(n int, took time.Duration) error {
 	return nil
 }
 
-// drain hears out a client whose answer is written.
+// drain reads the rest of the body after the reply was written.
 func (b *body) drain(ctx context.Context) {
 	switch {
 	case b.r == http.NoBody:
@@ -90,7 +90,7 @@ func (b *body) drain(ctx context.Context) {
 		_ = b.rc.SetReadDeadline(time.Time{})
 		return
 	case b.err != nil:
-		_ = b.rc.SetReadDeadline(time.Now()) // net/http would read on
+		_ = b.rc.SetReadDeadline(time.Now()) // keep net/http from reading on
 		return
 	}
 	defer dispensable(ctx)()

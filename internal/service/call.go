@@ -13,21 +13,21 @@ import (
 type call struct {
 	w     http.ResponseWriter
 	r     *http.Request
-	param string // what stood in the path for :param
+	param string // the path segment that matched :param
 	who   *store.Caller
 	body  *body
-	pins  bool // it is for the pinning API, which has error bodies of its own
+	pins  bool // it is for the pinning API, whose errors have their own format
 }
 
 func (c *call) reply(status int, value any) error {
 	return writeJSON(c.w, status, okReply{OK: true, Value: value})
 }
 
-// maxJSONBytes bounds the bodies that are JSON, which are held in memory.
+// maxJSONBytes limits bodies that are JSON, since they are held in memory.
 const maxJSONBytes = 1 << 20
 
-// readJSON decodes the body. What is not JSON gets the answer that JavaScript's
-// parser got.
+// readJSON decodes the body. For invalid JSON, the error is the one from
+// JavaScript's parser that clients of the original got.
 func (c *call) readJSON(v any) error {
 	raw, err := io.ReadAll(io.LimitReader(c.body, maxJSONBytes+1))
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 // directory is a tree of imported files, by name.
 type directory map[string]entry
 
-// entry is a file, or a directory if that is not nil.
+// entry is a file, or a directory if the field directory is set.
 type entry struct {
 	file written
 	dir  directory
@@ -22,21 +22,21 @@ type entry struct {
 const (
 	maxPathSegments = 64
 
-	// maxNameBytes is the longest name that file systems have. One that is
-	// longer could not be restored.
+	// maxNameBytes is the longest name that file systems allow. A file with a
+	// longer name could not be restored.
 	maxNameBytes = 255
 
-	// maxEntries bounds the files and directories that a form makes, for
-	// they are in memory until its end.
+	// maxEntries limits the files and directories in a form, since they stay in
+	// memory until its end.
 	maxEntries = 100_000
 )
 
-// jsBlanks is what JavaScript's trim takes off both ends of a string.
+// jsBlanks are the characters that JavaScript's trim removes.
 const jsBlanks = "\t\n\v\f\r \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
 
-// components splits a path as the original's importer did: it was trimmed, and
-// split at slashes and backslashes, but not where one of the former follows one
-// of the latter.
+// components splits a path as the original's importer did. It trims the path
+// and splits it at slashes and backslashes, but not at a slash that follows a
+// backslash.
 func components(path string) (out []string) {
 	var part strings.Builder
 	flush := func() {
@@ -61,7 +61,8 @@ func components(path string) (out []string) {
 	return out
 }
 
-// place puts a file at a path. Of two with one path the last wins.
+// place puts a file at a path. If two files have the same path, the last one
+// wins.
 func (b *importer) place(d directory, path string, file written) error {
 	segments := slices.DeleteFunc(components(path), func(s string) bool { return s == "." })
 	if i := slices.IndexFunc(segments, func(s string) bool { return strings.Contains(s, "/") }); i >= 0 {
@@ -92,15 +93,15 @@ func (b *importer) place(d directory, path string, file written) error {
 	return nil
 }
 
-// shardEntries is the number of entries from which on the original's importer
-// made a HAMT of a directory.
+// shardEntries is the number of entries from which the original's importer made
+// a directory a HAMT.
 const shardEntries = 1000
 
-// tooDeep is how boxo's error begins for names whose hashes are all the same. It
-// has no type.
+// tooDeep is the start of boxo's error for names whose hashes are all equal.
+// The error has no type.
 const tooDeep = "sharded directory too deep"
 
-// twin finds another name with the hash of one.
+// twin finds another name with the same hash.
 func (d directory) twin(name string) string {
 	for other := range d {
 		if other != name && murmur3.Sum64([]byte(other)) == murmur3.Sum64([]byte(name)) {
@@ -110,7 +111,7 @@ func (d directory) twin(name string) string {
 	return ""
 }
 
-// addDirectory writes a directory and those in it, and returns its node.
+// addDirectory writes a directory and its subdirectories, and returns its node.
 func (b *importer) addDirectory(ctx context.Context, d directory) (written, error) {
 	var dir uio.Directory
 	var err error

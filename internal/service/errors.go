@@ -11,7 +11,7 @@ import (
 	"github.com/carload/carload/internal/store"
 )
 
-// apiError is an error as clients see it.
+// apiError is an error in the form that clients see.
 type apiError struct {
 	status  int
 	code    string
@@ -28,8 +28,9 @@ func failure(status int, code, format string, args ...any) *apiError {
 	return &apiError{status: status, code: code, message: message}
 }
 
-// The original maps a thrown JavaScript error without a status to 500 and its
-// class name. Clients decide on retries by that, so it is kept.
+// The original answered a JavaScript error without a status with 500 and the
+// name of the error's class. Clients use that to decide whether to retry, so we
+// do the same.
 func thrown(format string, args ...any) *apiError {
 	return failure(http.StatusInternalServerError, "Error", format, args...)
 }
@@ -51,14 +52,14 @@ func diskFull() *apiError {
 		"The service's disk is full; nothing was stored.")
 }
 
-// bodyError is a request body that could not be read to its end.
+// bodyError is an error from reading a request body.
 type bodyError struct{ err error }
 
 func (e *bodyError) Error() string { return "read request body: " + e.err.Error() }
 func (e *bodyError) Unwrap() error { return e.err }
 
-// asAPIError decides what a client is told about err. It reports false for
-// what the client should not have caused.
+// asAPIError decides what to tell the client about err. It returns false if the
+// client did not cause the error.
 func asAPIError(err error) (*apiError, bool) {
 	var api *apiError
 	var body *bodyError
@@ -91,11 +92,11 @@ func asAPIError(err error) (*apiError, bool) {
 	return thrown("Internal error"), false
 }
 
-// carFailure says what is wrong with a CAR in the words of the libraries that
-// the original was made of.
+// carFailure describes what is wrong with a CAR in the words of the JavaScript
+// libraries that the original used.
 func carFailure(e *store.CARError) *apiError {
 	switch e.Fault {
-	case store.FaultManyLinks, store.FaultManyBlocks: // not a bound of the original
+	case store.FaultManyLinks, store.FaultManyBlocks: // the original had no such limits
 		return badRequest("the CAR is refused: "+string(e.Fault), e.Args...)
 	}
 	if format, ok := hashWords[e.Fault]; ok {
@@ -135,12 +136,13 @@ type errorReply struct {
 	Error struct {
 		Code    string `json:"code"`
 		Message string `json:"message"`
-		Reason  string `json:"reason,omitempty"`  // what clients of the pinning
-		Details string `json:"details,omitempty"` // API look for
+		Reason  string `json:"reason,omitempty"`  // clients of the pinning API
+		Details string `json:"details,omitempty"` // read these two
 	} `json:"error"`
 }
 
-// write answers with the error; pins says that the pinning API was asked.
+// write answers with the error. Pins says that the request was for the pinning
+// API.
 func (e *apiError) write(w http.ResponseWriter, pins bool) error {
 	if e.status == http.StatusRequestEntityTooLarge {
 		return writeTooLarge(w)
@@ -153,8 +155,8 @@ func (e *apiError) write(w http.ResponseWriter, pins bool) error {
 	return writeJSON(w, e.status, r)
 }
 
-// writeTooLarge is the page of the proxy that stood before the original, which
-// had no limit of its own. Clients have to cope with HTML here.
+// writeTooLarge answers with the HTML page of the proxy in front of the
+// original, which had no limit of its own. Clients must cope with HTML here.
 func writeTooLarge(w http.ResponseWriter) error {
 	const page = "<html>\r\n<head><title>413 Request Entity Too Large</title></head>\r\n" +
 		"<body>\r\n<center><h1>413 Request Entity Too Large</h1></center>\r\n<hr>\r\n</body>\r\n</html>\r\n"

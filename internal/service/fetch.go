@@ -21,17 +21,17 @@ import (
 
 const (
 	fetchWorkers = 2
-	// fetchShardBytes is when blocks that were fetched become a shard, so
-	// that what was fetched is not lost with the rest.
+	// fetchShardBytes is the size at which fetched blocks become a shard. They
+	// are kept even if the rest of the fetch fails.
 	fetchShardBytes = 32 << 20
 	fetchRetryAfter = time.Minute
-	// maxWanted bounds the links of a DAG that are kept in memory while its
+	// maxWanted limits the links of a DAG that are kept in memory while its
 	// blocks stream in. A DAG with more is fetched block by block.
 	maxWanted = 1 << 18
 )
 
-// fetcher gets content that is pinned but not held from other gateways. Its
-// goroutines end with stop.
+// fetcher fetches pinned content that is not held from other gateways. Its
+// goroutines run until stop.
 type fetcher struct {
 	intake
 	log    *slog.Logger
@@ -49,7 +49,7 @@ func startFetcher(ctx context.Context, in intake, opts Options) (*fetcher, error
 	transport.ResponseHeaderTimeout = opts.IdleTimeout
 	f := &fetcher{
 		intake: in, log: opts.Logger, client: &http.Client{Transport: transport}, idle: opts.IdleTimeout,
-		wake:   make(chan struct{}, fetchWorkers), // one token each
+		wake:   make(chan struct{}, fetchWorkers), // one token for each worker
 		cancel: cancel, group: new(errgroup.Group),
 	}
 	for _, base := range opts.FetchFrom {
@@ -60,7 +60,7 @@ func startFetcher(ctx context.Context, in intake, opts Options) (*fetcher, error
 		}
 		f.from = append(f.from, strings.TrimSuffix(base, "/"))
 	}
-	// What was being fetched when a process ended is fetched on.
+	// Continue the fetches that were running when the last process ended.
 	if err := f.st.ResumeFetches(ctx); err != nil {
 		cancel()
 		return nil, err
@@ -73,7 +73,7 @@ func startFetcher(ctx context.Context, in intake, opts Options) (*fetcher, error
 	return f, nil
 }
 
-// stop ends all fetches. They go on when the store is opened again.
+// stop ends all fetches. They continue when the store is next opened.
 func (f *fetcher) stop() error {
 	f.cancel()
 	err := f.group.Wait()
@@ -114,7 +114,7 @@ func (f *fetcher) work(ctx context.Context) {
 	}
 }
 
-// run fetches a content and writes down how it ended.
+// run fetches a content and records the outcome.
 func (f *fetcher) run(ctx context.Context, content cid.Cid) error {
 	err := f.fetch(ctx, content)
 	end, reason := store.FetchDone, ""
@@ -127,8 +127,9 @@ func (f *fetcher) run(ctx context.Context, content cid.Cid) error {
 	return f.st.EndFetch(context.WithoutCancel(ctx), content, end, reason)
 }
 
-// fetch gets what is missing of a DAG: first as one CAR from each gateway in
-// turn, which is fast, then block by block, which goes on where that broke off.
+// fetch gets the missing blocks of a DAG. It first asks each gateway in turn
+// for one CAR, which is fast. If no CAR completes the DAG, it fetches the rest
+// block by block.
 func (f *fetcher) fetch(ctx context.Context, root cid.Cid) error {
 	for _, base := range f.from {
 		if err := f.fetchCAR(ctx, base, root); err != nil {
@@ -166,7 +167,7 @@ func (v *saver) save(ctx context.Context, c cid.Cid, data []byte) (err error) {
 	return nil
 }
 
-// flush makes a shard of what was saved.
+// flush makes a shard of the blocks saved so far.
 func (v *saver) flush(ctx context.Context) (err error) {
 	if v.b == nil {
 		return nil
@@ -188,7 +189,7 @@ func (v *saver) discard() error {
 	return v.b.Close()
 }
 
-// open asks a gateway for something and returns the body of its answer.
+// open sends a request to a gateway and returns the body of its reply.
 func (f *fetcher) open(ctx context.Context, target, accept string) (io.ReadCloser, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
@@ -210,7 +211,7 @@ func (f *fetcher) open(ctx context.Context, target, accept string) (io.ReadClose
 	return &patient{body: res.Body, cancel: cancel, idle: f.idle}, nil
 }
 
-// patient gives up on a body that stands still.
+// patient is a body that gives up when it stalls.
 type patient struct {
 	body   io.ReadCloser
 	cancel context.CancelCauseFunc
@@ -230,8 +231,9 @@ func (p *patient) Close() error {
 	return p.body.Close()
 }
 
-// fetchCAR takes the blocks of a CAR as long as they are wanted: the root, and
-// what a wanted block links to. So a gateway cannot fill the disk with others.
+// fetchCAR takes the wanted blocks from a CAR: the root, and blocks that a
+// wanted block links to. It ignores others, so a gateway cannot fill the disk
+// with them.
 func (f *fetcher) fetchCAR(ctx context.Context, base string, root cid.Cid) (err error) {
 	body, err := f.open(ctx, base+"/ipfs/"+root.String()+"?format=car&dag-scope=all", "application/vnd.ipld.car; order=dfs; dups=n")
 	if err != nil {
@@ -255,7 +257,7 @@ func (f *fetcher) fetchCAR(ctx context.Context, base string, root cid.Cid) (err 
 		}
 		k := nodeOf(sec.Cid)
 		if !wanted[k] {
-			continue // repeated, or not ours
+			continue // a repetition, or not wanted
 		}
 		delete(wanted, k)
 		if err := usable(k, sec.Data); err != nil {
@@ -265,7 +267,7 @@ func (f *fetcher) fetchCAR(ctx context.Context, base string, root cid.Cid) (err 
 			return err
 		}
 		if len(wanted) > maxWanted {
-			return errors.New("the DAG has too many links to stream it")
+			return errors.New("the DAG has too many links to be streamed")
 		}
 		if err := out.save(ctx, sec.Cid, sec.Data); err != nil {
 			return err
@@ -273,10 +275,10 @@ func (f *fetcher) fetchCAR(ctx context.Context, base string, root cid.Cid) (err 
 	}
 }
 
-// nodeOf is the one name of a block as a node of a DAG.
+// nodeOf returns the normal form of a node's CID.
 func nodeOf(c cid.Cid) cid.Cid { return cid.NewCidV1(c.Prefix().Codec, c.Hash()) }
 
-// eachChild calls f for what a block needs besides itself.
+// eachChild calls f for each block that c links to.
 func eachChild(c cid.Cid, data []byte, f func(cid.Cid)) error {
 	if !links.Possible(c.Prefix().Codec) {
 		return nil
@@ -291,7 +293,7 @@ func eachChild(c cid.Cid, data []byte, f func(cid.Cid)) error {
 	return nil
 }
 
-// usable refuses blocks that an upload could not have either.
+// usable refuses blocks that an upload could not contain either.
 func usable(c cid.Cid, data []byte) error {
 	if len(data) > store.MaxBlockBytes {
 		return fmt.Errorf("block %s is larger than %d bytes", c, store.MaxBlockBytes)
@@ -299,8 +301,8 @@ func usable(c cid.Cid, data []byte) error {
 	return store.CheckBlock(c, data)
 }
 
-// fetchBlocks walks the DAG, over what is held and what is not, and fetches
-// the latter. It holds the links of the nodes above the current one.
+// fetchBlocks walks the whole DAG and fetches the blocks that are not held. It
+// keeps the pending links of the nodes on its path in memory.
 func (f *fetcher) fetchBlocks(ctx context.Context, root cid.Cid) (err error) {
 	out := &saver{intake: f.intake, root: root}
 	defer func() {
@@ -334,7 +336,8 @@ func (f *fetcher) fetchBlocks(ctx context.Context, root cid.Cid) (err error) {
 	return nil
 }
 
-// block returns a block that is held and sound, or fetches and saves it.
+// block returns a block. It fetches and saves the block if it is not held or is
+// damaged.
 func (f *fetcher) block(ctx context.Context, out *saver, c cid.Cid) ([]byte, error) {
 	data, err := f.st.Block(ctx, c)
 	if !errors.Is(err, store.ErrNotHeld) && !errors.Is(err, store.ErrDamaged) {

@@ -13,10 +13,10 @@ type part struct {
 	body              io.Reader
 }
 
-// errPlainField is a part that is not a file.
+// errPlainField says that a part is not a file.
 var errPlainField = errors.New("the part is a plain field")
 
-// form reads multipart bodies part by part, none of which is held.
+// form reads a multipart body part by part. It keeps none of them in memory.
 type form struct{ r *multipart.Reader }
 
 func newForm(c *call) (*form, error) {
@@ -27,8 +27,8 @@ func newForm(c *call) (*form, error) {
 	return &form{multipart.NewReader(c.body, params["boundary"])}, nil
 }
 
-// next returns the next part, or io.EOF. With errPlainField the part is valid
-// as well.
+// next returns the next part, or io.EOF at the end. With errPlainField, the
+// part is valid too.
 func (f *form) next() (part, error) {
 	p, err := f.r.NextRawPart()
 	if errors.Is(err, io.EOF) {
@@ -37,7 +37,7 @@ func (f *form) next() (part, error) {
 	if err != nil {
 		return part{}, formError(err)
 	}
-	// FileName would cut the directories off.
+	// FileName would cut off the directories.
 	_, params, err := mime.ParseMediaType(p.Header.Get("Content-Disposition"))
 	if err != nil {
 		return part{}, thrown("multipart part has no Content-Disposition")
@@ -55,7 +55,7 @@ func (f *form) next() (part, error) {
 	return out, nil
 }
 
-// formError tells a body that is no form from one that could not be read.
+// formError tells a body that is not a form from one that could not be read.
 func formError(err error) error {
 	var api *apiError
 	var body *bodyError

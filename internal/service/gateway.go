@@ -39,16 +39,17 @@ func (c content) Find(ctx context.Context, cids []cid.Cid) (walk.Places, error) 
 	if err != nil {
 		return nil, err
 	}
-	_ = c.lost(ctx, b.Absent) // those who ask will be told so
+	_ = c.lost(ctx, b.Absent) // reading the block will report the error
 	return places{b, c}, nil
 }
 
-// lost makes blocks that are lost ones that are not held: then clients know that
-// they have to be sent again, and not that they should try later.
+// lost turns the error for a damaged block into one for a block that is not
+// held. Then clients learn that they must upload it again, rather than try
+// again later.
 func (c content) lost(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(err, store.ErrDamaged):
-		c.log.LogAttrs(ctx, slog.LevelError, "a block is damaged, and has to be uploaded again", slog.Any("error", err), requestID(ctx))
+		c.log.LogAttrs(ctx, slog.LevelError, "a block is damaged and must be uploaded again", slog.Any("error", err), requestID(ctx))
 	case !errors.Is(err, store.ErrNotHeld):
 		return err
 	}

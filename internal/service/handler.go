@@ -13,8 +13,8 @@ import (
 	"github.com/carload/carload/internal/store"
 )
 
-// New makes a service over an open store. The caller closes the service, and
-// then the store.
+// New makes a service over an open store. The caller closes the service before
+// the store.
 func New(ctx context.Context, st *store.Store, opts Options) (*Service, error) {
 	opts = opts.withDefaults()
 	if err := opts.validate(); err != nil {
@@ -31,7 +31,7 @@ func New(ctx context.Context, st *store.Store, opts Options) (*Service, error) {
 	return s, nil
 }
 
-// newHandler assembles the API, the gateway and what operators need.
+// newHandler puts together the API, the gateway, and the routes for operators.
 func (s *Service) newHandler() (http.Handler, error) {
 	routes := s.routes()
 	//nolint:contextcheck // the request carries its context
@@ -46,11 +46,11 @@ func (s *Service) newHandler() (http.Handler, error) {
 	return s.observe(s.checkHost(all)), nil
 }
 
-// route is one line of the API. Patterns ignore case and a slash at the end.
+// route is a route of the API. Patterns ignore case and a trailing slash.
 type route struct {
 	method  string
-	pattern []string // segments; ":param" stands for any
-	mode    string   // letters of the mode that it needs
+	pattern []string // segments; ":param" matches any
+	mode    string   // letters that the service's mode must contain
 	guard   guard
 	handle  func(*call) error
 }
@@ -87,7 +87,7 @@ func (s *Service) routes() []route {
 	return append(legacy(out), out...)
 }
 
-// legacy are the routes under the prefix that the first clients used.
+// legacy returns the routes under the prefix that the first clients used.
 func legacy(routes []route) []route {
 	var out []route
 	for _, rt := range routes {
@@ -213,15 +213,16 @@ func preflight(c *call) error {
 	return nil
 }
 
-// fail tells the client what it may know of an error, and the log the rest.
+// fail answers with the part of an error that the client may know, and logs the
+// rest.
 func (s *Service) fail(c *call, err error) error {
 	if errors.Is(err, context.Canceled) && c.r.Context().Err() != nil {
-		// A handler that writes nothing says 200, and who closed only its own
-		// side of the connection would believe it.
-		err = failure(http.StatusServiceUnavailable, "HTTP_ERROR", "the connection was closed before the request was done")
+		// If nothing is written, net/http answers 200. A client that closed
+		// only its own side of the connection would believe it.
+		err = failure(http.StatusServiceUnavailable, "HTTP_ERROR", "the client closed the connection before the request was complete")
 	}
 	if c.body.err == nil && c.r.ContentLength != 0 {
-		c.w.Header().Set("Connection", "close") // it is not heard out for long
+		c.w.Header().Set("Connection", "close") // the rest of the body is read only for a short time
 	}
 	var pinning *pinError
 	if errors.As(err, &pinning) {
@@ -245,8 +246,8 @@ func allowOrigin(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Access-Control-Allow-Origin", origin)
 }
 
-// Metrics serves GET /metrics alone, and to other machines as well. It is for a
-// listener of its own.
+// Metrics serves only GET /metrics, but to other machines too. It is meant for
+// a separate listener.
 func (s *Service) Metrics() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", s.metrics.handler)

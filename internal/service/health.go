@@ -2,7 +2,7 @@ package service
 
 import "net/http"
 
-// serveMetrics answers GET /metrics to who is on this machine.
+// serveMetrics answers GET /metrics for clients on this machine.
 func (s *Service) serveMetrics(c *call) error {
 	if !local(c.r) {
 		return writePlain(c.w, http.StatusForbidden, "metrics are for this machine only; an operator can give them an address of their own: carload serve --metrics-addr ADDR\n")
@@ -22,7 +22,7 @@ func (s *Service) version(c *call) error {
 
 func (s *Service) healthz(c *call) error { return writeJSON(c.w, http.StatusOK, okReply{OK: true}) }
 
-// readyz reports whether the store answers.
+// readyz reports whether the store is working.
 func (s *Service) readyz(c *call) error {
 	if err := s.st.Ping(c.r.Context()); err != nil {
 		return failure(http.StatusServiceUnavailable, "ERROR_NOT_READY", "The store does not answer.")

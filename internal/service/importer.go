@@ -19,7 +19,7 @@ import (
 	"github.com/carload/carload/internal/store"
 )
 
-// The recipe of the original's server for files.
+// The parameters with which the original's server imported files.
 const (
 	importChunkBytes = 256 << 10
 	importWidth      = 174
@@ -29,17 +29,17 @@ func importPrefix() cid.Prefix {
 	return cid.Prefix{Version: 1, Codec: links.DagPB, MhType: multihash.SHA2_256, MhLength: -1}
 }
 
-// importer writes the DAGs that are made here into a shard. It is the DAG
-// service that boxo's importer adds nodes to.
+// importer writes the DAGs that the service makes into a shard. boxo's importer
+// uses it as its DAG service.
 type importer struct {
-	ipld.DAGService // nil: only adding and getting are asked for
+	ipld.DAGService // nil: only adding and getting are used
 	*store.Builder
-	entries int // of all directories together
+	entries int // in all directories together
 	listed  int // bytes of the names and types of the files
 }
 
 func newImporter(st *store.Store) (*importer, error) {
-	root, err := importPrefix().Sum(nil) // all that are made here are equally long
+	root, err := importPrefix().Sum(nil) // a placeholder: all roots made here have the same length
 	if err != nil {
 		return nil, err
 	}
@@ -47,7 +47,7 @@ func newImporter(st *store.Store) (*importer, error) {
 	return &importer{Builder: b}, err
 }
 
-// Add writes a node unless it was written before.
+// Add writes a node, unless it was written before.
 func (b *importer) Add(_ context.Context, nd ipld.Node) error {
 	if _, is := nd.(written); is {
 		return nil
@@ -55,7 +55,7 @@ func (b *importer) Add(_ context.Context, nd ipld.Node) error {
 	return b.Builder.Add(nd.Cid(), nd.RawData())
 }
 
-// AddMany writes nodes unless they were written before.
+// AddMany writes nodes, unless they were written before.
 func (b *importer) AddMany(ctx context.Context, nds []ipld.Node) error {
 	for _, nd := range nds {
 		if err := b.Add(ctx, nd); err != nil {
@@ -84,10 +84,10 @@ func (b *importer) Get(_ context.Context, c cid.Cid) (ipld.Node, error) {
 	return merkledag.DecodeProtobufBlock(blk)
 }
 
-// written is a node that was written: what a directory has to know of it, and
-// not its bytes.
+// written is a node that was written. It has what a directory needs to know
+// about the node, but not its bytes.
 type written struct {
-	ipld.Node // nil: only these methods are asked for
+	ipld.Node // nil: only the methods below are used
 	cid       cid.Cid
 	size      uint64 // of the DAG
 }
@@ -122,7 +122,8 @@ func (b *importer) addFile(r io.Reader) (written, error) {
 	return asWritten(root)
 }
 
-// finish ends the shard of a UnixFS root, whose size is that of its DAG.
+// finish completes the shard. The root is UnixFS, and its size is that of its
+// DAG.
 func (b *importer) finish(ctx context.Context, root written) (*store.Incoming, error) {
 	return b.Finish(ctx, root.cid, int64(root.size))
 }

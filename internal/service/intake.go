@@ -7,13 +7,13 @@ import (
 	"github.com/carload/carload/internal/store"
 )
 
-// intake is the way of shards into the store, where they are counted.
+// intake accepts shards into the store and counts them.
 type intake struct {
 	st      *store.Store
 	metrics *metrics
 }
 
-// accept is [store.Store.Accept].
+// accept is [store.Store.Accept], counted.
 func (i intake) accept(ctx context.Context, in *store.Incoming, up *store.NewUpload) error {
 	start := time.Now()
 	if err := i.st.Accept(ctx, in, up); err != nil {

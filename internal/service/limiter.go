@@ -8,27 +8,28 @@ import (
 	"time"
 )
 
-// The original's limit, which stood before it at the edge.
+// The rate limit of the original, which was enforced in front of it.
 const (
 	limitRequests = 30
 	limitWindow   = 10 * time.Second
 	limitBlock    = 30 * time.Second
 )
 
-// limiter counts requests per key in a sliding window. A key that goes over is
-// blocked for a while. The zero value is ready to use.
+// limiter counts each key's requests in a sliding window. A key that exceeds
+// the limit is blocked for a while. The zero value is ready to use.
 type limiter struct {
 	mu   sync.Mutex
 	keys map[int64]*window // guarded by mu
 }
 
 type window struct {
-	at           [limitRequests]time.Time // ring of the last requests
+	at           [limitRequests]time.Time // ring buffer of the last requests
 	next         int
 	blockedUntil time.Time
 }
 
-// allow counts a request, and reports how long its key is still blocked.
+// allow counts a request. If the key is blocked, it returns false and how long
+// the block still lasts.
 func (l *limiter) allow(key int64, now time.Time) (wait time.Duration, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -56,7 +57,7 @@ func writeLimited(w http.ResponseWriter, wait time.Duration) error {
 	const body = "{\n  \"ok\": false,\n  \"error\": {\n    \"code\": \"ERROR_RATE_LIMITED\",\n" +
 		"    \"message\": \"You are being rate limited\"\n  }\n}"
 	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Access-Control-Expose-Headers", "Retry-After") // to pages of other origins
+	w.Header().Set("Access-Control-Expose-Headers", "Retry-After") // for pages of other origins
 	w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
 	w.Header().Set("Connection", "close")
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))

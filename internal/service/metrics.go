@@ -47,8 +47,8 @@ func newMetrics(reg *prometheus.Registry, st *store.Store) *metrics {
 		}),
 	}
 	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.shards, m.bytes, m.sent, m.index, newStoreMetrics(st)} {
-		// A registry that has them already is that of another service in the
-		// same process; this one then goes uncounted.
+		// If the registry has these metrics already, another service in the
+		// same process owns them. This one is then not counted.
 		_ = reg.Register(c)
 	}
 	return m
@@ -65,7 +65,7 @@ func (m *metrics) request(method string, status int, sent int64, took time.Durat
 	m.seconds.WithLabelValues(method).Observe(took.Seconds())
 }
 
-// storeMetrics are the figures of a store's status.
+// storeMetrics exports a store's status.
 type storeMetrics struct {
 	st   *store.Store
 	desc []*prometheus.Desc

@@ -13,14 +13,13 @@ import (
 
 type requestIDKey struct{}
 
-// requestID is the attribute that ties the log lines of a request together.
+// requestID returns the attribute that links the log lines of a request.
 func requestID(ctx context.Context) slog.Attr {
 	id, _ := ctx.Value(requestIDKey{}).(string)
 	return slog.String("request", id)
 }
 
-// observe counts and logs requests, gives them an id, and survives a panic in
-// one of them.
+// observe counts and logs requests, gives each an ID, and recovers from panics.
 func (s *Service) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := r.Header.Get("X-Request-Id")
@@ -31,11 +30,11 @@ func (s *Service) observe(next http.Handler) http.Handler {
 		rec := &recorder{ResponseWriter: w}
 		rec.Header().Set("X-Request-Id", id)
 		start := time.Now()
-		// What the request before had is over.
+		// Clear the deadline left from the previous request.
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
 		defer func() {
 			failed := recover()
-			_ = rec.extend()                                     // for what net/http has yet to write
+			_ = rec.extend()                                     // for what net/http has still buffered
 			if failed != nil && failed != http.ErrAbortHandler { //nolint:errorlint // a panic value
 				s.log.LogAttrs(ctx, slog.LevelError, "panic", slog.Any("panic", failed),
 					slog.String("stack", string(debug.Stack())), requestID(ctx))
@@ -53,24 +52,24 @@ func (s *Service) observe(next http.Handler) http.Handler {
 	})
 }
 
-// stallTime is how long a client may take for stallBytes of a reply.
+// stallTime is how long a client may take to receive stallBytes of a reply.
 const (
 	stallTime  = time.Minute
 	stallBytes = 256 << 10
 )
 
-// recorder remembers the status of a reply, and hangs up on a client that does
-// not take it.
+// recorder records the status of a reply. It hangs up on a client that does not
+// read it.
 type recorder struct {
 	http.ResponseWriter
 	status int
 	sent   int64
 
 	mu   sync.Mutex
-	gone bool // guarded by mu
+	gone bool // guarded by mu; the recorder has hung up
 }
 
-// HangUp ends the write that is under way, and the reply.
+// HangUp ends the current write and the reply.
 func (r *recorder) HangUp() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -78,19 +77,19 @@ func (r *recorder) HangUp() {
 	_ = http.NewResponseController(r.ResponseWriter).SetWriteDeadline(time.Now()) // see extend
 }
 
-// extend gives the client time for what is written next.
+// extend gives the client time to receive the next write.
 func (r *recorder) extend() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.gone {
 		return http.ErrAbortHandler
 	}
-	// Tests and wrappers may have no deadline; then clients may stand still.
+	// Some wrappers and tests support no deadline; then clients may stall.
 	_ = http.NewResponseController(r.ResponseWriter).SetWriteDeadline(time.Now().Add(stallTime))
 	return nil
 }
 
-// Unwrap gives http.ResponseController access to the connection.
+// Unwrap lets http.ResponseController reach the connection.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
 // WriteHeader implements http.ResponseWriter.

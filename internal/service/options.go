@@ -11,7 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Modes of [Options.Mode]: which of reading, writing and creating are allowed.
+// Values of [Options.Mode]: whether reading, writing and creating are allowed.
 const (
 	ModeReadWriteCreate = "rwc"
 	ModeReadWrite       = "rw-"
@@ -19,53 +19,52 @@ const (
 	ModeNone            = "---"
 )
 
-// DefaultMaxBodyBytes is what the original took in one request.
+// DefaultMaxBodyBytes is what the original accepted in one request.
 const DefaultMaxBodyBytes = 100 << 20
 
-// Options are the knobs of [New]. The zero value is fit for use.
+// Options configure [New]. The zero value is ready to use.
 type Options struct {
-	MaxBodyBytes int64  // of one request; 0 means DefaultMaxBodyBytes
+	MaxBodyBytes int64  // limit for one request; 0 means DefaultMaxBodyBytes
 	Mode         string // one of the Mode constants; empty means ModeReadWriteCreate
-	Version      string // what GET /version says
+	Version      string // what GET /version reports
 
-	// FetchFrom are base URLs of trustless gateways, from which content is
-	// fetched that is pinned but not held.
+	// FetchFrom lists the base URLs of trustless gateways. Pinned content that
+	// is not held is fetched from them.
 	FetchFrom []string
 
-	// GatewayHosts are names under which the gateway gives each root a name of
-	// its own: /ipfs/CID there leads to CID.ipfs.NAME.
+	// GatewayHosts are host names at which the gateway gives each root a
+	// subdomain: /ipfs/CID is redirected to CID.ipfs.NAME.
 	GatewayHosts []string
-	// MaxResponseBytes bounds the content of one reply of the gateway: a file, a
-	// part of one, or an archive. 0 means no bound.
+	// MaxResponseBytes limits the content of one reply of the gateway: a file,
+	// a part of one, or an archive. 0 means no limit.
 	MaxResponseBytes int64
 
-	// Hosts are names that the service is known as, besides localhost,
-	// GatewayHosts and any IP address. Requests for other hosts get 421.
+	// Hosts are further host names of the service, in addition to localhost,
+	// GatewayHosts and all IP addresses. Requests for other hosts get 421.
 	Hosts []string
 
-	// AnyHost serves requests for any host: for a service that others reach
-	// by names that it was not given. It can have no Console, for websites
-	// could act as that.
+	// AnyHost accepts requests for any host, for services that others reach
+	// under names we don't know. It can't be combined with a Console, since
+	// other websites could then act as the console.
 	AnyHost bool
 
-	// Console stands before the API, and gives it what is not for browsers.
-	// Requests have passed the check of their host, and content has been
-	// taken out. Nil means none.
+	// Console handles requests before the API, and passes on those that are not
+	// for browsers. By then, the host of the request has been checked, and
+	// requests for content have gone to the gateway. Nil means no console.
 	Console func(api http.Handler) http.Handler
 
-	// MaxConns is how many connections the server takes; 0 means
-	// DefaultMaxConns. One key may use half of them at a time, and requests
-	// for content three quarters.
+	// MaxConns is how many connections the server accepts; 0 means
+	// DefaultMaxConns. One key may use half of them at a time, and requests for
+	// content three quarters.
 	MaxConns int
 
-	// IdleTimeout is how long a request body may stand still; 0 means a
-	// minute.
+	// IdleTimeout is how long a request body may stall; 0 means a minute.
 	IdleTimeout time.Duration
 
-	// Registry is where metrics are registered and what GET /metrics shows;
-	// nil means one of the service's own.
+	// Registry is where metrics are registered, and what GET /metrics shows.
+	// Nil means a new registry.
 	Registry *prometheus.Registry
-	Logger   *slog.Logger // nil means none
+	Logger   *slog.Logger // nil discards the log
 }
 
 func (o Options) withDefaults() Options {
@@ -96,21 +95,21 @@ func (o Options) withDefaults() Options {
 func (o Options) validate() error {
 	var errs []error
 	if o.MaxBodyBytes < 0 {
-		errs = append(errs, fmt.Errorf("the limit of a request body is negative: %d", o.MaxBodyBytes))
+		errs = append(errs, fmt.Errorf("the limit on request bodies is negative: %d", o.MaxBodyBytes))
 	}
 	if o.AnyHost && o.Console != nil {
-		errs = append(errs, errors.New("a console needs a service that checks the host of requests"))
+		errs = append(errs, errors.New("a console cannot be combined with AnyHost"))
 	}
 	switch o.Mode {
 	case ModeReadWriteCreate, ModeReadWrite, ModeReadOnly, ModeNone:
 	default:
-		errs = append(errs, fmt.Errorf("mode %q is none of %s", o.Mode,
+		errs = append(errs, fmt.Errorf("mode %q is not one of %s", o.Mode,
 			strings.Join([]string{ModeReadWriteCreate, ModeReadWrite, ModeReadOnly, ModeNone}, ", ")))
 	}
 	return errors.Join(errs...)
 }
 
-// DefaultMaxConns bounds the connections of a server that says nothing else.
+// DefaultMaxConns limits the connections of a server without its own limit.
 const DefaultMaxConns = 4096
 
 const healthPath = "/healthz"

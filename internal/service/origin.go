@@ -10,11 +10,11 @@ import (
 	"github.com/carload/carload/internal/service/gateway"
 )
 
-// checkHost answers requests for hosts that the service is not known as with
-// 421. A website can have its own name lead to this machine, and its page is
-// then of the service's origin as far as a browser knows; only the name tells.
-// An address needs no check, for nobody can have it lead elsewhere. Checks of
-// health may come under any name.
+// checkHost answers with 421 if the request is for a host that is not the
+// service's. A website can point its own host name at this machine; browsers
+// then take its pages to be of the service's origin (DNS rebinding). Only the
+// host name gives it away. Addresses need no check, since nobody can point
+// those elsewhere. Health checks may use any name.
 func (s *Service) checkHost(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if s.opts.AnyHost || r.URL.Path == healthPath || s.knownAs(r.Host) {
@@ -23,7 +23,7 @@ func (s *Service) checkHost(next http.Handler) http.Handler {
 		}
 		b := newBody(w, r, s.opts.MaxBodyBytes, s.opts.IdleTimeout)
 		_ = writePlain(w, http.StatusMisdirectedRequest, fmt.Sprintf(
-			"421 misdirected request: this service is not known as %q. Its operator can name it so: carload serve --host NAME\n", r.Host))
+			"421 misdirected request: this service does not answer for the host %q. Its operator can add it: carload serve --host NAME\n", r.Host))
 		b.drain(r.Context())
 	})
 }
@@ -50,7 +50,7 @@ func (s *Service) knownAs(host string) bool {
 
 const localhost = "localhost"
 
-// local tells whether a request comes from this machine, and not by way of a
+// local reports whether a request comes from this machine, and not through a
 // proxy.
 func local(r *http.Request) bool {
 	for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Real-Ip", "Via"} {

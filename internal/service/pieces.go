@@ -9,8 +9,8 @@ import (
 	"github.com/carload/carload/car/piece"
 )
 
-// shardDetail is a shard as operators see it, with its Filecoin piece by the
-// names that tools for making deals use.
+// shardDetail is a shard as operators see it. Its Filecoin piece has the field
+// names that deal-making tools use.
 type shardDetail struct {
 	CID        string `json:"cid"`
 	PieceCID   string `json:"pieceCid"`
@@ -19,8 +19,8 @@ type shardDetail struct {
 	PieceSize  int64  `json:"pieceSize"`
 }
 
-// shard answers GET /internal/shards/{CAR CID}. The piece is computed the first
-// time.
+// shard answers GET /internal/shards/{CAR CID}. The first request computes the
+// piece.
 func (s *Service) shard(c *call) error {
 	shard, err := cid.Decode(c.param)
 	if err != nil {
@@ -33,8 +33,8 @@ func (s *Service) shard(c *call) error {
 	return c.reply(http.StatusOK, shardDetail{shard.String(), p.V1().String(), p.V2().String(), p.RawSize, p.PaddedSize()})
 }
 
-// piece answers GET and HEAD /piece/{piece CID}, by FRC-0066: the bytes of a
-// shard whose piece is known, or a range of them.
+// piece answers GET and HEAD /piece/{piece CID} by FRC-0066: with the bytes of
+// a shard whose piece is known, or a range of them.
 func (s *Service) piece(c *call) error {
 	id, err := cid.Decode(c.param)
 	if err != nil {

@@ -17,8 +17,8 @@ import (
 	"github.com/carload/carload/internal/store"
 )
 
-// pinStatus is a pin as the pinning API has it. A pin is an upload, and its
-// request id is the CID, so there is one for each CID and user.
+// pinStatus is a pin in the form of the pinning API. A pin is an upload and its
+// request ID is the CID, so each user has at most one pin for each CID.
 type pinStatus struct {
 	RequestID string     `json:"requestid"`
 	Status    string     `json:"status"`
@@ -39,8 +39,8 @@ type pinRequest struct {
 	Origins json.RawMessage `json:"origins"`
 }
 
-// pinError is an error in the words of the pinning API, which has another
-// envelope than the rest.
+// pinError is an error of the pinning API, which has another format than the
+// rest.
 type pinError struct {
 	status  int
 	reason  string
@@ -86,7 +86,7 @@ func (s *Service) lookupPin(ctx context.Context, userID int64, source string) (p
 	return asPin(u), err
 }
 
-// newPin is a checked request to pin.
+// newPin is a validated request to pin.
 type newPin struct {
 	root    cid.Cid
 	name    *string
@@ -94,7 +94,7 @@ type newPin struct {
 	origins *string // JSON
 }
 
-// readPin checks the body of a request to pin, in the original's order.
+// readPin validates the body of a request to pin, in the order of the original.
 func (c *call) readPin() (newPin, error) {
 	var in struct {
 		CID     json.RawMessage `json:"cid"`
@@ -144,14 +144,14 @@ func (c *call) readPin() (newPin, error) {
 	return p, p.check()
 }
 
-// Bounds of a pin, which is in every list of pins.
+// Limits on a pin, since every list of pins includes it.
 const (
 	maxPinName  = 4 << 10
-	maxPinBytes = 64 << 10 // of metadata, and of origins
-	maxMetaKeys = 64       // of a query
+	maxPinBytes = 64 << 10 // of the metadata, and of the origins
+	maxMetaKeys = 64       // in a query
 )
 
-// check refuses a pin that would weigh down every list.
+// check refuses a pin that would make lists too large.
 func (p newPin) check() error {
 	for _, part := range []struct {
 		what string
@@ -165,7 +165,7 @@ func (p newPin) check() error {
 	return nil
 }
 
-// truthy tells what JavaScript takes for true.
+// truthy reports whether JavaScript would take a value for true.
 func truthy(raw json.RawMessage) bool {
 	switch string(raw) {
 	case "", "null", "false", `""`, "0", "-0":
@@ -204,8 +204,8 @@ func (s *Service) replacePin(c *call) error {
 	return s.pin(c, p, c.param)
 }
 
-// pin registers a pin in place of another, if one is named, and has its content
-// fetched if it is not held.
+// pin adds a pin, and replaces another one if instead names it. If the content
+// is not held, it will be fetched.
 func (s *Service) pin(c *call, p newPin, instead string) error {
 	obstacle := ""
 	if len(s.fetcher.from) == 0 {
@@ -224,7 +224,7 @@ func (s *Service) pin(c *call, p newPin, instead string) error {
 	return writeJSON(c.w, http.StatusOK, out)
 }
 
-// pathPin parses the request id in the path.
+// pathPin parses the request ID in the path.
 func (c *call) pathPin() (string, error) {
 	root, err := parseCID(c.param)
 	if err != nil {
@@ -264,9 +264,9 @@ func (s *Service) deletePin(c *call) error {
 	return nil
 }
 
-// pinFilter reads the query of a list of pins. Unlike in the original, status
-// and times are filtered before a page is cut, and both times are exclusive, as
-// the API's specification has it: only so can a client go through all pages.
+// pinFilter parses the query of a list of pins. Unlike the original, it filters
+// by status and times before the page is cut, and excludes both times, as the
+// API's specification says. Otherwise clients could not page through the list.
 func (c *call) pinFilter() (f store.Filter, err error) {
 	query := c.r.URL.Query()
 	invalid := func(reason string, details any) error {
@@ -317,7 +317,7 @@ func (c *call) pinFilter() (f store.Filter, err error) {
 	return f, nil
 }
 
-// stateOf finds the state that clients know by this name.
+// stateOf finds the state for a name that clients use.
 func stateOf(text string) (store.State, bool) {
 	for state, name := range statuses {
 		if name == text {

@@ -12,8 +12,8 @@ import (
 
 const jsonType = "application/json;charset=UTF-8"
 
-// encodeJSON writes v as JavaScript would: compact, with nothing escaped that
-// need not be.
+// encodeJSON encodes v as JavaScript would: compact, and escaping only what
+// must be escaped.
 func encodeJSON(v any) ([]byte, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
@@ -36,18 +36,19 @@ func writeJSON(w http.ResponseWriter, status int, v any) error {
 	return clientGone(err)
 }
 
-// clientGone drops an error of writing a reply: the client hung up, and there
-// is no one left to tell.
+// clientGone drops an error from writing a reply: the client hung up, so there
+// is nobody to tell.
 func clientGone(error) error { return nil }
 
-// okReply is the envelope of success.
+// okReply is the format of successful replies.
 type okReply struct {
 	OK    bool `json:"ok"`
 	Value any  `json:"value,omitempty"`
 }
 
-// writePlain is http.Error with the length: a client that has not sent its body
-// yet sees that the reply is complete, and we need not wait for the body.
+// writePlain is http.Error with a Content-Length. A client that has not sent
+// its body yet can tell that the reply is complete, and we need not wait for
+// the body.
 func writePlain(w http.ResponseWriter, status int, text string) error {
 	h := w.Header()
 	h.Set("Content-Type", "text/plain; charset=utf-8")
@@ -58,7 +59,7 @@ func writePlain(w http.ResponseWriter, status int, text string) error {
 	return err
 }
 
-// timestamp is a time as the original's database wrote it.
+// timestamp formats a time as the original's database did.
 func timestamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000000+00:00") }
 
 func rawOrNull(s *string) json.RawMessage {

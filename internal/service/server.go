@@ -12,36 +12,34 @@ import (
 	"time"
 )
 
-// How long a server waits for the head of a request, and for the next one. A
-// client's pool keeps connections that were made and are not used yet, and must
-// be the first to give them up: otherwise an upload takes one that is being
-// closed.
+// Timeouts for the headers of a request and for the next request. Clients keep
+// idle connections in a pool. They must give them up before the server does, or
+// else an upload may pick a connection that is being closed.
 const (
-	HeaderTimeout = time.Minute // runs from the beginning of a connection as well
+	HeaderTimeout = time.Minute // also runs from the start of a connection
 	IdleTimeout   = 2 * time.Minute
 )
 
-// reserveConns are connections beyond the bound, for checks of health.
+// reserveConns are additional connections for health checks.
 const reserveConns = 8
 
-// ServerOptions are the knobs of [NewServer].
+// ServerOptions configure [NewServer].
 type ServerOptions struct {
-	MaxConns int          // connections at a time; 0 means DefaultMaxConns
+	MaxConns int          // concurrent connections; 0 means DefaultMaxConns
 	TLS      *tls.Config  // nil for plain HTTP
-	Logger   *slog.Logger // of what goes wrong with connections; nil means none
+	Logger   *slog.Logger // for errors of connections; nil discards them
 }
 
-// Server is an HTTP server whose connections are bounded. When there are too
-// many it hangs up on the one that has had no request at work for longest. If
-// all have one, a few more are taken, which get an answer to /healthz and are
-// told to come back later for anything else.
+// Server is an HTTP server that limits its connections. When there are too
+// many, it closes the one that has been idle longest. If all are busy, it
+// accepts a few more, on which it answers /healthz, and 503 to everything else.
 type Server struct {
 	http *http.Server
 	door *door
 }
 
-// NewServer makes a server for what a [Service] serves. It has timeouts on
-// silence, and none on how long a body may take.
+// NewServer makes a server for the handler of a [Service]. Its timeouts apply
+// to silence, not to how long a body takes.
 func NewServer(h http.Handler, opts ServerOptions) *Server {
 	if opts.MaxConns == 0 {
 		opts.MaxConns = DefaultMaxConns
@@ -61,8 +59,8 @@ func NewServer(h http.Handler, opts ServerOptions) *Server {
 	}}
 }
 
-// Serve answers on a listener until the server is shut down or closed, which is
-// no error.
+// Serve serves a listener until the server is shut down or closed. It then
+// returns nil.
 func (s *Server) Serve(l net.Listener) error {
 	var err error
 	if l = (doorListener{l, s.door}); s.http.TLSConfig != nil {
@@ -76,20 +74,20 @@ func (s *Server) Serve(l net.Listener) error {
 	return err
 }
 
-// Shutdown takes no more connections, and waits for the requests that are at
-// work until the context ends.
+// Shutdown accepts no more connections, and waits for running requests until
+// the context ends.
 func (s *Server) Shutdown(ctx context.Context) error { return s.http.Shutdown(ctx) }
 
-// Close ends the server and its connections at once.
+// Close closes the server and its connections at once.
 func (s *Server) Close() error { return s.http.Close() }
 
-// door counts connections, and shows out those that can be done without.
+// door counts connections, and closes idle ones if there are too many.
 type door struct {
 	max int
 
 	mu      sync.Mutex
-	conns   int       // guarded by mu; within the bound
-	free    list.List // guarded by mu; of *conn within the bound that have no request at work, oldest first
+	conns   int       // guarded by mu; within the limit
+	free    list.List // guarded by mu; of *conn within the limit that are idle, longest idle first
 	reserve list.List // guarded by mu; of *conn beyond it, oldest first
 }
 
@@ -127,24 +125,24 @@ func (d *door) admit(nc net.Conn) *conn {
 	}
 	d.mu.Unlock()
 	if out != nil {
-		_ = out.Conn.Close() // nobody reads what is lost
+		_ = out.Conn.Close() // an idle connection loses nothing
 	}
 	return c
 }
 
-// conn is a connection that the door knows.
+// conn is a connection that the door counts.
 type conn struct {
 	net.Conn
 	door  *door
-	extra bool // it is beyond the bound; does not change
+	extra bool // it is beyond the limit; does not change
 
 	// Guarded by the door's mutex.
 	at   *list.Element // in one of the door's lists
-	busy int           // requests that are at work
+	busy int           // running requests
 	left bool
 }
 
-// leave takes a connection out of what the door counts, which is locked.
+// leave stops counting a connection. The caller holds door.mu.
 func (c *conn) leave() {
 	if c.left {
 		return
@@ -168,7 +166,7 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// CloseWrite is how net/http sees to it that the last reply arrives.
+// CloseWrite lets net/http make sure that the last reply arrives.
 func (c *conn) CloseWrite() error {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
@@ -176,7 +174,7 @@ func (c *conn) CloseWrite() error {
 	return nil
 }
 
-// work notes that requests begin and end.
+// work adds to the number of running requests.
 func (c *conn) work(requests int) {
 	c.door.mu.Lock()
 	defer c.door.mu.Unlock()
@@ -200,8 +198,8 @@ func withConn(ctx context.Context, nc net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, nc)
 }
 
-// dispensable says that what a request still does may be cut off. The caller
-// calls resume when that is over.
+// dispensable marks the connection as idle, as what the request still does may
+// be cut off. The caller calls resume when that is over.
 func dispensable(ctx context.Context) (resume func()) {
 	c, ok := ctx.Value(connKey{}).(*conn)
 	if !ok {
@@ -211,7 +209,7 @@ func dispensable(ctx context.Context) (resume func()) {
 	return func() { c.work(1) }
 }
 
-// guard tells the door of the requests that are at work.
+// guard tells the door which connections have running requests.
 func (d *door) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c, ok := r.Context().Value(connKey{}).(*conn)

@@ -5,7 +5,7 @@ import (
 	"net/http"
 )
 
-// Service is the HTTP API over a store. Methods are safe for concurrent use.
+// Service is the HTTP API over a store. It is safe for concurrent use.
 type Service struct {
 	opts Options
 	log  *slog.Logger
@@ -16,10 +16,10 @@ type Service struct {
 	handler http.Handler
 }
 
-// Handler serves the API, the gateway under /ipfs/, and /metrics, /healthz and
+// Handler serves the API, the gateway under /ipfs/, /metrics, /healthz and
 // /readyz. [NewServer] makes a server for it.
 func (s *Service) Handler() http.Handler { return s.handler }
 
-// Close ends what the service does of itself. Requests are answered as long as
-// the store is open.
+// Close stops background work. Requests can be answered as long as the store is
+// open.
 func (s *Service) Close() error { return s.fetcher.stop() }

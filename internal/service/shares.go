@@ -9,25 +9,25 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// What one key may have of the service at a time, so that some is left for
-// others.
+// Limits on what one key may use at a time, so that others get their share.
 const (
-	// shareBytes is half of what the store takes for all that it receives.
+	// shareBytes is half of what the store takes for everything that it
+	// receives.
 	shareBytes = 64 << 20
-	// largeBytes is what the store takes for a large body, about.
+	// largeBytes is roughly what the store takes for a large body.
 	largeBytes = 4 << 20
-	// smallBytes is what the least body counts for.
+	// smallBytes is what the smallest body counts for.
 	smallBytes = 64 << 10
-	// shareWait is how long a body waits for others of its key before the
-	// client is told to come back.
+	// shareWait is how long a body waits for others of its key. After that, the
+	// client is asked to come back later.
 	shareWait = 20 * time.Second
-	// shareRetry is when it is to come back.
+	// shareRetry is the Retry-After that it gets.
 	shareRetry = 5 * time.Second
 )
 
-// shares gives each key a part of what there is.
+// shares gives each key its share.
 type shares struct {
-	max int // requests of a key at a time
+	max int // concurrent requests of a key
 
 	mu   sync.Mutex
 	keys map[int64]*share // guarded by mu
@@ -38,8 +38,8 @@ type share struct {
 	bodies   *semaphore.Weighted
 }
 
-// enter takes one of the requests that a key may have at a time. The caller
-// calls leave.
+// enter counts a request of a key. It returns false if the key has too many.
+// The caller calls leave.
 func (s *shares) enter(key int64) (sh *share, leave func(), ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -64,11 +64,12 @@ func (s *shares) enter(key int64) (sh *share, leave func(), ok bool) {
 	}, true
 }
 
-// errNoRoom reports that others of the same key took all the room for too long.
-var errNoRoom = errors.New("the key has too many uploads at a time")
+// errNoRoom says that other uploads of the same key used up its share for too
+// long.
+var errNoRoom = errors.New("this key has too many uploads at the same time")
 
-// body waits until there is room for a body of this many bytes, -1 if that is
-// unknown. The caller calls release.
+// body waits until the key's share has room for a body of this length, or -1 if
+// the length is unknown. The caller calls release.
 func (s *share) body(ctx context.Context, length int64) (release func(), err error) {
 	weight := max(smallBytes, min(length, largeBytes))
 	if length < 0 {

@@ -16,18 +16,18 @@ import (
 	"github.com/carload/carload/internal/store"
 )
 
-// maxMetaBytes bounds the metadata of an NFT, which is held in memory.
+// maxMetaBytes limits the metadata of an NFT, which is held in memory.
 const maxMetaBytes = 1 << 20
 
-// asset is a file of an NFT and where in the metadata it belongs.
+// asset is a file of an NFT, and its place in the metadata.
 type asset struct {
 	path []string
 	href string
 	dir  cid.Cid
 }
 
-// storeNFT answers POST /store: metadata as JSON and files that belong into it,
-// of which it makes one DAG.
+// storeNFT answers POST /store. The body has metadata as JSON, and the files
+// that the metadata refers to. Together they become one DAG.
 func (s *Service) storeNFT(c *call) (err error) {
 	if !strings.Contains(c.r.Header.Get("Content-Type"), "multipart/form-data") {
 		return badRequest("Content-Type should be multipart/form-data")
@@ -67,7 +67,7 @@ func (s *Service) storeNFT(c *call) (err error) {
 	}{root.String(), "ipfs://" + root.String() + "/metadata.json", data})
 }
 
-// readNFT imports the files of the form, each in a directory of its own.
+// readNFT imports the files of the form, each into its own directory.
 func (b *importer) readNFT(ctx context.Context, in *form) (meta []byte, assets []asset, files []fileEntry, err error) {
 	files = []fileEntry{}
 	for {
@@ -120,8 +120,8 @@ func (b *importer) readNFT(ctx context.Context, in *form) (meta []byte, assets [
 	return meta, assets, files, nil
 }
 
-// addNFT writes metadata.json, in which files are URLs, and the root, in which
-// they are links.
+// addNFT writes metadata.json, with files as URLs, and the root, with files as
+// links.
 func (b *importer) addNFT(meta []byte, assets []asset) (root cid.Cid, data any, err error) {
 	data, err = parseJSON(meta)
 	if err != nil {

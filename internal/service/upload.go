@@ -14,7 +14,7 @@ import (
 	"github.com/carload/carload/internal/store"
 )
 
-// upload answers POST /upload. What the body is, the content type decides.
+// upload answers POST /upload. The content type says what the body is.
 func (s *Service) upload(c *call) error {
 	mime := c.r.Header.Get("Content-Type")
 	if err := s.st.CheckQuota(c.r.Context(), c.who, max(c.r.ContentLength, 0)); err != nil {
@@ -38,8 +38,8 @@ func (s *Service) uploadCAR(c *call, mime string) (err error) {
 	return s.finish(c, in, store.NewUpload{Kind: store.KindCAR, Mime: mime})
 }
 
-// uploadBlob takes any other body as a file, and imports it as the original
-// did: unwrapped.
+// uploadBlob imports a body of any other type as a file, without a directory
+// around it, as the original did.
 func (s *Service) uploadBlob(c *call, mime string) (err error) {
 	body := bufio.NewReaderSize(c.body, 64<<10)
 	if _, err := body.Peek(1); errors.Is(err, io.EOF) {
@@ -120,13 +120,13 @@ func (s *Service) uploadMultipart(c *call, mime string) (err error) {
 	return s.finish(c, in, store.NewUpload{Kind: store.KindDirectory, Mime: mime, Files: string(list)})
 }
 
-// fileEntry is a file of a form as uploads list it.
+// fileEntry describes a file of a form in the lists of uploads.
 type fileEntry struct {
 	Name string `json:"name"`
 	Type string `json:"type"`
 }
 
-// Bounds of the list of files that an upload has: it is kept, and is in every
+// Limits on the list of files of an upload, which is kept, and is part of every
 // list of uploads.
 const (
 	maxListBytes = 1 << 20 // of names and types
@@ -149,8 +149,8 @@ func (s *Service) finish(c *call, in *store.Incoming, up store.NewUpload) error 
 	if err := s.acceptUpload(c, in, up); err != nil {
 		return err
 	}
-	// As in Accept: what is stored is answered, even to a client that seems to
-	// have hung up, for it may have closed only its own side.
+	// As in Accept, answer with what is stored even if the client seems to have
+	// hung up: it may have closed only its own side.
 	n, err := s.lookup(context.WithoutCancel(c.r.Context()), c.who.UserID, in.Root.String())
 	if err != nil {
 		return err
@@ -158,7 +158,7 @@ func (s *Service) finish(c *call, in *store.Incoming, up store.NewUpload) error 
 	return c.reply(http.StatusOK, n)
 }
 
-// acceptUpload stores a shard as part of an upload of the caller's.
+// acceptUpload stores a shard as part of an upload of the caller.
 func (s *Service) acceptUpload(c *call, in *store.Incoming, up store.NewUpload) error {
 	name, err := uploadName(c.r)
 	if err != nil {
@@ -168,7 +168,8 @@ func (s *Service) acceptUpload(c *call, in *store.Incoming, up store.NewUpload) 
 	return s.accept(c.r.Context(), in, &up)
 }
 
-// uploadName is the decoded X-Name, or what the original made up.
+// uploadName returns the decoded X-Name header, or the name that the original
+// made up.
 func uploadName(r *http.Request) (string, error) {
 	raw := r.Header.Get("X-Name")
 	if raw == "" {

@@ -35,12 +35,12 @@ type pin struct {
 	Status  string `json:"status"`
 }
 
-// statuses are the states of contents as clients see them.
+// statuses are the names by which clients know the states of contents.
 var statuses = map[store.State]string{
 	store.StateIncomplete: "pinning", store.StateComplete: "pinned", store.StateQueued: "queued", store.StateFailed: "failed",
 }
 
-// asNFT turns an upload into what clients see.
+// asNFT converts an upload to the form that clients see.
 func (s *Service) asNFT(ctx context.Context, u store.Upload) (*nft, error) {
 	n := &nft{
 		CID: u.SourceCID, Created: timestamp(u.Inserted), Type: u.Mime, Scope: "session",
@@ -62,7 +62,7 @@ func (s *Service) asNFT(ctx context.Context, u store.Upload) (*nft, error) {
 	return n, err
 }
 
-// parts lists the CIDs of the shards of an upload behind a prefix.
+// parts lists the CIDs of an upload's shards, each with a prefix.
 func (s *Service) parts(ctx context.Context, uploadID int64, prefix string) ([]string, error) {
 	shards, err := s.st.Parts(ctx, uploadID)
 	out := make([]string, len(shards))
@@ -72,7 +72,7 @@ func (s *Service) parts(ctx context.Context, uploadID int64, prefix string) ([]s
 	return out, err
 }
 
-// lookup finds a user's upload by the CID that it was uploaded under.
+// lookup finds a user's upload by the CID it was uploaded under.
 func (s *Service) lookup(ctx context.Context, userID int64, source string) (*nft, error) {
 	u, err := s.st.Upload(ctx, userID, source)
 	if err != nil {
@@ -81,7 +81,7 @@ func (s *Service) lookup(ctx context.Context, userID int64, source string) (*nft
 	return s.asNFT(ctx, u)
 }
 
-// parseCID parses a CID as the original does, which knows base58 and base32.
+// parseCID parses a CID in base58 or base32, as the original did.
 func parseCID(s string) (cid.Cid, error) {
 	if s == "" || !strings.HasPrefix(s, "Qm") && s[0] != 'z' && s[0] != 'b' {
 		return cid.Undef, invalidCID(s)
@@ -105,7 +105,7 @@ func (s *Service) get(c *call) error {
 	return c.reply(http.StatusOK, n)
 }
 
-// check answers for anyone, about content of anyone.
+// check answers anyone, about anyone's content.
 func (s *Service) check(c *call) error {
 	root, err := parseCID(c.param)
 	if err != nil {
@@ -154,8 +154,8 @@ const (
 	defaultPage = 10
 	maxPage     = 1000
 
-	// maxPageBytes bounds the lists of files and the metadata in a page. A page
-	// that would have more of them is shorter; the count tells that there is more.
+	// maxPageBytes limits the lists of files and the metadata in a page. If it
+	// is reached, the page is shorter; the count shows that there is more.
 	maxPageBytes = 4 << 20
 )
 
@@ -170,7 +170,7 @@ func pageLimit(s string) (int, error) {
 	return n, nil
 }
 
-// queryTime parses a time of a query; the default is no time.
+// queryTime parses a time in a query. The default is the zero time.
 func queryTime(s string) (time.Time, error) {
 	if s == "" {
 		return time.Time{}, nil
@@ -178,7 +178,7 @@ func queryTime(s string) (time.Time, error) {
 	return time.Parse(time.RFC3339Nano, s)
 }
 
-// remove forgets an upload. Its shards stay until they are collected.
+// remove deletes an upload. Its shards stay until they are collected.
 func (s *Service) remove(c *call) error {
 	root, err := parseCID(c.param)
 	if err != nil {
@@ -209,8 +209,8 @@ type uploadRow struct {
 	Deleted    *string         `json:"deleted_at"`
 }
 
-// rename answers PATCH /upload/:cid. Its failures are successes to HTTP, as
-// they were in the original.
+// rename answers PATCH /upload/:cid. As in the original, it reports failures
+// with an HTTP status of success.
 func (s *Service) rename(c *call) error {
 	var in struct {
 		Name *string `json:"name"`

@@ -15,8 +15,8 @@ import (
 	"github.com/ipfs/go-cid"
 )
 
-// object is a JSON object that keeps the order of its keys, as JavaScript does
-// and as the digest of the metadata file depends on. Values are nil, bool,
+// object is a JSON object that keeps the order of its keys, as JavaScript does.
+// The digest of the metadata file depends on the order. Values are nil, bool,
 // float64, string, []any, *object and, for DAG-CBOR, cid.Cid.
 type object struct {
 	keys   []string
@@ -84,7 +84,7 @@ func decodeValue(dec *json.Decoder, depth int) (any, error) {
 	return t, nil
 }
 
-// appendJSON writes a value as JSON.stringify does.
+// appendJSON encodes a value as JSON.stringify does.
 func appendJSON(dst []byte, v any) []byte {
 	switch v := v.(type) {
 	case nil:
@@ -94,7 +94,7 @@ func appendJSON(dst []byte, v any) []byte {
 	case string:
 		return appendJSONString(dst, v)
 	case float64:
-		b, err := json.Marshal(v) // formats numbers as ECMAScript
+		b, err := json.Marshal(v) // formats numbers as ECMAScript does
 		if err != nil {
 			return append(dst, "null"...)
 		}
@@ -144,7 +144,7 @@ func appendJSONString(dst []byte, s string) []byte {
 // MarshalJSON implements json.Marshaler.
 func (o *object) MarshalJSON() ([]byte, error) { return appendJSON(nil, o), nil }
 
-// appendCBOR writes a value as DAG-CBOR.
+// appendCBOR encodes a value as DAG-CBOR.
 func appendCBOR(dst []byte, v any) []byte {
 	switch v := v.(type) {
 	case nil:
@@ -208,13 +208,13 @@ func appendCBORHead(dst []byte, major byte, n uint64) []byte {
 	return binary.BigEndian.AppendUint64(append(dst, m|27), n)
 }
 
-// maxPadding bounds the empty places of lists that field names make, for a few
-// bytes of a form can ask for thousands.
+// maxPadding limits the empty list elements that field names can create, since
+// a few bytes of a form can ask for thousands.
 const maxPadding = 1 << 17
 
-// setIn puts a value at a path of keys, and makes what is missing on the way:
-// a list where the next key is a number. What it adds to lists it takes from
-// room, and it adds nothing when there is none left.
+// setIn sets a value at a path of keys. It creates what is missing on the way:
+// a list if the next key is a number, else an object. Elements that it adds to
+// lists are taken from room; when room is used up, it adds no more.
 func setIn(v any, path []string, leaf any, room *int) any {
 	if len(path) == 0 {
 		return leaf

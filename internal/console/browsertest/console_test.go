@@ -662,7 +662,7 @@ func TestAttacks(t *testing.T) {
 	// A name that leads to this machine is of no use: the service does not go by it.
 	began = len(h.requests())
 	b.do(t, chromedp.Navigate("http://evil.example:"+port+"/"))
-	if got := eval[string](t, b, "document.body.innerText"); !strings.Contains(got, "not known as") {
+	if got := eval[string](t, b, "document.body.innerText"); !strings.Contains(got, "does not answer for") {
 		t.Errorf("by rebinding: %q", got)
 	}
 	for _, path := range []string{"/console/session", "/console/assets/app.js", "/"} {
