@@ -12,15 +12,15 @@ import (
 	"github.com/carload/carload/internal/sha256mb"
 )
 
-// Batch is where some blocks are. It is for one goroutine.
+// Batch says where some blocks are. It is not safe for concurrent use.
 type Batch struct {
 	st    *Store
 	cids  []cid.Cid
-	at    []location     // of no shard for what is not held
-	found map[int][]byte // blocks that the index did not have
-	told  int            // the first block that the system was not asked to have ready
+	at    []location     // shard ID 0 for blocks that are not held
+	found map[int][]byte // blocks that the index lacked but a shard had
+	told  int            // the first block that the system was not asked to read ahead
 
-	// Absent is why the first block is not held that is not; nil if all are.
+	// Absent says why the first missing block is not held; nil if all are held.
 	// It matches [ErrNotHeld] or [ErrDamaged].
 	Absent error
 
@@ -28,8 +28,7 @@ type Batch struct {
 	msgs [][]byte
 }
 
-// Find looks up where blocks are, all in one go. None is that of an identity
-// CID.
+// Find looks up where blocks are, in one query. No CID may be an identity CID.
 func (st *Store) Find(ctx context.Context, cids []cid.Cid) (*Batch, error) {
 	b := &Batch{st: st, cids: cids, at: make([]location, len(cids))}
 	index := make(map[string][]int, len(cids))
@@ -53,7 +52,7 @@ func (st *Store) Find(ctx context.Context, cids []cid.Cid) (*Batch, error) {
 			}
 			places := index[string(mh)]
 			if len(places) == 0 || b.at[places[0]].id != 0 {
-				return nil // another copy
+				return nil // another copy of the same block
 			}
 			var ok bool
 			if l.shard, ok = shards[l.id]; !ok {
@@ -76,7 +75,7 @@ func (st *Store) Find(ctx context.Context, cids []cid.Cid) (*Batch, error) {
 	if i < 0 {
 		return b, nil
 	}
-	// It may be a mistake of the index, which is mended on the way.
+	// The index may be wrong. In that case, Block mends it.
 	switch data, err := st.Block(ctx, cids[i]); {
 	case err == nil:
 		b.found = map[int][]byte{i: data}
@@ -99,10 +98,10 @@ func (b *Batch) Size(i int) int {
 	return b.at[i].len
 }
 
-// Read reads the blocks from i up to j, all of which are held, into buf, one
-// after the other, and hashes them. It returns how many are right before the
-// first that is not, and an error as [Store.Block] has it. A block of which the
-// first copy is damaged is taken from another.
+// Read reads the blocks from i up to j, all of which are held, into buf one
+// after the other, and hashes them. If the first copy of a block is damaged, it
+// reads another one. It returns how many blocks were right before the first
+// that is not, and for that one an error like that of [Store.Block].
 func (b *Batch) Read(ctx context.Context, i, j int, buf []byte) (int, error) {
 	if j < len(b.at) || j-i > 1 {
 		b.readAhead(i, j)
@@ -148,13 +147,13 @@ func (b *Batch) Read(ctx context.Context, i, j int, buf []byte) (int, error) {
 		if !failed[k] && matches(b.cids[k], p, b.sums[k-i][:]) == nil {
 			continue
 		}
-		// One by one it is found out what is wrong, and noted.
+		// Block finds out what is wrong with this one, and records it.
 		if err := b.st.files.open.drop(b.at[k].shard); err != nil {
 			return k - i, err
 		}
 		data, err := b.st.Block(ctx, b.cids[k])
 		if err == nil && len(data) != len(p) {
-			err = fmt.Errorf("block %s is of %d bytes here, and of %d there: %w", b.cids[k], len(data), len(p), ErrDamaged)
+			err = fmt.Errorf("block %s has %d bytes in one copy and %d in another: %w", b.cids[k], len(data), len(p), ErrDamaged)
 		}
 		if err != nil {
 			return k - i, err
@@ -164,18 +163,18 @@ func (b *Batch) Read(ctx context.Context, i, j int, buf []byte) (int, error) {
 	return j - i, nil
 }
 
-// How far the disk is kept ahead of the reading, and how much it is asked for at
-// once. Less than that is left to the system.
+// How far ahead the disk reads, and how much it is asked for at once. Smaller
+// pieces are left to the system.
 const (
 	aheadBytes = 16 << 20
 	askBytes   = 4 << 20
 	leastAsked = 128 << 10
 )
 
-// readAhead asks the system for the blocks from i up to j, and for what comes
-// after them, so that the disk is busy while blocks are hashed and sent.
+// readAhead asks the system to read the blocks from i up to j and those after
+// them, so that the disk is busy while blocks are hashed and sent.
 func (b *Batch) readAhead(i, j int) {
-	ahead := 0 // bytes after the j-th that it was asked for
+	ahead := 0 // bytes after block j that were asked for
 	for k := j; k < b.told; k++ {
 		ahead += b.at[k].len
 	}
@@ -200,20 +199,20 @@ func (b *Batch) readAhead(i, j int) {
 	}
 }
 
-// framing is what there is between neighbours at most: the length and a CID of
-// the usual kind.
+// framing is the most that lies between adjacent blocks: the length and a CID
+// of the usual kind.
 const framing = 64
 
 func (b *Batch) ask(l location, from, to int64) {
 	open, err := b.st.files.open.get(l.shard, b.st.files.path(l.shard))
 	if err != nil {
-		return // reading it will tell
+		return // reading will report the error
 	}
 	defer b.st.files.open.put(open)
 	durable.ReadAhead(open.f, from, to)
 }
 
-// hash computes the SHA-256 of all that was read, side by side.
+// hash computes the SHA-256 of everything that was read, in parallel lanes.
 func (b *Batch) hash() {
 	b.sums = slices.Grow(b.sums[:0], len(b.msgs))[:len(b.msgs)]
 	sha256mb.Sum(b.sums, b.msgs)

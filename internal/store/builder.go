@@ -14,8 +14,8 @@ import (
 	"github.com/carload/carload/internal/sha256mb"
 )
 
-// Builder writes blocks into a new shard. The root may be known at the end
-// only, but for the length of its CID.
+// Builder writes blocks into a new shard. The root need not be known until the
+// end; only the length of its CID must be.
 type Builder struct {
 	in      *Incoming
 	w       *bufio.Writer
@@ -24,14 +24,14 @@ type Builder struct {
 	at      map[cid.Cid]span
 }
 
-// span is where a block is within the shard that is being written.
+// span is where a block is in the shard being written.
 type span struct {
 	off int64
 	len int
 }
 
-// NewBuilder begins a shard for a root that is as long as this one. The caller
-// closes it.
+// NewBuilder begins a shard. The final root must have a CID of the same length
+// as root. The caller closes the builder.
 func (st *Store) NewBuilder(root cid.Cid) (*Builder, error) {
 	in, err := st.newIncoming()
 	if err != nil {
@@ -46,9 +46,9 @@ func (st *Store) NewBuilder(root cid.Cid) (*Builder, error) {
 	return b, nil
 }
 
-// Add writes a block unless it was written before. Its bytes are not compared
-// with its CID. The error matches [ErrBlockTooLarge] for a block that would be
-// refused in a shard that was sent.
+// Add writes a block, unless it was written before. It does not check the bytes
+// against the CID. The error matches [ErrBlockTooLarge] if the block is too
+// large for an uploaded shard.
 func (b *Builder) Add(c cid.Cid, data []byte) error {
 	if len(data) > MaxBlockBytes {
 		return fmt.Errorf("%w: %s has %d bytes, the limit is %d", ErrBlockTooLarge, c, len(data), MaxBlockBytes)
@@ -86,14 +86,15 @@ func (b *Builder) Get(c cid.Cid) ([]byte, error) {
 	return p, nil
 }
 
-// Bytes is how long the file is so far.
+// Bytes returns the length of the file so far.
 func (b *Builder) Bytes() int64 { return b.off }
 
-// Payload is how long the blocks in it are together.
+// Payload returns the total length of the blocks so far.
 func (b *Builder) Payload() int64 { return b.payload }
 
-// Finish puts the root into the header and hashes the file; size is that of the
-// DAG, or -1. What it returns is good until the builder is closed.
+// Finish writes the root into the header and hashes the file. Size is the size
+// of the DAG, or -1 if unknown. The result is valid until the builder is
+// closed.
 func (b *Builder) Finish(ctx context.Context, root cid.Cid, size int64) (*Incoming, error) {
 	if err := b.w.Flush(); err != nil {
 		return nil, err
@@ -110,8 +111,8 @@ func (b *Builder) Finish(ctx context.Context, root cid.Cid, size int64) (*Incomi
 	return b.in, b.in.secure()
 }
 
-// Close removes what was written, unless it became part of the store. It may be
-// called again.
+// Close removes the file, unless it became part of the store. It may be called
+// more than once.
 func (b *Builder) Close() error { return b.in.Close() }
 
 // hashFile returns the CID of a CAR file.

@@ -25,8 +25,9 @@ type location struct {
 // copiesQuery finds the copies of a block by its binary multihash.
 const copiesQuery = `SELECT s.id, s.cid, b.off, b.len FROM blocks b JOIN shards s ON s.id = b.shard WHERE b.mh = ?`
 
-// isDamage tells whether a file that could not be read as what it is is damaged
-// or lost. Others may be sound and readable at another time.
+// isDamage reports whether an error in reading a file means that the file is
+// damaged or lost. After other errors, the file may be sound and readable
+// later.
 func isDamage(err error) bool {
 	var car *CARError
 	return errors.Is(err, ErrDamaged) || errors.As(err, &car) || errors.Is(err, errCutShard) || errors.Is(err, io.EOF) ||
@@ -39,13 +40,13 @@ type suspect struct {
 	mh multihash.Multihash
 }
 
-// readCopy goes through the copies of a block in the order of the query, and
-// returns the first that is sound, and those before that are not.
+// readCopy tries the copies of a block in the order of the query. It returns
+// the first sound one, and the damaged ones before it.
 func (st *Store) readCopy(ctx context.Context, q querier, c cid.Cid, query string) ([]byte, location, []suspect, error) {
 	var bad []suspect
 	var failed error
 	var tried location
-	for _, limit := range []int{1, -1} { // but for damage the first will do
+	for _, limit := range []int{1, -1} { // unless there is damage, the first copy will do
 		copies, err := locate(ctx, q, query+` LIMIT ?`, []byte(c.Hash()), limit)
 		if err != nil {
 			return nil, location{}, nil, fmt.Errorf("look up block %s: %w", c, err)
@@ -74,8 +75,8 @@ func (st *Store) readCopy(ctx context.Context, q querier, c cid.Cid, query strin
 	if failed != nil {
 		return nil, location{}, bad, failed
 	}
-	// Known damage has no copies, and a shard may have been collected in
-	// between.
+	// Copies that are known to be damaged are not in blocks. And a shard may
+	// have been collected in the meantime.
 	shards := make([]cid.Cid, 0, len(bad))
 	for _, s := range bad {
 		shards = append(shards, s.shard)
@@ -94,8 +95,8 @@ func (st *Store) readCopy(ctx context.Context, q querier, c cid.Cid, query strin
 	return nil, location{}, bad, fmt.Errorf("block %s: %w", c, ErrNotHeld)
 }
 
-// locate runs a query of the columns of copiesQuery. It holds no connection to
-// the database when it returns, so the disk can be read at leisure.
+// locate runs a query with the columns of copiesQuery. It holds no database
+// connection when it returns, so the caller may take its time reading the disk.
 func locate(ctx context.Context, q querier, query string, args ...any) ([]location, error) {
 	return rowsOf(ctx, q, query, args, func(scan scanRow) (l location, err error) {
 		err = scan(&l.id, (*cidColumn)(&l.shard), &l.off, &l.len)
@@ -103,7 +104,7 @@ func locate(ctx context.Context, q querier, query string, args ...any) ([]locati
 	})
 }
 
-// readAt reads the bytes of a block, unchecked.
+// readAt reads the bytes of a block without checking them.
 func (st *Store) readAt(l location) (_ []byte, err error) {
 	f, err := os.Open(st.files.path(l.shard))
 	if err != nil {
@@ -139,7 +140,7 @@ func scanKnown(scan scanRow) (k known, err error) {
 	return k, err
 }
 
-// shards lists the shards that the index has.
+// shards lists the shards in the index.
 func (st *Store) shards(ctx context.Context) ([]known, error) {
 	all, err := rowsOf(ctx, st.db.read, `SELECT `+knownColumns+` FROM shards ORDER BY id`, nil, scanKnown)
 	if err != nil {
@@ -148,7 +149,7 @@ func (st *Store) shards(ctx context.Context) ([]known, error) {
 	return all, nil
 }
 
-// shardAfter returns the shard that comes after another, or [sql.ErrNoRows].
+// shardAfter returns the next shard, or [sql.ErrNoRows].
 func (st *Store) shardAfter(ctx context.Context, id int64) (known, error) {
 	return scanKnown(st.db.read.QueryRowContext(ctx, `SELECT `+knownColumns+` FROM shards WHERE id > ? ORDER BY id LIMIT 1`, id).Scan)
 }

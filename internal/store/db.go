@@ -13,14 +13,14 @@ import (
 	"github.com/carload/carload/internal/sqlite"
 )
 
-// database is the SQLite file of the index.
+// database is the SQLite database of the index.
 type database struct {
-	read  *sqlite.Reader // the index as it is on the disk
-	write *writer        // nil if it is not to be changed
+	read  *sqlite.Reader // sees committed data only
+	write *writer        // nil if the store is read-only
 }
 
-// openDatabase opens a file for writing; openReaders follows when its tables
-// are there.
+// openDatabase opens a database for writing. Call openReaders once the tables
+// exist.
 func openDatabase(ctx context.Context, path string) (database, error) {
 	if err := private(path); err != nil {
 		return database{}, err
@@ -33,8 +33,8 @@ func openDatabase(ctx context.Context, path string) (database, error) {
 	return database{write: write}, err
 }
 
-// private sees to it that nobody else reads the index, which has the hashes of
-// keys and all names. SQLite gives its other files the same mode.
+// private makes sure that no other user can read the index, which contains all
+// names and the hashes of keys. SQLite gives its other files the same mode.
 func private(path string) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -65,7 +65,7 @@ func (db *database) close() error {
 	return errors.Join(errs...)
 }
 
-// update runs f in the one transaction that may write.
+// update runs f in a write transaction. There is only one at a time.
 func (db *database) update(ctx context.Context, f func(*tx) error) error {
 	if db.write == nil {
 		return ErrReadOnly
@@ -88,7 +88,7 @@ type execer interface {
 	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
 }
 
-// scanRow is the method Scan of one row.
+// scanRow is the Scan method of one row.
 type scanRow func(...any) error
 
 // eachRow calls f for each row of a query.
@@ -100,7 +100,7 @@ func eachRow(ctx context.Context, q querier, query string, args []any, f func(sc
 	return drainRows(rows, f)
 }
 
-// rowsOf returns what f makes of each row of a query.
+// rowsOf returns the results of f for each row of a query.
 func rowsOf[T any](ctx context.Context, q querier, query string, args []any, f func(scanRow) (T, error)) (out []T, err error) {
 	err = eachRow(ctx, q, query, args, func(scan scanRow) error {
 		v, err := f(scan)
@@ -110,13 +110,13 @@ func rowsOf[T any](ctx context.Context, q querier, query string, args []any, f f
 	return out, err
 }
 
-// exists runs a query of one column that says whether something is there.
+// exists reports whether a query of one column has any rows.
 func exists(ctx context.Context, q querier, query string, args ...any) (is bool, err error) {
 	err = q.QueryRowContext(ctx, `SELECT EXISTS (`+query+`)`, args...).Scan(&is)
 	return is, err
 }
 
-// cidColumn is a CID in its binary form.
+// cidColumn scans a binary CID.
 type cidColumn cid.Cid
 
 // Scan implements sql.Scanner.
@@ -145,10 +145,10 @@ func drainRows(rows *sql.Rows, f func(scanRow) error) (err error) {
 	return rows.Err()
 }
 
-// statementRows is how many rows go into one statement at most.
+// statementRows is the most rows in one statement.
 const statementRows = 256
 
-// chunks calls f with as many keys at a time as go into one statement.
+// chunks calls f with as many items at a time as fit into one statement.
 func chunks[T any](all []T, f func([]T) error) error {
 	for len(all) > 0 {
 		n := min(len(all), statementRows)
@@ -160,15 +160,15 @@ func chunks[T any](all []T, f func([]T) error) error {
 	return nil
 }
 
-// statements runs the statements of one transaction.
+// statements runs the statements of a transaction.
 type statements struct {
-	ctx context.Context //nolint:containedctx // they live as long as their transaction
+	ctx context.Context //nolint:containedctx // it lives as long as the transaction
 	tx  execer
 }
 
-// sized calls f with a statement whose %s stands for some times row, as often as
-// it takes for all arguments. There are few such statements of each kind, so that
-// they are kept prepared.
+// sized calls f as often as necessary to cover all arguments. It replaces %s in
+// the query with several times row. It uses only a few different counts, so
+// that the statements can be kept prepared.
 func sized(query, row string, n int, args []any, f func(query string, args []any) error) error {
 	if n == 0 {
 		return nil
@@ -189,7 +189,7 @@ func sized(query, row string, n int, args []any, f func(query string, args []any
 	return nil
 }
 
-// exec runs a statement whose %s stands for n times row.
+// exec runs a statement in which %s stands for n times row.
 func (x *statements) exec(query, row string, n int, args []any) error {
 	return sized(query, row, n, args, func(query string, args []any) error {
 		_, err := x.tx.ExecContext(x.ctx, query, args...)
@@ -204,7 +204,7 @@ func (x *statements) query(query, row string, n int, args []any, f func(scanRow)
 	})
 }
 
-// querier is what reading and writing have in common.
+// querier is what readers and transactions have in common.
 type querier interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)

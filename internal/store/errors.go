@@ -10,53 +10,53 @@ import (
 )
 
 var (
-	// ErrLocked is returned by [Open] when another process has the store open.
+	// ErrLocked is returned by [Open] if another process has the store open.
 	ErrLocked = errors.New("the store is in use by another process")
 
-	// ErrIndexMissing is returned by [Open] when there are shards but no index:
-	// [Rebuild] makes a new one from them.
+	// ErrIndexMissing is returned by [Open] if there are shards but no index.
+	// [Rebuild] makes a new index from the shards.
 	ErrIndexMissing = errors.New("the store has shards but its index is missing; rebuild it from the shards")
 
-	// ErrRebuilding is returned by [Open] when a [Rebuild] was interrupted: the
-	// index lacks what it had not come to. Another Rebuild makes it whole.
+	// ErrRebuilding is returned by [Open] if a [Rebuild] was interrupted, so
+	// the index is incomplete. Another Rebuild completes it.
 	ErrRebuilding = errors.New("rebuilding the store's index was interrupted; rebuild it again from the shards")
 
-	// ErrDiscards is returned by [Open] and [Rebuild] when the store was filled
-	// with [Options].Discard: it lacks the payloads.
-	ErrDiscards = errors.New("the store was made to discard payloads, and can be used for nothing else")
+	// ErrDiscards is returned by [Open] and [Rebuild] if the store was filled
+	// with [Options].Discard, so its payloads are missing.
+	ErrDiscards = errors.New("the store was created to discard payloads and can't be used in any other way")
 
-	// ErrKeeps is returned by [Open] with [Options].Discard when the store has
-	// shards whose payloads are kept.
-	ErrKeeps = errors.New("the store keeps payloads, which discarding would destroy")
+	// ErrKeeps is returned by [Open] with [Options].Discard if the store has
+	// shards with payloads.
+	ErrKeeps = errors.New("the store has payloads, which discarding would destroy")
 
-	// ErrReadOnly is returned for changes of a store that was opened by
-	// [OpenReadOnly].
-	ErrReadOnly = errors.New("the store is open for reading only")
+	// ErrReadOnly is returned when a store opened by [OpenReadOnly] would be
+	// changed.
+	ErrReadOnly = errors.New("the store is open read-only")
 
-	// ErrUnfinished is returned by [OpenReadOnly] for a store whose last process
-	// ended without closing it.
-	ErrUnfinished = errors.New("the store was not closed by who had it last, and is mended when it is opened for writing")
+	// ErrUnfinished is returned by [OpenReadOnly] if the last process did not
+	// close the store.
+	ErrUnfinished = errors.New("the store was not closed properly; open it for writing once to repair it")
 
-	// ErrClosed is returned for changes of a store that was closed.
+	// ErrClosed is returned when a closed store would be changed.
 	ErrClosed = errors.New("the store is closed")
 
-	// ErrNotFound is returned when there is no such upload or content.
+	// ErrNotFound is returned if there is no such upload or content.
 	ErrNotFound = errors.New("there is no such upload")
 
 	// ErrBlockTooLarge is returned for a block of more than [MaxBlockBytes].
 	ErrBlockTooLarge = errors.New("the block is too large")
 
-	// ErrNotHeld is returned when no shard has a block.
+	// ErrNotHeld is returned if no shard has a block.
 	ErrNotHeld = errors.New("the block is not held")
 
-	// ErrDamaged is returned when all copies of a block are damaged or lost.
+	// ErrDamaged is returned if all copies of a block are damaged or lost.
 	ErrDamaged = errors.New("the stored bytes do not match the CID")
 )
 
-// Fault is what can be wrong with a CAR, as the format of a message.
+// Fault is a way in which a CAR can be wrong: the format of a message.
 type Fault string
 
-// What [Store.Receive] finds wrong with a CAR.
+// The faults that [Store.Receive] finds in a CAR.
 const (
 	FaultCut          Fault = "it ends too early"
 	FaultNoHeader     Fault = "its header is empty"
@@ -73,15 +73,15 @@ const (
 	FaultBlockCID     Fault = "the CID of block %s is not valid: %v"
 	FaultBlockHash    Fault = "the hash function of block %s has the unknown code %d"
 	FaultBlock        Fault = "the bytes of block %s do not match its CID"
-	FaultManyLinks    Fault = "block %s has %d links in %d bytes, more than links of any use take"
-	FaultManyBlocks   Fault = "it has %d blocks in %d bytes, more than blocks of any use take"
+	FaultManyLinks    Fault = "block %s has %d links in %d bytes, which is too many"
+	FaultManyBlocks   Fault = "it has %d blocks in %d bytes, which is too many"
 	FaultEmpty        Fault = "it has no blocks"
 	FaultNoRoot       Fault = "it lacks its root"
-	FaultRootAlone    Fault = "it has its root, and nothing of what that links to"
+	FaultRootAlone    Fault = "it has its root, but none of the blocks that the root links to"
 	FaultRoot         Fault = "its root does not decode: %v"
 )
 
-// CARError is what is wrong with a CAR that is not accepted.
+// CARError says why a CAR is not accepted.
 type CARError struct {
 	Fault Fault
 	Args  []any // of the message
@@ -91,10 +91,10 @@ func (e *CARError) Error() string { return fmt.Sprintf("CAR: "+string(e.Fault), 
 
 func fault(f Fault, args ...any) *CARError { return &CARError{f, args} }
 
-// QuotaError is returned when a key has no room for something.
+// QuotaError is returned if a key's quota has no room for something.
 type QuotaError struct {
 	Quota, Used int64
-	Uncollected int64 // what was deleted, if that is why; there is room again when it is collected
+	Uncollected int64 // bytes of deleted data that use up the quota until they are collected
 }
 
 func (e *QuotaError) Error() string {
@@ -104,13 +104,13 @@ func (e *QuotaError) Error() string {
 	return fmt.Sprintf("the quota of the key is %d bytes, of which %d are used", e.Quota, e.Used)
 }
 
-// IsFull tells whether an error means that the disk is full.
+// IsFull reports whether an error means that the disk is full.
 func IsFull(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG) ||
 		sqlite.Code(err)&0xff == sqlite.Full
 }
 
-// IsIndexFailure tells whether an error comes from the index's database.
+// IsIndexFailure reports whether an error comes from the index's database.
 func IsIndexFailure(err error) bool {
 	return sqlite.Code(err) != sqlite.NotAnSQLite || errors.Is(err, sql.ErrTxDone) || errors.Is(err, sql.ErrConnDone)
 }

@@ -23,8 +23,8 @@ const (
 	journalDir   = "journal"
 )
 
-// IsStore tells whether [Open] would find a store in a directory, whole or not,
-// and not make one.
+// IsStore reports whether [Open] would find a store in a directory, even a
+// broken one, rather than create one.
 func IsStore(dir string) (bool, error) {
 	for _, name := range []string{databaseName, shardsDir} {
 		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
@@ -43,14 +43,15 @@ type files struct {
 	folders *folders
 }
 
-// folders knows which folders of shards have a durable name. Whoever finds one
-// there can't tell: it may just have been made, or for a shard that is not synced.
+// folders records which folders of shards are durable. That a folder exists
+// does not prove it: it may have just been made, perhaps for a shard that was
+// not synced.
 type folders struct {
 	mu      sync.Mutex
 	durable map[string]bool // guarded by mu
 }
 
-// sync makes the name of a folder durable, once.
+// sync makes the entry of a folder durable, once.
 func (f *folders) sync(dir string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -67,8 +68,8 @@ func (f *folders) sync(dir string) error {
 	return nil
 }
 
-// prepare makes the directories, and removes what was being received when a
-// process ended.
+// prepare makes the directories, and removes partly received files of an
+// earlier process.
 func (f files) prepare() error {
 	for _, d := range []string{shardsDir, incomingDir, journalDir} {
 		if err := os.MkdirAll(filepath.Join(f.dir, d), 0o700); err != nil {
@@ -88,7 +89,7 @@ func (f files) prepare() error {
 	return nil
 }
 
-// create makes a file for a shard that is received.
+// create makes a file for receiving a shard.
 func (f files) create() (*os.File, error) {
 	out, err := os.CreateTemp(filepath.Join(f.dir, incomingDir), "*.part")
 	if err != nil {
@@ -102,7 +103,7 @@ func (f files) path(c cid.Cid) string {
 	return filepath.Join(f.dir, shardsDir, name[len(name)-2:], name+".car")
 }
 
-// has reports whether the file of a shard is there with these bytes.
+// has reports whether a shard's file exists with these bytes.
 func (f files) has(c cid.Cid, data []byte) bool {
 	path := f.path(c)
 	info, err := os.Lstat(path)
@@ -113,8 +114,9 @@ func (f files) has(c cid.Cid, data []byte) bool {
 	return err == nil && bytes.Equal(have, data)
 }
 
-// publish gives a file the name of a shard, and makes the name durable if sync is
-// set. It reports whether the file has that name, even if that may not be durable.
+// publish renames a file to the name of a shard. If sync is set, it makes the
+// name durable. It reports whether the file has that name; that may be so even
+// after an error.
 func (f files) publish(from string, c cid.Cid, sync bool) (bool, error) {
 	path := f.path(c)
 	dir := filepath.Dir(path)
@@ -136,7 +138,7 @@ func (f files) publish(from string, c cid.Cid, sync bool) (bool, error) {
 	return true, err
 }
 
-// remove takes a shard file away.
+// remove deletes a shard's file.
 func (f files) remove(c cid.Cid) error {
 	path := f.path(c)
 	if err := os.Remove(path); err != nil {
@@ -157,7 +159,7 @@ func (f files) any() (bool, error) {
 	return found, err
 }
 
-// each calls do for each file that is named like a shard.
+// each calls do for each file with the name of a shard.
 func (f files) each(do func(c cid.Cid, path string) error) error {
 	err := filepath.WalkDir(filepath.Join(f.dir, shardsDir), func(path string, d fs.DirEntry, err error) error {
 		if err != nil {

@@ -9,7 +9,7 @@ import (
 
 // Problem is something that [Store.Fsck] or [Rebuild] found wrong.
 type Problem struct {
-	Shard string // its CID; empty if it is about the index as a whole
+	Shard string // CID of the shard; empty if the problem is about the whole index
 	What  string
 }
 
@@ -20,7 +20,7 @@ func (p Problem) String() string {
 	return p.Shard + ": " + p.What
 }
 
-// FsckReport is what a check of a store found.
+// FsckReport is the result of checking a store.
 type FsckReport struct {
 	Shards   int
 	Blocks   int64
@@ -37,10 +37,11 @@ func (r *FsckReport) problem(shard cid.Cid, format string, args ...any) {
 	r.Problems = append(r.Problems, p)
 }
 
-// Fsck hashes every block of every shard, and compares the index with them. What
-// it finds damaged counts as not held from then on, and what was marked and is
-// sound counts again. Uploads go on meanwhile. A store that discards payloads
-// cannot be checked; the error is [ErrDiscards].
+// Fsck hashes every block of every shard and compares the index with the
+// result. From then on, blocks found damaged count as not held, and blocks that
+// were marked as damaged but are sound count as held. Uploads continue
+// meanwhile. A store that discards payloads cannot be checked; the error is
+// then [ErrDiscards].
 func (st *Store) Fsck(ctx context.Context) (*FsckReport, error) {
 	if st.discard {
 		return nil, fmt.Errorf("check store %s: %w", st.files.dir, ErrDiscards)
@@ -90,17 +91,17 @@ func (st *Store) Fsck(ctx context.Context) (*FsckReport, error) {
 
 const notHeld = "%d nodes are not held"
 
-// fsckNodes checks that what is said of nodes adds up.
+// fsckNodes checks that the records of nodes agree with each other.
 func (st *Store) fsckNodes(ctx context.Context, r *FsckReport) error {
 	for _, check := range []struct{ what, query string }{
-		{"%d nodes do not wait for as many children as they count", `SELECT count(*) FROM nodes n
+		{"%d nodes count more or fewer missing children than they wait for", `SELECT count(*) FROM nodes n
 			LEFT JOIN (SELECT parent, count(*) AS n FROM waiting GROUP BY parent) w ON w.parent = n.id
 			WHERE max(n.pending, 0) <> COALESCE(w.n, 0)`},
 		{"%d nodes wait for leaves that are held", `SELECT count(*) FROM waiting w
 			WHERE w.codec NOT IN ` + innerCodecs + ` AND EXISTS (SELECT 1 FROM blocks b WHERE b.mh = w.mh)`},
 		{"%d nodes wait for nodes that are complete", `SELECT count(*) FROM waiting w
 			JOIN nodes n ON n.mh = w.mh AND n.codec = w.codec WHERE n.pending IN (0, -1, -4)`},
-		{"%d nodes were left unread", `SELECT count(*) FROM nodes WHERE pending IN (0, -2, -4)`},
+		{"%d nodes were never read", `SELECT count(*) FROM nodes WHERE pending IN (0, -2, -4)`},
 		{notHeld, `SELECT count(*) FROM nodes n WHERE NOT EXISTS (SELECT 1 FROM blocks b WHERE b.mh = n.mh)`},
 	} {
 		var n int

@@ -11,8 +11,9 @@ import (
 	"github.com/spaolacci/murmur3"
 )
 
-// accepted tells which hash functions are taken: those of the original's block
-// validator, and all others that can be checked here, if the digest says enough.
+// accepted reports whether a hash function is accepted: those of the original
+// service's block validator, and all others that we can check and that have a
+// long enough digest.
 func accepted(code uint64, length int) bool {
 	switch code {
 	case murmur3x64128, murmur3x32, multihash.IDENTITY:
@@ -25,11 +26,13 @@ func accepted(code uint64, length int) bool {
 const (
 	murmur3x32    = 0x23
 	murmur3x64128 = 0x1022
-	// minDigestBytes is what a digest has that nobody finds other bytes for.
+	// minDigestBytes is the least length of a digest that is safe against
+	// collisions.
 	minDigestBytes = 20
 )
 
-// matches checks a block against its CID; sum is its SHA-256 if that is asked.
+// matches checks a block against its CID. If the CID uses SHA-256, sum is the
+// block's digest.
 func matches(c cid.Cid, data, sum []byte) error {
 	d, err := multihash.Decode(c.Hash())
 	if err != nil {
@@ -40,7 +43,7 @@ func matches(c cid.Cid, data, sum []byte) error {
 	}
 	switch {
 	case d.Code == multihash.SHA2_256 && len(sum) >= d.Length:
-		sum = sum[:d.Length] // digests may be cut
+		sum = sum[:d.Length] // digests may be truncated
 	case d.Code != multihash.SHA2_256:
 		if sum, err = digestOf(d.Code, d.Length, data); err != nil {
 			return fault(FaultBlockHash, c, d.Code)
@@ -56,7 +59,7 @@ func digestOf(code uint64, length int, data []byte) ([]byte, error) {
 	switch code {
 	case multihash.IDENTITY:
 		return data, nil
-	// Two that go-multihash does not know.
+	// go-multihash does not know these two.
 	case murmur3x32:
 		return binary.BigEndian.AppendUint32(nil, murmur3.Sum32(data)), nil
 	case murmur3x64128:
@@ -74,8 +77,8 @@ func digestOf(code uint64, length int, data []byte) ([]byte, error) {
 	return d.Digest, nil
 }
 
-// CheckBlock hashes a block. The error matches [ErrDamaged] if its bytes do not
-// match its CID.
+// CheckBlock hashes a block and compares the result with its CID. If they don't
+// match, the error matches [ErrDamaged].
 func CheckBlock(c cid.Cid, data []byte) error {
 	d, err := multihash.Decode(c.Hash())
 	if err != nil {

@@ -13,20 +13,21 @@ import (
 	"github.com/carload/carload/internal/durable"
 )
 
-// Incoming is a shard that was received and checked, but is not yet part of the
-// store. [Store.Accept] makes it that, and durable. Whoever gets one closes it.
+// Incoming is a shard that was received and checked, but is not part of the
+// store yet. [Store.Accept] makes it so. Whoever gets an Incoming must close
+// it.
 type Incoming struct {
 	Root    cid.Cid
-	Bytes   int64 // of the file
-	DAGSize int64 // of all that is below the root, as the root claims; -1 if unknown
+	Bytes   int64 // size of the file
+	DAGSize int64 // size of everything below the root, as the root claims it; -1 if unknown
 	shard   shard
 
 	st      *Store
 	f       *os.File
-	out     *durable.Writer // nil if nothing is written by Write
-	written int64           // by it
-	small   []byte          // all of a shard that goes to the journal; its file is not synced
-	done    bool            // it has the name of a shard
+	out     *durable.Writer // nil if Write is not used
+	written int64           // bytes written to it
+	small   []byte          // the bytes of a small shard, for the journal; its file is not synced
+	done    bool            // the file has the name of the shard
 }
 
 func (st *Store) newIncoming() (*Incoming, error) {
@@ -37,9 +38,9 @@ func (st *Store) newIncoming() (*Incoming, error) {
 	return &Incoming{st: st, f: f}, nil
 }
 
-// Receive checks the CAR that src yields while writing it to a file. Its length
-// may be given as -1 if it is unknown. The error is a [CARError] if the CAR is
-// wrong; an error of src is returned as it is, and must not be the bare
+// Receive reads a CAR from src, checks it, and writes it to a file. Length is
+// the CAR's length, or -1 if unknown. If the CAR is wrong, the error is a
+// [CARError]. Errors of src are returned unchanged. Src must not return a bare
 // [io.EOF] or [io.ErrUnexpectedEOF] unless the CAR ends there.
 func (st *Store) Receive(ctx context.Context, src io.Reader, length int64) (_ *Incoming, err error) {
 	if st.db.write == nil {
@@ -71,7 +72,8 @@ func (st *Store) Receive(ctx context.Context, src io.Reader, length int64) (_ *I
 	return in, in.secure()
 }
 
-// receiveFrame checks a CAR as it comes in, and keeps what is no payload.
+// receiveFrame checks a CAR as it comes in, and keeps everything but the
+// payloads.
 func (st *Store) receiveFrame(ctx context.Context, in *Incoming, src io.Reader, length int64) (*scanResult, error) {
 	buf, release, err := st.buffer(ctx, length)
 	if err != nil {
@@ -81,10 +83,11 @@ func (st *Store) receiveFrame(ctx context.Context, in *Incoming, src io.Reader, 
 	return st.scan(src, buf, nil, in)
 }
 
-// receive writes a CAR to the file and checks it. One that comes fast is checked
-// as it comes in. One that does not, or comes when others have the memory for
-// that, goes to the file first: so nobody holds memory while waiting for bytes,
-// and nobody waits for memory before bytes are there.
+// receive writes a CAR to the file and checks it. A CAR that comes in fast is
+// checked at the same time. If it is slow, or if other uploads are using all
+// the buffers, the whole CAR is written first and checked afterwards. So no
+// upload holds a buffer while it waits for its client, or waits for a buffer
+// while its client is sending.
 func (st *Store) receive(ctx context.Context, in *Incoming, src io.Reader, length int64) (*scanResult, error) {
 	in.out = durable.NewWriter(in.f)
 	buf, release, ok := st.bufferNow(length)
@@ -98,7 +101,7 @@ func (st *Store) receive(ctx context.Context, in *Incoming, src io.Reader, lengt
 	if _, err := io.CopyBuffer(writerOnly{in}, readerOnly{src}, make([]byte, slowBytes)); err != nil {
 		return nil, err
 	}
-	if err := in.sync(); err != nil { // what is not could not be read back
+	if err := in.sync(); err != nil { // read back below, so it must be written
 		return nil, err
 	}
 	in.out = nil
@@ -110,19 +113,19 @@ func (st *Store) receive(ctx context.Context, in *Incoming, src io.Reader, lengt
 	return st.scan(io.NewSectionReader(in.f, 0, in.written), buf, nil, nil)
 }
 
-// slowBytes is what a slow upload holds.
+// slowBytes is the buffer of a slow upload.
 const slowBytes = 64 << 10
 
-// What comes in more slowly than this does not keep a large buffer.
+// An upload slower than this may not keep a large buffer.
 const (
-	fastBytes = 8 << 20 // in
+	fastBytes = 8 << 20 // per fastTime
 	fastTime  = time.Second
 )
 
 // errSlow ends the scan of a CAR that comes in too slowly.
-var errSlow = errors.New("the shard comes in too slowly to be checked meanwhile")
+var errSlow = errors.New("the shard comes in too slowly to be checked on the way")
 
-// fastOnly reads from src as long as that is fast.
+// fastOnly reads from src as long as src is fast.
 type fastOnly struct {
 	src   io.Reader
 	since time.Time
@@ -144,13 +147,14 @@ func (r *fastOnly) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// readerOnly and writerOnly hide what io.Copy would use instead of its buffer.
+// readerOnly and writerOnly hide other methods, so that io.Copy uses its
+// buffer.
 type (
 	readerOnly struct{ io.Reader }
 	writerOnly struct{ io.Writer }
 )
 
-// Write appends to the file of a shard that is received.
+// Write appends to the file of the shard being received.
 func (in *Incoming) Write(p []byte) (int, error) {
 	n, err := in.out.Write(p)
 	in.written += int64(n)
@@ -160,7 +164,8 @@ func (in *Incoming) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// keep writes p where it belongs, and leaves holes for what is not kept.
+// keep writes p at its place in the file. The parts that are not kept become
+// holes.
 func (in *Incoming) keep(off int64, p []byte) error {
 	if _, err := in.f.WriteAt(p, off); err != nil {
 		return fmt.Errorf("receive shard: %w", err)
@@ -168,12 +173,13 @@ func (in *Incoming) keep(off int64, p []byte) error {
 	return nil
 }
 
-// secure makes the bytes of the file durable, or has them ready for the journal.
+// secure makes the file durable, or reads its bytes back for the journal.
 func (in *Incoming) secure() error {
 	if !in.st.journal.room(in.Bytes) {
 		return in.sync()
 	}
-	// So short a file went through the page cache, and can be read before a sync.
+	// A file this short went through the page cache, so it can be read before a
+	// sync.
 	in.small = make([]byte, in.Bytes)
 	if _, err := in.f.ReadAt(in.small, 0); err != nil {
 		return fmt.Errorf("read back shard: %w", err)
@@ -198,17 +204,17 @@ func (in *Incoming) sync() error {
 	return nil
 }
 
-// publish gives the file its name. The caller holds commit.
+// publish renames the file to the shard's name. The caller holds commit.
 func (in *Incoming) publish() (err error) {
 	if in.small != nil && in.st.files.has(in.shard.cid, in.small) {
-		return nil // that one may be durable, which this one is not
+		return nil // the existing file may be durable; this one is not
 	}
 	in.done, err = in.st.files.publish(in.f.Name(), in.shard.cid, in.small == nil)
 	return err
 }
 
 // Close closes the file, and removes it unless it became part of the store. It
-// may be called again.
+// may be called more than once.
 func (in *Incoming) Close() error {
 	if in.f == nil {
 		return nil

@@ -9,11 +9,11 @@ import (
 	"slices"
 )
 
-// add makes the blocks of a shard known, and then all that follows from it, run
-// by run. It holds one run, whatever the size of the file. A node whose children
-// are complete need not wait for them, so it goes from the end to the beginning
-// where parents come before children, as in most shards. Now and then it stops if
-// the context ends.
+// add records the blocks of a shard, and everything that follows from them, run
+// by run. It holds one run in memory, whatever the size of the file. In most
+// shards, parents come before children. There it works from the end to the
+// beginning, so that a node's children are already complete when it comes to
+// the node. From time to time it checks whether the context has ended.
 func (x *indexer) add(sh shard) (err error) {
 	f, err := os.Open(x.st.files.path(sh.cid))
 	if err != nil {
@@ -57,15 +57,15 @@ func (x *indexer) add(sh shard) (err error) {
 			return err
 		}
 	}
-	// Nodes to be read that are in this shard or in another one that is being added
-	// got their turn there.
+	// Nodes that must be read, and are in this shard or in another that is
+	// being added, had their turn above.
 	if err := x.settle(); err != nil {
 		return err
 	}
 	return x.flush()
 }
 
-// rest is pause where the work may be left for good.
+// rest is pause at a point where the work may be abandoned.
 func (x *indexer) rest() error {
 	if err := x.pause(); err != nil {
 		return err
@@ -96,8 +96,8 @@ func (x *indexer) hold(shardID int64, run []section) error {
 	return nil
 }
 
-// link tells the parents of leaves that these are held, and works out what the
-// inner nodes among the blocks wait for.
+// link tells the parents of leaves that the leaves are held. Then it works out
+// what the inner nodes of the run wait for.
 func (x *indexer) link(in *sections) error {
 	if err := x.wake(); err != nil {
 		return err
@@ -113,7 +113,7 @@ func (x *indexer) link(in *sections) error {
 				keys = append(keys, s.key)
 			}
 			var err error
-			if known, err = x.states(keys); err != nil { // others may have done some meanwhile
+			if known, err = x.states(keys); err != nil { // others may have done some during a pause
 				return err
 			}
 		}
@@ -143,9 +143,8 @@ func (x *indexer) link(in *sections) error {
 	return x.evaluate(nodes)
 }
 
-// wake takes held leaves off the lists of those who wait for them. A block may
-// also be waited for as a node of a codec that its section does not have; such
-// nodes are left to be read.
+// wake removes held leaves from the waiting lists. If someone waits for a block
+// as a node of another codec than its section's, the node will be read later.
 func (x *indexer) wake() error {
 	waited, err := x.waited()
 	if err != nil {
@@ -154,7 +153,7 @@ func (x *indexer) wake() error {
 	if len(waited) == 0 {
 		return nil
 	}
-	// A pause may have seen them lost.
+	// The blocks may have been found lost during a pause, so ask again.
 	if err := x.release(`mh IN (SELECT mh FROM blocks WHERE mh IN (%s)) AND codec NOT IN `+innerCodecs, `?`, len(waited), waited); err != nil {
 		return fmt.Errorf("wake parents: %w", err)
 	}
@@ -166,8 +165,8 @@ func (x *indexer) wake() error {
 	return nil
 }
 
-// waited returns the multihashes of the run that are waited for. If few are at
-// all, it asks for these, and otherwise for all of the run.
+// waited returns the multihashes of the run that someone waits for. If few are
+// waited for in all, it fetches those; otherwise it asks for each of the run's.
 func (x *indexer) waited() (out []any, err error) {
 	few := len(x.run.sections) / 8
 	all, err := rowsOf(x.ctx, x.tx, `SELECT mh FROM waiting LIMIT ?`, []any{few + 1}, func(scan scanRow) (mh []byte, err error) {
@@ -178,7 +177,7 @@ func (x *indexer) waited() (out []any, err error) {
 		return nil, err
 	}
 	if len(all) <= few {
-		for i, mh := range all { // in their order
+		for i, mh := range all { // sorted by multihash
 			if x.run.has(string(mh)) && (i == 0 || !bytes.Equal(mh, all[i-1])) {
 				out = append(out, mh)
 			}

@@ -12,61 +12,62 @@ const (
 	// MaxBlockBytes is the size of the largest block that is accepted.
 	MaxBlockBytes = 2 << 20
 	maxCIDBytes   = 4 << 10
-	// scanBytes takes four sections of 1 MiB, so that their digests can share the
-	// lanes, and the largest section that may come.
+	// scanBytes has room for four sections of 1 MiB, so that they can be hashed
+	// in parallel lanes, and for the largest section that is allowed.
 	scanBytes = 4<<20 + 256<<10
-	// scanBufferBytes is that from any place in a page on.
+	// scanBufferBytes has room for scanBytes from any offset in a page.
 	scanBufferBytes = scanBytes + durable.AlignBytes
-	// scanHalfBytes takes the largest section, from any place in a page on.
+	// scanHalfBytes has room for the largest section from any offset in a page.
 	scanHalfBytes = scanBufferBytes / 2 &^ (durable.AlignBytes - 1)
 )
 
-// input reads a file once from its beginning to its end through one buffer,
-// hashes it and passes it on.
+// input reads a file once from beginning to end through one buffer. It hashes
+// the file and passes it on.
 type input struct {
 	src    io.Reader
-	sink   io.Writer    // gets each byte as it is read; may be nil
+	sink   io.Writer    // gets the bytes as they are read; may be nil
 	kept   keeper       // gets sections as they are found; may be nil
-	moving func() error // called before bytes are overwritten
+	moving func() error // called before bytes in the buffer are overwritten
 	pool   *sha256mb.Pool
 
 	digest     sha256mb.Digest // of the whole file
-	hashing    *sha256mb.Write // of what was read last, into digest
+	hashing    *sha256mb.Write // adds the bytes read last to digest
 	buf        []byte
-	halves     bool // the header is through: the halves of the buffer take turns
-	from, to   int  // the part of the buffer that is filled
+	halves     bool // the header is done, and the halves of the buffer take turns
+	from, to   int  // the part of the buffer that is being filled
 	start, end int
 	read       int64 // bytes of the file read so far
 	ended      bool
 }
 
-// keeper gets what a CAR consists of, for stores that do not keep all of it.
+// keeper gets the parts of a CAR, for stores that do not keep all of it.
 type keeper interface {
 	keep(off int64, p []byte) error
 }
 
-// fill makes room and reads until that is full or the file ends.
+// fill makes room in the buffer, and reads until it is full or the file ends.
 func (s *input) fill() error {
 	if s.ended {
 		return nil
 	}
-	// While one half waits for its client, what is in the other may be in a lane
-	// still, as company for other uploads. Blocks stay where they are until both
-	// halves are full, so that they are many when they are hashed.
+	// While one half waits for data from the client, the bytes of the other
+	// half may still be being hashed, together with other uploads. Blocks stay
+	// in the buffer until both halves are full, so that many are hashed at
+	// once.
 	switch {
 	case s.halves && s.to == scanHalfBytes:
 		s.from, s.to = scanHalfBytes, 2*scanHalfBytes
 	case s.halves && s.from == scanHalfBytes:
 		s.from, s.to = 0, scanHalfBytes
-	default: // bytes of what was read last are overwritten
+	default: // overwrites the bytes read last
 		s.waitHashed()
 		s.from, s.to = 0, len(s.buf)
 		if s.halves {
 			s.to = scanHalfBytes
 		}
 	}
-	// What is read goes to the disk from where a byte's place in its page is
-	// that in the file.
+	// Put each byte at the same offset within a page as in the file, so that it
+	// can be written to the disk directly.
 	at := s.from
 	if len(s.buf) == scanBufferBytes {
 		at += int(s.position() % durable.AlignBytes)
@@ -78,17 +79,17 @@ func (s *input) fill() error {
 	s.end += n
 	s.read += int64(n)
 	switch {
-	case errors.Is(err, io.EOF), err == io.ErrUnexpectedEOF: // the latter of ReadFull; one that is wrapped is the source's
+	case errors.Is(err, io.EOF), err == io.ErrUnexpectedEOF: // ReadFull returns the latter bare; a wrapped one is from the source
 		s.ended = true
 	case err != nil:
 		if s.sink == nil {
 			return err
 		}
-		_, failed := s.sink.Write(fresh) // whoever goes on has all that came
+		_, failed := s.sink.Write(fresh) // whoever continues needs all bytes that came
 		return errors.Join(err, failed)
 	}
-	// The file is written and its blocks are hashed meanwhile: they and those of
-	// other uploads are company in the lanes.
+	// While the file is written and its blocks are hashed, these bytes are
+	// hashed with them and with other uploads.
 	s.waitHashed()
 	s.hashing = s.pool.Start(&s.digest, fresh)
 	if s.sink != nil {
@@ -99,7 +100,7 @@ func (s *input) fill() error {
 	return nil
 }
 
-// waitHashed returns when all that was read is part of the digest. Before that
+// waitHashed waits until everything that was read is in the digest. Until then
 // the bytes must not change.
 func (s *input) waitHashed() {
 	if s.hashing != nil {
@@ -108,11 +109,11 @@ func (s *input) waitHashed() {
 	}
 }
 
-// position is how far into the file parsing has come.
+// position returns the offset in the file up to which it has been parsed.
 func (s *input) position() int64 { return s.read - int64(s.end-s.start) }
 
-// drain reads what follows the CARv1: the index of a CARv2 counts for the CID
-// of the file and for nothing else.
+// drain reads what follows the CARv1. The index of a CARv2 matters only for the
+// CID of the file.
 func (s *input) drain() error {
 	for s.start = s.end; !s.ended; s.start = s.end {
 		if err := s.fill(); err != nil {
@@ -122,7 +123,7 @@ func (s *input) drain() error {
 	return nil
 }
 
-// need makes n bytes available, fewer only at the end of the file.
+// need makes n bytes available, or fewer at the end of the file.
 func (s *input) need(n int) ([]byte, error) {
 	if s.end-s.start < n && !s.ended {
 		if s.to != scanHalfBytes {
@@ -137,7 +138,7 @@ func (s *input) need(n int) ([]byte, error) {
 	return s.buf[s.start:s.end], nil
 }
 
-// advance goes past p, the next bytes of the buffer.
+// advance skips p, the next bytes in the buffer.
 func (s *input) advance(p []byte, keep bool) error {
 	if keep && s.kept != nil {
 		if err := s.kept.keep(s.position(), p); err != nil {

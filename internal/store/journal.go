@@ -22,30 +22,31 @@ import (
 	"github.com/carload/carload/internal/durable"
 )
 
-// journal has the bytes of small shards whose files may not be on the disk yet.
-// To sync a file and its directory takes longer than all else that is done for a
-// small shard. So those that come at the same time are written to the journal
-// besides, one after the other, and one sync makes all of them durable. Their
-// files are synced later, many at a time. After a crash those that were lost are
-// written again.
+// journal holds the bytes of small shards whose files may not be on the disk
+// yet. Syncing a file and its directory takes longer than everything else we do
+// for a small shard. So small shards that arrive at the same time are also
+// written to the journal, one after the other, and a single sync makes them all
+// durable. Their files are synced later, many at a time. After a crash, files
+// that were lost are written again.
 //
-// A journal is a folder of segments, each of them a CAR whose blocks are shards.
+// A journal is a folder of segments. Each segment is a CAR whose blocks are
+// shards.
 //
-// Append and sync are called by one goroutine, that of the writer.
+// Only the writer's goroutine calls append and sync.
 type journal struct {
 	files files
 	log   *slog.Logger
-	f     *os.File // the segment that is written; nil if the next shard begins one
-	dirty bool     // f has bytes that are not durable
-	cur   segment  // f
-	next  int      // number of a segment
+	f     *os.File // the current segment; nil if the next shard begins one
+	dirty bool     // f has bytes that are not durable yet
+	cur   segment  // describes f
+	next  int      // number of the next segment
 
-	bytes    atomic.Int64 // of all segments
+	bytes    atomic.Int64 // in all segments
 	settling sync.WaitGroup
 
 	mu   sync.Mutex
-	full []segment // guarded by mu; those whose files are to be synced
-	busy bool      // guarded by mu; somebody does that
+	full []segment // guarded by mu; segments whose files must be synced
+	busy bool      // guarded by mu; a goroutine is doing that
 }
 
 // segment is a file of the journal.
@@ -56,12 +57,12 @@ type segment struct {
 }
 
 const (
-	journalShardBytes = 64 << 10 // shards that are longer are synced at once
-	segmentBytes      = 8 << 20  // a segment that has as much is closed
-	journalBytes      = 64 << 20 // with as much, shards are synced at once again
+	journalShardBytes = 64 << 10 // longer shards are synced at once
+	segmentBytes      = 8 << 20  // a segment of this size is closed
+	journalBytes      = 64 << 20 // when the journal has this size, small shards are synced at once too
 
-	// A few files are synced one by one, for the whole file system may have more to
-	// write than that.
+	// This few files are synced one by one, since the whole file system may
+	// have more to write.
 	fewShards = 64
 )
 
@@ -70,7 +71,7 @@ func (j *journal) room(n int64) bool {
 	return j != nil && n <= journalShardBytes && j.bytes.Load() < journalBytes
 }
 
-// append writes a shard to the journal. It is durable after the next sync.
+// append writes a shard to the journal. The next sync makes it durable.
 func (j *journal) append(c cid.Cid, data []byte) error {
 	var p []byte
 	if j.f == nil {
@@ -82,8 +83,9 @@ func (j *journal) append(c cid.Cid, data []byte) error {
 	p = append(p, varint.ToUvarint(uint64(c.ByteLen()+len(data)))...)
 	p = append(append(p, c.Bytes()...), data...)
 	if _, err := j.f.WriteAt(p, j.cur.bytes); err != nil {
-		// The next one is written over what there is of it. But others may wait for
-		// what is before it to be synced.
+		// The next shard will overwrite what was written of this one. The
+		// segment stays open if others still wait for its earlier shards to be
+		// synced.
 		if !j.dirty {
 			err = errors.Join(err, j.end())
 		}
@@ -111,8 +113,8 @@ func (j *journal) begin() error {
 	return nil
 }
 
-// end closes the segment that is written. What it has of shards is good: a shard
-// of which a part was written is no shard.
+// end closes the current segment. Its complete shards are good; a partly
+// written one does not count.
 func (j *journal) end() error {
 	if j.f == nil {
 		return nil
@@ -125,7 +127,8 @@ func (j *journal) end() error {
 	return err
 }
 
-// sync makes durable what was appended. After an error nothing is known of that.
+// sync makes durable what was appended. After an error, nothing is known about
+// it.
 func (j *journal) sync() error {
 	if !j.dirty {
 		return nil
@@ -154,9 +157,9 @@ func (j *journal) sync() error {
 	return nil
 }
 
-// settle makes durable the files of the shards in all segments that are closed,
-// and removes these: also those that are closed meanwhile, for a journal that is
-// full closes no more.
+// settle makes the files of all shards in closed segments durable, and removes
+// the segments. It includes segments that are closed meanwhile: a full journal
+// takes no more shards, so nothing would start settle for those later.
 func (j *journal) settle() error {
 	for {
 		j.mu.Lock()
@@ -217,12 +220,13 @@ func (j *journal) syncFiles(of []segment) error {
 
 func ignoreMissing(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // a shard that was collected
+		return nil // the shard was collected
 	}
 	return err
 }
 
-// close makes the files of all shards durable. Nobody calls append any more.
+// close makes the files of all shards durable. Append must not be called any
+// more.
 func (j *journal) close() error {
 	if j == nil {
 		return nil
@@ -231,8 +235,9 @@ func (j *journal) close() error {
 	return errors.Join(j.end(), j.settle())
 }
 
-// replay writes the shards of an earlier process again whose files are not what
-// they were when they were acknowledged: those that known says the index has.
+// replay writes files again that a crash has lost or changed since their shards
+// were acknowledged. Known reports whether the index has a shard; others are
+// ignored.
 func (j *journal) replay(ctx context.Context, known func(context.Context, cid.Cid) (bool, error)) error {
 	if j == nil {
 		return nil
@@ -241,7 +246,7 @@ func (j *journal) replay(ctx context.Context, known func(context.Context, cid.Ci
 	if err != nil {
 		return err
 	}
-	for _, path := range left { // in order
+	for _, path := range left { // sorted by number
 		n, err := strconv.Atoi(strings.TrimSuffix(filepath.Base(path), ".car"))
 		if err != nil {
 			continue // not one of ours
@@ -275,7 +280,8 @@ func (j *journal) replay(ctx context.Context, known func(context.Context, cid.Ci
 	return nil
 }
 
-// readSegment calls do for each shard of a segment. It ends where a crash cut it.
+// readSegment calls do for each shard of a segment. It stops where a crash cut
+// it off.
 func readSegment(path string, do func(c cid.Cid, data []byte) error) (err error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -312,8 +318,8 @@ func readSegment(path string, do func(c cid.Cid, data []byte) error) (err error)
 	return err
 }
 
-// restore writes the file of a shard again unless it has these bytes. What it
-// wrote is not durable yet.
+// restore writes a shard's file again unless it has these bytes already. What
+// it writes is not durable yet.
 func (f files) restore(c cid.Cid, data []byte) (wrote bool, err error) {
 	if f.has(c, data) {
 		return false, nil

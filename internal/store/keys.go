@@ -11,23 +11,23 @@ import (
 	"time"
 )
 
-// DefaultUser owns the keys that are made for nobody in particular.
+// DefaultUser owns the keys that are made for no particular user.
 const DefaultUser = "local"
 
 // KeyOptions describe a new key.
 type KeyOptions struct {
 	Name string
-	User string // keys of one user share its uploads; empty means DefaultUser
+	User string // keys of the same user share uploads; empty means DefaultUser
 
-	// RateLimited asks for the original's limit of requests.
+	// RateLimited applies the request limit of the original service.
 	RateLimited bool
-	// QuotaBytes bounds what the key keeps alive: the shards that it sent or that
-	// were fetched for its pins, what else is written down of its uploads, and what
-	// others hold and it has pinned. 0 means no bound.
+	// QuotaBytes limits what the key keeps in the store: the shards that it
+	// sent or that were fetched for its pins, the records of its uploads, and
+	// content of others that it has pinned. 0 means no limit.
 	QuotaBytes int64
 }
 
-// Key is what is known of a key. The token itself is not kept.
+// Key describes a key. The token itself is not kept.
 type Key struct {
 	ID          int64
 	Name        string
@@ -38,20 +38,21 @@ type Key struct {
 }
 
 var (
-	// ErrKeyExists is returned when the user has a key of that name.
-	ErrKeyExists = errors.New("there is a key of this name already")
-	// ErrKeyNotFound is returned when there is no such key.
+	// ErrKeyExists is returned if the user has a key of that name.
+	ErrKeyExists = errors.New("there is already a key with this name")
+	// ErrKeyNotFound is returned if there is no such key.
 	ErrKeyNotFound = errors.New("there is no such key")
-	// ErrKeyBlocked is returned for the token of a key that is blocked.
+	// ErrKeyBlocked is returned for the token of a blocked key.
 	ErrKeyBlocked = errors.New("the key is blocked")
-	// ErrUserNotFound is returned for a token of a user who is not known.
+	// ErrUserNotFound is returned for a token of an unknown user.
 	ErrUserNotFound = errors.New("there is no such user")
-	// ErrTokenInvalid is returned for a token that was not made by this store.
-	ErrTokenInvalid = errors.New("the token was not made here")
+	// ErrTokenInvalid is returned for a token that this store did not make.
+	ErrTokenInvalid = errors.New("the token was not made by this store")
 )
 
-// CreateKey makes a key and returns it with its token, which is not kept and
-// cannot be shown again. The error matches [ErrKeyExists] if the name is taken.
+// CreateKey makes a key and returns it with its token. The token is not kept,
+// and cannot be shown again. If the name is taken, the error matches
+// [ErrKeyExists].
 func (st *Store) CreateKey(ctx context.Context, opts KeyOptions) (Key, string, error) {
 	if opts.Name == "" {
 		return Key{}, "", errors.New("create key: no name given")
@@ -96,7 +97,7 @@ func (st *Store) CreateKey(ctx context.Context, opts KeyOptions) (Key, string, e
 	return key, token, nil
 }
 
-// ensureUser finds or makes a user. Its issuer is what tokens name it by.
+// ensureUser finds or makes a user. Tokens identify the user by the issuer.
 func ensureUser(ctx context.Context, tx execer, name string, now int64) (id int64, issuer string, err error) {
 	err = tx.QueryRowContext(ctx, `SELECT id, issuer FROM users WHERE name = ?`, name).Scan(&id, &issuer)
 	if !errors.Is(err, sql.ErrNoRows) {
@@ -111,8 +112,8 @@ func ensureUser(ctx context.Context, tx execer, name string, now int64) (id int6
 	return id, issuer, err
 }
 
-// Keys lists the keys that are valid, oldest first: those of a user, or of all
-// if userID is 0.
+// Keys lists the valid keys of a user, oldest first. If userID is 0, it lists
+// those of all users.
 func (st *Store) Keys(ctx context.Context, userID int64) ([]Key, error) {
 	out, err := rowsOf(ctx, st.db.read, `SELECT k.id, k.name, u.name, k.created, k.rate_limited, k.quota
 		FROM keys k JOIN users u ON u.id = k.user_id WHERE k.deleted IS NULL AND (?1 = 0 OR k.user_id = ?1) ORDER BY k.id`, []any{userID},
@@ -128,7 +129,7 @@ func (st *Store) Keys(ctx context.Context, userID int64) ([]Key, error) {
 	return out, nil
 }
 
-// RevokeKey makes a key invalid for good. Uploads made with it stay.
+// RevokeKey invalidates a key for good. Uploads made with it stay.
 func (st *Store) RevokeKey(ctx context.Context, id int64) error {
 	res, err := st.db.exec(ctx, `UPDATE keys SET deleted = ? WHERE id = ? AND deleted IS NULL`, st.now(), id)
 	if err != nil {
@@ -140,22 +141,22 @@ func (st *Store) RevokeKey(ctx context.Context, id int64) error {
 	return nil
 }
 
-// Caller is whose token it is, and what may be done with it.
+// Caller is the owner of a token, and what the owner may do.
 type Caller struct {
 	UserID           int64
 	UserName         string
-	KeyID            int64 // 0 if no key had part in it
+	KeyID            int64 // 0 if no key is involved
 	KeyName          string
-	Restricted       bool // nothing may be written
-	DeleteRestricted bool // nothing may be deleted
-	Pinning          bool // content may be pinned
+	Restricted       bool // may not write
+	DeleteRestricted bool // may not delete
+	Pinning          bool // may pin content
 	RateLimited      bool
 	QuotaBytes       int64
 }
 
-// Authenticate finds the owner of a token. The error matches [ErrTokenInvalid],
-// [ErrUserNotFound], [ErrKeyNotFound] or [ErrKeyBlocked], looked for in that
-// order.
+// Authenticate finds the owner of a token. It checks for these errors in this
+// order: [ErrTokenInvalid], [ErrUserNotFound], [ErrKeyNotFound],
+// [ErrKeyBlocked].
 func (st *Store) Authenticate(ctx context.Context, token string) (*Caller, error) {
 	issuer, ok := verifyToken(st.salt, token)
 	if !ok {

@@ -11,7 +11,7 @@ import (
 // shareDir does nothing here.
 func shareDir(string) (*os.File, error) { return nil, nil } //nolint:nilnil // no lock
 
-// lockDir opens the lock file; this system has no lock that ends with its
+// lockDir opens the lock file. This system has no lock that ends with its
 // process.
 func lockDir(dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// shareDir makes sure that no process changes the store. A store without a lock
-// file, or on a file system without locks, is one that nobody changes.
+// shareDir makes sure that no other process is changing the store. If the store
+// has no lock file, or the file system has no locks, it assumes that none is.
 func shareDir(dir string) (*os.File, error) {
 	f, err := os.Open(filepath.Join(dir, "lock"))
 	if errors.Is(err, os.ErrNotExist) {
@@ -27,8 +27,8 @@ func shareDir(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// lockDir makes sure that one process uses the store. The kernel lets go of the
-// lock when the process ends, however it ends.
+// lockDir makes sure that only one process uses the store. The kernel releases
+// the lock when the process ends, however it ends.
 func lockDir(dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {

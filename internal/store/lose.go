@@ -4,14 +4,15 @@ import (
 	"fmt"
 )
 
-// loss takes copies of blocks out of the index, and takes back what was said of
-// nodes that need them. It keeps what it works on in tables of the transaction,
-// so its memory does not grow with the damage.
+// loss removes copies of blocks from the index, and revokes what the index says
+// about nodes that need them. Its working data is in temporary tables, so its
+// memory does not grow with the damage.
 type loss struct{ x *indexer }
 
-// lost are multihashes that are not complete any more, whose parents have to be
-// found; held is 1 for those of which a copy is left. doubted are nodes to be
-// read again. harmed are the sizes of files that are short, -1 if they are lost.
+// The table lost has multihashes that are no longer complete, and whose parents
+// must be found; held is 1 if a copy is left. The table doubted has nodes that
+// must be read again. The table harmed has the sizes of files that are too
+// short, or -1 if they are lost.
 const lossTables = `
 DROP TABLE IF EXISTS temp.lost; DROP TABLE IF EXISTS temp.doubted; DROP TABLE IF EXISTS temp.harmed;
 CREATE TEMP TABLE lost (id INTEGER PRIMARY KEY, mh BLOB NOT NULL UNIQUE, held INTEGER NOT NULL DEFAULT 0);
@@ -19,11 +20,11 @@ CREATE TEMP TABLE doubted (id INTEGER PRIMARY KEY);
 CREATE TEMP TABLE harmed (shard INTEGER PRIMARY KEY, size INTEGER NOT NULL);
 `
 
-// lose takes away what f takes, and leaves what counted on it to be read again
-// by settle.
+// lose removes what f marks. Everything that relied on it is left for settle to
+// read again.
 func (x *indexer) lose(f func(*loss) error) error {
 	x.st.db.write.losses++
-	if err := x.flush(); err != nil { // it asks for parents
+	if err := x.flush(); err != nil { // so that all parents are in the tables
 		return err
 	}
 	if _, err := x.tx.ExecContext(x.ctx, lossTables); err != nil {
@@ -60,13 +61,12 @@ func (l *loss) takeCopy(mh []byte, shard int64) error {
 	return l.take(`b.mh = ?1 AND b.shard = ?2`, mh, shard)
 }
 
-// takeFile marks a shard whose file is not what its CID says.
+// takeFile marks a shard whose file does not match its CID.
 func (l *loss) takeFile(shard int64) error {
 	return l.run([]string{`INSERT OR REPLACE INTO damage (mh, shard, off, len) VALUES (x'', ?, 0, 0)`}, shard)
 }
 
-// takeHash is for a block that the index does not have although nodes count on
-// it.
+// takeHash marks a block that the index lacks although nodes rely on it.
 func (l *loss) takeHash(mh []byte) error {
 	return l.run([]string{
 		`DELETE FROM blocks WHERE mh = ?1 AND shard NOT IN (SELECT id FROM shards)`,
@@ -74,7 +74,7 @@ func (l *loss) takeHash(mh []byte) error {
 	}, mh)
 }
 
-// takeNode is for a node that counts as complete and is not.
+// takeNode marks a node that counts as complete but is not.
 func (l *loss) takeNode(k nodeKey) error {
 	return l.run([]string{
 		`INSERT OR IGNORE INTO doubted SELECT id FROM nodes WHERE mh = ?1 AND codec = ?2`,
@@ -82,19 +82,20 @@ func (l *loss) takeNode(k nodeKey) error {
 	}, []byte(k.mh), k.codec)
 }
 
-// takeNodes is for all nodes whose own blocks are not held.
+// takeNodes marks all nodes whose own block is not held.
 func (l *loss) takeNodes() error {
 	return l.run([]string{`INSERT OR IGNORE INTO lost (mh) SELECT mh FROM nodes n WHERE NOT EXISTS (SELECT 1 FROM blocks b WHERE b.mh = n.mh)`})
 }
 
 const parentless = `id <= (SELECT value FROM settings WHERE name = 'parentless') AND EXISTS (SELECT 1 FROM lost)`
 
-// end finds all nodes that counted on what was taken.
+// end finds all nodes that relied on what was removed.
 func (l *loss) end() error {
 	x := l.x
 	if err := l.run([]string{
 		`DELETE FROM lost WHERE held = 0 AND EXISTS (SELECT 1 FROM blocks b WHERE b.mh = lost.mh)`,
-		// Nodes from before there were parents can be parents of anything.
+		// Nodes that are older than the parents table can be parents of
+		// anything.
 		`INSERT OR IGNORE INTO doubted SELECT id FROM nodes WHERE pending <> -3 AND ` + parentless,
 		`INSERT OR IGNORE INTO lost (mh, held) SELECT mh, 1 FROM nodes WHERE pending = -1 AND ` + parentless,
 	}); err != nil {
@@ -116,7 +117,7 @@ func (l *loss) end() error {
 		}
 		of := ` FROM parents p JOIN nodes n ON n.id = p.parent WHERE p.child IN (` + marks(len(children)) + `) AND n.pending `
 		if err := l.run([]string{
-			`INSERT OR IGNORE INTO lost (mh, held) SELECT n.mh, 1` + of + `= -1`, // what told its own parents
+			`INSERT OR IGNORE INTO lost (mh, held) SELECT n.mh, 1` + of + `= -1`, // nodes that have told their own parents
 			`INSERT OR IGNORE INTO doubted SELECT n.id` + of + `<> -3`,
 		}, children...); err != nil {
 			return err
@@ -124,8 +125,8 @@ func (l *loss) end() error {
 	}
 	return l.run([]string{
 		`INSERT OR IGNORE INTO doubted SELECT id FROM nodes WHERE mh IN (SELECT mh FROM lost WHERE held = 0)`,
-		// Those that were complete wait for nothing, and going through all that
-		// wait may take a while.
+		// Skip this if none of them was waiting: going through all of waiting
+		// may take a while.
 		`DELETE FROM waiting WHERE parent IN (SELECT d.id FROM doubted d JOIN nodes n ON n.id = d.id WHERE n.pending > 0)
 			AND EXISTS (SELECT 1 FROM doubted d JOIN nodes n ON n.id = d.id WHERE n.pending > 0)`,
 		`UPDATE nodes SET pending = -2 WHERE id IN (SELECT id FROM doubted)`,
@@ -134,8 +135,8 @@ func (l *loss) end() error {
 	})
 }
 
-// condemn looks at suspects again, for they may have been mended or collected
-// since, and marks those that are damaged.
+// condemn checks suspects again, since they may have been mended or collected
+// in the meantime, and marks those that are damaged.
 func (x *indexer) condemn(suspects []suspect) error {
 	if len(suspects) == 0 {
 		return nil
@@ -146,7 +147,7 @@ func (x *indexer) condemn(suspects []suspect) error {
 			if err != nil {
 				return err
 			}
-			for _, c := range copies { // one, or none
+			for _, c := range copies { // one or none
 				if err := x.st.checkCopy(c, s.mh); !isDamage(err) {
 					continue
 				}

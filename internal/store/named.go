@@ -6,7 +6,7 @@ import (
 	"github.com/ipfs/go-cid"
 )
 
-// named are locks by the CIDs of shards. The zero value is ready for use.
+// named holds a lock per shard CID. The zero value is ready to use.
 type named struct {
 	mu   sync.Mutex
 	held map[string]*nameLock // guarded by mu
@@ -17,7 +17,7 @@ type nameLock struct {
 	users int // guarded by named.mu
 }
 
-// lock waits for its turn, and returns what ends that.
+// lock waits for its turn, and returns a function that ends it.
 func (n *named) lock(c cid.Cid) (unlock func()) {
 	key := c.KeyString()
 	n.mu.Lock()

@@ -10,25 +10,26 @@ import (
 	dag "github.com/carload/carload/internal/links"
 )
 
-// innerCodecs are the codecs whose blocks are looked into, as a list of SQL.
+// innerCodecs are the codecs of blocks that can have links, as an SQL list.
 var innerCodecs = fmt.Sprintf("(%d, %d, %d)", dag.DagPB, dag.DagCBOR, dag.DagJSON)
 
-// hasLinks tells the codecs of innerCodecs. Blocks of all others
-// are leaves.
+// hasLinks reports whether a codec is one of innerCodecs. Blocks of all other
+// codecs are leaves.
 func hasLinks(codec uint64) bool { return dag.Possible(codec) }
 
-// States of a node, in the column pending. Above zero it is the number of
-// distinct children that are not complete. Queries spell the values out, since
-// partial indexes are matched by the text of the condition.
+// States of a node, in the column pending. A positive value is the number of
+// distinct children that are not complete. Queries contain the numbers
+// literally, because SQLite matches partial indexes by the text of the
+// condition.
 const (
-	nodeReady    = 0  // complete, its parents do not know yet
-	nodeComplete = -1 // complete
+	nodeReady    = 0  // complete, but its parents have not been told
+	nodeComplete = -1 // complete, and its parents have been told
 	nodeUnread   = -2 // held and linked to, but its links are not known yet
-	nodeBroken   = -3 // does not decode with its codec: never complete
+	nodeBroken   = -3 // does not decode with its codec, so it is never complete
 	nodeTelling  = -4 // its parents are being told
 )
 
-// nodeKey names a block as a node of a DAG. The codec is part of it because it
+// nodeKey identifies a block as a node of a DAG. It includes the codec, which
 // decides what the block links to.
 type nodeKey struct {
 	mh    string // binary multihash
@@ -41,8 +42,8 @@ func scanKey(scan scanRow) (k nodeKey, err error) {
 	return k, err
 }
 
-// keyOf is c without its version. It is asked for each block, so it takes the
-// multihash out of the CID's own string, where [cid.Cid.Hash] makes a copy.
+// keyOf returns c without its version. It runs for every block, so it takes the
+// multihash from the CID's own string; [cid.Cid.Hash] would make a copy.
 func keyOf(c cid.Cid) nodeKey {
 	all := c.KeyString()
 	if c.Version() == 0 {
@@ -62,9 +63,8 @@ func (k nodeKey) cid() cid.Cid { return cid.NewCidV1(k.codec, multihash.Multihas
 
 func (k nodeKey) identity() ([]byte, bool) { return dag.Identity(k.cid()) }
 
-// links returns the distinct blocks that a block needs besides itself. Blocks
-// carried within a CID are held by whoever holds the CID: instead of them come
-// the blocks they link to.
+// links returns the distinct blocks that a block links to. An identity CID
+// contains its block, so it is replaced by what that block links to.
 func links(codec uint64, data []byte) ([]nodeKey, error) {
 	seen := make(map[nodeKey]struct{})
 	var out []nodeKey
@@ -82,11 +82,11 @@ func links(codec uint64, data []byte) ([]nodeKey, error) {
 	return out, nil
 }
 
-// freshNode is an inner node whose links were just read.
+// freshNode is an inner node whose links have just been read.
 type freshNode struct {
 	key      nodeKey
 	links    []nodeKey
-	children []int64 // of all links, as the table parents has them
+	children []int64 // childOf each link, as in the table parents
 	broken   bool
 }
 
@@ -99,7 +99,8 @@ func parse(k nodeKey, data []byte) freshNode {
 	return n
 }
 
-// childOf is a multihash in the table parents: its last eight bytes.
+// childOf returns the key of a multihash in the table parents: its last eight
+// bytes.
 func childOf(mh string) int64 {
 	var p [8]byte
 	copy(p[:], mh[max(len(mh)-len(p), 0):])

@@ -8,19 +8,21 @@ import (
 	"github.com/ipfs/go-cid"
 )
 
-// maxOpenFiles is how many shard files are kept open that nobody reads.
+// maxOpenFiles is how many shard files are kept open although nobody reads
+// them.
 const maxOpenFiles = 64
 
-// openFiles keeps shard files open, for the next block is often in the same.
-// What a name stands for never changes but for damage, so an open file is as
-// good as its name until it is dropped.
+// openFiles keeps shard files open, since the next block is often in the same
+// file. Barring damage, the contents behind a name never change. So an open
+// file is as good as its name until it is dropped.
 type openFiles struct {
 	mu    sync.Mutex
 	files map[cid.Cid]*openFile // guarded by mu
 	clock int64                 // guarded by mu
 }
 
-// openFile is a shard file. All but f is guarded by the mutex of its openFiles.
+// openFile is a shard file. All fields but f are guarded by the mutex of
+// openFiles.
 type openFile struct {
 	f       *os.File
 	readers int
@@ -28,7 +30,7 @@ type openFile struct {
 	dropped bool
 }
 
-// get opens a file or returns the one that is open. The caller puts it back.
+// get returns an open file. The caller must call put.
 func (o *openFiles) get(c cid.Cid, path string) (*openFile, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -51,7 +53,7 @@ func (o *openFiles) get(c cid.Cid, path string) (*openFile, error) {
 	return of, nil
 }
 
-// evict closes the file that was idle longest, if there are many.
+// evict closes the file that has been idle longest, if there are many.
 func (o *openFiles) evict() {
 	if len(o.files) < maxOpenFiles {
 		return
@@ -77,7 +79,8 @@ func (o *openFiles) put(of *openFile) {
 	}
 }
 
-// drop forgets a file: another has its name, or none.
+// drop forgets a file, because its name was removed or now belongs to another
+// file.
 func (o *openFiles) drop(c cid.Cid) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -16,9 +16,9 @@ import (
 	"github.com/carload/carload/internal/sha256mb"
 )
 
-// Piece returns the Filecoin piece of a shard. It is computed when it is first
-// asked for, and kept. The error matches [ErrNotFound] if there is no such shard
-// or it is known to be damaged, and [ErrDamaged] if it is found to be.
+// Piece returns the Filecoin piece of a shard. The first call computes it, and
+// the store keeps it. The error matches [ErrNotFound] if there is no such shard
+// or it is known to be damaged, and [ErrDamaged] if it turns out to be damaged.
 func (st *Store) Piece(ctx context.Context, shardCID cid.Cid) (piece.Piece, error) {
 	p, known, err := st.knownPiece(ctx, shardCID)
 	if err != nil || known {
@@ -27,13 +27,13 @@ func (st *Store) Piece(ctx context.Context, shardCID cid.Cid) (piece.Piece, erro
 	if st.discard {
 		return piece.Piece{}, fmt.Errorf("piece of shard %s: %w", shardCID, ErrDiscards)
 	}
-	// One at a time leaves the other cores to those who upload.
+	// Compute only one at a time, to leave the other cores to uploads.
 	if err := st.piecing.Acquire(ctx, 1); err != nil {
 		return piece.Piece{}, fmt.Errorf("piece of shard %s: %w", shardCID, err)
 	}
 	defer st.piecing.Release(1)
 	if again, known, err := st.knownPiece(ctx, shardCID); err != nil || known {
-		return again, err // somebody else was asked for it
+		return again, err // another caller computed it
 	}
 	done, err := st.change()
 	if err != nil {
@@ -49,11 +49,12 @@ func (st *Store) Piece(ctx context.Context, shardCID cid.Cid) (piece.Piece, erro
 	return p, nil
 }
 
-// soundShards are those that are not known to be damaged, with their pieces if
-// those are known.
+// soundShards are the shards that are not known to be damaged, with their
+// pieces if known.
 const soundShards = `FROM shards s LEFT JOIN pieces p ON p.cid = s.cid WHERE NOT EXISTS (SELECT 1 FROM damage d WHERE d.shard = s.id)`
 
-// knownPiece looks up the piece of a shard. If it is not known, its size is.
+// knownPiece looks up the piece of a shard. If the piece is not known, the
+// result has only the size.
 func (st *Store) knownPiece(ctx context.Context, shardCID cid.Cid) (p piece.Piece, known bool, err error) {
 	var commitment []byte
 	err = st.db.read.QueryRowContext(ctx, `SELECT s.size, p.commitment `+soundShards+` AND s.cid = ?`, shardCID.Bytes()).Scan(&p.RawSize, &commitment)
@@ -66,8 +67,9 @@ func (st *Store) knownPiece(ctx context.Context, shardCID cid.Cid) (p piece.Piec
 	return p, copy(p.Commitment[:], commitment) == len(p.Commitment), nil
 }
 
-// computePiece reads a shard, and checks on the way that it is what its CID
-// says: the piece of damaged bytes would be kept for good.
+// computePiece computes the piece of a shard. At the same time it checks the
+// shard against its CID, because the piece of damaged bytes would be kept for
+// good.
 func (st *Store) computePiece(ctx context.Context, shardCID cid.Cid, size int64) (commitment [32]byte, err error) {
 	f, err := os.Open(st.files.path(shardCID))
 	if err != nil {
@@ -87,7 +89,7 @@ func (st *Store) computePiece(ctx context.Context, shardCID cid.Cid, size int64)
 
 // contextReader reads until its context is done.
 type contextReader struct {
-	ctx context.Context //nolint:containedctx // of the one read of a file
+	ctx context.Context //nolint:containedctx // it lives as long as the read of one file
 	r   io.Reader
 }
 
@@ -98,8 +100,8 @@ func (c contextReader) Read(p []byte) (int, error) {
 	return c.r.Read(p)
 }
 
-// PieceFile is a shard, as the piece that it is. The caller closes it. Its bytes
-// are not checked as they are read: who gets them can do that by the piece CID.
+// PieceFile is an open shard with its piece. The caller closes it. Reading does
+// not check the bytes: whoever gets them can do that with the piece CID.
 type PieceFile struct {
 	*os.File
 	Shard   cid.Cid
@@ -108,9 +110,9 @@ type PieceFile struct {
 	Version int // of the CAR
 }
 
-// OpenPiece opens a shard that is this piece. A raw size of -1 stands for any:
-// shards that differ in zeros at their end have the same commitment. The error
-// matches [ErrNotFound] if there is none that was asked for by [Store.Piece].
+// OpenPiece opens a shard with this piece. A raw size of -1 means any: shards
+// that differ only in zeros at the end have the same commitment. The error
+// matches [ErrNotFound] if [Store.Piece] has not been called for such a shard.
 func (st *Store) OpenPiece(ctx context.Context, want piece.Piece) (*PieceFile, error) {
 	type found struct {
 		shard         cid.Cid

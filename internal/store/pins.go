@@ -9,13 +9,14 @@ import (
 	"github.com/ipfs/go-cid"
 )
 
-// Pin registers an upload without blocks, in place of another one of the same
-// user if that is named, and queues a fetch of what is not held of it. If there
-// is an obstacle to fetching, that fails at once, with the obstacle as reason. The
-// error is a [QuotaError] if the caller has no room for what is held of it.
+// Pin registers an upload without blocks, and queues a fetch of what is not
+// held of it. If instead is not empty, it replaces the user's upload of that
+// name. If obstacle is not empty, the fetch fails at once, with the obstacle as
+// its reason. The error is a [QuotaError] if the caller has no room for what is
+// held already.
 func (st *Store) Pin(ctx context.Context, root cid.Cid, up *NewUpload, instead, obstacle string) error {
 	err := st.sliced(ctx, func(x *indexer) error {
-		// What takes time comes first, so that the rest is in one transaction.
+		// Do what takes time first, so that the rest is in one transaction.
 		if err := x.demandRoot(keyOf(root)); err != nil {
 			return err
 		}
@@ -55,7 +56,8 @@ func (st *Store) Pin(ctx context.Context, root cid.Cid, up *NewUpload, instead, 
 	return nil
 }
 
-// sizeOf is what a root that is held says is below it, and -1 of one that is not.
+// sizeOf returns the size of the DAG as its root claims it, or -1 if the root
+// is not held.
 func (x *indexer) sizeOf(root cid.Cid) (int64, error) {
 	data, _, _, err := x.st.readCopy(x.ctx, x.tx, root, copiesQuery)
 	switch {
@@ -67,17 +69,18 @@ func (x *indexer) sizeOf(root cid.Cid) (int64, error) {
 	return max(inspectRoot(root, data).size, -1), nil
 }
 
-// FetchEnd is how fetching a content ended, as it is written in the index.
+// FetchEnd is the outcome of a fetch, as the index records it.
 type FetchEnd string
 
-// The ends of a fetch.
+// The outcomes of a fetch.
 const (
 	FetchDone   FetchEnd = "done"
 	FetchFailed FetchEnd = "failed"
 	FetchAgain  FetchEnd = "queued" // it was interrupted
 )
 
-// ResumeFetches queues again what was being fetched when a process ended.
+// ResumeFetches queues the fetches again that were running when the last
+// process ended.
 func (st *Store) ResumeFetches(ctx context.Context) error {
 	if st.db.write == nil {
 		return nil
@@ -88,8 +91,8 @@ func (st *Store) ResumeFetches(ctx context.Context) error {
 	return nil
 }
 
-// NextFetch takes a fetch off the queue, and returns [cid.Undef] if there is
-// none. The caller ends it by EndFetch.
+// NextFetch takes a fetch off the queue. It returns [cid.Undef] if there is
+// none. The caller must call EndFetch for it.
 func (st *Store) NextFetch(ctx context.Context) (cid.Cid, error) {
 	var content string
 	err := st.db.update(ctx, func(tx *tx) error {
@@ -109,7 +112,7 @@ func (st *Store) NextFetch(ctx context.Context) (cid.Cid, error) {
 	return root, nil
 }
 
-// EndFetch writes down how a fetch ended, and why.
+// EndFetch records the outcome of a fetch, and the reason.
 func (st *Store) EndFetch(ctx context.Context, content cid.Cid, end FetchEnd, reason string) error {
 	_, err := st.db.exec(ctx, `UPDATE fetches SET state = ?, reason = ? WHERE content_cid = ?`, end, reason, content.String())
 	if err != nil {

@@ -1,14 +1,14 @@
 package store
 
-// queue are the nodes that an indexer has yet to do something about. The index
-// has them as well, with those of all others, so that none is lost: those that
-// were more than fit are looked for there.
+// queue holds the nodes that an indexer still has to process. When it is full,
+// it drops nodes. None is lost, since the index marks them too, and take gets
+// them from there.
 type queue struct {
 	keys    []nodeKey
 	spilled bool
 }
 
-// queueKeys bounds what a queue holds.
+// queueKeys limits what a queue holds.
 const queueKeys = 16 << 10
 
 func (q *queue) push(k nodeKey) {
@@ -26,7 +26,7 @@ func (q *queue) scan(row scanRow) error {
 	return err
 }
 
-// take returns up to n keys. Those that did not fit are what more returns.
+// take returns up to n keys. More returns keys that did not fit into the queue.
 func (q *queue) take(n int, more func(limit int) ([]nodeKey, error)) ([]nodeKey, error) {
 	if len(q.keys) == 0 && q.spilled {
 		keys, err := more(queueKeys)

@@ -10,11 +10,11 @@ import (
 	"github.com/carload/carload/internal/sqlite"
 )
 
-// OpenReadOnly opens the store in opts.Dir to read what is in it, and writes
-// nothing there: it may be on read-only media. Changes fail with [ErrReadOnly].
-// Several processes may have a store open so; one that is being changed is
-// refused with [ErrLocked], and one that needs mending with [ErrUnfinished]. The
-// caller closes the store.
+// OpenReadOnly opens the store in opts.Dir for reading. It writes nothing
+// there, so the store may be on read-only media. Changes fail with
+// [ErrReadOnly]. Several processes may open a store this way. If a process has
+// it open for writing, the error is [ErrLocked]; if it needs repair, the error
+// is [ErrUnfinished]. The caller closes the store.
 func OpenReadOnly(ctx context.Context, opts Options) (_ *Store, err error) {
 	st := newStore(opts)
 	defer func() {
@@ -32,7 +32,7 @@ func OpenReadOnly(ctx context.Context, opts Options) (_ *Store, err error) {
 	if err := st.finished(path); err != nil {
 		return nil, err
 	}
-	// Nothing is looked for beside the file, and nothing is locked.
+	// Immutable: SQLite neither looks for other files nor locks this one.
 	if st.db.read, err = sqlite.OpenReader(path, 8, "mode=ro", "immutable=1"); err != nil {
 		return nil, err
 	}
@@ -41,7 +41,7 @@ func OpenReadOnly(ctx context.Context, opts Options) (_ *Store, err error) {
 		return nil, fmt.Errorf("read version of index: %w", err)
 	}
 	if version != schemaVersion {
-		return nil, fmt.Errorf("the index has version %d, and can't be brought to %d: %w", version, schemaVersion, ErrReadOnly)
+		return nil, fmt.Errorf("the index has version %d and would have to be upgraded to %d: %w", version, schemaVersion, ErrReadOnly)
 	}
 	rebuilding, err := exists(ctx, st.db.read, `SELECT 1 FROM settings WHERE name = ?`, settingRebuilding)
 	if err == nil && rebuilding {
@@ -53,8 +53,8 @@ func OpenReadOnly(ctx context.Context, opts Options) (_ *Store, err error) {
 	return st, st.db.read.QueryRowContext(ctx, `SELECT value FROM settings WHERE name = 'salt'`).Scan(&st.salt)
 }
 
-// finished returns an error if there is something that only who opens the store
-// for writing takes into account.
+// finished returns an error if the last process left something behind that only
+// opening the store for writing takes care of.
 func (st *Store) finished(path string) error {
 	if info, err := os.Stat(path + "-wal"); err == nil && info.Size() > 0 {
 		return ErrUnfinished

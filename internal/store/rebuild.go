@@ -11,16 +11,16 @@ import (
 	"github.com/ipfs/go-cid"
 )
 
-// recoveredUser owns the uploads that [Rebuild] finds nobody to own.
+// recoveredUser owns the uploads for which [Rebuild] finds no owner.
 const recoveredUser = "recovered"
 
-// Rebuild makes the index of a store anew from its shard files, each of which
-// is hashed again. It is for a store whose index is lost or wrong, and that no
-// process has open. Users, keys and uploads are kept if there is an index to
-// keep them from. Shards that no upload has, and nobody deleted, go to the user
-// "recovered". Damaged shards are reported, left where they are and not
-// indexed. After a rebuild that was interrupted [Open] refuses the store until
-// another one comes to its end.
+// Rebuild makes a new index from the shard files of a store, and hashes all of
+// them. It is for a store whose index is lost or wrong. No process may have the
+// store open. If there is an index, Rebuild keeps its users, keys and uploads.
+// Shards without an upload go to the user "recovered", unless their upload was
+// deleted. Damaged shards are reported and left in place, but not indexed.
+// After an interrupted rebuild, [Open] refuses the store until another one
+// succeeds.
 func Rebuild(ctx context.Context, dir string) (_ *FsckReport, err error) {
 	if _, err := os.Stat(dir); err != nil {
 		return nil, fmt.Errorf("rebuild index: %w", err)
@@ -31,7 +31,7 @@ func Rebuild(ctx context.Context, dir string) (_ *FsckReport, err error) {
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
 	r := new(FsckReport)
-	// There is no index to ask which shards were acknowledged.
+	// There is no index to say which shards were acknowledged.
 	if err := st.journal.replay(ctx, func(context.Context, cid.Cid) (bool, error) { return true, nil }); err != nil {
 		return nil, fmt.Errorf("rebuild index: %w", err)
 	}
@@ -70,7 +70,7 @@ func (st *Store) rebuild(ctx context.Context, r *FsckReport) error {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			// What cannot be read today is not forgotten for that.
+			// A file that cannot be read at the moment must not be forgotten.
 			var path *fs.PathError
 			if errors.As(err, &path) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.EIO) {
 				return err
@@ -95,7 +95,7 @@ func (st *Store) rebuild(ctx context.Context, r *FsckReport) error {
 	})
 }
 
-// reindex makes a sound shard known again.
+// reindex adds a sound shard to the index.
 func (st *Store) reindex(ctx context.Context, tx execer, owner int64, res *scanResult) error {
 	now := st.now()
 	sh := shard{cid: res.cid, payload: res.payload, end: res.payloadEnd}
@@ -121,8 +121,8 @@ func (st *Store) reindex(ctx context.Context, tx execer, owner int64, res *scanR
 	return err
 }
 
-// dropLost forgets shards that are in the index and not on disk, so that
-// clients are told to send them again.
+// dropLost removes shards from the index that are not on disk, so that clients
+// learn that they must upload them again.
 func (st *Store) dropLost(ctx context.Context, tx execer, sound map[string]bool, r *FsckReport) error {
 	var lost []int64
 	err := eachRow(ctx, tx, `SELECT id, cid FROM shards`, nil, func(scan scanRow) error {
@@ -131,7 +131,7 @@ func (st *Store) dropLost(ctx context.Context, tx execer, sound map[string]bool,
 		err := scan(&id, (*cidColumn)(&c))
 		if err == nil && !sound[c.KeyString()] {
 			lost = append(lost, id)
-			r.problem(c, "forgotten: it is damaged or lost, and has to be uploaded again")
+			r.problem(c, "removed from the index: it is damaged or lost, and must be uploaded again")
 		}
 		return err
 	})

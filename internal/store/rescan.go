@@ -11,17 +11,17 @@ import (
 	"github.com/carload/carload/internal/durable"
 )
 
-// rescan hashes a shard file again, no faster than a pace if there is one. The
-// caller closes the file, if there is one.
+// rescan hashes a shard file again, no faster than the pace if there is one. If
+// the returned file is not nil, the caller closes it.
 func (st *Store) rescan(ctx context.Context, want cid.Cid, pace *rate.Limiter) (*scanResult, *os.File, error) {
 	f, err := os.Open(st.files.path(want))
 	if err != nil {
 		return nil, nil, err
 	}
-	// The memory for it is not that of uploads: these may wait for a slow
-	// client, and marking damage must not.
+	// Don't use the buffers for uploads: they may be waiting for slow clients,
+	// and marking damage must not wait for those.
 	if pace != nil {
-		durable.Evict(f) // what counts is what the disk has
+		durable.Evict(f) // read what is really on the disk
 	}
 	res, err := st.scan(&paced{ctx, f, pace}, make([]byte, scanBufferBytes), nil, nil)
 	if err == nil && !res.cid.Equals(want) {
@@ -33,9 +33,9 @@ func (st *Store) rescan(ctx context.Context, want cid.Cid, pace *rate.Limiter) (
 // paceBytes is how much is read at a time.
 const paceBytes = 256 << 10
 
-// paced reads at a pace.
+// paced reads no faster than its pace.
 type paced struct {
-	ctx  context.Context //nolint:containedctx // that of one file being read
+	ctx  context.Context //nolint:containedctx // it lives as long as the read of one file
 	r    io.Reader
 	pace *rate.Limiter
 }

@@ -8,17 +8,17 @@ import (
 	dag "github.com/carload/carload/internal/links"
 )
 
-// rootFacts is what the original works out of a root block.
+// rootFacts is what the original service learns from a root block.
 type rootFacts struct {
-	links bool  // it leads to a block that it does not carry itself
-	size  int64 // of the whole DAG, as the root claims; -1 if it does not, noRoot if there is no root
-	err   error // the block does not decode
+	links bool  // it links to a block that is not inside the CID
+	size  int64 // of the whole DAG, as the root claims; -1 if it doesn't, noRoot if there is no root
+	err   error // why the block does not decode
 }
 
 const noRoot = -2
 
-// inspectRoot decodes the root as the original does, which knows three codecs
-// and takes the others as they come.
+// inspectRoot decodes the root as the original service does. That knows three
+// codecs and accepts all others without decoding them.
 func inspectRoot(c cid.Cid, data []byte) rootFacts {
 	facts := rootFacts{size: -1}
 	switch c.Prefix().Codec {
@@ -45,14 +45,15 @@ func inspectRoot(c cid.Cid, data []byte) rootFacts {
 	return facts
 }
 
-// leadsOutside tells whether a link leads to a block that is not within CIDs.
+// leadsOutside reports whether a link leads to a block that is not inside a
+// CID.
 func leadsOutside(c cid.Cid) bool {
 	data, inline := dag.Identity(c)
 	if !inline {
 		return true
 	}
 	outside := false
-	// One that does not decode leads nowhere; that is found when it is indexed.
+	// A block that does not decode leads nowhere. Indexing will report it.
 	_ = dag.Each(c, data, func(cid.Cid) error { outside = true; return nil })
 	return outside
 }

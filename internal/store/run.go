@@ -7,17 +7,17 @@ import (
 	"slices"
 )
 
-// run are blocks of a shard that is indexed, which follow each other in its file.
-// They are in the order of their multihashes: so those that get to the same page of
-// the index come together.
+// run is a sequence of adjacent blocks in a shard being indexed. They are
+// sorted by multihash, so that blocks on the same page of the index come
+// together.
 type run struct {
 	sections []section
-	firsts   []uint64 // of their multihashes
-	parents  bool     // the first in the file may have links
-	losses   int64    // as they were counted before these were held
+	firsts   []uint64 // firstOf the multihashes
+	parents  bool     // the first block in the file may have links
+	losses   int64    // the writer's losses before these blocks were recorded
 }
 
-// read reads the next sections, up to n of them.
+// read reads the next n sections, or fewer at the end.
 func (r *run) read(in *sections, n int) error {
 	r.sections = r.sections[:0]
 	for len(r.sections) < n {
@@ -32,7 +32,7 @@ func (r *run) read(in *sections, n int) error {
 	}
 	r.parents = len(r.sections) > 0 && hasLinks(r.sections[0].key.codec)
 	slices.SortFunc(r.sections, func(a, b section) int {
-		if a.first != b.first { // as most often
+		if a.first != b.first { // the usual case
 			return cmp.Compare(a.first, b.first)
 		}
 		return cmp.Or(cmp.Compare(a.key.mh, b.key.mh), cmp.Compare(a.off, b.off))
@@ -59,7 +59,8 @@ func (s *sections) starts(n int) (starts []int64, err error) {
 	return starts, nil
 }
 
-// inner returns those that are looked into, each once, in the order of the file.
+// inner returns the blocks that can have links, each once, in the order of the
+// file.
 func (r *run) inner() (out []section) {
 	seen := make(map[nodeKey]struct{})
 	for _, s := range r.sections {
@@ -75,7 +76,7 @@ func (r *run) inner() (out []section) {
 	return out
 }
 
-// has reports whether a block is among them.
+// has reports whether the run has a block.
 func (r *run) has(mh string) bool {
 	first := firstOf(mh)
 	i, is := slices.BinarySearch(r.firsts, first)

@@ -15,15 +15,15 @@ import (
 	"github.com/carload/carload/internal/sha256mb"
 )
 
-// scanBatch is how many blocks are hashed at a time at most.
+// scanBatch is the most blocks that are hashed at once.
 const scanBatch = 1024
 
-// scanner checks a CAR as it comes in, in the order in which the original
-// checks it, so that a file with several faults gets the same answer. It holds
-// one buffer; blocks are hashed where they lie in it.
+// scanner checks a CAR as it comes in. It checks in the same order as the
+// original service, so that a file with several faults gets the same answer. It
+// holds one buffer, and hashes blocks in place.
 type scanner struct {
 	*input
-	limit int64 // end of the CARv1 in the file; -1 if the end of the file is
+	limit int64 // end of the CARv1 in the file; -1 if it extends to the end
 
 	pending []scanned
 	msgs    [][]byte
@@ -37,23 +37,23 @@ type scanned struct {
 	data []byte
 }
 
-// scanResult is what is known of a CAR after it was checked.
+// scanResult is what scanning a CAR found out about it.
 type scanResult struct {
 	root       cid.Cid
 	facts      rootFacts
 	blocks     int
 	size       int64
 	cid        cid.Cid // of the file
-	payload    int64   // where the CARv1 begins in the file
+	payload    int64   // offset of the CARv1 in the file
 	payloadEnd int64
 }
 
-// scan checks the CAR that src yields, block by block, in a buffer. What is
-// wrong with the CAR is a [CARError]; errors of src and the sink are returned as
-// they are.
+// scan reads a CAR from src and checks it block by block in the buffer. If the
+// CAR is wrong, the error is a [CARError]. Errors of src and sink are returned
+// unchanged.
 func (st *Store) scan(src io.Reader, buf []byte, sink io.Writer, kept keeper) (*scanResult, error) {
 	s := &scanner{input: &input{src: src, sink: sink, kept: kept, pool: &st.hash, buf: buf}, limit: -1}
-	s.moving = s.verify // blocks are hashed where they lie
+	s.moving = s.verify // blocks must be hashed before they are overwritten
 	defer s.waitHashed()
 	if err := s.run(); err != nil {
 		return nil, err
@@ -69,7 +69,7 @@ func (s *scanner) run() error {
 	for {
 		more, err := s.section()
 		if err != nil {
-			// What came before in the file is reported before.
+			// Report faults in the order of the file.
 			if earlier := s.verify(); earlier != nil {
 				return earlier
 			}
@@ -146,7 +146,7 @@ func (s *scanner) header() error {
 	return s.advance(whole, true)
 }
 
-// enterV2 goes from the fixed header of a CARv2 to the CARv1 in it.
+// enterV2 skips from the fixed header of a CARv2 to the CARv1 inside.
 func (s *scanner) enterV2(p []byte) error {
 	const fixed = 40
 	if len(p) < fixed {
@@ -175,8 +175,8 @@ func (s *scanner) enterV2(p []byte) error {
 	return nil
 }
 
-// section parses the next section and leaves its block to be verified. It
-// reports false at the end of the CAR.
+// section parses the next section and queues its block for verification. It
+// returns false at the end of the CAR.
 func (s *scanner) section() (bool, error) {
 	if s.limit >= 0 && s.position() >= s.limit {
 		return false, nil
@@ -239,20 +239,21 @@ func (s *scanner) section() (bool, error) {
 }
 
 // Each link and each block costs the index some rows, however few bytes it has.
-// So there are bounds, which CIDs that stand for anything do not come near: that
-// of SHA-256 has 36 bytes. Some are allowed in addition, for very small files.
+// So their number is limited by the size of the block or file. Useful CIDs stay
+// far below the limit: one with SHA-256 has 36 bytes. A few more are allowed
+// for very small files.
 const (
 	leastLinkBytes = 24
 	spareLinks     = 256
 )
 
-// checkLinks refuses a node with more links than its bytes are good for.
+// checkLinks refuses a node with too many links for its size.
 func checkLinks(c cid.Cid, data []byte) error {
 	bound, n := len(data)/leastLinkBytes+spareLinks, 0
-	if len(data)/4 <= bound { // no link is shorter
+	if len(data)/4 <= bound { // no link is shorter than 4 bytes
 		return nil
 	}
-	// What does not decode has no links.
+	// A block that does not decode has no links.
 	_ = dag.OfCodec(c.Prefix().Codec, data, func(cid.Cid) error { n++; return nil })
 	if n > bound {
 		return fault(FaultManyLinks, c, n, len(data))
@@ -260,8 +261,8 @@ func checkLinks(c cid.Cid, data []byte) error {
 	return nil
 }
 
-// verify hashes the pending blocks, those of SHA-256 side by side, and reports
-// the first that does not match.
+// verify hashes the pending blocks, SHA-256 ones in parallel lanes, and reports
+// the first that does not match its CID.
 func (s *scanner) verify() error {
 	defer func() { s.pending = s.pending[:0] }()
 	s.msgs = s.msgs[:0]
@@ -302,7 +303,7 @@ func (r *scanResult) conclude() error {
 		return fault(FaultRoot, r.facts.err)
 	}
 	if r.root.Prefix().Codec == dag.Raw && r.blocks > 1 {
-		r.facts.size = -1 // the original knows the size of a raw root only when it is alone
+		r.facts.size = -1 // the original knows the size of a raw root only if it is the only block
 	}
 	return nil
 }

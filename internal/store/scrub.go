@@ -12,31 +12,31 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// DefaultScrubEvery is how often a scrub begins anew.
+// DefaultScrubEvery is how often a scrub begins by default.
 const DefaultScrubEvery = 24 * time.Hour
 
-// ScrubOptions are the knobs of [Store.Scrub].
+// ScrubOptions configure [Store.Scrub].
 type ScrubOptions struct {
-	BytesPerSecond int64         // read from the disk; 0 means no bound
-	Every          time.Duration // from one beginning to the next; 0 means DefaultScrubEvery
+	BytesPerSecond int64         // read from the disk; 0 means no limit
+	Every          time.Duration // from one start to the next; 0 means DefaultScrubEvery
 }
 
-// ScrubStatus says how far a scrub is. It outlives the process.
+// ScrubStatus is the progress of a scrub. It outlives the process.
 type ScrubStatus struct {
-	Last     int64     `json:"last"`   // the shard that was checked last, by its number in the index
+	Last     int64     `json:"last"`   // the last shard that was checked, by its number in the index
 	Shards   int       `json:"shards"` // checked since it began
 	Bytes    int64     `json:"bytes"`
 	Problems int       `json:"problems"`
 	Began    time.Time `json:"began"`
-	Ended    time.Time `json:"ended"` // zero until it has come to the end
+	Ended    time.Time `json:"ended"` // zero while it is running
 	Cycles   int       `json:"cycles"`
 }
 
 const settingScrub = "scrub"
 
-// Scrub checks one shard after the other as [Store.Fsck] does, again and again,
-// slowly, until the context is done. It goes on where it was when a process
-// ended. The error matches [ErrDiscards] for a store that discards payloads.
+// Scrub slowly checks one shard after another, as [Store.Fsck] does, again and
+// again until the context is done. After a restart, it continues where it
+// stopped. The error matches [ErrDiscards] if the store discards payloads.
 func (st *Store) Scrub(ctx context.Context, opts ScrubOptions) error {
 	if st.discard {
 		return fmt.Errorf("scrub store %s: %w", st.files.dir, ErrDiscards)
@@ -75,7 +75,7 @@ func (st *Store) Scrub(ctx context.Context, opts ScrubOptions) error {
 	return nil
 }
 
-// stopped drops an error that only says that the context is done.
+// stopped drops an error that occurred because the context is done.
 func stopped(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return nil
@@ -142,16 +142,16 @@ func (st *Store) keepScrubStatus(ctx context.Context, s ScrubStatus) error {
 	return nil
 }
 
-// Status is what is known of a store as a whole.
+// Status describes a store as a whole.
 type Status struct {
 	Shards        int         `json:"shards"`
 	Bytes         int64       `json:"bytes"`         // of all shards
-	DamagedShards int         `json:"damagedShards"` // that are marked, and have to be uploaded again
-	LostBlocks    int         `json:"lostBlocks"`    // of which no sound copy is known
+	DamagedShards int         `json:"damagedShards"` // marked as damaged; they must be uploaded again
+	LostBlocks    int         `json:"lostBlocks"`    // without a sound copy
 	Scrub         ScrubStatus `json:"scrub"`
 }
 
-// Status adds up what the index says. It reads no shard.
+// Status computes the status from the index. It reads no shards.
 func (st *Store) Status(ctx context.Context) (s Status, err error) {
 	err = st.db.read.QueryRowContext(ctx, `SELECT count(*), COALESCE(sum(size), 0),
 		(SELECT count(DISTINCT d.shard) FROM damage d JOIN shards s ON s.id = d.shard),

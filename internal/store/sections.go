@@ -10,31 +10,31 @@ import (
 	"github.com/multiformats/go-varint"
 )
 
-// shard is a shard file that the database knows or is about to.
+// shard is a shard file that is in the database, or is about to be.
 type shard struct {
 	id      int64
 	cid     cid.Cid
 	payload int64 // where the CARv1 begins
-	end     int64 // and ends
+	end     int64 // where it ends
 }
 
-// section is a block within a shard file.
+// section is a block in a shard file.
 type section struct {
 	c     cid.Cid
 	key   nodeKey
 	first uint64 // firstOf the multihash
-	off   int64  // of the payload, in the file
+	off   int64  // of the payload in the file
 	len   int
 }
 
-// firstOf is the first eight bytes of a multihash.
+// firstOf returns the first eight bytes of a multihash.
 func firstOf(mh string) uint64 {
 	var p [8]byte
 	copy(p[:], mh)
 	return binary.BigEndian.Uint64(p[:])
 }
 
-// sections reads the framing of a shard file and goes past the payloads.
+// sections reads the framing of a shard file and skips the payloads.
 type sections struct {
 	f      io.ReaderAt
 	off    int64
@@ -46,7 +46,7 @@ type sections struct {
 
 const windowBytes = 64 << 10
 
-// newSections begins at the first block of the CARv1 in f.
+// newSections starts at the first block of the CARv1 in f.
 func newSections(f io.ReaderAt, payload, end int64) (*sections, error) {
 	s := &sections{f: f, off: payload, end: end, window: make([]byte, 0, windowBytes)}
 	p, err := s.peek(varint.MaxLenUvarint63)
@@ -61,9 +61,9 @@ func newSections(f io.ReaderAt, payload, end int64) (*sections, error) {
 	return s, nil
 }
 
-var errCutShard = errors.New("shard is cut or not a CAR")
+var errCutShard = errors.New("shard is truncated or not a CAR")
 
-// peek returns up to n bytes from the current offset on.
+// peek returns up to n bytes from the current offset.
 func (s *sections) peek(n int) ([]byte, error) {
 	n = int(min(int64(n), s.end-s.off))
 	if at := s.off - s.base; at < 0 || at+int64(n) > int64(len(s.window)) {
@@ -78,8 +78,9 @@ func (s *sections) peek(n int) ([]byte, error) {
 	return s.window[at : at+n], nil
 }
 
-// frame returns the length of the next section and what stands before it, and the
-// beginning of it: so many bytes, or fewer at the end.
+// frame returns the start of the next section, the length of the prefix before
+// it, and its own length. The start has at least this many bytes, unless the
+// file ends before.
 func (s *sections) frame(least int) (section []byte, before, n int64, err error) {
 	p, err := s.peek(varint.MaxLenUvarint63 + least)
 	if err != nil {
@@ -92,7 +93,7 @@ func (s *sections) frame(least int) (section []byte, before, n int64, err error)
 	return p[prefix:], int64(prefix), int64(length), nil
 }
 
-// next returns the next section, or io.EOF.
+// next returns the next section, or io.EOF at the end.
 func (s *sections) next() (section, error) {
 	if s.off >= s.end {
 		return section{}, io.EOF
@@ -111,7 +112,7 @@ func (s *sections) next() (section, error) {
 	return sec, nil
 }
 
-// data returns the payload of a section, valid until the next call.
+// data returns the payload of a section. It is valid until the next call.
 func (s *sections) data(sec section) ([]byte, error) {
 	if cap(s.block) < sec.len {
 		s.block = make([]byte, sec.len)

@@ -17,54 +17,54 @@ import (
 	"github.com/carload/carload/internal/sha256mb"
 )
 
-// DefaultBufferBytes lets 30 large shards be received at a time.
+// DefaultBufferBytes allows 30 large shards to be received at a time.
 const DefaultBufferBytes = 128 << 20
 
-// Options are the knobs of [Open]. Only Dir has to be set.
+// Options configure [Open]. Only Dir is required.
 type Options struct {
 	Dir string
 
-	// Discard checks shards and keeps track of what is complete, but leaves
-	// out the payloads of leaves. It is for load tests: such a store cannot
-	// give back what was uploaded. A store that has shards is opened only as
-	// what it is.
+	// Discard checks shards and tracks which DAGs are complete, but does not
+	// keep the payloads of leaves. It is for load tests: such a store cannot
+	// serve what was uploaded. Once a store has shards, it must always be
+	// opened in the same way.
 	Discard bool
 
-	// BufferBytes bounds the memory that is used together to check what is
-	// received; 0 means DefaultBufferBytes. A large shard takes 4.25 MiB while it
-	// comes in fast. Shards that come in slowly, or are too many for that, take
-	// 64 KiB, and some memory for a moment when all of them is there.
+	// BufferBytes limits the memory for checking incoming shards; 0 means
+	// DefaultBufferBytes. A large shard takes 4.25 MiB while it comes in fast.
+	// A shard that comes in slowly, or for which there is no buffer, takes 64
+	// KiB, and a buffer for a short time at its end.
 	BufferBytes int64
 
-	Logger *slog.Logger // nil means none
+	Logger *slog.Logger // nil discards the log
 }
 
-// Store is a directory: shard files, and the index that says what is in them.
-// Methods are safe for concurrent use.
+// Store is a directory of shard files, with an index of what is in them. It is
+// safe for concurrent use.
 type Store struct {
 	files   files
-	journal *journal // nil if no shard goes there
+	journal *journal // nil if the store has no journal
 	db      database
-	discard bool // leave out the payloads of leaves
+	discard bool // don't keep the payloads of leaves
 	log     *slog.Logger
 	lock    *os.File
-	salt    []byte // of tokens
+	salt    []byte // for signing tokens
 	hash    sha256mb.Pool
 	pieces  piece.Pool
-	piecing *semaphore.Weighted // who computes a piece
+	piecing *semaphore.Weighted // held while a piece is computed
 	buffers sync.Pool           // *[]byte of scanBufferBytes
 	memory  *semaphore.Weighted // bytes of buffers in use
-	fast    *semaphore.Weighted // those of them that are held while bytes come in
+	fast    *semaphore.Weighted // the part of memory that is used while bytes come in
 
-	// commit is held for reading while a shard file is put in its place and made
-	// known to the database, and for writing while files are taken away. So a file
-	// that no row names is one that nobody is about to name.
+	// commit is held for reading while a shard file is renamed and recorded in
+	// the database, and for writing while files are removed. So with the write
+	// lock held, nobody is about to record a file that has no row.
 	commit    sync.RWMutex
-	accepting named // one at a time of each shard
+	accepting named // one accept at a time for each shard
 	turns     turns
 
 	collecting sync.Mutex    // one collection at a time
-	crowded    chan struct{} // somebody waits for one
+	crowded    chan struct{} // signals that a quota waits for a collection
 
 	mu     sync.RWMutex // held for reading while the store is changed
 	closed bool         // guarded by mu
@@ -91,8 +91,8 @@ func newStore(opts Options) *Store {
 	return st
 }
 
-// open opens the store in a directory that is there; rebuild says that the index
-// is about to be made anew.
+// open opens the store in an existing directory. Rebuild says that the index is
+// about to be rebuilt.
 func open(ctx context.Context, opts Options, rebuild bool) (_ *Store, err error) {
 	st := newStore(opts)
 	if st.lock, err = lockDir(opts.Dir); err != nil {
@@ -123,8 +123,8 @@ func open(ctx context.Context, opts Options, rebuild bool) (_ *Store, err error)
 	return st, durable.SyncDir(opts.Dir)
 }
 
-// Close waits for those who are changing the store, and closes it. It may be
-// called again.
+// Close waits for changes under way, and closes the store. It may be called
+// more than once.
 func (st *Store) Close() error {
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -139,8 +139,8 @@ func (st *Store) Close() error {
 	return err
 }
 
-// change says that the store is about to be changed, so that it is not closed
-// meanwhile. The caller calls done.
+// change keeps the store from being closed during a change. The caller calls
+// done.
 func (st *Store) change() (done func(), err error) {
 	st.mu.RLock()
 	if st.closed {
@@ -157,8 +157,8 @@ func (st *Store) change() (done func(), err error) {
 // Ping reports whether the index answers.
 func (st *Store) Ping(ctx context.Context) error { return st.db.read.PingContext(ctx) }
 
-// bufferNow is buffer for a stream that may be waited for. It takes what memory
-// there is now, and leaves some for streams that are there already.
+// bufferNow is buffer for a stream that may be slow. It does not wait for
+// memory, and leaves some for streams that have been received completely.
 func (st *Store) bufferNow(length int64) (buf []byte, release func(), ok bool) {
 	size := bufferSize(length)
 	if !st.fast.TryAcquire(size) {
@@ -172,8 +172,8 @@ func (st *Store) bufferNow(length int64) (buf []byte, release func(), ok bool) {
 	return buf, func() { give(); st.fast.Release(size) }, true
 }
 
-// bufferSize is how large a buffer is for a stream of this many bytes, -1 if that
-// is unknown.
+// bufferSize returns the size of a buffer for a stream of this length, or -1 if
+// the length is unknown.
 func bufferSize(length int64) int64 {
 	if length >= 0 && length+1 < scanBufferBytes/4 {
 		return length + 1
@@ -181,8 +181,8 @@ func bufferSize(length int64) int64 {
 	return scanBufferBytes
 }
 
-// buffer returns a buffer for reading a stream of this many bytes, -1 if that
-// is unknown, when there is memory for it. The caller calls release.
+// buffer waits for memory, and returns a buffer for reading a stream of this
+// length, or -1 if the length is unknown. The caller calls release.
 func (st *Store) buffer(ctx context.Context, length int64) (buf []byte, release func(), err error) {
 	size := bufferSize(length)
 	if err := st.memory.Acquire(ctx, size); err != nil {
@@ -192,7 +192,7 @@ func (st *Store) buffer(ctx context.Context, length int64) (buf []byte, release 
 	return buf, release, nil
 }
 
-// take makes a buffer whose memory is counted already.
+// take makes a buffer whose memory has been acquired.
 func (st *Store) take(size int64) (buf []byte, release func()) {
 	if size < scanBufferBytes {
 		return make([]byte, size), func() { st.memory.Release(size) }
@@ -201,8 +201,8 @@ func (st *Store) take(size int64) (buf []byte, release func()) {
 	return *p, func() { st.buffers.Put(p); st.memory.Release(size) }
 }
 
-// now is the time in microseconds, later than all it returned before. So an
-// order by time is total, and paging by time misses nothing.
+// now returns the time in microseconds, but always later than in earlier calls.
+// So times order events totally, and paging by time misses nothing.
 func (st *Store) now() int64 {
 	st.clockMu.Lock()
 	defer st.clockMu.Unlock()

@@ -10,9 +10,9 @@ import (
 	"github.com/ipfs/go-cid"
 )
 
-// Open opens the store in opts.Dir, or makes a new one, and removes what an
-// earlier process left unfinished. One process at a time may have a store
-// open; others get [ErrLocked]. A store that is not fit for it is refused with
+// Open opens the store in opts.Dir, or makes a new one, and cleans up what an
+// earlier process left unfinished. Only one process at a time may have a store
+// open; for others the error is [ErrLocked]. It refuses a store with
 // [ErrIndexMissing], [ErrRebuilding], [ErrDiscards] or [ErrKeeps]. Shards whose
 // files are lost or have another size are marked, and count as not held. The
 // caller closes the store.
@@ -39,12 +39,12 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	return st, nil
 }
 
-// namedShards is how many lost shards the log names.
+// namedShards is how many lost shards are logged one by one.
 const namedShards = 10
 
-// survey compares the files of shards with the index, by their presence and
-// size, and the index with itself where that is cheap. It returns how many
-// shards of uploads the index lacks.
+// survey checks that the files of shards exist and have the size in the index,
+// and makes the cheap checks of the index itself. It returns how many shards of
+// uploads are missing from the index.
 func (st *Store) survey(ctx context.Context) (dangling int, err error) {
 	type harmed struct{ id, size int64 }
 	var all []harmed
@@ -61,14 +61,14 @@ func (st *Store) survey(ctx context.Context) (dangling int, err error) {
 		case err == nil && info.Mode().IsRegular():
 			found = info.Size()
 		case err != nil && !isDamage(err):
-			st.log.LogAttrs(ctx, slog.LevelError, "the file of a shard cannot be seen", slog.Any("error", err))
+			st.log.LogAttrs(ctx, slog.LevelError, "cannot look up the file of a shard", slog.Any("error", err))
 			return nil
 		}
 		if found == size {
 			return nil
 		}
 		if all = append(all, harmed{id, found}); len(all) <= namedShards {
-			st.log.LogAttrs(ctx, slog.LevelError, "the file of a shard is lost or has another size; the shard has to be uploaded again",
+			st.log.LogAttrs(ctx, slog.LevelError, "the file of a shard is lost or has another size; the shard must be uploaded again",
 				slog.String("shard", c.String()), slog.Int64("size", size), slog.Int64("found", found))
 		}
 		return nil
@@ -77,7 +77,7 @@ func (st *Store) survey(ctx context.Context) (dangling int, err error) {
 		return 0, fmt.Errorf("compare shards with their files: %w", err)
 	}
 	if len(all) > namedShards {
-		st.log.LogAttrs(ctx, slog.LevelError, "more shards are lost or have another size", slog.Int("shards", len(all)-namedShards))
+		st.log.LogAttrs(ctx, slog.LevelError, "further shards are lost or have another size", slog.Int("shards", len(all)-namedShards))
 	}
 	err = st.db.read.QueryRowContext(ctx, `SELECT count(DISTINCT shard_id) FROM upload_shards WHERE shard_id NOT IN (SELECT id FROM shards)`).Scan(&dangling)
 	if err != nil {
@@ -93,7 +93,7 @@ func (st *Store) survey(ctx context.Context) (dangling int, err error) {
 		return 0, nil
 	}
 	if dangling > 0 {
-		st.log.LogAttrs(ctx, slog.LevelError, "the index lacks shards of uploads; they have to be uploaded again", slog.Int("shards", dangling))
+		st.log.LogAttrs(ctx, slog.LevelError, "the index lacks shards of uploads; they must be uploaded again", slog.Int("shards", dangling))
 	}
 	return dangling, st.mark(ctx, func(x *indexer) error {
 		if err := x.insertUnread(roots); err != nil {

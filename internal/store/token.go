@@ -11,8 +11,9 @@ import (
 	"strings"
 )
 
-// mintToken makes an HS256 JWT with the claims of the original. A random claim
-// on top keeps the token from being worked out again from what is stored.
+// mintToken makes an HS256 JWT with the same claims as the original service. A
+// random claim in addition keeps anyone from recreating the token from what is
+// stored.
 func mintToken(salt []byte, issuer, name string, issuedMilli int64) (string, error) {
 	claims, err := json.Marshal(struct {
 		Sub  string `json:"sub"`
@@ -35,8 +36,8 @@ func sign(salt []byte, head string) string {
 	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }
 
-// verifyToken checks the signature and returns the subject. The algorithm that
-// the header names is not looked at: there is one.
+// verifyToken checks the signature and returns the subject. It ignores the
+// algorithm named in the header, since there is only one.
 func verifyToken(salt []byte, token string) (subject string, ok bool) {
 	last := strings.LastIndexByte(token, '.')
 	if strings.Count(token, ".") != 2 {

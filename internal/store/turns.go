@@ -2,14 +2,13 @@ package store
 
 import "time"
 
-// turns say for how long one upload may hold the index before others get their
-// turn.
+// turns say how long one upload may use the index before others get their turn.
 type turns struct {
-	waited time.Duration // if others wait
-	alone  time.Duration // if none do, so that what is done gets to the disk
-	steps  int           // that are taken at least: small shards are known at once, or not at all
-	run    int           // blocks that are made known in the order of their hashes
-	// between is called while the index is given up; nil but in tests.
+	waited time.Duration // if others are waiting
+	alone  time.Duration // if nobody is waiting, so that finished work gets to the disk
+	steps  int           // least number of steps, so that a small shard is added in one turn
+	run    int           // blocks that are recorded together, in the order of their hashes
+	// between is called between two turns. It is nil except in tests.
 	between func()
 }
 

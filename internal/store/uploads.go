@@ -13,19 +13,19 @@ import (
 	"github.com/ipfs/go-cid"
 )
 
-// Kind is what an upload was made of.
+// Kind says what an upload was made from.
 type Kind string
 
-// The kinds of uploads, as they are written in the index.
+// The kinds of uploads, as the index records them.
 const (
 	KindCAR       Kind = "Car"
 	KindFile      Kind = "Blob"
 	KindDirectory Kind = "Multipart"
 	KindNFT       Kind = "Nft"
-	KindPin       Kind = "Remote" // named by its root, without blocks
+	KindPin       Kind = "Remote" // a pin: only a root, without blocks
 )
 
-// NewUpload is what is written down of an upload besides its shards.
+// NewUpload is what the store records about an upload, besides its shards.
 type NewUpload struct {
 	Caller  *Caller
 	Kind    Kind
@@ -36,7 +36,8 @@ type NewUpload struct {
 	Origins *string
 }
 
-// Upload is a root that a user has, by the CID that it was uploaded under.
+// Upload is a root that a user has uploaded, identified by the CID that it was
+// uploaded under.
 type Upload struct {
 	ID        int64
 	UserID    int64
@@ -54,7 +55,7 @@ type Upload struct {
 	Content   Content
 }
 
-// Content is what a root stands for, whoever uploaded it.
+// Content is what is known about a root, whoever uploaded it.
 type Content struct {
 	CID     string
 	Size    *int64 // nil if unknown
@@ -63,20 +64,20 @@ type Content struct {
 	Reason  string // why fetching it failed
 }
 
-// State says whether all that is reachable from a root is held, and what is
-// done about it if not. It is always worked out, so it cannot be out of date.
+// State says whether everything below a root is held, and if not, what happens
+// next. It is computed by each query, so it is always up to date.
 type State int
 
 // The states of a content.
 const (
 	StateIncomplete State = iota
 	StateComplete
-	StateQueued // to be fetched
+	StateQueued // will be fetched
 	StateFailed // could not be fetched
 )
 
-// stateColumn is the state of a content c and its fetch f, and contentColumns
-// are all that is known of it.
+// stateColumn computes the state of a content c with its fetch f.
+// contentColumns are all the columns of a content.
 var (
 	stateColumn = fmt.Sprintf(`CASE
 		WHEN CASE WHEN c.codec IN %s
@@ -92,8 +93,8 @@ func (c *Content) fields(created *int64) []any {
 	return []any{&c.CID, &c.Size, created, &c.Reason, &c.State}
 }
 
-// Content looks a root up, whoever has it. The error matches [ErrNotFound] if
-// nobody does.
+// Content looks up a root, whoever uploaded it. If nobody did, the error
+// matches [ErrNotFound].
 func (st *Store) Content(ctx context.Context, root cid.Cid) (Content, error) {
 	var c Content
 	var created int64
@@ -110,7 +111,7 @@ func (st *Store) Content(ctx context.Context, root cid.Cid) (Content, error) {
 	return c, nil
 }
 
-// contentCID is the one name of all CIDs of a root.
+// contentCID returns the normal form of a root's CID.
 func contentCID(root cid.Cid) string { return keyOf(root).cid().String() }
 
 var uploadColumns = `u.id, u.user_id, u.key_id, k.name, u.source_cid, u.type, u.mime, u.name, u.files, u.meta, u.origins,
@@ -129,8 +130,8 @@ func scanUpload(scan scanRow) (u Upload, err error) {
 	return u, err
 }
 
-// Upload finds a user's upload by the CID that it was uploaded under. The error
-// matches [ErrNotFound] if there is none.
+// Upload finds a user's upload by the CID that it was uploaded under. If there
+// is none, the error matches [ErrNotFound].
 func (st *Store) Upload(ctx context.Context, userID int64, source string) (Upload, error) {
 	u, err := scanUpload(st.db.read.QueryRowContext(ctx, `SELECT `+uploadColumns+` FROM`+uploadTables+
 		` WHERE u.user_id = ? AND u.source_cid = ? AND u.deleted IS NULL`, userID, source).Scan)
@@ -143,27 +144,28 @@ func (st *Store) Upload(ctx context.Context, userID int64, source string) (Uploa
 	return u, nil
 }
 
-// Filter says which of a user's uploads are listed.
+// Filter says which of a user's uploads to list.
 type Filter struct {
 	UserID  int64
 	Kind    Kind     // empty for all
 	Sources []string // nil for all
 	States  []State  // nil for all
 	Before  time.Time
-	After   time.Time // neither includes the time itself; zero is no bound
+	After   time.Time // Before and After exclude the time itself; zero means no bound
 	Limit   int
-	// MaxBytes ends the page with the first upload that makes its lists of files,
-	// metadata and origins longer than this; 0 is no bound.
+	// MaxBytes ends the page after the upload with which the lists of files,
+	// metadata and origins exceed it; 0 means no limit.
 	MaxBytes int
 
 	Name     string // empty for all
-	NamePart bool   // it need only be contained
-	NameFold bool   // whatever the case of its letters
+	NamePart bool   // match names that contain Name
+	NameFold bool   // ignore case
 
-	Meta map[string]string // what the metadata has, besides other things
+	Meta map[string]string // entries that the metadata must have
 }
 
-// Uploads lists uploads, the newest first, and counts all that there are.
+// Uploads lists uploads, newest first, and returns the number of all that
+// match.
 func (st *Store) Uploads(ctx context.Context, f Filter) (page []Upload, count int, err error) {
 	where, args := f.where()
 	tables := ` uploads u`
@@ -201,7 +203,7 @@ func length(s *string) int {
 	return len(*s)
 }
 
-// where is the filter as SQL.
+// where returns the filter as an SQL condition.
 func (f Filter) where() (string, []any) {
 	cond, args := ` WHERE u.user_id = ? AND u.deleted IS NULL`, []any{f.UserID}
 	and := func(c string, a ...any) { cond, args = cond+` AND `+c, append(args, a...) }
@@ -248,8 +250,8 @@ func anys[T any](list []T) []any {
 	return out
 }
 
-// Parts lists the CIDs of the shards of an upload, in the order in which they
-// came, without those that are known to be damaged.
+// Parts lists the CIDs of an upload's shards in the order of their arrival,
+// without those that are known to be damaged.
 func (st *Store) Parts(ctx context.Context, uploadID int64) ([]cid.Cid, error) {
 	out, err := rowsOf(ctx, st.db.read,
 		`SELECT s.cid FROM upload_shards us JOIN shards s ON s.id = us.shard_id 
@@ -260,16 +262,16 @@ func (st *Store) Parts(ctx context.Context, uploadID int64) ([]cid.Cid, error) {
 	return out, nil
 }
 
-// Rename gives a user's upload another name. The error matches [ErrNotFound] if
-// there is none.
+// Rename gives a user's upload another name. If there is none, the error
+// matches [ErrNotFound].
 func (st *Store) Rename(ctx context.Context, userID int64, source string, name *string) error {
 	res, err := st.db.exec(ctx, `UPDATE uploads SET name = ?, updated = ?
 		WHERE user_id = ? AND source_cid = ? AND deleted IS NULL`, name, st.now(), userID, source)
 	return changed(res, err, "rename upload")
 }
 
-// Forget deletes a user's upload. Its shards stay until they are collected. The
-// error matches [ErrNotFound] if there is none.
+// Forget deletes a user's upload. Its shards stay until they are collected. If
+// there is no such upload, the error matches [ErrNotFound].
 func (st *Store) Forget(ctx context.Context, userID int64, source string) error {
 	now := st.now()
 	res, err := st.db.exec(ctx, `UPDATE uploads SET deleted = ?, updated = ?
@@ -291,8 +293,8 @@ func changed(res sql.Result, err error, doing string) error {
 	return nil
 }
 
-// recordUpload inserts an upload, or updates what every shard of an upload
-// overwrites.
+// recordUpload inserts an upload. If it exists, it overwrites what each shard
+// of an upload overwrites.
 func recordUpload(ctx context.Context, tx execer, root cid.Cid, size int64, up *NewUpload, now int64) (id int64, err error) {
 	content, err := recordContent(ctx, tx, root, size, now)
 	if err != nil {
@@ -315,8 +317,8 @@ func recordUpload(ctx context.Context, tx execer, root cid.Cid, size int64, up *
 
 func keyOrNull(id int64) sql.NullInt64 { return sql.NullInt64{Int64: id, Valid: id != 0} }
 
-// recordContent makes sure that what a root stands for is known, under its
-// CIDv1, and returns that. The first to tell its size is believed.
+// recordContent records a root under its CIDv1, and returns that CID. It keeps
+// the first size that is known.
 func recordContent(ctx context.Context, tx execer, root cid.Cid, size, now int64) (string, error) {
 	k := keyOf(root)
 	content := contentCID(root)

@@ -13,12 +13,12 @@ type UploadShard struct {
 	CID     cid.Cid
 	Size    int64
 	Created time.Time
-	Damaged bool   // it is marked, and has to be uploaded again
-	Key     string // the name of the key that sent it; empty if no key did
+	Damaged bool   // it is marked as damaged and must be uploaded again
+	Key     string // name of the key that sent it, if any
 }
 
-// UploadShards lists the first shards of an upload, in the order in which they
-// came, and adds up all of them.
+// UploadShards lists the first shards of an upload in the order of their
+// arrival, and returns the number and size of all.
 func (st *Store) UploadShards(ctx context.Context, uploadID int64, limit int) (page []UploadShard, count int, bytes int64, err error) {
 	err = st.db.read.QueryRowContext(ctx, `SELECT count(*), COALESCE(sum(s.size), 0)
 		FROM upload_shards us JOIN shards s ON s.id = us.shard_id WHERE us.upload_id = ?`, uploadID).Scan(&count, &bytes)
