@@ -14,7 +14,7 @@ import (
 	"github.com/multiformats/go-varint"
 )
 
-// wrapV2 puts a CARv1 into a CARv2 with padding and something of an index.
+// wrapV2 wraps a CARv1 in a CARv2, with padding and the start of an index.
 func wrapV2(v1 []byte) []byte {
 	out := []byte("\x0a\xa1\x67version\x02")
 	h := make([]byte, 40)
@@ -61,7 +61,7 @@ func TestUploadCARChecks(t *testing.T) {
 		body    []byte
 		status  int
 		code    string
-		message string // what it begins with
+		message string // the start of the message
 	}{
 		{"nothing", nil, 500, "Error", "Unexpected end of data"},
 		{"not a CAR", []byte("hello, this is not a CAR file"), 500, "Error", ""},
@@ -137,7 +137,7 @@ func TestUploadCARChecks(t *testing.T) {
 	}
 }
 
-// files lists what is in the store besides the database.
+// files lists the files in the store, without the database.
 func files(t *testing.T, dir string) string {
 	t.Helper()
 	var out []string
@@ -157,7 +157,7 @@ func TestSizeOfCAR(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, options{})
 	leaf := raw("hello world car")
-	node := pbNode("node", leaf.CID, raw("absent").CID) // links claim 100 bytes each
+	node := pbNode("node", leaf.CID, raw("absent").CID) // each link claims 100 bytes
 	for _, row := range []struct {
 		name string
 		body []byte

@@ -152,7 +152,7 @@ func TestList(t *testing.T) {
 	if len(first) != 10 || count != "25" {
 		t.Fatalf("%d %s", len(first), count)
 	}
-	second, count := page("?before=" + url.QueryEscape(first[9].Created)) // inclusive
+	second, count := page("?before=" + url.QueryEscape(first[9].Created)) // the time is inclusive
 	if len(second) != 10 || count != "16" || second[0].CID != first[9].CID {
 		t.Fatalf("%d %s %+v", len(second), count, second[0])
 	}
@@ -231,7 +231,7 @@ func TestModes(t *testing.T) {
 	s := newServer(t, options{Dir: dir})
 	u := s.do("POST", "/upload", []byte("x")).upload(t)
 	s.close()
-	for mode, want := range map[string][4]int{ // read, upload, make a token, check
+	for mode, want := range map[string][4]int{ // statuses of: read, upload, make a token, check
 		"rwc": {200, 200, 200, 200}, "rw-": {200, 503, 200, 200}, "r--": {200, 503, 503, 200}, "---": {503, 503, 503, 503},
 	} {
 		m, err := openServer(t, options{Dir: dir, Mode: mode})
@@ -286,7 +286,8 @@ func TestTooLarge(t *testing.T) {
 	}
 }
 
-// What is refused whatever the body is gets its whole answer before that is sent.
+// If a request is refused whatever its body is, the whole reply comes before
+// the body is sent.
 func TestAnsweredBeforeTheBody(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, options{})
@@ -363,7 +364,7 @@ func TestQuota(t *testing.T) {
 	if a := put(600, "b"); a.status != 403 || a.Error.Code != "ERROR_QUOTA_EXCEEDED" {
 		t.Fatalf("%d %s", a.status, a.raw)
 	}
-	if a := put(600, "a"); a.status != 403 { // by what is announced, before it is read
+	if a := put(600, "a"); a.status != 403 { // refused by its announced length, before it is read
 		t.Fatalf("%d %s", a.status, a.raw)
 	}
 	if a := put(100, "c"); a.status != 200 {

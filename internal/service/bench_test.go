@@ -11,8 +11,8 @@ import (
 	"github.com/ipfs/go-cid"
 )
 
-// BenchmarkUpload sends shards of 95 MB over loopback, of large and of small
-// leaves, each shard with new blocks.
+// BenchmarkUpload sends shards of 95 MB over loopback, with large and with
+// small leaves. All blocks are new.
 func BenchmarkUpload(b *testing.B) {
 	for _, size := range []int{1 << 20, 256 << 10, 1 << 10} {
 		b.Run(fmt.Sprintf("leaves of %d", size), func(b *testing.B) {

@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// rawRequest sends bytes as they are and returns the connection.
+// rawRequest sends raw bytes and returns the connection.
 func rawRequest(t *testing.T, s *server, head string, body []byte) net.Conn {
 	t.Helper()
 	conn, err := net.Dial("tcp", s.http.Listener.Addr().String())
@@ -47,8 +47,8 @@ func statusOf(t *testing.T, conn net.Conn) int {
 	return res.StatusCode
 }
 
-// TestUnreadBody finds that a body which nobody reads does no harm to the next
-// request of its connection.
+// TestUnreadBody checks that a body which nobody reads does not harm the next
+// request on the connection.
 func TestUnreadBody(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, options{})
@@ -67,7 +67,7 @@ func TestBodies(t *testing.T) {
 	empty := files(t, dir)
 
 	conn := rawRequest(t, s, fmt.Sprintf("Content-Length: %d\r\n", len(shard)+5), shard)
-	if got := statusOf(t, conn); got != 400 { // stands still before its end
+	if got := statusOf(t, conn); got != 400 { // the body stalls before its end
 		t.Errorf("slow body: %d", got)
 	}
 	conn = rawRequest(t, s, fmt.Sprintf("Content-Length: %d\r\n", len(shard)+5), shard)
@@ -76,7 +76,7 @@ func TestBodies(t *testing.T) {
 	}
 	waitFor(t, "the dropped upload is cleared away", func() bool { return files(t, dir) == empty })
 	conn = rawRequest(t, s, fmt.Sprintf("Content-Length: %d\r\n", len(shard)-5), shard[:len(shard)-5])
-	if got := statusOf(t, conn); got != 500 { // a whole body, a cut CAR
+	if got := statusOf(t, conn); got != 500 { // a complete body, but a truncated CAR
 		t.Errorf("short body: %d", got)
 	}
 	chunked := fmt.Sprintf("%x\r\n%s\r\n%x\r\n%s\r\n0\r\n\r\n", 10, shard[:10], len(shard)-10, shard[10:])
@@ -97,8 +97,8 @@ func TestBodies(t *testing.T) {
 	}
 }
 
-// A client that closes its side after the body, as some do, still gets the
-// answer, and one that says what became of the upload.
+// Some clients close their side of the connection after the body. They must
+// still get the reply, and the reply must be true.
 func TestAnswerAfterHalfClose(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -139,7 +139,8 @@ func TestAnswerAfterHalfClose(t *testing.T) {
 	}
 }
 
-// A request that ends because its client closed its side is no success.
+// A request that ended because the client closed its side must not be answered
+// as a success.
 func TestHalfCloseIsNoSuccess(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -174,8 +175,8 @@ func TestHalfCloseIsNoSuccess(t *testing.T) {
 	}
 }
 
-// Uploads that are each given a whole buffer wait for one, though they would
-// fit into less.
+// Uploads that each take a whole buffer wait for one, even if they would fit
+// into less.
 func TestMemoryIsCountedAsTaken(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, options{Discard: true, BufferBytes: 1})
@@ -199,8 +200,8 @@ func TestMemoryIsCountedAsTaken(t *testing.T) {
 	}
 }
 
-// A client that sends all of its body before it reads gets its answer, although
-// that is known from the first block on.
+// A client that sends its whole body before it reads must get the reply, even
+// if the reply was known after the first block.
 func TestAnswerSurvivesALongBody(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, options{})

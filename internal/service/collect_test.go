@@ -21,21 +21,21 @@ import (
 	"github.com/carload/carload/internal/store"
 )
 
-// wanted is a tree in the course of TestCollectWhileServing. What was asked for
-// and not answered may have happened or not.
+// wanted is a tree during TestCollectWhileServing. A request without a reply
+// may have been carried out or not.
 type wanted struct {
 	*tree
 	whole   bool // all of it was acknowledged
-	pinned  bool // by somebody else, who was told that it is held
+	pinned  bool // another user was told that the pin is complete
 	deleted bool // or may be
 	unsure  bool // whether it is pinned
 }
 
-// must reports whether it has to be there.
+// must reports whether the tree must be in the store.
 func (w *wanted) must() bool { return w.pinned || w.whole && !w.deleted }
 
-// ask sends a request without a body to speak of, and reports whether it was
-// done.
+// ask sends a request with a small body or none. It reports whether the request
+// succeeded.
 func ask(ctx context.Context, method, url, token, body string) (string, bool) {
 	req, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
 	if err != nil {
@@ -51,8 +51,8 @@ func ask(ctx context.Context, method, url, token, body string) (string, bool) {
 	return string(raw), err == nil && res.StatusCode < 300
 }
 
-// live sends a tree, has it pinned by somebody else, and deletes it, or some of
-// that.
+// live uploads a tree, lets another user pin it, and deletes it. It may leave
+// out any of these steps.
 func (w *wanted) live(ctx context.Context, base, token, other string) {
 	for i, shard := range w.shards {
 		part, err := send(ctx, base, token, shard)
@@ -75,8 +75,9 @@ func (w *wanted) live(ctx context.Context, base, token, other string) {
 	}
 }
 
-// While a service collects all the time, is used and is killed at any moment,
-// nothing is lost that was acknowledged, and the space of the rest comes back.
+// A service collects all the time while it is used and killed at random
+// moments. It must lose nothing that it acknowledged, and must free the space
+// of everything else.
 func TestCollectWhileServing(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a while")
@@ -106,7 +107,7 @@ func TestCollectWhileServing(t *testing.T) {
 			all = append(all, w)
 			g.Go(func() error {
 				w.live(ctx, base, setup.token, other)
-				w.shards = nil // of no use any more
+				w.shards = nil // not needed any more
 				if ended.Add(1) == limit {
 					close(enough)
 				}
@@ -121,7 +122,7 @@ func TestCollectWhileServing(t *testing.T) {
 		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		_ = cmd.Wait() // killed
+		_ = cmd.Wait() // it was killed
 		cancel()
 		if err := g.Wait(); err != nil {
 			t.Fatal(err)
@@ -134,7 +135,7 @@ func TestCollectWhileServing(t *testing.T) {
 				gone++
 			}
 		}
-		if len(all) > 30 { // as much as a disk is good for
+		if len(all) > 30 { // keep the disk from filling up
 			for _, token := range []string{setup.token, other} {
 				forget(t, dir, token, all[:10])
 			}
@@ -170,7 +171,7 @@ func TestCollectWhileServing(t *testing.T) {
 	}
 }
 
-// forget deletes trees, and does not mind if that was done.
+// forget deletes trees. They may have been deleted before.
 func forget(t *testing.T, dir, token string, trees []*wanted) {
 	t.Helper()
 	s := newServer(t, options{Dir: dir})
@@ -186,7 +187,8 @@ func forget(t *testing.T, dir, token string, trees []*wanted) {
 	}
 }
 
-// checkWanted looks for what must be there, and for shards that nobody needs.
+// checkWanted checks that everything that must be there is, and that no other
+// shards are left.
 func checkWanted(t *testing.T, dir, token string, all []*wanted) {
 	t.Helper()
 	s := newServer(t, options{Dir: dir})
@@ -213,7 +215,7 @@ func checkWanted(t *testing.T, dir, token string, all []*wanted) {
 			continue
 		}
 		if _, err := s.st.Content(t.Context(), w.root.CID); err == nil {
-			continue // what was not answered may have happened
+			continue // a request without a reply may have been carried out
 		}
 		for i := range w.leaves {
 			for _, leaf := range w.leaves[i] {

@@ -25,11 +25,11 @@ import (
 	"github.com/carload/carload/internal/store"
 )
 
-// crashDir names the store for the process that is to be killed: this test
+// crashDir names the store for the child process that will be killed: this test
 // binary, started again.
 const crashDir = "CARLOAD_TEST_CRASH_DIR"
 
-// crashCollect makes it collect all the time.
+// crashCollect makes the child collect all the time.
 const crashCollect = "CARLOAD_TEST_CRASH_COLLECT"
 
 // TestCrashChild serves until it is killed.
@@ -55,7 +55,7 @@ func TestCrashChild(t *testing.T) {
 	}
 }
 
-// startChild starts a service in a process of its own.
+// startChild starts a service in a child process.
 func startChild(t *testing.T, dir string, env ...string) (*exec.Cmd, string) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run", "^TestCrashChild$")
@@ -79,8 +79,8 @@ func startChild(t *testing.T, dir string, env ...string) (*exec.Cmd, string) {
 type tree struct {
 	root   block
 	shards [][]byte
-	leaves [][]block // of each shard
-	acked  []string  // CAR CID of each shard, once it was acknowledged
+	leaves [][]block // by shard
+	acked  []string  // CAR CIDs of the acknowledged shards
 }
 
 func newTree(n int) *tree {
@@ -102,7 +102,7 @@ func newTree(n int) *tree {
 	return v
 }
 
-// send uploads one shard; an error means that it was not acknowledged.
+// send uploads one shard. An error means that it was not acknowledged.
 func send(ctx context.Context, base, token string, body []byte) (part string, err error) {
 	req, err := http.NewRequestWithContext(ctx, "POST", base+"/upload", bytes.NewReader(body))
 	if err != nil {
@@ -127,8 +127,8 @@ func send(ctx context.Context, base, token string, body []byte) (part string, er
 	return u.Parts[len(u.Parts)-1], err
 }
 
-// A service that is killed at any moment has, when it comes back, every shard
-// that it acknowledged, and nothing that is half there.
+// After a service was killed at any moment, it has every shard that it
+// acknowledged, and nothing that is incomplete.
 func TestCrash(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a while")
@@ -150,7 +150,7 @@ func TestCrash(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		var g errgroup.Group
-		// The end comes after some acknowledgements, and a moment more.
+		// Kill the child a moment after some acknowledgements.
 		enough := make(chan struct{})
 		left := 1 + rand.IntN(16)
 		for _, v := range wave {
@@ -158,7 +158,7 @@ func TestCrash(t *testing.T) {
 				g.Go(func() error {
 					part, err := send(ctx, base, setup.token, v.shards[i])
 					if err != nil {
-						return nil //nolint:nilerr // killed before it could answer
+						return nil //nolint:nilerr // it was killed before it could answer
 					}
 					mu.Lock()
 					defer mu.Unlock()

@@ -11,8 +11,9 @@ import (
 	"github.com/carload/carload/internal/store"
 )
 
-// Clients see the store's damage in status and parts, whether a start, a reader
-// or a check found it, and can mend it by what parts lacks.
+// Clients see damage in the store by status and parts, whether it was found at
+// start, by a reader or by a check. They can mend it by sending what parts
+// lacks.
 func TestDamageIsSeenByClients(t *testing.T) {
 	t.Parallel()
 	leaves := []block{raw("leaf a"), raw("leaf b"), raw("leaf c")}

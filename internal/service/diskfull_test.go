@@ -8,8 +8,8 @@ import (
 	"github.com/ipfs/go-cid"
 )
 
-// TestDiskFull wants a directory on a file system of some 32 MiB, which only
-// whoever runs it can provide.
+// TestDiskFull needs a directory on a file system of about 32 MiB, which
+// whoever runs it must provide.
 func TestDiskFull(t *testing.T) {
 	dir := os.Getenv("CARLOAD_TEST_SMALL_DISK")
 	if dir == "" {

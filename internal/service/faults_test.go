@@ -15,7 +15,7 @@ import (
 	"github.com/ipfs/go-cid"
 )
 
-// bigFile is a file of leaves of 64 KiB, in shards of so many leaves.
+// bigFile is a file with leaves of 64 KiB, in shards of so many leaves each.
 func bigFile(t *testing.T, s *server, leaves, perShard int) (root block, content []byte) {
 	t.Helper()
 	const size = 64 << 10
@@ -26,7 +26,7 @@ func bigFile(t *testing.T, s *server, leaves, perShard int) (root block, content
 	for i := range leaves {
 		data := make([]byte, size)
 		for j := range data {
-			data[j] = byte(i*7 + j*j>>5 + j*(1+i>>8)) // no two are equal
+			data[j] = byte(i*7 + j*j>>5 + j*(1+i>>8)) // all leaves are different
 		}
 		content = append(content, data...)
 		leaf := blockOf(cid.Raw, data)
@@ -67,9 +67,9 @@ func (s *server) fetch(path string, header ...string) (status int, body []byte, 
 	return res.StatusCode, body, errors.Join(err, res.Body.Close())
 }
 
-// A shard that is harmed while its upload is given out: the client sees a broken
-// transfer or an error, never other bytes and a clean end. With a good copy in
-// another shard nobody notices.
+// Shards are damaged while their upload is being served. The client must see a
+// broken transfer or an error, but never wrong bytes with a clean end. If
+// another shard has a good copy, the client notices nothing.
 func TestGatewayOverDamagedShards(t *testing.T) {
 	t.Parallel()
 	harms := map[string]func(path string) error{
@@ -84,7 +84,7 @@ func TestGatewayOverDamagedShards(t *testing.T) {
 		},
 		"deleted": os.Remove,
 		"unreadable": func(path string) error {
-			// What is at the first addresses of a process can't be read: EIO.
+			// The lowest addresses of a process can't be read: EIO.
 			return errors.Join(os.Remove(path), os.Symlink("/proc/self/mem", path))
 		},
 	}
@@ -93,7 +93,7 @@ func TestGatewayOverDamagedShards(t *testing.T) {
 			dir := t.TempDir()
 			s := newServer(t, options{Dir: dir})
 			root, content := bigFile(t, s, 160, 40)
-			if second { // the same leaves in other shards
+			if second { // another set of shards with the same leaves
 				bigFile(t, s, 160, 50)
 			}
 			path := "/ipfs/" + root.CID.String()
@@ -105,13 +105,13 @@ func TestGatewayOverDamagedShards(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var victim string // of the first set, with leaves from the middle
+			var victim string // a shard of the first set with leaves from the middle
 			for _, p := range parts {
 				if data, err := os.ReadFile(p); err == nil && bytes.Contains(data, content[100*64<<10:101*64<<10]) && (victim == "" || len(data) < 45*64<<10) {
 					victim = p
 				}
 			}
-			s.close() // so that no file is open any more
+			s.close() // closes all open files
 			s = newServer(t, options{Dir: dir})
 			if err := harm(victim); err != nil {
 				t.Fatal(err)
@@ -146,13 +146,14 @@ func TestGatewayOverDamagedShards(t *testing.T) {
 	}
 }
 
-// A shard that is harmed after the reply began. What the client has by then is
-// right, and so is all that follows, or the transfer breaks.
+// A shard is damaged after the reply began. What the client has received must
+// be right, and so must everything that follows, unless the transfer breaks
+// off.
 func TestGatewayOverShardsHarmedMeanwhile(t *testing.T) {
 	t.Parallel()
 	const (
 		leaf   = 64 << 10
-		leaves = 640 // far more than what is read ahead and on its way
+		leaves = 640 // far more than is read ahead or in transit
 	)
 	harms := map[string]func(f *os.File) error{
 		"truncated": func(f *os.File) error { return f.Truncate(300_000) },
@@ -195,7 +196,7 @@ func TestGatewayOverShardsHarmedMeanwhile(t *testing.T) {
 				{"?format=car", "", archive},
 			} {
 				if testing.Short() && i != len(name)%3 {
-					continue // one of three will do
+					continue // one of three is enough
 				}
 				dir := filepath.Join(t.TempDir(), "store")
 				if err := os.CopyFS(dir, os.DirFS(built)); err != nil {
@@ -221,7 +222,7 @@ func TestGatewayOverShardsHarmedMeanwhile(t *testing.T) {
 					t.Errorf("%s: %s %s: other bytes before the end", name, row.query, row.rng)
 				case second && !whole:
 					t.Errorf("%s: %s %s: %v after %d bytes, with a good copy", name, row.query, row.rng, err, len(body))
-				case !second && whole && name != "deleted": // a file that is open is still there
+				case !second && whole && name != "deleted": // an open file stays readable
 					t.Errorf("%s: %s %s: whole, so the fault was none", name, row.query, row.rng)
 				}
 				s.close()
@@ -230,7 +231,7 @@ func TestGatewayOverShardsHarmedMeanwhile(t *testing.T) {
 	}
 }
 
-// shardOf is the path of the shard file of at most so many bytes that has some
+// shardOf returns the path of a shard file of at most this size with the given
 // content.
 func shardOf(t *testing.T, dir string, content []byte, most int) string {
 	t.Helper()
@@ -247,7 +248,7 @@ func shardOf(t *testing.T, dir string, content []byte, most int) string {
 	return ""
 }
 
-// fetchMeanwhile calls f when a reply has begun, and reads the rest of it.
+// fetchMeanwhile calls f after a reply has begun, and then reads the rest.
 func (s *server) fetchMeanwhile(path, rng string, f func()) (body []byte, status int, err error) {
 	s.t.Helper()
 	dialer := net.Dialer{}
@@ -256,7 +257,7 @@ func (s *server) fetchMeanwhile(path, rng string, f func()) (body []byte, status
 		if err != nil {
 			return nil, err
 		}
-		return c, c.(*net.TCPConn).SetReadBuffer(32 << 10) // so that little is on its way
+		return c, c.(*net.TCPConn).SetReadBuffer(32 << 10) // keep little in transit
 	}}
 	defer transport.CloseIdleConnections()
 	req, err := http.NewRequestWithContext(s.t.Context(), "GET", s.http.URL+path, nil)

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// formPart is a part of a form; nil data is a plain field.
+// formPart is a part of a form. If data is nil, it is a plain field.
 type formPart struct{ field, name, mime, data string }
 
 func form(t *testing.T, parts ...formPart) (body []byte, mime string) {
@@ -81,7 +81,7 @@ func TestUploadForm(t *testing.T) {
 			[]formPart{{"x", "", "", "y"}, {"file", "hello.txt", "", "hello world"}},
 			"bafybeic6svhkwl3y2wvkj33weshyjjs5cbvgijh7yo3kjasyglrdwe2l74", 0, 1,
 		},
-		{ // nft.storage 7.2.0, which has the original's importer, makes this root
+		{ // nft.storage 7.2.0, which has the original's importer, computes this root
 			"names that the importer changes",
 			[]formPart{
 				{"file", " a.txt\t", octets, one},
@@ -196,7 +196,8 @@ func TestStoreNFT(t *testing.T) {
 	}
 }
 
-// What a form makes is in memory until its end, so there is a bound on it.
+// A form's directories stay in memory until its end, so their number is
+// limited.
 func TestFormHasTooMuch(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -216,7 +217,7 @@ func TestFormHasTooMuch(t *testing.T) {
 	}
 }
 
-// Names of one hash cannot be in one HAMT.
+// Names with the same hash cannot be in one HAMT.
 func TestFormOfNamesWithOneHash(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, options{})

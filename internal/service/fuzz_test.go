@@ -10,7 +10,8 @@ import (
 	"github.com/ipfs/go-cid"
 )
 
-// FuzzUploadCAR sends anything as a CAR: what is accepted must be sound.
+// FuzzUploadCAR sends arbitrary bytes as a CAR. If it is accepted, it must be
+// sound.
 func FuzzUploadCAR(f *testing.F) {
 	leaf := raw("leaf")
 	node := pbNode("node", leaf.CID)
@@ -21,7 +22,7 @@ func FuzzUploadCAR(f *testing.F) {
 	f.Add(carFile(nil))
 	f.Add([]byte{0xff, 0xff, 0xff})
 	s := newServer(f, options{})
-	s.http.Client().Timeout = 20 * time.Second // an answer, or a finding
+	s.http.Client().Timeout = 20 * time.Second // no reply within this time is a finding
 	f.Fuzz(func(t *testing.T, body []byte) {
 		s := *s
 		s.t = t
@@ -43,7 +44,7 @@ func FuzzUploadCAR(f *testing.F) {
 	})
 }
 
-// FuzzRequest sends anything anywhere: there must be an answer, and no panic.
+// FuzzRequest sends arbitrary requests. There must be a reply, and no panic.
 func FuzzRequest(f *testing.F) {
 	for _, row := range [][3]string{
 		{"GET", "/?limit=3&before=2021-01-01T00:00:00Z", ""},
@@ -65,7 +66,7 @@ func FuzzRequest(f *testing.F) {
 	})
 }
 
-// FuzzForm sends anything as the parts of a form.
+// FuzzForm sends arbitrary parts of a form.
 func FuzzForm(f *testing.F) {
 	part := func(head, body string) string { return "--x\r\n" + head + "\r\n\r\n" + body + "\r\n" }
 	f.Add("/upload", part(`Content-Disposition: form-data; name="file"; filename="a/b.txt"`, "content")+
@@ -80,7 +81,7 @@ func FuzzForm(f *testing.F) {
 	})
 }
 
-// FuzzPins sends anything to the pinning API.
+// FuzzPins sends arbitrary requests to the pinning API.
 func FuzzPins(f *testing.F) {
 	const c = "bafkreidvbhs33ighmljlvr7zbv2ywwzcmp5adtf4kqvlly67cy56bdtmve"
 	f.Add("POST", "", `{"cid":"`+c+`","name":"n","meta":{"a":"b"},"origins":["/ip4/127.0.0.1/tcp/1/p2p/x"]}`)
@@ -94,7 +95,7 @@ func FuzzPins(f *testing.F) {
 	})
 }
 
-// FuzzGateway asks the gateway for anything.
+// FuzzGateway sends arbitrary requests to the gateway.
 func FuzzGateway(f *testing.F) {
 	s, ask := asker(f)
 	root := s.do(http.MethodPost, "/upload", []byte("--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a/b.txt\"\r\n\r\ncontent\r\n--x--"),
@@ -109,9 +110,8 @@ func FuzzGateway(f *testing.F) {
 	})
 }
 
-// asker starts a service and returns what sends it one request and looks at
-// the answer: there must be one, and it must not be that something is wrong
-// with the service.
+// asker starts a service. It returns a function that sends one request and
+// checks the reply: there must be one, and it must not be an internal error.
 func asker(f *testing.F) (*server, func(t *testing.T, method, path, body string, header http.Header)) {
 	s := newServer(f, options{})
 	handler := s.svc.Handler()

@@ -13,7 +13,7 @@ import (
 	"github.com/carload/carload/car"
 )
 
-// cidsOf reads the CIDs of a CAR, checking each block.
+// cidsOf returns the CIDs in a CAR, and checks each block.
 func cidsOf(t *testing.T, body []byte) []string {
 	t.Helper()
 	r, err := car.NewReader(bytes.NewReader(body), car.ReaderOptions{})
@@ -71,7 +71,7 @@ func TestGateway(t *testing.T) {
 	}
 
 	all := cidsOf(t, s.do("GET", base+"?format=car", nil).raw)
-	if len(all) != 8 || all[0] != u.CID { // two directories, a file of four leaves and its node, and another leaf
+	if len(all) != 8 || all[0] != u.CID { // two directories, the node and four leaves of a file, and another leaf
 		t.Errorf("the whole DAG: %v", all)
 	}
 	if got := cidsOf(t, s.do("GET", base+"?format=car&dag-scope=block", nil).raw); len(got) != 1 {

@@ -29,7 +29,7 @@ var (
 	flip                      = storetest.Flip
 )
 
-// options are those of a store and of a service over it.
+// options configure a store and a service over it.
 type options struct {
 	Dir          string
 	Discard      bool
@@ -84,7 +84,7 @@ func newServer(t testing.TB, opts options) *server {
 	return s
 }
 
-// openServer opens a store, makes a service over it, and no key.
+// openServer opens a store and makes a service over it, but no key.
 func openServer(t testing.TB, opts options) (*server, error) {
 	st, err := store.Open(context.Background(), opts.store())
 	if err != nil {
@@ -99,7 +99,7 @@ func openServer(t testing.TB, opts options) (*server, error) {
 
 func newHTTP(svc *service.Service) *httptest.Server { return httptest.NewServer(svc.Handler()) }
 
-// close may be called again.
+// close may be called more than once.
 func (s *server) close() {
 	s.http.Close()
 	if err := errors.Join(s.svc.Close(), s.st.Close()); err != nil {
@@ -145,7 +145,7 @@ func (a *answer) upload(t testing.TB) upload {
 	return u
 }
 
-// do sends a request with the key; header is pairs of names and values.
+// do sends a request with the key. Header has pairs of names and values.
 func (s *server) do(method, path string, body []byte, header ...string) *answer {
 	s.t.Helper()
 	req, err := http.NewRequestWithContext(s.t.Context(), method, s.http.URL+path, bytes.NewReader(body))

@@ -24,8 +24,8 @@ import (
 	"github.com/carload/carload/internal/store"
 )
 
-// Uploads that only just move take no memory that others need, however many
-// they are, and are no reason for others to wait.
+// Any number of trickling uploads must neither take memory that others need nor
+// make others wait.
 func TestSlowUploadsStopNobody(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -39,7 +39,7 @@ func TestSlowUploadsStopNobody(t *testing.T) {
 	runtime.GC()
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	for i := range slow / 10 { // keys, for one alone has no room for so many
+	for i := range slow / 10 { // several keys, since one key may not have so many
 		_, token, err := s.st.CreateKey(t.Context(), store.KeyOptions{Name: fmt.Sprint(i)})
 		if err != nil {
 			t.Fatal(err)
@@ -54,7 +54,7 @@ func TestSlowUploadsStopNobody(t *testing.T) {
 		received, err := filepath.Glob(filepath.Join(dir, "incoming", "*"))
 		return err == nil && len(received) == slow
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // less than the least time of a slow one
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // shorter than a slow upload may last
 	defer cancel()
 	for _, size := range []int{100, 100_000, 1 << 20} {
 		body := carOf(raw(strings.Repeat("y", size)))
@@ -79,9 +79,9 @@ func TestSlowUploadsStopNobody(t *testing.T) {
 	}
 }
 
-// Clients that ask the gateway for much and read nothing take nothing that
-// others need, however many they are.
-func TestReadersThatDontReadStopNobody(t *testing.T) { // not in parallel: others measure their memory as well
+// Any number of clients that request much from the gateway and read nothing
+// must not take anything that others need.
+func TestReadersThatDontReadStopNobody(t *testing.T) { // not parallel: other tests measure memory too
 	s := newServer(t, options{})
 	large := s.do(http.MethodPost, "/upload", bytes.Repeat([]byte("0123456789abcdef"), 2<<20), "Content-Type", "application/octet-stream").upload(t).CID
 	small := s.do(http.MethodPost, "/upload", []byte("small"), "Content-Type", "application/octet-stream").upload(t).CID
@@ -94,7 +94,7 @@ func TestReadersThatDontReadStopNobody(t *testing.T) { // not in parallel: other
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { _ = conn.Close() }) // the service may have
+		t.Cleanup(func() { _ = conn.Close() }) // the service may have closed it
 		query := []string{"", "?format=car"}[i%2]
 		if _, err := fmt.Fprintf(conn, "GET /ipfs/%s%s HTTP/1.1\r\nHost: localhost\r\n\r\n", large, query); err != nil {
 			t.Fatal(err)
@@ -104,7 +104,7 @@ func TestReadersThatDontReadStopNobody(t *testing.T) { // not in parallel: other
 	for i := range 10 {
 		blocks = append(blocks, raw(fmt.Sprint(i, strings.Repeat("y", 10_000))))
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second) // less than they may stand still
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second) // shorter than clients may stand still
 	defer cancel()
 	ask := func(method, path string, body []byte) time.Duration {
 		start := time.Now()
@@ -139,8 +139,8 @@ func TestReadersThatDontReadStopNobody(t *testing.T) { // not in parallel: other
 	}
 }
 
-// What the service makes of forms passes its own checks: those of fsck, of a
-// rebuild, and those that a client makes before it uploads the shard elsewhere.
+// What the service makes from forms must pass its own checks: fsck, a rebuild,
+// and the checks of a client that uploads the shard elsewhere.
 func TestFormsPassTheServicesOwnChecks(t *testing.T) {
 	t.Parallel()
 	const octets = "application/octet-stream"
@@ -196,8 +196,8 @@ func TestFormsPassTheServicesOwnChecks(t *testing.T) {
 	}
 }
 
-// Forms that would make what the service itself refuses, or cost it far more
-// than the client, are refused with a reason.
+// A form is refused with a reason if the service would refuse the result
+// itself, or if it would cost the service far more than the client.
 func TestFormsThatAreRefused(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -240,7 +240,8 @@ func TestFormsThatAreRefused(t *testing.T) {
 	}
 }
 
-// A page of a list is bounded in bytes, and the pages together have everything.
+// Each page of a list is limited in bytes, and the pages together have
+// everything.
 func TestListsAreBounded(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, options{})
@@ -284,8 +285,8 @@ func TestListsAreBounded(t *testing.T) {
 	t.Errorf("the pages have %d of %d uploads", len(seen), uploads)
 }
 
-// A list of pins is filtered by metadata: whoever deletes what it lists must not
-// delete what others pinned.
+// A list of pins can be filtered by metadata. Someone who deletes what the list
+// contains must not delete the pins of others.
 func TestPinsByMeta(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, options{})
@@ -319,7 +320,7 @@ func TestPinsByMeta(t *testing.T) {
 	}
 }
 
-// Errors of the pinning API have a reason where its clients look for it.
+// Errors of the pinning API have a reason in the place where its clients look.
 func TestPinErrorsHaveReasons(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, options{})
@@ -349,20 +350,20 @@ func reasonOf(t *testing.T, reply []byte) string {
 	return body.Error.Reason
 }
 
-// deadlines is a writer that notes until when it may be written to.
+// deadlines is a writer that records its write deadline.
 type deadlines struct {
 	*httptest.ResponseRecorder
 	all []time.Time
 }
 
-// SetWriteDeadline is what http.ResponseController calls.
+// SetWriteDeadline is called by http.ResponseController.
 func (d *deadlines) SetWriteDeadline(t time.Time) error {
 	d.all = append(d.all, t)
 	return nil
 }
 
-// The time for a reply is over with it: the next one on the connection may come
-// much later, and a reply without a body has time as well.
+// A reply's deadline must not outlive it: the next reply on the connection may
+// come much later. A reply without a body needs time too.
 func TestRepliesHaveDeadlinesOfTheirOwn(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, options{})

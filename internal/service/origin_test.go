@@ -12,7 +12,7 @@ import (
 	"github.com/carload/carload/internal/store"
 )
 
-// A website that has its own name lead to this machine gets nothing by it.
+// A website that points its own name at this machine gains nothing.
 func TestHosts(t *testing.T) {
 	t.Parallel()
 	known := newServer(t, options{Hosts: []string{"api.example.com"}, GatewayHosts: []string{"dweb.example.com"}})
@@ -54,13 +54,13 @@ func TestHosts(t *testing.T) {
 			t.Errorf("the API under %s", host)
 		}
 	}
-	// What a proxy says of the host is no way around.
+	// The host that a proxy reports does not circumvent the check.
 	if a := known.do("GET", "/version", nil, "Host", "evil.example", "X-Forwarded-Host", "localhost"); a.status != 421 {
 		t.Errorf("a forwarded host: %d", a.status)
 	}
 }
 
-// What users uploaded can't act as what else is under a name.
+// Uploaded content can't act as the other things served under the same name.
 func TestSandbox(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, options{})
@@ -101,12 +101,12 @@ func TestSandbox(t *testing.T) {
 				t.Errorf("%s %s of %s %v: %d with %q, %v", row.method, path, row.host, row.header, a.status, policy, a.header)
 			}
 		}
-		// There content has an origin of its own.
+		// There, content has an origin of its own.
 		if a := s.do("GET", path, nil, "Host", u.CID+".ipfs.localhost"); path != "" && path[0] == '/' && a.header.Get("Content-Security-Policy") != "" {
 			t.Errorf("%s under its own name: %v", path, a.header)
 		}
 	}
-	// Browsers show PDF documents by themselves, and not in a sandbox.
+	// Browsers show PDF documents themselves, but not in a sandbox.
 	a := s.do("GET", "/ipfs/"+pdf.CID, nil)
 	if a.header.Get("Content-Type") != "application/pdf" || a.header.Get("Content-Security-Policy") != "" || a.header.Get("X-Content-Type-Options") != "nosniff" {
 		t.Errorf("PDF: %v", a.header)
@@ -116,7 +116,7 @@ func TestSandbox(t *testing.T) {
 	}
 }
 
-// Metrics are for this machine, and no page reads them.
+// Only this machine can read the metrics, and no web page can.
 func TestMetricsAreLocal(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, options{})
@@ -149,13 +149,13 @@ func TestMetricsAreLocal(t *testing.T) {
 	}
 }
 
-// A console stands behind the check of the host, and beside content.
+// The console is behind the check of the host, and next to content.
 func TestConsole(t *testing.T) {
 	t.Parallel()
 	console := func(api http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path == "/" && strings.Contains(r.Header.Get("Accept"), "text/html") {
-				_, _ = io.WriteString(w, "console") // the client may have gone
+				_, _ = io.WriteString(w, "console") // the client may be gone
 				return
 			}
 			api.ServeHTTP(w, r)

@@ -17,7 +17,7 @@ import (
 	"github.com/carload/carload/internal/store"
 )
 
-// pieceOf is what the reference implementation says of the bytes.
+// pieceOf returns the piece according to the reference implementation.
 func pieceOf(t *testing.T, data []byte) (v1, v2 string, padded uint64) {
 	t.Helper()
 	var calc commp.Calc
@@ -40,7 +40,7 @@ type detail struct {
 	PieceSize                 uint64
 }
 
-// TestPieces has a storage provider pull shards by their piece CIDs.
+// TestPieces acts as a storage provider that pulls shards by their piece CIDs.
 func TestPieces(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -57,7 +57,7 @@ func TestPieces(t *testing.T) {
 	if a := s.do("GET", "/internal/shards/"+part, nil, "Authorization", ""); a.status != 401 {
 		t.Errorf("detail without a key: %d", a.status)
 	}
-	for range 2 { // computed, and kept
+	for range 2 { // computed the first time, stored the second
 		a := s.do("GET", "/internal/shards/"+part, nil)
 		var d detail
 		if err := json.Unmarshal(a.Value, &d); err != nil {
@@ -99,7 +99,7 @@ func TestPieces(t *testing.T) {
 			t.Errorf("with its own tag: %d", a.status)
 		}
 	}
-	_, longer, _ := pieceOf(t, append(bytes.Clone(data), 0)) // the same commitment
+	_, longer, _ := pieceOf(t, append(bytes.Clone(data), 0)) // has the same commitment
 	for path, want := range map[string]int{
 		"/piece/" + longer: 404, "/piece/" + part: 400, "/piece/x": 400, "/internal/shards/x": 400,
 		"/internal/shards/" + cid.NewCidV1(0x0202, raw("other").CID.Hash()).String(): 404,
@@ -109,7 +109,7 @@ func TestPieces(t *testing.T) {
 		}
 	}
 
-	// It outlives the process, but not the shard.
+	// The piece outlives the process, but not the shard.
 	s.close()
 	again := newServer(t, options{Dir: dir})
 	again.token = s.token
@@ -154,7 +154,7 @@ func TestPieceOfDamage(t *testing.T) {
 	if p, err := s.st.Piece(t.Context(), cid.MustParse(part)); err != nil || p.V1().String() != v1 {
 		t.Errorf("whole again: %s, %v", p.V1(), err)
 	}
-	// Once the damage is known the shard is not given.
+	// Once the damage is known, the shard is not served.
 	if err := os.WriteFile(path, flip(data, -1), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -18,7 +18,7 @@ import (
 	"github.com/carload/carload/internal/store"
 )
 
-// The pinning client of boxo, which kubo uses.
+// boxo's pinning client, which Kubo uses.
 func TestPinsByBoxo(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, options{})
@@ -130,7 +130,7 @@ func TestPinErrors(t *testing.T) {
 	}
 }
 
-// waitFor polls until ok, or the test's time is up.
+// waitFor polls until ok returns true, or until the test's time is up.
 func waitFor(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)

@@ -10,8 +10,8 @@ import (
 	"github.com/carload/carload/internal/store"
 )
 
-// Each key pays for the shards that it sent, also to an upload that another
-// key began, and pays for each once.
+// Each key pays once for each shard that it sent, even for an upload that
+// another key began.
 func TestQuotaCountsShardsOfAKey(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -43,7 +43,7 @@ func TestQuotaCountsShardsOfAKey(t *testing.T) {
 	put(
 		step{0, 0, 200}, step{0, 1, 200}, step{0, 2, 403}, // full
 		step{0, 1, 200},                                   // sent again
-		step{1, 2, 200}, step{1, 3, 200}, step{1, 0, 403}, // the other pays for its own
+		step{1, 2, 200}, step{1, 3, 200}, step{1, 0, 403}, // the other key pays for its own shards
 		step{1, 3, 200}, step{0, 0, 200},
 	)
 	if got := s.status(root.CID); got != "pinned" {
@@ -51,7 +51,7 @@ func TestQuotaCountsShardsOfAKey(t *testing.T) {
 	}
 	s.close()
 
-	// Version 1 had no column for it: the key that began the upload paid.
+	// Version 1 had no column for this: the key that began the upload paid.
 	db, err := sql.Open("sqlite", filepath.Join(dir, "index.db"))
 	if err != nil {
 		t.Fatal(err)

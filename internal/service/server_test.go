@@ -16,7 +16,7 @@ import (
 	"github.com/carload/carload/internal/store"
 )
 
-// bounded serves s on another address, by few connections.
+// bounded serves s on another address, with few connections.
 func bounded(t *testing.T, s *server, conns int) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -34,14 +34,14 @@ func bounded(t *testing.T, s *server, conns int) string {
 	return l.Addr().String()
 }
 
-// dial connects, and sends what is given.
+// dial connects and sends a text.
 func dial(t *testing.T, addr, send string) net.Conn {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = conn.Close() }) // the server may have
+	t.Cleanup(func() { _ = conn.Close() }) // the server may have closed it
 	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
@@ -51,7 +51,7 @@ func dial(t *testing.T, addr, send string) net.Conn {
 	return conn
 }
 
-// reply reads one reply, and returns its status and what it says of coming back.
+// reply reads one reply. It returns the status and the Retry-After header.
 func reply(t *testing.T, r io.Reader) (status int, retryAfter string) {
 	t.Helper()
 	res, err := http.ReadResponse(bufio.NewReader(r), nil)
@@ -65,7 +65,7 @@ func reply(t *testing.T, r io.Reader) (status int, retryAfter string) {
 	return res.StatusCode, res.Header.Get("Retry-After")
 }
 
-// hungUp waits for the end of a connection.
+// hungUp waits until a connection is closed.
 func hungUp(conn net.Conn) error {
 	if err := conn.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
 		return err
@@ -79,7 +79,7 @@ func hungUp(conn net.Conn) error {
 
 const health = "GET /healthz HTTP/1.1\r\nHost: any\r\n\r\n"
 
-// Of too many connections, the one that was idle longest goes.
+// If there are too many connections, the longest idle one is closed.
 func TestIdleConnectionsGiveWay(t *testing.T) {
 	t.Parallel()
 	addr := bounded(t, newServer(t, options{}), 4)
@@ -89,7 +89,7 @@ func TestIdleConnectionsGiveWay(t *testing.T) {
 	}
 	silent := dial(t, addr, "")
 	half := dial(t, addr, "GET / HTTP/1.1\r\nX:")
-	for range 4 { // each of which is the newest
+	for range 4 { // each is the newest in turn
 		if status, _ := reply(t, dial(t, addr, health)); status != 200 {
 			t.Fatal(status)
 		}
@@ -101,8 +101,8 @@ func TestIdleConnectionsGiveWay(t *testing.T) {
 	}
 }
 
-// When all connections have a request at work, health is told, and others are to
-// come back.
+// If all connections are busy, health checks are still answered, and other
+// clients are asked to come back.
 func TestHealthHasAWay(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, options{})
@@ -120,7 +120,7 @@ func TestHealthHasAWay(t *testing.T) {
 		}
 		busy, conns = append(busy, r), append(conns, conn)
 	}
-	for range 100 { // that never ask for anything
+	for range 100 { // connections without requests
 		dial(t, addr, "")
 	}
 	if status, _ := reply(t, dial(t, addr, health)); status != 200 {
@@ -144,7 +144,7 @@ func TestHealthHasAWay(t *testing.T) {
 	}
 }
 
-// Who was refused is heard out for a short time, and then hung up on.
+// After a refusal, the server reads on for a short time and then hangs up.
 func TestRefusedAreHungUpOn(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, options{})
@@ -175,8 +175,8 @@ func TestRefusedAreHungUpOn(t *testing.T) {
 	}
 }
 
-// One key can't have all: neither all connections, nor all the room for what is
-// received. Another key's upload and anybody's reading go on.
+// One key can't use up all connections or all the memory for incoming data.
+// Uploads with another key and reads continue.
 func TestShares(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, options{MaxConns: 80})
@@ -189,7 +189,7 @@ func TestShares(t *testing.T) {
 	large := fmt.Sprintf("POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/car\r\nAuthorization: Bearer %s\r\nContent-Length: 90000000\r\nExpect: 100-continue\r\n\r\n", s.token)
 	begun := 0
 	var conns []net.Conn
-	for range 16 { // its share
+	for range 16 { // its whole share
 		conn := dial(t, addr, large)
 		if line, err := bufio.NewReader(conn).ReadString('\n'); err == nil && line == "HTTP/1.1 100 Continue\r\n" {
 			begun++
@@ -199,7 +199,7 @@ func TestShares(t *testing.T) {
 	if begun != 16 {
 		t.Fatalf("%d uploads began", begun)
 	}
-	for range 24 { // wait for those
+	for range 24 { // these wait for it
 		conns = append(conns, dial(t, addr, large))
 	}
 	limited := func() bool {
@@ -209,7 +209,7 @@ func TestShares(t *testing.T) {
 		}
 		r := bufio.NewReader(conn)
 		if _, err := r.Peek(1); err != nil {
-			return false // it waits
+			return false // it is waiting
 		}
 		status, retry := reply(t, r)
 		return status == 429 && retry != ""
@@ -220,7 +220,7 @@ func TestShares(t *testing.T) {
 	for i := range 10 {
 		blocks = append(blocks, raw(fmt.Sprintf("%d %s", i, bytes.Repeat([]byte("x"), 500_000))))
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second) // less than the others wait
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second) // shorter than the others wait
 	defer cancel()
 	honest := *s
 	honest.token = other

@@ -71,12 +71,12 @@ func TestSoakChild(t *testing.T) {
 
 const (
 	soakConns = 1000
-	soakFiles = 64 + 20 // that a store keeps open, and some connections to its index
+	soakFiles = 64 + 20 // files that a store keeps open, plus some connections to its index
 )
 
-// Honest clients of all sizes are at work while all attacks are made in turn:
-// none of their requests fails, and nothing is left behind. CARLOAD_TEST_SOAK
-// says how long it takes.
+// Honest clients of all sizes work while all attacks are made in turn. None of
+// their requests may fail, and nothing may be left behind. CARLOAD_TEST_SOAK
+// sets the duration.
 func TestSoak(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux tells how much memory a process took")
@@ -134,7 +134,7 @@ func TestSoak(t *testing.T) {
 		for i := range a.clients {
 			wave.Go(func() error {
 				for attack.Err() == nil {
-					a.run(s, attack, i) // what it gets for it is its own affair
+					a.run(s, attack, i) // the attacker's reply does not matter
 				}
 				return nil
 			})
@@ -193,8 +193,8 @@ type soak struct {
 	addr        string
 	token, evil string
 	client      *http.Client
-	bombs       []string // roots at which the gateway is to work for nothing
-	large       string   // the root of a file of some megabytes
+	bombs       []string // roots that make the gateway work for nothing
+	large       string   // root of a file of some megabytes
 
 	mu    sync.Mutex
 	phase string                                // guarded by mu
@@ -241,8 +241,8 @@ func (s *soak) count(kind string, took time.Duration) {
 	s.times[s.phase][kind] = append(s.times[s.phase][kind], took)
 }
 
-// report logs how long requests took under each attack. In each there have to
-// have been some, or in all together.
+// report logs how long requests took under each attack. It fails if there were
+// no honest requests at all; if each is set, it fails if any attack had none.
 func (s *soak) report(each bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -267,7 +267,7 @@ func (s *soak) report(each bool) {
 	}
 }
 
-// ask makes a request, which has to succeed.
+// ask sends a request that must succeed.
 func (s *soak) ask(ctx context.Context, token, method, path string, body []byte, header ...string) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://"+s.addr+path, bytes.NewReader(body))
 	if err != nil {
@@ -296,7 +296,7 @@ func (s *soak) ask(ctx context.Context, token, method, path string, body []byte,
 // timed is ask for honest clients.
 func (s *soak) timed(ctx context.Context, kind, method, path string, body []byte, header ...string) ([]byte, error) {
 	start := time.Now()
-	// An honest request that is cut short is a failure.
+	// The end of the test must not cut off an honest request.
 	reply, err := s.ask(context.WithoutCancel(ctx), s.token, method, path, body, header...)
 	s.count(kind, time.Since(start))
 	if err != nil {
@@ -307,7 +307,7 @@ func (s *soak) timed(ctx context.Context, kind, method, path string, body []byte
 	return reply, nil
 }
 
-// honest uploads, asks, reads back and deletes until the context ends.
+// honest uploads, queries, downloads and deletes until the context ends.
 func (s *soak) honest(ctx context.Context, n int) error {
 	rng := rand.NewChaCha8([32]byte{byte(n)})
 	r := rand.New(rng)
@@ -378,7 +378,7 @@ func (s *soak) honest(ctx context.Context, n int) error {
 	}
 }
 
-// prepare uploads what attacks read.
+// prepare uploads what the attacks read.
 func (s *soak) prepare() {
 	s.t.Helper()
 	put := func(body []byte, mime string) string {
@@ -405,7 +405,7 @@ func (s *soak) prepare() {
 	s.large = put(bytes.Repeat([]byte("0123456789abcdef"), 2<<20), "application/octet-stream") // 32 MiB
 }
 
-// attacks are made one after the other, each by as many clients.
+// attacks run one after the other, each with this many clients.
 var attacks = []struct {
 	name    string
 	clients int
@@ -430,7 +430,7 @@ var attacks = []struct {
 	}},
 	{"many uploads at a time", 60, func(s *soak, ctx context.Context, n int) {
 		data := make([]byte, 2<<20)
-		binary.BigEndian.PutUint64(data, rand.Uint64()) // of one key
+		binary.BigEndian.PutUint64(data, rand.Uint64()) // all from one key
 		s.attack(ctx, "POST", "/upload", data, "application/octet-stream")
 	}},
 	{"many links", 2, func(s *soak, ctx context.Context, n int) {
@@ -469,9 +469,9 @@ var attacks = []struct {
 				s.t.Error(err)
 				return
 			}
-			_, _ = p.Write([]byte{byte(i)}) // to memory
+			_, _ = p.Write([]byte{byte(i)}) // writes to memory
 		}
-		_ = w.Close() // to memory
+		_ = w.Close() // writes to memory
 		s.attack(ctx, "POST", "/upload", b.Bytes(), w.FormDataContentType())
 		for range 5 {
 			s.attack(ctx, "GET", "/?limit=1000", nil, "")
@@ -498,18 +498,18 @@ var attacks = []struct {
 	}},
 }
 
-// attack makes a request, and does not care what comes of it.
+// attack sends a request and ignores the result.
 func (s *soak) attack(ctx context.Context, method, path string, body []byte, mime string) {
 	_, _ = s.ask(ctx, s.evil, method, path, body, "Content-Type", mime)
 }
 
-// hold opens connections, sends something on each, and then, if it trickles, a
-// byte from time to time, until the context ends.
+// hold opens connections and sends a text on each. Then it keeps them open
+// until the context ends; if trickles is set, it sends a byte from time to time.
 func (s *soak) hold(ctx context.Context, conns int, head func(int) string, trickles bool) {
 	var all []net.Conn
 	defer func() {
 		for _, c := range all {
-			_ = c.Close() // the service may have
+			_ = c.Close() // the service may have closed it
 		}
 	}()
 	var d net.Dialer
@@ -531,13 +531,13 @@ func (s *soak) hold(ctx context.Context, conns int, head func(int) string, trick
 		}
 		for _, c := range all {
 			if trickles {
-				_, _ = c.Write([]byte("x")) // as above
+				_, _ = c.Write([]byte("x")) // the service may have hung up
 			}
 		}
 	}
 }
 
-// peakMemory is the most memory that a process had.
+// peakMemory returns the most memory that a process used.
 func peakMemory(t *testing.T, pid int) (peak int64) {
 	t.Helper()
 	status, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))

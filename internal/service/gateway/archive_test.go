@@ -23,7 +23,7 @@ import (
 	"github.com/carload/carload/internal/walk"
 )
 
-// server is our gateway over a memory.
+// server is our gateway over blocks in memory.
 func server(t testing.TB, m *memory, opts gateway.Options) *httptest.Server {
 	t.Helper()
 	opts.Registry = prometheus.NewRegistry()
@@ -57,7 +57,7 @@ type answer struct {
 	status int
 	header http.Header
 	body   []byte
-	err    error // of reading the body
+	err    error // from reading the body
 }
 
 func ask(t testing.TB, s *httptest.Server, method, path string, header ...string) answer {
@@ -72,7 +72,7 @@ func ask(t testing.TB, s *httptest.Server, method, path string, header ...string
 		}
 		req.Header.Set(header[i], header[i+1])
 	}
-	client := *s.Client() // others use it at the same time
+	client := *s.Client() // other tests use it at the same time
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	res, err := client.Do(req)
 	if err != nil {
@@ -84,7 +84,8 @@ func ask(t testing.TB, s *httptest.Server, method, path string, header ...string
 	return a
 }
 
-// zoo is a tree of all that there is, and the paths in it.
+// zoo makes a tree with everything that a tree can contain, and returns the
+// paths in it.
 func zoo(t testing.TB, m *memory) (root ipld.Node, paths []string) {
 	b := made{m, t}
 	var many, few []child
@@ -119,7 +120,7 @@ func zoo(t testing.TB, m *memory) (root ipld.Node, paths []string) {
 	}
 }
 
-// The oracle is boxo's gateway over the same blocks.
+// The expected replies are those of boxo's gateway over the same blocks.
 func TestArchiveIsBoxos(t *testing.T) {
 	t.Parallel()
 	m := newMemory()
@@ -129,7 +130,7 @@ func TestArchiveIsBoxos(t *testing.T) {
 	compare := func(path string) {
 		t.Helper()
 		got, want := ask(t, ours, "GET", path), ask(t, theirs, "GET", path)
-		if bytes.Contains(want.body, []byte("truncated")) { // it says so too late
+		if bytes.Contains(want.body, []byte("truncated")) { // boxo reports it too late
 			if got.status != 400 {
 				t.Errorf("%s: %d for a range that ends before it begins", path, got.status)
 			}
@@ -165,8 +166,8 @@ func TestArchiveIsBoxos(t *testing.T) {
 	t.Logf("%d requests", n)
 }
 
-// What is not there is said before anything else, and what turns out to be
-// missing breaks the transfer.
+// If the first blocks are missing, the reply is an error. If a later block
+// turns out to be missing, the transfer breaks off.
 func TestArchiveOfParts(t *testing.T) {
 	t.Parallel()
 	m := newMemory()
@@ -210,7 +211,8 @@ func TestArchiveOfParts(t *testing.T) {
 			t.Errorf("%s: the error is in the body", q)
 		}
 	}
-	// What does not need the block is had, but not to be kept.
+	// A range that does not need the missing block is served, but must not be
+	// cached.
 	a := ask(t, s, "GET", path+"/f", "Range", "bytes=100-70000")
 	if a.status != 206 || !bytes.Equal(a.body, noise(1, 9<<20)[100:70001]) || a.header.Get("Etag") != "" {
 		t.Errorf("a range beside it: %d %v", a.status, a.header)

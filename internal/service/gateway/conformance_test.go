@@ -24,7 +24,7 @@ import (
 	"github.com/carload/carload/internal/service/gateway"
 )
 
-// fixtures is a store of all that the conformance suite brings along.
+// fixtures is a store with everything that the conformance suite provides.
 func fixtures(t testing.TB) *memory {
 	t.Helper()
 	m := newMemory()
@@ -76,10 +76,10 @@ const (
 	symlinks  = "QmWvY6FaqFMS89YAQ9NAPjVP4WZKA1qbHbicc9HeSKQTgt"
 	lacking   = "QmYhmPjhFjYFyaoiuNzYv8WGavpSRDwdHWe5B4M5du5Rtk"
 	files     = "bafybeihchr7vmgjaasntayyatmp5sv6xza57iy2h4xj7g46bpjij6yhrmy"
-	inlineCID = "bafkqabtimvwgy3yk" // hello
+	inlineCID = "bafkqabtimvwgy3yk" // contains "hello"
 )
 
-// The cases and what is right are those of the conformance suite.
+// The cases and the expected replies are those of the conformance suite.
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	s := server(t, fixtures(t), gateway.Options{Hosts: []string{"example.com"}})
@@ -90,7 +90,7 @@ func TestConformance(t *testing.T) {
 		status           int
 		header           []string // pairs; the value is a regular expression
 		body             []string
-		without          string // of the body
+		without          string // what the body must not contain
 	}{
 		{name: "to a subdomain", host: "example.com", path: "/ipfs/" + hello + "/", status: 301, header: []string{"Location", `^http://` + hello + `\.ipfs\.example\.com/$`}},
 		{name: "with a port", host: "example.com:8080", path: "/ipfs/" + hello, status: 301, header: []string{"Location", `^http://` + hello + `\.ipfs\.example\.com:8080/$`}},
@@ -222,7 +222,7 @@ func TestConformance(t *testing.T) {
 
 const cidOfRedirects = "bafybeiesjgoros75o5meijhfvnxmy7kzkynhqijlzmypw3nry6nvsjqkzy"
 
-// A client may take the gateway for a proxy, and have itself connected.
+// A client may take the gateway for a proxy and open a tunnel to it.
 func TestProxy(t *testing.T) {
 	t.Parallel()
 	s := server(t, fixtures(t), gateway.Options{Hosts: []string{"example.com"}})
@@ -263,7 +263,7 @@ func TestProxy(t *testing.T) {
 	}
 }
 
-// tunnel dials by CONNECT through a server.
+// tunnel connects through a server with CONNECT.
 func tunnel(s *httptest.Server) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		var d net.Dialer

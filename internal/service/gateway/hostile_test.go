@@ -19,8 +19,8 @@ import (
 	"github.com/carload/carload/internal/walk"
 )
 
-// tower is a file whose nodes link to the same node below a hundred times, ten
-// levels deep; how many bytes the parts have is said, or left out.
+// tower makes a file of ten levels, in which each node links to the same child
+// a hundred times. The nodes state the sizes of their parts, or leave them out.
 func tower(b made, leaf ipld.Node, size uint64, said bool) ipld.Node {
 	for range 10 {
 		n := ft.NewFSNode(ft.TFile)
@@ -34,7 +34,7 @@ func tower(b made, leaf ipld.Node, size uint64, said bool) ipld.Node {
 		data, err := n.GetBytes()
 		b.check(err)
 		if !said {
-			data = []byte{8, 2} // the type, and nothing else
+			data = []byte{8, 2} // only the type
 		}
 		p.SetData(data)
 		b.add(p)
@@ -43,7 +43,8 @@ func tower(b made, leaf ipld.Node, size uint64, said bool) ipld.Node {
 	return leaf
 }
 
-// A few KB that unfold to 100^10 paths cost no more than a request should.
+// A few KB that unfold to 100^10 paths must not cost more than an ordinary
+// request.
 func TestTower(t *testing.T) {
 	t.Parallel()
 	m := newMemory()
@@ -53,7 +54,7 @@ func TestTower(t *testing.T) {
 	one := b.add(merkledag.NewRawNode([]byte("x")))
 	oldEmpty := b.add(typed(ft.TFile, nil))
 	deep := ipld.Node(one)
-	for range 100 { // a hundred blocks for a byte
+	for range 100 { // a hundred blocks for one byte
 		deep = tower1(b, deep, 1)
 	}
 	for name, root := range map[string]ipld.Node{
@@ -101,8 +102,8 @@ func (m *memory) count() int {
 	return m.reads
 }
 
-// Sizes that don't pair with links are what old writers left. The bytes are
-// those that Kubo's cat gives; the cases are described in testdata/awkward.
+// Old writers left sizes that don't match the links in number. The expected
+// bytes are those of Kubo's cat; testdata/awkward describes the cases.
 func TestUnsized(t *testing.T) {
 	t.Parallel()
 	m := newMemory()
@@ -132,8 +133,8 @@ func TestUnsized(t *testing.T) {
 	}
 }
 
-// A size that lies about bytes that are there is found before, or breaks the
-// transfer.
+// If a size is wrong about bytes that are held, the request fails, or the
+// transfer breaks off.
 func TestLyingSizes(t *testing.T) {
 	t.Parallel()
 	m := newMemory()
@@ -148,7 +149,7 @@ func TestLyingSizes(t *testing.T) {
 	}
 }
 
-// A list of many names is plain, and sent as it is read.
+// A listing of many names is plain, and is sent while the directory is read.
 func TestLongListing(t *testing.T) {
 	t.Parallel()
 	m := newMemory()
@@ -194,7 +195,8 @@ func TestLongListing(t *testing.T) {
 	}
 }
 
-// With next to no memory everything is had nevertheless, by many at once.
+// With almost no memory, everything can still be read, even by many clients at
+// once.
 func TestLittleMemory(t *testing.T) {
 	t.Parallel()
 	m := newMemory()

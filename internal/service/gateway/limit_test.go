@@ -18,8 +18,9 @@ import (
 	"github.com/carload/carload/internal/service/gateway"
 )
 
-// TestMaxBytes: with a bound, what is larger is refused before its first byte,
-// ranges below it are given, and lists say which entries are too large.
+// TestMaxBytes: with a limit, larger content is refused before its first byte,
+// ranges below the limit are served, and listings mark entries that are too
+// large.
 func TestMaxBytes(t *testing.T) {
 	t.Parallel()
 	const most = 3 << 20
@@ -94,7 +95,7 @@ func TestMaxBytes(t *testing.T) {
 	}
 }
 
-// tower2 is a file whose node links twice to the one below.
+// tower2 makes a file whose nodes link twice to the node below.
 func tower2(b made, below ipld.Node, size uint64) ipld.Node {
 	b.t.Helper()
 	n := ft.NewFSNode(ft.TFile)
@@ -109,7 +110,8 @@ func tower2(b made, below ipld.Node, size uint64) ipld.Node {
 	return b.add(p)
 }
 
-// TestMaxBytesOfLiars: an archive that has more than its root says breaks off.
+// TestMaxBytesOfLiars: an archive that has more than its root claims breaks
+// off.
 func TestMaxBytesOfLiars(t *testing.T) {
 	t.Parallel()
 	m := newMemory()
@@ -130,7 +132,8 @@ func TestMaxBytesOfLiars(t *testing.T) {
 	}
 }
 
-// Clients that read nothing make place when there are too many requests.
+// If there are too many requests, the gateway hangs up on clients that read
+// nothing.
 func TestPlaceIsMade(t *testing.T) {
 	t.Parallel()
 	m := newMemory()
@@ -143,8 +146,8 @@ func TestPlaceIsMade(t *testing.T) {
 	for i := 0; a.status == 200 && i < 1000; i++ {
 		conn, err := net.Dial("tcp", s.Listener.Addr().String())
 		b.check(err)
-		t.Cleanup(func() { _ = conn.Close() }) // it may have been hung up on
-		// One is not read by a walk.
+		t.Cleanup(func() { _ = conn.Close() }) // the gateway may have closed it
+		// This request is not served by a walk.
 		_, err = fmt.Fprintf(conn, "GET /ipfs/%s%s HTTP/1.1\r\nHost: localhost\r\n\r\n", big.Cid(), []string{"", "?format=car", "?format=tar"}[i%3])
 		b.check(err)
 		a = ask(t, s, "GET", path)
@@ -153,26 +156,26 @@ func TestPlaceIsMade(t *testing.T) {
 		t.Fatalf("%d when there are too many", a.status)
 	}
 	for deadline := time.Now().Add(30 * time.Second); a.status == 503 && time.Now().Before(deadline); {
-		a = ask(t, s, "GET", path) // they have to stand still for long enough
+		a = ask(t, s, "GET", path) // until the others have stood still long enough
 	}
 	if a.status != 200 || a.err != nil {
 		t.Errorf("%d, %v", a.status, a.err)
 	}
 }
 
-// deadlines is a writer that notes until when it may be written to.
+// deadlines is a writer that records its write deadline.
 type deadlines struct {
 	*httptest.ResponseRecorder
 	last time.Time
 }
 
-// SetWriteDeadline is what http.ResponseController calls.
+// SetWriteDeadline is called by http.ResponseController.
 func (d *deadlines) SetWriteDeadline(t time.Time) error {
 	d.last = t
 	return nil
 }
 
-// What net/http has yet to write when a reply is done has a deadline as well.
+// What net/http still has buffered at the end of a reply needs a deadline too.
 func TestLastFlushHasADeadline(t *testing.T) {
 	t.Parallel()
 	m := newMemory()

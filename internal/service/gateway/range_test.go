@@ -18,9 +18,10 @@ import (
 	"github.com/carload/carload/internal/service/gateway"
 )
 
-// The oracle is net/http serving the same bytes, but where RFC 9110 says
-// otherwise: a suffix of no bytes can't be satisfied (14.1.2), and a unit that
-// is not known is passed over (14.2). boxo serves the first of several ranges.
+// The expected replies are those of net/http serving the same bytes, except
+// where RFC 9110 differs: a suffix of zero bytes can't be satisfied (14.1.2),
+// and an unknown unit is ignored (14.2). If there are several ranges, boxo
+// serves the first.
 func TestRanges(t *testing.T) {
 	t.Parallel()
 	const chunk = 1 << 10
@@ -89,21 +90,21 @@ func TestRanges(t *testing.T) {
 	}
 }
 
-// expected is what net/http and the RFC say.
+// expected returns the reply according to net/http and the RFC.
 func expected(t *testing.T, data []byte, rng string) answer {
 	unit, set, _ := strings.Cut(rng, "=")
 	switch {
 	case rng == "":
 	case set == "5-3", set == "0--1":
-		return answer{status: 416} // not a range; net/http does not look so far for a file of no bytes
+		return answer{status: 416} // not a range; for an empty file, net/http does not check that
 	case unit != "" && !strings.EqualFold(unit, "bytes"):
 		rng = ""
-	case unit == "BYTES": // units are the same in any case; net/http has it otherwise
+	case unit == "BYTES": // units are case-insensitive, but not in net/http
 		rng = "bytes=" + set
 	case set == "-0" && len(data) > 0:
 		rng = fmt.Sprintf("bytes=%d-", len(data))
 	case strings.HasPrefix(set, "-") && len(data) == 0 && strings.Trim(set[1:], "0123456789") == "" && set != "-":
-		rng = "" // net/http answers 206 and bytes 0--1
+		rng = "" // net/http would answer 206 and bytes 0--1
 	case strings.Contains(set, ","):
 		specs := strings.Split(set, ",")
 		for _, s := range specs {
@@ -112,13 +113,13 @@ func expected(t *testing.T, data []byte, rng string) answer {
 			}
 		}
 	case set == "":
-		return answer{status: 416} // net/http takes no range for none
+		return answer{status: 416} // net/http takes it for no range
 	}
 	s := listen(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		http.ServeContent(w, r, "x.bin", time.Time{}, bytes.NewReader(data))
 	}))
 	defer s.Close()
-	if strings.Contains(set, "99999999999999999999") { // beyond what net/http reads
+	if strings.Contains(set, "99999999999999999999") { // too large for net/http
 		rng = strings.ReplaceAll(rng, "99999999999999999999", "9223372036854775806")
 	}
 	return ask(t, s, "GET", "/", "Range", rng)

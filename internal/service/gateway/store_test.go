@@ -25,16 +25,16 @@ import (
 	"github.com/carload/carload/internal/walk"
 )
 
-// memory is a store of blocks that boxo made. Faults can be put into it.
+// memory is a store of blocks that boxo made. Tests can inject faults.
 type memory struct {
 	bs  boxoblockstore.Blockstore
 	dag ipld.DAGService
 
 	mu     sync.Mutex
-	bad    map[string]error // by multihash: what reading a block fails with
-	finds  int              // calls of Find
-	reads  int              // blocks that were read
-	opened int              // bytes that were read
+	bad    map[string]error // by multihash: the error of reading a block
+	finds  int              // number of calls of Find
+	reads  int              // number of blocks read
+	opened int              // number of bytes read
 }
 
 func newMemory() *memory {
@@ -144,7 +144,7 @@ func (b made) add(n ipld.Node) ipld.Node {
 	return n
 }
 
-// noise is bytes of which no two runs are equal.
+// noise returns bytes in which no two stretches are equal.
 func noise(seed, n int) []byte {
 	p := make([]byte, n)
 	x := uint64(seed)*2862933555777941757 + 3037000493
@@ -155,7 +155,7 @@ func noise(seed, n int) []byte {
 	return p
 }
 
-// file adds a file. Leaves are raw, or old-fashioned.
+// file adds a file. Its leaves are raw, or UnixFS nodes as in old files.
 func (b made) file(data []byte, size, width int, raw bool) ipld.Node {
 	b.t.Helper()
 	params := helpers.DagBuilderParams{Maxlinks: width, RawLeaves: raw, Dagserv: b.m.dag, CidBuilder: cid.V1Builder{Codec: cid.DagProtobuf, MhType: 0x12}}
