@@ -11,13 +11,13 @@ import (
 	"github.com/carload/carload/internal/bulk"
 )
 
-// A reply that comes byte by byte is given up once it took longer than a stall
-// may, though it never stalls; one that comes faster is read to its end.
+// A reply that comes byte by byte, without ever stalling, is given up when it
+// has taken longer than the stall time. A faster reply is read to its end.
 func TestCrawlingReply(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
-		bytes  int // of a piece
-		pieces int // 0 for no end
+		bytes  int // per piece
+		pieces int // 0 for endlessly many
 	}{"crawls": {1, 0}, "is slow": {100, 60}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

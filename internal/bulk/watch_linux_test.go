@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// slowLine is a connection whose other end takes only what it is told to.
+// slowLine is a connection whose other end reads only when told to.
 func slowLine(t *testing.T) (near, far *net.TCPConn) {
 	t.Helper()
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -34,7 +34,7 @@ func slowLine(t *testing.T) (near, far *net.TCPConn) {
 	return near, far
 }
 
-// fill writes until the system takes no more.
+// fill writes until the kernel takes no more.
 func fill(t *testing.T, conn net.Conn) {
 	t.Helper()
 	chunk := make([]byte, 64<<10)
@@ -48,7 +48,7 @@ func fill(t *testing.T, conn net.Conn) {
 	}
 }
 
-// drain takes some bytes at the far end, until the near end knows.
+// drain reads some bytes at the far end, and waits until the near end knows.
 func drain(t *testing.T, near, far net.Conn) {
 	t.Helper()
 	before, ok := sending(near)
@@ -66,8 +66,8 @@ func drain(t *testing.T, near, far net.Conn) {
 	}
 }
 
-// TestWatchdogOnSlowLine looks at a line that moves though the system's buffer
-// is as full as before at each look, and then at one that does not.
+// TestWatchdogOnSlowLine checks a line that moves although the kernel's buffer
+// is as full as before at each look, and then one that does not move.
 func TestWatchdogOnSlowLine(t *testing.T) {
 	t.Parallel()
 	near, far := slowLine(t)
@@ -84,13 +84,13 @@ func TestWatchdogOnSlowLine(t *testing.T) {
 	fill(t, near)
 	look(0, "full")
 	for range 3 {
-		// One write that waits for room and gets it bit by bit.
+		// A single write that waits for room and gets it bit by bit.
 		drain(t, near, far)
 		fill(t, near)
 		look(0, "refilled within a write")
 	}
 	for range 3 {
-		// Nearly empty at a look, full at the next one.
+		// The buffer is nearly empty at one look and full at the next.
 		drain(t, near, far)
 		look(0, "drained")
 		w.Alive()
@@ -100,7 +100,7 @@ func TestWatchdogOnSlowLine(t *testing.T) {
 	look(1, "standing still")
 }
 
-// TestWatchdogWaitsForReply: all has arrived, and nothing comes back.
+// TestWatchdogWaitsForReply: everything was acknowledged, but no reply comes.
 func TestWatchdogWaitsForReply(t *testing.T) {
 	t.Parallel()
 	near, _ := slowLine(t)

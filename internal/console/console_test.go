@@ -23,7 +23,7 @@ import (
 	"github.com/carload/carload/internal/store/storetest"
 )
 
-// times are those in replies.
+// times matches the times in replies.
 var times = regexp.MustCompile(`\d{4}-\d\d-\d\dT[\d:.+Z]+`)
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -83,8 +83,8 @@ type answer struct {
 	body   []byte
 }
 
-// do sends a request with the session, if there is one, and headers on top. An
-// empty header takes one away.
+// do sends a request with the session, if there is one, and additional headers.
+// An empty header removes one.
 func (s *server) do(method, path, body string, headers ...string) answer {
 	s.t.Helper()
 	req, err := http.NewRequestWithContext(s.t.Context(), method, s.url+path, strings.NewReader(body))
@@ -153,7 +153,8 @@ func (s *server) code() string {
 	return out.Code
 }
 
-// Clients of the API see no difference: the same status, headers and body.
+// Clients of the API notice no difference: status, headers and body are the
+// same.
 func TestClientsSeeNoDifference(t *testing.T) {
 	t.Parallel()
 	with, without := newServer(t, true), newServer(t, false)
@@ -230,13 +231,13 @@ func TestPage(t *testing.T) {
 	if a.header.Get("X-Frame-Options") != "DENY" || a.header.Get("X-Content-Type-Options") != "nosniff" {
 		t.Errorf("headers: %v", a.header)
 	}
-	// An address may have a zone, and that anything in it.
+	// An IPv6 address may have a zone, which can contain anything.
 	for _, host := range []string{"[fe80::1%25a;script-src *]", "[fe80::1%25a]:80"} {
 		if a := s.do("GET", "/", "", "Accept", "text/html", "Host", host); strings.ContainsAny(a.header.Get("Content-Security-Policy"), "*%") {
 			t.Errorf("%s: %d %s", host, a.status, a.header.Get("Content-Security-Policy"))
 		}
 	}
-	// What is inline would not run.
+	// Inline scripts would not run.
 	if bytes.Contains(a.body, []byte("<style")) || bytes.Contains(bytes.ReplaceAll(a.body, []byte(`<script type="module" src=`), nil), []byte("<script")) || bytes.Contains(a.body, []byte(" on")) {
 		t.Errorf("the page has something inline: %s", a.body)
 	}
@@ -246,7 +247,7 @@ func TestPage(t *testing.T) {
 	}
 }
 
-// What a browser has to load before it shows the first page, compressed.
+// The compressed size of what a browser loads before it shows the first page.
 func TestFirstViewIsSmall(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, true)
@@ -302,7 +303,7 @@ func TestSession(t *testing.T) {
 			t.Errorf("%s: %d, want %d", tt.name, a.status, tt.want)
 		}
 	}
-	// The API by way of the session.
+	// The API through the session.
 	a := s.do("GET", "/console/api/", "")
 	if a.status != http.StatusOK || a.header.Get("Access-Control-Allow-Origin") != "" {
 		t.Errorf("the API: %d %v", a.status, a.header)
@@ -315,7 +316,7 @@ func TestSession(t *testing.T) {
 	}
 }
 
-// A key that is revoked ends its sessions.
+// Revoking a key ends its sessions.
 func TestRevokedKey(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, true)
@@ -348,14 +349,14 @@ func TestCode(t *testing.T) {
 	}
 }
 
-// Signing in is not for other websites either: they could sign people in as
+// Other websites can't sign people in either: they could sign them in as
 // somebody else.
 func TestSigningInFromElsewhere(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, true)
 	how := fmt.Sprintf(`{"key":%q}`, s.token)
 	for _, headers := range [][]string{
-		{"Content-Type", "application/json"}, // without the header
+		{"Content-Type", "application/json"}, // without the proof header
 		{"Content-Type", "text/plain", "X-Carload-Console", "none"},
 		{"Content-Type", "application/x-www-form-urlencoded", "X-Carload-Console", "none"},
 		{"Content-Type", "application/json", "X-Carload-Console", "none", "Origin", "https://evil.example"},
@@ -392,7 +393,7 @@ func get[T any](s *server, path string) (v T) {
 	return v
 }
 
-// Pages of uploads lead through all of them, each once.
+// Paging through the uploads shows each of them once.
 func TestUploads(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, true)
@@ -441,7 +442,7 @@ func TestUploads(t *testing.T) {
 	}
 }
 
-// Who has another user's key sees nothing of this one.
+// Someone with another user's key sees nothing of this user.
 func TestOthersUploads(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, true)
@@ -463,7 +464,7 @@ func TestOthersUploads(t *testing.T) {
 	}
 }
 
-// Events tell of a change that came by the API, and end with the console.
+// Events report a change made through the API, and end with the console.
 func TestEvents(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, true)
@@ -494,7 +495,7 @@ func TestEvents(t *testing.T) {
 	if got := read(); !strings.HasPrefix(got, "event: ready\n") {
 		t.Fatalf("first: %q", got)
 	}
-	// From the command line: with a key, and without the session.
+	// As the command line does: with a key, without the session.
 	s.do("POST", "/upload", string(storetest.CAROf(storetest.Raw("new"))), "Authorization", "Bearer "+s.token, "Content-Type", "application/car", "Cookie", "", "X-Carload-Console", "")
 	if got := read(); !strings.HasPrefix(got, "event: change\n") {
 		t.Errorf("then: %q", got)

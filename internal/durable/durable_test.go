@@ -32,7 +32,7 @@ func TestWriter(t *testing.T) {
 			if err := w.Sync(); err != nil {
 				t.Fatal(err)
 			}
-			// The file can be used like any other afterwards.
+			// The file can be used normally afterwards.
 			got := make([]byte, size+1)
 			if n, err := f.ReadAt(got, 0); n != size || err != io.EOF || !bytes.Equal(got[:n], want) {
 				t.Errorf("%d bytes in steps of %d: got %d, %v", size, step, n, err)
@@ -44,7 +44,7 @@ func TestWriter(t *testing.T) {
 	}
 }
 
-// TestWriterAt goes on in files that have some bytes, by small writes.
+// TestWriterAt appends to files with small writes.
 func TestWriterAt(t *testing.T) {
 	t.Parallel()
 	long := bytes.Repeat([]byte("0123456"), 1<<20)

@@ -1,7 +1,7 @@
 package durable
 
-// SkipByte has w go on at the second byte of the file, where nothing can be
-// written directly, and not know it.
+// SkipByte makes w continue at the second byte of the file without knowing it.
+// Nothing can be written directly there.
 func (w *Writer) SkipByte() {
 	w.direct = setDirect(w.f, true)
 	w.page = newPage()

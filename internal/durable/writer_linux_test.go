@@ -21,8 +21,8 @@ func isDirect(t *testing.T, f *os.File) bool {
 	return flags&unix.O_DIRECT != 0
 }
 
-// TestWriterDirect: what is large and aligned is written past the page cache,
-// until it is so no longer, or the file system does not take it.
+// TestWriterDirect: large, aligned writes bypass the page cache, until a write
+// is not aligned or the file system does not support it.
 func TestWriterDirect(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -82,8 +82,8 @@ func TestWriterDirect(t *testing.T) {
 	}
 }
 
-// TestBufferedDirect: small writes reach the disk past the page cache, also behind
-// what a file has.
+// TestBufferedDirect: small writes through a buffer bypass the page cache, even
+// when they append to a file.
 func TestBufferedDirect(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

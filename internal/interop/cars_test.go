@@ -12,8 +12,8 @@ import (
 	"github.com/carload/carload/car"
 )
 
-// TestShardsJoined cuts files into shards of ours, and has them read by
-// @ipld/car, joined by carbites and unpacked by ipfs-car.
+// TestShardsJoined splits files into our shards. @ipld/car reads them, carbites
+// joins them, and ipfs-car unpacks the result.
 func TestShardsJoined(t *testing.T) {
 	dir := npmDir(t)
 	p := newPool(t, 9<<20+77)

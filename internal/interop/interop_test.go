@@ -22,8 +22,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// node runs one of the programs of testdata/npm: stdin is sent as JSON unless
-// it is nil, and stdout decoded into result.
+// node runs one of the programs of testdata/npm. It sends stdin as JSON unless
+// it is nil, and decodes stdout into result.
 func node(t *testing.T, result, stdin any, script string, args ...string) {
 	t.Helper()
 	dir := npmDir(t)
@@ -49,8 +49,8 @@ func node(t *testing.T, result, stdin any, script string, args ...string) {
 	}
 }
 
-// npmDir is where the foreign packages are installed; tests that need them are
-// skipped where they are not.
+// npmDir returns the directory with the foreign packages. Without it, it skips
+// the test.
 func npmDir(t *testing.T) string {
 	t.Helper()
 	dir := os.Getenv("CARLOAD_NPM")
@@ -63,8 +63,8 @@ func npmDir(t *testing.T) string {
 	return dir
 }
 
-// pool is the random bytes that the files of all cases are ranges of. A range
-// that runs over the end goes on at the start.
+// pool holds random bytes. The files of all cases are ranges of it. A range
+// that reaches its end continues at the start.
 type pool struct {
 	path  string
 	bytes []byte
@@ -110,7 +110,7 @@ func (f file) ReadAt(b []byte, off int64) (int, error) {
 	return n, nil
 }
 
-// content is all of the file.
+// content returns the whole file.
 func (f file) content(t *testing.T) []byte {
 	t.Helper()
 	b := make([]byte, f.Length)

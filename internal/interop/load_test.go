@@ -28,9 +28,9 @@ import (
 	"github.com/carload/carload/uploader/nftstorage"
 )
 
-// TestLoad puts 64 parallel uploads from 8 keys on the command's service, in a
-// process of its own, for as long as CARLOAD_TEST_LOAD says ("5m"). Afterwards
-// every upload must be complete and come back byte for byte.
+// TestLoad sends 64 parallel uploads from 8 keys to a service that runs the
+// command in a separate process, for as long as CARLOAD_TEST_LOAD says ("5m").
+// Afterwards every upload must be complete, and must come back byte for byte.
 func TestLoad(t *testing.T) {
 	length, err := time.ParseDuration(os.Getenv("CARLOAD_TEST_LOAD"))
 	if err != nil {
@@ -57,7 +57,7 @@ func TestLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	serve.Stderr = os.Stderr // what the service has to say of a failure
+	serve.Stderr = os.Stderr // shows what the service says about a failure
 	if err := serve.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +151,7 @@ func TestLoad(t *testing.T) {
 	}
 }
 
-// noiseSource is a source of random bytes that are made when they are read.
+// noiseSource is a source of random bytes that are generated while reading.
 type noiseSource struct{ seed, size int64 }
 
 func (s noiseSource) Name() string                  { return fmt.Sprint("noise ", s.seed) }
@@ -174,7 +174,7 @@ func (s noiseSource) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
-// peakMemory is the largest resident size of a process so far.
+// peakMemory returns the largest resident size of a process so far.
 func peakMemory(t *testing.T, pid int) int64 {
 	t.Helper()
 	p, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))

@@ -11,7 +11,7 @@ import (
 	"github.com/ipfs/go-cid"
 )
 
-// TestPinningClient drives the service with boxo's client of the pinning API.
+// TestPinningClient uses the service through boxo's client for the pinning API.
 func TestPinningClient(t *testing.T) {
 	const count = 25
 	s := newServer(t)

@@ -12,7 +12,7 @@ import (
 	"github.com/carload/carload/chunker"
 )
 
-// packCase is one thing to pack, by one packer.
+// packCase is a file or tree to pack, and its packer.
 type packCase struct {
 	Packer string `json:"packer"` // also the name of our profile
 	File   *file  `json:"file,omitempty"`
@@ -45,7 +45,7 @@ func TestFileRoots(t *testing.T) {
 	if !testing.Short() {
 		wide = append(wide, 1024*mib, 1024*mib+1, 1025*mib+1)
 	}
-	p := newPool(t, 48*mib+12_347) // no multiple of a chunk, so that leaves don't repeat
+	p := newPool(t, 48*mib+12_347) // not a multiple of a chunk, so that leaves don't repeat
 	var cases []packCase
 	add := func(packer string, sizes []int64) {
 		for i, size := range sizes {
@@ -53,7 +53,7 @@ func TestFileRoots(t *testing.T) {
 			cases = append(cases, packCase{Packer: packer, File: &f, name: fmt.Sprint(packer, "/", size)})
 		}
 	}
-	add("nft.storage", narrow) // refuses an empty file
+	add("nft.storage", narrow) // it refuses an empty file
 	add("ipfs-car-1", append([]int64{0}, narrow...))
 	add("ipfs-car", wide)
 	want := packAll(t, p, cases)
@@ -151,9 +151,9 @@ func TestTreeRoots(t *testing.T) {
 	}
 }
 
-// The packers of two profiles change some names, and so do we for those. For each
-// directory the roots agree, or the files are refused by name: those of which
-// nothing is left, and those that get the name of another.
+// The packers of two profiles change some names, and for these profiles so do
+// we. For each directory, either the roots are equal or we refuse files by
+// name: those whose name becomes empty or equal to another.
 func TestAwkwardNames(t *testing.T) {
 	const seed = 7
 	rng := rand.New(rand.NewPCG(seed, seed))

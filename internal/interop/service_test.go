@@ -51,7 +51,7 @@ func newServer(t *testing.T) *server {
 	return s
 }
 
-// call sends an authorised request and decodes the value of the reply.
+// call sends an authorized request and decodes the value of the reply.
 func (s *server) call(t *testing.T, method, path, contentType string, body io.Reader, value any) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, s.URL+path, body)
@@ -83,7 +83,7 @@ func (s *server) call(t *testing.T, method, path, contentType string, body io.Re
 	}
 }
 
-// upload is what the API says of one.
+// upload is an upload as the API describes it.
 type upload struct {
 	CID   string
 	Size  int64
@@ -91,7 +91,7 @@ type upload struct {
 	Pin   struct{ CID, Status string }
 }
 
-// TestClient drives the service with the NFT.Storage client from npm.
+// TestClient uses the service through the NFT.Storage client from npm.
 func TestClient(t *testing.T) {
 	p := newPool(t, 6<<20+99)
 	s := newServer(t)
@@ -241,8 +241,9 @@ func TestClient(t *testing.T) {
 	})
 }
 
-// TestTreewalkShards uploads what carbites made of an archive of ours, in
-// several orders; each upload is complete with the last shard and not before.
+// TestTreewalkShards splits one of our archives with carbites and uploads the
+// shards in several orders. Each upload becomes complete with its last shard
+// and not before.
 func TestTreewalkShards(t *testing.T) {
 	p := newPool(t, 50<<20+1)
 	for i, c := range []struct {
@@ -291,7 +292,7 @@ func TestTreewalkShards(t *testing.T) {
 	}
 }
 
-// keyOf makes a key of another user.
+// keyOf makes a key for another user.
 func (s *server) keyOf(ctx context.Context, t *testing.T, user string) string {
 	t.Helper()
 	_, token, err := s.store.CreateKey(ctx, store.KeyOptions{Name: "interop", User: user})

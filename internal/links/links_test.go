@@ -142,7 +142,7 @@ func TestEach(t *testing.T) {
 	}
 }
 
-// pbLong is a DAG-PB node of one link, of any length.
+// pbLong makes a DAG-PB node with one link, of any length.
 func pbLong(c cid.Cid) string {
 	body := "\x0a" + uvarint(c.ByteLen()) + c.KeyString()
 	return "\x12" + uvarint(len(body)) + body
@@ -235,8 +235,8 @@ func theirs(codec uint64, data []byte) ([]cid.Cid, error) {
 	return out, err
 }
 
-// FuzzEach looks for blocks that crash, or that go-ipld-prime takes and finds
-// other links in.
+// FuzzEach looks for blocks that crash, or in which go-ipld-prime finds other
+// links.
 func FuzzEach(f *testing.F) {
 	a := sum(f, links.Raw, multihash.SHA2_256, "a")
 	f.Add(uint8(0), []byte(pbLong(a)+"\x0a\x02hi"))
@@ -257,18 +257,18 @@ func FuzzEach(f *testing.F) {
 			t.Fatal(err)
 		}
 		want, theirErr := theirs(codec, data)
-		if theirErr != nil || codec == links.DagJSON && !json.Valid(data) { // they take more than JSON
+		if theirErr != nil || codec == links.DagJSON && !json.Valid(data) { // they accept more than JSON
 			return
 		}
 		for _, c := range want {
 			if c.Prefix().MhType == multihash.IDENTITY {
-				return // they don't look into it
+				return // they don't look inside it
 			}
 		}
 		if err != nil {
 			for _, lax := range []string{
-				"CID of a DAG-PB link",                         // they take bytes after the CID
-				"DAG-CBOR has tag", "a link that is not bytes", // they pass over tags of what is no link
+				"CID of a DAG-PB link",                         // they accept bytes after the CID
+				"DAG-CBOR has tag", "a link that is not bytes", // they ignore tags on other things than links
 			} {
 				if strings.Contains(err.Error(), lax) {
 					return

@@ -11,7 +11,7 @@ import (
 	"github.com/carload/carload/internal/sha256mb"
 )
 
-// stdSum is the baseline: the same messages, one after another.
+// stdSum is the baseline: the same messages one after another.
 func stdSum(out [][sha256mb.Size]byte, msgs [][]byte) {
 	for i, m := range msgs {
 		out[i] = sha256.Sum256(m)
@@ -48,7 +48,7 @@ func BenchmarkSum(b *testing.B) {
 	}
 }
 
-// BenchmarkUpdate feeds four digests slices as they come out of the cache.
+// BenchmarkUpdate feeds four digests with slices that are in the cache.
 func BenchmarkUpdate(b *testing.B) {
 	const total = 1 << 20
 	buf := noise(21, 4*total)
@@ -99,7 +99,7 @@ func BenchmarkUpdate(b *testing.B) {
 	}
 }
 
-// BenchmarkPool has goroutines feed a stream each, a MiB at a time.
+// BenchmarkPool runs goroutines that each feed a stream, 1 MiB at a time.
 func BenchmarkPool(b *testing.B) {
 	const total, size = 4 << 20, 1 << 20
 	for _, writers := range []int{1, 4, 8} {
@@ -150,8 +150,8 @@ func BenchmarkPool(b *testing.B) {
 	}
 }
 
-// meter returns b.Loop, and reports bytes by time and by CPU time: other
-// work on the machine spoils the first.
+// meter returns b.Loop, and reports bytes per time and per CPU time. Other work
+// on the machine distorts the former.
 func meter(b *testing.B, bytes int) func() bool {
 	b.SetBytes(int64(bytes))
 	b.ReportAllocs()

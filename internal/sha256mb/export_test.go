@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// forceEnv makes the tests and benchmarks of this package take kernels of one
-// name only, as Ways calls them: to see what another machine would do.
+// forceEnv restricts the tests and benchmarks of this package to kernels of one
+// name, as in Ways. It shows what another machine would do.
 const forceEnv = "CARLOAD_TEST_KERNEL"
 
 func init() {
@@ -36,9 +36,9 @@ func EachKernel(t *testing.T, test func(t *testing.T)) {
 	WithKernels(func(name string) { t.Run(name, test) })
 }
 
-// WithKernels is EachKernel for what has no *testing.T. The plans are those for
-// crypto/sha256 alone, for all kernels of a name, for each number of lanes as the
-// most that are worth it, and for three lanes that are slower than two.
+// WithKernels is EachKernel for callers without a *testing.T. The plans are:
+// crypto/sha256 alone; the kernels of each name, with each number of lanes as
+// the most that pay off; and three lanes that are slower than two.
 func WithKernels(do func(name string)) {
 	defer planned.Store(current())
 	try := func(name string, p *plan) {
@@ -73,5 +73,5 @@ func WithKernels(do func(name string)) {
 	try("no 3 lanes", choose(cs, 0, make([]time.Duration, len(cs))))
 }
 
-// Lanes tells whether this machine has a kernel with lanes.
+// Lanes reports whether this machine has a kernel with lanes.
 func Lanes() bool { return current().width > 0 }

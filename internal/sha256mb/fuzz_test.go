@@ -7,8 +7,8 @@ import (
 	"github.com/carload/carload/internal/sha256mb"
 )
 
-// FuzzSum cuts data into messages whose lengths follow from cuts, and hashes
-// them whole and in two pieces.
+// FuzzSum splits data into messages whose lengths follow from cuts, and hashes
+// them in one piece and in two.
 func FuzzSum(f *testing.F) {
 	f.Add([]byte("abc"), []byte{3})
 	f.Add(noise(30, 3000), []byte{0, 1, 55, 56, 63, 64, 65, 119, 120, 255})

@@ -8,7 +8,7 @@ import (
 	"github.com/carload/carload/internal/sha256mb"
 )
 
-// stdPairs is SumPairs by crypto/sha256.
+// stdPairs is SumPairs with crypto/sha256.
 func stdPairs(src []byte) []byte {
 	var want []byte
 	for ; len(src) > 0; src = src[64:] {
@@ -24,7 +24,7 @@ func TestSumPairs(t *testing.T) {
 		for n := range 40 {
 			for off := range 8 {
 				src := buf[off:][:n*64]
-				// Bytes around dst that nobody may write.
+				// Bytes around dst that must not be written.
 				room := bytes.Repeat([]byte{0xee}, n*32+64)
 				sha256mb.SumPairs(room[32:32+n*32], src)
 				if !bytes.Equal(room[32:32+n*32], stdPairs(src)) {
@@ -39,7 +39,7 @@ func TestSumPairs(t *testing.T) {
 	})
 }
 
-// A level in the place of the one below it, up to the root.
+// Each level replaces the one below it, up to the root.
 func TestSumPairsInPlace(t *testing.T) {
 	leaves := noise(9, 256*32)
 	want := leaves

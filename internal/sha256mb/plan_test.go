@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Speeds in GiB/s on one core that were seen, or could be.
+// Speeds on one core in GiB/s, measured or made up.
 func TestChoose(t *testing.T) {
 	const (
 		a1 kernel = iota + 1
@@ -24,7 +24,7 @@ func TestChoose(t *testing.T) {
 		speeds  []float64
 		advance [maxLanes + 1]int
 		fourth  kernel
-		taken   []int // of ways
+		taken   []int // indexes of ways
 	}{
 		{"every lane gains", four, 1.6, []float64{1.7, 3.4, 3.8, 4.1}, [maxLanes + 1]int{0, 1, 2, 3, 4}, a4, []int{1, 2, 3, 4}},
 		{"the other four lanes", five, 1.6, []float64{1.7, 3.4, 3.8, 4.1, 4.9}, [maxLanes + 1]int{0, 1, 2, 3, 4}, b4, []int{1, 2, 3, 5}},
@@ -38,7 +38,8 @@ func TestChoose(t *testing.T) {
 		{"a clock that ticks at times", five, 1.6, []float64{0, 3.4, 0, 4.1, 0}, [maxLanes + 1]int{0, 1, 2, 3, 4}, b4, []int{1, 2, 3, 5}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			// took is 0 for a speed of 0, which stands for no time at all.
+			// took is 0 for a speed of 0, which means that the clock was too
+			// coarse.
 			took := func(lanes int, speed float64) time.Duration {
 				if speed == 0 {
 					return 0
@@ -69,7 +70,7 @@ func TestChoose(t *testing.T) {
 	}
 }
 
-// Ways names what was measured here, and what is taken is what was fastest.
+// Ways lists what was measured on this machine, and the fastest ones are taken.
 func TestWays(t *testing.T) {
 	ways := Ways()
 	if len(ways) != 1+len(candidates()) || ways[0].Name != stdName {
@@ -93,7 +94,7 @@ func BenchmarkMeasure(b *testing.B) {
 	}
 }
 
-// Lanes are full, or it is better to wait for more streams.
+// The lanes are full, or it is better to wait for more streams.
 func TestGoodCompany(t *testing.T) {
 	for _, c := range []struct{ messages, streams, width, want int }{
 		{4, 0, 4, 0},

@@ -44,8 +44,8 @@ func TestPool(t *testing.T) {
 	})
 }
 
-// Writes that are started early and waited for late must not keep those who
-// wait from going on, whoever leads.
+// Writes that are started early and waited for late must not block those that
+// are already waiting, whoever leads.
 func TestPoolStart(t *testing.T) {
 	buf := noise(9, 200<<10)
 	sha256mb.EachKernel(t, func(t *testing.T) {
@@ -59,7 +59,7 @@ func TestPoolStart(t *testing.T) {
 				for range 40 {
 					n := rng.IntN(len(buf))
 					w := pool.Start(&d, buf[:n])
-					want.Write(buf[:n]) // others may lead meanwhile
+					want.Write(buf[:n]) // meanwhile another caller may lead
 					w.Wait()
 				}
 				if d.Sum256() != [sha256mb.Size]byte(want.Sum(nil)) {
@@ -74,8 +74,8 @@ func TestPoolStart(t *testing.T) {
 	})
 }
 
-// Sum takes writes along, whether their owners wait or not, and leaves nobody
-// asleep.
+// Sum also runs started writes, whether their owners wait or not, and wakes all
+// sleepers.
 func TestPoolSum(t *testing.T) {
 	buf := noise(10, 200<<10)
 	sha256mb.EachKernel(t, func(t *testing.T) {

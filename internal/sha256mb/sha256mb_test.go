@@ -15,7 +15,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// noise returns n bytes that depend on the seed only.
+// noise returns n bytes that depend only on the seed.
 func noise(seed byte, n int) []byte {
 	b := make([]byte, n)
 	rand.NewChaCha8([32]byte{seed}).Read(b)
@@ -34,7 +34,7 @@ func checkSum(t *testing.T, msgs [][]byte) {
 	}
 }
 
-// The vectors of FIPS 180-2, appendix B, with the digest of nothing.
+// The vectors of FIPS 180-2, appendix B, and the digest of the empty message.
 func TestSumKnown(t *testing.T) {
 	vectors := []struct{ msg, want string }{
 		{"", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},
@@ -89,7 +89,7 @@ func TestSumLengths(t *testing.T) {
 	})
 }
 
-// Lengths around the most that a kernel is given in one call.
+// Lengths around the most that a kernel gets in one call.
 func TestSumLong(t *testing.T) {
 	buf := noise(2, 200<<10)
 	sha256mb.EachKernel(t, func(t *testing.T) {

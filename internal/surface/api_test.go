@@ -25,8 +25,8 @@ const (
 
 var update = flag.Bool("update", false, "write the golden files")
 
-// TestAPI compares what packages export with what was reviewed: whoever changes
-// it says so by -update, and in the commit.
+// TestAPI compares what packages export with the reviewed list. Whoever changes
+// the API runs it with -update, and commits the list with the change.
 func TestAPI(t *testing.T) {
 	t.Parallel()
 	var got bytes.Buffer
@@ -61,8 +61,7 @@ func TestAPI(t *testing.T) {
 	}
 }
 
-// packages are the directories, below the top of the module, that other modules
-// can import.
+// packages returns the directories of the module that other modules can import.
 func packages(t *testing.T) (dirs []string) {
 	t.Helper()
 	err := filepath.WalkDir(repository, func(path string, e fs.DirEntry, err error) error {
@@ -78,7 +77,7 @@ func packages(t *testing.T) (dirs []string) {
 			return filepath.SkipDir
 		}
 		if _, err := os.Stat(filepath.Join(path, "go.mod")); err == nil {
-			return filepath.SkipDir // a module of its own
+			return filepath.SkipDir // a separate module
 		}
 		if sources, err := filepath.Glob(filepath.Join(path, "*.go")); err != nil || len(sources) == 0 {
 			return err
@@ -95,7 +94,7 @@ func packages(t *testing.T) (dirs []string) {
 	return dirs
 }
 
-// parsed is the source of a package as it is built for Linux, without tests.
+// parsed returns the source of a package as built for Linux, without tests.
 func parsed(t *testing.T, dir string) (*token.FileSet, []*ast.File) {
 	t.Helper()
 	system := build.Default
@@ -116,7 +115,7 @@ func parsed(t *testing.T, dir string) (*token.FileSet, []*ast.File) {
 	return fset, files
 }
 
-// api is what a package exports, without comments.
+// api returns what a package exports, without comments.
 func api(t *testing.T, dir string) string {
 	t.Helper()
 	fset, files := parsed(t, dir)
@@ -157,7 +156,7 @@ func api(t *testing.T, dir string) string {
 	return out.String()
 }
 
-// bare takes comments and bodies away.
+// bare removes comments and bodies.
 func bare(n ast.Node) {
 	ast.Inspect(n, func(n ast.Node) bool {
 		switch n := n.(type) {
@@ -176,8 +175,8 @@ func bare(n ast.Node) {
 	})
 }
 
-// TestModules holds what docs/library.md says that a program carries which embeds
-// the engine.
+// TestModules checks the list in docs/library.md of the modules that a program
+// takes in when it embeds the engine.
 func TestModules(t *testing.T) {
 	t.Parallel()
 	list := exec.Command("go", "list", "-deps", "-f", "{{with .Module}}{{.Path}}{{end}}", "./uploader")

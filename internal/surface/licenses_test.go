@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// licenses are those that what carload carries may have, by what they say, without
+// licenses has a phrase of each license that our dependencies may have, without
 // commas.
 func licenses() []string {
 	return []string{
@@ -23,10 +23,10 @@ func licenses() []string {
 	}
 }
 
-// licensed reports whether a module has one of those.
+// licensed reports whether a module has one of these licenses.
 func licensed(dir string) bool {
 	for _, pattern := range []string{"LICEN[CS]E*", "COPYING*"} {
-		files, _ := filepath.Glob(filepath.Join(dir, pattern)) // the pattern is right
+		files, _ := filepath.Glob(filepath.Join(dir, pattern)) // the pattern is valid
 		for _, f := range files {
 			text, err := os.ReadFile(f)
 			if err != nil {
@@ -41,8 +41,8 @@ func licensed(dir string) bool {
 	return false
 }
 
-// What the command carries may be given on under the licenses of carload: every
-// module that is linked into it has a license that allows that.
+// The command and its dependencies may be distributed under carload's licenses:
+// every module linked into it has a license that allows that.
 func TestLicenses(t *testing.T) {
 	t.Parallel()
 	var modules []string

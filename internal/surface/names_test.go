@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// TestNames looks up what pages and package comments mention: identifiers of our
-// packages, files and folders, tests, and flags.
+// TestNames checks that what pages and package comments mention exists:
+// identifiers of our packages, files and folders, tests, and flags.
 func TestNames(t *testing.T) {
 	t.Parallel()
 	code := readCode(t)
@@ -62,15 +62,15 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// foreignFlags are of other programs.
+// foreignFlags are flags of other programs.
 const foreignFlags = "--only-hash --ignore-scripts --data --data-binary --enable-gc "
 
-// code is what there is to be named.
+// code holds everything that can be mentioned.
 type code struct {
 	packages map[string]bool // by name
 	idents   map[string]bool // package.Name, package.Type.Member
 	tests    map[string]bool
-	words    map[string]bool   // strings of programs: the names of flags are among them
+	words    map[string]bool   // strings in the source, which include the names of flags
 	comments map[string]string // of packages, by directory
 }
 
@@ -81,8 +81,8 @@ var (
 	ourFolders = regexp.MustCompile(`^(car|chunker|splitter|uploader|cmd|bench|internal|testdata|docs)/|\.go$`)
 )
 
-// has tells what kind of name this is, and if there is one. What is no name of ours
-// has no kind.
+// has returns the kind of a name, and whether it exists. If it cannot be a name
+// of ours, the kind is empty.
 func (c *code) has(name string) (kind string, ok bool) {
 	switch m := identName.FindStringSubmatch(name); {
 	case testName.MatchString(name):
@@ -100,7 +100,7 @@ func (c *code) has(name string) (kind string, ok bool) {
 	return "", true
 }
 
-// readCode collects the names of all packages, nested modules among them.
+// readCode collects the names of all packages, including nested modules.
 func readCode(t *testing.T) *code {
 	t.Helper()
 	c := &code{packages: map[string]bool{}, idents: map[string]bool{}, tests: map[string]bool{}, words: map[string]bool{}, comments: map[string]string{}}

@@ -20,9 +20,9 @@ import (
 	"github.com/carload/carload/internal/unpack"
 )
 
-// script makes a DAG of the bytes of a fuzzer: each step makes a block, which
-// may link to those made before. Hashes are right, so that all else gets to be
-// tried.
+// script makes a DAG from the bytes of a fuzzer. Each step makes a block, which
+// may link to earlier ones. Hashes are right, so that the code behind the hash
+// check gets tested.
 type script struct {
 	dag
 	rest []byte
@@ -44,7 +44,7 @@ func (s *script) text() string {
 	return t
 }
 
-// size is a size claimed: the right one, or another.
+// size is a claimed size: the right one, or another.
 func (s *script) size(right uint64) uint64 {
 	switch b := s.byte(); {
 	case b < 200:
@@ -56,7 +56,7 @@ func (s *script) size(right uint64) uint64 {
 	}
 }
 
-// contentOf is what an honest parent would say of a block.
+// contentOf returns what an honest parent would say about a block.
 func contentOf(b car.Block, sizes map[cid.Cid]uint64) uint64 {
 	if b.Cid.Prefix().Codec == cid.Raw {
 		return uint64(len(b.Head))
@@ -115,7 +115,7 @@ func (s *script) run() {
 				links = append(links, link{name, pick()})
 			}
 			s.shard(fanout, links...)
-		case 6: // a shard whose names are where they belong
+		case 6: // a shard with each name in its proper bucket
 			links := map[string]link{}
 			for range s.byte() % 8 {
 				name := s.text()
@@ -141,8 +141,8 @@ func (s *script) run() {
 	}
 }
 
-// FuzzUnpack restores DAGs that no one would make. Nothing may appear outside
-// the directory or stay half made, and it must come to an end.
+// FuzzUnpack restores arbitrary DAGs. Nothing may appear outside the directory
+// or stay half written, and it must terminate.
 func FuzzUnpack(f *testing.F) {
 	for _, seed := range []string{
 		"\x00\x05hello\x04\x01\x04file\x00",
@@ -163,7 +163,7 @@ func FuzzUnpack(f *testing.F) {
 		slices.Reverse(s.blocks)
 		root := s.blocks[0].Cid
 		blocks := s.blocks
-		if flags&4 != 0 && len(blocks) > 2 { // one is missing
+		if flags&4 != 0 && len(blocks) > 2 { // leave one out
 			blocks = append(slices.Clone(blocks[:len(blocks)/2]), blocks[len(blocks)/2+1:]...)
 		}
 		limited, cancel := context.WithTimeoutCause(ctx, 20*time.Second, errors.New("it does not end"))

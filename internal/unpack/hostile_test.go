@@ -71,7 +71,7 @@ func (c crafted) payload() []byte {
 	return field(p, 1, string(m))
 }
 
-// dag collects the blocks of a crafted DAG; the last one made is its root.
+// dag collects the blocks of a crafted DAG. The last one is its root.
 type dag struct{ blocks car.Blocks }
 
 func (d *dag) add(codec uint64, payload []byte) car.Block {
@@ -102,7 +102,7 @@ func unnamed(children []car.Block) []link {
 	return out
 }
 
-// shard makes a directory shard; links are named by bucket and name.
+// shard makes a directory shard. Links are named by bucket and name.
 func (d *dag) shard(fanout uint64, links ...link) car.Block {
 	digits := len(fmt.Sprintf("%X", fanout-1))
 	bitmap := make([]byte, fanout/8)
@@ -115,15 +115,15 @@ func (d *dag) shard(fanout uint64, links ...link) car.Block {
 	return d.node(crafted{typ: 5, data: string(bitmap), hash: 0x22, fanout: fanout, links: links})
 }
 
-// bucketOf is the name of a value link of the topmost shard.
+// bucketOf returns the name of a link to an entry in the topmost shard.
 func bucketOf(name string) string {
 	return fmt.Sprintf("%02X", murmur3.Sum64([]byte(name))>>56) + name
 }
 
 func ptr(v uint64) *uint64 { return &v }
 
-// Each DAG is refused; nothing appears outside the directory, and under it only
-// what is not part of the defect.
+// Each DAG is refused. Nothing appears outside the directory, and inside only
+// what the defect does not concern.
 func TestHostile(t *testing.T) {
 	t.Parallel()
 	rows := map[string]struct {
@@ -141,7 +141,7 @@ func TestHostile(t *testing.T) {
 	for _, name := range []string{"", ".", "..", "a/b", "/etc/x", "../x", "a\x00b", "..\x00"} {
 		row(fmt.Sprintf("name %q", name), unixfs.ErrInvalid, "", func(d *dag) { d.dir(link{name, d.raw("x")}) })
 		row(fmt.Sprintf("name %q in a shard", name), unixfs.ErrInvalid, "", func(d *dag) {
-			if name == "" { // that would be a sub-shard
+			if name == "" { // would be a link to a sub-shard
 				d.shard(256, link{"00", d.raw("x")})
 				return
 			}
@@ -273,7 +273,7 @@ func TestHostile(t *testing.T) {
 				}
 			}
 			if errors.Is(row.is, unpack.ErrTooLarge) {
-				return // a listing is not bounded by these options
+				return // these options do not limit a listing
 			}
 			var listed error
 			for _, err := range unpack.List(ctx, x, d.blocks[0].Cid) {
@@ -287,7 +287,7 @@ func TestHostile(t *testing.T) {
 	}
 }
 
-// A symlink of an archive may point anywhere; nothing is ever written or
+// A symlink in an archive may point anywhere, but nothing is ever written or
 // changed through it.
 func TestSymlinksAreNotFollowed(t *testing.T) {
 	t.Parallel()

@@ -54,7 +54,7 @@ func TestList(t *testing.T) {
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b cid.Cid) bool { return a == b })); diff != "" {
 		t.Error(diff)
 	}
-	// It stops when it is told to.
+	// The listing stops when the caller stops.
 	n := 0
 	for _, err := range unpack.List(ctx, x, blocks[0].Cid) {
 		if err != nil {
@@ -151,7 +151,7 @@ func TestInspect(t *testing.T) {
 	}
 }
 
-// remote is a getter with faults.
+// remote is a getter with injected faults.
 type remote struct {
 	mu     sync.Mutex
 	blocks map[cid.Cid][]byte
@@ -247,7 +247,8 @@ func TestVerify(t *testing.T) {
 	}
 }
 
-// A block that is there does not stand in for one that only looks like it.
+// A block does not stand in for another one with the same hash but another
+// codec.
 func TestVerifyTellsNodesApart(t *testing.T) {
 	t.Parallel()
 	d := new(dag)

@@ -86,7 +86,7 @@ func TestRestore(t *testing.T) {
 	}
 }
 
-// What is packed and unpacked is what it was.
+// What is packed and unpacked stays the same.
 func TestRestoreProperty(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -148,7 +148,7 @@ func TestRestoreProperty(t *testing.T) {
 	})
 }
 
-// scratch is a directory that is gone after one run of a property.
+// scratch is a directory for one run of a property.
 func scratch(t *rapid.T) string {
 	dir, err := os.MkdirTemp("", "carload-test-")
 	if err != nil {
@@ -179,7 +179,8 @@ func drawTree(t *rapid.T) tree {
 	return tr.proper()
 }
 
-// proper leaves out what can't be: something under what is no directory.
+// proper removes impossible entries: those below something that is not a
+// directory.
 func (tr tree) proper() tree {
 	out := tree{}
 	for _, p := range sortedKeys(tr) {
@@ -321,7 +322,7 @@ func TestRestoreOverExisting(t *testing.T) {
 	})
 }
 
-// without makes an index of all blocks but some.
+// without makes an index that lacks some blocks.
 func without(t *testing.T, blocks car.Blocks, gone ...cid.Cid) *car.Index {
 	t.Helper()
 	var left car.Blocks
@@ -350,7 +351,7 @@ func TestRestoreNamesMissingBlocks(t *testing.T) {
 	r := recipe{cidVersion: 1, rawLeaves: true, chunk: 1024, width: 4}
 	content := mod251(20_000)
 	blocks := r.build(t, tree{"d/f": content, "d/g": "good", "h": "good too"})
-	// root, d, f, four levels of inner nodes and leaves
+	// Blocks: root, d, f, four levels of inner nodes, and leaves.
 	var leaves []cid.Cid
 	var inner cid.Cid
 	for _, b := range blocks {
@@ -416,8 +417,8 @@ func TestRestoreCorruptBlock(t *testing.T) {
 	}
 }
 
-// A name that is taken is one entry's fault: the others are restored, and all
-// such names are told.
+// A taken name concerns one entry only: the others are restored, and all taken
+// names are reported.
 func TestRestoreKeepsGoingPastWhatExists(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("n", 300)

@@ -15,8 +15,7 @@ import (
 	"github.com/carload/carload/internal/unpack"
 )
 
-// watched is blocks that count what is loaded of them, and call a function
-// before.
+// watched counts the loads of its blocks, and calls a function before each.
 type watched struct {
 	*unpack.IndexBlocks
 	loads  int
@@ -37,7 +36,7 @@ func (w *watched) Load(ctx context.Context, cids ...cid.Cid) ([][]byte, error) {
 
 const resumedBytes = 4_000_000
 
-// begun is a file that was restored up to the n-th load, and what is left of it.
+// begun restores a file up to the n-th load, and returns what is left of it.
 func begun(t *testing.T, n int) (blocks func(before func(int) error) *watched, root cid.Cid, dir, part string) {
 	t.Helper()
 	all := recipe{cidVersion: 1, rawLeaves: true, chunk: 64 << 10, width: 174}.build(t, tree{"file": mod251(resumedBytes)})
@@ -65,13 +64,13 @@ func begun(t *testing.T, n int) (blocks func(before func(int) error) *watched, r
 	return blocks, root, dir, filepath.Join(dir, left[0].Name())
 }
 
-// TestResume: what was begun is completed, whatever happened to it, and what is
-// there and right is not loaded again.
+// TestResume: an unfinished file is completed, whatever happened to it. Content
+// that is there and right is not loaded again.
 func TestResume(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		harm  func(path string) error
-		loads [2]int // at least, at most: 62 leaves, of which 38 are there
+		loads [2]int // at least and at most: of 62 leaves, 38 are there
 	}{
 		"as it was":  {func(string) error { return nil }, [2]int{24, 28}},
 		"cut":        {func(p string) error { return os.Truncate(p, 1_500_000) }, [2]int{39, 44}},
@@ -100,7 +99,7 @@ func TestResume(t *testing.T) {
 			if diff := cmp.Diff(tree{"file": mod251(resumedBytes)}, readTree(t, dir)); diff != "" {
 				t.Error(diff)
 			}
-			// What is whole is left alone.
+			// A complete file is left alone.
 			b = blocks(nil)
 			done, err = unpack.RestoreFrom(t.Context(), b, root, dir, unpack.Options{Resume: true})
 			if err != nil || done.Held != 1 || b.loads > 2 {
@@ -119,8 +118,9 @@ func overwrite(path string, at int64, with string) error {
 	return errors.Join(err, f.Close())
 }
 
-// TestResumeLarge: a file that goes past the page cache is there as far as it came
-// when it is interrupted, and is completed from where no page begins as well.
+// TestResumeLarge: a large file bypasses the page cache. If it is interrupted,
+// everything up to that point is in the file. It is completed even if that
+// point is not the start of a page.
 func TestResumeLarge(t *testing.T) {
 	t.Parallel()
 	const size = 70<<20 + 12345
@@ -165,7 +165,7 @@ func TestResumeLarge(t *testing.T) {
 	}
 }
 
-// TestResumeIsBusy: what another one restores at this time is left to it.
+// TestResumeIsBusy: a file that another process is restoring is left to it.
 func TestResumeIsBusy(t *testing.T) {
 	t.Parallel()
 	blocks, root, dir, _ := begun(t, 40)
@@ -194,7 +194,8 @@ func TestResumeIsBusy(t *testing.T) {
 	}
 }
 
-// TestResumeIsNotKept: what can't get better is not kept for another time.
+// TestResumeIsNotKept: if the next try cannot do better, the unfinished file is
+// removed.
 func TestResumeIsNotKept(t *testing.T) {
 	t.Parallel()
 	blocks, root, _, _ := begun(t, 40)

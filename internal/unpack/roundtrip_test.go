@@ -14,7 +14,7 @@ import (
 	"github.com/carload/carload/internal/unpack"
 )
 
-// write puts a tree on disk.
+// write writes a tree to disk.
 func write(t fataler, dir string, tr tree) {
 	t.Helper()
 	for _, p := range sortedKeys(tr) {
@@ -41,13 +41,13 @@ func write(t fataler, dir string, tr tree) {
 	}
 }
 
-// The whole way: a tree on disk becomes a DAG, the DAG shards; the shards
-// become the tree again, and the same shards once more.
+// The whole way: a tree on disk becomes a DAG and the DAG becomes shards. The
+// shards become the tree again, and that becomes the same shards.
 func TestRoundTrip(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		profile := rapid.SampledFrom(chunker.Profiles()).Draw(t, "profile")
-		profile.Name = "" // those of programs that change names do so by this
+		profile.Name = "" // some named profiles change file names
 		profile.ChunkBytes = rapid.IntRange(16, 600).Draw(t, "chunk")
 		profile.Width = rapid.IntRange(2, 6).Draw(t, "width")
 		profile.HAMT.Limit = rapid.IntRange(1, 300).Draw(t, "HAMT")

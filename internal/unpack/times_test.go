@@ -12,7 +12,7 @@ import (
 	"github.com/carload/carload/internal/unpack"
 )
 
-// timed is a node with a time, and a mode if it is not 0.
+// timed makes a node with a time, and with a mode if it is not 0.
 func (d *dag) timed(typ uint64, data string, mode uint64, secs int64, nanos uint32, links ...link) car.Block {
 	var p, m []byte
 	for _, l := range links {
@@ -34,8 +34,9 @@ func (d *dag) timed(typ uint64, data string, mode uint64, secs int64, nanos uint
 	return d.add(0x70, field(p, 1, string(m)))
 }
 
-// Times that nanoseconds since 1970 have no room for are restored, and so are
-// those of symlinks. Setuid and its kind are not, which is counted.
+// Times are restored even if they don't fit into 64 bits of nanoseconds since
+// 1970, and for symlinks too. Setuid and the like are not restored, but
+// counted.
 func TestTimes(t *testing.T) {
 	t.Parallel()
 	at := func(s string) time.Time {
@@ -79,7 +80,7 @@ func TestTimes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			// Not every file system keeps nanoseconds.
+			// Not every file system stores nanoseconds.
 			if got := info.ModTime(); got.Unix() != when.Unix() {
 				t.Errorf("%s, force %v: %s, want %s", name, force, got.UTC(), when)
 			}

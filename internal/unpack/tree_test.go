@@ -33,18 +33,18 @@ var ctx = context.Background()
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// tree is what a directory holds: path to content. A path that ends in a slash
-// is a directory; content of a symlink begins with "-> ".
+// tree is the contents of a directory, by path. A path that ends in a slash is
+// a directory. The content of a symlink begins with "-> ".
 type tree map[string]string
 
-// recipe is how boxo makes a DAG of a tree.
+// recipe says how boxo makes a DAG from a tree.
 type recipe struct {
 	cidVersion int
 	rawLeaves  bool
 	chunk      int64
 	width      int
 	trickle    bool
-	fanout     int // of directories, which are all sharded; 0 means flat
+	fanout     int // of directories, all of which are sharded; 0 means plain ones
 	mode       os.FileMode
 	mtime      time.Time
 }
@@ -158,7 +158,7 @@ func preOrder(t fataler, dag ipld.NodeGetter, root ipld.Node) car.Blocks {
 	return out
 }
 
-// memory is a source that holds its bytes.
+// memory is a source whose bytes are in memory.
 type memory struct {
 	name string
 	data []byte
@@ -172,7 +172,7 @@ type memoryFile struct{ *bytes.Reader }
 
 func (memoryFile) Close() error { return nil }
 
-// shards makes the archives of a DAG.
+// shards makes the shards of a DAG.
 func shards(t fataler, blocks car.List, limit int64) []car.Source {
 	t.Helper()
 	plan := must[*splitter.Plan](t)(splitter.Split(blocks, splitter.Options{MaxShardBytes: limit}))
@@ -197,13 +197,13 @@ func index(t fataler, archives ...car.Source) *car.Index {
 	return x
 }
 
-// indexOf is an index of one archive of all the blocks.
+// indexOf makes an index of one archive with all the blocks.
 func indexOf(t fataler, blocks car.Blocks) *car.Index {
 	t.Helper()
 	return index(t, shards(t, blocks, 100<<20)...)
 }
 
-// readTree is what there is on disk.
+// readTree reads a tree from disk.
 func readTree(t fataler, dir string) tree {
 	t.Helper()
 	tr := tree{}
@@ -232,7 +232,7 @@ func readTree(t fataler, dir string) tree {
 	return tr
 }
 
-// full is the tree with all directories that its paths are in.
+// full adds the parent directories of all paths to the tree.
 func (tr tree) full() tree {
 	out := tree{}
 	for p, c := range tr {

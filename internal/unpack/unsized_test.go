@@ -18,8 +18,8 @@ import (
 	"github.com/carload/carload/internal/unpack"
 )
 
-// Files whose nodes say sizes that are absent or don't pair with the links have
-// the bytes that `ipfs cat` (Kubo 0.43) gives.
+// If the nodes of a file state no sizes, or sizes that don't match the links in
+// number, the file has the bytes that `ipfs cat` (Kubo 0.43) returns.
 func TestSizesThatDontPair(t *testing.T) {
 	t.Parallel()
 	const kubo = "e83835331f9b903cb728137f30b1bb1d83d3751ed561801e79555cfaca4eeb45" // of 1,500 bytes
@@ -49,7 +49,7 @@ func TestSizesThatDontPair(t *testing.T) {
 	}
 }
 
-// awkward is an archive that failed once.
+// awkward is an archive that once failed.
 func awkward(t fataler, name string) car.Source {
 	data, err := os.ReadFile(filepath.Join("..", "..", "testdata", "awkward", name+".car"))
 	if err != nil {
@@ -58,15 +58,15 @@ func awkward(t fataler, name string) car.Source {
 	return &memory{name: name, data: data}
 }
 
-// What is read by the links is what the links lead to, at all levels; a size
-// that is said and wrong stays an error.
+// A file read by its links has the content that the links lead to, at all
+// levels. A size that is stated but wrong is still an error.
 func TestReadByTheLinks(t *testing.T) {
 	t.Parallel()
 	repeat := func(b car.Block, n int) []link { return unnamed(slices.Repeat([]car.Block{b}, n)) }
 	for name, row := range map[string]struct {
 		build func(d *dag)
-		want  string // or
-		is    string // what the error says
+		want  string // either the content
+		is    string // or the text of the error
 	}{
 		"below a node with sizes": {func(d *dag) {
 			d.file([]uint64{10, 5}, d.node(crafted{typ: 2, links: repeat(d.raw("hello"), 2)}), d.raw("world"))
@@ -110,7 +110,7 @@ func TestReadByTheLinks(t *testing.T) {
 	}
 }
 
-// Each node that says no sizes is walked once, however often it is linked to.
+// Each node without sizes is walked once, however often it is linked to.
 func TestSizesOfManyPaths(t *testing.T) {
 	t.Parallel()
 	d := &dag{}

@@ -59,7 +59,7 @@ func sendEntries(c cid.Cid) send {
 	}
 }
 
-// sends are of all kinds, with what each writes.
+// sends has one send of each kind, with the expected output.
 func sends(t *testing.T, s *shelf) (all []send, want [][]byte) {
 	t.Helper()
 	many := s.sharded(500, s.add(merkledag.NewRawNode(noise(7, 500)))).Cid()
@@ -77,8 +77,8 @@ func sends(t *testing.T, s *shelf) (all []send, want [][]byte) {
 	return all, want
 }
 
-// Walks whose writers stand still keep nobody from reading, however many they
-// are, and go on where they were.
+// Any number of walks whose writers are stalled must not keep others from
+// reading, and they continue where they stopped.
 func TestStandingStill(t *testing.T) {
 	t.Parallel()
 	s := newShelf(t)
@@ -111,7 +111,7 @@ func TestStandingStill(t *testing.T) {
 	}
 }
 
-// Writers that pause again and again take turns, and each gets all.
+// Writers that pause again and again take turns, and each gets everything.
 func TestPauses(t *testing.T) {
 	t.Parallel()
 	s := newShelf(t)
@@ -142,8 +142,8 @@ func TestPauses(t *testing.T) {
 
 type standing struct{}
 
-// When those that are set aside have too much, the one that stands still for
-// longest is hung up on.
+// If suspended walks hold too much, the gateway hangs up on the longest stalled
+// one.
 func TestTooManyStandStill(t *testing.T) {
 	t.Parallel()
 	s := newShelf(t)

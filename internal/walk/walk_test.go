@@ -35,7 +35,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// shelf holds blocks that boxo made. Faults can be put into it.
+// shelf holds blocks that boxo made. Tests can inject faults.
 type shelf struct {
 	t   *testing.T
 	bs  blockstore.Blockstore
@@ -43,7 +43,7 @@ type shelf struct {
 
 	mu   sync.Mutex
 	bad  map[string]error // by multihash
-	read int64            // bytes so far
+	read int64            // bytes read so far
 }
 
 func newShelf(t *testing.T) *shelf {
@@ -114,7 +114,7 @@ func (p *places) Read(_ context.Context, i, j int, buf []byte) (int, error) {
 	return j - i, nil
 }
 
-// file adds a file by one of boxo's layouts.
+// file adds a file in one of boxo's layouts.
 func (s *shelf) file(data []byte, size, width int, raw bool, layout func(*helpers.DagBuilderHelper) (ipld.Node, error)) cid.Cid {
 	s.t.Helper()
 	params := helpers.DagBuilderParams{Maxlinks: width, RawLeaves: raw, Dagserv: s.dag, CidBuilder: cid.V1Builder{Codec: cid.DagProtobuf, MhType: 0x12}}
@@ -150,7 +150,7 @@ func content(ctx context.Context, r *walk.Reader, c cid.Cid, from, length int64)
 	return w.Bytes(), err
 }
 
-// TestContent: any range of a file of any layout is that of its bytes.
+// TestContent reads ranges of files in all layouts.
 func TestContent(t *testing.T) {
 	t.Parallel()
 	for name, layout := range map[string]func(*helpers.DagBuilderHelper) (ipld.Node, error){"balanced": balancedFile, "trickle": trickleFile} {
@@ -182,7 +182,7 @@ func TestContent(t *testing.T) {
 	}
 }
 
-// TestRangeReadsLittle: a range is begun where it is, not at the beginning.
+// TestRangeReadsLittle: reading a range does not read what is before it.
 func TestRangeReadsLittle(t *testing.T) {
 	t.Parallel()
 	s := newShelf(t)
@@ -198,7 +198,7 @@ func TestRangeReadsLittle(t *testing.T) {
 	}
 }
 
-// order is the CIDs in the order in which boxo's nodes link to them.
+// order returns the CIDs in the order in which boxo's nodes link to them.
 func (s *shelf) order(c cid.Cid, met map[cid.Cid]bool) []cid.Cid {
 	s.t.Helper()
 	if met[c] {
@@ -235,8 +235,8 @@ func sections(t *testing.T, p []byte) []cid.Cid {
 	}
 }
 
-// tree is a directory with files of both kinds, twice the same, and a sharded
-// directory.
+// tree makes a directory with files of both kinds, the same file twice, and a
+// sharded directory.
 func (s *shelf) tree() ipld.Node {
 	s.t.Helper()
 	small := s.add(merkledag.NewRawNode([]byte("small")))
@@ -339,8 +339,8 @@ func TestResolve(t *testing.T) {
 	}
 }
 
-// TestErrors: what can't be had ends a walk where it is, after all that comes
-// before, and is an error at once if that is the beginning.
+// TestErrors: a block that can't be read ends a walk after everything before it
+// was yielded. If it is the first block, starting the walk fails.
 func TestErrors(t *testing.T) {
 	t.Parallel()
 	data := noise(4, 1<<20)
@@ -375,7 +375,7 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// TestMissing: a block that is nowhere is known by its size.
+// TestMissing: the size shows that a block is not held.
 func TestMissing(t *testing.T) {
 	t.Parallel()
 	s := newShelf(t)
@@ -394,7 +394,7 @@ func TestMissing(t *testing.T) {
 	}
 }
 
-// gate is a writer that nothing passes until it is opened.
+// gate is a writer that blocks until it is opened.
 type gate struct {
 	open chan struct{}
 	got  bytes.Buffer
@@ -405,8 +405,8 @@ func (g *gate) Write(p []byte) (int, error) {
 	return g.got.Write(p)
 }
 
-// TestMemory: many readers that stand still hold no more than they may together,
-// and all get on in the end.
+// TestMemory: many stalled readers together stay within the limit, and all of
+// them finish in the end.
 func TestMemory(t *testing.T) {
 	t.Parallel()
 	const (
@@ -460,7 +460,7 @@ func TestMemory(t *testing.T) {
 	})
 }
 
-// TestStop: a walk that nobody waits for any more ends.
+// TestStop: a walk ends when nobody waits for it any more.
 func TestStop(t *testing.T) {
 	t.Parallel()
 	s := newShelf(t)
@@ -469,7 +469,7 @@ func TestStop(t *testing.T) {
 	r := walk.NewReader(s, walk.Options{Walks: 1})
 	n, err := r.Node(t.Context(), c)
 	s.check(err)
-	for range 3 { // each gives back what it held
+	for range 3 { // each releases what it held
 		ctx, cancel := context.WithCancelCause(t.Context())
 		body, err := r.Content(ctx, c, n, 0, int64(len(data)))
 		s.check(err)

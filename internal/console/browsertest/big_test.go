@@ -25,10 +25,10 @@ import (
 	"github.com/carload/carload/internal/console/web"
 )
 
-// tabLimit is the most that the process of a tab may have in memory.
+// tabLimit is the most memory that the process of a tab may use.
 const tabLimit = 400 << 20
 
-// TestBigFile sends a file of CARLOAD_BROWSER_BYTES (6GiB) from the disk to
+// TestBigFile uploads a file of CARLOAD_BROWSER_BYTES (6GiB) from the disk to
 // `carload serve`, and watches the memory of the browser's processes.
 func TestBigFile(t *testing.T) {
 	size, err := humanize.ParseBytes(os.Getenv("CARLOAD_BROWSER_BYTES"))
@@ -83,7 +83,7 @@ func TestBigFile(t *testing.T) {
 	}
 }
 
-// writeRandom writes a file that no block of which is there twice.
+// writeRandom writes a file in which no two blocks are equal.
 func writeRandom(t *testing.T, path string, size int64) {
 	t.Helper()
 	f, err := os.Create(path)
@@ -113,7 +113,7 @@ func serve(t *testing.T, carload, store string) (endpoint, token string) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = cmd.Wait() }) // its context is done then
+	t.Cleanup(func() { _ = cmd.Wait() }) // its context has ended then
 	lines := bufio.NewScanner(out)
 	for lines.Scan() {
 		if i := strings.Index(lines.Text(), "http://127.0.0.1:"); i >= 0 {
@@ -128,8 +128,8 @@ func serve(t *testing.T, carload, store string) (endpoint, token string) {
 	return endpoint, string(bytes.TrimSpace(key))
 }
 
-// watchMemory looks at the processes below one until the returned function is
-// called, which tells the most that one of each kind had in memory.
+// watchMemory watches the processes below one. The returned function stops it,
+// and returns the most memory that a process of each kind used.
 func watchMemory(t *testing.T, browser int) func() map[string]int64 {
 	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
@@ -156,8 +156,8 @@ func watchMemory(t *testing.T, browser int) func() map[string]int64 {
 	}
 }
 
-// memoryBelow is the largest resident set of each kind of process below a
-// browser. Processes come and go, so what can't be read is left out.
+// memoryBelow returns the largest resident size of each kind of process below a
+// browser. It skips processes that it can't read, since they come and go.
 func memoryBelow(browser int) map[string]int64 {
 	parents := map[int]int{}
 	kinds := map[int]string{}
@@ -184,7 +184,7 @@ func memoryBelow(browser int) map[string]int64 {
 		}
 		cmdline, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
 		kinds[pid] = "browser"
-		// Processes that change their title have blanks between arguments.
+		// Processes that change their title separate arguments by blanks.
 		for arg := range strings.FieldsFuncSeq(string(cmdline), func(r rune) bool { return r == 0 || r == ' ' }) {
 			if kind, ok := strings.CutPrefix(arg, "--type="); ok {
 				kinds[pid] = kind

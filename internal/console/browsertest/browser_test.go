@@ -1,5 +1,5 @@
-// Package browsertest drives what the console sends to browsers in a real one.
-// It is a module of its own, so that carload does not carry what drives
+// Package browsertest runs the console in a real browser. It is a separate
+// module, so that carload does not depend on the packages that control
 // browsers.
 package browsertest
 
@@ -14,14 +14,14 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// browser is a Chromium without a window. What pages keep is in its profile,
-// which outlives it.
+// browser is a headless Chromium. Its profile keeps what pages store, and
+// outlives it.
 type browser struct {
-	ctx   context.Context // of the browser, for chromedp
+	ctx   context.Context // the browser's, for chromedp
 	close func()
 }
 
-// executable finds a Chromium. In CI there has to be one.
+// executable finds a Chromium. In CI there must be one.
 func executable(t testing.TB) string {
 	t.Helper()
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
@@ -36,13 +36,14 @@ func executable(t testing.TB) string {
 	return ""
 }
 
-// open starts a browser with a profile in that directory, and options on top.
+// open starts a browser with its profile in this directory, with further
+// options.
 func open(t testing.TB, profile string, more ...chromedp.ExecAllocatorOption) *browser {
 	t.Helper()
 	return openFor(t, profile, 2*time.Minute, more...)
 }
 
-// openFor is open for what takes so long at most.
+// openFor is open with another time limit.
 func openFor(t testing.TB, profile string, limit time.Duration, more ...chromedp.ExecAllocatorOption) *browser {
 	t.Helper()
 	alloc, closeAlloc := chromedp.NewExecAllocator(t.Context(), append([]chromedp.ExecAllocatorOption{
@@ -67,7 +68,7 @@ func openFor(t testing.TB, profile string, limit time.Duration, more ...chromedp
 	return b
 }
 
-// kill ends the browser as a crash does: it saves nothing.
+// kill ends the browser like a crash: it saves nothing.
 func (b *browser) kill(t testing.TB) {
 	t.Helper()
 	if err := chromedp.FromContext(b.ctx).Browser.Process().Kill(); err != nil {
@@ -84,7 +85,7 @@ func (b *browser) do(t testing.TB, steps ...chromedp.Action[chromedp.Void]) {
 	}
 }
 
-// eval is the value of an expression in the page; a promise is waited for.
+// eval evaluates an expression in the page. It waits for a promise.
 func eval[T any](t testing.TB, b *browser, expression string) T {
 	t.Helper()
 	v, err := chromedp.Run(b.ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))

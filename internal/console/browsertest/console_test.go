@@ -41,7 +41,7 @@ type home struct {
 
 	mu   sync.Mutex
 	seen []seen
-	gate func(*http.Request) // waits before requests
+	gate func(*http.Request) // called before each request; may block
 }
 
 // seen is a request that was answered.
@@ -127,7 +127,7 @@ func (h *home) setGate(gate func(*http.Request)) {
 	h.gate = gate
 }
 
-// code is what carload console asks for.
+// code requests a sign-in code, as carload console does.
 func (h *home) code() string {
 	h.t.Helper()
 	req, err := http.NewRequestWithContext(h.t.Context(), http.MethodPost, h.http.URL+"/console/code", nil)
@@ -152,12 +152,12 @@ func (h *home) signIn(b *browser) {
 	h.t.Helper()
 	b.do(h.t, chromedp.Navigate(h.http.URL+"/#code="+h.code()))
 	waitFor(h.t, b, "document.querySelector('header nav') !== null")
-	// A violation would mean that something of the page's own needs what its
-	// policy refuses, or that something foreign was tried.
+	// A violation would mean that the page needs something that its policy
+	// forbids, or that foreign content tried something.
 	eval[any](h.t, b, "globalThis.violations = []; addEventListener('securitypolicyviolation', (e) => violations.push(e.violatedDirective + ' ' + e.blockedURI)); null")
 }
 
-// clean fails if a policy was violated since signing in.
+// clean fails if the policy was violated since signing in.
 func clean(t *testing.T, b *browser) {
 	t.Helper()
 	if got := eval[[]string](t, b, "globalThis.violations ?? ['the page was left']"); len(got) > 0 {
@@ -165,7 +165,7 @@ func clean(t *testing.T, b *browser) {
 	}
 }
 
-// page goes to a page of the console.
+// page opens a page of the console.
 func (h *home) page(b *browser, hash, title string) {
 	h.t.Helper()
 	eval[any](h.t, b, fmt.Sprintf("location.hash = %q; null", hash))
@@ -176,7 +176,7 @@ func has(text string) string {
 	return fmt.Sprintf("document.querySelector('main')?.textContent.includes(%q)", text)
 }
 
-// up sends a path as carload up does.
+// up uploads a path as carload up does.
 func (h *home) up(path string, name string) string {
 	h.t.Helper()
 	token, err := nftstorage.NewToken(h.token)
@@ -213,7 +213,7 @@ func (h *home) pick(b *browser, input, path string) {
 	b.do(h.t, chromedp.SetUploadFiles(chromedp.CSS(input), []string{path}))
 }
 
-// scheme makes pages light or dark.
+// scheme switches pages to the light or dark color scheme.
 func scheme(name string) chromedp.Action[chromedp.Void] {
 	return chromedp.Func(func(ctx context.Context, t *chromedp.Target) error {
 		_, err := cdp.Call(ctx, t, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
@@ -267,7 +267,7 @@ func TestConsole(t *testing.T) {
 	b.do(t, chromedp.Click(chromedp.CSS(".links button[aria-expanded]")))
 	waitFor(t, b, "document.querySelector('.qr path').getAttribute('d').length > 500")
 
-	// The first answer to the question is no.
+	// Answer no the first time.
 	b.do(t, chromedp.Click(chromedp.CSS("#delete")))
 	waitFor(t, b, "document.querySelector('dialog[open]') !== null")
 	b.do(t, chromedp.KeyEvent(kb.Enter))
@@ -302,8 +302,8 @@ func TestConsole(t *testing.T) {
 	}
 }
 
-// The tab is killed in the middle of an upload. After that the page knows what
-// was not finished, and the same file goes on.
+// The tab is killed in the middle of an upload. Afterwards the page knows that
+// the upload is not finished, and the same file continues it.
 func TestConsoleIsKilled(t *testing.T) {
 	h := newHome(t)
 	path := filepath.Join(write(t, map[string][]byte{"movie.bin": random(2, 320_000_000)}), "movie.bin")
@@ -330,7 +330,7 @@ func TestConsoleIsKilled(t *testing.T) {
 	b := open(t, profile)
 	h.signIn(b)
 	h.pick(b, "#files", path)
-	<-reached // two shards are answered, and the next two wait
+	<-reached // two shards are answered; the next two wait
 	waitFor(t, b, "document.querySelectorAll('.transfer .map .held').length === 2")
 	b.kill(t)
 	h.setGate(nil)
@@ -358,7 +358,7 @@ func TestConsoleIsKilled(t *testing.T) {
 	waitFor(t, b, "document.querySelector('#pending-title').closest('section').hidden")
 }
 
-// An upload from the command line fills up while one looks.
+// The page shows how an upload from the command line progresses.
 func TestLive(t *testing.T) {
 	h := newHome(t)
 	dir := write(t, map[string][]byte{"movie.bin": random(3, 9_000_000)})
@@ -409,8 +409,8 @@ func TestLive(t *testing.T) {
 	clean(t, b)
 }
 
-// A directory that is spread over many blocks is loaded as one scrolls, by the
-// keyboard alone, and little of it is in the page.
+// A sharded directory is loaded while scrolling, with the keyboard alone. The
+// page holds only a small part of it.
 func TestBrowse(t *testing.T) {
 	n := 6_000
 	if os.Getenv("CARLOAD_TEST_LONG") != "" {
@@ -447,12 +447,12 @@ func TestBrowse(t *testing.T) {
 	clean(t, b)
 }
 
-// What previews show, and that nothing in them acts.
+// What previews show, and that nothing in them runs.
 func TestPreviews(t *testing.T) {
 	h := newHome(t)
 	b := open(t, t.TempDir())
-	b.do(t, chromedp.Navigate(h.http.URL+"/console/assets/icon.svg")) // some page of the origin
-	// A video by the browser itself: two seconds of a canvas.
+	b.do(t, chromedp.Navigate(h.http.URL+"/console/assets/icon.svg")) // any page of the origin
+	// The browser itself makes a video: two seconds of a canvas.
 	video := eval[string](t, b, `(async () => {
 		const canvas = new OffscreenCanvas(64, 48), c = canvas.getContext('2d')
 		const html = document.createElementNS('http://www.w3.org/1999/xhtml', 'canvas')
@@ -527,8 +527,8 @@ func TestPreviews(t *testing.T) {
 	if eval[bool](t, b, "globalThis.pwned !== undefined || document.querySelector('[data-pwned]') !== null") {
 		t.Error("something in the content has run")
 	}
-	// The image that the metadata names is not one, and an image of the name that
-	// is markup was asked for by nobody.
+	// The metadata names an image that is not one. An image whose name is
+	// markup must not have been requested.
 	clean(t, b)
 	for _, r := range h.requests() {
 		if strings.HasSuffix(r.path, "/x") {
@@ -536,7 +536,7 @@ func TestPreviews(t *testing.T) {
 		}
 	}
 
-	// The SVG as a page of its own: its script does not run either.
+	// If the SVG is opened as a page, its script does not run either.
 	b.do(t, chromedp.Navigate(h.http.URL+"/ipfs/"+root+"/a.svg"))
 	waitFor(t, b, "document.documentElement.localName === 'svg' && document.readyState === 'complete'")
 	if eval[bool](t, b, "document.documentElement.hasAttribute('data-pwned')") {
@@ -547,13 +547,13 @@ func TestPreviews(t *testing.T) {
 func quoted(s string) string {
 	p, err := json.Marshal(s)
 	if err != nil {
-		panic(err) // a string
+		panic(err) // cannot happen: a string
 	}
 	return string(p)
 }
 
-// attack is a page that tries what it can against the console at an origin,
-// and writes into its title what came of it.
+// attack is a page that tries everything against the console at an origin. It
+// writes the result into its title.
 const attack = `<!doctype html><title>begun</title><body><script>
 const at = 'ORIGIN'
 const tried = async (name, f) => { try { return name + ':' + await f() } catch { return name + ':refused' } }
@@ -591,7 +591,7 @@ const tried = async (name, f) => { try { return name + ':' + await f() } catch {
 })()
 </script>`
 
-// Pages of other origins, and of content, can do nothing with the session of
+// Pages of other origins, and uploaded pages, cannot use the session of
 // somebody who is signed in.
 func TestAttacks(t *testing.T) {
 	h := newHome(t)
@@ -606,7 +606,7 @@ func TestAttacks(t *testing.T) {
 	port := h.http.URL[strings.LastIndexByte(h.http.URL, ':')+1:]
 	b := open(t, t.TempDir(), chromedp.Flag("host-resolver-rules", "MAP evil.example 127.0.0.1"))
 	h.signIn(b)
-	waitFor(t, b, has("2 uploads")) // all of its own requests are answered, but for the events
+	waitFor(t, b, has("2 uploads")) // all requests of the page are answered, except for the events
 	b.do(t, chromedp.Navigate("about:blank"))
 	began := len(h.requests())
 	sound := func(where string, mustPost bool) {
@@ -631,8 +631,8 @@ func TestAttacks(t *testing.T) {
 		}
 	}
 
-	// Another port of this host, which browsers send the cookie to; and another
-	// site. Their scripts run, and come to nothing.
+	// Another port of this host, to which browsers send the cookie, and another
+	// site. Their scripts run, but achieve nothing.
 	evilPort := evil.URL[strings.LastIndexByte(evil.URL, ':')+1:]
 	for _, origin := range []string{evil.URL, "http://evil.example:" + evilPort, "http://localhost:" + evilPort} {
 		began = len(h.requests())
@@ -655,11 +655,12 @@ func TestAttacks(t *testing.T) {
 		t.Errorf("a page in /ipfs/ has the origin %s", origin)
 	}
 	sound("/ipfs/", false)
-	// Nor if the console is where it wants to be framed.
+	// Nor can the content frame the console.
 	b.do(t, chromedp.Navigate(h.http.URL+"/"))
 	waitFor(t, b, "document.querySelector('header nav') !== null")
 
-	// A name that leads to this machine is of no use: the service does not go by it.
+	// A foreign name that points at this machine is no use, since the service
+	// does not accept it.
 	began = len(h.requests())
 	b.do(t, chromedp.Navigate("http://evil.example:"+port+"/"))
 	if got := eval[string](t, b, "document.body.innerText"); !strings.Contains(got, "does not answer for") {
@@ -671,13 +672,13 @@ func TestAttacks(t *testing.T) {
 		}
 	}
 
-	// After all that the session is still there.
+	// After all that, the session still works.
 	b.do(t, chromedp.Navigate(h.http.URL+"/"))
 	waitFor(t, b, has("2 uploads"))
 }
 
-// Everything that can be used has a name for those who hear the page, can be
-// reached by the keyboard, and text has contrast.
+// Every control has a name for screen readers and can be reached by keyboard,
+// and text has enough contrast.
 func TestBasics(t *testing.T) {
 	h := newHome(t)
 	root := h.up(write(t, map[string][]byte{"a.txt": []byte("hello"), "sub/b.txt": []byte("x")}), "folder")
@@ -692,7 +693,7 @@ func TestBasics(t *testing.T) {
 			}
 		}
 	}
-	// From the list to an upload by keys alone.
+	// From the list to an upload with the keyboard alone.
 	h.page(b, "#/", "Uploads")
 	waitFor(t, b, has("1 upload"))
 	for range 30 {
@@ -726,8 +727,8 @@ const basics = `(() => {
 	return [...new Set(problems)]
 })()`
 
-// Pictures of the main pages, for people to look at: CARLOAD_SCREENSHOTS names
-// the directory for them.
+// Screenshots of the main pages, for people to look at. CARLOAD_SCREENSHOTS
+// names the directory for them.
 func TestScreenshots(t *testing.T) {
 	out := os.Getenv("CARLOAD_SCREENSHOTS")
 	if out == "" {

@@ -26,17 +26,17 @@ import (
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
-// policy is what the engine must be able to live with.
+// policy is the content security policy under which the engine must work.
 const policy = "default-src 'none'; script-src 'self'; worker-src 'self'; connect-src 'self'; form-action 'none'; base-uri 'none'"
 
-// site is a page with the packing engine and a service at the same origin.
+// site is a page with the packing engine, and a service at the same origin.
 type site struct {
 	*uploadertest.Server
 	http *httptest.Server
 
 	mu     sync.Mutex
-	posted [][sha256.Size]byte // digests of bodies that were read whole
-	gate   func(n int)         // waits before the answer to shard n
+	posted [][sha256.Size]byte // digests of bodies that were read completely
+	gate   func(n int)         // called before the reply to shard n; may block
 }
 
 func newSite(t *testing.T) *site {
@@ -61,7 +61,7 @@ func newSite(t *testing.T) *site {
 	return s
 }
 
-// post notes what arrived, and passes it on.
+// post records what arrived, and passes it on.
 func (s *site) post(w http.ResponseWriter, r *http.Request) {
 	data, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -90,7 +90,7 @@ func (s *site) setGate(gate func(n int)) {
 	s.gate = gate
 }
 
-// overlay is files of one of two places.
+// overlay looks for files in two places.
 type overlay struct{ a, b fs.FS }
 
 func (o overlay) Open(name string) (fs.File, error) {
@@ -107,8 +107,8 @@ func (s *site) visit(t *testing.T, b *browser) {
 	waitFor(t, b, "globalThis.ready === true")
 }
 
-// waitFor waits until an expression is true. What the page says is told if that
-// is not so within a minute.
+// waitFor waits until an expression is true. After a minute, it fails and
+// reports what the page says.
 func waitFor(t *testing.T, b *browser, expression string) {
 	t.Helper()
 	eval[bool](t, b, fmt.Sprintf(`new Promise((resolve, reject) => {
@@ -130,12 +130,12 @@ func (s *site) options(more map[string]any) string {
 	}
 	text, err := json.Marshal(all)
 	if err != nil {
-		panic(err) // plain values
+		panic(err) // cannot happen: plain values
 	}
 	return string(text)
 }
 
-// ended is how an upload ended.
+// ended is the result of an upload.
 type ended struct {
 	Result *struct {
 		Root                            string
@@ -152,7 +152,7 @@ func random(seed uint64, n int) []byte {
 	return data
 }
 
-// plan is what the Go engine makes of a file or folder.
+// plan returns what the Go engine makes from a file or folder.
 func plan(t *testing.T, path string) (*chunker.DAG, *splitter.Plan) {
 	t.Helper()
 	d, err := chunker.BuildTree(t.Context(), path, chunker.Options{})
@@ -166,8 +166,8 @@ func plan(t *testing.T, path string) (*chunker.DAG, *splitter.Plan) {
 	return d, p
 }
 
-// A real browser reads files and folders as the Go engine reads them, and what
-// it sends is complete.
+// A real browser reads files and folders as the Go engine does, and what it
+// sends is complete.
 func TestPackInBrowser(t *testing.T) {
 	s := newSite(t)
 	dir := write(t, map[string][]byte{
@@ -192,7 +192,7 @@ func TestPackInBrowser(t *testing.T) {
 	folder := filepath.Join(dir, "folder")
 	want, p := plan(t, folder)
 	b.do(t, chromedp.SetUploadFiles(chromedp.CSS("#folder"), []string{folder}))
-	waitFor(t, b, "pick('folder').length > 0") // the folder is read meanwhile
+	waitFor(t, b, "pick('folder').length > 0") // wait until the folder has been read
 	eval[any](t, b, "begin('folder', "+s.options(nil)+")")
 	got := eval[ended](t, b, "ended")
 	if got.Result == nil || got.Result.Root != want.Root().String() || got.Result.SentShards != len(p.Shards) {
@@ -206,8 +206,8 @@ func TestPackInBrowser(t *testing.T) {
 	}
 }
 
-// A browser that is killed in the middle goes on: what was sent is not sent
-// again, and nothing is hashed again.
+// A browser that was killed in the middle continues: it sends nothing again and
+// hashes nothing again.
 func TestBrowserIsKilled(t *testing.T) {
 	s := newSite(t)
 	dir := write(t, map[string][]byte{"movie.bin": random(4, 50_000_000)})
@@ -266,7 +266,8 @@ func TestBrowserIsKilled(t *testing.T) {
 	}
 }
 
-// A file that is written to while it is sent is found out, and never mixed.
+// If a file changes while it is being sent, that is detected, and the versions
+// are never mixed.
 func TestFileChangesInBrowser(t *testing.T) {
 	s := newSite(t)
 	dir := write(t, map[string][]byte{"movie.bin": random(5, 30_000_000)})
@@ -299,7 +300,7 @@ func TestFileChangesInBrowser(t *testing.T) {
 	}
 }
 
-// The same is not sent twice at the same time, as by another tab.
+// The same file is not sent twice at the same time, as by another tab.
 func TestSentOnceAtATime(t *testing.T) {
 	s := newSite(t)
 	path := filepath.Join(write(t, map[string][]byte{"movie.bin": random(7, 12_000_000)}), "movie.bin")

@@ -24,7 +24,7 @@ import (
 	"github.com/carload/carload/splitter"
 )
 
-// recipe is what the browser's engine takes as one.
+// recipe is a profile for the browser's engine.
 type recipe struct {
 	ChunkBytes int `json:"chunkBytes"`
 	Width      int `json:"width"`
@@ -36,15 +36,15 @@ var (
 	scaled   = recipe{1 << 10, 4, 1000}
 )
 
-// profile is the same as the Go engine has it. The numbers are put into the
-// default profile, so that it is the one that the browser's stands for.
+// profile returns the same profile for the Go engine. It puts the numbers into
+// the default profile, which the browser's engine implements.
 func (r recipe) profile() chunker.Profile {
 	p := chunker.UnixFSv1()
 	p.ChunkBytes, p.Width, p.HAMT.Limit = r.ChunkBytes, r.Width, r.HAMTBytes
 	return p
 }
 
-// entry is a file of a folder, or an empty directory if it has no data.
+// entry is a file in a folder, or an empty directory if it has no data.
 type entry struct {
 	Path string `json:"path"`
 	Data memory `json:"data,omitzero"`
@@ -55,12 +55,12 @@ type input struct {
 	name    string
 	Recipe  recipe  `json:"recipe"`
 	Limit   int64   `json:"limit"`
-	File    string  `json:"file,omitempty"` // on disk
+	File    string  `json:"file,omitempty"` // path on disk
 	Entries []entry `json:"entries,omitzero"`
 	data    memory
 }
 
-// packed is what comes out.
+// packed is the result.
 type packed struct {
 	Root    string      `json:"root"`
 	Bytes   int64       `json:"bytes"`
@@ -74,7 +74,7 @@ type shardFile struct {
 	SHA256 string `json:"sha256"`
 }
 
-// memory is a source that holds its bytes.
+// memory is a source whose bytes are in memory.
 type memory []byte
 
 func (memory) Name() string                    { return "memory" }
@@ -85,7 +85,7 @@ type memoryFile struct{ *bytes.Reader }
 
 func (memoryFile) Close() error { return nil }
 
-// describe is what the Go engine makes of an input.
+// describe returns what the Go engine makes from an input.
 func (in *input) describe(t *testing.T) (*chunker.DAG, error) {
 	t.Helper()
 	opts := chunker.Options{Profile: in.Recipe.profile()}
@@ -116,7 +116,7 @@ func (in *input) plan(t *testing.T) (*splitter.Plan, error) {
 	return splitter.Split(d, splitter.Options{MaxShardBytes: in.Limit})
 }
 
-// pack is what the Go engine sends.
+// pack returns what the Go engine sends.
 func pack(t *testing.T, p *splitter.Plan) packed {
 	t.Helper()
 	d, ok := p.Blocks.(*chunker.DAG)
@@ -137,7 +137,7 @@ func pack(t *testing.T, p *splitter.Plan) packed {
 	return out
 }
 
-// node is the program that runs the browser's engine here.
+// node is the program that runs the browser's engine.
 func node(t *testing.T) string {
 	t.Helper()
 	path, err := exec.LookPath("node")
@@ -185,7 +185,7 @@ func inBrowser(t *testing.T, inputs []*input) []packed {
 	return out
 }
 
-// same packs inputs with both engines and compares roots, sizes and bytes.
+// same packs inputs with both engines, and compares roots, sizes and bytes.
 func same(t *testing.T, inputs []*input) {
 	t.Helper()
 	shards := 0
@@ -203,7 +203,7 @@ func same(t *testing.T, inputs []*input) {
 	t.Logf("%d inputs in %d shards", len(inputs), shards)
 }
 
-// content is bytes that depend on the seed only.
+// content returns bytes that depend only on the seed.
 func content(seed string, n int) memory {
 	data := make(memory, n)
 	rand.NewChaCha8(sha256.Sum256([]byte(seed))).Read(data)
@@ -225,8 +225,8 @@ func folder(name string, r recipe, limit int64, entries []entry) *input {
 	return &input{name: name, Recipe: r, Limit: limit, Entries: entries}
 }
 
-// Files of sizes at every boundary: of a chunk, of a node, of two and three
-// levels of nodes, and of a shard.
+// Files with sizes at every boundary: of a chunk, a node, two and three levels
+// of nodes, and a shard.
 func TestFilesAsTheEngineDoes(t *testing.T) {
 	t.Parallel()
 	var inputs []*input
@@ -240,7 +240,7 @@ func TestFilesAsTheEngineDoes(t *testing.T) {
 	for _, size := range []int{0, 1, 1<<20 - 1, 1 << 20, 1<<20 + 1, 3<<20 + 12345} {
 		add(standard, splitter.DefaultMaxShardBytes, "random", content("files", size))
 	}
-	// A byte more or less in the limit, or in the file, is another plan.
+	// One byte more or less, in the limit or in the file, changes the plan.
 	for _, size := range []int{1025, 2048, 20_000} {
 		whole := file(t, "", scaled, 1<<30, content("limits", size))
 		p, err := whole.plan(t)
@@ -252,7 +252,7 @@ func TestFilesAsTheEngineDoes(t *testing.T) {
 		}
 		add(scaled, p.Size(), "random", content("limits", size+1))
 	}
-	// Blocks that are there more than once are sent once.
+	// Repeated blocks are sent once.
 	for _, size := range []int{4096, 100_000} {
 		add(scaled, 5_000, "zeros", make(memory, size))
 		add(scaled, 5_000, "twice the same", append(content("twice", size), content("twice", size)...))
@@ -263,7 +263,7 @@ func TestFilesAsTheEngineDoes(t *testing.T) {
 	same(t, inputs)
 }
 
-// Two shards of the default limit, read from disk.
+// Two shards at the default limit, read from disk.
 func TestManyShards(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -272,7 +272,7 @@ func TestManyShards(t *testing.T) {
 	same(t, []*input{file(t, "210 MB", standard, splitter.DefaultMaxShardBytes, content("shards", 210_000_001))})
 }
 
-// oddNames are those that programs trip over.
+// oddNames are names that trip up programs.
 var oddNames = []string{
 	"a", "A", "a b", " leading", "trailing ", "tab\there", "line\nend", `back\slash`, `"quotes"`, "'", "%41", "%", "#?&=", "<b>bold</b>", "<script>alert(1)</script>",
 	"__proto__", "constructor", "toString", "0", "00", "1e3", "-", "--flag", "~", "ä", "a\u0308", "\uff5e", "\U0001f600", "日本語", "\u202eevil", "\u00a0", "\ufeffbom",
@@ -316,7 +316,8 @@ func TestFoldersAsTheEngineDoes(t *testing.T) {
 		folder("1,000 entries", standard, 10*limit, numbered("file-%05d.txt", 1000, one)),
 		folder("5,000 entries", standard, 10*limit, numbered("file-%05d.txt", 5000, one)),
 	}
-	// A directory of exactly the limit stays flat, one of a byte more does not.
+	// A directory of exactly the limit stays plain; one byte more makes it
+	// sharded.
 	for n := 1; n <= 12; n++ {
 		for _, long := range []int{0, 1} {
 			entries := numbered("file-%05d.txt", n, one)
@@ -334,7 +335,7 @@ func TestRandomFolders(t *testing.T) {
 	t.Parallel()
 	var inputs []*input
 	for seed := range uint64(25) {
-		rng := rand.New(rand.NewPCG(seed, 1)) // a seed, so that a failure can be had again
+		rng := rand.New(rand.NewPCG(seed, 1)) // seeded, so that a failure can be reproduced
 		var entries []entry
 		dirs := []string{""}
 		taken := map[string]bool{}
@@ -358,7 +359,7 @@ func TestRandomFolders(t *testing.T) {
 	same(t, inputs)
 }
 
-// Roots that other programs found.
+// Roots from other programs.
 func TestPublishedRoots(t *testing.T) {
 	t.Parallel()
 	data, err := os.ReadFile(filepath.Join("..", "..", "..", "testdata", "vectors", "unixfs.json"))
@@ -402,7 +403,7 @@ func TestPublishedRoots(t *testing.T) {
 	}
 }
 
-// What the engine refuses, the browser refuses, and says why.
+// What the Go engine refuses, the browser's refuses too, and says why.
 func TestRefusedInBrowser(t *testing.T) {
 	t.Parallel()
 	big := numberedPath(513)

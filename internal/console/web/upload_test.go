@@ -22,11 +22,11 @@ import (
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
-// job is an upload by the browser's engine. What is not a setting of the test
-// is an option of the upload.
+// job is an upload by the browser's engine. Fields that are not settings of the
+// test are options of the upload.
 type job map[string]any
 
-// outcome is what became of it.
+// outcome is the result of an upload.
 type outcome struct {
 	Result *struct {
 		Root                            string
@@ -36,16 +36,16 @@ type outcome struct {
 	}
 	Phases      []string
 	Pauses      int
-	Most        int // shards in flight at a time
+	Most        int // most shards in flight at a time
 	Done, Total int64
 	Tries       int
 	Code        string
 	Message     string
 	Status      int
-	Hashed      []int // leaves whose digests are remembered, of each upload that is not done
+	Hashed      []int // for each unfinished upload, the number of leaves whose digests are stored
 }
 
-// upload runs uploads, one after another, under Node.
+// upload runs uploads one after another, under Node.
 func upload(t *testing.T, jobs ...job) []outcome {
 	t.Helper()
 	var stdin bytes.Buffer
@@ -80,7 +80,7 @@ func upload(t *testing.T, jobs ...job) []outcome {
 	return out
 }
 
-// sample is a file, and what the Go engine makes of it.
+// sample is a file, and what the Go engine makes from it.
 func sample(t *testing.T, size int) (*input, packed) {
 	t.Helper()
 	in := file(t, "sample", scaled, 20_000, content("upload", size))
@@ -100,8 +100,8 @@ func decode(t *testing.T, root string) cid.Cid {
 	return c
 }
 
-// The service itself takes what the browser's engine sends, and calls it
-// complete; a second upload sends nothing.
+// The service accepts what the browser's engine sends, and reports it complete.
+// A second upload sends nothing.
 func TestUploadToTheService(t *testing.T) {
 	t.Parallel()
 	st, err := store.Open(t.Context(), store.Options{Dir: t.TempDir()})
@@ -120,7 +120,7 @@ func TestUploadToTheService(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.Method {
 		case http.MethodPost:
-			posts++ // one at a time: parallel is 1
+			posts++ // no lock needed: parallel is 1
 		case http.MethodGet:
 			gets++
 		}
@@ -156,7 +156,7 @@ func TestUploadToTheService(t *testing.T) {
 	}
 }
 
-// Each fault ends well, or with the right words.
+// Each fault ends well, or with the right message.
 func TestUploadFaults(t *testing.T) {
 	t.Parallel()
 	in, want := sample(t, 50_000)
@@ -169,8 +169,8 @@ func TestUploadFaults(t *testing.T) {
 		op     uploadertest.Op
 		faults []uploadertest.Fault
 		job    job
-		code   string // empty: it succeeds
-		posts  int    // that arrive at the service
+		code   string // empty if it succeeds
+		posts  int    // that reach the service
 	}
 	rows := map[string]row{
 		"none":                  {posts: n},
@@ -222,8 +222,8 @@ func TestUploadFaults(t *testing.T) {
 	}
 }
 
-// What the service has of it, sent by whomever, is not sent again; what it has
-// lost is.
+// Shards that the service has, whoever sent them, are not sent again. Shards
+// that it has lost are.
 func TestUploadSendsWhatIsMissing(t *testing.T) {
 	t.Parallel()
 	in, want := sample(t, 100_000)
@@ -262,8 +262,8 @@ func TestUploadPauses(t *testing.T) {
 	}
 }
 
-// A service that never calls it complete does not make it done: what it holds is
-// looked at, shard by shard, and nothing is sent twice.
+// If the service never reports the upload complete, it is not done. The engine
+// checks shard by shard what the service holds, and sends nothing twice.
 func TestUploadThatIsNeverComplete(t *testing.T) {
 	t.Parallel()
 	in, want := sample(t, 50_000)
@@ -279,8 +279,9 @@ func TestUploadThatIsNeverComplete(t *testing.T) {
 	}
 }
 
-// An upload that was stopped while it hashed goes on where it was. Digests that
-// are not those of the file any more are found out by the service, and forgotten.
+// An upload that was stopped while hashing continues where it was. If stored
+// digests no longer match the file, the service finds out, and they are
+// forgotten.
 func TestUploadGoesOnHashing(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -303,7 +304,8 @@ func TestUploadGoesOnHashing(t *testing.T) {
 	if first := out[0]; first.Code != "cancelled" || len(first.Hashed) != 1 || first.Hashed[0] < 1 || first.Hashed[0] > 95 {
 		t.Fatalf("%+v, want some of 96 digests to be remembered", first)
 	}
-	// The first leaves were not hashed again, so they are those of the old file.
+	// The first leaves were not hashed again, so they have the old file's
+	// digests.
 	if second := out[1]; second.Code != "changed" || len(second.Hashed) != 0 {
 		t.Errorf("%+v, want that it changed, and nothing to be remembered", second)
 	}

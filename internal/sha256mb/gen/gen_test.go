@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// What is committed is what the generators write.
+// The committed files are what the generators write.
 func TestUpToDate(t *testing.T) {
 	dir := t.TempDir()
 	for _, args := range [][]string{
@@ -28,7 +28,7 @@ func TestUpToDate(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// The first line has the names of the files.
+		// The first line contains the names of the files.
 		_, got, _ = bytes.Cut(got, []byte("\n"))
 		_, want, _ = bytes.Cut(want, []byte("\n"))
 		if !bytes.Equal(got, want) {
