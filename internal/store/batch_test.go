@@ -14,7 +14,7 @@ import (
 	"github.com/carload/carload/internal/store/storetest"
 )
 
-// readAll finds blocks, and reads those that can be had.
+// readAll finds blocks and reads all that can be read.
 func (s *shelf) readAll(want []block) (n int, absent, err error) {
 	s.t.Helper()
 	var cids []cid.Cid
@@ -40,14 +40,14 @@ func (s *shelf) readAll(want []block) (n int, absent, err error) {
 	return n, batch.Absent, err
 }
 
-// Blocks come in the order that was asked for, from whichever shards and of
-// whichever hash.
+// Blocks come in the order of the request, whatever their shards and hash
+// functions.
 func TestBatch(t *testing.T) {
 	t.Parallel()
 	s := newShelf(t, store.Options{})
 	var want []block
 	for i := range 700 {
-		leaf := raw(fmt.Sprintf("leaf %d", i%650)) // some come again
+		leaf := raw(fmt.Sprintf("leaf %d", i%650)) // some are repeated
 		if i%50 == 7 {
 			leaf = storetest.HashedBlock(cid.Raw, multihash.BLAKE2B_MIN+31, fmt.Appendf(nil, "leaf %d", i))
 		}
@@ -68,8 +68,8 @@ func TestBatch(t *testing.T) {
 	}
 }
 
-// A copy that is damaged in any way is passed over for a good one. If there is
-// none the reader has what comes before, and never wrong bytes.
+// A copy that is damaged in any way is replaced by a good one. If there is
+// none, the reader gets the blocks before it, and never wrong bytes.
 func TestBatchOfDamaged(t *testing.T) {
 	t.Parallel()
 	harms := map[string]func(path string, at int64) error{
@@ -83,10 +83,10 @@ func TestBatchOfDamaged(t *testing.T) {
 		},
 		"truncated": func(path string, at int64) error { return os.Truncate(path, at) },
 		"deleted":   func(path string, _ int64) error { return os.Remove(path) },
-		"a folder":  func(path string, _ int64) error { return errors.Join(os.Remove(path), os.Mkdir(path, 0o700)) }, // reading it is EISDIR
+		"a folder":  func(path string, _ int64) error { return errors.Join(os.Remove(path), os.Mkdir(path, 0o700)) }, // reading it fails with EISDIR
 	}
 	for name, harm := range harms {
-		for _, kept := range []bool{false, true} { // open before it is harmed
+		for _, kept := range []bool{false, true} { // whether the file was open before the damage
 			dir := t.TempDir()
 			s := newShelf(t, store.Options{Dir: dir})
 			leaves := []block{raw("leaf a"), raw("leaf b"), raw("leaf c"), raw("leaf d")}
@@ -104,7 +104,7 @@ func TestBatchOfDamaged(t *testing.T) {
 			n, _, err := s.readAll(leaves)
 			gone := name == "deleted" || name == "a folder"
 			switch {
-			case kept && gone: // the file is still open, and right
+			case kept && gone: // the open file is still right
 				if n != 4 || err != nil {
 					t.Errorf("%s, kept open: %d %v", name, n, err)
 				}
@@ -122,7 +122,7 @@ func TestBatchOfDamaged(t *testing.T) {
 	}
 }
 
-// What was collected does not stay open, nor does what came again.
+// A file is not kept open after its shard was collected or sent again.
 func TestOpenFilesAreDropped(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

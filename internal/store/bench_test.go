@@ -12,8 +12,8 @@ import (
 	"github.com/carload/carload/internal/store"
 )
 
-// BenchmarkOpen opens a store of 10,000 shards in which nothing is wrong: what
-// knowing its damage costs each start.
+// BenchmarkOpen opens a sound store of 10,000 shards. It measures what looking
+// for damage costs at each start.
 func BenchmarkOpen(b *testing.B) {
 	opts := store.Options{Dir: b.TempDir()}
 	s := newShelf(b, opts)
@@ -32,7 +32,7 @@ func BenchmarkOpen(b *testing.B) {
 	}
 }
 
-// BenchmarkTinyBlocks takes in a file of 64 MiB in leaves of 256 bytes.
+// BenchmarkTinyBlocks accepts a file of 64 MiB with leaves of 256 bytes.
 func BenchmarkTinyBlocks(b *testing.B) {
 	blocksPerOp := 0
 	for b.Loop() {

@@ -13,11 +13,11 @@ import (
 )
 
 // dag is a random DAG with several roots. Subtrees are shared, within a root
-// and between roots, and some links name a block by another codec than the one
-// it is uploaded under.
+// and between roots. Some links use another codec than the one a block is
+// uploaded under.
 type dag struct {
 	blocks   []block
-	children [][]cid.Cid // of blocks[i] as the links say
+	children [][]cid.Cid // children of blocks[i] by its links
 	roots    []int
 }
 
@@ -35,7 +35,7 @@ func drawDAG(t *rapid.T, salt string) dag {
 		for range rapid.IntRange(0, 4).Draw(t, "links") {
 			c := d.blocks[rapid.IntRange(0, len(d.blocks)-1).Draw(t, "child")].CID
 			if rapid.IntRange(0, 5).Draw(t, "as raw") == 0 {
-				c = cid.NewCidV1(cid.Raw, c.Hash()) // the bytes of a node as a leaf
+				c = cid.NewCidV1(cid.Raw, c.Hash()) // the bytes of a node, as a leaf
 			}
 			if c.Prefix().Codec == cid.DagProtobuf && rapid.Bool().Draw(t, "v0") {
 				c = cid.NewCidV0(c.Hash())
@@ -55,8 +55,8 @@ func drawDAG(t *rapid.T, salt string) dag {
 	return d
 }
 
-// complete walks from a root over held blocks, knowing nothing of how the
-// service does it.
+// complete walks from a root over the held blocks. It shares no code with the
+// store.
 func (d dag) complete(root int, held map[string]bool) bool {
 	byHash := make(map[string]int)
 	for i, b := range d.blocks {
@@ -80,8 +80,8 @@ func (d dag) complete(root int, held map[string]bool) bool {
 	return walk(d.blocks[root].CID)
 }
 
-// drawShards spreads the blocks over shards of the roots, some of them twice,
-// and in some cases leaves one out.
+// drawShards distributes the blocks over shards of the roots. Some come twice,
+// and sometimes one is left out.
 func (d dag) drawShards(t *rapid.T) (shards [][]block, roots []int) {
 	perm := rapid.Permutation(d.blocks).Draw(t, "order")
 	if rapid.IntRange(0, 3).Draw(t, "leave one out") == 0 {

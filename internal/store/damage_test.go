@@ -16,7 +16,7 @@ func shardFile(dir, part string) string {
 	return filepath.Join(dir, "shards", part[len(part)-2:], part+".car")
 }
 
-// damage changes a byte of a block within the file of a shard.
+// damage changes a byte of a block in a shard's file.
 func damage(t *testing.T, dir, part string, b block) {
 	t.Helper()
 	data, err := os.ReadFile(shardFile(dir, part))
@@ -33,7 +33,7 @@ func damage(t *testing.T, dir, part string, b block) {
 	}
 }
 
-// A block is given out as long as one copy of it is sound, whichever it is.
+// A block is served as long as any copy of it is sound.
 func TestDamagedCopies(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -67,7 +67,7 @@ func TestDamagedCopies(t *testing.T) {
 	if u := s.upload(root.CID); u.State != incomplete || len(u.Parts) != 0 {
 		t.Errorf("damaged: %+v", u)
 	}
-	// A client that is told so sends what it misses again.
+	// A client that learns of the damage sends the missing shards again.
 	for i, want := range []bool{false, false, true} {
 		if got := s.has(leaves[2]); got != want {
 			t.Errorf("before shard %d came again: held is %t", i, got)
@@ -88,7 +88,7 @@ func TestDamagedCopies(t *testing.T) {
 	}
 }
 
-// What links to what is never learned from damaged bytes.
+// Links are never read from damaged bytes.
 func TestDamagedNodeStaysUnread(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -96,7 +96,7 @@ func TestDamagedNodeStaysUnread(t *testing.T) {
 	leaf := raw("leaf")
 	inner := pbNode("inner", leaf.CID)
 	asLeaf := block{CID: raw(string(inner.Data)).CID, Data: inner.Data}
-	first := s.put(carOf(asLeaf, leaf)) // not known as a node
+	first := s.put(carOf(asLeaf, leaf)) // the store does not know it as a node
 	damage(t, dir, first.Parts[0], inner)
 	root := pbNode("root", inner.CID)
 	if u := s.put(carOf(root, raw("other"))); u.State != incomplete {
@@ -116,7 +116,7 @@ func TestGCOfDamagedStore(t *testing.T) {
 	leaf, other := raw("a leaf"), raw("other")
 	first := pbNode("first", leaf.CID)
 	root := pbNode("root", leaf.CID, other.CID)
-	// The leaf is in a shard of a deleted upload, and needed by root.
+	// The leaf is in a shard of a deleted upload, and root needs it.
 	setup := func(t *testing.T) (s *shelf, dir, part string) {
 		dir = t.TempDir()
 		s = newShelf(t, store.Options{Dir: dir})
@@ -175,8 +175,8 @@ func TestGCOfDamagedStore(t *testing.T) {
 	})
 }
 
-// A collection knows what is lost: it takes no shard that something lost may
-// need, and forgets damage with the shards that it takes.
+// A collection takes damage into account. It removes no shard that a lost block
+// may need, and it removes the records of damage together with the shards.
 func TestGCOfMarkedShards(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -184,7 +184,7 @@ func TestGCOfMarkedShards(t *testing.T) {
 	leaf, other := raw("leaf"), raw("other")
 	inner := pbNode("inner", leaf.CID)
 	root := pbNode("root", inner.CID)
-	s.put(carOf(pbNode("deleted", leaf.CID), leaf)) // has what root needs, by way of inner
+	s.put(carOf(pbNode("deleted", leaf.CID), leaf)) // root needs it, through inner
 	part := s.put(carOf(root, inner)).Parts[0]
 	gone := s.put(carOf(other)).Parts[0]
 	s.drop(pbNode("deleted", leaf.CID).CID)
@@ -199,7 +199,7 @@ func TestGCOfMarkedShards(t *testing.T) {
 		t.Fatal("damage was not found")
 	}
 	s.close()
-	s = newShelf(t, store.Options{Dir: dir}) // it is remembered
+	s = newShelf(t, store.Options{Dir: dir}) // the damage is remembered
 	if r, err := s.Collect(t.Context()); !errors.Is(err, store.ErrDamaged) || !strings.Contains(err.Error(), part) || r != (store.CollectReport{}) {
 		t.Errorf("%+v %v", r, err)
 	}

@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// Between makes slices as short as they can be and runs short, and has f called
-// after each slice while the index is given up.
+// Between makes slices and runs as short as possible. It calls f after each
+// slice, while the index is free for others.
 func (st *Store) Between(f func()) { st.turns = turns{run: 310, between: f} }
 
-// Hold keeps the index to itself until the caller lets go.
+// Hold blocks the index until the caller releases it.
 func (st *Store) Hold(ctx context.Context) (letGo func() error) {
 	held, let, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 	go func() {
@@ -23,14 +23,14 @@ func (st *Store) Hold(ctx context.Context) (letGo func() error) {
 	return func() error { close(let); return <-done }
 }
 
-// PatientGroups lets a transaction take all that waits, however slow the machine
-// is. It is called before anything is written.
+// PatientGroups lets a transaction include everything that waits, however slow
+// the machine is. Call it before anything is written.
 func (st *Store) PatientGroups() { st.db.write.groupTime = time.Hour }
 
-// Commits counts transactions that wrote since the store was opened.
+// Commits returns the number of write transactions since the store was opened.
 func (st *Store) Commits() int64 { return st.db.write.commits.Load() }
 
-// WaitQueued waits until this many transactions wait for their turn.
+// WaitQueued waits until this many jobs are waiting for a transaction.
 func (st *Store) WaitQueued(n int) {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()

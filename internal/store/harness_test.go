@@ -26,7 +26,7 @@ const (
 	complete   = store.StateComplete
 )
 
-// shelf is an open store and someone who uses it.
+// shelf is an open store and its user.
 type shelf struct {
 	*store.Store
 	t   testing.TB
@@ -55,21 +55,21 @@ func newShelf(t testing.TB, opts store.Options) *shelf {
 	return s
 }
 
-// close may be called again.
+// close may be called more than once.
 func (s *shelf) close() {
 	if err := s.Store.Close(); err != nil {
 		s.t.Error(err)
 	}
 }
 
-// upload is what an upload looks like after a shard of it came.
+// upload is the state of an upload after one of its shards was accepted.
 type upload struct {
 	Root  cid.Cid
 	State store.State
 	Parts []string
 }
 
-// tryPut sends a shard.
+// tryPut uploads a shard.
 func (s *shelf) tryPut(body []byte) (cid.Cid, error) {
 	in, err := s.Receive(s.t.Context(), bytes.NewReader(body), int64(len(body)))
 	if err != nil {
@@ -80,12 +80,12 @@ func (s *shelf) tryPut(body []byte) (cid.Cid, error) {
 	return in.Root, errors.Join(err, in.Close())
 }
 
-// carCID is the CID of a CAR file.
+// carCID returns the CID of a CAR file.
 func carCID(body []byte) string {
 	return cid.NewCidV1(0x0202, blockOf(cid.Raw, body).CID.Hash()).String()
 }
 
-// put sends a shard and returns the upload that it is part of.
+// put uploads a shard and returns the upload that it belongs to.
 func (s *shelf) put(body []byte) upload {
 	s.t.Helper()
 	root, err := s.tryPut(body)
@@ -129,8 +129,8 @@ func (s *shelf) drop(root cid.Cid) {
 	}
 }
 
-// has reports whether a block is given out. It fails the test if other bytes
-// are.
+// has reports whether the store serves a block. If it serves wrong bytes, the
+// test fails.
 func (s *shelf) has(b block) bool {
 	s.t.Helper()
 	data, err := s.Block(s.t.Context(), b.CID)

@@ -13,9 +13,9 @@ import (
 	"github.com/carload/carload/internal/store"
 )
 
-// peakHeap runs f and returns how much the heap grew at most, sampled.
+// peakHeap runs f and returns the largest growth of the heap, as sampled.
 func peakHeap(f func()) (peak uint64, took time.Duration) {
-	// The test's own archives would let garbage pile up.
+	// Otherwise the test's own archives would let garbage pile up.
 	defer debug.SetGCPercent(debug.SetGCPercent(20))
 	runtime.GC()
 	var before, now runtime.MemStats
@@ -45,7 +45,7 @@ func peakHeap(f func()) (peak uint64, took time.Duration) {
 	return peak, took
 }
 
-// Archives that are valid and made to cost as much as they can.
+// Archives that are valid, but made to cost as much as possible.
 func TestHostileCARs(t *testing.T) {
 	if testing.Short() || underRace {
 		t.Skip("takes a while")
@@ -60,7 +60,7 @@ func TestHostileCARs(t *testing.T) {
 	}
 	const maxHeap = 64 << 20
 
-	wide := func() []block { // links to what is not there
+	wide := func() []block { // links to blocks that don't exist
 		var nodes []block
 		for range 5 {
 			links := make([]cid.Cid, 40_000)
@@ -81,7 +81,7 @@ func TestHostileCARs(t *testing.T) {
 		}
 		return nodes
 	}
-	ladder := func() []block { // 2^60 paths over 60 nodes
+	ladder := func() []block { // 2^60 paths through 60 nodes
 		nodes := []block{raw("a"), raw("b")}
 		for range 60 {
 			last := nodes[len(nodes)-2:]

@@ -14,9 +14,9 @@ import (
 	"github.com/carload/carload/internal/store"
 )
 
-// A shard goes through the halves of a buffer: sections of all sizes lie across
-// their ends, several shards share the lanes, and a wrong byte is found wherever
-// it is.
+// A shard passes through the halves of a buffer. Sections of all sizes cross
+// the ends of the halves, several shards are hashed together, and a wrong byte
+// is found wherever it is.
 func TestReceiveHalves(t *testing.T) {
 	const mib = 1 << 20
 	for name, size := range map[string]func(r *rand.Rand) int{

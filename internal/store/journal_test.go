@@ -11,7 +11,7 @@ import (
 	"github.com/carload/carload/internal/store"
 )
 
-// segments are the files of a store's journal.
+// segments returns the files of a store's journal.
 func segments(t *testing.T, dir string) []string {
 	t.Helper()
 	out, err := filepath.Glob(filepath.Join(dir, "journal", "*"))
@@ -21,7 +21,8 @@ func segments(t *testing.T, dir string) []string {
 	return out
 }
 
-// copyOfStore is what a crash would leave at this moment of all that was written.
+// copyOfStore copies what a crash at this moment would leave if all writes had
+// reached the disk.
 func copyOfStore(t *testing.T, dir string) string {
 	t.Helper()
 	to := t.TempDir()
@@ -31,8 +32,8 @@ func copyOfStore(t *testing.T, dir string) string {
 	return to
 }
 
-// TestPowerLoss takes from small shards what a loss of power may take before their
-// files are synced.
+// TestPowerLoss removes what a power failure may take from small shards before
+// their files are synced.
 func TestPowerLoss(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -112,7 +113,8 @@ func TestPowerLoss(t *testing.T) {
 	})
 }
 
-// TestCutJournal has a crash cut the journal: what is before the cut is good.
+// TestCutJournal: a crash truncates the journal, and everything before that is
+// good.
 func TestCutJournal(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -177,8 +179,8 @@ func TestFullJournal(t *testing.T) {
 	}
 }
 
-// TestJournalFails has the journal refuse a shard: it is not acknowledged, and
-// the next one is.
+// TestJournalFails: the journal fails to write a shard. That shard is not
+// acknowledged, and the next one is.
 func TestJournalFails(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -204,7 +206,8 @@ func TestJournalFails(t *testing.T) {
 	}
 }
 
-// TestSmallAgain sends a small shard again: its file, which may be durable, stays.
+// TestSmallAgain sends a small shard again. Its file stays, since it may be
+// durable.
 func TestSmallAgain(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -232,7 +235,7 @@ func TestSmallAgain(t *testing.T) {
 	}
 }
 
-// TestForeignJournalFile has a file in the journal that no store made.
+// TestForeignJournalFile puts a file into the journal that no store wrote.
 func TestForeignJournalFile(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

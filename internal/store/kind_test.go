@@ -11,8 +11,8 @@ import (
 	"github.com/carload/carload/internal/store"
 )
 
-// A store that keeps payloads must not get shards with holes over its own, and
-// one that has holes must not claim to hold what it lacks.
+// A store that keeps payloads must not overwrite its shards with ones that have
+// holes. A store with holes must not claim to hold what it lacks.
 func TestDiscardIsForGood(t *testing.T) {
 	t.Parallel()
 	leaf := raw("a leaf that is long enough")
@@ -28,7 +28,7 @@ func TestDiscardIsForGood(t *testing.T) {
 			other := store.Options{Dir: as.Dir, Discard: !row.discard}
 			s := newShelf(t, as)
 			s.close()
-			newShelf(t, other).close() // without shards it is neither yet
+			newShelf(t, other).close() // without shards, it is of neither kind yet
 			s = newShelf(t, as)
 			s.put(carOf(root, leaf))
 			s.close()
@@ -48,7 +48,7 @@ func TestDiscardIsForGood(t *testing.T) {
 				if !errors.Is(err, store.ErrDiscards) {
 					t.Errorf("rebuild: %v", err)
 				}
-				newShelf(t, as).close() // it is as it was
+				newShelf(t, as).close() // it is unchanged
 				return
 			}
 			if err != nil {
@@ -61,7 +61,8 @@ func TestDiscardIsForGood(t *testing.T) {
 	}
 }
 
-// stopAfter is cancelled from the nth time on that it is asked: Ctrl-C.
+// stopAfter is a context that is canceled when asked for the nth time, as by
+// Ctrl-C.
 type stopAfter struct {
 	context.Context
 	n    int64
@@ -84,7 +85,7 @@ func TestRebuildInterrupted(t *testing.T) {
 		first, second := pbNode("first", leaf.CID), pbNode("second", leaf.CID, other.CID)
 		s.put(carOf(first, leaf))
 		s.put(carOf(second, other))
-		s.drop(first.CID) // its shard stays for the second's sake
+		s.drop(first.CID) // the second upload keeps its shard
 		s.close()
 		if lost {
 			if err := os.Remove(filepath.Join(dir, "index.db")); err != nil {
@@ -112,7 +113,7 @@ func TestRebuildInterrupted(t *testing.T) {
 	}
 }
 
-// A shard that cannot be opened may be sound.
+// A shard that cannot be opened may still be sound.
 func TestRebuildCannotRead(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() == 0 {
@@ -140,7 +141,7 @@ func TestRebuildCannotRead(t *testing.T) {
 	}
 }
 
-// An index that was being made when a process ended is as good as none.
+// An index that was being created when the process ended counts as none.
 func TestIndexWithoutTables(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -150,7 +151,7 @@ func TestIndexWithoutTables(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "index.db"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 { // that it was tried changes nothing
+	for range 2 { // trying it changes nothing
 		if _, err := store.Open(t.Context(), store.Options{Dir: dir}); !errors.Is(err, store.ErrIndexMissing) {
 			t.Fatal(err)
 		}

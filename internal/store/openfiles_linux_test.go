@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// openShards counts the descriptors of shard files of a store.
+// openShards counts the open descriptors of a store's shard files.
 func openShards(t *testing.T, dir string) (n int) {
 	t.Helper()
 	fds, err := filepath.Glob("/proc/self/fd/*")

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// A scrub reads no faster than it may, and stops while it waits.
+// A scrub reads no faster than allowed, and can be stopped while it waits.
 func TestPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const second = 1 << 20

@@ -16,7 +16,7 @@ import (
 	"github.com/carload/carload/internal/store"
 )
 
-// user is somebody else with a store, and a quota.
+// user is another user of the store, with a quota.
 func (s *shelf) user(name string, quota int64) *shelf {
 	s.t.Helper()
 	_, token, err := s.CreateKey(s.t.Context(), store.KeyOptions{Name: name, User: name, QuotaBytes: quota})
@@ -38,7 +38,7 @@ func (s *shelf) pin(root cid.Cid, meta string) error {
 	return s.Pin(s.t.Context(), root, up, "", "")
 }
 
-// fetch is what the service does about a pin.
+// fetch does what the service does for a pin.
 func (s *shelf) fetch(body []byte) error {
 	in, err := s.Receive(s.t.Context(), bytes.NewReader(body), int64(len(body)))
 	if err != nil {
@@ -55,7 +55,7 @@ func wantQuota(t *testing.T, what string, err error, is bool) {
 	}
 }
 
-// What a key keeps alive counts, whoever sent it.
+// Everything that a key keeps in the store counts, whoever sent it.
 func TestQuotaCountsWhatAKeyKeeps(t *testing.T) {
 	t.Parallel()
 	s := newShelf(t, store.Options{})
@@ -70,7 +70,7 @@ func TestQuotaCountsWhatAKeyKeeps(t *testing.T) {
 	wantQuota(t, "upload beside it", func() error { _, err := small.tryPut(carOf(raw(strings.Repeat("y", 5_000)))); return err }(), true)
 	// Fetched pins.
 	far := raw(strings.Repeat("z", 10_000))
-	wantQuota(t, "pin to be fetched", small.pin(far.CID, ""), false) // nobody knows its size yet
+	wantQuota(t, "pin to be fetched", small.pin(far.CID, ""), false) // its size is not known yet
 	wantQuota(t, "fetch", s.fetch(carOf(far)), true)
 	if s.has(far) {
 		t.Error("fetched although nobody has room for it")
@@ -86,8 +86,8 @@ func TestQuotaCountsWhatAKeyKeeps(t *testing.T) {
 	wantQuota(t, "more than all", func() error { _, err := large.tryPut(carOf(raw(strings.Repeat("w", 6_000)))); return err }(), true)
 }
 
-// What was deleted and is not collected takes room on the disk: there is a bound
-// for it, and it is collected when somebody comes to it.
+// Deleted data takes space until it is collected. So it is limited, and a key
+// that reaches the limit triggers a collection.
 func TestUploadAndDeleteInALoop(t *testing.T) {
 	t.Parallel()
 	s := newShelf(t, store.Options{})
@@ -107,7 +107,7 @@ func TestUploadAndDeleteInALoop(t *testing.T) {
 			wantQuota(t, "one too many", put(), true)
 		}
 	}
-	// The refusal asked for a collection.
+	// The refusal triggered a collection.
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
@@ -121,8 +121,8 @@ func TestUploadAndDeleteInALoop(t *testing.T) {
 	<-done
 }
 
-// The size of a root is told by whoever has the root, not by the first to name
-// it.
+// The size of a root comes from whoever has the root, not from the first who
+// names it.
 func TestSizeOfWhatWasPinnedBefore(t *testing.T) {
 	t.Parallel()
 	s := newShelf(t, store.Options{})
@@ -139,7 +139,7 @@ func TestSizeOfWhatWasPinnedBefore(t *testing.T) {
 	}
 	third := raw("third")
 	s.put(carOf(pbNode("a", third.CID), third))
-	if err := other.pin(third.CID, ""); err != nil { // of what is held
+	if err := other.pin(third.CID, ""); err != nil { // of content that is held
 		t.Fatal(err)
 	}
 	if c, err = s.Content(t.Context(), third.CID); err != nil || c.Size == nil || *c.Size != int64(len(third.Data)) {

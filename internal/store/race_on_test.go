@@ -2,6 +2,6 @@
 
 package store_test
 
-// underRace tells tests that measure, or that only repeat what others cover,
-// to leave it.
+// underRace lets tests skip themselves that measure, or that only repeat what
+// others cover.
 const underRace = true

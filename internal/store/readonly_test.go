@@ -11,7 +11,7 @@ import (
 	"github.com/carload/carload/internal/store"
 )
 
-// snapshot is the files below a directory, with their sizes and times.
+// snapshot returns the files below a directory, with their sizes and times.
 func snapshot(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	all := map[string]string{}
@@ -32,7 +32,7 @@ func snapshot(t *testing.T, dir string) map[string]string {
 	return all
 }
 
-// A store that is opened to be read is read, and nothing else.
+// Opening a store for reading changes nothing in it.
 func TestOpenReadOnly(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -49,7 +49,7 @@ func TestOpenReadOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := snapshot(t, dir)
-	for range 2 { // at the same time
+	for range 2 { // both at the same time
 		st, err := store.OpenReadOnly(t.Context(), opts)
 		if err != nil {
 			t.Fatal(err)
@@ -84,7 +84,7 @@ func TestOpenReadOnly(t *testing.T) {
 	}
 }
 
-// One that others change, or that has to be mended, is not opened.
+// A store that is in use, or that needs repair, cannot be opened for reading.
 func TestOpenReadOnlyRefuses(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -46,8 +46,8 @@ func TestReopen(t *testing.T) {
 	}
 	s.close()
 
-	// What a killed process leaves: a file half received, and one that was
-	// published and never acknowledged.
+	// What a killed process leaves behind: a partly received file, and one that
+	// was published but never acknowledged.
 	if err := os.WriteFile(filepath.Join(dir, "incoming", "1.part"), []byte("half"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +204,7 @@ func TestGC(t *testing.T) {
 	}
 	gc(0)
 	s.drop(first.CID)
-	gc(1) // the shard with the subtree is needed by the second upload
+	gc(1) // the second upload needs the shard with the subtree
 	if got := s.state(second.CID); got != complete {
 		t.Fatal(got)
 	}
@@ -214,7 +214,7 @@ func TestGC(t *testing.T) {
 	if got := len(shardFiles(t, dir)); got != 2 {
 		t.Fatalf("%d files", got)
 	}
-	// What is said of nodes that nothing reached was forgotten, not believed.
+	// The records of unreachable nodes were forgotten rather than trusted.
 	if u := s.put(carOf(first, raw("unrelated too"))); u.State != incomplete {
 		t.Fatalf("%+v", u.State)
 	}
@@ -232,8 +232,8 @@ func TestGC(t *testing.T) {
 	}
 }
 
-// A shard that stays for another upload's sake must count again when its own
-// upload comes back.
+// A shard that another upload kept must count again when its own upload comes
+// back.
 func TestUploadAgainAfterGC(t *testing.T) {
 	t.Parallel()
 	s := newShelf(t, store.Options{})
@@ -257,7 +257,7 @@ func TestUploadAgainAfterGC(t *testing.T) {
 	}
 }
 
-// interlude runs something the first time that it is asked whether to go on.
+// interlude is a context that runs a function the first time that it is asked.
 type interlude struct {
 	context.Context
 	once *sync.Once
@@ -269,7 +269,7 @@ func (c interlude) Err() error {
 	return c.Context.Err()
 }
 
-// What is collected while a check runs is no problem.
+// A shard that is collected during a check is not a problem.
 func TestFsckDuringGC(t *testing.T) {
 	t.Parallel()
 	s := newShelf(t, store.Options{})
@@ -288,8 +288,9 @@ func TestFsckDuringGC(t *testing.T) {
 	}
 }
 
-// A node that counts as complete while a shard with its children is gone is
-// found, though all that is left is sound, and counts no more.
+// A node counts as complete although a shard with its children is gone. The
+// check finds it, though all remaining shards are sound, and it no longer
+// counts.
 func TestFsckFindsMissingChildren(t *testing.T) {
 	t.Parallel()
 	leaf, deep := raw("leaf"), raw("deep")
@@ -298,7 +299,7 @@ func TestFsckFindsMissingChildren(t *testing.T) {
 	for _, row := range []struct {
 		name string
 		gone int   // shard that the index and the disk lose
-		want []int // shards with problems; -1 for the index as a whole
+		want []int // shards with problems; -1 for the whole index
 	}{{"a leaf", 2, []int{1}}, {"a node", 1, []int{0, -1}}} {
 		dir := t.TempDir()
 		s := newShelf(t, store.Options{Dir: dir})
@@ -331,7 +332,7 @@ func TestFsckFindsMissingChildren(t *testing.T) {
 	}
 }
 
-// change changes rows of the index behind the back of the store.
+// change changes rows of the index behind the store's back.
 func change(t *testing.T, dir, query string, args ...any) {
 	t.Helper()
 	if n, err := exec(t, dir, query, args...).RowsAffected(); err != nil || n == 0 {

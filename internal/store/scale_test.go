@@ -12,8 +12,8 @@ import (
 )
 
 // An upload with the shape of 31 GiB in leaves of 1 MiB: 31,744 leaves under 31
-// nodes, 95 leaves to a shard. Leaves are small here; what a shard costs the
-// index does not depend on that.
+// nodes, 95 leaves per shard. The leaves are small here, as their size makes no
+// difference to the index.
 func TestLateShardsCostWhatEarlyOnesDo(t *testing.T) {
 	if testing.Short() || underRace {
 		t.Skip("takes a while")
@@ -64,8 +64,8 @@ func TestLateShardsCostWhatEarlyOnesDo(t *testing.T) {
 	}
 	early, late := median(took[:60]), median(took[len(took)-60:])
 	t.Logf("%d shards; median of the first 60: %v, of the last 60: %v; the last: %v", len(took), early, late, took[len(took)-1])
-	// Not a matter of speed: a cost that grows with what is held already would
-	// make this a factor of hundreds.
+	// This does not test speed. If the cost grew with what is held already, the
+	// factor would be in the hundreds.
 	if late > 10*early {
 		t.Errorf("a late shard took %v, an early one %v", late, early)
 	}

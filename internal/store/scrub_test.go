@@ -21,7 +21,7 @@ import (
 	"github.com/carload/carload/internal/store"
 )
 
-// listener tells when the store logs something.
+// listener reports that the store logs something.
 type listener struct {
 	slog.Handler
 	heard chan string
@@ -34,7 +34,7 @@ func (l listener) Handle(_ context.Context, r slog.Record) error {
 
 func (listener) Enabled(context.Context, slog.Level) bool { return true }
 
-// scrub runs a scrub until it has come to the end of the store once.
+// scrub runs a scrub until it has reached the end of the store once.
 func (s *shelf) scrub(opts store.ScrubOptions, heard <-chan string) {
 	s.t.Helper()
 	ctx, cancel := context.WithCancel(s.t.Context())
@@ -55,8 +55,8 @@ func (s *shelf) scrub(opts store.ScrubOptions, heard <-chan string) {
 type fault struct {
 	name   string
 	happen func(t *testing.T, dir, part string, b block)
-	start  bool // the next start can know
-	heals  bool // by itself, for the shard is sound
+	start  bool // the next start can detect it
+	heals  bool // it disappears by itself: the shard is sound
 }
 
 var faults = []fault{
@@ -76,7 +76,7 @@ var faults = []fault{
 	}, true, false},
 	{"bit flipped", damage, false, false},
 	{"disk error", func(t *testing.T, dir, part string, _ block) {
-		// What is at the first addresses of a process cannot be read: EIO.
+		// The lowest addresses of a process cannot be read: EIO.
 		path := shardFile(dir, part)
 		if err := os.Remove(path); err != nil {
 			t.Fatal(err)
@@ -93,8 +93,8 @@ var faults = []fault{
 	}, false, true},
 }
 
-// What the store can know of its damage counts at once, until what was lost
-// comes again.
+// Damage that the store can know of counts at once, until what was lost is sent
+// again.
 func TestDamageIsKnown(t *testing.T) {
 	t.Parallel()
 	leaves := []block{raw("leaf a"), raw("leaf b"), raw("leaf c"), raw("shared")}
@@ -102,7 +102,7 @@ func TestDamageIsKnown(t *testing.T) {
 	root := pbNode("root", inner[0].CID, inner[1].CID)
 	shards := [][]byte{carOf(root, inner[0], leaves[0]), carOf(root, leaves[1]), carOf(root, leaves[2], inner[1]), carOf(root, leaves[3])}
 	other := pbNode("other", leaves[3].CID)
-	needy := cborNode("needy", inner[1].CID) // another root that needs what is lost
+	needy := cborNode("needy", inner[1].CID) // another root that needs the lost block
 	for _, f := range faults {
 		for _, how := range []string{"read", "fsck", "scrub", "start"} {
 			for victim, b := range map[int]block{1: leaves[1], 2: inner[1]} {
@@ -164,7 +164,7 @@ func TestDamageIsKnown(t *testing.T) {
 					if s.state(other.CID) != complete {
 						t.Error("damage elsewhere made another upload incomplete")
 					}
-					if known && !f.heals { // it is durable
+					if known && !f.heals { // the mark is durable
 						s.close()
 						s = newShelf(t, opts)
 						if got := s.state(root.CID); got != incomplete {
@@ -191,8 +191,8 @@ func TestDamageIsKnown(t *testing.T) {
 	}
 }
 
-// A good copy from anywhere mends an upload, though its damaged shard is still
-// to be sent again.
+// A good copy from anywhere mends an upload, although its damaged shard must
+// still be sent again.
 func TestGoodCopyFromElsewhere(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -213,8 +213,8 @@ func TestGoodCopyFromElsewhere(t *testing.T) {
 	}
 }
 
-// What was away, as with a disk that was not mounted, counts again when it is
-// back and was checked.
+// Shards that were away, as on a disk that was not mounted, count again once
+// they are back and checked.
 func TestFilesThatComeBack(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -247,8 +247,8 @@ func TestFilesThatComeBack(t *testing.T) {
 	}
 }
 
-// A scrub goes on where it was, begins anew only when its time has come, and
-// reads no faster than it may.
+// A scrub continues where it stopped, begins anew only when it is due, and
+// reads no faster than allowed.
 func TestScrubGoesOn(t *testing.T) {
 	t.Parallel()
 	heard := make(chan string, 1000)
@@ -275,8 +275,8 @@ func TestScrubGoesOn(t *testing.T) {
 	}
 }
 
-// Whatever is damaged of whatever DAG, an upload is complete if and only if a
-// walk from its root over sound copies is.
+// Whatever damage any DAG has, an upload is complete if and only if a walk from
+// its root over sound copies is.
 func TestDamageOfAnyDAG(t *testing.T) {
 	n := 0
 	rapid.Check(t, func(rt *rapid.T) {
@@ -345,14 +345,14 @@ func TestDamageOfAnyDAG(t *testing.T) {
 			if err != nil {
 				rt.Fatal(err)
 			}
-			for _, p := range r.Problems { // of files, not of what the index made of them
+			for _, p := range r.Problems { // about files, not about their records in the index
 				if p.Shard == "" || strings.Contains(p.What, "count as complete") {
 					rt.Fatalf("step %d, %s of shard %d: %v", step, what, i, p)
 				}
 			}
 			check(fmt.Sprintf("step %d, %s of shard %d", step, what, i))
 			for _, b := range d.blocks {
-				s.has(b) // that it never gives out other bytes is seen to by has
+				s.has(b) // has checks that it never serves other bytes
 			}
 			check("after reading")
 		}
@@ -366,7 +366,7 @@ func TestDamageOfAnyDAG(t *testing.T) {
 	})
 }
 
-// A store from before there was a table of parents loses what it needs as well.
+// A store from before the table of parents also handles lost blocks.
 func TestDamageOfAnOlderStore(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -383,7 +383,7 @@ func TestDamageOfAnOlderStore(t *testing.T) {
 	}
 	exec(t, dir, `PRAGMA user_version = 2`)
 	s = newShelf(t, store.Options{Dir: dir})
-	top := pbNode("top", root.CID) // made since, of what was there before
+	top := pbNode("top", root.CID) // made later, over older nodes
 	if u := s.put(carOf(top, raw("unrelated"))); u.State != complete {
 		t.Fatalf("%+v", u)
 	}
@@ -407,7 +407,8 @@ func TestDamageOfAnOlderStore(t *testing.T) {
 	}
 }
 
-// flipLast flips a bit of a file's last byte where it is, if there is a file.
+// flipLast flips a bit in the last byte of a file, in place, if there is a
+// file.
 func flipLast(path string) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if errors.Is(err, os.ErrNotExist) {
@@ -430,8 +431,8 @@ func flipLast(path string) error {
 	return err
 }
 
-// Readers that find damage, uploads, checks and collections at the same time do
-// not stand in each other's way, and leave an index that adds up.
+// Readers that find damage, uploads, checks and collections run at the same
+// time. They must not disturb each other, and must leave a consistent index.
 func TestDamageUnderLoad(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -494,7 +495,7 @@ func TestDamageUnderLoad(t *testing.T) {
 		}
 	}
 	if r := fsck(t, s); len(r.Problems) > 0 {
-		t.Errorf("%+v", r) // marks that nobody needs any more may be taken back by this
+		t.Errorf("%+v", r) // this may remove marks that nobody needs any more
 	}
 	for _, root := range roots {
 		if u := s.upload(root.CID); u.State != complete || len(u.Parts) != 2 || !s.has(root) {

@@ -18,8 +18,8 @@ func newJournal(t *testing.T) *journal {
 	return &journal{files: f, log: slog.New(slog.DiscardHandler)}
 }
 
-// What others appended before a write failed is synced, or its sync fails: it is
-// not taken for durable.
+// A write to the journal fails after others have appended. What they appended
+// is synced, or its sync fails; it is not taken to be durable.
 func TestSyncAfterFailedAppend(t *testing.T) {
 	t.Parallel()
 	j := newJournal(t)
@@ -47,8 +47,8 @@ func TestSyncAfterFailedAppend(t *testing.T) {
 	}
 }
 
-// Segments that are closed while others are settled are settled, too, so that a
-// journal which had no room any more has it again.
+// Segments that are closed while others are being settled are settled too, so
+// that a full journal has room again.
 func TestSegmentsAreSettled(t *testing.T) {
 	t.Parallel()
 	j := newJournal(t)
@@ -64,7 +64,7 @@ func TestSegmentsAreSettled(t *testing.T) {
 			t.Fatal(err)
 		}
 		if j.next > 12 {
-			break // they are settled faster than they come
+			break // they are settled faster than they are filled
 		}
 	}
 	j.settling.Wait()

@@ -16,10 +16,10 @@ import (
 	"github.com/carload/carload/internal/store"
 )
 
-// deep is a shard that takes several slices and runs: a chain of nodes, and its
-// end.
+// deep makes a shard that takes several slices and runs: a chain of nodes, with
+// end as its last block.
 func deep(parentsFirst bool) (root cid.Cid, end block, body []byte) {
-	end = raw("the end of it") // by its hash one of the last
+	end = raw("the end of it") // one of the last by its hash
 	nodes := []block{end}
 	for i := range 600 {
 		nodes = append(nodes, pbNode(fmt.Sprint("link ", i), nodes[i].CID))
@@ -31,7 +31,7 @@ func deep(parentsFirst bool) (root cid.Cid, end block, body []byte) {
 	return root, end, carFile([]cid.Cid{root}, nodes...)
 }
 
-// tenBlocks is what somebody else uploads.
+// tenBlocks is a shard that another user uploads.
 func tenBlocks(tag string) []byte {
 	var blocks []block
 	var links []cid.Cid
@@ -42,8 +42,8 @@ func tenBlocks(tag string) []byte {
 	return carOf(append([]block{pbNode(tag, links...)}, blocks...)...)
 }
 
-// While a shard is indexed others write between its slices, and nothing says that
-// it is there before all of it is.
+// While a shard is being indexed, others write between its slices. Nothing
+// reports the shard as held until all of it is.
 func TestOthersWriteBetweenSlices(t *testing.T) {
 	t.Parallel()
 	for _, parentsFirst := range []bool{true, false} {
@@ -75,8 +75,8 @@ func TestOthersWriteBetweenSlices(t *testing.T) {
 	}
 }
 
-// A client that hangs up between slices leaves nothing but what the next
-// collection takes.
+// If a client hangs up between slices, the next collection removes everything
+// that is left.
 func TestGivenUpBetweenSlices(t *testing.T) {
 	t.Parallel()
 	for _, collect := range []bool{true, false} {
@@ -133,7 +133,7 @@ func TestGivenUpBetweenSlices(t *testing.T) {
 	}
 }
 
-// A process that ends between two slices, as the files were then.
+// A process ends between two slices, with the files as they were then.
 func TestKilledBetweenSlices(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -164,7 +164,7 @@ func TestKilledBetweenSlices(t *testing.T) {
 		if r := fsck(t, again); len(r.Problems) > 0 {
 			t.Fatalf("after slice %d: %+v", i, r)
 		}
-		// It has the block: that counts, and stays.
+		// It has the block, so that counts and stays.
 		if got := again.state(needs.CID); got != complete || !again.has(end) {
 			t.Errorf("after slice %d: %d", i, got)
 		}
@@ -213,7 +213,7 @@ func TestBoundsOfLinksAndBlocks(t *testing.T) {
 	if _, err := s.tryPut(carOf(append([]block{raw("root")}, blocks...)...)); !errors.As(err, &fault) || fault.Fault != store.FaultManyBlocks {
 		t.Errorf("short blocks: %v", err)
 	}
-	// The shortest of those that are in use.
+	// The shortest ones that are really used.
 	links = links[:0]
 	for i := range 20_000 {
 		links = append(links, raw(fmt.Sprint(i)).CID)
@@ -255,8 +255,7 @@ func TestUploadsShareCommits(t *testing.T) {
 	}
 }
 
-// A job that fails or panics does not take along those that share its
-// transaction.
+// A job that fails or panics does not affect the others in its transaction.
 func TestOneOfAGroupFails(t *testing.T) {
 	t.Parallel()
 	s := newShelf(t, store.Options{})
