@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// writer is the one connection that writes. Transactions that are asked for at
-// the same time become one: they share what it costs to make it durable.
+// writer owns the only connection that writes. Jobs that come at the same time
+// share a transaction, and so the cost of making it durable.
 type writer struct {
 	db    *sql.DB
 	conn  *sql.Conn
@@ -20,35 +20,35 @@ type writer struct {
 	jobs  chan *job
 	ended chan struct{}
 
-	before    func() error  // called before each commit; nil is nothing
-	groupTime time.Duration // no job begins later than this in a transaction
+	before    func() error  // called before each commit; may be nil
+	groupTime time.Duration // a transaction starts no job later than this
 	commits   atomic.Int64
-	urgent    atomic.Int64 // jobs that wait and are not patient
-	losses    int64        // how often rows of blocks were taken out; for the jobs
+	urgent    atomic.Int64 // waiting jobs that are not patient
+	losses    int64        // counts how often rows of blocks were removed; only jobs use it
 
 	mu     sync.RWMutex // held for reading while a job is handed over
 	closed bool         // guarded by mu
 }
 
-// job is a function that somebody wants to have run in a transaction.
+// job is a function to run in a transaction.
 type job struct {
-	ctx context.Context //nolint:containedctx // of the one who waits for it
+	ctx context.Context //nolint:containedctx // of the caller that waits for the job
 	f   func(*tx) error
-	// patient is for one of the many that a large shard takes: it asks nobody to
-	// hurry.
+	// patient marks one of the many jobs of a large shard. It does not ask the
+	// current transaction to hurry.
 	patient bool
 	err     error
-	panic   any // what f panicked with
+	panic   any // value of a panic in f
 	done    chan struct{}
 }
 
-// Bounds of what becomes one transaction.
+// Limits on what goes into one transaction.
 const (
 	groupJobs        = 256
 	defaultGroupTime = 20 * time.Millisecond
 )
 
-// newWriter begins to serve jobs. The caller closes it.
+// newWriter starts to serve jobs. The caller closes it.
 func newWriter(ctx context.Context, db *sql.DB) (*writer, error) {
 	conn, err := db.Conn(context.WithoutCancel(ctx))
 	if err != nil {
@@ -59,7 +59,7 @@ func newWriter(ctx context.Context, db *sql.DB) (*writer, error) {
 	return w, nil
 }
 
-// close waits for the jobs that were handed over.
+// close waits for the jobs that were handed over, and closes the database.
 func (w *writer) close() error {
 	w.mu.Lock()
 	w.closed = true
@@ -73,9 +73,9 @@ func (w *writer) close() error {
 	return errors.Join(append(errs, w.conn.Close(), w.db.Close())...)
 }
 
-// update runs f in a transaction. What f did is on the disk when update returns
-// without an error, and undone if it returns one. Whether the context ended is
-// looked at before each statement of f.
+// update runs f in a transaction. If update returns nil, the changes are on the
+// disk; if it returns an error, they are undone. The context is checked before
+// each statement of f.
 func (w *writer) update(ctx context.Context, f func(*tx) error) error {
 	return w.do(&job{ctx: ctx}, f)
 }
@@ -104,11 +104,11 @@ func (w *writer) hand(j *job) bool {
 	return !w.closed
 }
 
-// waited reports whether somebody waits impatiently for the current transaction to
+// waited reports whether an impatient job waits for the current transaction to
 // end.
 func (w *writer) waited() bool { return w.urgent.Load() > 0 }
 
-// take is for a job that waits no longer.
+// take notes that a job no longer waits.
 func (w *writer) take(j *job) {
 	if j != nil && !j.patient {
 		w.urgent.Add(-1)
@@ -129,15 +129,15 @@ func (w *writer) serve() {
 	}
 }
 
-// next waits for a job. It returns nil at the end.
+// next waits for a job. It returns nil after close.
 func (w *writer) next() *job {
 	j := <-w.jobs
 	w.take(j)
 	return j
 }
 
-// group makes one transaction of a job and those that come meanwhile. It returns
-// the one that came and is not among them, if there is one.
+// group runs a job and others that come meanwhile in one transaction. If it
+// takes a job that does not belong to the transaction, it returns it as next.
 func (w *writer) group(j *job) (group []*job, next *job) {
 	group = []*job{j}
 	t := &tx{w}
@@ -146,8 +146,8 @@ func (w *writer) group(j *job) (group []*job, next *job) {
 		return group, nil
 	}
 	if j.patient {
-		// Nobody else is in its transaction, so that it need not be undone alone:
-		// no pages are copied for that.
+		// The job has the transaction to itself, so there is no need for a
+		// savepoint, which would make SQLite copy pages.
 		if j.call(t); j.err != nil || j.panic != nil {
 			w.fail(group, nil)
 			return group, nil
@@ -158,7 +158,7 @@ func (w *writer) group(j *job) (group []*job, next *job) {
 	begun := time.Now()
 	for {
 		if err := j.run(t); err != nil {
-			// The transaction is gone, with all that was done in it.
+			// The whole transaction is lost.
 			w.fail(group, err)
 			return group, nil
 		}
@@ -194,9 +194,10 @@ func (w *writer) commit(t *tx, group []*job) {
 	}
 }
 
-// fail undoes a transaction. Jobs that failed by themselves keep their errors.
+// fail rolls a transaction back. Jobs that failed by themselves keep their
+// errors.
 func (w *writer) fail(group []*job, err error) {
-	_ = (&tx{w}).run(`ROLLBACK`) // SQLite may have done that already
+	_ = (&tx{w}).run(`ROLLBACK`) // SQLite may have rolled it back already
 	for _, j := range group {
 		if j.err == nil && j.panic == nil {
 			j.err = err
@@ -204,8 +205,8 @@ func (w *writer) fail(group []*job, err error) {
 	}
 }
 
-// run does a job within a transaction, so that it can be undone alone. It returns
-// an error if the transaction cannot go on.
+// run runs a job in a savepoint, so that it can be undone without the others.
+// It returns an error if the transaction cannot continue.
 func (j *job) run(t *tx) error {
 	if j.err = ended(j.ctx); j.err != nil {
 		return nil
@@ -223,18 +224,18 @@ func (j *job) run(t *tx) error {
 }
 
 func (j *job) call(t *tx) {
-	defer func() { j.panic = recover() }() // it is the caller's
+	defer func() { j.panic = recover() }() // re-raised in the caller's goroutine
 	j.err = j.f(t)
 }
 
-// tx is a transaction that writes. Its statements are prepared once and for all.
+// tx is a write transaction. It keeps prepared statements for reuse.
 type tx struct{ w *writer }
 
-// keptStatements is how many statements are kept prepared: more than there are,
-// but those whose text depends on what they are asked.
+// keptStatements is the most statements that are kept prepared. There are
+// fewer, not counting those whose text depends on the arguments.
 const keptStatements = 512
 
-// prepared returns nil for a statement that is not kept.
+// prepared returns the prepared statement, or nil if it is not kept prepared.
 func (t *tx) prepared(ctx context.Context, query string) (*sql.Stmt, error) {
 	if s, ok := t.w.stmts[query]; ok {
 		return s, nil
@@ -255,7 +256,7 @@ func (t *tx) run(query string) error {
 	return err
 }
 
-// ExecContext runs a statement. Whether the context ended is looked at before.
+// ExecContext runs a statement. It checks the context beforehand.
 func (t *tx) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
 	if err := ended(ctx); err != nil {
 		return nil, err
@@ -270,7 +271,7 @@ func (t *tx) ExecContext(ctx context.Context, query string, args ...any) (sql.Re
 	return s.ExecContext(context.WithoutCancel(ctx), args...)
 }
 
-// QueryContext is ExecContext for many rows.
+// QueryContext is like ExecContext, for many rows.
 func (t *tx) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
 	if err := ended(ctx); err != nil {
 		return nil, err
@@ -285,7 +286,7 @@ func (t *tx) QueryContext(ctx context.Context, query string, args ...any) (*sql.
 	return s.QueryContext(context.WithoutCancel(ctx), args...)
 }
 
-// QueryRowContext is ExecContext for one row.
+// QueryRowContext is like ExecContext, for one row.
 func (t *tx) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
 	if s, err := t.prepared(ctx, query); err == nil && s != nil && ended(ctx) == nil {
 		return s.QueryRowContext(context.WithoutCancel(ctx), args...)
@@ -293,7 +294,7 @@ func (t *tx) QueryRowContext(ctx context.Context, query string, args ...any) *sq
 	return t.w.conn.QueryRowContext(ctx, query, args...)
 }
 
-// ended returns why a context ended, or nil.
+// ended returns the context's error if it has ended, or nil.
 func ended(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
@@ -303,5 +304,5 @@ func ended(ctx context.Context) error {
 	}
 }
 
-// isScript tells several statements from one.
+// isScript reports whether a query has several statements.
 func isScript(query string) bool { return strings.Contains(query, ";") }
