@@ -20,7 +20,7 @@ func stdSum(out [][sha256mb.Size]byte, msgs [][]byte) {
 
 func BenchmarkSum(b *testing.B) {
 	for _, c := range []struct{ count, size int }{
-		{1, 1 << 20}, {2, 1 << 20}, {3, 1 << 20}, {4, 1 << 20}, {4, 256 << 10}, {1000, 4 << 10}, {1000, 300},
+		{1, 1 << 20}, {2, 1 << 20}, {3, 1 << 20}, {4, 1 << 20}, {16, 1 << 20}, {4, 256 << 10}, {1000, 4 << 10}, {1000, 300},
 	} {
 		buf := noise(20, c.count*c.size)
 		msgs := make([][]byte, c.count)

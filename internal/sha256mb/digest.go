@@ -61,7 +61,7 @@ func (d *Digest) Sum256() [Size]byte {
 		state = d.state
 	)
 	last := pad(&tail, d.buf[:d.length%blockSize], d.length)
-	blocks(current().kernels[1], &[maxLanes]*[8]uint32{&state}, &[maxLanes]*byte{&last[0]}, len(last)/blockSize)
+	blocks(current().kernels[1].kernel, &[maxLanes]*[8]uint32{&state}, &[maxLanes]*byte{&last[0]}, len(last)/blockSize)
 	putDigest(&out, &state)
 	return out
 }

@@ -65,7 +65,7 @@ func WithKernels(do func(name string)) {
 	if len(all) == 0 {
 		return
 	}
-	for most := 2; most < maxLanes; most++ {
+	for most := 2; most <= 4; most++ {
 		cs := slices.DeleteFunc(slices.Clone(all), func(c candidate) bool { return c.lanes > most })
 		try(fmt.Sprintf("%d lanes", most), choose(cs, 0, make([]time.Duration, len(cs))))
 	}

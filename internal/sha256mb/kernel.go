@@ -4,8 +4,6 @@ package sha256mb
 // architecture's kernels are in its own file.
 type kernel uint8
 
-const none kernel = 0
-
 // candidate is a kernel that this machine can run.
 type candidate struct {
 	kernel kernel

@@ -12,6 +12,7 @@ const (
 	shani3
 	shani4
 	mixed4
+	wide16
 )
 
 func candidates() []candidate {
@@ -22,6 +23,9 @@ func candidates() []candidate {
 	cs := []candidate{{shani1, "sha-ni", 1}, {shani2, "sha-ni", 2}, {shani3, "sha-ni", 3}, {shani4, "sha-ni", 4}}
 	if cpu.X86.HasAVX2 && cpu.X86.HasAVX512F && cpu.X86.HasAVX512VL {
 		cs = append(cs, candidate{mixed4, "sha-ni+avx512", 4})
+		if cpu.X86.HasAVX512BW {
+			cs = append(cs, candidate{wide16, "avx512", 16})
+		}
 	}
 	return cs
 }
@@ -39,5 +43,7 @@ func blocks(k kernel, h *[maxLanes]*[8]uint32, p *[maxLanes]*byte, n int) {
 		shaniBlocks4(h, p, n)
 	case mixed4:
 		mixedBlocks4(h, p, n)
+	case wide16:
+		wideBlocks16(h, p, n)
 	}
 }

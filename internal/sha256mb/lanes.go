@@ -1,7 +1,7 @@
 package sha256mb
 
 const (
-	maxLanes = 4
+	maxLanes = 16
 
 	// maxStep is the most blocks per lane that one call of a kernel hashes: 64
 	// KiB. The scheduler cannot preempt assembly, and a lane that runs dry is
@@ -21,7 +21,8 @@ func (s *stream) idle() bool { return len(s.now) == 0 }
 // move advances the busy lanes by the same number of blocks: as many as the
 // shortest has, but at most limit. It returns that number. Entries of lanes may
 // be nil. If more lanes are busy than this machine hashes well at once, only
-// the first ones move.
+// the first ones move. If the kernel has more lanes than move, it hashes the
+// blocks of the first one again in those, and nobody takes the result.
 func (p *plan) move(lanes *[maxLanes]*stream, limit int) int {
 	var (
 		busy [maxLanes]*stream
@@ -41,7 +42,12 @@ func (p *plan) move(lanes *[maxLanes]*stream, limit int) int {
 	for _, s := range busy[:w] {
 		n = min(n, len(s.now)/blockSize)
 	}
-	blocks(p.kernels[w], &h, &at, n)
+	k := p.kernels[w]
+	var nobody [8]uint32
+	for i := w; i < k.lanes; i++ {
+		h[i], at[i] = &nobody, at[0]
+	}
+	blocks(k.kernel, &h, &at, n)
 	for _, s := range busy[:w] {
 		s.now = s.now[n*blockSize:]
 		if len(s.now) == 0 {

@@ -30,10 +30,6 @@ func SumPairs(dst, src []byte) {
 		}
 		return
 	}
-	k := pl.kernels[pl.width]
-	for done := pairs(k, dst, src); done > 0; done = pairs(k, dst, src) {
-		dst, src, n = dst[done*Size:], src[done*pairSize:], n-done
-	}
 	var (
 		states [maxLanes][8]uint32
 		h      [maxLanes]*[8]uint32
@@ -44,12 +40,17 @@ func SumPairs(dst, src []byte) {
 	}
 	for n > 0 {
 		w := pl.advance[min(n, maxLanes)]
-		for i := range w {
-			states[i] = initial
-			p[i] = &src[i*pairSize]
+		k := pl.kernels[w]
+		if done := pairs(k.kernel, dst, src); done > 0 {
+			dst, src, n = dst[done*Size:], src[done*pairSize:], n-done
+			continue
 		}
-		blocks(pl.kernels[w], &h, &p, 1)
-		blocks(pl.kernels[w], &h, &end, 1)
+		for i := range k.lanes {
+			states[i] = initial
+			p[i] = &src[min(i, w-1)*pairSize]
+		}
+		blocks(k.kernel, &h, &p, 1)
+		blocks(k.kernel, &h, &end, 1)
 		for i := range w {
 			putDigest((*[Size]byte)(dst[i*Size:]), &states[i])
 		}

@@ -11,6 +11,9 @@ const mostPairs = 4096
 func pairs(k kernel, dst, src []byte) int {
 	n := min(len(src)/pairSize, mostPairs)
 	switch {
+	case k == wide16 && n >= 16:
+		n &^= 15
+		widePairs16(&dst[0], &src[0], n/16)
 	case k == mixed4 && n >= 4:
 		n &^= 3
 		mixedPairs4(&dst[0], &src[0], n/4)

@@ -14,7 +14,7 @@ type plan struct {
 	// width is how many lanes are worth filling. If it is 0, crypto/sha256 does
 	// all the work.
 	width   int
-	kernels [maxLanes + 1]kernel // by number of lanes
+	kernels [maxLanes + 1]candidate // by number of messages; a kernel may have more lanes
 	// advance says, for each number of busy lanes, how many to advance at once
 	// for the highest speed. Having more busy lanes never makes hashing slower.
 	advance [maxLanes + 1]int
@@ -43,8 +43,9 @@ var (
 // message is hashed. Which kernel is fastest, and how many lanes pay off,
 // differs between processor models: one starts a round instruction in every
 // cycle and gains from four lanes, another only in every second cycle and gains
-// nothing beyond two. So the plan does not depend on what a processor calls
-// itself: it tries every kernel.
+// nothing beyond two, unless it has wide registers and gains from sixteen. So
+// the plan does not depend on what a processor calls itself: it tries every
+// kernel.
 func current() *plan {
 	if p := planned.Load(); p != nil {
 		return p
@@ -67,7 +68,7 @@ const (
 	// Each kernel is timed for so many blocks per lane, so many times. The
 	// shortest time counts, and the kernels take turns, so neither an interrupt
 	// nor a processor that is still waking up distorts the result. It all takes
-	// about 200 µs.
+	// about 300 µs.
 	trialBlocks = 64
 	trials      = 10
 
@@ -108,8 +109,9 @@ func measure(cs []candidate) (std time.Duration, took []time.Duration) {
 }
 
 // choose makes a plan from the measurements. The candidates include one of one
-// lane. If the clock was too coarse to measure anything, choose takes all lanes
-// to be worth it, and prefers later candidates over earlier ones.
+// lane. A candidate can hash fewer messages than it has lanes, and takes as long
+// for them. If the clock was too coarse to measure anything, choose takes all
+// lanes to be worth it, and of candidates with equally many lanes the last.
 func choose(cs []candidate, std time.Duration, took []time.Duration) *plan {
 	var (
 		pl    plan
@@ -127,13 +129,19 @@ func choose(cs []candidate, std time.Duration, took []time.Duration) *plan {
 	for i, c := range cs {
 		s := of(c.lanes, took[i])
 		pl.ways = append(pl.ways, Way{Name: c.name, Lanes: c.lanes, Speed: s})
-		if pl.kernels[c.lanes] == none || s >= speed[c.lanes] {
-			pl.kernels[c.lanes], speed[c.lanes], taken[c.lanes] = c.kernel, s, i
+		if coarse {
+			s = float64(c.lanes)
+		}
+		for n := 1; n <= c.lanes; n++ {
+			part := s * float64(n) / float64(c.lanes)
+			if part > speed[n]*worthIt || part >= speed[n] && c.lanes == pl.kernels[n].lanes {
+				pl.kernels[n], speed[n], taken[n] = c, part, i
+			}
 		}
 	}
 	best := 1
 	for n := 1; n <= maxLanes; n++ {
-		if pl.kernels[n] != none && (coarse || speed[n] > speed[best]*worthIt) {
+		if speed[n] > speed[best]*worthIt {
 			best = n
 		}
 		pl.advance[n] = best

@@ -14,28 +14,50 @@ func TestChoose(t *testing.T) {
 		a3
 		a4
 		b4
+		w16
 	)
 	four := []candidate{{a1, "a", 1}, {a2, "a", 2}, {a3, "a", 3}, {a4, "a", 4}}
 	five := append(slices.Clone(four), candidate{b4, "b", 4})
+	six := append(slices.Clone(five), candidate{w16, "w", 16})
+	// lanes is advance for 1, 2, ... messages; the last stands for all further ones.
+	lanes := func(ns ...int) (advance [maxLanes + 1]int) {
+		for n := 1; n <= maxLanes; n++ {
+			advance[n] = ns[min(n, len(ns))-1]
+		}
+		return advance
+	}
 	for _, c := range []struct {
 		name    string
 		cs      []candidate
 		std     float64
 		speeds  []float64
 		advance [maxLanes + 1]int
-		fourth  kernel
-		taken   []int // indexes of ways
+		most    candidate // for as many messages as are worth it
+		taken   []int     // indexes of ways
 	}{
-		{"every lane gains", four, 1.6, []float64{1.7, 3.4, 3.8, 4.1}, [maxLanes + 1]int{0, 1, 2, 3, 4}, a4, []int{1, 2, 3, 4}},
-		{"the other four lanes", five, 1.6, []float64{1.7, 3.4, 3.8, 4.1, 4.9}, [maxLanes + 1]int{0, 1, 2, 3, 4}, b4, []int{1, 2, 3, 5}},
-		{"the first four lanes", five, 1.6, []float64{1.7, 3.4, 3.8, 4.1, 3.9}, [maxLanes + 1]int{0, 1, 2, 3, 4}, a4, []int{1, 2, 3, 4}},
-		{"two lanes fill the core", four, 1.4, []float64{1.4, 2.7, 2.33, 2.65}, [maxLanes + 1]int{0, 1, 2, 2, 2}, a4, []int{1, 2}},
-		{"three are slower than two", four, 1.4, []float64{1.4, 2.7, 2.33, 3.5}, [maxLanes + 1]int{0, 1, 2, 2, 4}, a4, []int{1, 2, 4}},
-		{"hardly a gain", four, 1.4, []float64{1.4, 2.7, 2.71, 2.75}, [maxLanes + 1]int{0, 1, 2, 2, 2}, a4, []int{1, 2}},
-		{"lanes gain nothing", four, 1.4, []float64{1.4, 1.41, 1.3, 1.2}, [maxLanes + 1]int{}, none, []int{0}},
-		{"crypto/sha256 is faster", four, 4, []float64{1.4, 2.7, 3, 3.5}, [maxLanes + 1]int{}, none, []int{0}},
-		{"a clock that stands", five, 0, []float64{0, 0, 0, 0, 0}, [maxLanes + 1]int{0, 1, 2, 3, 4}, b4, []int{1, 2, 3, 5}},
-		{"a clock that ticks at times", five, 1.6, []float64{0, 3.4, 0, 4.1, 0}, [maxLanes + 1]int{0, 1, 2, 3, 4}, b4, []int{1, 2, 3, 5}},
+		{"every lane gains", four, 1.6, []float64{1.7, 3.4, 3.8, 4.1}, lanes(1, 2, 3, 4), four[3], []int{1, 2, 3, 4}},
+		{"the other four lanes", five, 1.6, []float64{1.7, 3.4, 3.8, 4.1, 4.9}, lanes(1, 2, 3, 4), five[4], []int{1, 2, 3, 5}},
+		{"the first four lanes", five, 1.6, []float64{1.7, 3.4, 3.8, 4.1, 3.9}, lanes(1, 2, 3, 4), four[3], []int{1, 2, 3, 4}},
+		{"two lanes fill the core", four, 1.4, []float64{1.4, 2.7, 2.33, 2.65}, lanes(1, 2, 2, 2), four[1], []int{1, 2}},
+		{"three are slower than two", four, 1.4, []float64{1.4, 2.7, 2.33, 3.5}, lanes(1, 2, 2, 4), four[3], []int{1, 2, 4}},
+		{"hardly a gain", four, 1.4, []float64{1.4, 2.7, 2.71, 2.75}, lanes(1, 2, 2, 2), four[1], []int{1, 2}},
+		{"sixteen are slower than four", six, 1.6, []float64{1.7, 3.4, 3.8, 4.1, 4.9, 4}, lanes(1, 2, 3, 4), five[4], []int{1, 2, 3, 5}},
+		{
+			"sixteen lanes with nine messages", six, 1.7,
+			[]float64{1.7, 3, 3.2, 3.25, 3.1, 6.3},
+			lanes(1, 2, 3, 3, 3, 3, 3, 3, 9, 10, 11, 12, 13, 14, 15, 16), six[5],
+			[]int{1, 2, 3, 6},
+		},
+		{"lanes gain nothing", four, 1.4, []float64{1.4, 1.41, 1.3, 1.2}, [maxLanes + 1]int{}, candidate{}, []int{0}},
+		{"crypto/sha256 is faster", four, 4, []float64{1.4, 2.7, 3, 3.5}, [maxLanes + 1]int{}, candidate{}, []int{0}},
+		{"a clock that stands", five, 0, []float64{0, 0, 0, 0, 0}, lanes(1, 2, 3, 4), five[4], []int{1, 2, 3, 5}},
+		{
+			"a clock that stands, and sixteen lanes", six, 0,
+			[]float64{0, 0, 0, 0, 0, 0},
+			lanes(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16), six[5],
+			[]int{1, 2, 3, 5, 6},
+		},
+		{"a clock that ticks at times", five, 1.6, []float64{0, 3.4, 0, 4.1, 0}, lanes(1, 2, 3, 4), five[4], []int{1, 2, 3, 5}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			// took is 0 for a speed of 0, which means that the clock was too
@@ -54,8 +76,8 @@ func TestChoose(t *testing.T) {
 			if p.advance != c.advance || p.width != c.advance[maxLanes] {
 				t.Errorf("lanes %v and at most %d, want %v", p.advance, p.width, c.advance)
 			}
-			if p.kernels[maxLanes] != c.fourth {
-				t.Errorf("kernel %d for four lanes, want %d", p.kernels[maxLanes], c.fourth)
+			if got := p.kernels[p.width]; got != c.most {
+				t.Errorf("%v for most lanes, want %v", got, c.most)
 			}
 			var taken []int
 			for i, w := range p.ways {

@@ -67,9 +67,9 @@ func (w *Write) Wait() {
 	defer p.mu.Unlock()
 	w.awake = false
 	at := slices.Index(p.waiting, w)
-	// If there are enough waiting writes to fill all lanes, start another
-	// leader rather than wait for the present one.
-	if at >= 0 && (p.leaders == 0 || len(p.waiting) >= current().width && p.leaders < runtime.GOMAXPROCS(0)) {
+	// If there are enough waiting writes for another leader, start one rather
+	// than wait for the present one.
+	if at >= 0 && (p.leaders == 0 || len(p.waiting) >= current().crew() && p.leaders < runtime.GOMAXPROCS(0)) {
 		p.waiting = slices.Delete(p.waiting, at, at+1)
 		p.leaders++
 		p.lead(w)
@@ -95,15 +95,22 @@ func (p *Pool) take() *Write {
 	return &Write{pool: p, wake: make(chan bool, 1)}
 }
 
+// crewLanes is the most streams that a leader takes. If it took more, it would
+// leave other cores without work.
+const crewLanes = 4
+
+// crew returns how many streams a leader takes on this machine.
+func (p *plan) crew() int { return p.advance[crewLanes] }
+
 // lead runs own, together with waiting writes. It returns when own is done and
 // another caller leads, or none does. It must be called with p.mu held, and
 // releases p.mu while it hashes.
 func (p *Pool) lead(own *Write) {
-	crew := [maxLanes]*Write{own}
+	crew := [crewLanes]*Write{own}
 	plan := current()
 	n := 1
 	for {
-		took := copy(crew[n:plan.width], p.waiting)
+		took := copy(crew[n:plan.crew()], p.waiting)
 		n += took
 		p.waiting = slices.Delete(p.waiting, 0, took)
 

@@ -25,6 +25,9 @@ import (
 // Size is the length of a digest in bytes.
 const Size = sha256.Size
 
+// Width returns how many messages it takes to make the most of a core.
+func Width() int { return max(1, current().width) }
+
 // Sum writes the SHA-256 of msgs[i] to out[i]. The slices must have equal
 // lengths.
 func Sum(out [][Size]byte, msgs [][]byte) {

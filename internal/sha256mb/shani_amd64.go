@@ -10,27 +10,27 @@ func cpuid7() (ebx uint32)
 // shaniBlocks1 adds n blocks at p[i] to the state h[i], for i < 1.
 //
 //go:noescape
-func shaniBlocks1(h *[4]*[8]uint32, p *[4]*byte, n int)
+func shaniBlocks1(h *[16]*[8]uint32, p *[16]*byte, n int)
 
 // shaniBlocks2 adds n blocks at p[i] to the state h[i], for i < 2.
 //
 //go:noescape
-func shaniBlocks2(h *[4]*[8]uint32, p *[4]*byte, n int)
+func shaniBlocks2(h *[16]*[8]uint32, p *[16]*byte, n int)
 
 // shaniBlocks3 adds n blocks at p[i] to the state h[i], for i < 3.
 //
 //go:noescape
-func shaniBlocks3(h *[4]*[8]uint32, p *[4]*byte, n int)
+func shaniBlocks3(h *[16]*[8]uint32, p *[16]*byte, n int)
 
 // shaniBlocks4 adds n blocks at p[i] to the state h[i], for i < 4.
 //
 //go:noescape
-func shaniBlocks4(h *[4]*[8]uint32, p *[4]*byte, n int)
+func shaniBlocks4(h *[16]*[8]uint32, p *[16]*byte, n int)
 
 // mixedBlocks4 adds n blocks at p[i] to the state h[i], for i < 4.
 //
 //go:noescape
-func mixedBlocks4(h *[4]*[8]uint32, p *[4]*byte, n int)
+func mixedBlocks4(h *[16]*[8]uint32, p *[16]*byte, n int)
 
 // shaniPairs2 writes the digests of 2×n messages of 64 bytes at src to dst.
 //
@@ -46,3 +46,13 @@ func shaniPairs4(dst *byte, src *byte, n int)
 //
 //go:noescape
 func mixedPairs4(dst *byte, src *byte, n int)
+
+// wideBlocks16 adds n blocks at p[i] to the state h[i], for i < 16.
+//
+//go:noescape
+func wideBlocks16(h *[16]*[8]uint32, p *[16]*byte, n int)
+
+// widePairs16 writes the digests of 16×n messages of 64 bytes at src to dst.
+//
+//go:noescape
+func widePairs16(dst *byte, src *byte, n int)

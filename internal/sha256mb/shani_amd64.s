@@ -90,7 +90,7 @@ DATA constants<>+248(SB)/4, $0xbef9a3f7
 DATA constants<>+252(SB)/4, $0xc67178f2
 GLOBL constants<>(SB), RODATA|NOPTR, $256
 
-// func shaniBlocks1(h *[4]*[8]uint32, p *[4]*byte, n int)
+// func shaniBlocks1(h *[16]*[8]uint32, p *[16]*byte, n int)
 // Requires: AVX, SHA
 TEXT ·shaniBlocks1(SB), NOSPLIT, $160-24
 	LEAQ     63(SP), SI
@@ -244,7 +244,7 @@ block:
 	VZEROUPPER
 	RET
 
-// func shaniBlocks2(h *[4]*[8]uint32, p *[4]*byte, n int)
+// func shaniBlocks2(h *[16]*[8]uint32, p *[16]*byte, n int)
 // Requires: AVX, SHA
 TEXT ·shaniBlocks2(SB), NOSPLIT, $256-24
 	LEAQ     63(SP), SI
@@ -536,7 +536,7 @@ block:
 	VZEROUPPER
 	RET
 
-// func shaniBlocks3(h *[4]*[8]uint32, p *[4]*byte, n int)
+// func shaniBlocks3(h *[16]*[8]uint32, p *[16]*byte, n int)
 // Requires: AVX, SHA
 TEXT ·shaniBlocks3(SB), NOSPLIT, $352-24
 	LEAQ     63(SP), SI
@@ -1044,7 +1044,7 @@ block:
 	VZEROUPPER
 	RET
 
-// func shaniBlocks4(h *[4]*[8]uint32, p *[4]*byte, n int)
+// func shaniBlocks4(h *[16]*[8]uint32, p *[16]*byte, n int)
 // Requires: AVX, SHA
 TEXT ·shaniBlocks4(SB), NOSPLIT, $448-24
 	LEAQ     63(SP), SI
@@ -1846,7 +1846,7 @@ DATA pairConstants<>+1008(SB)/8, $0xc67178f2bef9a3f7
 DATA pairConstants<>+1016(SB)/8, $0xc67178f2bef9a3f7
 GLOBL pairConstants<>(SB), RODATA|NOPTR, $1024
 
-// func mixedBlocks4(h *[4]*[8]uint32, p *[4]*byte, n int)
+// func mixedBlocks4(h *[16]*[8]uint32, p *[16]*byte, n int)
 // Requires: AVX, AVX2, AVX512F, AVX512VL, CMOV, SHA
 TEXT ·mixedBlocks4(SB), NOSPLIT, $448-24
 	LEAQ           63(SP), SI
@@ -4971,5 +4971,5507 @@ four:
 	ADDQ           $0x80, AX
 	DECQ           CX
 	JNZ            four
+	VZEROUPPER
+	RET
+
+// func wideBlocks16(h *[16]*[8]uint32, p *[16]*byte, n int)
+// Requires: AVX, AVX512BW, AVX512F
+TEXT ·wideBlocks16(SB), NOSPLIT, $576-24
+	LEAQ            63(SP), SI
+	ANDQ            $-64, SI
+	VBROADCASTI32X4 flipWords<>+0(SB), Z14
+	MOVQ            h+0(FP), AX
+	MOVQ            p+8(FP), BX
+	MOVQ            n+16(FP), CX
+	MOVQ            (AX), DX
+	VMOVDQU         (DX), Y0
+	MOVQ            32(AX), DX
+	VINSERTI64X4    $0x01, (DX), Z0, Z0
+	MOVQ            8(AX), DX
+	VMOVDQU         (DX), Y1
+	MOVQ            40(AX), DX
+	VINSERTI64X4    $0x01, (DX), Z1, Z1
+	MOVQ            16(AX), DX
+	VMOVDQU         (DX), Y2
+	MOVQ            48(AX), DX
+	VINSERTI64X4    $0x01, (DX), Z2, Z2
+	MOVQ            24(AX), DX
+	VMOVDQU         (DX), Y3
+	MOVQ            56(AX), DX
+	VINSERTI64X4    $0x01, (DX), Z3, Z3
+	MOVQ            64(AX), DX
+	VMOVDQU         (DX), Y4
+	MOVQ            96(AX), DX
+	VINSERTI64X4    $0x01, (DX), Z4, Z4
+	MOVQ            72(AX), DX
+	VMOVDQU         (DX), Y5
+	MOVQ            104(AX), DX
+	VINSERTI64X4    $0x01, (DX), Z5, Z5
+	MOVQ            80(AX), DX
+	VMOVDQU         (DX), Y6
+	MOVQ            112(AX), DX
+	VINSERTI64X4    $0x01, (DX), Z6, Z6
+	MOVQ            88(AX), DX
+	VMOVDQU         (DX), Y7
+	MOVQ            120(AX), DX
+	VINSERTI64X4    $0x01, (DX), Z7, Z7
+	VPUNPCKLDQ      Z1, Z0, Z8
+	VPUNPCKHDQ      Z1, Z0, Z1
+	VPUNPCKLDQ      Z3, Z2, Z0
+	VPUNPCKHDQ      Z3, Z2, Z3
+	VPUNPCKLQDQ     Z0, Z8, Z2
+	VPUNPCKHQDQ     Z0, Z8, Z0
+	VPUNPCKLQDQ     Z3, Z1, Z8
+	VPUNPCKHQDQ     Z3, Z1, Z3
+	VPUNPCKLDQ      Z5, Z4, Z1
+	VPUNPCKHDQ      Z5, Z4, Z5
+	VPUNPCKLDQ      Z7, Z6, Z4
+	VPUNPCKHDQ      Z7, Z6, Z7
+	VPUNPCKLQDQ     Z4, Z1, Z6
+	VPUNPCKHQDQ     Z4, Z1, Z4
+	VPUNPCKLQDQ     Z7, Z5, Z1
+	VPUNPCKHQDQ     Z7, Z5, Z7
+	VSHUFI32X4      $0x88, Z6, Z2, Z5
+	VSHUFI32X4      $0xdd, Z6, Z2, Z6
+	VSHUFI32X4      $0x88, Z4, Z0, Z2
+	VSHUFI32X4      $0xdd, Z4, Z0, Z4
+	VSHUFI32X4      $0x88, Z1, Z8, Z0
+	VSHUFI32X4      $0xdd, Z1, Z8, Z1
+	VSHUFI32X4      $0x88, Z7, Z3, Z8
+	VSHUFI32X4      $0xdd, Z7, Z3, Z7
+	XORL            DI, DI
+
+block:
+	VMOVDQA32     Z5, (SI)
+	VMOVDQA32     Z2, 64(SI)
+	VMOVDQA32     Z0, 128(SI)
+	VMOVDQA32     Z8, 192(SI)
+	VMOVDQA32     Z6, 256(SI)
+	VMOVDQA32     Z4, 320(SI)
+	VMOVDQA32     Z1, 384(SI)
+	VMOVDQA32     Z7, 448(SI)
+	MOVQ          (BX), DX
+	VMOVDQU32     (DX)(DI*1), Z16
+	MOVQ          8(BX), DX
+	VMOVDQU32     (DX)(DI*1), Z17
+	MOVQ          16(BX), DX
+	VMOVDQU32     (DX)(DI*1), Z18
+	MOVQ          24(BX), DX
+	VMOVDQU32     (DX)(DI*1), Z19
+	MOVQ          32(BX), DX
+	VMOVDQU32     (DX)(DI*1), Z20
+	MOVQ          40(BX), DX
+	VMOVDQU32     (DX)(DI*1), Z21
+	MOVQ          48(BX), DX
+	VMOVDQU32     (DX)(DI*1), Z22
+	MOVQ          56(BX), DX
+	VMOVDQU32     (DX)(DI*1), Z23
+	MOVQ          64(BX), DX
+	VMOVDQU32     (DX)(DI*1), Z24
+	MOVQ          72(BX), DX
+	VMOVDQU32     (DX)(DI*1), Z25
+	MOVQ          80(BX), DX
+	VMOVDQU32     (DX)(DI*1), Z26
+	MOVQ          88(BX), DX
+	VMOVDQU32     (DX)(DI*1), Z27
+	MOVQ          96(BX), DX
+	VMOVDQU32     (DX)(DI*1), Z28
+	MOVQ          104(BX), DX
+	VMOVDQU32     (DX)(DI*1), Z29
+	MOVQ          112(BX), DX
+	VMOVDQU32     (DX)(DI*1), Z30
+	MOVQ          120(BX), DX
+	VMOVDQU32     (DX)(DI*1), Z31
+	VPSHUFB       Z14, Z16, Z16
+	VPSHUFB       Z14, Z17, Z17
+	VPSHUFB       Z14, Z18, Z18
+	VPSHUFB       Z14, Z19, Z19
+	VPSHUFB       Z14, Z20, Z20
+	VPSHUFB       Z14, Z21, Z21
+	VPSHUFB       Z14, Z22, Z22
+	VPSHUFB       Z14, Z23, Z23
+	VPSHUFB       Z14, Z24, Z24
+	VPSHUFB       Z14, Z25, Z25
+	VPSHUFB       Z14, Z26, Z26
+	VPSHUFB       Z14, Z27, Z27
+	VPSHUFB       Z14, Z28, Z28
+	VPSHUFB       Z14, Z29, Z29
+	VPSHUFB       Z14, Z30, Z30
+	VPSHUFB       Z14, Z31, Z31
+	VPUNPCKLDQ    Z17, Z16, Z3
+	VPUNPCKHDQ    Z17, Z16, Z17
+	VPUNPCKLDQ    Z19, Z18, Z16
+	VPUNPCKHDQ    Z19, Z18, Z19
+	VPUNPCKLQDQ   Z16, Z3, Z18
+	VPUNPCKHQDQ   Z16, Z3, Z16
+	VPUNPCKLQDQ   Z19, Z17, Z3
+	VPUNPCKHQDQ   Z19, Z17, Z19
+	VPUNPCKLDQ    Z21, Z20, Z17
+	VPUNPCKHDQ    Z21, Z20, Z21
+	VPUNPCKLDQ    Z23, Z22, Z20
+	VPUNPCKHDQ    Z23, Z22, Z23
+	VPUNPCKLQDQ   Z20, Z17, Z22
+	VPUNPCKHQDQ   Z20, Z17, Z20
+	VPUNPCKLQDQ   Z23, Z21, Z17
+	VPUNPCKHQDQ   Z23, Z21, Z23
+	VPUNPCKLDQ    Z25, Z24, Z21
+	VPUNPCKHDQ    Z25, Z24, Z25
+	VPUNPCKLDQ    Z27, Z26, Z24
+	VPUNPCKHDQ    Z27, Z26, Z27
+	VPUNPCKLQDQ   Z24, Z21, Z26
+	VPUNPCKHQDQ   Z24, Z21, Z24
+	VPUNPCKLQDQ   Z27, Z25, Z21
+	VPUNPCKHQDQ   Z27, Z25, Z27
+	VPUNPCKLDQ    Z29, Z28, Z25
+	VPUNPCKHDQ    Z29, Z28, Z29
+	VPUNPCKLDQ    Z31, Z30, Z28
+	VPUNPCKHDQ    Z31, Z30, Z31
+	VPUNPCKLQDQ   Z28, Z25, Z30
+	VPUNPCKHQDQ   Z28, Z25, Z28
+	VPUNPCKLQDQ   Z31, Z29, Z25
+	VPUNPCKHQDQ   Z31, Z29, Z31
+	VSHUFI32X4    $0x88, Z22, Z18, Z29
+	VSHUFI32X4    $0xdd, Z22, Z18, Z22
+	VSHUFI32X4    $0x88, Z30, Z26, Z18
+	VSHUFI32X4    $0xdd, Z30, Z26, Z30
+	VSHUFI32X4    $0x88, Z18, Z29, Z26
+	VSHUFI32X4    $0xdd, Z18, Z29, Z18
+	VSHUFI32X4    $0x88, Z30, Z22, Z29
+	VSHUFI32X4    $0xdd, Z30, Z22, Z30
+	VSHUFI32X4    $0x88, Z20, Z16, Z22
+	VSHUFI32X4    $0xdd, Z20, Z16, Z20
+	VSHUFI32X4    $0x88, Z28, Z24, Z16
+	VSHUFI32X4    $0xdd, Z28, Z24, Z28
+	VSHUFI32X4    $0x88, Z16, Z22, Z24
+	VSHUFI32X4    $0xdd, Z16, Z22, Z16
+	VSHUFI32X4    $0x88, Z28, Z20, Z22
+	VSHUFI32X4    $0xdd, Z28, Z20, Z28
+	VSHUFI32X4    $0x88, Z17, Z3, Z20
+	VSHUFI32X4    $0xdd, Z17, Z3, Z17
+	VSHUFI32X4    $0x88, Z25, Z21, Z3
+	VSHUFI32X4    $0xdd, Z25, Z21, Z25
+	VSHUFI32X4    $0x88, Z3, Z20, Z21
+	VSHUFI32X4    $0xdd, Z3, Z20, Z3
+	VSHUFI32X4    $0x88, Z25, Z17, Z20
+	VSHUFI32X4    $0xdd, Z25, Z17, Z25
+	VSHUFI32X4    $0x88, Z23, Z19, Z17
+	VSHUFI32X4    $0xdd, Z23, Z19, Z23
+	VSHUFI32X4    $0x88, Z31, Z27, Z19
+	VSHUFI32X4    $0xdd, Z31, Z27, Z31
+	VSHUFI32X4    $0x88, Z19, Z17, Z27
+	VSHUFI32X4    $0xdd, Z19, Z17, Z19
+	VSHUFI32X4    $0x88, Z31, Z23, Z17
+	VSHUFI32X4    $0xdd, Z31, Z23, Z31
+	VPADDD        Z26, Z7, Z7
+	VPADDD.BCST   constants<>+0(SB), Z7, Z7
+	VPRORD        $0x06, Z6, Z23
+	VPRORD        $0x0b, Z6, Z9
+	VPRORD        $0x19, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPADDD        Z7, Z8, Z8
+	VPTERNLOGD    $0xca, Z1, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z8, Z8
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z8, Z8
+	VPADDD        Z23, Z7, Z7
+	VPRORD        $0x02, Z5, Z23
+	VPRORD        $0x0d, Z5, Z9
+	VPRORD        $0x16, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPTERNLOGD    $0xe8, Z0, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z16, Z26, Z26
+	VPRORD        $0x07, Z24, Z23
+	VPRORD        $0x12, Z24, Z9
+	VPSRLD        $0x03, Z24, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z26, Z26
+	VPRORD        $0x11, Z25, Z23
+	VPRORD        $0x13, Z25, Z9
+	VPSRLD        $0x0a, Z25, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z26, Z26
+	VPADDD        Z24, Z1, Z1
+	VPADDD.BCST   constants<>+4(SB), Z1, Z1
+	VPRORD        $0x06, Z8, Z23
+	VPRORD        $0x0b, Z8, Z9
+	VPRORD        $0x19, Z8, Z10
+	VMOVDQA32     Z8, Z11
+	VPADDD        Z1, Z0, Z0
+	VPTERNLOGD    $0xca, Z4, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z23, Z1, Z1
+	VPRORD        $0x02, Z7, Z23
+	VPRORD        $0x0d, Z7, Z9
+	VPRORD        $0x16, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPTERNLOGD    $0xe8, Z2, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z3, Z24, Z24
+	VPRORD        $0x07, Z21, Z23
+	VPRORD        $0x12, Z21, Z9
+	VPSRLD        $0x03, Z21, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z24, Z24
+	VPRORD        $0x11, Z31, Z23
+	VPRORD        $0x13, Z31, Z9
+	VPSRLD        $0x0a, Z31, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z24, Z24
+	VPADDD        Z21, Z4, Z4
+	VPADDD.BCST   constants<>+8(SB), Z4, Z4
+	VPRORD        $0x06, Z0, Z23
+	VPRORD        $0x0b, Z0, Z9
+	VPRORD        $0x19, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPADDD        Z4, Z2, Z2
+	VPTERNLOGD    $0xca, Z6, Z8, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z23, Z4, Z4
+	VPRORD        $0x02, Z1, Z23
+	VPRORD        $0x0d, Z1, Z9
+	VPRORD        $0x16, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPTERNLOGD    $0xe8, Z5, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z19, Z21, Z21
+	VPRORD        $0x07, Z27, Z23
+	VPRORD        $0x12, Z27, Z9
+	VPSRLD        $0x03, Z27, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z21, Z21
+	VPRORD        $0x11, Z26, Z23
+	VPRORD        $0x13, Z26, Z9
+	VPSRLD        $0x0a, Z26, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z21, Z21
+	VPADDD        Z27, Z6, Z6
+	VPADDD.BCST   constants<>+12(SB), Z6, Z6
+	VPRORD        $0x06, Z2, Z23
+	VPRORD        $0x0b, Z2, Z9
+	VPRORD        $0x19, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPADDD        Z6, Z5, Z5
+	VPTERNLOGD    $0xca, Z8, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z23, Z6, Z6
+	VPRORD        $0x02, Z4, Z23
+	VPRORD        $0x0d, Z4, Z9
+	VPRORD        $0x16, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPTERNLOGD    $0xe8, Z7, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z30, Z27, Z27
+	VPRORD        $0x07, Z29, Z23
+	VPRORD        $0x12, Z29, Z9
+	VPSRLD        $0x03, Z29, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z27, Z27
+	VPRORD        $0x11, Z24, Z23
+	VPRORD        $0x13, Z24, Z9
+	VPSRLD        $0x0a, Z24, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z27, Z27
+	VPADDD        Z29, Z8, Z8
+	VPADDD.BCST   constants<>+16(SB), Z8, Z8
+	VPRORD        $0x06, Z5, Z23
+	VPRORD        $0x0b, Z5, Z9
+	VPRORD        $0x19, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPADDD        Z8, Z7, Z7
+	VPTERNLOGD    $0xca, Z0, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z11, Z8, Z8
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z23, Z8, Z8
+	VPRORD        $0x02, Z6, Z23
+	VPRORD        $0x0d, Z6, Z9
+	VPRORD        $0x16, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPTERNLOGD    $0xe8, Z1, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z8, Z8
+	VPADDD        Z23, Z8, Z8
+	VPADDD        Z28, Z29, Z29
+	VPRORD        $0x07, Z22, Z23
+	VPRORD        $0x12, Z22, Z9
+	VPSRLD        $0x03, Z22, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z29, Z29
+	VPRORD        $0x11, Z21, Z23
+	VPRORD        $0x13, Z21, Z9
+	VPSRLD        $0x0a, Z21, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z29, Z29
+	VPADDD        Z22, Z0, Z0
+	VPADDD.BCST   constants<>+20(SB), Z0, Z0
+	VPRORD        $0x06, Z7, Z23
+	VPRORD        $0x0b, Z7, Z9
+	VPRORD        $0x19, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPADDD        Z0, Z1, Z1
+	VPTERNLOGD    $0xca, Z2, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z23, Z0, Z0
+	VPRORD        $0x02, Z8, Z23
+	VPRORD        $0x0d, Z8, Z9
+	VPRORD        $0x16, Z8, Z10
+	VMOVDQA32     Z8, Z11
+	VPTERNLOGD    $0xe8, Z4, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z25, Z22, Z22
+	VPRORD        $0x07, Z20, Z23
+	VPRORD        $0x12, Z20, Z9
+	VPSRLD        $0x03, Z20, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z22, Z22
+	VPRORD        $0x11, Z27, Z23
+	VPRORD        $0x13, Z27, Z9
+	VPSRLD        $0x0a, Z27, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z22, Z22
+	VPADDD        Z20, Z2, Z2
+	VPADDD.BCST   constants<>+24(SB), Z2, Z2
+	VPRORD        $0x06, Z1, Z23
+	VPRORD        $0x0b, Z1, Z9
+	VPRORD        $0x19, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPADDD        Z2, Z4, Z4
+	VPTERNLOGD    $0xca, Z5, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z23, Z2, Z2
+	VPRORD        $0x02, Z0, Z23
+	VPRORD        $0x0d, Z0, Z9
+	VPRORD        $0x16, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPTERNLOGD    $0xe8, Z6, Z8, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z31, Z20, Z20
+	VPRORD        $0x07, Z17, Z23
+	VPRORD        $0x12, Z17, Z9
+	VPSRLD        $0x03, Z17, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z20, Z20
+	VPRORD        $0x11, Z29, Z23
+	VPRORD        $0x13, Z29, Z9
+	VPSRLD        $0x0a, Z29, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z20, Z20
+	VPADDD        Z17, Z5, Z5
+	VPADDD.BCST   constants<>+28(SB), Z5, Z5
+	VPRORD        $0x06, Z4, Z23
+	VPRORD        $0x0b, Z4, Z9
+	VPRORD        $0x19, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPADDD        Z5, Z6, Z6
+	VPTERNLOGD    $0xca, Z7, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z23, Z5, Z5
+	VPRORD        $0x02, Z2, Z23
+	VPRORD        $0x0d, Z2, Z9
+	VPRORD        $0x16, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPTERNLOGD    $0xe8, Z8, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z26, Z17, Z17
+	VPRORD        $0x07, Z18, Z23
+	VPRORD        $0x12, Z18, Z9
+	VPSRLD        $0x03, Z18, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z17, Z17
+	VPRORD        $0x11, Z22, Z23
+	VPRORD        $0x13, Z22, Z9
+	VPSRLD        $0x0a, Z22, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z17, Z17
+	VPADDD        Z18, Z7, Z7
+	VPADDD.BCST   constants<>+32(SB), Z7, Z7
+	VPRORD        $0x06, Z6, Z23
+	VPRORD        $0x0b, Z6, Z9
+	VPRORD        $0x19, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPADDD        Z7, Z8, Z8
+	VPTERNLOGD    $0xca, Z1, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z8, Z8
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z8, Z8
+	VPADDD        Z23, Z7, Z7
+	VPRORD        $0x02, Z5, Z23
+	VPRORD        $0x0d, Z5, Z9
+	VPRORD        $0x16, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPTERNLOGD    $0xe8, Z0, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z24, Z18, Z18
+	VPRORD        $0x07, Z16, Z23
+	VPRORD        $0x12, Z16, Z9
+	VPSRLD        $0x03, Z16, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z18, Z18
+	VPRORD        $0x11, Z20, Z23
+	VPRORD        $0x13, Z20, Z9
+	VPSRLD        $0x0a, Z20, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z18, Z18
+	VPADDD        Z16, Z1, Z1
+	VPADDD.BCST   constants<>+36(SB), Z1, Z1
+	VPRORD        $0x06, Z8, Z23
+	VPRORD        $0x0b, Z8, Z9
+	VPRORD        $0x19, Z8, Z10
+	VMOVDQA32     Z8, Z11
+	VPADDD        Z1, Z0, Z0
+	VPTERNLOGD    $0xca, Z4, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z23, Z1, Z1
+	VPRORD        $0x02, Z7, Z23
+	VPRORD        $0x0d, Z7, Z9
+	VPRORD        $0x16, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPTERNLOGD    $0xe8, Z2, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z21, Z16, Z16
+	VPRORD        $0x07, Z3, Z23
+	VPRORD        $0x12, Z3, Z9
+	VPSRLD        $0x03, Z3, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z16, Z16
+	VPRORD        $0x11, Z17, Z23
+	VPRORD        $0x13, Z17, Z9
+	VPSRLD        $0x0a, Z17, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z16, Z16
+	VPADDD        Z3, Z4, Z4
+	VPADDD.BCST   constants<>+40(SB), Z4, Z4
+	VPRORD        $0x06, Z0, Z23
+	VPRORD        $0x0b, Z0, Z9
+	VPRORD        $0x19, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPADDD        Z4, Z2, Z2
+	VPTERNLOGD    $0xca, Z6, Z8, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z23, Z4, Z4
+	VPRORD        $0x02, Z1, Z23
+	VPRORD        $0x0d, Z1, Z9
+	VPRORD        $0x16, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPTERNLOGD    $0xe8, Z5, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z27, Z3, Z3
+	VPRORD        $0x07, Z19, Z23
+	VPRORD        $0x12, Z19, Z9
+	VPSRLD        $0x03, Z19, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z3, Z3
+	VPRORD        $0x11, Z18, Z23
+	VPRORD        $0x13, Z18, Z9
+	VPSRLD        $0x0a, Z18, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z3, Z3
+	VPADDD        Z19, Z6, Z6
+	VPADDD.BCST   constants<>+44(SB), Z6, Z6
+	VPRORD        $0x06, Z2, Z23
+	VPRORD        $0x0b, Z2, Z9
+	VPRORD        $0x19, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPADDD        Z6, Z5, Z5
+	VPTERNLOGD    $0xca, Z8, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z23, Z6, Z6
+	VPRORD        $0x02, Z4, Z23
+	VPRORD        $0x0d, Z4, Z9
+	VPRORD        $0x16, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPTERNLOGD    $0xe8, Z7, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z29, Z19, Z19
+	VPRORD        $0x07, Z30, Z23
+	VPRORD        $0x12, Z30, Z9
+	VPSRLD        $0x03, Z30, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z19, Z19
+	VPRORD        $0x11, Z16, Z23
+	VPRORD        $0x13, Z16, Z9
+	VPSRLD        $0x0a, Z16, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z19, Z19
+	VPADDD        Z30, Z8, Z8
+	VPADDD.BCST   constants<>+48(SB), Z8, Z8
+	VPRORD        $0x06, Z5, Z23
+	VPRORD        $0x0b, Z5, Z9
+	VPRORD        $0x19, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPADDD        Z8, Z7, Z7
+	VPTERNLOGD    $0xca, Z0, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z11, Z8, Z8
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z23, Z8, Z8
+	VPRORD        $0x02, Z6, Z23
+	VPRORD        $0x0d, Z6, Z9
+	VPRORD        $0x16, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPTERNLOGD    $0xe8, Z1, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z8, Z8
+	VPADDD        Z23, Z8, Z8
+	VPADDD        Z22, Z30, Z30
+	VPRORD        $0x07, Z28, Z23
+	VPRORD        $0x12, Z28, Z9
+	VPSRLD        $0x03, Z28, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z30, Z30
+	VPRORD        $0x11, Z3, Z23
+	VPRORD        $0x13, Z3, Z9
+	VPSRLD        $0x0a, Z3, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z30, Z30
+	VPADDD        Z28, Z0, Z0
+	VPADDD.BCST   constants<>+52(SB), Z0, Z0
+	VPRORD        $0x06, Z7, Z23
+	VPRORD        $0x0b, Z7, Z9
+	VPRORD        $0x19, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPADDD        Z0, Z1, Z1
+	VPTERNLOGD    $0xca, Z2, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z23, Z0, Z0
+	VPRORD        $0x02, Z8, Z23
+	VPRORD        $0x0d, Z8, Z9
+	VPRORD        $0x16, Z8, Z10
+	VMOVDQA32     Z8, Z11
+	VPTERNLOGD    $0xe8, Z4, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z20, Z28, Z28
+	VPRORD        $0x07, Z25, Z23
+	VPRORD        $0x12, Z25, Z9
+	VPSRLD        $0x03, Z25, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z28, Z28
+	VPRORD        $0x11, Z19, Z23
+	VPRORD        $0x13, Z19, Z9
+	VPSRLD        $0x0a, Z19, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z28, Z28
+	VPADDD        Z25, Z2, Z2
+	VPADDD.BCST   constants<>+56(SB), Z2, Z2
+	VPRORD        $0x06, Z1, Z23
+	VPRORD        $0x0b, Z1, Z9
+	VPRORD        $0x19, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPADDD        Z2, Z4, Z4
+	VPTERNLOGD    $0xca, Z5, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z23, Z2, Z2
+	VPRORD        $0x02, Z0, Z23
+	VPRORD        $0x0d, Z0, Z9
+	VPRORD        $0x16, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPTERNLOGD    $0xe8, Z6, Z8, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z17, Z25, Z25
+	VPRORD        $0x07, Z31, Z23
+	VPRORD        $0x12, Z31, Z9
+	VPSRLD        $0x03, Z31, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z25, Z25
+	VPRORD        $0x11, Z30, Z23
+	VPRORD        $0x13, Z30, Z9
+	VPSRLD        $0x0a, Z30, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z25, Z25
+	VPADDD        Z31, Z5, Z5
+	VPADDD.BCST   constants<>+60(SB), Z5, Z5
+	VPRORD        $0x06, Z4, Z23
+	VPRORD        $0x0b, Z4, Z9
+	VPRORD        $0x19, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPADDD        Z5, Z6, Z6
+	VPTERNLOGD    $0xca, Z7, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z23, Z5, Z5
+	VPRORD        $0x02, Z2, Z23
+	VPRORD        $0x0d, Z2, Z9
+	VPRORD        $0x16, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPTERNLOGD    $0xe8, Z8, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z18, Z31, Z31
+	VPRORD        $0x07, Z26, Z23
+	VPRORD        $0x12, Z26, Z9
+	VPSRLD        $0x03, Z26, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z31, Z31
+	VPRORD        $0x11, Z28, Z23
+	VPRORD        $0x13, Z28, Z9
+	VPSRLD        $0x0a, Z28, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z31, Z31
+	VPADDD        Z26, Z7, Z7
+	VPADDD.BCST   constants<>+64(SB), Z7, Z7
+	VPRORD        $0x06, Z6, Z23
+	VPRORD        $0x0b, Z6, Z9
+	VPRORD        $0x19, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPADDD        Z7, Z8, Z8
+	VPTERNLOGD    $0xca, Z1, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z8, Z8
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z8, Z8
+	VPADDD        Z23, Z7, Z7
+	VPRORD        $0x02, Z5, Z23
+	VPRORD        $0x0d, Z5, Z9
+	VPRORD        $0x16, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPTERNLOGD    $0xe8, Z0, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z16, Z26, Z26
+	VPRORD        $0x07, Z24, Z23
+	VPRORD        $0x12, Z24, Z9
+	VPSRLD        $0x03, Z24, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z26, Z26
+	VPRORD        $0x11, Z25, Z23
+	VPRORD        $0x13, Z25, Z9
+	VPSRLD        $0x0a, Z25, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z26, Z26
+	VPADDD        Z24, Z1, Z1
+	VPADDD.BCST   constants<>+68(SB), Z1, Z1
+	VPRORD        $0x06, Z8, Z23
+	VPRORD        $0x0b, Z8, Z9
+	VPRORD        $0x19, Z8, Z10
+	VMOVDQA32     Z8, Z11
+	VPADDD        Z1, Z0, Z0
+	VPTERNLOGD    $0xca, Z4, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z23, Z1, Z1
+	VPRORD        $0x02, Z7, Z23
+	VPRORD        $0x0d, Z7, Z9
+	VPRORD        $0x16, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPTERNLOGD    $0xe8, Z2, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z3, Z24, Z24
+	VPRORD        $0x07, Z21, Z23
+	VPRORD        $0x12, Z21, Z9
+	VPSRLD        $0x03, Z21, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z24, Z24
+	VPRORD        $0x11, Z31, Z23
+	VPRORD        $0x13, Z31, Z9
+	VPSRLD        $0x0a, Z31, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z24, Z24
+	VPADDD        Z21, Z4, Z4
+	VPADDD.BCST   constants<>+72(SB), Z4, Z4
+	VPRORD        $0x06, Z0, Z23
+	VPRORD        $0x0b, Z0, Z9
+	VPRORD        $0x19, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPADDD        Z4, Z2, Z2
+	VPTERNLOGD    $0xca, Z6, Z8, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z23, Z4, Z4
+	VPRORD        $0x02, Z1, Z23
+	VPRORD        $0x0d, Z1, Z9
+	VPRORD        $0x16, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPTERNLOGD    $0xe8, Z5, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z19, Z21, Z21
+	VPRORD        $0x07, Z27, Z23
+	VPRORD        $0x12, Z27, Z9
+	VPSRLD        $0x03, Z27, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z21, Z21
+	VPRORD        $0x11, Z26, Z23
+	VPRORD        $0x13, Z26, Z9
+	VPSRLD        $0x0a, Z26, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z21, Z21
+	VPADDD        Z27, Z6, Z6
+	VPADDD.BCST   constants<>+76(SB), Z6, Z6
+	VPRORD        $0x06, Z2, Z23
+	VPRORD        $0x0b, Z2, Z9
+	VPRORD        $0x19, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPADDD        Z6, Z5, Z5
+	VPTERNLOGD    $0xca, Z8, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z23, Z6, Z6
+	VPRORD        $0x02, Z4, Z23
+	VPRORD        $0x0d, Z4, Z9
+	VPRORD        $0x16, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPTERNLOGD    $0xe8, Z7, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z30, Z27, Z27
+	VPRORD        $0x07, Z29, Z23
+	VPRORD        $0x12, Z29, Z9
+	VPSRLD        $0x03, Z29, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z27, Z27
+	VPRORD        $0x11, Z24, Z23
+	VPRORD        $0x13, Z24, Z9
+	VPSRLD        $0x0a, Z24, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z27, Z27
+	VPADDD        Z29, Z8, Z8
+	VPADDD.BCST   constants<>+80(SB), Z8, Z8
+	VPRORD        $0x06, Z5, Z23
+	VPRORD        $0x0b, Z5, Z9
+	VPRORD        $0x19, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPADDD        Z8, Z7, Z7
+	VPTERNLOGD    $0xca, Z0, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z11, Z8, Z8
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z23, Z8, Z8
+	VPRORD        $0x02, Z6, Z23
+	VPRORD        $0x0d, Z6, Z9
+	VPRORD        $0x16, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPTERNLOGD    $0xe8, Z1, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z8, Z8
+	VPADDD        Z23, Z8, Z8
+	VPADDD        Z28, Z29, Z29
+	VPRORD        $0x07, Z22, Z23
+	VPRORD        $0x12, Z22, Z9
+	VPSRLD        $0x03, Z22, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z29, Z29
+	VPRORD        $0x11, Z21, Z23
+	VPRORD        $0x13, Z21, Z9
+	VPSRLD        $0x0a, Z21, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z29, Z29
+	VPADDD        Z22, Z0, Z0
+	VPADDD.BCST   constants<>+84(SB), Z0, Z0
+	VPRORD        $0x06, Z7, Z23
+	VPRORD        $0x0b, Z7, Z9
+	VPRORD        $0x19, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPADDD        Z0, Z1, Z1
+	VPTERNLOGD    $0xca, Z2, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z23, Z0, Z0
+	VPRORD        $0x02, Z8, Z23
+	VPRORD        $0x0d, Z8, Z9
+	VPRORD        $0x16, Z8, Z10
+	VMOVDQA32     Z8, Z11
+	VPTERNLOGD    $0xe8, Z4, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z25, Z22, Z22
+	VPRORD        $0x07, Z20, Z23
+	VPRORD        $0x12, Z20, Z9
+	VPSRLD        $0x03, Z20, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z22, Z22
+	VPRORD        $0x11, Z27, Z23
+	VPRORD        $0x13, Z27, Z9
+	VPSRLD        $0x0a, Z27, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z22, Z22
+	VPADDD        Z20, Z2, Z2
+	VPADDD.BCST   constants<>+88(SB), Z2, Z2
+	VPRORD        $0x06, Z1, Z23
+	VPRORD        $0x0b, Z1, Z9
+	VPRORD        $0x19, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPADDD        Z2, Z4, Z4
+	VPTERNLOGD    $0xca, Z5, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z23, Z2, Z2
+	VPRORD        $0x02, Z0, Z23
+	VPRORD        $0x0d, Z0, Z9
+	VPRORD        $0x16, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPTERNLOGD    $0xe8, Z6, Z8, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z31, Z20, Z20
+	VPRORD        $0x07, Z17, Z23
+	VPRORD        $0x12, Z17, Z9
+	VPSRLD        $0x03, Z17, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z20, Z20
+	VPRORD        $0x11, Z29, Z23
+	VPRORD        $0x13, Z29, Z9
+	VPSRLD        $0x0a, Z29, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z20, Z20
+	VPADDD        Z17, Z5, Z5
+	VPADDD.BCST   constants<>+92(SB), Z5, Z5
+	VPRORD        $0x06, Z4, Z23
+	VPRORD        $0x0b, Z4, Z9
+	VPRORD        $0x19, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPADDD        Z5, Z6, Z6
+	VPTERNLOGD    $0xca, Z7, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z23, Z5, Z5
+	VPRORD        $0x02, Z2, Z23
+	VPRORD        $0x0d, Z2, Z9
+	VPRORD        $0x16, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPTERNLOGD    $0xe8, Z8, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z26, Z17, Z17
+	VPRORD        $0x07, Z18, Z23
+	VPRORD        $0x12, Z18, Z9
+	VPSRLD        $0x03, Z18, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z17, Z17
+	VPRORD        $0x11, Z22, Z23
+	VPRORD        $0x13, Z22, Z9
+	VPSRLD        $0x0a, Z22, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z17, Z17
+	VPADDD        Z18, Z7, Z7
+	VPADDD.BCST   constants<>+96(SB), Z7, Z7
+	VPRORD        $0x06, Z6, Z23
+	VPRORD        $0x0b, Z6, Z9
+	VPRORD        $0x19, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPADDD        Z7, Z8, Z8
+	VPTERNLOGD    $0xca, Z1, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z8, Z8
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z8, Z8
+	VPADDD        Z23, Z7, Z7
+	VPRORD        $0x02, Z5, Z23
+	VPRORD        $0x0d, Z5, Z9
+	VPRORD        $0x16, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPTERNLOGD    $0xe8, Z0, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z24, Z18, Z18
+	VPRORD        $0x07, Z16, Z23
+	VPRORD        $0x12, Z16, Z9
+	VPSRLD        $0x03, Z16, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z18, Z18
+	VPRORD        $0x11, Z20, Z23
+	VPRORD        $0x13, Z20, Z9
+	VPSRLD        $0x0a, Z20, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z18, Z18
+	VPADDD        Z16, Z1, Z1
+	VPADDD.BCST   constants<>+100(SB), Z1, Z1
+	VPRORD        $0x06, Z8, Z23
+	VPRORD        $0x0b, Z8, Z9
+	VPRORD        $0x19, Z8, Z10
+	VMOVDQA32     Z8, Z11
+	VPADDD        Z1, Z0, Z0
+	VPTERNLOGD    $0xca, Z4, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z23, Z1, Z1
+	VPRORD        $0x02, Z7, Z23
+	VPRORD        $0x0d, Z7, Z9
+	VPRORD        $0x16, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPTERNLOGD    $0xe8, Z2, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z21, Z16, Z16
+	VPRORD        $0x07, Z3, Z23
+	VPRORD        $0x12, Z3, Z9
+	VPSRLD        $0x03, Z3, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z16, Z16
+	VPRORD        $0x11, Z17, Z23
+	VPRORD        $0x13, Z17, Z9
+	VPSRLD        $0x0a, Z17, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z16, Z16
+	VPADDD        Z3, Z4, Z4
+	VPADDD.BCST   constants<>+104(SB), Z4, Z4
+	VPRORD        $0x06, Z0, Z23
+	VPRORD        $0x0b, Z0, Z9
+	VPRORD        $0x19, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPADDD        Z4, Z2, Z2
+	VPTERNLOGD    $0xca, Z6, Z8, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z23, Z4, Z4
+	VPRORD        $0x02, Z1, Z23
+	VPRORD        $0x0d, Z1, Z9
+	VPRORD        $0x16, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPTERNLOGD    $0xe8, Z5, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z27, Z3, Z3
+	VPRORD        $0x07, Z19, Z23
+	VPRORD        $0x12, Z19, Z9
+	VPSRLD        $0x03, Z19, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z3, Z3
+	VPRORD        $0x11, Z18, Z23
+	VPRORD        $0x13, Z18, Z9
+	VPSRLD        $0x0a, Z18, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z3, Z3
+	VPADDD        Z19, Z6, Z6
+	VPADDD.BCST   constants<>+108(SB), Z6, Z6
+	VPRORD        $0x06, Z2, Z23
+	VPRORD        $0x0b, Z2, Z9
+	VPRORD        $0x19, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPADDD        Z6, Z5, Z5
+	VPTERNLOGD    $0xca, Z8, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z23, Z6, Z6
+	VPRORD        $0x02, Z4, Z23
+	VPRORD        $0x0d, Z4, Z9
+	VPRORD        $0x16, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPTERNLOGD    $0xe8, Z7, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z29, Z19, Z19
+	VPRORD        $0x07, Z30, Z23
+	VPRORD        $0x12, Z30, Z9
+	VPSRLD        $0x03, Z30, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z19, Z19
+	VPRORD        $0x11, Z16, Z23
+	VPRORD        $0x13, Z16, Z9
+	VPSRLD        $0x0a, Z16, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z19, Z19
+	VPADDD        Z30, Z8, Z8
+	VPADDD.BCST   constants<>+112(SB), Z8, Z8
+	VPRORD        $0x06, Z5, Z23
+	VPRORD        $0x0b, Z5, Z9
+	VPRORD        $0x19, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPADDD        Z8, Z7, Z7
+	VPTERNLOGD    $0xca, Z0, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z11, Z8, Z8
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z23, Z8, Z8
+	VPRORD        $0x02, Z6, Z23
+	VPRORD        $0x0d, Z6, Z9
+	VPRORD        $0x16, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPTERNLOGD    $0xe8, Z1, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z8, Z8
+	VPADDD        Z23, Z8, Z8
+	VPADDD        Z22, Z30, Z30
+	VPRORD        $0x07, Z28, Z23
+	VPRORD        $0x12, Z28, Z9
+	VPSRLD        $0x03, Z28, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z30, Z30
+	VPRORD        $0x11, Z3, Z23
+	VPRORD        $0x13, Z3, Z9
+	VPSRLD        $0x0a, Z3, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z30, Z30
+	VPADDD        Z28, Z0, Z0
+	VPADDD.BCST   constants<>+116(SB), Z0, Z0
+	VPRORD        $0x06, Z7, Z23
+	VPRORD        $0x0b, Z7, Z9
+	VPRORD        $0x19, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPADDD        Z0, Z1, Z1
+	VPTERNLOGD    $0xca, Z2, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z23, Z0, Z0
+	VPRORD        $0x02, Z8, Z23
+	VPRORD        $0x0d, Z8, Z9
+	VPRORD        $0x16, Z8, Z10
+	VMOVDQA32     Z8, Z11
+	VPTERNLOGD    $0xe8, Z4, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z20, Z28, Z28
+	VPRORD        $0x07, Z25, Z23
+	VPRORD        $0x12, Z25, Z9
+	VPSRLD        $0x03, Z25, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z28, Z28
+	VPRORD        $0x11, Z19, Z23
+	VPRORD        $0x13, Z19, Z9
+	VPSRLD        $0x0a, Z19, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z28, Z28
+	VPADDD        Z25, Z2, Z2
+	VPADDD.BCST   constants<>+120(SB), Z2, Z2
+	VPRORD        $0x06, Z1, Z23
+	VPRORD        $0x0b, Z1, Z9
+	VPRORD        $0x19, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPADDD        Z2, Z4, Z4
+	VPTERNLOGD    $0xca, Z5, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z23, Z2, Z2
+	VPRORD        $0x02, Z0, Z23
+	VPRORD        $0x0d, Z0, Z9
+	VPRORD        $0x16, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPTERNLOGD    $0xe8, Z6, Z8, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z17, Z25, Z25
+	VPRORD        $0x07, Z31, Z23
+	VPRORD        $0x12, Z31, Z9
+	VPSRLD        $0x03, Z31, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z25, Z25
+	VPRORD        $0x11, Z30, Z23
+	VPRORD        $0x13, Z30, Z9
+	VPSRLD        $0x0a, Z30, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z25, Z25
+	VPADDD        Z31, Z5, Z5
+	VPADDD.BCST   constants<>+124(SB), Z5, Z5
+	VPRORD        $0x06, Z4, Z23
+	VPRORD        $0x0b, Z4, Z9
+	VPRORD        $0x19, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPADDD        Z5, Z6, Z6
+	VPTERNLOGD    $0xca, Z7, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z23, Z5, Z5
+	VPRORD        $0x02, Z2, Z23
+	VPRORD        $0x0d, Z2, Z9
+	VPRORD        $0x16, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPTERNLOGD    $0xe8, Z8, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z18, Z31, Z31
+	VPRORD        $0x07, Z26, Z23
+	VPRORD        $0x12, Z26, Z9
+	VPSRLD        $0x03, Z26, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z31, Z31
+	VPRORD        $0x11, Z28, Z23
+	VPRORD        $0x13, Z28, Z9
+	VPSRLD        $0x0a, Z28, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z31, Z31
+	VPADDD        Z26, Z7, Z7
+	VPADDD.BCST   constants<>+128(SB), Z7, Z7
+	VPRORD        $0x06, Z6, Z23
+	VPRORD        $0x0b, Z6, Z9
+	VPRORD        $0x19, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPADDD        Z7, Z8, Z8
+	VPTERNLOGD    $0xca, Z1, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z8, Z8
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z8, Z8
+	VPADDD        Z23, Z7, Z7
+	VPRORD        $0x02, Z5, Z23
+	VPRORD        $0x0d, Z5, Z9
+	VPRORD        $0x16, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPTERNLOGD    $0xe8, Z0, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z16, Z26, Z26
+	VPRORD        $0x07, Z24, Z23
+	VPRORD        $0x12, Z24, Z9
+	VPSRLD        $0x03, Z24, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z26, Z26
+	VPRORD        $0x11, Z25, Z23
+	VPRORD        $0x13, Z25, Z9
+	VPSRLD        $0x0a, Z25, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z26, Z26
+	VPADDD        Z24, Z1, Z1
+	VPADDD.BCST   constants<>+132(SB), Z1, Z1
+	VPRORD        $0x06, Z8, Z23
+	VPRORD        $0x0b, Z8, Z9
+	VPRORD        $0x19, Z8, Z10
+	VMOVDQA32     Z8, Z11
+	VPADDD        Z1, Z0, Z0
+	VPTERNLOGD    $0xca, Z4, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z23, Z1, Z1
+	VPRORD        $0x02, Z7, Z23
+	VPRORD        $0x0d, Z7, Z9
+	VPRORD        $0x16, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPTERNLOGD    $0xe8, Z2, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z3, Z24, Z24
+	VPRORD        $0x07, Z21, Z23
+	VPRORD        $0x12, Z21, Z9
+	VPSRLD        $0x03, Z21, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z24, Z24
+	VPRORD        $0x11, Z31, Z23
+	VPRORD        $0x13, Z31, Z9
+	VPSRLD        $0x0a, Z31, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z24, Z24
+	VPADDD        Z21, Z4, Z4
+	VPADDD.BCST   constants<>+136(SB), Z4, Z4
+	VPRORD        $0x06, Z0, Z23
+	VPRORD        $0x0b, Z0, Z9
+	VPRORD        $0x19, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPADDD        Z4, Z2, Z2
+	VPTERNLOGD    $0xca, Z6, Z8, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z23, Z4, Z4
+	VPRORD        $0x02, Z1, Z23
+	VPRORD        $0x0d, Z1, Z9
+	VPRORD        $0x16, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPTERNLOGD    $0xe8, Z5, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z19, Z21, Z21
+	VPRORD        $0x07, Z27, Z23
+	VPRORD        $0x12, Z27, Z9
+	VPSRLD        $0x03, Z27, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z21, Z21
+	VPRORD        $0x11, Z26, Z23
+	VPRORD        $0x13, Z26, Z9
+	VPSRLD        $0x0a, Z26, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z21, Z21
+	VPADDD        Z27, Z6, Z6
+	VPADDD.BCST   constants<>+140(SB), Z6, Z6
+	VPRORD        $0x06, Z2, Z23
+	VPRORD        $0x0b, Z2, Z9
+	VPRORD        $0x19, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPADDD        Z6, Z5, Z5
+	VPTERNLOGD    $0xca, Z8, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z23, Z6, Z6
+	VPRORD        $0x02, Z4, Z23
+	VPRORD        $0x0d, Z4, Z9
+	VPRORD        $0x16, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPTERNLOGD    $0xe8, Z7, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z30, Z27, Z27
+	VPRORD        $0x07, Z29, Z23
+	VPRORD        $0x12, Z29, Z9
+	VPSRLD        $0x03, Z29, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z27, Z27
+	VPRORD        $0x11, Z24, Z23
+	VPRORD        $0x13, Z24, Z9
+	VPSRLD        $0x0a, Z24, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z27, Z27
+	VPADDD        Z29, Z8, Z8
+	VPADDD.BCST   constants<>+144(SB), Z8, Z8
+	VPRORD        $0x06, Z5, Z23
+	VPRORD        $0x0b, Z5, Z9
+	VPRORD        $0x19, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPADDD        Z8, Z7, Z7
+	VPTERNLOGD    $0xca, Z0, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z11, Z8, Z8
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z23, Z8, Z8
+	VPRORD        $0x02, Z6, Z23
+	VPRORD        $0x0d, Z6, Z9
+	VPRORD        $0x16, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPTERNLOGD    $0xe8, Z1, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z8, Z8
+	VPADDD        Z23, Z8, Z8
+	VPADDD        Z28, Z29, Z29
+	VPRORD        $0x07, Z22, Z23
+	VPRORD        $0x12, Z22, Z9
+	VPSRLD        $0x03, Z22, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z29, Z29
+	VPRORD        $0x11, Z21, Z23
+	VPRORD        $0x13, Z21, Z9
+	VPSRLD        $0x0a, Z21, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z29, Z29
+	VPADDD        Z22, Z0, Z0
+	VPADDD.BCST   constants<>+148(SB), Z0, Z0
+	VPRORD        $0x06, Z7, Z23
+	VPRORD        $0x0b, Z7, Z9
+	VPRORD        $0x19, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPADDD        Z0, Z1, Z1
+	VPTERNLOGD    $0xca, Z2, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z23, Z0, Z0
+	VPRORD        $0x02, Z8, Z23
+	VPRORD        $0x0d, Z8, Z9
+	VPRORD        $0x16, Z8, Z10
+	VMOVDQA32     Z8, Z11
+	VPTERNLOGD    $0xe8, Z4, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z25, Z22, Z22
+	VPRORD        $0x07, Z20, Z23
+	VPRORD        $0x12, Z20, Z9
+	VPSRLD        $0x03, Z20, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z22, Z22
+	VPRORD        $0x11, Z27, Z23
+	VPRORD        $0x13, Z27, Z9
+	VPSRLD        $0x0a, Z27, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z22, Z22
+	VPADDD        Z20, Z2, Z2
+	VPADDD.BCST   constants<>+152(SB), Z2, Z2
+	VPRORD        $0x06, Z1, Z23
+	VPRORD        $0x0b, Z1, Z9
+	VPRORD        $0x19, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPADDD        Z2, Z4, Z4
+	VPTERNLOGD    $0xca, Z5, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z23, Z2, Z2
+	VPRORD        $0x02, Z0, Z23
+	VPRORD        $0x0d, Z0, Z9
+	VPRORD        $0x16, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPTERNLOGD    $0xe8, Z6, Z8, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z31, Z20, Z20
+	VPRORD        $0x07, Z17, Z23
+	VPRORD        $0x12, Z17, Z9
+	VPSRLD        $0x03, Z17, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z20, Z20
+	VPRORD        $0x11, Z29, Z23
+	VPRORD        $0x13, Z29, Z9
+	VPSRLD        $0x0a, Z29, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z20, Z20
+	VPADDD        Z17, Z5, Z5
+	VPADDD.BCST   constants<>+156(SB), Z5, Z5
+	VPRORD        $0x06, Z4, Z23
+	VPRORD        $0x0b, Z4, Z9
+	VPRORD        $0x19, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPADDD        Z5, Z6, Z6
+	VPTERNLOGD    $0xca, Z7, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z23, Z5, Z5
+	VPRORD        $0x02, Z2, Z23
+	VPRORD        $0x0d, Z2, Z9
+	VPRORD        $0x16, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPTERNLOGD    $0xe8, Z8, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z26, Z17, Z17
+	VPRORD        $0x07, Z18, Z23
+	VPRORD        $0x12, Z18, Z9
+	VPSRLD        $0x03, Z18, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z17, Z17
+	VPRORD        $0x11, Z22, Z23
+	VPRORD        $0x13, Z22, Z9
+	VPSRLD        $0x0a, Z22, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z17, Z17
+	VPADDD        Z18, Z7, Z7
+	VPADDD.BCST   constants<>+160(SB), Z7, Z7
+	VPRORD        $0x06, Z6, Z23
+	VPRORD        $0x0b, Z6, Z9
+	VPRORD        $0x19, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPADDD        Z7, Z8, Z8
+	VPTERNLOGD    $0xca, Z1, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z8, Z8
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z8, Z8
+	VPADDD        Z23, Z7, Z7
+	VPRORD        $0x02, Z5, Z23
+	VPRORD        $0x0d, Z5, Z9
+	VPRORD        $0x16, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPTERNLOGD    $0xe8, Z0, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z24, Z18, Z18
+	VPRORD        $0x07, Z16, Z23
+	VPRORD        $0x12, Z16, Z9
+	VPSRLD        $0x03, Z16, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z18, Z18
+	VPRORD        $0x11, Z20, Z23
+	VPRORD        $0x13, Z20, Z9
+	VPSRLD        $0x0a, Z20, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z18, Z18
+	VPADDD        Z16, Z1, Z1
+	VPADDD.BCST   constants<>+164(SB), Z1, Z1
+	VPRORD        $0x06, Z8, Z23
+	VPRORD        $0x0b, Z8, Z9
+	VPRORD        $0x19, Z8, Z10
+	VMOVDQA32     Z8, Z11
+	VPADDD        Z1, Z0, Z0
+	VPTERNLOGD    $0xca, Z4, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z23, Z1, Z1
+	VPRORD        $0x02, Z7, Z23
+	VPRORD        $0x0d, Z7, Z9
+	VPRORD        $0x16, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPTERNLOGD    $0xe8, Z2, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z21, Z16, Z16
+	VPRORD        $0x07, Z3, Z23
+	VPRORD        $0x12, Z3, Z9
+	VPSRLD        $0x03, Z3, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z16, Z16
+	VPRORD        $0x11, Z17, Z23
+	VPRORD        $0x13, Z17, Z9
+	VPSRLD        $0x0a, Z17, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z16, Z16
+	VPADDD        Z3, Z4, Z4
+	VPADDD.BCST   constants<>+168(SB), Z4, Z4
+	VPRORD        $0x06, Z0, Z23
+	VPRORD        $0x0b, Z0, Z9
+	VPRORD        $0x19, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPADDD        Z4, Z2, Z2
+	VPTERNLOGD    $0xca, Z6, Z8, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z23, Z4, Z4
+	VPRORD        $0x02, Z1, Z23
+	VPRORD        $0x0d, Z1, Z9
+	VPRORD        $0x16, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPTERNLOGD    $0xe8, Z5, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z27, Z3, Z3
+	VPRORD        $0x07, Z19, Z23
+	VPRORD        $0x12, Z19, Z9
+	VPSRLD        $0x03, Z19, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z3, Z3
+	VPRORD        $0x11, Z18, Z23
+	VPRORD        $0x13, Z18, Z9
+	VPSRLD        $0x0a, Z18, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z3, Z3
+	VPADDD        Z19, Z6, Z6
+	VPADDD.BCST   constants<>+172(SB), Z6, Z6
+	VPRORD        $0x06, Z2, Z23
+	VPRORD        $0x0b, Z2, Z9
+	VPRORD        $0x19, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPADDD        Z6, Z5, Z5
+	VPTERNLOGD    $0xca, Z8, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z23, Z6, Z6
+	VPRORD        $0x02, Z4, Z23
+	VPRORD        $0x0d, Z4, Z9
+	VPRORD        $0x16, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPTERNLOGD    $0xe8, Z7, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z29, Z19, Z19
+	VPRORD        $0x07, Z30, Z23
+	VPRORD        $0x12, Z30, Z9
+	VPSRLD        $0x03, Z30, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z19, Z19
+	VPRORD        $0x11, Z16, Z23
+	VPRORD        $0x13, Z16, Z9
+	VPSRLD        $0x0a, Z16, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z19, Z19
+	VPADDD        Z30, Z8, Z8
+	VPADDD.BCST   constants<>+176(SB), Z8, Z8
+	VPRORD        $0x06, Z5, Z23
+	VPRORD        $0x0b, Z5, Z9
+	VPRORD        $0x19, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPADDD        Z8, Z7, Z7
+	VPTERNLOGD    $0xca, Z0, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z11, Z8, Z8
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z23, Z8, Z8
+	VPRORD        $0x02, Z6, Z23
+	VPRORD        $0x0d, Z6, Z9
+	VPRORD        $0x16, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPTERNLOGD    $0xe8, Z1, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z8, Z8
+	VPADDD        Z23, Z8, Z8
+	VPADDD        Z22, Z30, Z30
+	VPRORD        $0x07, Z28, Z23
+	VPRORD        $0x12, Z28, Z9
+	VPSRLD        $0x03, Z28, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z30, Z30
+	VPRORD        $0x11, Z3, Z23
+	VPRORD        $0x13, Z3, Z9
+	VPSRLD        $0x0a, Z3, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z30, Z30
+	VPADDD        Z28, Z0, Z0
+	VPADDD.BCST   constants<>+180(SB), Z0, Z0
+	VPRORD        $0x06, Z7, Z23
+	VPRORD        $0x0b, Z7, Z9
+	VPRORD        $0x19, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPADDD        Z0, Z1, Z1
+	VPTERNLOGD    $0xca, Z2, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z23, Z0, Z0
+	VPRORD        $0x02, Z8, Z23
+	VPRORD        $0x0d, Z8, Z9
+	VPRORD        $0x16, Z8, Z10
+	VMOVDQA32     Z8, Z11
+	VPTERNLOGD    $0xe8, Z4, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z20, Z28, Z28
+	VPRORD        $0x07, Z25, Z23
+	VPRORD        $0x12, Z25, Z9
+	VPSRLD        $0x03, Z25, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z28, Z28
+	VPRORD        $0x11, Z19, Z23
+	VPRORD        $0x13, Z19, Z9
+	VPSRLD        $0x0a, Z19, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z28, Z28
+	VPADDD        Z25, Z2, Z2
+	VPADDD.BCST   constants<>+184(SB), Z2, Z2
+	VPRORD        $0x06, Z1, Z23
+	VPRORD        $0x0b, Z1, Z9
+	VPRORD        $0x19, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPADDD        Z2, Z4, Z4
+	VPTERNLOGD    $0xca, Z5, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z23, Z2, Z2
+	VPRORD        $0x02, Z0, Z23
+	VPRORD        $0x0d, Z0, Z9
+	VPRORD        $0x16, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPTERNLOGD    $0xe8, Z6, Z8, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z17, Z25, Z25
+	VPRORD        $0x07, Z31, Z23
+	VPRORD        $0x12, Z31, Z9
+	VPSRLD        $0x03, Z31, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z25, Z25
+	VPRORD        $0x11, Z30, Z23
+	VPRORD        $0x13, Z30, Z9
+	VPSRLD        $0x0a, Z30, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z25, Z25
+	VPADDD        Z31, Z5, Z5
+	VPADDD.BCST   constants<>+188(SB), Z5, Z5
+	VPRORD        $0x06, Z4, Z23
+	VPRORD        $0x0b, Z4, Z9
+	VPRORD        $0x19, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPADDD        Z5, Z6, Z6
+	VPTERNLOGD    $0xca, Z7, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z23, Z5, Z5
+	VPRORD        $0x02, Z2, Z23
+	VPRORD        $0x0d, Z2, Z9
+	VPRORD        $0x16, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPTERNLOGD    $0xe8, Z8, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z18, Z31, Z31
+	VPRORD        $0x07, Z26, Z23
+	VPRORD        $0x12, Z26, Z9
+	VPSRLD        $0x03, Z26, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z31, Z31
+	VPRORD        $0x11, Z28, Z23
+	VPRORD        $0x13, Z28, Z9
+	VPSRLD        $0x0a, Z28, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z31, Z31
+	VPADDD        Z26, Z7, Z7
+	VPADDD.BCST   constants<>+192(SB), Z7, Z7
+	VPRORD        $0x06, Z6, Z23
+	VPRORD        $0x0b, Z6, Z9
+	VPRORD        $0x19, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPADDD        Z7, Z8, Z8
+	VPTERNLOGD    $0xca, Z1, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z8, Z8
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z8, Z8
+	VPADDD        Z23, Z7, Z7
+	VPRORD        $0x02, Z5, Z23
+	VPRORD        $0x0d, Z5, Z9
+	VPRORD        $0x16, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPTERNLOGD    $0xe8, Z0, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z24, Z1, Z1
+	VPADDD.BCST   constants<>+196(SB), Z1, Z1
+	VPRORD        $0x06, Z8, Z23
+	VPRORD        $0x0b, Z8, Z9
+	VPRORD        $0x19, Z8, Z10
+	VMOVDQA32     Z8, Z11
+	VPADDD        Z1, Z0, Z0
+	VPTERNLOGD    $0xca, Z4, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z23, Z1, Z1
+	VPRORD        $0x02, Z7, Z23
+	VPRORD        $0x0d, Z7, Z9
+	VPRORD        $0x16, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPTERNLOGD    $0xe8, Z2, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z21, Z4, Z4
+	VPADDD.BCST   constants<>+200(SB), Z4, Z4
+	VPRORD        $0x06, Z0, Z23
+	VPRORD        $0x0b, Z0, Z9
+	VPRORD        $0x19, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPADDD        Z4, Z2, Z2
+	VPTERNLOGD    $0xca, Z6, Z8, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z23, Z4, Z4
+	VPRORD        $0x02, Z1, Z23
+	VPRORD        $0x0d, Z1, Z9
+	VPRORD        $0x16, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPTERNLOGD    $0xe8, Z5, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z27, Z6, Z6
+	VPADDD.BCST   constants<>+204(SB), Z6, Z6
+	VPRORD        $0x06, Z2, Z23
+	VPRORD        $0x0b, Z2, Z9
+	VPRORD        $0x19, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPADDD        Z6, Z5, Z5
+	VPTERNLOGD    $0xca, Z8, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z23, Z6, Z6
+	VPRORD        $0x02, Z4, Z23
+	VPRORD        $0x0d, Z4, Z9
+	VPRORD        $0x16, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPTERNLOGD    $0xe8, Z7, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z29, Z8, Z8
+	VPADDD.BCST   constants<>+208(SB), Z8, Z8
+	VPRORD        $0x06, Z5, Z23
+	VPRORD        $0x0b, Z5, Z9
+	VPRORD        $0x19, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPADDD        Z8, Z7, Z7
+	VPTERNLOGD    $0xca, Z0, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z11, Z8, Z8
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z23, Z8, Z8
+	VPRORD        $0x02, Z6, Z23
+	VPRORD        $0x0d, Z6, Z9
+	VPRORD        $0x16, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPTERNLOGD    $0xe8, Z1, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z8, Z8
+	VPADDD        Z23, Z8, Z8
+	VPADDD        Z22, Z0, Z0
+	VPADDD.BCST   constants<>+212(SB), Z0, Z0
+	VPRORD        $0x06, Z7, Z23
+	VPRORD        $0x0b, Z7, Z9
+	VPRORD        $0x19, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPADDD        Z0, Z1, Z1
+	VPTERNLOGD    $0xca, Z2, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z23, Z0, Z0
+	VPRORD        $0x02, Z8, Z23
+	VPRORD        $0x0d, Z8, Z9
+	VPRORD        $0x16, Z8, Z10
+	VMOVDQA32     Z8, Z11
+	VPTERNLOGD    $0xe8, Z4, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z20, Z2, Z2
+	VPADDD.BCST   constants<>+216(SB), Z2, Z2
+	VPRORD        $0x06, Z1, Z23
+	VPRORD        $0x0b, Z1, Z9
+	VPRORD        $0x19, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPADDD        Z2, Z4, Z4
+	VPTERNLOGD    $0xca, Z5, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z23, Z2, Z2
+	VPRORD        $0x02, Z0, Z23
+	VPRORD        $0x0d, Z0, Z9
+	VPRORD        $0x16, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPTERNLOGD    $0xe8, Z6, Z8, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z17, Z5, Z5
+	VPADDD.BCST   constants<>+220(SB), Z5, Z5
+	VPRORD        $0x06, Z4, Z23
+	VPRORD        $0x0b, Z4, Z9
+	VPRORD        $0x19, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPADDD        Z5, Z6, Z6
+	VPTERNLOGD    $0xca, Z7, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z23, Z5, Z5
+	VPRORD        $0x02, Z2, Z23
+	VPRORD        $0x0d, Z2, Z9
+	VPRORD        $0x16, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPTERNLOGD    $0xe8, Z8, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z18, Z7, Z7
+	VPADDD.BCST   constants<>+224(SB), Z7, Z7
+	VPRORD        $0x06, Z6, Z23
+	VPRORD        $0x0b, Z6, Z9
+	VPRORD        $0x19, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPADDD        Z7, Z8, Z8
+	VPTERNLOGD    $0xca, Z1, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z8, Z8
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z8, Z8
+	VPADDD        Z23, Z7, Z7
+	VPRORD        $0x02, Z5, Z23
+	VPRORD        $0x0d, Z5, Z9
+	VPRORD        $0x16, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPTERNLOGD    $0xe8, Z0, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z16, Z1, Z1
+	VPADDD.BCST   constants<>+228(SB), Z1, Z1
+	VPRORD        $0x06, Z8, Z23
+	VPRORD        $0x0b, Z8, Z9
+	VPRORD        $0x19, Z8, Z10
+	VMOVDQA32     Z8, Z11
+	VPADDD        Z1, Z0, Z0
+	VPTERNLOGD    $0xca, Z4, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z23, Z1, Z1
+	VPRORD        $0x02, Z7, Z23
+	VPRORD        $0x0d, Z7, Z9
+	VPRORD        $0x16, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPTERNLOGD    $0xe8, Z2, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z3, Z4, Z4
+	VPADDD.BCST   constants<>+232(SB), Z4, Z4
+	VPRORD        $0x06, Z0, Z23
+	VPRORD        $0x0b, Z0, Z9
+	VPRORD        $0x19, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPADDD        Z4, Z2, Z2
+	VPTERNLOGD    $0xca, Z6, Z8, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z23, Z4, Z4
+	VPRORD        $0x02, Z1, Z23
+	VPRORD        $0x0d, Z1, Z9
+	VPRORD        $0x16, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPTERNLOGD    $0xe8, Z5, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z19, Z6, Z6
+	VPADDD.BCST   constants<>+236(SB), Z6, Z6
+	VPRORD        $0x06, Z2, Z23
+	VPRORD        $0x0b, Z2, Z9
+	VPRORD        $0x19, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPADDD        Z6, Z5, Z5
+	VPTERNLOGD    $0xca, Z8, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z23, Z6, Z6
+	VPRORD        $0x02, Z4, Z23
+	VPRORD        $0x0d, Z4, Z9
+	VPRORD        $0x16, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPTERNLOGD    $0xe8, Z7, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z30, Z8, Z8
+	VPADDD.BCST   constants<>+240(SB), Z8, Z8
+	VPRORD        $0x06, Z5, Z23
+	VPRORD        $0x0b, Z5, Z9
+	VPRORD        $0x19, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPADDD        Z8, Z7, Z7
+	VPTERNLOGD    $0xca, Z0, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z11, Z8, Z8
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z23, Z8, Z8
+	VPRORD        $0x02, Z6, Z23
+	VPRORD        $0x0d, Z6, Z9
+	VPRORD        $0x16, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPTERNLOGD    $0xe8, Z1, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z8, Z8
+	VPADDD        Z23, Z8, Z8
+	VPADDD        Z28, Z0, Z0
+	VPADDD.BCST   constants<>+244(SB), Z0, Z0
+	VPRORD        $0x06, Z7, Z23
+	VPRORD        $0x0b, Z7, Z9
+	VPRORD        $0x19, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPADDD        Z0, Z1, Z1
+	VPTERNLOGD    $0xca, Z2, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z23, Z0, Z0
+	VPRORD        $0x02, Z8, Z23
+	VPRORD        $0x0d, Z8, Z9
+	VPRORD        $0x16, Z8, Z10
+	VMOVDQA32     Z8, Z11
+	VPTERNLOGD    $0xe8, Z4, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z25, Z2, Z2
+	VPADDD.BCST   constants<>+248(SB), Z2, Z2
+	VPRORD        $0x06, Z1, Z23
+	VPRORD        $0x0b, Z1, Z9
+	VPRORD        $0x19, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPADDD        Z2, Z4, Z4
+	VPTERNLOGD    $0xca, Z5, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z23, Z2, Z2
+	VPRORD        $0x02, Z0, Z23
+	VPRORD        $0x0d, Z0, Z9
+	VPRORD        $0x16, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPTERNLOGD    $0xe8, Z6, Z8, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z31, Z5, Z5
+	VPADDD.BCST   constants<>+252(SB), Z5, Z5
+	VPRORD        $0x06, Z4, Z23
+	VPRORD        $0x0b, Z4, Z9
+	VPRORD        $0x19, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPADDD        Z5, Z6, Z6
+	VPTERNLOGD    $0xca, Z7, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z23, Z5, Z5
+	VPRORD        $0x02, Z2, Z23
+	VPRORD        $0x0d, Z2, Z9
+	VPRORD        $0x16, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPTERNLOGD    $0xe8, Z8, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z5, Z5
+	VPADDD        (SI), Z5, Z5
+	VPADDD        64(SI), Z2, Z2
+	VPADDD        128(SI), Z0, Z0
+	VPADDD        192(SI), Z8, Z8
+	VPADDD        256(SI), Z6, Z6
+	VPADDD        320(SI), Z4, Z4
+	VPADDD        384(SI), Z1, Z1
+	VPADDD        448(SI), Z7, Z7
+	ADDQ          $0x40, DI
+	DECQ          CX
+	JNZ           block
+	VPUNPCKLDQ    Z2, Z5, Z23
+	VPUNPCKHDQ    Z2, Z5, Z2
+	VPUNPCKLDQ    Z8, Z0, Z5
+	VPUNPCKHDQ    Z8, Z0, Z8
+	VPUNPCKLQDQ   Z5, Z23, Z0
+	VPUNPCKHQDQ   Z5, Z23, Z5
+	VPUNPCKLQDQ   Z8, Z2, Z23
+	VPUNPCKHQDQ   Z8, Z2, Z8
+	VPUNPCKLDQ    Z4, Z6, Z2
+	VPUNPCKHDQ    Z4, Z6, Z4
+	VPUNPCKLDQ    Z7, Z1, Z6
+	VPUNPCKHDQ    Z7, Z1, Z7
+	VPUNPCKLQDQ   Z6, Z2, Z1
+	VPUNPCKHQDQ   Z6, Z2, Z6
+	VPUNPCKLQDQ   Z7, Z4, Z2
+	VPUNPCKHQDQ   Z7, Z4, Z7
+	MOVQ          (AX), DX
+	VEXTRACTI32X4 $0x00, Z0, (DX)
+	VEXTRACTI32X4 $0x00, Z1, 16(DX)
+	MOVQ          8(AX), DX
+	VEXTRACTI32X4 $0x00, Z5, (DX)
+	VEXTRACTI32X4 $0x00, Z6, 16(DX)
+	MOVQ          16(AX), DX
+	VEXTRACTI32X4 $0x00, Z23, (DX)
+	VEXTRACTI32X4 $0x00, Z2, 16(DX)
+	MOVQ          24(AX), DX
+	VEXTRACTI32X4 $0x00, Z8, (DX)
+	VEXTRACTI32X4 $0x00, Z7, 16(DX)
+	MOVQ          32(AX), DX
+	VEXTRACTI32X4 $0x01, Z0, (DX)
+	VEXTRACTI32X4 $0x01, Z1, 16(DX)
+	MOVQ          40(AX), DX
+	VEXTRACTI32X4 $0x01, Z5, (DX)
+	VEXTRACTI32X4 $0x01, Z6, 16(DX)
+	MOVQ          48(AX), DX
+	VEXTRACTI32X4 $0x01, Z23, (DX)
+	VEXTRACTI32X4 $0x01, Z2, 16(DX)
+	MOVQ          56(AX), DX
+	VEXTRACTI32X4 $0x01, Z8, (DX)
+	VEXTRACTI32X4 $0x01, Z7, 16(DX)
+	MOVQ          64(AX), DX
+	VEXTRACTI32X4 $0x02, Z0, (DX)
+	VEXTRACTI32X4 $0x02, Z1, 16(DX)
+	MOVQ          72(AX), DX
+	VEXTRACTI32X4 $0x02, Z5, (DX)
+	VEXTRACTI32X4 $0x02, Z6, 16(DX)
+	MOVQ          80(AX), DX
+	VEXTRACTI32X4 $0x02, Z23, (DX)
+	VEXTRACTI32X4 $0x02, Z2, 16(DX)
+	MOVQ          88(AX), DX
+	VEXTRACTI32X4 $0x02, Z8, (DX)
+	VEXTRACTI32X4 $0x02, Z7, 16(DX)
+	MOVQ          96(AX), DX
+	VEXTRACTI32X4 $0x03, Z0, (DX)
+	VEXTRACTI32X4 $0x03, Z1, 16(DX)
+	MOVQ          104(AX), DX
+	VEXTRACTI32X4 $0x03, Z5, (DX)
+	VEXTRACTI32X4 $0x03, Z6, 16(DX)
+	MOVQ          112(AX), DX
+	VEXTRACTI32X4 $0x03, Z23, (DX)
+	VEXTRACTI32X4 $0x03, Z2, 16(DX)
+	MOVQ          120(AX), DX
+	VEXTRACTI32X4 $0x03, Z8, (DX)
+	VEXTRACTI32X4 $0x03, Z7, 16(DX)
+	VZEROUPPER
+	RET
+
+DATA initialWords<>+0(SB)/4, $0x6a09e667
+DATA initialWords<>+4(SB)/4, $0xbb67ae85
+DATA initialWords<>+8(SB)/4, $0x3c6ef372
+DATA initialWords<>+12(SB)/4, $0xa54ff53a
+DATA initialWords<>+16(SB)/4, $0x510e527f
+DATA initialWords<>+20(SB)/4, $0x9b05688c
+DATA initialWords<>+24(SB)/4, $0x1f83d9ab
+DATA initialWords<>+28(SB)/4, $0x5be0cd19
+GLOBL initialWords<>(SB), RODATA|NOPTR, $32
+
+// func widePairs16(dst *byte, src *byte, n int)
+// Requires: AVX, AVX512BW, AVX512F
+TEXT ·widePairs16(SB), NOSPLIT, $576-24
+	LEAQ            63(SP), SI
+	ANDQ            $-64, SI
+	VBROADCASTI32X4 flipWords<>+0(SB), Z14
+	MOVQ            dst+0(FP), AX
+	MOVQ            src+8(FP), BX
+	MOVQ            n+16(FP), CX
+
+group:
+	VPBROADCASTD  initialWords<>+0(SB), Z0
+	VPBROADCASTD  initialWords<>+4(SB), Z1
+	VPBROADCASTD  initialWords<>+8(SB), Z2
+	VPBROADCASTD  initialWords<>+12(SB), Z3
+	VPBROADCASTD  initialWords<>+16(SB), Z4
+	VPBROADCASTD  initialWords<>+20(SB), Z5
+	VPBROADCASTD  initialWords<>+24(SB), Z6
+	VPBROADCASTD  initialWords<>+28(SB), Z7
+	VMOVDQU32     (BX), Z16
+	VMOVDQU32     64(BX), Z17
+	VMOVDQU32     128(BX), Z18
+	VMOVDQU32     192(BX), Z19
+	VMOVDQU32     256(BX), Z20
+	VMOVDQU32     320(BX), Z21
+	VMOVDQU32     384(BX), Z22
+	VMOVDQU32     448(BX), Z23
+	VMOVDQU32     512(BX), Z24
+	VMOVDQU32     576(BX), Z25
+	VMOVDQU32     640(BX), Z26
+	VMOVDQU32     704(BX), Z27
+	VMOVDQU32     768(BX), Z28
+	VMOVDQU32     832(BX), Z29
+	VMOVDQU32     896(BX), Z30
+	VMOVDQU32     960(BX), Z31
+	VPSHUFB       Z14, Z16, Z16
+	VPSHUFB       Z14, Z17, Z17
+	VPSHUFB       Z14, Z18, Z18
+	VPSHUFB       Z14, Z19, Z19
+	VPSHUFB       Z14, Z20, Z20
+	VPSHUFB       Z14, Z21, Z21
+	VPSHUFB       Z14, Z22, Z22
+	VPSHUFB       Z14, Z23, Z23
+	VPSHUFB       Z14, Z24, Z24
+	VPSHUFB       Z14, Z25, Z25
+	VPSHUFB       Z14, Z26, Z26
+	VPSHUFB       Z14, Z27, Z27
+	VPSHUFB       Z14, Z28, Z28
+	VPSHUFB       Z14, Z29, Z29
+	VPSHUFB       Z14, Z30, Z30
+	VPSHUFB       Z14, Z31, Z31
+	VPUNPCKLDQ    Z17, Z16, Z8
+	VPUNPCKHDQ    Z17, Z16, Z17
+	VPUNPCKLDQ    Z19, Z18, Z16
+	VPUNPCKHDQ    Z19, Z18, Z19
+	VPUNPCKLQDQ   Z16, Z8, Z18
+	VPUNPCKHQDQ   Z16, Z8, Z16
+	VPUNPCKLQDQ   Z19, Z17, Z8
+	VPUNPCKHQDQ   Z19, Z17, Z19
+	VPUNPCKLDQ    Z21, Z20, Z17
+	VPUNPCKHDQ    Z21, Z20, Z21
+	VPUNPCKLDQ    Z23, Z22, Z20
+	VPUNPCKHDQ    Z23, Z22, Z23
+	VPUNPCKLQDQ   Z20, Z17, Z22
+	VPUNPCKHQDQ   Z20, Z17, Z20
+	VPUNPCKLQDQ   Z23, Z21, Z17
+	VPUNPCKHQDQ   Z23, Z21, Z23
+	VPUNPCKLDQ    Z25, Z24, Z21
+	VPUNPCKHDQ    Z25, Z24, Z25
+	VPUNPCKLDQ    Z27, Z26, Z24
+	VPUNPCKHDQ    Z27, Z26, Z27
+	VPUNPCKLQDQ   Z24, Z21, Z26
+	VPUNPCKHQDQ   Z24, Z21, Z24
+	VPUNPCKLQDQ   Z27, Z25, Z21
+	VPUNPCKHQDQ   Z27, Z25, Z27
+	VPUNPCKLDQ    Z29, Z28, Z25
+	VPUNPCKHDQ    Z29, Z28, Z29
+	VPUNPCKLDQ    Z31, Z30, Z28
+	VPUNPCKHDQ    Z31, Z30, Z31
+	VPUNPCKLQDQ   Z28, Z25, Z30
+	VPUNPCKHQDQ   Z28, Z25, Z28
+	VPUNPCKLQDQ   Z31, Z29, Z25
+	VPUNPCKHQDQ   Z31, Z29, Z31
+	VSHUFI32X4    $0x88, Z22, Z18, Z29
+	VSHUFI32X4    $0xdd, Z22, Z18, Z22
+	VSHUFI32X4    $0x88, Z30, Z26, Z18
+	VSHUFI32X4    $0xdd, Z30, Z26, Z30
+	VSHUFI32X4    $0x88, Z18, Z29, Z26
+	VSHUFI32X4    $0xdd, Z18, Z29, Z18
+	VSHUFI32X4    $0x88, Z30, Z22, Z29
+	VSHUFI32X4    $0xdd, Z30, Z22, Z30
+	VSHUFI32X4    $0x88, Z20, Z16, Z22
+	VSHUFI32X4    $0xdd, Z20, Z16, Z20
+	VSHUFI32X4    $0x88, Z28, Z24, Z16
+	VSHUFI32X4    $0xdd, Z28, Z24, Z28
+	VSHUFI32X4    $0x88, Z16, Z22, Z24
+	VSHUFI32X4    $0xdd, Z16, Z22, Z16
+	VSHUFI32X4    $0x88, Z28, Z20, Z22
+	VSHUFI32X4    $0xdd, Z28, Z20, Z28
+	VSHUFI32X4    $0x88, Z17, Z8, Z20
+	VSHUFI32X4    $0xdd, Z17, Z8, Z17
+	VSHUFI32X4    $0x88, Z25, Z21, Z8
+	VSHUFI32X4    $0xdd, Z25, Z21, Z25
+	VSHUFI32X4    $0x88, Z8, Z20, Z21
+	VSHUFI32X4    $0xdd, Z8, Z20, Z8
+	VSHUFI32X4    $0x88, Z25, Z17, Z20
+	VSHUFI32X4    $0xdd, Z25, Z17, Z25
+	VSHUFI32X4    $0x88, Z23, Z19, Z17
+	VSHUFI32X4    $0xdd, Z23, Z19, Z23
+	VSHUFI32X4    $0x88, Z31, Z27, Z19
+	VSHUFI32X4    $0xdd, Z31, Z27, Z31
+	VSHUFI32X4    $0x88, Z19, Z17, Z27
+	VSHUFI32X4    $0xdd, Z19, Z17, Z19
+	VSHUFI32X4    $0x88, Z31, Z23, Z17
+	VSHUFI32X4    $0xdd, Z31, Z23, Z31
+	VPADDD        Z26, Z7, Z7
+	VPADDD.BCST   constants<>+0(SB), Z7, Z7
+	VPRORD        $0x06, Z4, Z23
+	VPRORD        $0x0b, Z4, Z9
+	VPRORD        $0x19, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPADDD        Z7, Z3, Z3
+	VPTERNLOGD    $0xca, Z6, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z3, Z3
+	VPADDD        Z23, Z7, Z7
+	VPRORD        $0x02, Z0, Z23
+	VPRORD        $0x0d, Z0, Z9
+	VPRORD        $0x16, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPTERNLOGD    $0xe8, Z2, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z16, Z26, Z26
+	VPRORD        $0x07, Z24, Z23
+	VPRORD        $0x12, Z24, Z9
+	VPSRLD        $0x03, Z24, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z26, Z26
+	VPRORD        $0x11, Z25, Z23
+	VPRORD        $0x13, Z25, Z9
+	VPSRLD        $0x0a, Z25, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z26, Z26
+	VPADDD        Z24, Z6, Z6
+	VPADDD.BCST   constants<>+4(SB), Z6, Z6
+	VPRORD        $0x06, Z3, Z23
+	VPRORD        $0x0b, Z3, Z9
+	VPRORD        $0x19, Z3, Z10
+	VMOVDQA32     Z3, Z11
+	VPADDD        Z6, Z2, Z2
+	VPTERNLOGD    $0xca, Z5, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z23, Z6, Z6
+	VPRORD        $0x02, Z7, Z23
+	VPRORD        $0x0d, Z7, Z9
+	VPRORD        $0x16, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPTERNLOGD    $0xe8, Z1, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z8, Z24, Z24
+	VPRORD        $0x07, Z21, Z23
+	VPRORD        $0x12, Z21, Z9
+	VPSRLD        $0x03, Z21, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z24, Z24
+	VPRORD        $0x11, Z31, Z23
+	VPRORD        $0x13, Z31, Z9
+	VPSRLD        $0x0a, Z31, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z24, Z24
+	VPADDD        Z21, Z5, Z5
+	VPADDD.BCST   constants<>+8(SB), Z5, Z5
+	VPRORD        $0x06, Z2, Z23
+	VPRORD        $0x0b, Z2, Z9
+	VPRORD        $0x19, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPADDD        Z5, Z1, Z1
+	VPTERNLOGD    $0xca, Z4, Z3, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z23, Z5, Z5
+	VPRORD        $0x02, Z6, Z23
+	VPRORD        $0x0d, Z6, Z9
+	VPRORD        $0x16, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPTERNLOGD    $0xe8, Z0, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z19, Z21, Z21
+	VPRORD        $0x07, Z27, Z23
+	VPRORD        $0x12, Z27, Z9
+	VPSRLD        $0x03, Z27, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z21, Z21
+	VPRORD        $0x11, Z26, Z23
+	VPRORD        $0x13, Z26, Z9
+	VPSRLD        $0x0a, Z26, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z21, Z21
+	VPADDD        Z27, Z4, Z4
+	VPADDD.BCST   constants<>+12(SB), Z4, Z4
+	VPRORD        $0x06, Z1, Z23
+	VPRORD        $0x0b, Z1, Z9
+	VPRORD        $0x19, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPADDD        Z4, Z0, Z0
+	VPTERNLOGD    $0xca, Z3, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z23, Z4, Z4
+	VPRORD        $0x02, Z5, Z23
+	VPRORD        $0x0d, Z5, Z9
+	VPRORD        $0x16, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPTERNLOGD    $0xe8, Z7, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z30, Z27, Z27
+	VPRORD        $0x07, Z29, Z23
+	VPRORD        $0x12, Z29, Z9
+	VPSRLD        $0x03, Z29, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z27, Z27
+	VPRORD        $0x11, Z24, Z23
+	VPRORD        $0x13, Z24, Z9
+	VPSRLD        $0x0a, Z24, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z27, Z27
+	VPADDD        Z29, Z3, Z3
+	VPADDD.BCST   constants<>+16(SB), Z3, Z3
+	VPRORD        $0x06, Z0, Z23
+	VPRORD        $0x0b, Z0, Z9
+	VPRORD        $0x19, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPADDD        Z3, Z7, Z7
+	VPTERNLOGD    $0xca, Z2, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z23, Z3, Z3
+	VPRORD        $0x02, Z4, Z23
+	VPRORD        $0x0d, Z4, Z9
+	VPRORD        $0x16, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPTERNLOGD    $0xe8, Z6, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z23, Z3, Z3
+	VPADDD        Z28, Z29, Z29
+	VPRORD        $0x07, Z22, Z23
+	VPRORD        $0x12, Z22, Z9
+	VPSRLD        $0x03, Z22, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z29, Z29
+	VPRORD        $0x11, Z21, Z23
+	VPRORD        $0x13, Z21, Z9
+	VPSRLD        $0x0a, Z21, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z29, Z29
+	VPADDD        Z22, Z2, Z2
+	VPADDD.BCST   constants<>+20(SB), Z2, Z2
+	VPRORD        $0x06, Z7, Z23
+	VPRORD        $0x0b, Z7, Z9
+	VPRORD        $0x19, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPADDD        Z2, Z6, Z6
+	VPTERNLOGD    $0xca, Z1, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z23, Z2, Z2
+	VPRORD        $0x02, Z3, Z23
+	VPRORD        $0x0d, Z3, Z9
+	VPRORD        $0x16, Z3, Z10
+	VMOVDQA32     Z3, Z11
+	VPTERNLOGD    $0xe8, Z5, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z25, Z22, Z22
+	VPRORD        $0x07, Z20, Z23
+	VPRORD        $0x12, Z20, Z9
+	VPSRLD        $0x03, Z20, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z22, Z22
+	VPRORD        $0x11, Z27, Z23
+	VPRORD        $0x13, Z27, Z9
+	VPSRLD        $0x0a, Z27, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z22, Z22
+	VPADDD        Z20, Z1, Z1
+	VPADDD.BCST   constants<>+24(SB), Z1, Z1
+	VPRORD        $0x06, Z6, Z23
+	VPRORD        $0x0b, Z6, Z9
+	VPRORD        $0x19, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPADDD        Z1, Z5, Z5
+	VPTERNLOGD    $0xca, Z0, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z23, Z1, Z1
+	VPRORD        $0x02, Z2, Z23
+	VPRORD        $0x0d, Z2, Z9
+	VPRORD        $0x16, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPTERNLOGD    $0xe8, Z4, Z3, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z31, Z20, Z20
+	VPRORD        $0x07, Z17, Z23
+	VPRORD        $0x12, Z17, Z9
+	VPSRLD        $0x03, Z17, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z20, Z20
+	VPRORD        $0x11, Z29, Z23
+	VPRORD        $0x13, Z29, Z9
+	VPSRLD        $0x0a, Z29, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z20, Z20
+	VPADDD        Z17, Z0, Z0
+	VPADDD.BCST   constants<>+28(SB), Z0, Z0
+	VPRORD        $0x06, Z5, Z23
+	VPRORD        $0x0b, Z5, Z9
+	VPRORD        $0x19, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPADDD        Z0, Z4, Z4
+	VPTERNLOGD    $0xca, Z7, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z23, Z0, Z0
+	VPRORD        $0x02, Z1, Z23
+	VPRORD        $0x0d, Z1, Z9
+	VPRORD        $0x16, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPTERNLOGD    $0xe8, Z3, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z26, Z17, Z17
+	VPRORD        $0x07, Z18, Z23
+	VPRORD        $0x12, Z18, Z9
+	VPSRLD        $0x03, Z18, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z17, Z17
+	VPRORD        $0x11, Z22, Z23
+	VPRORD        $0x13, Z22, Z9
+	VPSRLD        $0x0a, Z22, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z17, Z17
+	VPADDD        Z18, Z7, Z7
+	VPADDD.BCST   constants<>+32(SB), Z7, Z7
+	VPRORD        $0x06, Z4, Z23
+	VPRORD        $0x0b, Z4, Z9
+	VPRORD        $0x19, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPADDD        Z7, Z3, Z3
+	VPTERNLOGD    $0xca, Z6, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z3, Z3
+	VPADDD        Z23, Z7, Z7
+	VPRORD        $0x02, Z0, Z23
+	VPRORD        $0x0d, Z0, Z9
+	VPRORD        $0x16, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPTERNLOGD    $0xe8, Z2, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z24, Z18, Z18
+	VPRORD        $0x07, Z16, Z23
+	VPRORD        $0x12, Z16, Z9
+	VPSRLD        $0x03, Z16, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z18, Z18
+	VPRORD        $0x11, Z20, Z23
+	VPRORD        $0x13, Z20, Z9
+	VPSRLD        $0x0a, Z20, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z18, Z18
+	VPADDD        Z16, Z6, Z6
+	VPADDD.BCST   constants<>+36(SB), Z6, Z6
+	VPRORD        $0x06, Z3, Z23
+	VPRORD        $0x0b, Z3, Z9
+	VPRORD        $0x19, Z3, Z10
+	VMOVDQA32     Z3, Z11
+	VPADDD        Z6, Z2, Z2
+	VPTERNLOGD    $0xca, Z5, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z23, Z6, Z6
+	VPRORD        $0x02, Z7, Z23
+	VPRORD        $0x0d, Z7, Z9
+	VPRORD        $0x16, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPTERNLOGD    $0xe8, Z1, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z21, Z16, Z16
+	VPRORD        $0x07, Z8, Z23
+	VPRORD        $0x12, Z8, Z9
+	VPSRLD        $0x03, Z8, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z16, Z16
+	VPRORD        $0x11, Z17, Z23
+	VPRORD        $0x13, Z17, Z9
+	VPSRLD        $0x0a, Z17, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z16, Z16
+	VPADDD        Z8, Z5, Z5
+	VPADDD.BCST   constants<>+40(SB), Z5, Z5
+	VPRORD        $0x06, Z2, Z23
+	VPRORD        $0x0b, Z2, Z9
+	VPRORD        $0x19, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPADDD        Z5, Z1, Z1
+	VPTERNLOGD    $0xca, Z4, Z3, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z23, Z5, Z5
+	VPRORD        $0x02, Z6, Z23
+	VPRORD        $0x0d, Z6, Z9
+	VPRORD        $0x16, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPTERNLOGD    $0xe8, Z0, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z27, Z8, Z8
+	VPRORD        $0x07, Z19, Z23
+	VPRORD        $0x12, Z19, Z9
+	VPSRLD        $0x03, Z19, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z8, Z8
+	VPRORD        $0x11, Z18, Z23
+	VPRORD        $0x13, Z18, Z9
+	VPSRLD        $0x0a, Z18, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z8, Z8
+	VPADDD        Z19, Z4, Z4
+	VPADDD.BCST   constants<>+44(SB), Z4, Z4
+	VPRORD        $0x06, Z1, Z23
+	VPRORD        $0x0b, Z1, Z9
+	VPRORD        $0x19, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPADDD        Z4, Z0, Z0
+	VPTERNLOGD    $0xca, Z3, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z23, Z4, Z4
+	VPRORD        $0x02, Z5, Z23
+	VPRORD        $0x0d, Z5, Z9
+	VPRORD        $0x16, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPTERNLOGD    $0xe8, Z7, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z29, Z19, Z19
+	VPRORD        $0x07, Z30, Z23
+	VPRORD        $0x12, Z30, Z9
+	VPSRLD        $0x03, Z30, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z19, Z19
+	VPRORD        $0x11, Z16, Z23
+	VPRORD        $0x13, Z16, Z9
+	VPSRLD        $0x0a, Z16, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z19, Z19
+	VPADDD        Z30, Z3, Z3
+	VPADDD.BCST   constants<>+48(SB), Z3, Z3
+	VPRORD        $0x06, Z0, Z23
+	VPRORD        $0x0b, Z0, Z9
+	VPRORD        $0x19, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPADDD        Z3, Z7, Z7
+	VPTERNLOGD    $0xca, Z2, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z23, Z3, Z3
+	VPRORD        $0x02, Z4, Z23
+	VPRORD        $0x0d, Z4, Z9
+	VPRORD        $0x16, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPTERNLOGD    $0xe8, Z6, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z23, Z3, Z3
+	VPADDD        Z22, Z30, Z30
+	VPRORD        $0x07, Z28, Z23
+	VPRORD        $0x12, Z28, Z9
+	VPSRLD        $0x03, Z28, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z30, Z30
+	VPRORD        $0x11, Z8, Z23
+	VPRORD        $0x13, Z8, Z9
+	VPSRLD        $0x0a, Z8, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z30, Z30
+	VPADDD        Z28, Z2, Z2
+	VPADDD.BCST   constants<>+52(SB), Z2, Z2
+	VPRORD        $0x06, Z7, Z23
+	VPRORD        $0x0b, Z7, Z9
+	VPRORD        $0x19, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPADDD        Z2, Z6, Z6
+	VPTERNLOGD    $0xca, Z1, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z23, Z2, Z2
+	VPRORD        $0x02, Z3, Z23
+	VPRORD        $0x0d, Z3, Z9
+	VPRORD        $0x16, Z3, Z10
+	VMOVDQA32     Z3, Z11
+	VPTERNLOGD    $0xe8, Z5, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z20, Z28, Z28
+	VPRORD        $0x07, Z25, Z23
+	VPRORD        $0x12, Z25, Z9
+	VPSRLD        $0x03, Z25, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z28, Z28
+	VPRORD        $0x11, Z19, Z23
+	VPRORD        $0x13, Z19, Z9
+	VPSRLD        $0x0a, Z19, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z28, Z28
+	VPADDD        Z25, Z1, Z1
+	VPADDD.BCST   constants<>+56(SB), Z1, Z1
+	VPRORD        $0x06, Z6, Z23
+	VPRORD        $0x0b, Z6, Z9
+	VPRORD        $0x19, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPADDD        Z1, Z5, Z5
+	VPTERNLOGD    $0xca, Z0, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z23, Z1, Z1
+	VPRORD        $0x02, Z2, Z23
+	VPRORD        $0x0d, Z2, Z9
+	VPRORD        $0x16, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPTERNLOGD    $0xe8, Z4, Z3, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z17, Z25, Z25
+	VPRORD        $0x07, Z31, Z23
+	VPRORD        $0x12, Z31, Z9
+	VPSRLD        $0x03, Z31, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z25, Z25
+	VPRORD        $0x11, Z30, Z23
+	VPRORD        $0x13, Z30, Z9
+	VPSRLD        $0x0a, Z30, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z25, Z25
+	VPADDD        Z31, Z0, Z0
+	VPADDD.BCST   constants<>+60(SB), Z0, Z0
+	VPRORD        $0x06, Z5, Z23
+	VPRORD        $0x0b, Z5, Z9
+	VPRORD        $0x19, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPADDD        Z0, Z4, Z4
+	VPTERNLOGD    $0xca, Z7, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z23, Z0, Z0
+	VPRORD        $0x02, Z1, Z23
+	VPRORD        $0x0d, Z1, Z9
+	VPRORD        $0x16, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPTERNLOGD    $0xe8, Z3, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z18, Z31, Z31
+	VPRORD        $0x07, Z26, Z23
+	VPRORD        $0x12, Z26, Z9
+	VPSRLD        $0x03, Z26, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z31, Z31
+	VPRORD        $0x11, Z28, Z23
+	VPRORD        $0x13, Z28, Z9
+	VPSRLD        $0x0a, Z28, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z31, Z31
+	VPADDD        Z26, Z7, Z7
+	VPADDD.BCST   constants<>+64(SB), Z7, Z7
+	VPRORD        $0x06, Z4, Z23
+	VPRORD        $0x0b, Z4, Z9
+	VPRORD        $0x19, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPADDD        Z7, Z3, Z3
+	VPTERNLOGD    $0xca, Z6, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z3, Z3
+	VPADDD        Z23, Z7, Z7
+	VPRORD        $0x02, Z0, Z23
+	VPRORD        $0x0d, Z0, Z9
+	VPRORD        $0x16, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPTERNLOGD    $0xe8, Z2, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z16, Z26, Z26
+	VPRORD        $0x07, Z24, Z23
+	VPRORD        $0x12, Z24, Z9
+	VPSRLD        $0x03, Z24, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z26, Z26
+	VPRORD        $0x11, Z25, Z23
+	VPRORD        $0x13, Z25, Z9
+	VPSRLD        $0x0a, Z25, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z26, Z26
+	VPADDD        Z24, Z6, Z6
+	VPADDD.BCST   constants<>+68(SB), Z6, Z6
+	VPRORD        $0x06, Z3, Z23
+	VPRORD        $0x0b, Z3, Z9
+	VPRORD        $0x19, Z3, Z10
+	VMOVDQA32     Z3, Z11
+	VPADDD        Z6, Z2, Z2
+	VPTERNLOGD    $0xca, Z5, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z23, Z6, Z6
+	VPRORD        $0x02, Z7, Z23
+	VPRORD        $0x0d, Z7, Z9
+	VPRORD        $0x16, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPTERNLOGD    $0xe8, Z1, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z8, Z24, Z24
+	VPRORD        $0x07, Z21, Z23
+	VPRORD        $0x12, Z21, Z9
+	VPSRLD        $0x03, Z21, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z24, Z24
+	VPRORD        $0x11, Z31, Z23
+	VPRORD        $0x13, Z31, Z9
+	VPSRLD        $0x0a, Z31, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z24, Z24
+	VPADDD        Z21, Z5, Z5
+	VPADDD.BCST   constants<>+72(SB), Z5, Z5
+	VPRORD        $0x06, Z2, Z23
+	VPRORD        $0x0b, Z2, Z9
+	VPRORD        $0x19, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPADDD        Z5, Z1, Z1
+	VPTERNLOGD    $0xca, Z4, Z3, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z23, Z5, Z5
+	VPRORD        $0x02, Z6, Z23
+	VPRORD        $0x0d, Z6, Z9
+	VPRORD        $0x16, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPTERNLOGD    $0xe8, Z0, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z19, Z21, Z21
+	VPRORD        $0x07, Z27, Z23
+	VPRORD        $0x12, Z27, Z9
+	VPSRLD        $0x03, Z27, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z21, Z21
+	VPRORD        $0x11, Z26, Z23
+	VPRORD        $0x13, Z26, Z9
+	VPSRLD        $0x0a, Z26, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z21, Z21
+	VPADDD        Z27, Z4, Z4
+	VPADDD.BCST   constants<>+76(SB), Z4, Z4
+	VPRORD        $0x06, Z1, Z23
+	VPRORD        $0x0b, Z1, Z9
+	VPRORD        $0x19, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPADDD        Z4, Z0, Z0
+	VPTERNLOGD    $0xca, Z3, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z23, Z4, Z4
+	VPRORD        $0x02, Z5, Z23
+	VPRORD        $0x0d, Z5, Z9
+	VPRORD        $0x16, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPTERNLOGD    $0xe8, Z7, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z30, Z27, Z27
+	VPRORD        $0x07, Z29, Z23
+	VPRORD        $0x12, Z29, Z9
+	VPSRLD        $0x03, Z29, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z27, Z27
+	VPRORD        $0x11, Z24, Z23
+	VPRORD        $0x13, Z24, Z9
+	VPSRLD        $0x0a, Z24, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z27, Z27
+	VPADDD        Z29, Z3, Z3
+	VPADDD.BCST   constants<>+80(SB), Z3, Z3
+	VPRORD        $0x06, Z0, Z23
+	VPRORD        $0x0b, Z0, Z9
+	VPRORD        $0x19, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPADDD        Z3, Z7, Z7
+	VPTERNLOGD    $0xca, Z2, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z23, Z3, Z3
+	VPRORD        $0x02, Z4, Z23
+	VPRORD        $0x0d, Z4, Z9
+	VPRORD        $0x16, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPTERNLOGD    $0xe8, Z6, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z23, Z3, Z3
+	VPADDD        Z28, Z29, Z29
+	VPRORD        $0x07, Z22, Z23
+	VPRORD        $0x12, Z22, Z9
+	VPSRLD        $0x03, Z22, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z29, Z29
+	VPRORD        $0x11, Z21, Z23
+	VPRORD        $0x13, Z21, Z9
+	VPSRLD        $0x0a, Z21, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z29, Z29
+	VPADDD        Z22, Z2, Z2
+	VPADDD.BCST   constants<>+84(SB), Z2, Z2
+	VPRORD        $0x06, Z7, Z23
+	VPRORD        $0x0b, Z7, Z9
+	VPRORD        $0x19, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPADDD        Z2, Z6, Z6
+	VPTERNLOGD    $0xca, Z1, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z23, Z2, Z2
+	VPRORD        $0x02, Z3, Z23
+	VPRORD        $0x0d, Z3, Z9
+	VPRORD        $0x16, Z3, Z10
+	VMOVDQA32     Z3, Z11
+	VPTERNLOGD    $0xe8, Z5, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z25, Z22, Z22
+	VPRORD        $0x07, Z20, Z23
+	VPRORD        $0x12, Z20, Z9
+	VPSRLD        $0x03, Z20, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z22, Z22
+	VPRORD        $0x11, Z27, Z23
+	VPRORD        $0x13, Z27, Z9
+	VPSRLD        $0x0a, Z27, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z22, Z22
+	VPADDD        Z20, Z1, Z1
+	VPADDD.BCST   constants<>+88(SB), Z1, Z1
+	VPRORD        $0x06, Z6, Z23
+	VPRORD        $0x0b, Z6, Z9
+	VPRORD        $0x19, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPADDD        Z1, Z5, Z5
+	VPTERNLOGD    $0xca, Z0, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z23, Z1, Z1
+	VPRORD        $0x02, Z2, Z23
+	VPRORD        $0x0d, Z2, Z9
+	VPRORD        $0x16, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPTERNLOGD    $0xe8, Z4, Z3, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z31, Z20, Z20
+	VPRORD        $0x07, Z17, Z23
+	VPRORD        $0x12, Z17, Z9
+	VPSRLD        $0x03, Z17, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z20, Z20
+	VPRORD        $0x11, Z29, Z23
+	VPRORD        $0x13, Z29, Z9
+	VPSRLD        $0x0a, Z29, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z20, Z20
+	VPADDD        Z17, Z0, Z0
+	VPADDD.BCST   constants<>+92(SB), Z0, Z0
+	VPRORD        $0x06, Z5, Z23
+	VPRORD        $0x0b, Z5, Z9
+	VPRORD        $0x19, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPADDD        Z0, Z4, Z4
+	VPTERNLOGD    $0xca, Z7, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z23, Z0, Z0
+	VPRORD        $0x02, Z1, Z23
+	VPRORD        $0x0d, Z1, Z9
+	VPRORD        $0x16, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPTERNLOGD    $0xe8, Z3, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z26, Z17, Z17
+	VPRORD        $0x07, Z18, Z23
+	VPRORD        $0x12, Z18, Z9
+	VPSRLD        $0x03, Z18, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z17, Z17
+	VPRORD        $0x11, Z22, Z23
+	VPRORD        $0x13, Z22, Z9
+	VPSRLD        $0x0a, Z22, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z17, Z17
+	VPADDD        Z18, Z7, Z7
+	VPADDD.BCST   constants<>+96(SB), Z7, Z7
+	VPRORD        $0x06, Z4, Z23
+	VPRORD        $0x0b, Z4, Z9
+	VPRORD        $0x19, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPADDD        Z7, Z3, Z3
+	VPTERNLOGD    $0xca, Z6, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z3, Z3
+	VPADDD        Z23, Z7, Z7
+	VPRORD        $0x02, Z0, Z23
+	VPRORD        $0x0d, Z0, Z9
+	VPRORD        $0x16, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPTERNLOGD    $0xe8, Z2, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z24, Z18, Z18
+	VPRORD        $0x07, Z16, Z23
+	VPRORD        $0x12, Z16, Z9
+	VPSRLD        $0x03, Z16, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z18, Z18
+	VPRORD        $0x11, Z20, Z23
+	VPRORD        $0x13, Z20, Z9
+	VPSRLD        $0x0a, Z20, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z18, Z18
+	VPADDD        Z16, Z6, Z6
+	VPADDD.BCST   constants<>+100(SB), Z6, Z6
+	VPRORD        $0x06, Z3, Z23
+	VPRORD        $0x0b, Z3, Z9
+	VPRORD        $0x19, Z3, Z10
+	VMOVDQA32     Z3, Z11
+	VPADDD        Z6, Z2, Z2
+	VPTERNLOGD    $0xca, Z5, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z23, Z6, Z6
+	VPRORD        $0x02, Z7, Z23
+	VPRORD        $0x0d, Z7, Z9
+	VPRORD        $0x16, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPTERNLOGD    $0xe8, Z1, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z21, Z16, Z16
+	VPRORD        $0x07, Z8, Z23
+	VPRORD        $0x12, Z8, Z9
+	VPSRLD        $0x03, Z8, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z16, Z16
+	VPRORD        $0x11, Z17, Z23
+	VPRORD        $0x13, Z17, Z9
+	VPSRLD        $0x0a, Z17, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z16, Z16
+	VPADDD        Z8, Z5, Z5
+	VPADDD.BCST   constants<>+104(SB), Z5, Z5
+	VPRORD        $0x06, Z2, Z23
+	VPRORD        $0x0b, Z2, Z9
+	VPRORD        $0x19, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPADDD        Z5, Z1, Z1
+	VPTERNLOGD    $0xca, Z4, Z3, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z23, Z5, Z5
+	VPRORD        $0x02, Z6, Z23
+	VPRORD        $0x0d, Z6, Z9
+	VPRORD        $0x16, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPTERNLOGD    $0xe8, Z0, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z27, Z8, Z8
+	VPRORD        $0x07, Z19, Z23
+	VPRORD        $0x12, Z19, Z9
+	VPSRLD        $0x03, Z19, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z8, Z8
+	VPRORD        $0x11, Z18, Z23
+	VPRORD        $0x13, Z18, Z9
+	VPSRLD        $0x0a, Z18, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z8, Z8
+	VPADDD        Z19, Z4, Z4
+	VPADDD.BCST   constants<>+108(SB), Z4, Z4
+	VPRORD        $0x06, Z1, Z23
+	VPRORD        $0x0b, Z1, Z9
+	VPRORD        $0x19, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPADDD        Z4, Z0, Z0
+	VPTERNLOGD    $0xca, Z3, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z23, Z4, Z4
+	VPRORD        $0x02, Z5, Z23
+	VPRORD        $0x0d, Z5, Z9
+	VPRORD        $0x16, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPTERNLOGD    $0xe8, Z7, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z29, Z19, Z19
+	VPRORD        $0x07, Z30, Z23
+	VPRORD        $0x12, Z30, Z9
+	VPSRLD        $0x03, Z30, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z19, Z19
+	VPRORD        $0x11, Z16, Z23
+	VPRORD        $0x13, Z16, Z9
+	VPSRLD        $0x0a, Z16, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z19, Z19
+	VPADDD        Z30, Z3, Z3
+	VPADDD.BCST   constants<>+112(SB), Z3, Z3
+	VPRORD        $0x06, Z0, Z23
+	VPRORD        $0x0b, Z0, Z9
+	VPRORD        $0x19, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPADDD        Z3, Z7, Z7
+	VPTERNLOGD    $0xca, Z2, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z23, Z3, Z3
+	VPRORD        $0x02, Z4, Z23
+	VPRORD        $0x0d, Z4, Z9
+	VPRORD        $0x16, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPTERNLOGD    $0xe8, Z6, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z23, Z3, Z3
+	VPADDD        Z22, Z30, Z30
+	VPRORD        $0x07, Z28, Z23
+	VPRORD        $0x12, Z28, Z9
+	VPSRLD        $0x03, Z28, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z30, Z30
+	VPRORD        $0x11, Z8, Z23
+	VPRORD        $0x13, Z8, Z9
+	VPSRLD        $0x0a, Z8, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z30, Z30
+	VPADDD        Z28, Z2, Z2
+	VPADDD.BCST   constants<>+116(SB), Z2, Z2
+	VPRORD        $0x06, Z7, Z23
+	VPRORD        $0x0b, Z7, Z9
+	VPRORD        $0x19, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPADDD        Z2, Z6, Z6
+	VPTERNLOGD    $0xca, Z1, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z23, Z2, Z2
+	VPRORD        $0x02, Z3, Z23
+	VPRORD        $0x0d, Z3, Z9
+	VPRORD        $0x16, Z3, Z10
+	VMOVDQA32     Z3, Z11
+	VPTERNLOGD    $0xe8, Z5, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z20, Z28, Z28
+	VPRORD        $0x07, Z25, Z23
+	VPRORD        $0x12, Z25, Z9
+	VPSRLD        $0x03, Z25, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z28, Z28
+	VPRORD        $0x11, Z19, Z23
+	VPRORD        $0x13, Z19, Z9
+	VPSRLD        $0x0a, Z19, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z28, Z28
+	VPADDD        Z25, Z1, Z1
+	VPADDD.BCST   constants<>+120(SB), Z1, Z1
+	VPRORD        $0x06, Z6, Z23
+	VPRORD        $0x0b, Z6, Z9
+	VPRORD        $0x19, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPADDD        Z1, Z5, Z5
+	VPTERNLOGD    $0xca, Z0, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z23, Z1, Z1
+	VPRORD        $0x02, Z2, Z23
+	VPRORD        $0x0d, Z2, Z9
+	VPRORD        $0x16, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPTERNLOGD    $0xe8, Z4, Z3, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z17, Z25, Z25
+	VPRORD        $0x07, Z31, Z23
+	VPRORD        $0x12, Z31, Z9
+	VPSRLD        $0x03, Z31, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z25, Z25
+	VPRORD        $0x11, Z30, Z23
+	VPRORD        $0x13, Z30, Z9
+	VPSRLD        $0x0a, Z30, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z25, Z25
+	VPADDD        Z31, Z0, Z0
+	VPADDD.BCST   constants<>+124(SB), Z0, Z0
+	VPRORD        $0x06, Z5, Z23
+	VPRORD        $0x0b, Z5, Z9
+	VPRORD        $0x19, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPADDD        Z0, Z4, Z4
+	VPTERNLOGD    $0xca, Z7, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z23, Z0, Z0
+	VPRORD        $0x02, Z1, Z23
+	VPRORD        $0x0d, Z1, Z9
+	VPRORD        $0x16, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPTERNLOGD    $0xe8, Z3, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z18, Z31, Z31
+	VPRORD        $0x07, Z26, Z23
+	VPRORD        $0x12, Z26, Z9
+	VPSRLD        $0x03, Z26, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z31, Z31
+	VPRORD        $0x11, Z28, Z23
+	VPRORD        $0x13, Z28, Z9
+	VPSRLD        $0x0a, Z28, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z31, Z31
+	VPADDD        Z26, Z7, Z7
+	VPADDD.BCST   constants<>+128(SB), Z7, Z7
+	VPRORD        $0x06, Z4, Z23
+	VPRORD        $0x0b, Z4, Z9
+	VPRORD        $0x19, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPADDD        Z7, Z3, Z3
+	VPTERNLOGD    $0xca, Z6, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z3, Z3
+	VPADDD        Z23, Z7, Z7
+	VPRORD        $0x02, Z0, Z23
+	VPRORD        $0x0d, Z0, Z9
+	VPRORD        $0x16, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPTERNLOGD    $0xe8, Z2, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z16, Z26, Z26
+	VPRORD        $0x07, Z24, Z23
+	VPRORD        $0x12, Z24, Z9
+	VPSRLD        $0x03, Z24, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z26, Z26
+	VPRORD        $0x11, Z25, Z23
+	VPRORD        $0x13, Z25, Z9
+	VPSRLD        $0x0a, Z25, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z26, Z26
+	VPADDD        Z24, Z6, Z6
+	VPADDD.BCST   constants<>+132(SB), Z6, Z6
+	VPRORD        $0x06, Z3, Z23
+	VPRORD        $0x0b, Z3, Z9
+	VPRORD        $0x19, Z3, Z10
+	VMOVDQA32     Z3, Z11
+	VPADDD        Z6, Z2, Z2
+	VPTERNLOGD    $0xca, Z5, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z23, Z6, Z6
+	VPRORD        $0x02, Z7, Z23
+	VPRORD        $0x0d, Z7, Z9
+	VPRORD        $0x16, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPTERNLOGD    $0xe8, Z1, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z8, Z24, Z24
+	VPRORD        $0x07, Z21, Z23
+	VPRORD        $0x12, Z21, Z9
+	VPSRLD        $0x03, Z21, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z24, Z24
+	VPRORD        $0x11, Z31, Z23
+	VPRORD        $0x13, Z31, Z9
+	VPSRLD        $0x0a, Z31, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z24, Z24
+	VPADDD        Z21, Z5, Z5
+	VPADDD.BCST   constants<>+136(SB), Z5, Z5
+	VPRORD        $0x06, Z2, Z23
+	VPRORD        $0x0b, Z2, Z9
+	VPRORD        $0x19, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPADDD        Z5, Z1, Z1
+	VPTERNLOGD    $0xca, Z4, Z3, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z23, Z5, Z5
+	VPRORD        $0x02, Z6, Z23
+	VPRORD        $0x0d, Z6, Z9
+	VPRORD        $0x16, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPTERNLOGD    $0xe8, Z0, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z19, Z21, Z21
+	VPRORD        $0x07, Z27, Z23
+	VPRORD        $0x12, Z27, Z9
+	VPSRLD        $0x03, Z27, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z21, Z21
+	VPRORD        $0x11, Z26, Z23
+	VPRORD        $0x13, Z26, Z9
+	VPSRLD        $0x0a, Z26, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z21, Z21
+	VPADDD        Z27, Z4, Z4
+	VPADDD.BCST   constants<>+140(SB), Z4, Z4
+	VPRORD        $0x06, Z1, Z23
+	VPRORD        $0x0b, Z1, Z9
+	VPRORD        $0x19, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPADDD        Z4, Z0, Z0
+	VPTERNLOGD    $0xca, Z3, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z23, Z4, Z4
+	VPRORD        $0x02, Z5, Z23
+	VPRORD        $0x0d, Z5, Z9
+	VPRORD        $0x16, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPTERNLOGD    $0xe8, Z7, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z30, Z27, Z27
+	VPRORD        $0x07, Z29, Z23
+	VPRORD        $0x12, Z29, Z9
+	VPSRLD        $0x03, Z29, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z27, Z27
+	VPRORD        $0x11, Z24, Z23
+	VPRORD        $0x13, Z24, Z9
+	VPSRLD        $0x0a, Z24, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z27, Z27
+	VPADDD        Z29, Z3, Z3
+	VPADDD.BCST   constants<>+144(SB), Z3, Z3
+	VPRORD        $0x06, Z0, Z23
+	VPRORD        $0x0b, Z0, Z9
+	VPRORD        $0x19, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPADDD        Z3, Z7, Z7
+	VPTERNLOGD    $0xca, Z2, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z23, Z3, Z3
+	VPRORD        $0x02, Z4, Z23
+	VPRORD        $0x0d, Z4, Z9
+	VPRORD        $0x16, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPTERNLOGD    $0xe8, Z6, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z23, Z3, Z3
+	VPADDD        Z28, Z29, Z29
+	VPRORD        $0x07, Z22, Z23
+	VPRORD        $0x12, Z22, Z9
+	VPSRLD        $0x03, Z22, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z29, Z29
+	VPRORD        $0x11, Z21, Z23
+	VPRORD        $0x13, Z21, Z9
+	VPSRLD        $0x0a, Z21, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z29, Z29
+	VPADDD        Z22, Z2, Z2
+	VPADDD.BCST   constants<>+148(SB), Z2, Z2
+	VPRORD        $0x06, Z7, Z23
+	VPRORD        $0x0b, Z7, Z9
+	VPRORD        $0x19, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPADDD        Z2, Z6, Z6
+	VPTERNLOGD    $0xca, Z1, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z23, Z2, Z2
+	VPRORD        $0x02, Z3, Z23
+	VPRORD        $0x0d, Z3, Z9
+	VPRORD        $0x16, Z3, Z10
+	VMOVDQA32     Z3, Z11
+	VPTERNLOGD    $0xe8, Z5, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z25, Z22, Z22
+	VPRORD        $0x07, Z20, Z23
+	VPRORD        $0x12, Z20, Z9
+	VPSRLD        $0x03, Z20, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z22, Z22
+	VPRORD        $0x11, Z27, Z23
+	VPRORD        $0x13, Z27, Z9
+	VPSRLD        $0x0a, Z27, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z22, Z22
+	VPADDD        Z20, Z1, Z1
+	VPADDD.BCST   constants<>+152(SB), Z1, Z1
+	VPRORD        $0x06, Z6, Z23
+	VPRORD        $0x0b, Z6, Z9
+	VPRORD        $0x19, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPADDD        Z1, Z5, Z5
+	VPTERNLOGD    $0xca, Z0, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z23, Z1, Z1
+	VPRORD        $0x02, Z2, Z23
+	VPRORD        $0x0d, Z2, Z9
+	VPRORD        $0x16, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPTERNLOGD    $0xe8, Z4, Z3, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z31, Z20, Z20
+	VPRORD        $0x07, Z17, Z23
+	VPRORD        $0x12, Z17, Z9
+	VPSRLD        $0x03, Z17, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z20, Z20
+	VPRORD        $0x11, Z29, Z23
+	VPRORD        $0x13, Z29, Z9
+	VPSRLD        $0x0a, Z29, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z20, Z20
+	VPADDD        Z17, Z0, Z0
+	VPADDD.BCST   constants<>+156(SB), Z0, Z0
+	VPRORD        $0x06, Z5, Z23
+	VPRORD        $0x0b, Z5, Z9
+	VPRORD        $0x19, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPADDD        Z0, Z4, Z4
+	VPTERNLOGD    $0xca, Z7, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z23, Z0, Z0
+	VPRORD        $0x02, Z1, Z23
+	VPRORD        $0x0d, Z1, Z9
+	VPRORD        $0x16, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPTERNLOGD    $0xe8, Z3, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z26, Z17, Z17
+	VPRORD        $0x07, Z18, Z23
+	VPRORD        $0x12, Z18, Z9
+	VPSRLD        $0x03, Z18, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z17, Z17
+	VPRORD        $0x11, Z22, Z23
+	VPRORD        $0x13, Z22, Z9
+	VPSRLD        $0x0a, Z22, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z17, Z17
+	VPADDD        Z18, Z7, Z7
+	VPADDD.BCST   constants<>+160(SB), Z7, Z7
+	VPRORD        $0x06, Z4, Z23
+	VPRORD        $0x0b, Z4, Z9
+	VPRORD        $0x19, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPADDD        Z7, Z3, Z3
+	VPTERNLOGD    $0xca, Z6, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z3, Z3
+	VPADDD        Z23, Z7, Z7
+	VPRORD        $0x02, Z0, Z23
+	VPRORD        $0x0d, Z0, Z9
+	VPRORD        $0x16, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPTERNLOGD    $0xe8, Z2, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z24, Z18, Z18
+	VPRORD        $0x07, Z16, Z23
+	VPRORD        $0x12, Z16, Z9
+	VPSRLD        $0x03, Z16, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z18, Z18
+	VPRORD        $0x11, Z20, Z23
+	VPRORD        $0x13, Z20, Z9
+	VPSRLD        $0x0a, Z20, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z18, Z18
+	VPADDD        Z16, Z6, Z6
+	VPADDD.BCST   constants<>+164(SB), Z6, Z6
+	VPRORD        $0x06, Z3, Z23
+	VPRORD        $0x0b, Z3, Z9
+	VPRORD        $0x19, Z3, Z10
+	VMOVDQA32     Z3, Z11
+	VPADDD        Z6, Z2, Z2
+	VPTERNLOGD    $0xca, Z5, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z23, Z6, Z6
+	VPRORD        $0x02, Z7, Z23
+	VPRORD        $0x0d, Z7, Z9
+	VPRORD        $0x16, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPTERNLOGD    $0xe8, Z1, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z21, Z16, Z16
+	VPRORD        $0x07, Z8, Z23
+	VPRORD        $0x12, Z8, Z9
+	VPSRLD        $0x03, Z8, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z16, Z16
+	VPRORD        $0x11, Z17, Z23
+	VPRORD        $0x13, Z17, Z9
+	VPSRLD        $0x0a, Z17, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z16, Z16
+	VPADDD        Z8, Z5, Z5
+	VPADDD.BCST   constants<>+168(SB), Z5, Z5
+	VPRORD        $0x06, Z2, Z23
+	VPRORD        $0x0b, Z2, Z9
+	VPRORD        $0x19, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPADDD        Z5, Z1, Z1
+	VPTERNLOGD    $0xca, Z4, Z3, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z23, Z5, Z5
+	VPRORD        $0x02, Z6, Z23
+	VPRORD        $0x0d, Z6, Z9
+	VPRORD        $0x16, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPTERNLOGD    $0xe8, Z0, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z27, Z8, Z8
+	VPRORD        $0x07, Z19, Z23
+	VPRORD        $0x12, Z19, Z9
+	VPSRLD        $0x03, Z19, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z8, Z8
+	VPRORD        $0x11, Z18, Z23
+	VPRORD        $0x13, Z18, Z9
+	VPSRLD        $0x0a, Z18, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z8, Z8
+	VPADDD        Z19, Z4, Z4
+	VPADDD.BCST   constants<>+172(SB), Z4, Z4
+	VPRORD        $0x06, Z1, Z23
+	VPRORD        $0x0b, Z1, Z9
+	VPRORD        $0x19, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPADDD        Z4, Z0, Z0
+	VPTERNLOGD    $0xca, Z3, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z23, Z4, Z4
+	VPRORD        $0x02, Z5, Z23
+	VPRORD        $0x0d, Z5, Z9
+	VPRORD        $0x16, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPTERNLOGD    $0xe8, Z7, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z29, Z19, Z19
+	VPRORD        $0x07, Z30, Z23
+	VPRORD        $0x12, Z30, Z9
+	VPSRLD        $0x03, Z30, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z19, Z19
+	VPRORD        $0x11, Z16, Z23
+	VPRORD        $0x13, Z16, Z9
+	VPSRLD        $0x0a, Z16, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z19, Z19
+	VPADDD        Z30, Z3, Z3
+	VPADDD.BCST   constants<>+176(SB), Z3, Z3
+	VPRORD        $0x06, Z0, Z23
+	VPRORD        $0x0b, Z0, Z9
+	VPRORD        $0x19, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPADDD        Z3, Z7, Z7
+	VPTERNLOGD    $0xca, Z2, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z23, Z3, Z3
+	VPRORD        $0x02, Z4, Z23
+	VPRORD        $0x0d, Z4, Z9
+	VPRORD        $0x16, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPTERNLOGD    $0xe8, Z6, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z23, Z3, Z3
+	VPADDD        Z22, Z30, Z30
+	VPRORD        $0x07, Z28, Z23
+	VPRORD        $0x12, Z28, Z9
+	VPSRLD        $0x03, Z28, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z30, Z30
+	VPRORD        $0x11, Z8, Z23
+	VPRORD        $0x13, Z8, Z9
+	VPSRLD        $0x0a, Z8, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z30, Z30
+	VPADDD        Z28, Z2, Z2
+	VPADDD.BCST   constants<>+180(SB), Z2, Z2
+	VPRORD        $0x06, Z7, Z23
+	VPRORD        $0x0b, Z7, Z9
+	VPRORD        $0x19, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPADDD        Z2, Z6, Z6
+	VPTERNLOGD    $0xca, Z1, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z23, Z2, Z2
+	VPRORD        $0x02, Z3, Z23
+	VPRORD        $0x0d, Z3, Z9
+	VPRORD        $0x16, Z3, Z10
+	VMOVDQA32     Z3, Z11
+	VPTERNLOGD    $0xe8, Z5, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z20, Z28, Z28
+	VPRORD        $0x07, Z25, Z23
+	VPRORD        $0x12, Z25, Z9
+	VPSRLD        $0x03, Z25, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z28, Z28
+	VPRORD        $0x11, Z19, Z23
+	VPRORD        $0x13, Z19, Z9
+	VPSRLD        $0x0a, Z19, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z28, Z28
+	VPADDD        Z25, Z1, Z1
+	VPADDD.BCST   constants<>+184(SB), Z1, Z1
+	VPRORD        $0x06, Z6, Z23
+	VPRORD        $0x0b, Z6, Z9
+	VPRORD        $0x19, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPADDD        Z1, Z5, Z5
+	VPTERNLOGD    $0xca, Z0, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z23, Z1, Z1
+	VPRORD        $0x02, Z2, Z23
+	VPRORD        $0x0d, Z2, Z9
+	VPRORD        $0x16, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPTERNLOGD    $0xe8, Z4, Z3, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z17, Z25, Z25
+	VPRORD        $0x07, Z31, Z23
+	VPRORD        $0x12, Z31, Z9
+	VPSRLD        $0x03, Z31, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z25, Z25
+	VPRORD        $0x11, Z30, Z23
+	VPRORD        $0x13, Z30, Z9
+	VPSRLD        $0x0a, Z30, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z25, Z25
+	VPADDD        Z31, Z0, Z0
+	VPADDD.BCST   constants<>+188(SB), Z0, Z0
+	VPRORD        $0x06, Z5, Z23
+	VPRORD        $0x0b, Z5, Z9
+	VPRORD        $0x19, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPADDD        Z0, Z4, Z4
+	VPTERNLOGD    $0xca, Z7, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z23, Z0, Z0
+	VPRORD        $0x02, Z1, Z23
+	VPRORD        $0x0d, Z1, Z9
+	VPRORD        $0x16, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPTERNLOGD    $0xe8, Z3, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z18, Z31, Z31
+	VPRORD        $0x07, Z26, Z23
+	VPRORD        $0x12, Z26, Z9
+	VPSRLD        $0x03, Z26, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z31, Z31
+	VPRORD        $0x11, Z28, Z23
+	VPRORD        $0x13, Z28, Z9
+	VPSRLD        $0x0a, Z28, Z10
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z23, Z31, Z31
+	VPADDD        Z26, Z7, Z7
+	VPADDD.BCST   constants<>+192(SB), Z7, Z7
+	VPRORD        $0x06, Z4, Z23
+	VPRORD        $0x0b, Z4, Z9
+	VPRORD        $0x19, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPADDD        Z7, Z3, Z3
+	VPTERNLOGD    $0xca, Z6, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z3, Z3
+	VPADDD        Z23, Z7, Z7
+	VPRORD        $0x02, Z0, Z23
+	VPRORD        $0x0d, Z0, Z9
+	VPRORD        $0x16, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPTERNLOGD    $0xe8, Z2, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z24, Z6, Z6
+	VPADDD.BCST   constants<>+196(SB), Z6, Z6
+	VPRORD        $0x06, Z3, Z23
+	VPRORD        $0x0b, Z3, Z9
+	VPRORD        $0x19, Z3, Z10
+	VMOVDQA32     Z3, Z11
+	VPADDD        Z6, Z2, Z2
+	VPTERNLOGD    $0xca, Z5, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z23, Z6, Z6
+	VPRORD        $0x02, Z7, Z23
+	VPRORD        $0x0d, Z7, Z9
+	VPRORD        $0x16, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPTERNLOGD    $0xe8, Z1, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z21, Z5, Z5
+	VPADDD.BCST   constants<>+200(SB), Z5, Z5
+	VPRORD        $0x06, Z2, Z23
+	VPRORD        $0x0b, Z2, Z9
+	VPRORD        $0x19, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPADDD        Z5, Z1, Z1
+	VPTERNLOGD    $0xca, Z4, Z3, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z23, Z5, Z5
+	VPRORD        $0x02, Z6, Z23
+	VPRORD        $0x0d, Z6, Z9
+	VPRORD        $0x16, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPTERNLOGD    $0xe8, Z0, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z27, Z4, Z4
+	VPADDD.BCST   constants<>+204(SB), Z4, Z4
+	VPRORD        $0x06, Z1, Z23
+	VPRORD        $0x0b, Z1, Z9
+	VPRORD        $0x19, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPADDD        Z4, Z0, Z0
+	VPTERNLOGD    $0xca, Z3, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z23, Z4, Z4
+	VPRORD        $0x02, Z5, Z23
+	VPRORD        $0x0d, Z5, Z9
+	VPRORD        $0x16, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPTERNLOGD    $0xe8, Z7, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z29, Z3, Z3
+	VPADDD.BCST   constants<>+208(SB), Z3, Z3
+	VPRORD        $0x06, Z0, Z23
+	VPRORD        $0x0b, Z0, Z9
+	VPRORD        $0x19, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPADDD        Z3, Z7, Z7
+	VPTERNLOGD    $0xca, Z2, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z23, Z3, Z3
+	VPRORD        $0x02, Z4, Z23
+	VPRORD        $0x0d, Z4, Z9
+	VPRORD        $0x16, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPTERNLOGD    $0xe8, Z6, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z23, Z3, Z3
+	VPADDD        Z22, Z2, Z2
+	VPADDD.BCST   constants<>+212(SB), Z2, Z2
+	VPRORD        $0x06, Z7, Z23
+	VPRORD        $0x0b, Z7, Z9
+	VPRORD        $0x19, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPADDD        Z2, Z6, Z6
+	VPTERNLOGD    $0xca, Z1, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z23, Z2, Z2
+	VPRORD        $0x02, Z3, Z23
+	VPRORD        $0x0d, Z3, Z9
+	VPRORD        $0x16, Z3, Z10
+	VMOVDQA32     Z3, Z11
+	VPTERNLOGD    $0xe8, Z5, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z20, Z1, Z1
+	VPADDD.BCST   constants<>+216(SB), Z1, Z1
+	VPRORD        $0x06, Z6, Z23
+	VPRORD        $0x0b, Z6, Z9
+	VPRORD        $0x19, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPADDD        Z1, Z5, Z5
+	VPTERNLOGD    $0xca, Z0, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z23, Z1, Z1
+	VPRORD        $0x02, Z2, Z23
+	VPRORD        $0x0d, Z2, Z9
+	VPRORD        $0x16, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPTERNLOGD    $0xe8, Z4, Z3, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z17, Z0, Z0
+	VPADDD.BCST   constants<>+220(SB), Z0, Z0
+	VPRORD        $0x06, Z5, Z23
+	VPRORD        $0x0b, Z5, Z9
+	VPRORD        $0x19, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPADDD        Z0, Z4, Z4
+	VPTERNLOGD    $0xca, Z7, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z23, Z0, Z0
+	VPRORD        $0x02, Z1, Z23
+	VPRORD        $0x0d, Z1, Z9
+	VPRORD        $0x16, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPTERNLOGD    $0xe8, Z3, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z18, Z7, Z7
+	VPADDD.BCST   constants<>+224(SB), Z7, Z7
+	VPRORD        $0x06, Z4, Z23
+	VPRORD        $0x0b, Z4, Z9
+	VPRORD        $0x19, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPADDD        Z7, Z3, Z3
+	VPTERNLOGD    $0xca, Z6, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z3, Z3
+	VPADDD        Z23, Z7, Z7
+	VPRORD        $0x02, Z0, Z23
+	VPRORD        $0x0d, Z0, Z9
+	VPRORD        $0x16, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPTERNLOGD    $0xe8, Z2, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z16, Z6, Z6
+	VPADDD.BCST   constants<>+228(SB), Z6, Z6
+	VPRORD        $0x06, Z3, Z23
+	VPRORD        $0x0b, Z3, Z9
+	VPRORD        $0x19, Z3, Z10
+	VMOVDQA32     Z3, Z11
+	VPADDD        Z6, Z2, Z2
+	VPTERNLOGD    $0xca, Z5, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z23, Z6, Z6
+	VPRORD        $0x02, Z7, Z23
+	VPRORD        $0x0d, Z7, Z9
+	VPRORD        $0x16, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPTERNLOGD    $0xe8, Z1, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z8, Z5, Z5
+	VPADDD.BCST   constants<>+232(SB), Z5, Z5
+	VPRORD        $0x06, Z2, Z23
+	VPRORD        $0x0b, Z2, Z9
+	VPRORD        $0x19, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPADDD        Z5, Z1, Z1
+	VPTERNLOGD    $0xca, Z4, Z3, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z23, Z5, Z5
+	VPRORD        $0x02, Z6, Z23
+	VPRORD        $0x0d, Z6, Z9
+	VPRORD        $0x16, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPTERNLOGD    $0xe8, Z0, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z19, Z4, Z4
+	VPADDD.BCST   constants<>+236(SB), Z4, Z4
+	VPRORD        $0x06, Z1, Z23
+	VPRORD        $0x0b, Z1, Z9
+	VPRORD        $0x19, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPADDD        Z4, Z0, Z0
+	VPTERNLOGD    $0xca, Z3, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z23, Z4, Z4
+	VPRORD        $0x02, Z5, Z23
+	VPRORD        $0x0d, Z5, Z9
+	VPRORD        $0x16, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPTERNLOGD    $0xe8, Z7, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z30, Z3, Z3
+	VPADDD.BCST   constants<>+240(SB), Z3, Z3
+	VPRORD        $0x06, Z0, Z23
+	VPRORD        $0x0b, Z0, Z9
+	VPRORD        $0x19, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPADDD        Z3, Z7, Z7
+	VPTERNLOGD    $0xca, Z2, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z23, Z3, Z3
+	VPRORD        $0x02, Z4, Z23
+	VPRORD        $0x0d, Z4, Z9
+	VPRORD        $0x16, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPTERNLOGD    $0xe8, Z6, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z23, Z3, Z3
+	VPADDD        Z28, Z2, Z2
+	VPADDD.BCST   constants<>+244(SB), Z2, Z2
+	VPRORD        $0x06, Z7, Z23
+	VPRORD        $0x0b, Z7, Z9
+	VPRORD        $0x19, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPADDD        Z2, Z6, Z6
+	VPTERNLOGD    $0xca, Z1, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z23, Z2, Z2
+	VPRORD        $0x02, Z3, Z23
+	VPRORD        $0x0d, Z3, Z9
+	VPRORD        $0x16, Z3, Z10
+	VMOVDQA32     Z3, Z11
+	VPTERNLOGD    $0xe8, Z5, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z25, Z1, Z1
+	VPADDD.BCST   constants<>+248(SB), Z1, Z1
+	VPRORD        $0x06, Z6, Z23
+	VPRORD        $0x0b, Z6, Z9
+	VPRORD        $0x19, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPADDD        Z1, Z5, Z5
+	VPTERNLOGD    $0xca, Z0, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z23, Z1, Z1
+	VPRORD        $0x02, Z2, Z23
+	VPRORD        $0x0d, Z2, Z9
+	VPRORD        $0x16, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPTERNLOGD    $0xe8, Z4, Z3, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z31, Z0, Z0
+	VPADDD.BCST   constants<>+252(SB), Z0, Z0
+	VPRORD        $0x06, Z5, Z23
+	VPRORD        $0x0b, Z5, Z9
+	VPRORD        $0x19, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPADDD        Z0, Z4, Z4
+	VPTERNLOGD    $0xca, Z7, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z23, Z0, Z0
+	VPRORD        $0x02, Z1, Z23
+	VPRORD        $0x0d, Z1, Z9
+	VPRORD        $0x16, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPTERNLOGD    $0xe8, Z3, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z0, Z0
+	VPADDD.BCST   initialWords<>+0(SB), Z0, Z0
+	VPADDD.BCST   initialWords<>+4(SB), Z1, Z1
+	VPADDD.BCST   initialWords<>+8(SB), Z2, Z2
+	VPADDD.BCST   initialWords<>+12(SB), Z3, Z3
+	VPADDD.BCST   initialWords<>+16(SB), Z4, Z4
+	VPADDD.BCST   initialWords<>+20(SB), Z5, Z5
+	VPADDD.BCST   initialWords<>+24(SB), Z6, Z6
+	VPADDD.BCST   initialWords<>+28(SB), Z7, Z7
+	VMOVDQA32     Z0, (SI)
+	VMOVDQA32     Z1, 64(SI)
+	VMOVDQA32     Z2, 128(SI)
+	VMOVDQA32     Z3, 192(SI)
+	VMOVDQA32     Z4, 256(SI)
+	VMOVDQA32     Z5, 320(SI)
+	VMOVDQA32     Z6, 384(SI)
+	VMOVDQA32     Z7, 448(SI)
+	VPADDD.BCST   endSchedule<>+0(SB), Z7, Z7
+	VPRORD        $0x06, Z4, Z23
+	VPRORD        $0x0b, Z4, Z9
+	VPRORD        $0x19, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPADDD        Z7, Z3, Z3
+	VPTERNLOGD    $0xca, Z6, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z3, Z3
+	VPADDD        Z23, Z7, Z7
+	VPRORD        $0x02, Z0, Z23
+	VPRORD        $0x0d, Z0, Z9
+	VPRORD        $0x16, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPTERNLOGD    $0xe8, Z2, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z7, Z7
+	VPADDD.BCST   endSchedule<>+4(SB), Z6, Z6
+	VPRORD        $0x06, Z3, Z23
+	VPRORD        $0x0b, Z3, Z9
+	VPRORD        $0x19, Z3, Z10
+	VMOVDQA32     Z3, Z11
+	VPADDD        Z6, Z2, Z2
+	VPTERNLOGD    $0xca, Z5, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z23, Z6, Z6
+	VPRORD        $0x02, Z7, Z23
+	VPRORD        $0x0d, Z7, Z9
+	VPRORD        $0x16, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPTERNLOGD    $0xe8, Z1, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z6, Z6
+	VPADDD.BCST   endSchedule<>+8(SB), Z5, Z5
+	VPRORD        $0x06, Z2, Z23
+	VPRORD        $0x0b, Z2, Z9
+	VPRORD        $0x19, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPADDD        Z5, Z1, Z1
+	VPTERNLOGD    $0xca, Z4, Z3, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z23, Z5, Z5
+	VPRORD        $0x02, Z6, Z23
+	VPRORD        $0x0d, Z6, Z9
+	VPRORD        $0x16, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPTERNLOGD    $0xe8, Z0, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z5, Z5
+	VPADDD.BCST   endSchedule<>+12(SB), Z4, Z4
+	VPRORD        $0x06, Z1, Z23
+	VPRORD        $0x0b, Z1, Z9
+	VPRORD        $0x19, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPADDD        Z4, Z0, Z0
+	VPTERNLOGD    $0xca, Z3, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z23, Z4, Z4
+	VPRORD        $0x02, Z5, Z23
+	VPRORD        $0x0d, Z5, Z9
+	VPRORD        $0x16, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPTERNLOGD    $0xe8, Z7, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z4, Z4
+	VPADDD.BCST   endSchedule<>+16(SB), Z3, Z3
+	VPRORD        $0x06, Z0, Z23
+	VPRORD        $0x0b, Z0, Z9
+	VPRORD        $0x19, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPADDD        Z3, Z7, Z7
+	VPTERNLOGD    $0xca, Z2, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z23, Z3, Z3
+	VPRORD        $0x02, Z4, Z23
+	VPRORD        $0x0d, Z4, Z9
+	VPRORD        $0x16, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPTERNLOGD    $0xe8, Z6, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z23, Z3, Z3
+	VPADDD.BCST   endSchedule<>+20(SB), Z2, Z2
+	VPRORD        $0x06, Z7, Z23
+	VPRORD        $0x0b, Z7, Z9
+	VPRORD        $0x19, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPADDD        Z2, Z6, Z6
+	VPTERNLOGD    $0xca, Z1, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z23, Z2, Z2
+	VPRORD        $0x02, Z3, Z23
+	VPRORD        $0x0d, Z3, Z9
+	VPRORD        $0x16, Z3, Z10
+	VMOVDQA32     Z3, Z11
+	VPTERNLOGD    $0xe8, Z5, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z2, Z2
+	VPADDD.BCST   endSchedule<>+24(SB), Z1, Z1
+	VPRORD        $0x06, Z6, Z23
+	VPRORD        $0x0b, Z6, Z9
+	VPRORD        $0x19, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPADDD        Z1, Z5, Z5
+	VPTERNLOGD    $0xca, Z0, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z23, Z1, Z1
+	VPRORD        $0x02, Z2, Z23
+	VPRORD        $0x0d, Z2, Z9
+	VPRORD        $0x16, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPTERNLOGD    $0xe8, Z4, Z3, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z1, Z1
+	VPADDD.BCST   endSchedule<>+28(SB), Z0, Z0
+	VPRORD        $0x06, Z5, Z23
+	VPRORD        $0x0b, Z5, Z9
+	VPRORD        $0x19, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPADDD        Z0, Z4, Z4
+	VPTERNLOGD    $0xca, Z7, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z23, Z0, Z0
+	VPRORD        $0x02, Z1, Z23
+	VPRORD        $0x0d, Z1, Z9
+	VPRORD        $0x16, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPTERNLOGD    $0xe8, Z3, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z0, Z0
+	VPADDD.BCST   endSchedule<>+32(SB), Z7, Z7
+	VPRORD        $0x06, Z4, Z23
+	VPRORD        $0x0b, Z4, Z9
+	VPRORD        $0x19, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPADDD        Z7, Z3, Z3
+	VPTERNLOGD    $0xca, Z6, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z3, Z3
+	VPADDD        Z23, Z7, Z7
+	VPRORD        $0x02, Z0, Z23
+	VPRORD        $0x0d, Z0, Z9
+	VPRORD        $0x16, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPTERNLOGD    $0xe8, Z2, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z7, Z7
+	VPADDD.BCST   endSchedule<>+36(SB), Z6, Z6
+	VPRORD        $0x06, Z3, Z23
+	VPRORD        $0x0b, Z3, Z9
+	VPRORD        $0x19, Z3, Z10
+	VMOVDQA32     Z3, Z11
+	VPADDD        Z6, Z2, Z2
+	VPTERNLOGD    $0xca, Z5, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z23, Z6, Z6
+	VPRORD        $0x02, Z7, Z23
+	VPRORD        $0x0d, Z7, Z9
+	VPRORD        $0x16, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPTERNLOGD    $0xe8, Z1, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z6, Z6
+	VPADDD.BCST   endSchedule<>+40(SB), Z5, Z5
+	VPRORD        $0x06, Z2, Z23
+	VPRORD        $0x0b, Z2, Z9
+	VPRORD        $0x19, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPADDD        Z5, Z1, Z1
+	VPTERNLOGD    $0xca, Z4, Z3, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z23, Z5, Z5
+	VPRORD        $0x02, Z6, Z23
+	VPRORD        $0x0d, Z6, Z9
+	VPRORD        $0x16, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPTERNLOGD    $0xe8, Z0, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z5, Z5
+	VPADDD.BCST   endSchedule<>+44(SB), Z4, Z4
+	VPRORD        $0x06, Z1, Z23
+	VPRORD        $0x0b, Z1, Z9
+	VPRORD        $0x19, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPADDD        Z4, Z0, Z0
+	VPTERNLOGD    $0xca, Z3, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z23, Z4, Z4
+	VPRORD        $0x02, Z5, Z23
+	VPRORD        $0x0d, Z5, Z9
+	VPRORD        $0x16, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPTERNLOGD    $0xe8, Z7, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z4, Z4
+	VPADDD.BCST   endSchedule<>+48(SB), Z3, Z3
+	VPRORD        $0x06, Z0, Z23
+	VPRORD        $0x0b, Z0, Z9
+	VPRORD        $0x19, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPADDD        Z3, Z7, Z7
+	VPTERNLOGD    $0xca, Z2, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z23, Z3, Z3
+	VPRORD        $0x02, Z4, Z23
+	VPRORD        $0x0d, Z4, Z9
+	VPRORD        $0x16, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPTERNLOGD    $0xe8, Z6, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z23, Z3, Z3
+	VPADDD.BCST   endSchedule<>+52(SB), Z2, Z2
+	VPRORD        $0x06, Z7, Z23
+	VPRORD        $0x0b, Z7, Z9
+	VPRORD        $0x19, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPADDD        Z2, Z6, Z6
+	VPTERNLOGD    $0xca, Z1, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z23, Z2, Z2
+	VPRORD        $0x02, Z3, Z23
+	VPRORD        $0x0d, Z3, Z9
+	VPRORD        $0x16, Z3, Z10
+	VMOVDQA32     Z3, Z11
+	VPTERNLOGD    $0xe8, Z5, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z2, Z2
+	VPADDD.BCST   endSchedule<>+56(SB), Z1, Z1
+	VPRORD        $0x06, Z6, Z23
+	VPRORD        $0x0b, Z6, Z9
+	VPRORD        $0x19, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPADDD        Z1, Z5, Z5
+	VPTERNLOGD    $0xca, Z0, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z23, Z1, Z1
+	VPRORD        $0x02, Z2, Z23
+	VPRORD        $0x0d, Z2, Z9
+	VPRORD        $0x16, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPTERNLOGD    $0xe8, Z4, Z3, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z1, Z1
+	VPADDD.BCST   endSchedule<>+60(SB), Z0, Z0
+	VPRORD        $0x06, Z5, Z23
+	VPRORD        $0x0b, Z5, Z9
+	VPRORD        $0x19, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPADDD        Z0, Z4, Z4
+	VPTERNLOGD    $0xca, Z7, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z23, Z0, Z0
+	VPRORD        $0x02, Z1, Z23
+	VPRORD        $0x0d, Z1, Z9
+	VPRORD        $0x16, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPTERNLOGD    $0xe8, Z3, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z0, Z0
+	VPADDD.BCST   endSchedule<>+64(SB), Z7, Z7
+	VPRORD        $0x06, Z4, Z23
+	VPRORD        $0x0b, Z4, Z9
+	VPRORD        $0x19, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPADDD        Z7, Z3, Z3
+	VPTERNLOGD    $0xca, Z6, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z3, Z3
+	VPADDD        Z23, Z7, Z7
+	VPRORD        $0x02, Z0, Z23
+	VPRORD        $0x0d, Z0, Z9
+	VPRORD        $0x16, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPTERNLOGD    $0xe8, Z2, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z7, Z7
+	VPADDD.BCST   endSchedule<>+68(SB), Z6, Z6
+	VPRORD        $0x06, Z3, Z23
+	VPRORD        $0x0b, Z3, Z9
+	VPRORD        $0x19, Z3, Z10
+	VMOVDQA32     Z3, Z11
+	VPADDD        Z6, Z2, Z2
+	VPTERNLOGD    $0xca, Z5, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z23, Z6, Z6
+	VPRORD        $0x02, Z7, Z23
+	VPRORD        $0x0d, Z7, Z9
+	VPRORD        $0x16, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPTERNLOGD    $0xe8, Z1, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z6, Z6
+	VPADDD.BCST   endSchedule<>+72(SB), Z5, Z5
+	VPRORD        $0x06, Z2, Z23
+	VPRORD        $0x0b, Z2, Z9
+	VPRORD        $0x19, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPADDD        Z5, Z1, Z1
+	VPTERNLOGD    $0xca, Z4, Z3, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z23, Z5, Z5
+	VPRORD        $0x02, Z6, Z23
+	VPRORD        $0x0d, Z6, Z9
+	VPRORD        $0x16, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPTERNLOGD    $0xe8, Z0, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z5, Z5
+	VPADDD.BCST   endSchedule<>+76(SB), Z4, Z4
+	VPRORD        $0x06, Z1, Z23
+	VPRORD        $0x0b, Z1, Z9
+	VPRORD        $0x19, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPADDD        Z4, Z0, Z0
+	VPTERNLOGD    $0xca, Z3, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z23, Z4, Z4
+	VPRORD        $0x02, Z5, Z23
+	VPRORD        $0x0d, Z5, Z9
+	VPRORD        $0x16, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPTERNLOGD    $0xe8, Z7, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z4, Z4
+	VPADDD.BCST   endSchedule<>+80(SB), Z3, Z3
+	VPRORD        $0x06, Z0, Z23
+	VPRORD        $0x0b, Z0, Z9
+	VPRORD        $0x19, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPADDD        Z3, Z7, Z7
+	VPTERNLOGD    $0xca, Z2, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z23, Z3, Z3
+	VPRORD        $0x02, Z4, Z23
+	VPRORD        $0x0d, Z4, Z9
+	VPRORD        $0x16, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPTERNLOGD    $0xe8, Z6, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z23, Z3, Z3
+	VPADDD.BCST   endSchedule<>+84(SB), Z2, Z2
+	VPRORD        $0x06, Z7, Z23
+	VPRORD        $0x0b, Z7, Z9
+	VPRORD        $0x19, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPADDD        Z2, Z6, Z6
+	VPTERNLOGD    $0xca, Z1, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z23, Z2, Z2
+	VPRORD        $0x02, Z3, Z23
+	VPRORD        $0x0d, Z3, Z9
+	VPRORD        $0x16, Z3, Z10
+	VMOVDQA32     Z3, Z11
+	VPTERNLOGD    $0xe8, Z5, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z2, Z2
+	VPADDD.BCST   endSchedule<>+88(SB), Z1, Z1
+	VPRORD        $0x06, Z6, Z23
+	VPRORD        $0x0b, Z6, Z9
+	VPRORD        $0x19, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPADDD        Z1, Z5, Z5
+	VPTERNLOGD    $0xca, Z0, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z23, Z1, Z1
+	VPRORD        $0x02, Z2, Z23
+	VPRORD        $0x0d, Z2, Z9
+	VPRORD        $0x16, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPTERNLOGD    $0xe8, Z4, Z3, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z1, Z1
+	VPADDD.BCST   endSchedule<>+92(SB), Z0, Z0
+	VPRORD        $0x06, Z5, Z23
+	VPRORD        $0x0b, Z5, Z9
+	VPRORD        $0x19, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPADDD        Z0, Z4, Z4
+	VPTERNLOGD    $0xca, Z7, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z23, Z0, Z0
+	VPRORD        $0x02, Z1, Z23
+	VPRORD        $0x0d, Z1, Z9
+	VPRORD        $0x16, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPTERNLOGD    $0xe8, Z3, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z0, Z0
+	VPADDD.BCST   endSchedule<>+96(SB), Z7, Z7
+	VPRORD        $0x06, Z4, Z23
+	VPRORD        $0x0b, Z4, Z9
+	VPRORD        $0x19, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPADDD        Z7, Z3, Z3
+	VPTERNLOGD    $0xca, Z6, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z3, Z3
+	VPADDD        Z23, Z7, Z7
+	VPRORD        $0x02, Z0, Z23
+	VPRORD        $0x0d, Z0, Z9
+	VPRORD        $0x16, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPTERNLOGD    $0xe8, Z2, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z7, Z7
+	VPADDD.BCST   endSchedule<>+100(SB), Z6, Z6
+	VPRORD        $0x06, Z3, Z23
+	VPRORD        $0x0b, Z3, Z9
+	VPRORD        $0x19, Z3, Z10
+	VMOVDQA32     Z3, Z11
+	VPADDD        Z6, Z2, Z2
+	VPTERNLOGD    $0xca, Z5, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z23, Z6, Z6
+	VPRORD        $0x02, Z7, Z23
+	VPRORD        $0x0d, Z7, Z9
+	VPRORD        $0x16, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPTERNLOGD    $0xe8, Z1, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z6, Z6
+	VPADDD.BCST   endSchedule<>+104(SB), Z5, Z5
+	VPRORD        $0x06, Z2, Z23
+	VPRORD        $0x0b, Z2, Z9
+	VPRORD        $0x19, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPADDD        Z5, Z1, Z1
+	VPTERNLOGD    $0xca, Z4, Z3, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z23, Z5, Z5
+	VPRORD        $0x02, Z6, Z23
+	VPRORD        $0x0d, Z6, Z9
+	VPRORD        $0x16, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPTERNLOGD    $0xe8, Z0, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z5, Z5
+	VPADDD.BCST   endSchedule<>+108(SB), Z4, Z4
+	VPRORD        $0x06, Z1, Z23
+	VPRORD        $0x0b, Z1, Z9
+	VPRORD        $0x19, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPADDD        Z4, Z0, Z0
+	VPTERNLOGD    $0xca, Z3, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z23, Z4, Z4
+	VPRORD        $0x02, Z5, Z23
+	VPRORD        $0x0d, Z5, Z9
+	VPRORD        $0x16, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPTERNLOGD    $0xe8, Z7, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z4, Z4
+	VPADDD.BCST   endSchedule<>+112(SB), Z3, Z3
+	VPRORD        $0x06, Z0, Z23
+	VPRORD        $0x0b, Z0, Z9
+	VPRORD        $0x19, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPADDD        Z3, Z7, Z7
+	VPTERNLOGD    $0xca, Z2, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z23, Z3, Z3
+	VPRORD        $0x02, Z4, Z23
+	VPRORD        $0x0d, Z4, Z9
+	VPRORD        $0x16, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPTERNLOGD    $0xe8, Z6, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z23, Z3, Z3
+	VPADDD.BCST   endSchedule<>+116(SB), Z2, Z2
+	VPRORD        $0x06, Z7, Z23
+	VPRORD        $0x0b, Z7, Z9
+	VPRORD        $0x19, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPADDD        Z2, Z6, Z6
+	VPTERNLOGD    $0xca, Z1, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z23, Z2, Z2
+	VPRORD        $0x02, Z3, Z23
+	VPRORD        $0x0d, Z3, Z9
+	VPRORD        $0x16, Z3, Z10
+	VMOVDQA32     Z3, Z11
+	VPTERNLOGD    $0xe8, Z5, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z2, Z2
+	VPADDD.BCST   endSchedule<>+120(SB), Z1, Z1
+	VPRORD        $0x06, Z6, Z23
+	VPRORD        $0x0b, Z6, Z9
+	VPRORD        $0x19, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPADDD        Z1, Z5, Z5
+	VPTERNLOGD    $0xca, Z0, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z23, Z1, Z1
+	VPRORD        $0x02, Z2, Z23
+	VPRORD        $0x0d, Z2, Z9
+	VPRORD        $0x16, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPTERNLOGD    $0xe8, Z4, Z3, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z1, Z1
+	VPADDD.BCST   endSchedule<>+124(SB), Z0, Z0
+	VPRORD        $0x06, Z5, Z23
+	VPRORD        $0x0b, Z5, Z9
+	VPRORD        $0x19, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPADDD        Z0, Z4, Z4
+	VPTERNLOGD    $0xca, Z7, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z23, Z0, Z0
+	VPRORD        $0x02, Z1, Z23
+	VPRORD        $0x0d, Z1, Z9
+	VPRORD        $0x16, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPTERNLOGD    $0xe8, Z3, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z0, Z0
+	VPADDD.BCST   endSchedule<>+128(SB), Z7, Z7
+	VPRORD        $0x06, Z4, Z23
+	VPRORD        $0x0b, Z4, Z9
+	VPRORD        $0x19, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPADDD        Z7, Z3, Z3
+	VPTERNLOGD    $0xca, Z6, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z3, Z3
+	VPADDD        Z23, Z7, Z7
+	VPRORD        $0x02, Z0, Z23
+	VPRORD        $0x0d, Z0, Z9
+	VPRORD        $0x16, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPTERNLOGD    $0xe8, Z2, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z7, Z7
+	VPADDD.BCST   endSchedule<>+132(SB), Z6, Z6
+	VPRORD        $0x06, Z3, Z23
+	VPRORD        $0x0b, Z3, Z9
+	VPRORD        $0x19, Z3, Z10
+	VMOVDQA32     Z3, Z11
+	VPADDD        Z6, Z2, Z2
+	VPTERNLOGD    $0xca, Z5, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z23, Z6, Z6
+	VPRORD        $0x02, Z7, Z23
+	VPRORD        $0x0d, Z7, Z9
+	VPRORD        $0x16, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPTERNLOGD    $0xe8, Z1, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z6, Z6
+	VPADDD.BCST   endSchedule<>+136(SB), Z5, Z5
+	VPRORD        $0x06, Z2, Z23
+	VPRORD        $0x0b, Z2, Z9
+	VPRORD        $0x19, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPADDD        Z5, Z1, Z1
+	VPTERNLOGD    $0xca, Z4, Z3, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z23, Z5, Z5
+	VPRORD        $0x02, Z6, Z23
+	VPRORD        $0x0d, Z6, Z9
+	VPRORD        $0x16, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPTERNLOGD    $0xe8, Z0, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z5, Z5
+	VPADDD.BCST   endSchedule<>+140(SB), Z4, Z4
+	VPRORD        $0x06, Z1, Z23
+	VPRORD        $0x0b, Z1, Z9
+	VPRORD        $0x19, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPADDD        Z4, Z0, Z0
+	VPTERNLOGD    $0xca, Z3, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z23, Z4, Z4
+	VPRORD        $0x02, Z5, Z23
+	VPRORD        $0x0d, Z5, Z9
+	VPRORD        $0x16, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPTERNLOGD    $0xe8, Z7, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z4, Z4
+	VPADDD.BCST   endSchedule<>+144(SB), Z3, Z3
+	VPRORD        $0x06, Z0, Z23
+	VPRORD        $0x0b, Z0, Z9
+	VPRORD        $0x19, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPADDD        Z3, Z7, Z7
+	VPTERNLOGD    $0xca, Z2, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z23, Z3, Z3
+	VPRORD        $0x02, Z4, Z23
+	VPRORD        $0x0d, Z4, Z9
+	VPRORD        $0x16, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPTERNLOGD    $0xe8, Z6, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z23, Z3, Z3
+	VPADDD.BCST   endSchedule<>+148(SB), Z2, Z2
+	VPRORD        $0x06, Z7, Z23
+	VPRORD        $0x0b, Z7, Z9
+	VPRORD        $0x19, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPADDD        Z2, Z6, Z6
+	VPTERNLOGD    $0xca, Z1, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z23, Z2, Z2
+	VPRORD        $0x02, Z3, Z23
+	VPRORD        $0x0d, Z3, Z9
+	VPRORD        $0x16, Z3, Z10
+	VMOVDQA32     Z3, Z11
+	VPTERNLOGD    $0xe8, Z5, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z2, Z2
+	VPADDD.BCST   endSchedule<>+152(SB), Z1, Z1
+	VPRORD        $0x06, Z6, Z23
+	VPRORD        $0x0b, Z6, Z9
+	VPRORD        $0x19, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPADDD        Z1, Z5, Z5
+	VPTERNLOGD    $0xca, Z0, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z23, Z1, Z1
+	VPRORD        $0x02, Z2, Z23
+	VPRORD        $0x0d, Z2, Z9
+	VPRORD        $0x16, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPTERNLOGD    $0xe8, Z4, Z3, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z1, Z1
+	VPADDD.BCST   endSchedule<>+156(SB), Z0, Z0
+	VPRORD        $0x06, Z5, Z23
+	VPRORD        $0x0b, Z5, Z9
+	VPRORD        $0x19, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPADDD        Z0, Z4, Z4
+	VPTERNLOGD    $0xca, Z7, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z23, Z0, Z0
+	VPRORD        $0x02, Z1, Z23
+	VPRORD        $0x0d, Z1, Z9
+	VPRORD        $0x16, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPTERNLOGD    $0xe8, Z3, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z0, Z0
+	VPADDD.BCST   endSchedule<>+160(SB), Z7, Z7
+	VPRORD        $0x06, Z4, Z23
+	VPRORD        $0x0b, Z4, Z9
+	VPRORD        $0x19, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPADDD        Z7, Z3, Z3
+	VPTERNLOGD    $0xca, Z6, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z3, Z3
+	VPADDD        Z23, Z7, Z7
+	VPRORD        $0x02, Z0, Z23
+	VPRORD        $0x0d, Z0, Z9
+	VPRORD        $0x16, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPTERNLOGD    $0xe8, Z2, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z7, Z7
+	VPADDD.BCST   endSchedule<>+164(SB), Z6, Z6
+	VPRORD        $0x06, Z3, Z23
+	VPRORD        $0x0b, Z3, Z9
+	VPRORD        $0x19, Z3, Z10
+	VMOVDQA32     Z3, Z11
+	VPADDD        Z6, Z2, Z2
+	VPTERNLOGD    $0xca, Z5, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z23, Z6, Z6
+	VPRORD        $0x02, Z7, Z23
+	VPRORD        $0x0d, Z7, Z9
+	VPRORD        $0x16, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPTERNLOGD    $0xe8, Z1, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z6, Z6
+	VPADDD.BCST   endSchedule<>+168(SB), Z5, Z5
+	VPRORD        $0x06, Z2, Z23
+	VPRORD        $0x0b, Z2, Z9
+	VPRORD        $0x19, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPADDD        Z5, Z1, Z1
+	VPTERNLOGD    $0xca, Z4, Z3, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z23, Z5, Z5
+	VPRORD        $0x02, Z6, Z23
+	VPRORD        $0x0d, Z6, Z9
+	VPRORD        $0x16, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPTERNLOGD    $0xe8, Z0, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z5, Z5
+	VPADDD.BCST   endSchedule<>+172(SB), Z4, Z4
+	VPRORD        $0x06, Z1, Z23
+	VPRORD        $0x0b, Z1, Z9
+	VPRORD        $0x19, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPADDD        Z4, Z0, Z0
+	VPTERNLOGD    $0xca, Z3, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z23, Z4, Z4
+	VPRORD        $0x02, Z5, Z23
+	VPRORD        $0x0d, Z5, Z9
+	VPRORD        $0x16, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPTERNLOGD    $0xe8, Z7, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z4, Z4
+	VPADDD.BCST   endSchedule<>+176(SB), Z3, Z3
+	VPRORD        $0x06, Z0, Z23
+	VPRORD        $0x0b, Z0, Z9
+	VPRORD        $0x19, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPADDD        Z3, Z7, Z7
+	VPTERNLOGD    $0xca, Z2, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z23, Z3, Z3
+	VPRORD        $0x02, Z4, Z23
+	VPRORD        $0x0d, Z4, Z9
+	VPRORD        $0x16, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPTERNLOGD    $0xe8, Z6, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z23, Z3, Z3
+	VPADDD.BCST   endSchedule<>+180(SB), Z2, Z2
+	VPRORD        $0x06, Z7, Z23
+	VPRORD        $0x0b, Z7, Z9
+	VPRORD        $0x19, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPADDD        Z2, Z6, Z6
+	VPTERNLOGD    $0xca, Z1, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z23, Z2, Z2
+	VPRORD        $0x02, Z3, Z23
+	VPRORD        $0x0d, Z3, Z9
+	VPRORD        $0x16, Z3, Z10
+	VMOVDQA32     Z3, Z11
+	VPTERNLOGD    $0xe8, Z5, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z2, Z2
+	VPADDD.BCST   endSchedule<>+184(SB), Z1, Z1
+	VPRORD        $0x06, Z6, Z23
+	VPRORD        $0x0b, Z6, Z9
+	VPRORD        $0x19, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPADDD        Z1, Z5, Z5
+	VPTERNLOGD    $0xca, Z0, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z23, Z1, Z1
+	VPRORD        $0x02, Z2, Z23
+	VPRORD        $0x0d, Z2, Z9
+	VPRORD        $0x16, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPTERNLOGD    $0xe8, Z4, Z3, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z1, Z1
+	VPADDD.BCST   endSchedule<>+188(SB), Z0, Z0
+	VPRORD        $0x06, Z5, Z23
+	VPRORD        $0x0b, Z5, Z9
+	VPRORD        $0x19, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPADDD        Z0, Z4, Z4
+	VPTERNLOGD    $0xca, Z7, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z23, Z0, Z0
+	VPRORD        $0x02, Z1, Z23
+	VPRORD        $0x0d, Z1, Z9
+	VPRORD        $0x16, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPTERNLOGD    $0xe8, Z3, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z0, Z0
+	VPADDD.BCST   endSchedule<>+192(SB), Z7, Z7
+	VPRORD        $0x06, Z4, Z23
+	VPRORD        $0x0b, Z4, Z9
+	VPRORD        $0x19, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPADDD        Z7, Z3, Z3
+	VPTERNLOGD    $0xca, Z6, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z3, Z3
+	VPADDD        Z23, Z7, Z7
+	VPRORD        $0x02, Z0, Z23
+	VPRORD        $0x0d, Z0, Z9
+	VPRORD        $0x16, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPTERNLOGD    $0xe8, Z2, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z7, Z7
+	VPADDD.BCST   endSchedule<>+196(SB), Z6, Z6
+	VPRORD        $0x06, Z3, Z23
+	VPRORD        $0x0b, Z3, Z9
+	VPRORD        $0x19, Z3, Z10
+	VMOVDQA32     Z3, Z11
+	VPADDD        Z6, Z2, Z2
+	VPTERNLOGD    $0xca, Z5, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z23, Z6, Z6
+	VPRORD        $0x02, Z7, Z23
+	VPRORD        $0x0d, Z7, Z9
+	VPRORD        $0x16, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPTERNLOGD    $0xe8, Z1, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z6, Z6
+	VPADDD.BCST   endSchedule<>+200(SB), Z5, Z5
+	VPRORD        $0x06, Z2, Z23
+	VPRORD        $0x0b, Z2, Z9
+	VPRORD        $0x19, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPADDD        Z5, Z1, Z1
+	VPTERNLOGD    $0xca, Z4, Z3, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z23, Z5, Z5
+	VPRORD        $0x02, Z6, Z23
+	VPRORD        $0x0d, Z6, Z9
+	VPRORD        $0x16, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPTERNLOGD    $0xe8, Z0, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z5, Z5
+	VPADDD.BCST   endSchedule<>+204(SB), Z4, Z4
+	VPRORD        $0x06, Z1, Z23
+	VPRORD        $0x0b, Z1, Z9
+	VPRORD        $0x19, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPADDD        Z4, Z0, Z0
+	VPTERNLOGD    $0xca, Z3, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z23, Z4, Z4
+	VPRORD        $0x02, Z5, Z23
+	VPRORD        $0x0d, Z5, Z9
+	VPRORD        $0x16, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPTERNLOGD    $0xe8, Z7, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z4, Z4
+	VPADDD.BCST   endSchedule<>+208(SB), Z3, Z3
+	VPRORD        $0x06, Z0, Z23
+	VPRORD        $0x0b, Z0, Z9
+	VPRORD        $0x19, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPADDD        Z3, Z7, Z7
+	VPTERNLOGD    $0xca, Z2, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z23, Z3, Z3
+	VPRORD        $0x02, Z4, Z23
+	VPRORD        $0x0d, Z4, Z9
+	VPRORD        $0x16, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPTERNLOGD    $0xe8, Z6, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z23, Z3, Z3
+	VPADDD.BCST   endSchedule<>+212(SB), Z2, Z2
+	VPRORD        $0x06, Z7, Z23
+	VPRORD        $0x0b, Z7, Z9
+	VPRORD        $0x19, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPADDD        Z2, Z6, Z6
+	VPTERNLOGD    $0xca, Z1, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z23, Z2, Z2
+	VPRORD        $0x02, Z3, Z23
+	VPRORD        $0x0d, Z3, Z9
+	VPRORD        $0x16, Z3, Z10
+	VMOVDQA32     Z3, Z11
+	VPTERNLOGD    $0xe8, Z5, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z2, Z2
+	VPADDD.BCST   endSchedule<>+216(SB), Z1, Z1
+	VPRORD        $0x06, Z6, Z23
+	VPRORD        $0x0b, Z6, Z9
+	VPRORD        $0x19, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPADDD        Z1, Z5, Z5
+	VPTERNLOGD    $0xca, Z0, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z23, Z1, Z1
+	VPRORD        $0x02, Z2, Z23
+	VPRORD        $0x0d, Z2, Z9
+	VPRORD        $0x16, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPTERNLOGD    $0xe8, Z4, Z3, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z1, Z1
+	VPADDD.BCST   endSchedule<>+220(SB), Z0, Z0
+	VPRORD        $0x06, Z5, Z23
+	VPRORD        $0x0b, Z5, Z9
+	VPRORD        $0x19, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPADDD        Z0, Z4, Z4
+	VPTERNLOGD    $0xca, Z7, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z23, Z0, Z0
+	VPRORD        $0x02, Z1, Z23
+	VPRORD        $0x0d, Z1, Z9
+	VPRORD        $0x16, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPTERNLOGD    $0xe8, Z3, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z0, Z0
+	VPADDD.BCST   endSchedule<>+224(SB), Z7, Z7
+	VPRORD        $0x06, Z4, Z23
+	VPRORD        $0x0b, Z4, Z9
+	VPRORD        $0x19, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPADDD        Z7, Z3, Z3
+	VPTERNLOGD    $0xca, Z6, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z3, Z3
+	VPADDD        Z23, Z7, Z7
+	VPRORD        $0x02, Z0, Z23
+	VPRORD        $0x0d, Z0, Z9
+	VPRORD        $0x16, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPTERNLOGD    $0xe8, Z2, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z23, Z7, Z7
+	VPADDD.BCST   endSchedule<>+228(SB), Z6, Z6
+	VPRORD        $0x06, Z3, Z23
+	VPRORD        $0x0b, Z3, Z9
+	VPRORD        $0x19, Z3, Z10
+	VMOVDQA32     Z3, Z11
+	VPADDD        Z6, Z2, Z2
+	VPTERNLOGD    $0xca, Z5, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z2, Z2
+	VPADDD        Z23, Z6, Z6
+	VPRORD        $0x02, Z7, Z23
+	VPRORD        $0x0d, Z7, Z9
+	VPRORD        $0x16, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPTERNLOGD    $0xe8, Z1, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z23, Z6, Z6
+	VPADDD.BCST   endSchedule<>+232(SB), Z5, Z5
+	VPRORD        $0x06, Z2, Z23
+	VPRORD        $0x0b, Z2, Z9
+	VPRORD        $0x19, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPADDD        Z5, Z1, Z1
+	VPTERNLOGD    $0xca, Z4, Z3, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z1, Z1
+	VPADDD        Z23, Z5, Z5
+	VPRORD        $0x02, Z6, Z23
+	VPRORD        $0x0d, Z6, Z9
+	VPRORD        $0x16, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPTERNLOGD    $0xe8, Z0, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z23, Z5, Z5
+	VPADDD.BCST   endSchedule<>+236(SB), Z4, Z4
+	VPRORD        $0x06, Z1, Z23
+	VPRORD        $0x0b, Z1, Z9
+	VPRORD        $0x19, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPADDD        Z4, Z0, Z0
+	VPTERNLOGD    $0xca, Z3, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z0, Z0
+	VPADDD        Z23, Z4, Z4
+	VPRORD        $0x02, Z5, Z23
+	VPRORD        $0x0d, Z5, Z9
+	VPRORD        $0x16, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPTERNLOGD    $0xe8, Z7, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z23, Z4, Z4
+	VPADDD.BCST   endSchedule<>+240(SB), Z3, Z3
+	VPRORD        $0x06, Z0, Z23
+	VPRORD        $0x0b, Z0, Z9
+	VPRORD        $0x19, Z0, Z10
+	VMOVDQA32     Z0, Z11
+	VPADDD        Z3, Z7, Z7
+	VPTERNLOGD    $0xca, Z2, Z1, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z7, Z7
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z23, Z7, Z7
+	VPADDD        Z23, Z3, Z3
+	VPRORD        $0x02, Z4, Z23
+	VPRORD        $0x0d, Z4, Z9
+	VPRORD        $0x16, Z4, Z10
+	VMOVDQA32     Z4, Z11
+	VPTERNLOGD    $0xe8, Z6, Z5, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z3, Z3
+	VPADDD        Z23, Z3, Z3
+	VPADDD.BCST   endSchedule<>+244(SB), Z2, Z2
+	VPRORD        $0x06, Z7, Z23
+	VPRORD        $0x0b, Z7, Z9
+	VPRORD        $0x19, Z7, Z10
+	VMOVDQA32     Z7, Z11
+	VPADDD        Z2, Z6, Z6
+	VPTERNLOGD    $0xca, Z1, Z0, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z6, Z6
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z6, Z6
+	VPADDD        Z23, Z2, Z2
+	VPRORD        $0x02, Z3, Z23
+	VPRORD        $0x0d, Z3, Z9
+	VPRORD        $0x16, Z3, Z10
+	VMOVDQA32     Z3, Z11
+	VPTERNLOGD    $0xe8, Z5, Z4, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z2, Z2
+	VPADDD        Z23, Z2, Z2
+	VPADDD.BCST   endSchedule<>+248(SB), Z1, Z1
+	VPRORD        $0x06, Z6, Z23
+	VPRORD        $0x0b, Z6, Z9
+	VPRORD        $0x19, Z6, Z10
+	VMOVDQA32     Z6, Z11
+	VPADDD        Z1, Z5, Z5
+	VPTERNLOGD    $0xca, Z0, Z7, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z5, Z5
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z5, Z5
+	VPADDD        Z23, Z1, Z1
+	VPRORD        $0x02, Z2, Z23
+	VPRORD        $0x0d, Z2, Z9
+	VPRORD        $0x16, Z2, Z10
+	VMOVDQA32     Z2, Z11
+	VPTERNLOGD    $0xe8, Z4, Z3, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z1, Z1
+	VPADDD        Z23, Z1, Z1
+	VPADDD.BCST   endSchedule<>+252(SB), Z0, Z0
+	VPRORD        $0x06, Z5, Z23
+	VPRORD        $0x0b, Z5, Z9
+	VPRORD        $0x19, Z5, Z10
+	VMOVDQA32     Z5, Z11
+	VPADDD        Z0, Z4, Z4
+	VPTERNLOGD    $0xca, Z7, Z6, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z4, Z4
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z4, Z4
+	VPADDD        Z23, Z0, Z0
+	VPRORD        $0x02, Z1, Z23
+	VPRORD        $0x0d, Z1, Z9
+	VPRORD        $0x16, Z1, Z10
+	VMOVDQA32     Z1, Z11
+	VPTERNLOGD    $0xe8, Z3, Z2, Z11
+	VPTERNLOGD    $0x96, Z10, Z9, Z23
+	VPADDD        Z11, Z0, Z0
+	VPADDD        Z23, Z0, Z0
+	VPADDD        (SI), Z0, Z0
+	VPADDD        64(SI), Z1, Z1
+	VPADDD        128(SI), Z2, Z2
+	VPADDD        192(SI), Z3, Z3
+	VPADDD        256(SI), Z4, Z4
+	VPADDD        320(SI), Z5, Z5
+	VPADDD        384(SI), Z6, Z6
+	VPADDD        448(SI), Z7, Z7
+	VPUNPCKLDQ    Z1, Z0, Z23
+	VPUNPCKHDQ    Z1, Z0, Z1
+	VPUNPCKLDQ    Z3, Z2, Z0
+	VPUNPCKHDQ    Z3, Z2, Z3
+	VPUNPCKLQDQ   Z0, Z23, Z2
+	VPUNPCKHQDQ   Z0, Z23, Z0
+	VPUNPCKLQDQ   Z3, Z1, Z23
+	VPUNPCKHQDQ   Z3, Z1, Z3
+	VPUNPCKLDQ    Z5, Z4, Z1
+	VPUNPCKHDQ    Z5, Z4, Z5
+	VPUNPCKLDQ    Z7, Z6, Z4
+	VPUNPCKHDQ    Z7, Z6, Z7
+	VPUNPCKLQDQ   Z4, Z1, Z6
+	VPUNPCKHQDQ   Z4, Z1, Z4
+	VPUNPCKLQDQ   Z7, Z5, Z1
+	VPUNPCKHQDQ   Z7, Z5, Z7
+	VPSHUFB       Z14, Z2, Z2
+	VPSHUFB       Z14, Z0, Z0
+	VPSHUFB       Z14, Z23, Z23
+	VPSHUFB       Z14, Z3, Z3
+	VPSHUFB       Z14, Z6, Z6
+	VPSHUFB       Z14, Z4, Z4
+	VPSHUFB       Z14, Z1, Z1
+	VPSHUFB       Z14, Z7, Z7
+	VEXTRACTI32X4 $0x00, Z2, (AX)
+	VEXTRACTI32X4 $0x00, Z6, 16(AX)
+	VEXTRACTI32X4 $0x00, Z0, 32(AX)
+	VEXTRACTI32X4 $0x00, Z4, 48(AX)
+	VEXTRACTI32X4 $0x00, Z23, 64(AX)
+	VEXTRACTI32X4 $0x00, Z1, 80(AX)
+	VEXTRACTI32X4 $0x00, Z3, 96(AX)
+	VEXTRACTI32X4 $0x00, Z7, 112(AX)
+	VEXTRACTI32X4 $0x01, Z2, 128(AX)
+	VEXTRACTI32X4 $0x01, Z6, 144(AX)
+	VEXTRACTI32X4 $0x01, Z0, 160(AX)
+	VEXTRACTI32X4 $0x01, Z4, 176(AX)
+	VEXTRACTI32X4 $0x01, Z23, 192(AX)
+	VEXTRACTI32X4 $0x01, Z1, 208(AX)
+	VEXTRACTI32X4 $0x01, Z3, 224(AX)
+	VEXTRACTI32X4 $0x01, Z7, 240(AX)
+	VEXTRACTI32X4 $0x02, Z2, 256(AX)
+	VEXTRACTI32X4 $0x02, Z6, 272(AX)
+	VEXTRACTI32X4 $0x02, Z0, 288(AX)
+	VEXTRACTI32X4 $0x02, Z4, 304(AX)
+	VEXTRACTI32X4 $0x02, Z23, 320(AX)
+	VEXTRACTI32X4 $0x02, Z1, 336(AX)
+	VEXTRACTI32X4 $0x02, Z3, 352(AX)
+	VEXTRACTI32X4 $0x02, Z7, 368(AX)
+	VEXTRACTI32X4 $0x03, Z2, 384(AX)
+	VEXTRACTI32X4 $0x03, Z6, 400(AX)
+	VEXTRACTI32X4 $0x03, Z0, 416(AX)
+	VEXTRACTI32X4 $0x03, Z4, 432(AX)
+	VEXTRACTI32X4 $0x03, Z23, 448(AX)
+	VEXTRACTI32X4 $0x03, Z1, 464(AX)
+	VEXTRACTI32X4 $0x03, Z3, 480(AX)
+	VEXTRACTI32X4 $0x03, Z7, 496(AX)
+	ADDQ          $0x00000400, BX
+	ADDQ          $0x00000200, AX
+	DECQ          CX
+	JNZ           group
 	VZEROUPPER
 	RET

@@ -23,6 +23,9 @@ func main() {
 	p.plain(2, words)
 	p.plain(4, words)
 	p.mixed(pairs)
+	w := newWide(words, flip)
+	w.blocks()
+	newWide(words, flip).pairs(plainInitial(), p.end)
 	Generate()
 }
 

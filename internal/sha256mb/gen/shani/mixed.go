@@ -25,7 +25,7 @@ import (
 // rounds of each lane load their element.
 // rounds load the element of their lane.
 func mixed(k, flip Mem) {
-	TEXT("mixedBlocks4", NOSPLIT, "func(h *[4]*[8]uint32, p *[4]*byte, n int)")
+	TEXT("mixedBlocks4", NOSPLIT, "func(h *[16]*[8]uint32, p *[16]*byte, n int)")
 	Doc("mixedBlocks4 adds n blocks at p[i] to the state h[i], for i < 4.")
 	Pragma("noescape")
 	// The ring has eight slots: pair k+8 is stored after the rounds have loaded

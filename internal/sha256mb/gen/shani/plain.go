@@ -20,7 +20,7 @@ import (
 // kernel takes 203. A search through orders of the same operations found none
 // that is more than 3 % faster.
 func plain(n int, k, flip Mem) {
-	TEXT(fmt.Sprintf("shaniBlocks%d", n), NOSPLIT, "func(h *[4]*[8]uint32, p *[4]*byte, n int)")
+	TEXT(fmt.Sprintf("shaniBlocks%d", n), NOSPLIT, "func(h *[16]*[8]uint32, p *[16]*byte, n int)")
 	Doc(fmt.Sprintf("shaniBlocks%d adds n blocks at p[i] to the state h[i], for i < %[1]d.", n))
 	Pragma("noescape")
 	q := newQuads(enter(n, 64*n), k, flip)
