@@ -271,7 +271,7 @@ func (b *builder) hashLeaves(ctx context.Context, n *node, src io.ReaderAt, f *f
 	l := f.layout
 	perRun := batchLeaves
 	if l.bigLeaves() {
-		perRun = max(lanes, runBytes/l.profile.ChunkBytes)
+		perRun = max(sha256mb.Width(), runBytes/l.profile.ChunkBytes)
 	}
 	runs := (l.leaves + perRun - 1) / perRun
 	workers := min(b.opts.Workers, runs)
@@ -313,7 +313,7 @@ func (b *builder) hashLeaves(ctx context.Context, n *node, src io.ReaderAt, f *f
 func (b *builder) leafHasher(n *node, src io.ReaderAt, mapped mapping, f *file) func(first, count int) error {
 	l := f.layout
 	if l.bigLeaves() {
-		s, name := &lockstep{mapped: mapped}, func() string { return b.dag.source(n).Name() }
+		s, name := newLockstep(mapped), func() string { return b.dag.source(n).Name() }
 		return func(first, count int) error {
 			if err := s.leaves(l, src, name, first, count, f.digests); err != nil {
 				return err
@@ -365,24 +365,26 @@ type described struct {
 }
 
 // Bounds of a batch of small leaves: enough of them to keep the lanes busy
-// although they differ in size, in a buffer that stays in the cache.
+// although they differ in size, in a buffer that stays in the cache. Four are
+// taken where they are large.
 const (
 	batchLeaves = 64
 	batchBytes  = 256 << 10
+	largeLeaves = 4
 )
 
-// newBatch makes a batch with room for one leaf of that size for each lane.
+// newBatch makes a batch with room for some leaves of that size.
 func newBatch(b *builder, leafBytes int) *batch {
 	return &batch{
 		b:    b,
-		buf:  make([]byte, 0, max(lanes*leafBytes, batchBytes)),
+		buf:  make([]byte, 0, max(largeLeaves*leafBytes, batchBytes)),
 		sums: make([][sha256mb.Size]byte, batchLeaves),
 	}
 }
 
 // isFull reports whether a leaf of n bytes should go into another batch.
 func (h *batch) isFull(n int) bool {
-	return len(h.msgs) == batchLeaves || len(h.buf)+n > cap(h.buf) || len(h.buf) >= batchBytes && len(h.msgs)%lanes == 0
+	return len(h.msgs) == batchLeaves || len(h.buf)+n > cap(h.buf) || len(h.buf) >= batchBytes && len(h.msgs)%largeLeaves == 0
 }
 
 // add reads a leaf, the bytes from..to of a file, and puts its digest into

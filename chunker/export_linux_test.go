@@ -7,5 +7,6 @@ import "os"
 func UseMapped(f *os.File, size int64, use func([]byte)) bool {
 	m := newMapping(f, size)
 	defer m.close()
-	return m.populate(0, size) && m.use(0, size, use)
+	whole := []extent{{0, size}}
+	return m.populate(whole) && m.use(whole, func(data [][]byte) { use(data[0]) })
 }

@@ -147,7 +147,7 @@ func (l *layout) leaf(i int) (from, to int64) {
 }
 
 // bigLeaves reports whether leaves are hashed a step at a time.
-func (l *layout) bigLeaves() bool { return l.profile.ChunkBytes > stepBytes }
+func (l *layout) bigLeaves() bool { return l.profile.ChunkBytes > bigLeafBytes }
 
 // span is what lies under a node.
 func (l *layout) span(node int) span {

@@ -4,71 +4,93 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"sync"
+	"time"
 
 	"github.com/carload/carload/car"
 	"github.com/carload/carload/internal/sha256mb"
 )
 
-// lanes is how many leaves a worker hashes at a time.
-const lanes = 4
+// bigLeafBytes is what leaves are bigger than that are hashed where they are, or a
+// step at a time.
+const bigLeafBytes = 64 << 10
 
-// stepBytes is how much of each leaf is read before it is hashed, where a file
-// can't be mapped. Four steps stay in the second-level cache of a core, so that
+// stepBytes is how much of all leaves together is read before it is hashed, where
+// a file can't be mapped. That stays in the second-level cache of a core, so that
 // the hash does not wait for memory a second time.
-const stepBytes = 64 << 10
+const stepBytes = 512 << 10
 
-// lockstep hashes big leaves of one file, lanes of them at a time: where the
-// page cache has them if the file is mapped, else a step of each in turn. It
-// belongs to one goroutine.
-//
-// Of a GiB in the page cache, on an AMD EPYC with Linux 6.18 (2026-11), reading
-// takes 0.12 s of CPU time. So does mapping it page by page; but where the page
-// cache has larger pieces, as of files that were written by the MiB or come
-// from disk, mapping takes 0.01 to 0.03 s.
+// columnBytes is how much of all leaves together is mapped at a time, and runBytes
+// how much of a file a worker takes, if its leaves are less: mapping costs a system
+// call or two.
+const (
+	columnBytes = 4 << 20
+	runBytes    = 4 << 20
+)
+
+// lockstep hashes big leaves of one file, as many at a time as are worth it:
+// where the page cache has them if the file is mapped, else a step of each in
+// turn. It belongs to one goroutine.
 type lockstep struct {
 	mapped mapping
-	lane   [lanes]struct {
-		digest     sha256mb.Digest
-		head, tail []byte // what is to be hashed before and after the payload
-		next, end  int64  // of the payload, in the file
-	}
-	bufs *[lanes][stepBytes]byte // nil until something is read
+	lanes  []lane
+	// Of those in use: what is hashed of each, in one go.
+	digests []*sha256mb.Digest
+	data    [][]byte
+	extents []extent
+	buf     []byte // nil until something is read
 }
 
-// runBytes is how much of a file a worker takes at a time, if four leaves are
-// less: mapping costs a system call or two.
-const runBytes = 4 << 20
+// extent is the bytes from..to of a file.
+type extent struct{ from, to int64 }
+
+// lane is where a leaf is hashed.
+type lane struct {
+	digest     sha256mb.Digest
+	head, tail []byte // what is to be hashed before and after the payload
+	next, end  int64  // of the payload, in the file
+}
+
+func newLockstep(m mapping) *lockstep {
+	return &lockstep{mapped: m, lanes: make([]lane, sha256mb.Width())}
+}
 
 // leaves fills in the digests of the leaves first..first+count.
 func (s *lockstep) leaves(l *layout, src io.ReaderAt, name func() string, first, count int, digests []byte) error {
-	from, _ := l.leaf(first)
-	_, to := l.leaf(first + count - 1)
-	mapped := s.mapped.populate(from, to) && s.mapped.use(from, to, func(data []byte) {
-		for at := first; at < first+count; at += lanes {
-			n := s.begin(l, at, first+count)
-			s.hash(from, data, n)
-			s.finish(at, n, digests)
+	for end := first + count; first < end; first += len(s.lanes) {
+		lanes := s.begin(l, first, end)
+		bytes := lanes[len(lanes)-1].end - lanes[0].next
+		start, way := time.Now(), access.next()
+		if way == reading || !s.hash(lanes) {
+			way, lanes = reading, s.begin(l, first, end)
+			if err := s.readAndHash(src, name, lanes); err != nil {
+				return err
+			}
 		}
-	})
-	if mapped {
-		return nil
-	}
-	for at := first; at < first+count; at += lanes {
-		n := s.begin(l, at, first+count)
-		if err := s.readAndHash(src, name, n); err != nil {
-			return err
+		access.took(way, bytes, time.Since(start))
+		for i := range lanes {
+			sum := lanes[i].digest.Sum256()
+			copy(digestAt(digests, first+i), sum[:])
 		}
-		s.finish(at, n, digests)
 	}
 	return nil
 }
 
-// begin puts leaves into the lanes, from first on and before end. It returns how
-// many.
-func (s *lockstep) begin(l *layout, first, end int) int {
-	count := min(lanes, end-first)
-	for i := range count {
-		lane := &s.lane[i]
+// update adds something of each lane.
+func (s *lockstep) update(lanes []lane, of func(*lane) []byte) {
+	s.digests, s.data = s.digests[:0], s.data[:0]
+	for i := range lanes {
+		s.digests, s.data = append(s.digests, &lanes[i].digest), append(s.data, of(&lanes[i]))
+	}
+	sha256mb.Update(s.digests, s.data)
+}
+
+// begin puts leaves into lanes, from first on and before end.
+func (s *lockstep) begin(l *layout, first, end int) []lane {
+	lanes := s.lanes[:min(len(s.lanes), end-first)]
+	for i := range lanes {
+		lane := &lanes[i]
 		lane.digest.Reset()
 		lane.next, lane.end = l.leaf(first + i)
 		if p := l.profile; !p.RawLeaves {
@@ -76,75 +98,72 @@ func (s *lockstep) begin(l *layout, first, end int) int {
 			lane.tail = appendLeafTail(lane.tail[:0], lane.end-lane.next, l.leafMeta())
 		}
 	}
-	return count
+	return lanes
 }
 
-// finish fills in the digests of the leaves in the lanes.
-func (s *lockstep) finish(first, count int, digests []byte) {
-	for i := range count {
-		sum := s.lane[i].digest.Sum256()
-		copy(digestAt(digests, first+i), sum[:])
+// hash hashes the leaves in the lanes, a column of them at a time, and reports
+// whether they are mapped and could be read.
+func (s *lockstep) hash(lanes []lane) bool {
+	s.update(lanes, func(l *lane) []byte { return l.head })
+	for {
+		s.digests, s.extents = s.digests[:0], s.extents[:0]
+		for i := range lanes {
+			lane := &lanes[i]
+			if lane.next == lane.end {
+				continue
+			}
+			to := min(lane.end, lane.next+int64(columnBytes/len(s.lanes)))
+			s.digests, s.extents = append(s.digests, &lane.digest), append(s.extents, extent{lane.next, to})
+			lane.next = to
+		}
+		if len(s.extents) == 0 {
+			break
+		}
+		if !s.mapped.populate(s.extents) || !s.mapped.use(s.extents, func(data [][]byte) { sha256mb.Update(s.digests, data) }) {
+			return false
+		}
 	}
-}
-
-// hash hashes the leaves in the lanes, whose payloads are in data. That begins
-// at offset base of the file.
-func (s *lockstep) hash(base int64, data []byte, count int) {
-	var (
-		digests           [lanes]*sha256mb.Digest
-		heads, mid, tails [lanes][]byte
-	)
-	for i := range count {
-		lane := &s.lane[i]
-		digests[i], heads[i], mid[i], tails[i] = &lane.digest, lane.head, data[lane.next-base:lane.end-base], lane.tail
-	}
-	sha256mb.Update(digests[:count], heads[:count])
-	sha256mb.Update(digests[:count], mid[:count])
-	sha256mb.Update(digests[:count], tails[:count])
+	s.update(lanes, func(l *lane) []byte { return l.tail })
+	return true
 }
 
 // readAndHash reads and hashes the leaves in the lanes.
-func (s *lockstep) readAndHash(src io.ReaderAt, name func() string, count int) error {
-	if s.bufs == nil {
-		s.bufs = new([lanes][stepBytes]byte)
+func (s *lockstep) readAndHash(src io.ReaderAt, name func() string, lanes []lane) error {
+	if s.buf == nil {
+		s.buf = make([]byte, stepBytes)
 	}
+	step := stepBytes / len(s.lanes)
 	for {
-		var (
-			digests [lanes]*sha256mb.Digest
-			data    [lanes][]byte
-			n       int
-		)
-		for i := range count {
-			piece, err := s.read(i, src, name)
+		s.digests, s.data = s.digests[:0], s.data[:0]
+		for i := range lanes {
+			piece, err := lanes[i].read(s.buf[i*step:][:step], src, name)
 			if err != nil {
 				return err
 			}
 			if len(piece) > 0 {
-				digests[n], data[n] = &s.lane[i].digest, piece
-				n++
+				s.digests, s.data = append(s.digests, &lanes[i].digest), append(s.data, piece)
 			}
 		}
-		if n == 0 {
+		if len(s.data) == 0 {
 			return nil
 		}
-		sha256mb.Update(digests[:n], data[:n])
+		sha256mb.Update(s.digests, s.data)
 	}
 }
 
-// read reads the next step of a lane: nothing if it is through.
-func (s *lockstep) read(i int, src io.ReaderAt, name func() string) ([]byte, error) {
-	lane, buf := &s.lane[i], &s.bufs[i]
-	n := copy(buf[:], lane.head)
-	lane.head = lane.head[n:]
-	payload := buf[n:min(stepBytes, n+int(lane.end-lane.next))]
-	if err := readFull(src, name, payload, lane.next); err != nil {
+// read reads the next step of a lane into buf: nothing if it is through.
+func (l *lane) read(buf []byte, src io.ReaderAt, name func() string) ([]byte, error) {
+	n := copy(buf, l.head)
+	l.head = l.head[n:]
+	payload := buf[n:min(len(buf), n+int(l.end-l.next))]
+	if err := readFull(src, name, payload, l.next); err != nil {
 		return nil, err
 	}
 	n += len(payload)
-	lane.next += int64(len(payload))
-	if lane.next == lane.end {
-		k := copy(buf[n:], lane.tail)
-		lane.tail = lane.tail[k:]
+	l.next += int64(len(payload))
+	if l.next == l.end {
+		k := copy(buf[n:], l.tail)
+		l.tail = l.tail[k:]
 		n += k
 	}
 	return buf[:n], nil
@@ -161,4 +180,61 @@ func readFull(src io.ReaderAt, name func() string, p []byte, off int64) error {
 	default:
 		return fmt.Errorf("read source %q at offset %d: %w", name(), off+int64(n), err)
 	}
+}
+
+// access is how this process reaches what is in the page cache. Which way is the
+// faster differs from one machine to the next. Of a GiB on an AMD EPYC with Linux
+// 6.18 (2026-11) reading takes 0.1 s of CPU time. Mapping takes 0.01 to 0.03 s where
+// the page cache has pieces that are larger than a page, as much as reading where it
+// has not, and 0.4 s in a virtual machine whose host has to see each page that is
+// touched for the first time. So both are tried.
+var access pace
+
+type way int
+
+const (
+	mapped way = iota
+	reading
+	ways
+)
+
+// paceTrials is how often each way is tried. The shortest time counts: others may
+// use the processor, too.
+const paceTrials = 3
+
+// paceBytes is the least that is timed.
+const paceBytes = 1 << 20
+
+type pace struct {
+	mu    sync.Mutex
+	tried [ways]int
+	best  [ways]float64 // seconds a byte
+}
+
+// next is the way to go.
+func (p *pace) next() way {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for w := range ways {
+		if p.tried[w] < paceTrials && p.tried[w] <= slices.Min(p.tried[:]) {
+			return w
+		}
+	}
+	if p.best[reading] < p.best[mapped] {
+		return reading
+	}
+	return mapped
+}
+
+// took notes how long so many bytes took.
+func (p *pace) took(w way, bytes int64, d time.Duration) {
+	if bytes < paceBytes {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if each := d.Seconds() / float64(bytes); p.tried[w] == 0 || each < p.best[w] {
+		p.best[w] = each
+	}
+	p.tried[w]++
 }

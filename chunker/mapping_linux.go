@@ -37,26 +37,45 @@ func (m mapping) close() {
 // pages is what of the mapping holds the bytes from..to.
 func (m mapping) pages(from, to int64) []byte { return m.data[from&^int64(os.Getpagesize()-1) : to] }
 
-// populate makes the bytes from..to of the file accessible and reports whether
-// they are. What is not in memory is read here, where the scheduler sees a
-// system call and not a goroutine that computes.
-func (m mapping) populate(from, to int64) bool {
-	return m.data != nil && unix.Madvise(m.pages(from, to), unix.MADV_POPULATE_READ) == nil
+// advise gives advice about extents, which are in order: one call for those that
+// follow each other.
+func (m mapping) advise(extents []extent, advice int) error {
+	for len(extents) > 0 {
+		n := 1
+		for n < len(extents) && extents[n].from == extents[n-1].to {
+			n++
+		}
+		if err := unix.Madvise(m.pages(extents[0].from, extents[n-1].to), advice); err != nil {
+			return err
+		}
+		extents = extents[n:]
+	}
+	return nil
 }
 
-// use calls f with the bytes from..to of the file, and then gives them up: the
-// page cache keeps them, but they count as ours no more. It reports whether f
-// could read them all. They can go any time, if the file is truncated or its
+// populate makes extents of the file accessible and reports whether they are. What is not in memory is read here, where the scheduler sees a
+// system call and not a goroutine that computes.
+func (m mapping) populate(extents []extent) bool {
+	return m.data != nil && m.advise(extents, unix.MADV_POPULATE_READ) == nil
+}
+
+// use calls f with extents of the file, and then gives them up: the page cache
+// keeps them, but they count as ours no more. It reports whether f could read
+// them all. They can go any time, if the file is truncated or its
 // disk fails. It is safe for concurrent use.
-func (m mapping) use(from, to int64, f func([]byte)) (ok bool) {
+func (m mapping) use(extents []extent, f func([][]byte)) (ok bool) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil && !isFault(r) {
 			panic(r)
 		}
-		_ = unix.Madvise(m.pages(from, to), unix.MADV_DONTNEED)
+		_ = m.advise(extents, unix.MADV_DONTNEED)
 	}()
-	f(m.data[from:to])
+	data := make([][]byte, len(extents))
+	for i, e := range extents {
+		data[i] = m.data[e.from:e.to]
+	}
+	f(data)
 	return true
 }
 
