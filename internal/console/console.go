@@ -217,6 +217,6 @@ func (c *Console) failed(w http.ResponseWriter, r *http.Request, err error) {
 	case r.Context().Err() != nil:
 	default:
 		c.log.LogAttrs(r.Context(), slog.LevelError, "the console's request failed", slog.String("path", r.URL.Path), slog.Any("error", err))
-		fail(w, http.StatusInternalServerError, "The service failed; its log tells why.")
+		fail(w, http.StatusInternalServerError, "The service failed. Its log says why.")
 	}
 }

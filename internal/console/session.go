@@ -211,7 +211,7 @@ func (c *Console) makeCode(w http.ResponseWriter, r *http.Request) {
 	}
 	text, ok := c.sessions.code(token)
 	if !ok {
-		fail(w, http.StatusTooManyRequests, "Too many codes were asked for; wait a minute.")
+		fail(w, http.StatusTooManyRequests, "Too many sign-in codes; wait a minute.")
 		return
 	}
 	reply(w, http.StatusOK, struct {
@@ -237,7 +237,7 @@ func (c *Console) signIn(w http.ResponseWriter, r *http.Request) {
 		token, ok = c.sessions.trade(in.Code)
 	}
 	if !ok {
-		fail(w, http.StatusUnauthorized, "This link was used already, or is older than a minute. Run carload console again.")
+		fail(w, http.StatusUnauthorized, "This link has been used, or is older than a minute. Run carload console again.")
 		return
 	}
 	if _, err := c.st.Authenticate(r.Context(), token); err != nil {

@@ -162,7 +162,7 @@ func (w *Writer) writeback(from int64) {
 // indirect makes all further writes go through the page cache.
 func (w *Writer) indirect() error {
 	if w.direct && !setDirect(w.f, false) {
-		return errors.New("file can't be written through the page cache again")
+		return errors.New("cannot switch the file back to buffered writes")
 	}
 	w.direct = false
 	return nil

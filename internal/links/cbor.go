@@ -104,7 +104,7 @@ func (d *cborReader) head() (major byte, arg uint64, err error) {
 		arg = arg<<8 | uint64(b)
 	}
 	if n == 1 && arg < 24 || n > 1 && arg>>(4*n) == 0 {
-		return 0, 0, invalid("DAG-CBOR has a number that is longer than it need be")
+		return 0, 0, invalid("DAG-CBOR has a number that is not in its shortest form")
 	}
 	return major, arg, nil
 }

@@ -34,7 +34,7 @@ func eachJSON(block []byte, f func(cid.Cid) error) error {
 			return invalid("DAG-JSON: %v", err)
 		}
 		if len(stack) == 0 && !first {
-			return invalid("DAG-JSON has something after its end")
+			return invalid("DAG-JSON has data after its end")
 		}
 		if len(stack) > maxNesting {
 			return invalid("DAG-JSON is nested too deep")

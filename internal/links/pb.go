@@ -156,7 +156,7 @@ func (d *Proto) Next() (Field, error) {
 func (d *Proto) Uvarint() (uint64, error) {
 	v, n := binary.Uvarint(d.Rest)
 	if n <= 0 {
-		return 0, invalid("protobuf is cut")
+		return 0, invalid("protobuf is truncated")
 	}
 	d.Rest = d.Rest[n:]
 	return v, nil
@@ -164,7 +164,7 @@ func (d *Proto) Uvarint() (uint64, error) {
 
 func (d *Proto) take(n uint64) ([]byte, error) {
 	if n > uint64(len(d.Rest)) {
-		return nil, invalid("protobuf is cut")
+		return nil, invalid("protobuf is truncated")
 	}
 	p := d.Rest[:n:n]
 	d.Rest = d.Rest[n:]

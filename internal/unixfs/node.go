@@ -49,11 +49,11 @@ func (t Type) String() string {
 }
 
 // ErrInvalid is wrapped by errors about a DAG that is not valid UnixFS.
-var ErrInvalid = errors.New("not proper UnixFS")
+var ErrInvalid = errors.New("not valid UnixFS")
 
 // ErrForeign is wrapped by errors about a block that is not UnixFS at all. Such
 // a block may still be sound. ErrForeign matches [ErrInvalid].
-var ErrForeign = fmt.Errorf("%w: it is of another kind", ErrInvalid)
+var ErrForeign = fmt.Errorf("%w: the block is of another kind", ErrInvalid)
 
 // MaxFileDepth is the most levels of nodes that a file can have.
 const MaxFileDepth = links.MaxDepth

@@ -22,7 +22,7 @@ import (
 )
 
 // ErrBusy is wrapped by errors about a file that another process is restoring.
-var ErrBusy = errors.New("another process is writing it")
+var ErrBusy = errors.New("another process is writing the file")
 
 // keptBytes is how much of an unfinished file must be there for it to be worth
 // keeping.
