@@ -9,14 +9,14 @@ import (
 )
 
 // Accept makes a received shard part of the store, and of an upload. Without an
-// upload the shard is for all that pin its root. When it returns without an
-// error, the shard is durable and counted. The error is a [QuotaError] if the
-// caller has no room for it, and matches [ErrClosed] if the store was closed.
+// upload, the shard counts for all pins of its root. When Accept returns nil,
+// the shard is durable and recorded. The error is a [QuotaError] if the caller
+// has no room for it, and matches [ErrClosed] if the store was closed.
 //
 // A shard with very many blocks or links is indexed in several transactions, so
-// that others are not kept waiting. If the context ends between two of them, the
-// shard is given up; it is removed by the next collection. Once a shard is all
-// there, a context that ends changes nothing.
+// that others need not wait. If the context ends between two of them, Accept
+// gives up, and the next collection removes the shard. Once the whole shard is
+// recorded, the end of the context no longer matters.
 func (st *Store) Accept(ctx context.Context, in *Incoming, up *NewUpload) error {
 	done, err := st.change()
 	if err != nil {
@@ -33,7 +33,7 @@ func (st *Store) Accept(ctx context.Context, in *Incoming, up *NewUpload) error 
 func (st *Store) accept(ctx context.Context, in *Incoming, up *NewUpload) error {
 	defer st.accepting.lock(in.shard.cid)()
 	st.commit.RLock()
-	release := sync.OnceFunc(st.commit.RUnlock) // when the file has a row
+	release := sync.OnceFunc(st.commit.RUnlock) // once the file has a row
 	defer release()
 	known := false
 	err := in.publish()
@@ -57,9 +57,9 @@ func (st *Store) accept(ctx context.Context, in *Incoming, up *NewUpload) error 
 		_, left := st.db.exec(context.WithoutCancel(ctx), `UPDATE staging SET active = 0 WHERE shard = ?`, in.shard.id)
 		return errors.Join(err, left)
 	}
-	// A commit that failed may have taken place: the index says.
+	// A commit that failed may still have taken effect. The index knows.
 	if known, kerr := st.knows(context.WithoutCancel(ctx), in.shard.cid); kerr != nil {
-		return errors.Join(err, kerr) // the next start decides
+		return errors.Join(err, kerr) // the next start will find out
 	} else if !known {
 		return errors.Join(err, st.files.remove(in.shard.cid))
 	}
@@ -95,7 +95,7 @@ func (st *Store) record(x *indexer, in *Incoming, up *NewUpload) error {
 	if err := x.demandRoot(keyOf(in.Root)); err != nil {
 		return err
 	}
-	// From here on it is one transaction.
+	// From here on, everything is in one transaction.
 	if !fresh || x.yields > 0 {
 		if _, err := x.tx.ExecContext(x.ctx, `DELETE FROM staging WHERE shard = ?`, id); err != nil {
 			return err

@@ -9,10 +9,10 @@ import (
 	"github.com/ipfs/go-cid"
 )
 
-// Block returns a block after checking that its bytes are what its CID says.
-// The error matches [ErrNotHeld] if no shard has it, and [ErrDamaged] if all
-// copies are damaged or lost: then it has to be uploaded again. Copies that are
-// found damaged are marked, and count as not held from then on.
+// Block returns a block after checking it against its CID. The error matches
+// [ErrNotHeld] if no shard has it, and [ErrDamaged] if all copies are damaged
+// or lost, so that it must be uploaded again. Copies that are found damaged are
+// marked, and from then on count as not held.
 func (st *Store) Block(ctx context.Context, c cid.Cid) ([]byte, error) {
 	data, _, bad, err := st.readCopy(ctx, st.db.read, c, copiesQuery)
 	st.report(ctx, bad)
@@ -22,8 +22,8 @@ func (st *Store) Block(ctx context.Context, c cid.Cid) ([]byte, error) {
 	return data, err
 }
 
-// missed is for a block that the index does not have. If nodes count on it that
-// is the index's mistake: then it is looked for in the shards.
+// missed handles a block that is not in the index. If nodes rely on it, the
+// index is wrong, and missed looks for the block in the shards.
 func (st *Store) missed(ctx context.Context, c cid.Cid, notHeld error) ([]byte, error) {
 	mh := []byte(c.Hash())
 	needed, err := exists(ctx, st.db.read, `SELECT 1 FROM nodes WHERE mh = ? AND pending = -1 UNION ALL
@@ -46,8 +46,8 @@ func (st *Store) missed(ctx context.Context, c cid.Cid, notHeld error) ([]byte, 
 	return data, err
 }
 
-// search looks for a block in the shards that the index has, and makes the
-// blocks of one that has it known again.
+// search looks for a block in all indexed shards. If a shard has it, search
+// records that shard's blocks again.
 func (st *Store) search(ctx context.Context, c cid.Cid) (bool, error) {
 	all, err := st.shards(ctx)
 	if err != nil {
@@ -65,7 +65,7 @@ func (st *Store) search(ctx context.Context, c cid.Cid) (bool, error) {
 	return false, nil
 }
 
-// contains goes through the framing of a shard file.
+// contains searches the framing of a shard file for a block.
 func (st *Store) contains(sh shard, c cid.Cid) (bool, error) {
 	f, err := os.Open(st.files.path(sh.cid))
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/ipfs/go-cid"
 )
 
-// CollectReport says what a collection took away.
+// CollectReport says what a collection removed.
 type CollectReport struct {
 	Shards int   // that no upload needs any more
 	Files  int   // that were never acknowledged
@@ -79,8 +79,8 @@ func (st *Store) collect(ctx context.Context) (CollectReport, error) {
 	return report, err
 }
 
-// discardFile removes the file of a shard, if it is there and the index does not
-// have it: the shard may have come again.
+// discardFile removes the file of a shard if the index does not have the shard.
+// It checks because the shard may have been sent again.
 func (st *Store) discardFile(ctx context.Context, c cid.Cid) (size int64, err error) {
 	st.commit.Lock()
 	defer st.commit.Unlock()
@@ -103,9 +103,9 @@ type CollectOptions struct {
 	Every time.Duration
 }
 
-// CollectRegularly collects until the context ends, when there is something to
-// collect: at regular times, and soon after somebody's quota would have had room
-// for what waits to be collected. What goes wrong is logged.
+// CollectRegularly collects until the context ends, whenever there is something
+// to collect: at regular times, and soon after a quota had no room only because
+// deleted data was not collected yet. It logs errors.
 func (st *Store) CollectRegularly(ctx context.Context, opts CollectOptions) {
 	tick := time.NewTicker(opts.Every)
 	defer tick.Stop()
@@ -139,7 +139,7 @@ func (st *Store) CollectRegularly(ctx context.Context, opts CollectOptions) {
 type marker struct {
 	x     *indexer
 	bad   []suspect // found on the way
-	roots int64     // uploads until this time are looked at
+	roots int64     // uploads up to this time have been searched
 
 	walked int64 // the last node that was
 	last   bool  // no pause any more
@@ -266,7 +266,7 @@ func (m *marker) forget() error {
 	return nil
 }
 
-// mark walks all that the uploads reach and that was not walked yet.
+// mark walks everything that uploads reach and that was not walked before.
 func (m *marker) mark() error {
 	x := m.x
 	since := m.roots
@@ -280,7 +280,7 @@ func (m *marker) mark() error {
 			return fmt.Errorf("mark roots: %w", err)
 		}
 	}
-	// Those that were not held may have come since.
+	// Nodes that were not held before may be held now.
 	if err := m.walk(`SELECT m.id, m.mh, m.codec FROM absent a JOIN marked m ON m.id = a.id WHERE m.id > ?`); err != nil {
 		return err
 	}
@@ -290,8 +290,8 @@ func (m *marker) mark() error {
 	return m.clear()
 }
 
-// walk goes through marked nodes in the order of their numbers, and marks what
-// they link to. Those that are not held are noted.
+// walk visits marked nodes in the order of their IDs, and marks what they link
+// to. It records the nodes that are not held.
 func (m *marker) walk(query string) error {
 	x := m.x
 	type root struct {
@@ -352,8 +352,8 @@ func (m *marker) walk(query string) error {
 	}
 }
 
-// clear returns an error if it is known that a node which uploads reach is lost:
-// then it is not known what they need.
+// clear returns an error if a node that an upload reaches is known to be lost,
+// since it is then unknown what the upload needs.
 func (m *marker) clear() error {
 	lost, err := scanKey(m.x.tx.QueryRowContext(m.x.ctx, `SELECT m.mh, m.codec FROM marked m WHERE m.codec IN `+innerCodecs+`
 		AND EXISTS (SELECT 1 FROM damage d WHERE d.mh = m.mh) AND NOT EXISTS (SELECT 1 FROM blocks b WHERE b.mh = m.mh)`).Scan)
@@ -361,13 +361,13 @@ func (m *marker) clear() error {
 		return nil
 	}
 	if err == nil {
-		_, err = m.read(lost) // says which shard
+		_, err = m.read(lost) // its error names the shard
 	}
 	return fmt.Errorf("what uploads need is not clear, so nothing is removed: %w", err)
 }
 
-// read returns a node, and marks the shard that it is from if those that stay
-// have only damaged copies of it.
+// read returns a node. If the shards that stay have only damaged copies of it,
+// it marks the shard that the copy comes from.
 func (m *marker) read(k nodeKey) ([]byte, error) {
 	data, from, bad, err := m.x.st.readCopy(m.x.ctx, m.x.tx, k.cid(), copiesQuery+
 		` ORDER BY b.shard IN (SELECT id FROM unowned) AND b.shard NOT IN (SELECT id FROM needed), b.shard`)
@@ -379,8 +379,8 @@ func (m *marker) read(k nodeKey) ([]byte, error) {
 	return data, err
 }
 
-// needQuery marks a shard for each block that only shards without uploads
-// have, unless one of these is marked already.
+// needQuery marks a shard for each block that only shards without uploads have,
+// unless one of them is marked already.
 const needQuery = `INSERT OR IGNORE INTO needed SELECT max(shard) FROM blocks WHERE mh IN (%s) GROUP BY mh
 	HAVING min(shard IN (SELECT id FROM unowned)) = 1 AND max(shard IN (SELECT id FROM needed)) = 0`
 

@@ -12,18 +12,17 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// examined is what examine found of a shard.
+// examined is the result of examining a shard.
 type examined struct {
 	blocks    int
 	bytes     int64
 	problems  []string
-	collected bool // meanwhile: there is nothing to say of it
+	collected bool // the shard was collected meanwhile
 }
 
-// examine hashes a shard, compares the index with it, and brings that in line
-// with what it finds: what is damaged is marked, what was marked and is sound
-// again is held again, and nodes that count as complete and are not are worked
-// out again.
+// examine hashes a shard, compares the index with it, and corrects the index:
+// it marks what is damaged, unmarks what turned out to be sound, and makes
+// nodes that wrongly count as complete be evaluated again.
 func (st *Store) examine(ctx context.Context, k known, pace *rate.Limiter) (e examined, err error) {
 	marked, err := exists(ctx, st.db.read, `SELECT 1 FROM damage WHERE shard = ?`, k.id)
 	if err != nil {
@@ -38,19 +37,19 @@ func (st *Store) examine(ctx context.Context, k known, pace *rate.Limiter) (e ex
 		problem("%v", v.fault)
 	}
 	if v.otherSizes {
-		problem("the index has other sizes than the file")
+		problem("the sizes in the index differ from the file's")
 	}
 	if v.missing > 0 && !marked {
 		problem("%d of its blocks are not in the index", v.missing)
 	}
 	if len(v.lacking) > 0 {
-		problem("%d of its nodes count as complete and lack children", len(v.lacking))
+		problem("%d of its nodes count as complete but lack children", len(v.lacking))
 	}
 	if len(e.problems) == 0 && !marked {
 		return v.examined(e), nil
 	}
 	if there, err := st.knows(ctx, k.cid); err != nil || !there {
-		return examined{collected: true}, err // since the list was made
+		return examined{collected: true}, err // it was removed after the list was made
 	}
 	st.log.LogAttrs(ctx, slog.LevelWarn, "a shard was marked or has problems", slog.String("shard", k.cid.String()), slog.Any("problems", e.problems))
 	switch {
@@ -62,7 +61,7 @@ func (st *Store) examine(ctx context.Context, k known, pace *rate.Limiter) (e ex
 	return v.examined(e), err
 }
 
-// restore makes known again what is in a sound shard.
+// restore records the blocks of a sound shard again.
 func (x *indexer) restore(sh shard, v verdict) error {
 	if there, err := x.has(sh); err != nil || !there || !x.st.unchanged(sh, v.file) {
 		return err
@@ -85,14 +84,14 @@ func (x *indexer) restore(sh shard, v verdict) error {
 	})
 }
 
-// verdict is what a shard turned out to be.
+// verdict is what inspect found out about a shard.
 type verdict struct {
-	fault      error       // why it could not be read as what it is
+	fault      error       // why the file is not a sound shard
 	file       os.FileInfo // nil if it could not be opened
 	res        scanResult
-	otherSizes bool      // than in the index
+	otherSizes bool      // the sizes in the index are wrong
 	missing    int       // blocks that are not in the index
-	lacking    []nodeKey // nodes that count as complete and lack children
+	lacking    []nodeKey // nodes that count as complete but lack children
 }
 
 func (v verdict) examined(e examined) examined {
@@ -112,7 +111,7 @@ func (st *Store) inspect(ctx context.Context, k known, pace *rate.Limiter) (v ve
 	}
 	v.res = *res
 	v.otherSizes = res.size != k.size || res.payload != k.payload || res.payloadEnd != k.end
-	if err := st.compare(ctx, k, f, &v); isDamage(err) { // it was sound a moment ago
+	if err := st.compare(ctx, k, f, &v); isDamage(err) { // it has been damaged since it was hashed
 		v.fault = err
 	} else if err != nil {
 		return v, err
@@ -120,7 +119,7 @@ func (st *Store) inspect(ctx context.Context, k known, pace *rate.Limiter) (v ve
 	return v, nil
 }
 
-// compare looks up what a sound shard has in the index.
+// compare looks up the blocks of a sound shard in the index.
 func (st *Store) compare(ctx context.Context, k known, f *os.File, v *verdict) error {
 	in, err := newSections(f, v.res.payload, v.res.payloadEnd)
 	if err != nil {
@@ -152,8 +151,8 @@ func (st *Store) compare(ctx context.Context, k known, f *os.File, v *verdict) e
 	return nil
 }
 
-// unindexed counts the blocks that the index does not have in a shard with
-// their length.
+// unindexed counts the blocks that the index lacks for a shard, or has with
+// another length.
 func (st *Store) unindexed(ctx context.Context, shardID int64, batch []section) (int, error) {
 	lens := make(map[string]int, len(batch))
 	for _, sec := range batch {
@@ -179,8 +178,8 @@ func (st *Store) unindexed(ctx context.Context, shardID int64, batch []section) 
 	return len(lens), nil
 }
 
-// lacking returns the nodes among the blocks that count as complete, but have
-// children of which that is not so. All it asks is asked of one state of the
+// lacking returns the nodes among the blocks that count as complete although
+// some of their children don't. All its queries see the same state of the
 // index.
 func (st *Store) lacking(ctx context.Context, in *sections, batch []section) (out []nodeKey, err error) {
 	var nodes []nodeKey
@@ -229,7 +228,7 @@ func (st *Store) lacking(ctx context.Context, in *sections, batch []section) (ou
 	return out, nil
 }
 
-// allComplete reports whether leaves are held and nodes complete.
+// allComplete reports whether all leaves are held and all nodes complete.
 func (x *indexer) allComplete(keys []nodeKey) (bool, error) {
 	lacks, err := x.lacks(keys)
 	if err != nil {

@@ -7,7 +7,8 @@ import (
 	"os"
 )
 
-// mark changes what the index says of damage, and settles what follows from it.
+// mark changes the records of damage in the index, and everything that follows
+// from them.
 func (st *Store) mark(ctx context.Context, f func(*indexer) error) error {
 	done, err := st.change()
 	if err != nil {
@@ -22,8 +23,8 @@ func (st *Store) mark(ctx context.Context, f func(*indexer) error) error {
 	}, nil)
 }
 
-// report marks copies that a reader found damaged. The reader has its answer
-// already, so a failure of that is only logged.
+// report marks copies that a reader found damaged. The reader already has its
+// answer, so errors are only logged.
 func (st *Store) report(ctx context.Context, suspects []suspect) {
 	if len(suspects) == 0 {
 		return
@@ -34,17 +35,17 @@ func (st *Store) report(ctx context.Context, suspects []suspect) {
 	}
 }
 
-// forgive takes back all marks of a shard that turned out to be sound, and makes
-// its blocks known again.
+// forgive removes all marks of a shard that turned out to be sound, and records
+// its blocks again.
 func (x *indexer) forgive(sh shard) error {
 	if _, err := x.tx.ExecContext(x.ctx, `DELETE FROM damage WHERE shard = ?`, sh.id); err != nil {
-		return fmt.Errorf("take marks back: %w", err)
+		return fmt.Errorf("remove marks: %w", err)
 	}
 	return x.add(sh)
 }
 
-// again is for a shard that came again: that mends what was damaged of it, and
-// brings to its end what was interrupted the first time.
+// again handles a shard that was sent again. That mends its damage, and
+// completes what was interrupted the first time.
 func (x *indexer) again(sh shard) error {
 	damaged, err := exists(x.ctx, x.tx, `SELECT 1 FROM damage WHERE shard = ?`, sh.id)
 	if err != nil {
@@ -55,7 +56,7 @@ func (x *indexer) again(sh shard) error {
 	}
 	staged, err := exists(x.ctx, x.tx, `SELECT 1 FROM staging WHERE shard = ?`, sh.id)
 	if err != nil {
-		return fmt.Errorf("look up what was interrupted: %w", err)
+		return fmt.Errorf("look up interrupted shard: %w", err)
 	}
 	if staged {
 		return x.add(sh)
@@ -63,9 +64,9 @@ func (x *indexer) again(sh shard) error {
 	return nil
 }
 
-// harm marks what is damaged of a shard whose file, as it was when it was looked
-// at, is not sound; nil stands for one that could not be opened. Reading goes on
-// outside of transactions, for a failing disk takes its time.
+// harm marks what is damaged in a shard whose file is not sound. Was describes
+// the file that was examined; nil means that it could not be opened. Reading
+// goes on outside of transactions, because a failing disk is slow.
 func (st *Store) harm(ctx context.Context, sh shard, was os.FileInfo) error {
 	err := st.mark(ctx, func(x *indexer) error {
 		if there, err := x.has(sh); err != nil || !there || !st.unchanged(sh, was) {
@@ -110,7 +111,7 @@ func (st *Store) harm(ctx context.Context, sh shard, was os.FileInfo) error {
 	return nil
 }
 
-// unchanged reports whether the file of a shard is still the one that it was.
+// unchanged reports whether the file of a shard is still the same.
 func (st *Store) unchanged(sh shard, was os.FileInfo) bool {
 	f, err := os.Open(st.files.path(sh.cid))
 	if err != nil {

@@ -17,25 +17,25 @@ type indexer struct {
 	statements
 	st *Store
 
-	ready     queue      // complete, and their parents do not know
-	unread    queue      // held, and to be read
-	unreadEnd int64      // the last of those that were looked for in the index
+	ready     queue      // complete, but their parents have not been told
+	unread    queue      // held, but not read yet
+	unreadEnd int64      // the last one that was fetched from the index
 	run       run        // of the shard that is being added
-	parents   [][2]int64 // lines of that table that are to be written before the transaction ends
+	parents   [][2]int64 // rows of the table parents, to be written before the transaction ends
 
-	asked    context.Context      //nolint:containedctx // of the one who asked: it may end between transactions
-	began    time.Time            // of the transaction
-	steps    int                  // in it
-	yield    func() bool          // goes on in the next; nil if there is only one
-	yields   int                  // how often that was
-	deferred func(*indexer) error // is called before the first
+	asked    context.Context      //nolint:containedctx // of the caller: it may end between transactions
+	began    time.Time            // start of the transaction
+	steps    int                  // steps in the transaction
+	yield    func() bool          // continues in the next transaction; nil if there is only one
+	yields   int                  // how often yield was called
+	deferred func(*indexer) error // called before the first yield
 }
 
 func newIndexer(ctx context.Context, st *Store, tx execer) *indexer {
 	return &indexer{statements: statements{ctx, tx}, st: st, asked: ctx}
 }
 
-// states returns pending of those nodes that have a row.
+// states returns the column pending of those nodes that have a row.
 func (x *indexer) states(keys []nodeKey) (map[nodeKey]int64, error) {
 	out := make(map[nodeKey]int64)
 	err := chunks(keys, func(part []nodeKey) error {
@@ -54,11 +54,11 @@ func (x *indexer) states(keys []nodeKey) (map[nodeKey]int64, error) {
 	return out, nil
 }
 
-// lacks returns the multihashes of those blocks that are not held. It may change
-// the order of keys.
+// lacks returns the multihashes of those blocks that are not held. It may
+// reorder keys.
 func (x *indexer) lacks(keys []nodeKey) (map[string]bool, error) {
 	out := make(map[string]bool)
-	if len(keys) > statementRows { // those of a page of the index together
+	if len(keys) > statementRows { // sorted, neighbors share a page of the index
 		slices.SortFunc(keys, func(a, b nodeKey) int { return cmp.Compare(a.mh, b.mh) })
 	}
 	err := chunks(keys, func(part []nodeKey) error {
@@ -93,7 +93,7 @@ func (x *indexer) evaluate(nodes []freshNode) error {
 	}
 	var leaves, inner []nodeKey
 	seen := make(map[nodeKey]bool)
-	near := x.run.losses == x.st.db.write.losses // what is held of the shard at hand is known, as nothing was lost since
+	near := x.run.losses == x.st.db.write.losses // if nothing was lost since, the blocks of the run are known to be held
 	for _, n := range nodes {
 		for _, k := range n.links {
 			if near && !hasLinks(k.codec) && x.run.has(k.mh) || seen[k] {
@@ -132,7 +132,7 @@ func (x *indexer) evaluate(nodes []freshNode) error {
 	return chunks(nodes, x.insert)
 }
 
-// resolve takes off the links of nodes those that the nodes meet themselves.
+// resolve removes links that other nodes in the same batch complete.
 func resolve(nodes []freshNode) {
 	at := make(map[nodeKey]int, len(nodes))
 	for i, n := range nodes {
@@ -168,9 +168,9 @@ func resolve(nodes []freshNode) {
 	}
 }
 
-// demand leaves children to be read that are held but are not nodes yet, and
-// will not be by their own section: that is so for blocks that came under
-// another codec, and after a collection of garbage.
+// demand queues children for reading that are held but have no node, and whose
+// section will not make one. That happens to blocks that were sent under
+// another codec, and after a collection.
 func (x *indexer) demand(nodes []freshNode, inner []nodeKey, state map[nodeKey]int64) error {
 	fresh := make(map[nodeKey]bool, len(nodes))
 	for _, n := range nodes {
@@ -211,7 +211,7 @@ func (x *indexer) insertUnread(keys []nodeKey) error {
 	})
 }
 
-// insert writes nodes and what they wait for.
+// insert writes nodes, and what they wait for.
 func (x *indexer) insert(nodes []freshNode) error {
 	args := make([]any, 0, 3*len(nodes))
 	for _, n := range nodes {
@@ -268,11 +268,11 @@ func (x *indexer) insert(nodes []freshNode) error {
 	})
 }
 
-// manyParents is how many lines of the table parents are written together, in
-// their order, as blocks are.
+// manyParents is how many rows of the table parents are written together. Like
+// blocks, they are written in their order.
 const manyParents = 32 << 10
 
-// flush writes what was put off.
+// flush writes rows that were put off.
 func (x *indexer) flush() error {
 	slices.SortFunc(x.parents, func(a, b [2]int64) int { return cmp.Or(cmp.Compare(a[0], b[0]), cmp.Compare(a[1], b[1])) })
 	err := chunks(x.parents, func(part [][2]int64) error {
@@ -289,5 +289,5 @@ func (x *indexer) flush() error {
 	return nil
 }
 
-// rereadAll is for nodes that others left to be read.
+// rereadAll queues all nodes that are marked unread in the index.
 func (x *indexer) rereadAll() { x.unread.spilled, x.unreadEnd = true, 0 }

@@ -8,21 +8,21 @@ import (
 	"github.com/ipfs/go-cid"
 )
 
-// What a key keeps alive counts against its quota: the shards that it sent, and
-// those that were fetched for its pins; what else is written down of its uploads;
-// and for pins of what others hold, all that they say is below their roots. What
-// was deleted takes room until it is collected: together a key has at most twice
-// its quota.
+// These things count against a key's quota: the shards that it sent, and those
+// fetched for its pins; the other records of its uploads; and for pins of other
+// users' content, everything that their roots claim. Deleted data uses space
+// until it is collected. Together, a key can use at most twice its quota.
 
-// demand is what somebody wants to have room for.
+// demand is what a caller needs room for.
 type demand struct {
-	shard cid.Cid // if it is known: one that counts already needs no room
+	shard cid.Cid // if known: a shard that counts already needs no room
 	bytes int64   // of the shard
-	words int64   // that are written down of an upload
-	pin   int64   // the upload that the shard is fetched for, which counts no more as a pin without shards
+	words int64   // of the records of an upload
+	pin   int64   // the upload that the shard is fetched for; it no longer counts as a pin without shards
 }
 
-// words is how much of an upload is written down that has no bound of its own.
+// words returns the size of those records of an upload that have no limit of
+// their own.
 func (up *NewUpload) words() int64 {
 	name := 0
 	if up.Name != nil {
@@ -34,7 +34,8 @@ func (up *NewUpload) words() int64 {
 const freeName = 255 // bytes of a name that do not count
 
 // CheckQuota returns a [QuotaError] if a caller has no room for a shard of this
-// size. It may be one that counts already if it has the size of one.
+// size. A shard of the same size as one that counts already may be that one, so
+// it is allowed.
 func (st *Store) CheckQuota(ctx context.Context, who *Caller, size int64) error {
 	err := checkQuota(ctx, st.db.read, who, demand{bytes: size})
 	st.crowd(err)
@@ -55,7 +56,7 @@ const (
 		UNION SELECT shard FROM staging WHERE key_id = ?2 AND NOT active)`
 )
 
-// checkQuota returns a [QuotaError] if a caller has no room for something.
+// checkQuota returns a [QuotaError] if a caller has no room for a demand.
 func checkQuota(ctx context.Context, q querier, who *Caller, d demand) error {
 	if who.QuotaBytes == 0 {
 		return nil
@@ -87,7 +88,7 @@ func checkQuota(ctx context.Context, q querier, who *Caller, d demand) error {
 	return nil
 }
 
-// crowd asks for a collection if there was no room for something.
+// crowd triggers a collection if the error says that there was no room.
 func (st *Store) crowd(err error) {
 	if quota := new(QuotaError); errors.As(err, &quota) {
 		select {

@@ -151,7 +151,7 @@ CREATE TABLE parents (
 ) WITHOUT ROWID;
 `
 
-// pieceSchema is what came with version 4.
+// pieceSchema was added in version 4.
 const pieceSchema = `
 -- The Filecoin piece commitments of shards, as far as they were asked for.
 CREATE TABLE pieces (
@@ -161,7 +161,7 @@ CREATE TABLE pieces (
 CREATE INDEX pieces_commitment ON pieces(commitment);
 `
 
-// stagingSchema is what came with version 5.
+// stagingSchema was added in version 5.
 const stagingSchema = `
 -- Shards of which only a part of the blocks may be known, for indexing them
 -- takes several transactions. What is known of them is true. They count against
@@ -190,14 +190,14 @@ INSERT INTO settings SELECT 'parentless', max(id) FROM nodes HAVING max(id) IS N
 	4: stagingSchema,
 }
 
-// opening is what a store is opened as.
+// opening says how a store is opened.
 type opening struct {
-	discard bool // leaves out payloads
-	rebuild bool // the index is about to be made anew from the shards
+	discard bool // without payloads
+	rebuild bool // the index is about to be rebuilt from the shards
 }
 
-// migrate makes the tables of a new database, and sees whether an old one may
-// be used. It returns the salt of the store's tokens.
+// migrate makes the tables of a new database, or upgrades an old one and checks
+// whether it may be used. It returns the salt of the store's tokens.
 func (as opening) migrate(ctx context.Context, db *database, shards files) (salt []byte, err error) {
 	err = db.update(ctx, func(tx *tx) error {
 		var version int
@@ -206,7 +206,7 @@ func (as opening) migrate(ctx context.Context, db *database, shards files) (salt
 		}
 		switch version {
 		case 0:
-			// The database may be there without tables: making it was
+			// The database may exist without tables if its creation was
 			// interrupted.
 			if left, err := shards.any(); err != nil {
 				return err
@@ -220,14 +220,14 @@ func (as opening) migrate(ctx context.Context, db *database, shards files) (salt
 		case 1, 2, 3, 4:
 			for _, step := range upgrades[version:] {
 				if _, err := tx.ExecContext(ctx, step); err != nil {
-					return fmt.Errorf("bring index to version %d: %w", schemaVersion, err)
+					return fmt.Errorf("upgrade index to version %d: %w", schemaVersion, err)
 				}
 			}
 			if err := setVersion(ctx, tx); err != nil {
 				return err
 			}
 		default:
-			return fmt.Errorf("the index has version %d, this program knows version %d", version, schemaVersion)
+			return fmt.Errorf("the index has version %d, but this program needs version %d", version, schemaVersion)
 		}
 		if err := tx.QueryRowContext(ctx, `SELECT value FROM settings WHERE name = 'salt'`).Scan(&salt); err != nil {
 			return fmt.Errorf("read salt: %w", err)
@@ -256,16 +256,16 @@ func setVersion(ctx context.Context, tx execer) error {
 	return err
 }
 
-// The settings that are there or not. A store that discards must not be taken
-// for one that keeps payloads, and an index that is being rebuilt not for a
-// whole one.
+// Settings that exist or don't. A store that discards payloads must not be
+// mistaken for one that keeps them, and an index that is being rebuilt not for
+// a complete one.
 const (
 	settingDiscard    = "discard"
 	settingRebuilding = "rebuilding"
 )
 
-// admit compares what the store is with what it is opened for. A store that
-// has no shards yet becomes what it is opened as.
+// admit compares the kind of the store with how it is being opened. A store
+// without shards becomes what it is opened as.
 func (as opening) admit(ctx context.Context, tx execer) error {
 	var discards, rebuilding, empty bool
 	const has = `EXISTS (SELECT 1 FROM settings WHERE name = ?)`

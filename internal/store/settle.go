@@ -8,8 +8,8 @@ import (
 	"github.com/ipfs/go-cid"
 )
 
-// settle reads the nodes that are left to be read, and passes completeness on
-// from children to parents until nothing changes.
+// settle reads nodes that were not read yet, and passes completeness from
+// children to parents, until nothing changes.
 func (x *indexer) settle() error {
 	for {
 		if err := x.propagate(); err != nil {
@@ -21,14 +21,14 @@ func (x *indexer) settle() error {
 	}
 }
 
-// settleAll is settle for what was left by those who were interrupted.
+// settleAll is settle for everything that earlier, interrupted calls left.
 func (x *indexer) settleAll() error {
 	x.ready.spilled = true
 	x.rereadAll()
 	return x.settle()
 }
 
-// propagate tells parents of nodes that became complete.
+// propagate tells the parents of nodes that became complete.
 func (x *indexer) propagate() error {
 	for {
 		ready, err := x.ready.take(statementRows, x.allReady)
@@ -36,7 +36,7 @@ func (x *indexer) propagate() error {
 			err = x.tell(ready)
 		}
 		if err != nil {
-			return fmt.Errorf("pass completeness on: %w", err)
+			return fmt.Errorf("propagate completeness: %w", err)
 		}
 		if len(ready) == 0 {
 			return nil
@@ -66,10 +66,10 @@ func (x *indexer) tell(ready []nodeKey) error {
 	return x.exec(`UPDATE nodes SET pending = -1 WHERE (mh, codec) IN (VALUES %s) AND +pending = 0`, `(?,?)`, len(ready), args)
 }
 
-// releaseRows is how many lines of the table waiting are worked on at a time.
+// releaseRows is how many rows of the table waiting are processed at a time.
 const releaseRows = "4096"
 
-// release takes children that meet a condition off the lists of their parents.
+// release removes children that meet a condition from the waiting lists.
 func (x *indexer) release(cond, row string, n int, args []any) error {
 	some := `SELECT mh, codec, parent FROM waiting WHERE ` + cond + ` ORDER BY mh, codec, parent LIMIT ` + releaseRows
 	return sized(some, row, n, args, func(some string, args []any) error {
@@ -104,8 +104,8 @@ func (x *indexer) release(cond, row string, n int, args []any) error {
 	})
 }
 
-// readUnread reads some nodes from where they are held. It reports whether there
-// were any.
+// readUnread reads some of the nodes that were not read yet. It returns false
+// if there were none.
 func (x *indexer) readUnread() (bool, error) {
 	batch, err := x.unread.take(64, x.allUnread)
 	if err != nil {
@@ -123,7 +123,7 @@ func (x *indexer) readUnread() (bool, error) {
 	total := 0
 	for _, k := range batch {
 		if s, ok := state[k]; !ok || s != nodeUnread {
-			continue // somebody did it meanwhile
+			continue // its state has changed meanwhile
 		}
 		delete(state, k)
 		data, _, damaged, err := x.st.readCopy(x.ctx, x.tx, k.cid(), copiesQuery)
@@ -152,8 +152,8 @@ func (x *indexer) readUnread() (bool, error) {
 	return true, x.pause()
 }
 
-// allUnread goes through all nodes that are to be read. Those that cannot be read
-// are passed over.
+// allUnread fetches unread nodes from the index, one page after another. It
+// skips those that are not held.
 func (x *indexer) allUnread(limit int) (out []nodeKey, err error) {
 	err = eachRow(x.ctx, x.tx, `SELECT n.id, n.mh, n.codec FROM nodes n WHERE n.pending = -2 AND n.id > ?
 		AND EXISTS (SELECT 1 FROM blocks b WHERE b.mh = n.mh) ORDER BY n.id LIMIT ?`, []any{x.unreadEnd, limit},
@@ -166,12 +166,12 @@ func (x *indexer) allUnread(limit int) (out []nodeKey, err error) {
 	return out, err
 }
 
-// Complete reports whether all that is reachable from a root is held.
+// Complete reports whether everything below a root is held.
 func (st *Store) Complete(ctx context.Context, root cid.Cid) (bool, error) {
 	return complete(ctx, st.db.read, keyOf(root))
 }
 
-// complete reports whether all that is reachable from a root is held.
+// complete reports whether everything below a root is held.
 func complete(ctx context.Context, q querier, root nodeKey) (bool, error) {
 	if _, inline := root.identity(); inline && !hasLinks(root.codec) {
 		return true, nil
@@ -187,7 +187,7 @@ func complete(ctx context.Context, q querier, root nodeKey) (bool, error) {
 	return is, nil
 }
 
-// demandRoot makes sure that a root that is held is a node.
+// demandRoot makes sure that a root that is held has a node.
 func (x *indexer) demandRoot(root nodeKey) error {
 	if !hasLinks(root.codec) {
 		return nil

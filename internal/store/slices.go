@@ -7,18 +7,18 @@ import (
 	"time"
 )
 
-// errStopped unwinds what was to go on in another transaction.
+// errStopped unwinds work that will not continue in another transaction.
 var errStopped = errors.New("stopped between two transactions")
 
-// sliced runs f in as many transactions as it takes: [indexer.pause] ends one and
-// begins the next. All that f did before a pause stays when it fails after it.
-// After is called after each; nil is nothing. The context counts only where f asks
-// for it.
+// sliced runs f in as many transactions as it takes. [indexer.pause] ends one
+// and begins the next. If f fails after a pause, what it did before stays.
+// After, if not nil, is called after each transaction. The end of the context
+// matters only where f checks it.
 func (st *Store) sliced(ctx context.Context, f func(*indexer) error, after func()) error {
 	if st.db.write == nil {
 		return ErrReadOnly
 	}
-	// What has begun is brought to a state that may stay.
+	// What has begun must reach a state that can stay.
 	calm := context.WithoutCancel(ctx)
 	x := newIndexer(calm, st, nil)
 	x.asked = ctx
@@ -51,8 +51,8 @@ func (st *Store) sliced(ctx context.Context, f func(*indexer) error, after func(
 	return nil
 }
 
-// pause lets others write if the slice is over. What the index says must be true
-// at that moment, if less than all that is.
+// pause lets others write if the time slice is over. At that moment, everything
+// that the index says must be true, even if it is not everything yet.
 func (x *indexer) pause() error {
 	if x.yield == nil {
 		return nil
