@@ -114,32 +114,39 @@ func (st *Store) record(x *indexer, in *Incoming, up *NewUpload) error {
 	return err
 }
 
-// finish brings to its end what was interrupted when a process ended: shards of
-// which a part is known become shards that no upload has, which a collection
-// removes. They are not undone, for others may count on their blocks already.
+// finish brings to its end what was interrupted when a process ended: shards that
+// were being indexed become shards that no upload has, which a collection removes.
+// They are not undone, for others may count on their blocks already. What was
+// being collected is left to the next collection.
 func (st *Store) finish(ctx context.Context) error {
-	left, err := rowsOf(ctx, st.db.read, `SELECT s.id, s.cid, s.payload, s.payload_end FROM staging g JOIN shards s ON s.id = g.shard`, nil,
-		func(scan scanRow) (sh shard, err error) {
-			err = scan(&sh.id, (*cidColumn)(&sh.cid), &sh.payload, &sh.end)
-			return sh, err
-		})
+	left, err := rowsOf(ctx, st.db.read, stagedQuery+` WHERE g.active >= 0`, nil, scanShard)
 	if err != nil {
 		return fmt.Errorf("look up what was interrupted: %w", err)
 	}
 	for _, sh := range left {
-		err := st.sliced(ctx, func(x *indexer) error {
-			// One that is damaged is known as that, or will be.
-			if err := x.add(sh); err != nil && !isDamage(err) {
-				return err
-			}
-			_, err := x.tx.ExecContext(x.ctx, `DELETE FROM staging WHERE shard = ?`, sh.id)
-			return err
-		}, nil)
+		err := st.sliced(ctx, func(x *indexer) error { return x.complete(sh) }, nil)
 		if err != nil {
 			return fmt.Errorf("finish shard %s: %w", sh.cid, err)
 		}
 	}
 	return st.sliced(ctx, (*indexer).settleAll, nil)
+}
+
+const stagedQuery = `SELECT s.id, s.cid, s.payload, s.payload_end FROM staging g JOIN shards s ON s.id = g.shard`
+
+func scanShard(scan scanRow) (sh shard, err error) {
+	err = scan(&sh.id, (*cidColumn)(&sh.cid), &sh.payload, &sh.end)
+	return sh, err
+}
+
+// complete makes all of a shard known of which only a part is.
+func (x *indexer) complete(sh shard) error {
+	// One that is damaged is known as that, or will be.
+	if err := x.add(sh); err != nil && !isDamage(err) {
+		return err
+	}
+	_, err := x.tx.ExecContext(x.ctx, `DELETE FROM staging WHERE shard = ?`, sh.id)
+	return err
 }
 
 // recordFetched gives a shard to all pins of its root whose keys have room for it.

@@ -60,7 +60,12 @@ func (st *Store) search(ctx context.Context, c cid.Cid) (bool, error) {
 		if found, err := st.contains(k.shard, c); err != nil || !found {
 			continue // what is wrong with it is found by others
 		}
-		return true, st.mark(context.WithoutCancel(ctx), func(x *indexer) error { return x.add(k.shard) })
+		return true, st.mark(context.WithoutCancel(ctx), func(x *indexer) error {
+			if there, err := x.has(k.shard); err != nil || !there {
+				return err
+			}
+			return x.add(k.shard)
+		})
 	}
 	return false, nil
 }

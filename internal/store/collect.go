@@ -23,9 +23,9 @@ type CollectReport struct {
 
 // Collect removes the shards that no upload needs. A shard of a deleted upload
 // stays if another upload is complete only because of blocks in it. Uploads and
-// reading go on meanwhile; only when it is clear what goes, uploads wait until
-// the index is without it. If all copies of a node are damaged that an upload
-// needs, nothing is removed: what it links to is not known.
+// reading go on meanwhile. If all copies of a node are damaged that an upload
+// needs, nothing is removed: what it links to is not known. If the context ends,
+// what is left is for the next collection.
 func (st *Store) Collect(ctx context.Context) (CollectReport, error) {
 	done, err := st.change()
 	if err != nil {
@@ -116,7 +116,7 @@ func (st *Store) CollectRegularly(ctx context.Context, opts CollectOptions) {
 		case <-tick.C:
 		case <-st.crowded:
 		}
-		garbage, err := exists(ctx, st.db.read, `SELECT 1 FROM uploads WHERE deleted IS NOT NULL UNION ALL SELECT 1 FROM staging WHERE NOT active`)
+		garbage, err := exists(ctx, st.db.read, `SELECT 1 FROM uploads WHERE deleted IS NOT NULL UNION ALL SELECT 1 FROM staging WHERE active <> 1`)
 		var r CollectReport
 		if err == nil && garbage {
 			r, err = st.Collect(ctx)
@@ -134,30 +134,34 @@ func (st *Store) CollectRegularly(ctx context.Context, opts CollectOptions) {
 
 // marker finds the shards that can go. It keeps what it has seen in tables of
 // the connection, so its memory does not grow with the store. While it looks
-// others write: what they add is looked at again and again, until in the one
-// transaction that takes things away nothing is left to look at.
+// others write: what they add is looked at again, and what comes after that is
+// seen when things are taken away.
 type marker struct {
 	x     *indexer
 	bad   []suspect // found on the way
 	roots int64     // uploads up to this time have been searched
 
 	walked int64 // the last node that was
-	last   bool  // no pause any more
 }
 
 const markTables = `
 DROP TABLE IF EXISTS temp.unowned; DROP TABLE IF EXISTS temp.needed; DROP TABLE IF EXISTS temp.marked;
-DROP TABLE IF EXISTS temp.absent;
+DROP TABLE IF EXISTS temp.absent; DROP TABLE IF EXISTS temp.garbage;
 CREATE TEMP TABLE unowned (id INTEGER PRIMARY KEY);
 CREATE TEMP TABLE needed (id INTEGER PRIMARY KEY);
 CREATE TEMP TABLE marked (id INTEGER PRIMARY KEY, mh BLOB NOT NULL, codec INTEGER NOT NULL, UNIQUE (mh, codec));
 CREATE TEMP TABLE absent (id INTEGER PRIMARY KEY);
+CREATE TEMP TABLE garbage (id INTEGER PRIMARY KEY);
 INSERT INTO unowned SELECT id FROM shards WHERE id NOT IN ` + owned + `;
 `
 
 // owned are the shards of uploads, and those that are about to be.
 const owned = `(SELECT us.shard_id FROM upload_shards us JOIN uploads u ON u.id = us.upload_id WHERE u.deleted IS NULL
-	UNION SELECT shard FROM staging WHERE active)`
+	UNION SELECT shard FROM staging WHERE active = 1)`
+
+// markPasses is how often it is marked. The last passes find what came while the
+// first went on, so they are short.
+const markPasses = 3
 
 // collect removes from the database what no upload needs, and returns the
 // shards that are no longer in it.
@@ -170,32 +174,25 @@ func (m *marker) collect() ([]cid.Cid, error) {
 	if err != nil {
 		return nil, err
 	}
-	if unowned {
-		// What came while the first pass went on takes a shorter one, and so on.
-		for pass := 0; ; pass++ {
-			m.last = pass == markPasses
-			if err := m.mark(); err != nil {
-				return nil, err
-			}
-			if m.last {
-				break
-			}
-			if err := x.pause(); err != nil {
+	if !unowned {
+		return nil, m.forget()
+	}
+	for pass := range markPasses {
+		if pass == markPasses-1 {
+			if err := m.dontPause(); err != nil {
 				return nil, err
 			}
 		}
-		if _, err := x.tx.ExecContext(x.ctx, `DELETE FROM unowned WHERE id IN `+owned); err != nil {
-			return nil, fmt.Errorf("find shards without uploads: %w", err)
-		}
-	}
-	gone, err := rowsOf(x.ctx, x.tx, `SELECT cid FROM shards WHERE id IN (SELECT id FROM unowned EXCEPT SELECT id FROM needed)`, nil, scanCID)
-	if err != nil {
-		return nil, fmt.Errorf("list shards to remove: %w", err)
-	}
-	if len(gone) > 0 {
-		if err := m.sweep(); err != nil {
+		if err := m.mark(); err != nil {
 			return nil, err
 		}
+		if err := x.pause(); err != nil {
+			return nil, err
+		}
+	}
+	gone, err := m.sweep()
+	if err != nil {
+		return gone, err
 	}
 	if err := m.forget(); err != nil || len(gone) == 0 {
 		return gone, err
@@ -203,7 +200,21 @@ func (m *marker) collect() ([]cid.Cid, error) {
 	return gone, m.tidy()
 }
 
-// tidy removes what is said of nodes that are gone and does no harm, bit by bit.
+// dontPause is for indexes with nodes that have no rows in parents: then nothing
+// may come between marking and taking away.
+func (m *marker) dontPause() error {
+	parentless, err := exists(m.x.ctx, m.x.tx, `SELECT 1 FROM settings WHERE name = 'parentless'`)
+	if err != nil {
+		return fmt.Errorf("look up settings: %w", err)
+	}
+	if parentless {
+		m.x.yield = nil
+	}
+	return nil
+}
+
+// tidy removes what is said of nodes that are gone and could not be read, bit by
+// bit.
 func (m *marker) tidy() error {
 	x := m.x
 	const window = `SELECT max(child) FROM (SELECT child FROM parents WHERE child > ? ORDER BY child LIMIT 10000)`
@@ -224,32 +235,6 @@ func (m *marker) tidy() error {
 			return err
 		}
 	}
-}
-
-// markPasses is how often it is marked while others write.
-const markPasses = 2
-
-// sweep takes the shards out of the index. What is said of nodes that no
-// upload reaches may no longer be true, so it is forgotten; it is worked out
-// again when one reaches them.
-func (m *marker) sweep() error {
-	const doomed = `(SELECT id FROM unowned EXCEPT SELECT id FROM needed)`
-	m.x.st.db.write.losses++
-	for _, q := range []string{
-		`DELETE FROM blocks WHERE shard IN ` + doomed,
-		`DELETE FROM nodes WHERE NOT EXISTS (SELECT 1 FROM marked m WHERE m.mh = nodes.mh AND m.codec = nodes.codec)`,
-		`DELETE FROM waiting WHERE parent NOT IN (SELECT id FROM nodes)`,
-		`DELETE FROM upload_shards WHERE shard_id IN ` + doomed,
-		`DELETE FROM staging WHERE shard IN ` + doomed,
-		`DELETE FROM shards WHERE id IN ` + doomed,
-		`DELETE FROM damage WHERE shard NOT IN (SELECT id FROM shards)`,
-		`DELETE FROM pieces WHERE cid NOT IN (SELECT cid FROM shards)`,
-	} {
-		if _, err := m.x.tx.ExecContext(m.x.ctx, q); err != nil {
-			return fmt.Errorf("remove shards from the index: %w", err)
-		}
-	}
-	return nil
 }
 
 // forget removes deleted uploads of which nothing is left.
@@ -342,9 +327,6 @@ func (m *marker) walk(query string) error {
 					return fmt.Errorf("mark: %w", err)
 				}
 			}
-		}
-		if m.last {
-			continue
 		}
 		if err := x.rest(); err != nil {
 			return err

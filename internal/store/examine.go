@@ -40,7 +40,13 @@ func (st *Store) examine(ctx context.Context, k known, pace *rate.Limiter) (e ex
 		problem("the sizes in the index differ from the file's")
 	}
 	if v.missing > 0 && !marked {
-		problem("%d of its blocks are not in the index", v.missing)
+		partly, err := exists(ctx, st.db.read, `SELECT 1 FROM staging WHERE shard = ?`, k.id)
+		if err != nil {
+			return e, fmt.Errorf("look up what was interrupted: %w", err)
+		}
+		if !partly {
+			problem("%d of its blocks are not in the index", v.missing)
+		}
 	}
 	if len(v.lacking) > 0 {
 		problem("%d of its nodes count as complete but lack children", len(v.lacking))

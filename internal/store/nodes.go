@@ -9,7 +9,7 @@ import (
 )
 
 // batchLinks is about how many links are worked on at a time.
-const batchLinks = 16384
+const batchLinks = 4096
 
 // indexer makes the blocks of one shard known, within one transaction or, if it
 // may pause, one after the other.
@@ -81,6 +81,15 @@ func hashes(keys []nodeKey) []any {
 	out := make([]any, len(keys))
 	for i, k := range keys {
 		out[i] = []byte(k.mh)
+	}
+	return out
+}
+
+// pairs are the keys as (mh, codec) of statements.
+func pairs(keys []nodeKey) []any {
+	out := make([]any, 0, 2*len(keys))
+	for _, k := range keys {
+		out = append(out, []byte(k.mh), k.codec)
 	}
 	return out
 }
@@ -200,11 +209,7 @@ func (x *indexer) insertUnread(keys []nodeKey) error {
 		x.unread.push(k)
 	}
 	return chunks(keys, func(part []nodeKey) error {
-		args := make([]any, 0, 2*len(part))
-		for _, k := range part {
-			args = append(args, []byte(k.mh), k.codec)
-		}
-		if err := x.exec(`INSERT OR IGNORE INTO nodes (mh, codec, pending) VALUES %s`, `(?,?,-2)`, len(part), args); err != nil {
+		if err := x.exec(`INSERT OR IGNORE INTO nodes (mh, codec, pending) VALUES %s`, `(?,?,-2)`, len(part), pairs(part)); err != nil {
 			return fmt.Errorf("index nodes: %w", err)
 		}
 		return nil

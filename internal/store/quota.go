@@ -44,7 +44,7 @@ func (st *Store) CheckQuota(ctx context.Context, who *Caller, size int64) error 
 
 const (
 	countedShards = `SELECT us.shard_id FROM upload_shards us JOIN uploads u ON u.id = us.upload_id WHERE us.key_id = ?2 AND u.deleted IS NULL
-		UNION SELECT shard FROM staging WHERE key_id = ?2 AND active`
+		UNION SELECT shard FROM staging WHERE key_id = ?2 AND active = 1`
 	countedWords = `SELECT COALESCE(sum(max(octet_length(files) - 2, 0) + COALESCE(octet_length(meta), 0) + COALESCE(octet_length(origins), 0)
 			+ max(COALESCE(octet_length(name), 0) - 255, 0)), 0)
 		FROM uploads WHERE key_id = ?2 AND deleted IS NULL`
@@ -53,7 +53,7 @@ const (
 	uncollected = `SELECT COALESCE(sum(size), 0) FROM shards WHERE id IN
 		(SELECT us.shard_id FROM upload_shards us JOIN uploads u ON u.id = us.upload_id WHERE us.key_id = ?2 AND u.deleted IS NOT NULL
 			AND NOT EXISTS (SELECT 1 FROM upload_shards o JOIN uploads v ON v.id = o.upload_id WHERE o.shard_id = us.shard_id AND v.deleted IS NULL)
-		UNION SELECT shard FROM staging WHERE key_id = ?2 AND NOT active)`
+		UNION SELECT shard FROM staging WHERE key_id = ?2 AND active <> 1)`
 )
 
 // checkQuota returns a [QuotaError] if a caller has no room for a demand.

@@ -7,7 +7,7 @@ import (
 )
 
 // schemaVersion is kept in SQLite's user_version.
-const schemaVersion = 5
+const schemaVersion = 6
 
 // Times are microseconds since 1970. A multihash (mh) is kept in its binary
 // form, and so is a CID where the column is a BLOB.
@@ -127,7 +127,7 @@ CREATE TABLE waiting (
 	parent INTEGER NOT NULL,
 	PRIMARY KEY (mh, codec, parent)
 ) WITHOUT ROWID;
-` + damageSchema + pieceSchema + stagingSchema
+` + damageSchema + pieceSchema + stagingSchema + sweepSchema
 
 // damageSchema is what came with version 3.
 const damageSchema = `
@@ -164,14 +164,20 @@ CREATE INDEX pieces_commitment ON pieces(commitment);
 // stagingSchema was added in version 5.
 const stagingSchema = `
 -- Shards of which only a part of the blocks may be known, for indexing them
--- takes several transactions. What is known of them is true. They count against
--- the key while that goes on (active).
+-- takes several transactions, and so does taking them out. What is known of them
+-- is true. They count against the key. Active is 1 while a shard is indexed, 0 if
+-- that was given up, and -1 if it is being collected.
 CREATE TABLE staging (
 	shard  INTEGER PRIMARY KEY REFERENCES shards(id),
 	key_id INTEGER REFERENCES keys(id),
 	active INTEGER NOT NULL
 );
 CREATE INDEX IF NOT EXISTS uploads_sender ON uploads(key_id);
+`
+
+// sweepSchema is what came with version 6.
+const sweepSchema = `
+CREATE INDEX IF NOT EXISTS contents_mh ON contents(mh);
 `
 
 // upgrades lead from each older version to the next.
@@ -188,6 +194,7 @@ INSERT INTO settings SELECT 'parentless', max(id) FROM nodes HAVING max(id) IS N
 `,
 	3: pieceSchema,
 	4: stagingSchema,
+	5: sweepSchema,
 }
 
 // opening says how a store is opened.
@@ -217,7 +224,7 @@ func (as opening) migrate(ctx context.Context, db *database, shards files) (salt
 				return fmt.Errorf("create index: %w", err)
 			}
 		case schemaVersion:
-		case 1, 2, 3, 4:
+		case 1, 2, 3, 4, 5:
 			for _, step := range upgrades[version:] {
 				if _, err := tx.ExecContext(ctx, step); err != nil {
 					return fmt.Errorf("upgrade index to version %d: %w", schemaVersion, err)

@@ -53,10 +53,7 @@ func (x *indexer) allReady(limit int) ([]nodeKey, error) {
 
 // tell is propagate for some nodes.
 func (x *indexer) tell(ready []nodeKey) error {
-	args := make([]any, 0, 2*len(ready))
-	for _, k := range ready {
-		args = append(args, []byte(k.mh), k.codec)
-	}
+	args := pairs(ready)
 	// What is said of them may have changed in a pause. The plus keeps SQLite from
 	// going through all nodes that are ready.
 	const still = `(mh, codec) IN (SELECT n.mh, n.codec FROM nodes n WHERE (n.mh, n.codec) IN (VALUES %s) AND +n.pending = 0)`
@@ -192,13 +189,22 @@ func (x *indexer) demandRoot(root nodeKey) error {
 	if !hasLinks(root.codec) {
 		return nil
 	}
-	keys := []nodeKey{root}
-	lacks, err := x.lacks(keys)
-	if err != nil || lacks[root.mh] {
-		return err
+	for keys := []nodeKey{root}; ; {
+		lacks, err := x.lacks(keys)
+		if err != nil || lacks[root.mh] {
+			return err
+		}
+		if err := x.insertUnread(keys); err != nil {
+			return err
+		}
+		before := x.yields
+		if err := x.settle(); err != nil || x.yields == before {
+			return err
+		}
+		// A collection may have forgotten it in a pause, as no upload has it yet.
+		state, err := x.states(keys)
+		if _, known := state[root]; err != nil || known {
+			return err
+		}
 	}
-	if err := x.insertUnread(keys); err != nil {
-		return err
-	}
-	return x.settle()
 }

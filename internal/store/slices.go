@@ -58,7 +58,7 @@ func (x *indexer) pause() error {
 		return nil
 	}
 	spent := time.Since(x.began)
-	if x.steps++; x.steps < x.st.turns.steps || spent < x.st.turns.waited || spent < x.st.turns.alone && !x.st.db.write.waited() {
+	if x.steps++; x.yields == 0 && x.steps < x.st.turns.steps || spent < x.st.turns.waited || spent < x.st.turns.alone && !x.st.db.write.waited() {
 		return nil
 	}
 	if x.yields == 0 && x.deferred != nil {

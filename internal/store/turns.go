@@ -6,7 +6,7 @@ import "time"
 type turns struct {
 	waited time.Duration // if others are waiting
 	alone  time.Duration // if nobody is waiting, so that finished work gets to the disk
-	steps  int           // least number of steps, so that a small shard is added in one turn
+	steps  int           // least number of steps of the first turn, so that a small shard is added in one turn
 	run    int           // blocks that are recorded together, in the order of their hashes
 	// between is called between two turns. It is nil except in tests.
 	between func()
