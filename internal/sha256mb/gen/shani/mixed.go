@@ -23,7 +23,6 @@ import (
 //
 // The pairs plus constants go through a ring on the stack, from which the
 // rounds of each lane load their element.
-// rounds load the element of their lane.
 func mixed(k, flip Mem) {
 	TEXT("mixedBlocks4", NOSPLIT, "func(h *[16]*[8]uint32, p *[16]*byte, n int)")
 	Doc("mixedBlocks4 adds n blocks at p[i] to the state h[i], for i < 4.")

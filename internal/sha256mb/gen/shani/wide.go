@@ -8,21 +8,22 @@ import (
 	"github.com/carload/carload/internal/sha256mb/gen"
 )
 
-// wideLanes is how many 32-bit words a register of AVX-512 holds.
+// wideLanes is the number of 32-bit words in an AVX-512 register.
 const wideLanes = 16
 
-// wide emits the kernels of sixteen lanes. They don't use the SHA instructions
-// at all: a register holds the same word of each lane, and a round is computed
-// as it is written down, for all of them at once. That takes some 1,850
-// operations for sixteen blocks. A Zen 5 starts four of 512 bits in a cycle: on
-// one core it does 6.3 GiB/s, where four lanes with the SHA instructions do 3.3
-// (November 2026).
+// wide emits the kernels of sixteen lanes. They don't use the SHA instructions:
+// a register holds the same word of all lanes, and each step of a round is one
+// operation for all of them. That takes about 1,850 operations for sixteen
+// blocks. A Zen 5 core starts four 512-bit operations per cycle, and reaches
+// 6.3 GiB/s; with four lanes and the SHA instructions it reaches 3.3 (November
+// 2026).
 type wide struct {
 	flip Mem
 	k    Mem
-	// What registers hold now: their names go around, their contents stay.
+	// What each register holds at this point. The names rotate; the contents
+	// stay where they are.
 	state [8]reg.VecPhysical  // a to h
-	words [16]reg.VecPhysical // the last sixteen of the schedule
+	words [16]reg.VecPhysical // the last sixteen words of the schedule
 	spare [6]reg.VecPhysical
 }
 
@@ -40,7 +41,7 @@ func newWide(k, flip Mem) *wide {
 	return w
 }
 
-// flipper is a register that the rounds don't use.
+// flipper is the register for the byte-swap mask. The rounds don't use it.
 func (*wide) flipper() reg.VecPhysical { return reg.Z14 }
 
 func (w *wide) blocks() {
@@ -70,7 +71,7 @@ func (w *wide) blocks() {
 	RET()
 }
 
-// enter makes room for the states, and keeps what turns words around.
+// enter allocates the frame, and loads the byte-swap mask.
 func (w *wide) enter() {
 	frame := AllocLocal(8*64 + 64)
 	LEAQ(frame.Offset(63), reg.RSI)
@@ -78,7 +79,7 @@ func (w *wide) enter() {
 	VBROADCASTI32X4(w.flip, w.flipper())
 }
 
-// swap replaces x and y by what two instructions make of both.
+// swap replaces x and y by the results of two instructions on both.
 func (w *wide) swap(x, y *reg.VecPhysical, first, second func(x, y, to reg.VecPhysical)) {
 	t := w.spare[0]
 	first(*x, *y, t)
@@ -86,7 +87,8 @@ func (w *wide) swap(x, y *reg.VecPhysical, first, second func(x, y, to reg.VecPh
 	*x, w.spare[0] = t, *x
 }
 
-// Halves of two registers, by words, by two words, and by four.
+// zipWords, zipPairs and splitQuads rearrange two registers: by single words,
+// by two, and by four.
 func (w *wide) zipWords(x, y *reg.VecPhysical) {
 	w.swap(x, y, func(x, y, to reg.VecPhysical) { VPUNPCKLDQ(y, x, to) }, func(x, y, to reg.VecPhysical) { VPUNPCKHDQ(y, x, to) })
 }
@@ -101,17 +103,17 @@ func (w *wide) splitQuads(x, y *reg.VecPhysical) {
 		func(x, y, to reg.VecPhysical) { VSHUFI32X4(Imm(0xdd), y, x, to) })
 }
 
-// turn transposes squares of four words: in each quarter of r, word i of register
-// j becomes word j of register i.
+// turn transposes squares of four by four words: in each quarter of r, word i
+// of register j becomes word j of register i.
 func (w *wide) turn(r []reg.VecPhysical) {
 	w.zipWords(&r[0], &r[1]) // 00 10 01 11, and 02 12 03 13
 	w.zipWords(&r[2], &r[3])
-	w.zipPairs(&r[0], &r[2]) // word 0, and word 1
-	w.zipPairs(&r[1], &r[3]) // word 2, and word 3
+	w.zipPairs(&r[0], &r[2]) // words 0, and words 1
+	w.zipPairs(&r[1], &r[3]) // words 2, and words 3
 	r[1], r[2] = r[2], r[1]
 }
 
-// transpose makes words of lanes from lanes of words.
+// transpose turns a register per lane into a register per word.
 func (w *wide) transpose() {
 	for i := range w.words {
 		VPSHUFB(w.flipper(), w.words[i], w.words[i])
@@ -123,7 +125,7 @@ func (w *wide) transpose() {
 	var to [16]reg.VecPhysical
 	for i := range 4 {
 		a, b, c, d := w.words[i], w.words[4+i], w.words[8+i], w.words[12+i]
-		w.splitQuads(&a, &b) // quarters 0 and 2 of both, and 1 and 3
+		w.splitQuads(&a, &b) // quarters 0 and 2 of both, and quarters 1 and 3
 		w.splitQuads(&c, &d)
 		w.splitQuads(&a, &c)
 		w.splitQuads(&b, &d)
@@ -133,7 +135,7 @@ func (w *wide) transpose() {
 }
 
 func (w *wide) loadStates() {
-	// Two lanes fill a register: lane i of the first half, and lane i+4.
+	// A register holds two lanes: lane i of the first half, and lane i+4.
 	for i := range w.state {
 		lane := i%4 + i/4*8
 		MOVQ(Mem{Base: states, Disp: 8 * lane}, reg.RDX)
@@ -183,11 +185,12 @@ func (w *wide) rounds() {
 	}
 }
 
-// round emits a round. add adds the word and its constant to h.
+// round emits a round. The function add adds the word and its constant to h.
 //
-// From one e to the next it is six cycles on a Zen 5, where each operation takes
-// two: everything that does not need e is added to d before. To add to h and then
-// h to d is one operation less, and takes 12 % longer.
+// On a Zen 5, where each operation takes two cycles, a round takes six from one
+// e to the next. To achieve that, everything that does not need e is added to d
+// beforehand. Adding to h first, and then h to d, would save an operation but
+// take 12 % longer.
 func (w *wide) round(add func(h reg.VecPhysical)) {
 	a, b, c, d := w.state[0], w.state[1], w.state[2], w.state[3]
 	e, f, g, h := w.state[4], w.state[5], w.state[6], w.state[7]
@@ -198,7 +201,7 @@ func (w *wide) round(add func(h reg.VecPhysical)) {
 	VPRORD(Imm(25), e, s[2])
 	VMOVDQA32(e, s[3])
 	VPADDD(h, d, d)
-	VPTERNLOGD(Imm(0xca), g, f, s[3]) // f where e, else g
+	VPTERNLOGD(Imm(0xca), g, f, s[3]) // f where a bit of e is set, else g
 	VPTERNLOGD(Imm(0x96), s[2], s[1], s[0])
 	VPADDD(s[3], d, d)
 	VPADDD(s[3], h, h)
@@ -208,14 +211,14 @@ func (w *wide) round(add func(h reg.VecPhysical)) {
 	VPRORD(Imm(13), a, s[1])
 	VPRORD(Imm(22), a, s[2])
 	VMOVDQA32(a, s[3])
-	VPTERNLOGD(Imm(0xe8), c, b, s[3]) // the majority
+	VPTERNLOGD(Imm(0xe8), c, b, s[3]) // the majority of a, b and c
 	VPTERNLOGD(Imm(0x96), s[2], s[1], s[0])
 	VPADDD(s[3], h, h)
 	VPADDD(s[0], h, h)
 	w.state = [8]reg.VecPhysical{h, a, b, c, d, e, f, g}
 }
 
-// schedule makes word t+16 in the place of word t.
+// schedule replaces word t by word t+16.
 func (w *wide) schedule(t int) {
 	to, s := w.words[t%16], w.spare
 	sigma := func(of reg.VecPhysical, a, b, shift int) {
