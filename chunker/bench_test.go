@@ -19,8 +19,8 @@ import (
 	"github.com/carload/carload/chunker"
 )
 
-// nowhere is a DAG service that keeps nothing, which is all that an importer
-// needs and the fastest there is.
+// nowhere is a DAG service that stores nothing: all that an importer needs, and
+// the fastest possible.
 type nowhere struct{ ipld.DAGService }
 
 func (nowhere) Add(context.Context, ipld.Node) error       { return nil }
@@ -65,7 +65,7 @@ func boxoTree(ctx context.Context, dir string, p chunker.Profile) (cid.Cid, erro
 	return nd.Cid(), nil
 }
 
-// smallFiles makes a directory of n files of 4 KiB, in memory if it can.
+// smallFiles makes a directory of n files of 4 KiB, in memory if possible.
 func smallFiles(b *testing.B, n int) string {
 	b.Helper()
 	dir := b.TempDir()
@@ -79,8 +79,8 @@ func smallFiles(b *testing.B, n int) string {
 	return dir
 }
 
-// BenchmarkSmallFiles describes directories of files of 4 KiB, and has boxo do
-// the same. The roots must agree.
+// BenchmarkSmallFiles describes directories of files of 4 KiB, with carload and
+// with boxo. The roots must agree.
 func BenchmarkSmallFiles(b *testing.B) {
 	p := chunker.UnixFSv1()
 	for _, n := range []int{10_000, 100_000} {

@@ -25,7 +25,7 @@ import (
 	"github.com/carload/carload/chunker"
 )
 
-// boxo does with IPFS's own code what a profile says.
+// boxo applies a profile with IPFS's own code.
 type boxo struct {
 	p     chunker.Profile
 	stat  chunker.Stat
@@ -132,8 +132,8 @@ func with(t *testing.T, name string, parts ...string) chunker.Profile {
 	return p
 }
 
-// TestFilesLikeBoxo crosses ways to cut and to lay out a file with sizes
-// around their boundaries.
+// TestFilesLikeBoxo combines ways to cut and lay out a file with sizes around
+// their boundaries.
 func TestFilesLikeBoxo(t *testing.T) {
 	t.Parallel()
 	fixed := func(chunk, width int) []int {
@@ -172,7 +172,7 @@ func TestFilesLikeBoxo(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					// The same file in a tree takes another way.
+					// The same file in a tree takes another code path.
 					tree := chunker.NewTree()
 					if err := tree.AddFile("f", bytesSource(data), chunker.Stat{}); err != nil {
 						t.Fatal(err)
@@ -214,7 +214,7 @@ func TestTreesLikeBoxo(t *testing.T) {
 				tree := chunker.NewTree()
 				entries := map[string]ipld.Node{}
 				for i := range n {
-					name := fmt.Sprintf("%d-%s.", i, strings.Repeat([]string{"a", "é", "\uff5e", "😀", " \n"}[i%5], i%40)) // no blank at the end, which two profiles refuse
+					name := fmt.Sprintf("%d-%s.", i, strings.Repeat([]string{"a", "é", "\uff5e", "😀", " \n"}[i%5], i%40)) // no trailing blank, which two profiles refuse
 					var nd ipld.Node
 					var err error
 					if i%7 == 3 {

@@ -1,3 +1,20 @@
+// Package chunker describes files and directory trees as UnixFS DAGs.
+//
+// [Build] describes one file and a [Tree] a directory. Both read every byte
+// once, hash on all cores, and return a [DAG]: a [car.List] with the CID of
+// every block, and where to read its bytes again. A DAG holds no payload, only
+// about 32 bytes for each leaf and 200 for each small file.
+//
+// A [Profile] decides how files are cut, how nodes are arranged, and when
+// directories are sharded, and so which CIDs come out. [UnixFSv1] is the
+// default. Other profiles give the CIDs of Kubo, nft.storage, Helia and other
+// programs; [ProfileNamed] finds them by name.
+//
+// [Options] select what is taken from a tree on disk. If an entry cannot be
+// read, the build ends with an error, unless [Options.Refused] is set. Sources
+// are opened read-only. Files that change during a build are reported by an
+// error that matches [car.ErrSourceChanged]; [DAG.Changed] checks them again
+// later.
 package chunker
 
 import (
@@ -19,39 +36,43 @@ import (
 	"github.com/carload/carload/internal/sha256mb"
 )
 
-// Options are the knobs of a build.
+// Options configure a build. The zero value builds with [UnixFSv1] and leaves
+// out hidden files.
 type Options struct {
-	Profile Profile       // the zero value means UnixFSv1
-	Workers int           // goroutines that read and hash; 0 means one per core
-	Read    *atomic.Int64 // if not nil, counts payload bytes as they are hashed
+	Profile Profile       // the zero value means [UnixFSv1]
+	Workers int           // number of goroutines that read and hash; 0 means one per core
+	Read    *atomic.Int64 // if not nil, incremented by the payload bytes hashed
 
-	// Metadata to store. As in Kubo, either turns raw leaves off.
-	Mode    bool // permissions
-	ModTime bool // time of the last modification
+	// Metadata to store. As in Kubo, either option turns raw leaves off.
+	Mode    bool // store permissions
+	ModTime bool // store modification times
 
-	// What is taken from a tree.
-	Hidden      bool     // from disk, also names that begin with a dot
-	Dereference bool     // from disk, what a symlink points to, not the symlink
-	Patterns    []string // what to leave on disk, as in a .gitignore: the last match decides, "!" takes in again
-	// IgnoreFile, if not empty, is the name of files with patterns, one a line, for
-	// the directory that they are in and all below. As in Git, the nearest decides;
-	// what Patterns leave out they do not take in again. Ignoring, if not nil, is
-	// told of each that is read.
+	// What to take from a tree.
+	Hidden      bool     // on disk, also take names that begin with a dot
+	Dereference bool     // on disk, take what a symlink points to instead of the symlink
+	Patterns    []string // what to leave out on disk, as in a .gitignore: the last match decides, and "!" takes in again
+	// IgnoreFile, if not empty, is the name of files with one pattern a line,
+	// which apply to their directory and everything below. As in Git, the
+	// nearest file decides. Ignore files cannot take in again what Patterns
+	// leave out. Ignoring, if not nil, is called for each ignore file that is
+	// read.
 	IgnoreFile string
 	Ignoring   func(path string)
-	// Limits of the files that are taken from directories. Zero is none.
+	// Size and modification time limits for files in directories on disk. Zero
+	// values set no limit.
 	MinSize, MaxSize            int64
 	ModifiedFrom, ModifiedUntil time.Time
-	OneFileSystem               bool          // leave out directories on other file systems than the one they are in
-	NoEmptyDirs                 bool          // leave out directories with nothing in them, except the root
+	OneFileSystem               bool          // leave out directories on other file systems than the directory that was added
+	NoEmptyDirs                 bool          // leave out directories that end up empty, except the root
 	RawNames                    bool          // allow names that are not UTF-8
-	Files                       *atomic.Int64 // if not nil, counts files of the tree as they are read
+	Files                       *atomic.Int64 // if not nil, incremented for each file of the tree that is read
 
-	// Refused, if not nil, is told of each entry of a tree that can't be taken,
-	// one at a time. The build goes on to find the others, and ends with an
-	// error matching ErrRefused. Without it the first such entry ends the build.
+	// Refused, if not nil, is called for each entry of a tree that cannot be
+	// taken, one call at a time. The build goes on to find the others, and
+	// finally returns an error that matches ErrRefused. If Refused is nil, the
+	// first such entry ends the build.
 	Refused func(Refusal)
-	// SkipRefused leaves those entries out: the DAG is that of all others.
+	// SkipRefused leaves those entries out and builds the DAG of all others.
 	SkipRefused bool
 }
 
@@ -72,9 +93,9 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Build describes the DAG of one source: it reads every byte once, hashes the
-// leaves on all cores and keeps 32 bytes of each. A source that ends early, or
-// a file that is written to meanwhile, is reported by an error matching
+// Build describes the DAG of one source. It reads every byte once, hashes the
+// leaves on all cores, and keeps 32 bytes for each. If the source ends early,
+// or is a file that is written to meanwhile, the error matches
 // [car.ErrSourceChanged].
 func Build(ctx context.Context, src car.Source, opts Options) (*DAG, error) {
 	b, err := newBuilder(opts)
@@ -99,10 +120,10 @@ func Build(ctx context.Context, src car.Source, opts Options) (*DAG, error) {
 	return b.dag, nil
 }
 
-// builder makes one DAG.
+// builder builds one DAG.
 type builder struct {
 	opts   Options
-	cutter *cutter // if leaves are cut by content
+	cutter *cutter // nil unless leaves are cut by content
 	dag    *DAG
 }
 
@@ -127,7 +148,7 @@ func newBuilder(opts Options) (*builder, error) {
 	return b, nil
 }
 
-// keepStat notes the metadata that the options ask for.
+// keepStat stores the metadata that the options ask for.
 func (b *builder) keepStat(n *node, s Stat) {
 	if !b.opts.Mode && !b.opts.ModTime {
 		return
@@ -143,7 +164,7 @@ func (b *builder) keepStat(n *node, s Stat) {
 	}
 }
 
-// oneLeaf reports whether a file of that size is a leaf and nothing else.
+// oneLeaf reports whether a file of this size is a single leaf.
 func (b *builder) oneLeaf(size int64) bool {
 	switch p := &b.opts.Profile; {
 	case p.Layout != Balanced:
@@ -155,7 +176,7 @@ func (b *builder) oneLeaf(size int64) bool {
 	}
 }
 
-// finishLeaf completes a node whose digest is that of its only leaf.
+// finishLeaf completes a node whose only leaf has been hashed.
 func (b *builder) finishLeaf(n *node) {
 	p := b.dag.recipe(n)
 	n.raw, n.tsize = p.RawLeaves, n.size
@@ -164,7 +185,7 @@ func (b *builder) finishLeaf(n *node) {
 	}
 }
 
-// finish completes a node whose leaves are described.
+// finish completes a node whose leaves have been hashed.
 func (f *file) finish(n *node) {
 	var block []byte
 	l := f.layout
@@ -190,7 +211,7 @@ func openSource(src car.Source) (car.SourceFile, error) {
 	return f, nil
 }
 
-// describe fills in a node of a file, with all workers on it.
+// describe describes one file, with all workers.
 func (b *builder) describe(ctx context.Context, n *node, src io.ReaderAt) error {
 	before, err := statOf(src)
 	if err != nil {
@@ -202,7 +223,8 @@ func (b *builder) describe(ctx context.Context, n *node, src io.ReaderAt) error 
 	p := b.dag.recipe(n)
 	switch {
 	case b.oneLeaf(n.size):
-		// Room for more than this leaf would be most of what a small file costs.
+		// Room for more than this one leaf would be most of a small file's
+		// cost.
 		h := &batch{b: b, buf: make([]byte, 0, p.leafBytes(n.size)), sums: make([][sha256mb.Size]byte, 1)}
 		if err = h.add(p, n, src, 0, n.size, n.digest[:]); err == nil {
 			h.flush()
@@ -223,7 +245,7 @@ func (b *builder) describe(ctx context.Context, n *node, src io.ReaderAt) error 
 	return b.unchanged(n, src, before)
 }
 
-// statOf tells what the file system says of an open source, if it is a file.
+// statOf returns the file info of an open source, or nil if it is not a file.
 func statOf(src io.ReaderAt) (fs.FileInfo, error) {
 	if f, ok := src.(interface{ Stat() (fs.FileInfo, error) }); ok {
 		return f.Stat()
@@ -231,9 +253,9 @@ func statOf(src io.ReaderAt) (fs.FileInfo, error) {
 	return nil, nil
 }
 
-// unlessShort is an error of reading a file, unless the file still has the size
-// that it had, and ends before: then it was not changed. Files in /sys say that
-// they have 4,096 bytes, whatever they hold.
+// unlessShort returns err, unless the file still has its size but yields fewer
+// bytes. Then it did not change: files in /sys report a size of 4096 whatever
+// they hold.
 func (b *builder) unlessShort(n *node, err error) error {
 	var changed *car.SourceChangedError
 	if !errors.As(err, &changed) || changed.Offset >= n.size {
@@ -243,11 +265,11 @@ func (b *builder) unlessShort(n *node, err error) error {
 	if info, e := os.Stat(name); e != nil || !info.Mode().IsRegular() || info.Size() != n.size {
 		return err
 	}
-	return fmt.Errorf("%q says that it has %d bytes, and ends after %d: give it on standard input", name, n.size, changed.Offset)
+	return fmt.Errorf("%q reports a size of %d bytes but ends after %d: pass it on standard input", name, n.size, changed.Offset)
 }
 
 // unchanged reports a file that was written to since before. Pass 2 would
-// find out, but not everyone who wants a root goes there.
+// notice too, but a caller may want only the root.
 func (b *builder) unchanged(n *node, src io.ReaderAt, before fs.FileInfo) error {
 	if before == nil {
 		return nil
@@ -261,12 +283,12 @@ func (b *builder) unchanged(n *node, src io.ReaderAt, before fs.FileInfo) error 
 		return err
 	}
 	if !now.ModTime().Equal(before.ModTime()) {
-		return &car.SourceChangedError{Name: name, Reason: "it was written to while it was read"}
+		return &car.SourceChangedError{Name: name, Reason: "it was modified while it was read"}
 	}
 	return nil
 }
 
-// hashLeaves fills in the digests of the leaves of one file.
+// hashLeaves computes the digests of the leaves of one file.
 func (b *builder) hashLeaves(ctx context.Context, n *node, src io.ReaderAt, f *file) error {
 	l := f.layout
 	perRun := batchLeaves
@@ -308,8 +330,8 @@ func (b *builder) hashLeaves(ctx context.Context, n *node, src io.ReaderAt, f *f
 	return g.Wait()
 }
 
-// leafHasher is how a goroutine hashes a run of leaves: big ones in lockstep, or
-// as many small ones as a batch takes.
+// leafHasher returns the function with which a goroutine hashes a run of
+// leaves: big ones in lockstep, small ones in batches.
 func (b *builder) leafHasher(n *node, src io.ReaderAt, mapped mapping, f *file) func(first, count int) error {
 	l := f.layout
 	if l.bigLeaves() {
@@ -337,7 +359,7 @@ func (b *builder) leafHasher(n *node, src io.ReaderAt, mapped mapping, f *file) 
 	}
 }
 
-// leafBytes is the most that a leaf of a file of that size takes.
+// leafBytes is the largest that a leaf of a file of this size can be.
 func (p *Profile) leafBytes(size int64) int {
 	most := int64(p.ChunkBytes)
 	if most == 0 {
@@ -346,22 +368,21 @@ func (p *Profile) leafBytes(size int64) int {
 	return int(min(most, size)) + leafFraming
 }
 
-// batch is leaves in memory that wait to be hashed together. It belongs to
-// one goroutine.
+// batch is leaves in memory, to be hashed together. It is for one goroutine.
 type batch struct {
 	b    *builder
 	buf  []byte
 	msgs [][]byte
 	into [][]byte // where the digests go
 	sums [][sha256mb.Size]byte
-	done []described // files to complete once the digests are there
+	done []described // files to complete after flush
 	read int64
 }
 
-// described is a file whose leaves are in a batch or behind it.
+// described is a file whose leaves are in the batch or already hashed.
 type described struct {
 	node *node
-	file *file // nil: its only leaf is all there is
+	file *file // nil if the file is a single leaf
 }
 
 // Bounds of a batch of small leaves: enough of them to keep the lanes busy
@@ -382,13 +403,13 @@ func newBatch(b *builder, leafBytes int) *batch {
 	}
 }
 
-// isFull reports whether a leaf of n bytes should go into another batch.
+// isFull reports whether a leaf of n bytes should go into the next batch.
 func (h *batch) isFull(n int) bool {
 	return len(h.msgs) == batchLeaves || len(h.buf)+n > cap(h.buf) || len(h.buf) >= batchBytes && len(h.msgs)%largeLeaves == 0
 }
 
-// add reads a leaf, the bytes from..to of a file, and puts its digest into
-// digest when the batch is flushed.
+// add reads the bytes from..to of a file as a leaf. The next flush writes the
+// leaf's digest to digest.
 func (h *batch) add(p *Profile, n *node, src io.ReaderAt, from, to int64, digest []byte) error {
 	size := int(to - from)
 	if h.isFull(size + leafFraming) {
@@ -417,19 +438,19 @@ func (h *batch) add(p *Profile, n *node, src io.ReaderAt, from, to int64, digest
 	return nil
 }
 
-// checkEmpty refuses a file that has no size but content, as have those that the
-// system makes up when they are read, such as in /proc.
+// checkEmpty refuses a file that has content but no size, as the files in /proc
+// do.
 func (b *builder) checkEmpty(n *node, src io.ReaderAt) error {
 	if n.size > 0 {
 		return nil
 	}
 	if got, _ := src.ReadAt(make([]byte, 1), 0); got > 0 {
-		return fmt.Errorf("%q has content but no size: give it on standard input", b.dag.source(n).Name())
+		return fmt.Errorf("%q has content but no size: pass it on standard input", b.dag.source(n).Name())
 	}
 	return nil
 }
 
-// flush hashes what is in the batch.
+// flush hashes the leaves in the batch and completes their files.
 func (h *batch) flush() {
 	sha256mb.Sum(h.sums[:len(h.msgs)], h.msgs)
 	for i, into := range h.into {

@@ -7,7 +7,7 @@ import (
 	"slices"
 )
 
-// The parameters of buzhash, which has no knobs.
+// The parameters of buzhash, which are fixed.
 const (
 	buzhashMin    = 128 << 10
 	buzhashMax    = 512 << 10
@@ -16,22 +16,22 @@ const (
 )
 
 // buzhash cuts as Kubo's chunker of that name does: where the hash of the last
-// 32 bytes ends in 17 zeros, and at the longest leaf.
+// 32 bytes ends in 17 zero bits, or at the maximum leaf size.
 //
-// It is here, and not that of boxo, so that programs that embed carload don't
-// carry the logger which boxo's package brings. Tests compare the two.
+// It is a copy of boxo's, because boxo's package would bring a logging library
+// into every program that embeds carload. Tests compare the two.
 type buzhash struct {
 	r   io.Reader
-	buf []byte // of the longest leaf
-	n   int    // of buf that was read and is not cut off yet
+	buf []byte // as large as the largest leaf
+	n   int    // bytes of buf that were read but not returned yet
 }
 
-// newBuzhash cuts size bytes.
+// newBuzhash returns a buzhash for the size bytes in r.
 func newBuzhash(r io.Reader, size int64) *buzhash {
 	return &buzhash{r: r, buf: make([]byte, min(size, buzhashMax))}
 }
 
-// next returns the next leaf, in memory of its own, and io.EOF after the last.
+// next returns the next leaf in a new slice, and io.EOF after the last.
 func (b *buzhash) next() ([]byte, error) {
 	n, err := io.ReadFull(b.r, b.buf[b.n:])
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
@@ -47,7 +47,7 @@ func (b *buzhash) next() ([]byte, error) {
 	return leaf, nil
 }
 
-// buzhashEnd is where the first leaf of p ends.
+// buzhashEnd returns the end of the first leaf of p.
 func buzhashEnd(p []byte) int {
 	if len(p) <= buzhashMin {
 		return len(p)
@@ -56,8 +56,9 @@ func buzhashEnd(p []byte) int {
 	for _, c := range p[buzhashMin-buzhashWindow : buzhashMin] {
 		state = bits.RotateLeft32(state, 1) ^ buzhashBytes[c]
 	}
-	// A byte leaves the window as another comes in: 32 turns later it is where
-	// it was, so that it is taken out by the same operation.
+	// As a byte enters the window, another leaves it. By then its value has
+	// been rotated by 32 bits, back to where it was, so the same XOR removes
+	// it.
 	in, out := p[buzhashMin:], p[buzhashMin-buzhashWindow:]
 	out = out[:len(in)]
 	for i, c := range in {
@@ -69,8 +70,8 @@ func buzhashEnd(p []byte) int {
 	return len(p)
 }
 
-// buzhashBytes is what each byte adds to the hash: the table of go-ipfs-chunker,
-// which all implementations of IPFS have.
+// buzhashBytes maps each byte to its hash: the table of go-ipfs-chunker, which
+// all IPFS implementations share.
 var buzhashBytes = [256]uint32{
 	0x6236e7d5, 0x10279b0b, 0x72818182, 0xdc526514, 0x2fd41e3d, 0x777ef8c8,
 	0x83ee5285, 0x2c8f3637, 0x2f049c1a, 0x57df9791, 0x9207151f, 0x9b544818,

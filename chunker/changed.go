@@ -10,10 +10,9 @@ import (
 	"github.com/carload/carload/car"
 )
 
-// Changed looks once more at the files on disk that were described. One that is
-// gone, or has other bytes than those that were read, is reported by an error
-// matching [car.ErrSourceChanged]. Only files that were written to or replaced
-// since the description ended, or just before, are read for it.
+// Changed checks the described files on disk again. If one is gone or its bytes
+// differ, the error matches [car.ErrSourceChanged]. It reads only files that
+// changed after the description ended, or just before.
 func (d *DAG) Changed(ctx context.Context) error {
 	for err := range d.Changes(ctx) {
 		return err
@@ -21,8 +20,8 @@ func (d *DAG) Changed(ctx context.Context) error {
 	return nil
 }
 
-// Changes yields what Changed reports of each file. Other errors than a
-// [*car.SourceChangedError] end it.
+// Changes is like Changed, but yields an error for every file. Any error other
+// than a [*car.SourceChangedError] is the last.
 func (d *DAG) Changes(ctx context.Context) iter.Seq[error] {
 	return func(yield func(error) bool) {
 		var loader car.Loader
@@ -66,7 +65,7 @@ func (d *DAG) changed(ctx context.Context, loader *car.Loader, n *node) error {
 	for leaf := range d.leaves(n) {
 		_, err := loader.Load(ctx, leaf)
 		if errors.Is(err, car.ErrCorrupt) || errors.Is(err, os.ErrNotExist) {
-			err = &car.SourceChangedError{Name: path, Offset: leaf.Offset, Reason: "it was written to after it was read"}
+			err = &car.SourceChangedError{Name: path, Offset: leaf.Offset, Reason: "it was modified after it was read"}
 		}
 		if err != nil {
 			return err
@@ -75,9 +74,9 @@ func (d *DAG) changed(ctx context.Context, loader *car.Loader, n *node) error {
 	return nil
 }
 
-// tick is how far the time of a change may lie behind the clock by which it is
-// compared: systems stamp files by a clock that ticks a hundred times a second or
-// less, and some file systems keep whole seconds, or every other one.
+// tick is how far the time of a change may lag behind the real time. Systems
+// stamp files with a clock that ticks a hundred times a second or more slowly,
+// and some file systems store only whole or even seconds.
 func tick(changed time.Time) time.Duration {
 	if changed.Nanosecond() == 0 {
 		return 2 * time.Second
@@ -85,8 +84,8 @@ func tick(changed time.Time) time.Duration {
 	return 20 * time.Millisecond
 }
 
-// leaves are the blocks that hold the bytes of a file, all of them, although
-// the list has each block once.
+// leaves yields all blocks that hold the bytes of a file, including those that
+// the list has at another place.
 func (d *DAG) leaves(n *node) iter.Seq[car.Block] {
 	return func(yield func(car.Block) bool) {
 		if f, ok := n.body.(*file); ok {

@@ -7,5 +7,5 @@ import (
 	"time"
 )
 
-// changeTime is when a file was last written to.
+// changeTime is when the file was last modified.
 func changeTime(info fs.FileInfo) time.Time { return info.ModTime() }

@@ -13,8 +13,8 @@ import (
 	"github.com/carload/carload/car"
 )
 
-// cutLeaves is the list of leaves of a file that is cut by content. Digests
-// stay where they are while it grows.
+// cutLeaves is the list of leaves of a file that is cut by content. Digests do
+// not move while it grows.
 type cutLeaves struct {
 	ends    []int64
 	digests [][]byte
@@ -22,7 +22,7 @@ type cutLeaves struct {
 
 const digestsPerBlock = 1 << 12
 
-// add is where the digest of the next leaf goes.
+// add returns where to put the digest of the next leaf.
 func (c *cutLeaves) add(end int64) []byte {
 	i := len(c.ends)
 	if i%digestsPerBlock == 0 {
@@ -32,7 +32,7 @@ func (c *cutLeaves) add(end int64) []byte {
 	return digestAt(c.digests[i/digestsPerBlock], i%digestsPerBlock)
 }
 
-// file is the body of the node, with room for the digests of inner nodes.
+// file makes the body of a node, with room for the digests of inner nodes.
 func (c *cutLeaves) file(p *Profile, n *node) *file {
 	f := &file{layout: newCutLayout(p, n.size, c.ends, n.meta())}
 	f.digests = append(make([]byte, 0, f.layout.nodes()*digestSize), bytes.Join(c.digests, nil)[:len(c.ends)*digestSize]...)
@@ -40,15 +40,15 @@ func (c *cutLeaves) file(p *Profile, n *node) *file {
 	return f
 }
 
-// cut fills in a node of a file that is cut by content. Where a leaf ends
-// depends on all bytes before, so one goroutine reads and cuts, and hands
-// batches to others that hash them.
+// cut describes a file that is cut by content. Where a leaf ends depends on all
+// bytes before it, so one goroutine reads and cuts. Others hash the batches
+// that it fills.
 func (b *builder) cut(ctx context.Context, n *node, src io.ReaderAt) error {
 	var (
 		p      = b.dag.recipe(n)
 		leaves cutLeaves
 		full   = make(chan *batch)
-		free   = make(chan *batch, b.opts.Workers+1) // has room for all, so that nobody waits to give one back
+		free   = make(chan *batch, b.opts.Workers+1) // has room for all batches, so that returning one never blocks
 	)
 	for range cap(free) {
 		free <- newBatch(b, p.leafBytes(int64(b.cutter.max)))
@@ -90,7 +90,7 @@ func (b *builder) cut(ctx context.Context, n *node, src io.ReaderAt) error {
 	return nil
 }
 
-// send sends v unless ctx ends first.
+// send sends v, unless ctx ends first.
 func send[T any](ctx context.Context, to chan<- T, v T) error {
 	select {
 	case to <- v:
@@ -100,7 +100,7 @@ func send[T any](ctx context.Context, to chan<- T, v T) error {
 	}
 }
 
-// cutChunk is a piece of a file in memory, as a reader of that file.
+// cutChunk is a chunk of a file in memory, readable at its offset in the file.
 type cutChunk struct {
 	from int64
 	data []byte
@@ -109,8 +109,8 @@ type cutChunk struct {
 // ReadAt implements io.ReaderAt for offsets of the file inside the chunk.
 func (c cutChunk) ReadAt(p []byte, off int64) (int, error) { return copy(p, c.data[off-c.from:]), nil }
 
-// chunks cuts a file. The chunks are as long as the file, or the last thing
-// is an error.
+// chunks cuts a file. The chunks add up to the size of the file, or the last
+// pair is an error.
 func (c *cutter) chunks(n *node, source car.Source, src io.ReaderAt) iter.Seq2[cutChunk, error] {
 	return func(yield func(cutChunk, error) bool) {
 		next := c.split(io.NewSectionReader(src, 0, n.size), n.size)

@@ -10,20 +10,20 @@ import (
 	rabin "github.com/whyrusleeping/chunker"
 )
 
-// cutter is a chunker that looks at the content: the boundaries of leaves are
-// known only once the bytes before them were read.
+// cutter is a chunker that cuts by content: where a leaf ends is known only
+// after reading it.
 type cutter struct {
-	spec          string // as Kubo writes it
+	spec          string // in Kubo's notation
 	min, avg, max int    // leaf sizes in bytes; a shorter file is one leaf
 }
 
-// cutMax bounds the longest leaf: that, and what frames it, is a block.
+// cutMax is the largest leaf: with its framing it has to fit into a block.
 const cutMax = 2<<20 - 256
 
-// rabinPolynomial is that of IPFS.
+// rabinPolynomial is the polynomial that IPFS uses.
 const rabinPolynomial rabin.Pol = 17437180132763653
 
-// parseCutter understands rabin, rabin-AVG, rabin-MIN-AVG-MAX and buzhash.
+// parseCutter parses rabin, rabin-AVG, rabin-MIN-AVG-MAX and buzhash.
 func parseCutter(spec string) (cutter, error) {
 	kind, rest, sized := strings.Cut(spec, "-")
 	switch {
@@ -41,7 +41,7 @@ func parseCutter(spec string) (cutter, error) {
 		}
 		v, err := strconv.Atoi(field)
 		if err != nil {
-			return cutter{}, fmt.Errorf("chunker %q: %q is no number of bytes", spec, field)
+			return cutter{}, fmt.Errorf("chunker %q: %q is not a number of bytes", spec, field)
 		}
 		n = append(n, v)
 	}
@@ -56,13 +56,13 @@ func parseCutter(spec string) (cutter, error) {
 		return cutter{}, fmt.Errorf("chunker %q: rabin takes one size or three", spec)
 	}
 	if c.min < 16 || c.min >= c.avg || c.avg >= c.max || c.max > cutMax {
-		return cutter{}, fmt.Errorf("chunker %q: needs 16 ≤ min < avg < max ≤ %d bytes, has %d, %d and %d", spec, cutMax, c.min, c.avg, c.max)
+		return cutter{}, fmt.Errorf("chunker %q: needs 16 ≤ min < avg < max ≤ %d bytes, got %d, %d and %d", spec, cutMax, c.min, c.avg, c.max)
 	}
 	return c, nil
 }
 
-// split returns a function that yields the next leaf of the size bytes in r, and
-// io.EOF after the last.
+// split returns a function that returns the next leaf of the size bytes in r,
+// and io.EOF after the last.
 func (c cutter) split(r io.Reader, size int64) (next func() ([]byte, error)) {
 	if c.avg == 0 {
 		return newBuzhash(r, size).next

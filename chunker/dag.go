@@ -16,36 +16,36 @@ import (
 	"github.com/carload/carload/car"
 )
 
-// DAG is a described DAG: the digest of every block, and where its bytes can
-// be read again. It holds no payload. It is a [car.List] of its blocks: depth
-// first, parents before children, each CID once. It does not change, and may
-// be used by several goroutines at a time.
+// DAG is a described DAG: the digest of every block, and where its bytes can be
+// read again. It holds no payload. It is a [car.List] of its blocks: depth
+// first, parents before children, each CID once. It is immutable and safe for
+// concurrent use.
 type DAG struct {
 	profile Profile
 	plain   Profile // recipe of nodes without metadata
-	framed  Profile // recipe of nodes with metadata: never raw leaves
+	framed  Profile // recipe of nodes with metadata, which never have raw leaves
 
 	nodes   nodes
-	entries []uint32 // nodes in the order of the links of their directories
+	entries []uint32 // indexes of nodes, directory by directory, in the order of links
 	shards  []shard
-	mounts  map[*node]string // where on disk the files under a node are
+	mounts  map[*node]string // where on disk the files below a node are
 	skipped []Skipped
-	refused int64 // entries that were left out because they can't be taken
+	refused int64 // number of entries left out because they could not be taken
 
-	filtered int64 // entries on disk that the options left out
+	filtered int64 // number of entries on disk left out because of the options
 
 	once  sync.Once
 	order []ref  // the blocks as a list
-	depth uint32 // of the deepest one
+	depth uint32 // of the deepest block
 
-	described time.Time // when the last byte had been read
+	described time.Time // when all bytes had been read
 
-	// Every shard asks for the blocks on the path to its first new one, and
-	// those with many links take a while and much memory to make again.
+	// Every shard asks for the blocks on the path to its first new block.
+	// Blocks with many links are expensive to make, so the last one is kept.
 	recent atomic.Pointer[recentBlock]
 }
 
-// recentBlock is what At made last of what is worth keeping.
+// recentBlock is the last block worth keeping that At made.
 type recentBlock struct {
 	at    int
 	block car.Block
@@ -53,38 +53,38 @@ type recentBlock struct {
 
 const recentMinBytes = 4 << 10
 
-// node is a file, a directory or a symlink. There can be millions: it takes
-// 104 bytes, and one of a small file on disk refers to nothing but its name.
+// node is a file, a directory or a symlink. There can be millions, so it takes
+// only 104 bytes, and a small file on disk refers to nothing but its name.
 type node struct {
 	name   string
 	digest [digestSize]byte // of its root block
-	size   int64            // bytes of the files under it
+	size   int64            // bytes of the file, or of all files below
 	tsize  int64            // cumulative size of its blocks
-	body   any              // nil: on disk, one leaf; or car.Source (one leaf), *file, *directory, symlink
-	stat   *Stat            // if it is stored
-	parent *node            // nil if it is the root
-	raw    bool             // the root block is a raw leaf
-	absent bool             // left out of its directory
+	body   any              // nil: one leaf on disk; or car.Source (one leaf), *file, *directory, symlink
+	stat   *Stat            // metadata to store, or nil
+	parent *node            // nil for the root
+	raw    bool             // whether the root block is a raw leaf
+	absent bool             // whether its directory leaves it out
 }
 
-// file is the body of a node whose blocks are more than one leaf.
+// file is the body of a file node with more than one leaf.
 type file struct {
 	source  car.Source
 	layout  *layout
-	digests []byte // by number of the node, 32 bytes each
+	digests []byte // 32 bytes each, by number in layout
 }
 
-// directory is the body of a node with entries.
+// directory is the body of a directory node.
 type directory struct {
-	first, count uint32 // of DAG.entries
-	shard        uint32 // its root in DAG.shards, if sharded
+	first, count uint32 // range of DAG.entries
+	shard        uint32 // index of its root in DAG.shards, if sharded
 	sharded      bool
 }
 
-// symlink is the body of a node that is one: its target.
+// symlink is the body of a symlink node: the target.
 type symlink string
 
-// nodes is a list whose elements stay where they are while it grows.
+// nodes is a list whose elements do not move while it grows.
 type nodes struct {
 	blocks [][]node
 	n      int
@@ -104,35 +104,35 @@ func (s *nodes) add(n node) *node {
 
 func (s *nodes) at(i uint32) *node { return &s.blocks[i/nodesPerBlock][i%nodesPerBlock] }
 
-// ref is a block: its node, and which of the node's blocks: a number of its
-// layout, or an index of DAG.shards.
+// ref refers to a block: the node, and which of its blocks. For a file that is
+// a number of its layout, for a sharded directory an index of DAG.shards.
 type ref struct{ node, block, depth uint32 }
 
-// Skipped is something that a tree on disk has and UnixFS has no room for.
+// Skipped is something in a tree on disk that UnixFS cannot represent.
 type Skipped struct {
 	Path   string
 	Reason string
 }
 
-// Profile is the recipe the DAG was built with.
+// Profile returns the profile that the DAG was built with.
 func (d *DAG) Profile() Profile { return d.profile }
 
-// Root is the CID of the DAG.
+// Root returns the root CID.
 func (d *DAG) Root() cid.Cid {
 	n := d.nodes.at(0)
 	return makeCID(d.plain.cidPrefix(n.raw), n.digest[:])
 }
 
-// Size is the number of payload bytes described.
+// Size is the number of payload bytes.
 func (d *DAG) Size() int64 { return d.nodes.at(0).size }
 
-// TotalSize is the cumulative size of the blocks, duplicates counted each
-// time: what IPFS calls Tsize.
+// TotalSize is the cumulative size of all blocks, duplicates included: IPFS
+// calls it Tsize.
 func (d *DAG) TotalSize() int64 { return d.nodes.at(0).tsize }
 
 // Skipped lists what was found on disk and left out because it is neither a
-// file nor a directory nor a symlink, ordered by path. [Options.Refused] is told
-// of it instead, if it is set.
+// file nor a directory nor a symlink, ordered by path. If [Options.Refused] is
+// set, it is empty: Refused is called instead.
 func (d *DAG) Skipped() []Skipped { return d.skipped }
 
 // Len implements [car.List].
@@ -176,7 +176,7 @@ func (d *DAG) At(i int) car.Block {
 	return b
 }
 
-// recipe is the profile of a file.
+// recipe returns the profile that applies to a node.
 func (d *DAG) recipe(n *node) *Profile {
 	if n.stat != nil {
 		return &d.framed
@@ -184,7 +184,7 @@ func (d *DAG) recipe(n *node) *Profile {
 	return &d.plain
 }
 
-// meta is what the metadata of a node adds to its UnixFS message.
+// meta returns the fields that a node's metadata add to its UnixFS message.
 func (n *node) meta() string {
 	if n.stat == nil {
 		return ""
@@ -192,7 +192,7 @@ func (n *node) meta() string {
 	return string(n.stat.append(nil))
 }
 
-// source is where the bytes of a file are.
+// source returns where the bytes of a file are.
 func (d *DAG) source(n *node) car.Source {
 	switch body := n.body.(type) {
 	case car.Source:
@@ -205,8 +205,8 @@ func (d *DAG) source(n *node) car.Source {
 	return diskFile{d, n}
 }
 
-// diskFile is a file of a tree on disk as a [car.Source]. Its path is put
-// together when it is needed.
+// diskFile is a file of a tree on disk as a [car.Source]. Its path is built
+// only when needed.
 type diskFile struct {
 	dag  *DAG
 	node *node
@@ -216,7 +216,7 @@ func (f diskFile) Name() string                  { return f.dag.path(f.node) }
 func (f diskFile) Size() int64                   { return f.node.size }
 func (f diskFile) Open() (car.SourceFile, error) { return reopen(f.Name(), f.node.size) }
 
-// path is where a node is on disk, or in the DAG if it is not on disk.
+// path returns the path of a node on disk, or in the DAG if it is not on disk.
 func (d *DAG) path(n *node) string {
 	if base, ok := d.mounts[n]; ok {
 		return base
@@ -227,22 +227,22 @@ func (d *DAG) path(n *node) string {
 	return filepath.Join(d.path(n.parent), n.name)
 }
 
-// Filtered is how many entries of directories on disk were left out because the
-// options say so. Of a directory that is left out nothing below it is counted.
+// Filtered is the number of directory entries on disk that the options left
+// out. A directory that is left out counts as one entry.
 func (d *DAG) Filtered() int64 { return d.filtered }
 
 // Entry is an entry of a directory.
 type Entry struct {
 	Name   string
-	Path   string      // below the root, with slashes; ends with the name
+	Path   string      // below the root, with slashes; ends in Name
 	Type   fs.FileMode // 0 for a file, [fs.ModeDir] or [fs.ModeSymlink]
 	Cid    cid.Cid
-	Size   int64  // bytes of the file, or of the files in it
+	Size   int64  // bytes of the file, or of all files below
 	Target string // of a symlink
 }
 
-// Entries iterates over the entries of the root, if that is a directory, in the
-// order of its links.
+// Entries yields the entries of the root, if it is a directory, in the order of
+// its links.
 func (d *DAG) Entries() iter.Seq[Entry] {
 	return func(yield func(Entry) bool) {
 		dir, ok := d.nodes.at(0).body.(*directory)
@@ -257,10 +257,10 @@ func (d *DAG) Entries() iter.Seq[Entry] {
 	}
 }
 
-// AllEntries iterates over everything below the root: a directory comes after
-// what is in it, and entries of the same directory come in the order of their
-// names, byte by byte. It needs memory for the path that it is at, and 4 bytes
-// for each entry of the directories on it.
+// AllEntries yields everything below the root. A directory follows what is in
+// it, and the entries of a directory are ordered by name, byte by byte. It
+// needs memory for the current path, and 4 bytes for each entry of the
+// directories on that path.
 func (d *DAG) AllEntries() iter.Seq[Entry] {
 	return func(yield func(Entry) bool) { d.entriesBelow("", d.nodes.at(0), yield) }
 }
@@ -271,7 +271,7 @@ func (d *DAG) entriesBelow(path string, n *node, yield func(Entry) bool) bool {
 		return true
 	}
 	kids := d.entriesOf(dir)
-	if dir.sharded { // its links have the order of a hash
+	if dir.sharded { // the links are in the order of a hash
 		kids = slices.Clone(kids)
 		slices.SortFunc(kids, func(a, b uint32) int { return strings.Compare(d.nodes.at(a).name, d.nodes.at(b).name) })
 	}
@@ -299,7 +299,7 @@ func (d *DAG) entry(dir string, n *node) Entry {
 	return e
 }
 
-// Blocks iterates over the blocks in the order of the list.
+// Blocks yields the blocks in the order of the list.
 func (d *DAG) Blocks() iter.Seq[car.Block] {
 	return func(yield func(car.Block) bool) {
 		for i := range d.Len() {
@@ -310,10 +310,10 @@ func (d *DAG) Blocks() iter.Seq[car.Block] {
 	}
 }
 
-// list works out the order of the blocks and leaves out what was met before.
+// list determines the order of the blocks, and leaves out duplicates.
 func (d *DAG) list() {
-	// A list that grows leaves several of its size behind, which is most of the
-	// memory of a file of many tiny blocks.
+	// A growing slice leaves old copies behind. For a file of many tiny blocks
+	// those would be most of the memory.
 	most := len(d.shards)
 	for i := range d.nodes.n {
 		most++
@@ -348,7 +348,7 @@ func (d *DAG) walk(s *seen, i, depth uint32) {
 
 func (d *DAG) walkFile(s *seen, l *layout, r ref) {
 	if !s.add(r) {
-		return // and neither are its children new
+		return // then its children are not new either
 	}
 	if int(r.block) < l.leaves {
 		return
@@ -371,8 +371,8 @@ func (d *DAG) walkShard(s *seen, r ref) {
 	}
 }
 
-// key is what makes a block the same as another: its digest and whether it is
-// a raw leaf, since one digest can stand for two CIDs.
+// key identifies a block: its digest, and whether it is a raw leaf, since the
+// same digest can belong to two CIDs.
 func (d *DAG) key(r ref) (digest []byte, raw bool) {
 	n := d.nodes.at(r.node)
 	switch body := n.body.(type) {
@@ -386,14 +386,14 @@ func (d *DAG) key(r ref) (digest []byte, raw bool) {
 	return n.digest[:], n.raw
 }
 
-// seen is the set of blocks listed so far. It is a hash table of positions in
-// the list, at 8 to 16 bytes a block; a digest is its own hash.
+// seen is the set of blocks listed so far: a hash table of positions in the
+// list, at 8 to 16 bytes a block. A digest is its own hash.
 type seen struct {
 	dag   *DAG
-	table []uint32 // 1 + position; 0 is free
+	table []uint32 // 1 + position; 0 is a free slot
 }
 
-// add lists the block unless it was listed before.
+// add lists a block unless it is listed already. It reports whether it did.
 func (s *seen) add(r ref) bool {
 	slot, found := s.find(r)
 	if found {

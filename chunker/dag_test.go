@@ -55,7 +55,7 @@ func payload(t tester, b car.Block) []byte {
 	return append(p, b.Tail...)
 }
 
-// tester is what tests and properties have in common.
+// tester is the common part of testing.TB and rapid.T.
 type tester interface {
 	Helper()
 	Fatal(args ...any)
@@ -63,9 +63,9 @@ type tester interface {
 	Errorf(format string, args ...any)
 }
 
-// checkList checks what a list promises: each block's bytes are those of its
-// CID, each CID comes once, the order is depth first with parents before
-// children, depths are true, and every link leads to a block of the list.
+// checkList checks what a list promises: each block's bytes match its CID, each
+// CID comes once, the order is depth first with parents before children, depths
+// are right, and every link leads to a block of the list.
 func checkList(t tester, d *chunker.DAG) {
 	t.Helper()
 	type place struct{ index, depth int }
@@ -115,7 +115,7 @@ func checkList(t tester, d *chunker.DAG) {
 	}
 }
 
-// entry is something in a random tree.
+// entry is an entry of a random tree.
 type entry struct {
 	path, target string
 	data         []byte
@@ -195,9 +195,9 @@ func build(t *rapid.T, es []entry, p chunker.Profile) *chunker.DAG {
 	return d
 }
 
-// TestTreeProperties: the order in which entries are given does not matter,
-// the list is what it promises to be, and shards are the list, in pieces that
-// are not too big.
+// TestTreeProperties: the order of adding entries does not matter, the list
+// keeps its promises, and shards partition the list without exceeding the
+// limit.
 func TestTreeProperties(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

@@ -12,21 +12,22 @@ import (
 	"github.com/carload/carload/car"
 )
 
-// descriptionMagic begins every description. Its number changes with the format.
+// descriptionMagic is the start of a description. Its number changes with the
+// format.
 const descriptionMagic = "carload plan 1\n"
 
-// descriptionHeader is what the digests of a description belong to.
+// descriptionHeader identifies what the digests of a description belong to.
 type descriptionHeader struct {
 	Profile Profile `json:"profile"`
 	Size    int64   `json:"size"`
 	Root    string  `json:"root"`
-	Cuts    int     `json:"cuts,omitempty"` // lengths of leaves that follow
+	Cuts    int     `json:"cuts,omitempty"` // number of leaf lengths that follow
 }
 
-// MarshalBinary implements encoding.BinaryMarshaler: what [RestoreFile] needs
-// to make the DAG again without hashing its source, 32 bytes for each leaf. It
-// works for one file of more than one leaf and without metadata; for others
-// the error matches [errors.ErrUnsupported].
+// MarshalBinary implements encoding.BinaryMarshaler. [RestoreFile] can rebuild
+// the DAG from the result, 32 bytes for each leaf, without hashing the source
+// again. It works only for a single file with more than one leaf and without
+// metadata; otherwise the error matches [errors.ErrUnsupported].
 func (d *DAG) MarshalBinary() ([]byte, error) {
 	n := d.nodes.at(0)
 	f, ok := n.body.(*file)
@@ -59,9 +60,9 @@ func badDescription(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", errDescription, fmt.Sprintf(format, args...))
 }
 
-// RestoreFile makes a DAG of src and what [DAG.MarshalBinary] returned when src
-// was described. Nothing of the source is read: that it is still the same is
-// for the caller to know, and shows at the latest when its blocks are sent.
+// RestoreFile rebuilds a DAG from src and the result of [DAG.MarshalBinary]. It
+// does not read the source: the caller has to know that it is unchanged. If it
+// did change, that is found when its blocks are read.
 func RestoreFile(src car.Source, description []byte) (*DAG, error) {
 	h, rest, err := parseDescription(description)
 	if err != nil {
@@ -87,14 +88,15 @@ func RestoreFile(src car.Source, description []byte) (*DAG, error) {
 	if root := b.dag.Root().String(); root != h.Root {
 		return nil, badDescription("its digests give root %s, not %s", root, h.Root)
 	}
-	b.dag.described = time.Now() // it is the file that the description was kept for
+	b.dag.described = time.Now() // the caller vouches that the source is unchanged
 	return b.dag, nil
 }
 
-// parseDescription checks the frame of a description and returns what follows the header.
+// parseDescription checks the frame of a description and returns what follows
+// the header.
 func parseDescription(description []byte) (h descriptionHeader, rest []byte, err error) {
 	if len(description) < len(descriptionMagic)+sha256.Size || string(description[:len(descriptionMagic)]) != descriptionMagic {
-		return h, nil, badDescription("it does not begin as one")
+		return h, nil, badDescription("wrong magic")
 	}
 	body := description[:len(description)-sha256.Size]
 	if digest := sha256.Sum256(body); !bytes.Equal(digest[:], description[len(body):]) {
@@ -103,7 +105,7 @@ func parseDescription(description []byte) (h descriptionHeader, rest []byte, err
 	body = body[len(descriptionMagic):]
 	n, used := binary.Uvarint(body)
 	if used <= 0 || n > uint64(len(body)-used) {
-		return h, nil, badDescription("its header is cut")
+		return h, nil, badDescription("its header is truncated")
 	}
 	if err := json.Unmarshal(body[used:used+int(n)], &h); err != nil {
 		return h, nil, badDescription("header: %v", err)
@@ -111,8 +113,8 @@ func parseDescription(description []byte) (h descriptionHeader, rest []byte, err
 	return h, body[used+int(n):], nil
 }
 
-// restoreLayout makes the layout of a file, and leaves the digests of its
-// leaves in rest. It makes nothing that is larger than what the description holds.
+// restoreLayout makes the layout of a file and leaves the digests of its leaves
+// in rest. It allocates no more than the description justifies.
 func restoreLayout(b *builder, n *node, h descriptionHeader, rest *[]byte) (*file, error) {
 	p := &b.dag.plain
 	if b.cutter == nil {

@@ -88,7 +88,7 @@ func FuzzDescription(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		// Without the checksum, which the target makes anew.
+		// Without the checksum, which the target adds again.
 		f.Add(description[:len(description)-32], int64(9000))
 	}
 	f.Fuzz(func(t *testing.T, body []byte, size int64) {
@@ -110,8 +110,8 @@ func FuzzDescription(f *testing.F) {
 	})
 }
 
-// BenchmarkRestoreFile is the time from the start of a program to the first
-// byte that an interrupted upload of 31 GiB can send.
+// BenchmarkRestoreFile measures the time from the start of a program to the
+// first byte that an interrupted upload of 31 GiB can send.
 func BenchmarkRestoreFile(b *testing.B) {
 	src := content{R: "zero", N: 31 << 30}.source()
 	d := chunker.BuildFromLeaves(src, chunker.UnixFSv1(), func(i int, _ int64, _, _ []byte) [32]byte {

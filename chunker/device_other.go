@@ -4,6 +4,6 @@ package chunker
 
 import "io/fs"
 
-// sameDevice reports whether two files are on one file system, as far as that can
-// be told here.
+// sameDevice would report whether two files are on the same file system. It is
+// not supported here.
 func sameDevice(fs.FileInfo, fs.FileInfo) bool { return true }

@@ -7,7 +7,7 @@ import (
 	"syscall"
 )
 
-// sameDevice reports whether two files are on one file system.
+// sameDevice reports whether two files are on the same file system.
 func sameDevice(a, b fs.FileInfo) bool {
 	x, ok := a.Sys().(*syscall.Stat_t)
 	y, also := b.Sys().(*syscall.Stat_t)

@@ -16,30 +16,31 @@ import (
 	"github.com/carload/carload/car"
 )
 
-// shard is a node of a HAMT. Its entries lie side by side in DAG.entries,
-// which the directory has sorted by the hash of their names; its sub-shards
-// follow it in DAG.shards, each with all that is under it.
+// shard is a node of a HAMT. Its entries are adjacent in DAG.entries, where the
+// entries of the directory are sorted by the hash of their names. Its
+// sub-shards follow it in DAG.shards, each followed by its own.
 type shard struct {
 	digest       [digestSize]byte
 	tsize        int64
-	first, count uint32 // of DAG.entries
-	end          uint32 // first of DAG.shards that is not under it
+	first, count uint32 // range of DAG.entries
+	end          uint32 // index in DAG.shards after the last sub-shard
 	level        uint8
 }
 
-// shardLink is a link of a shard: to an entry, or to a sub-shard.
+// shardLink is a link of a shard, to an entry or to a sub-shard.
 type shardLink struct {
 	bucket int
 	sub    bool
-	index  uint32 // of DAG.nodes or DAG.shards
+	index  uint32 // index in DAG.nodes or DAG.shards
 }
 
-const murmur3x64 = 0x22 // the multicodec of the hash of names
+const murmur3x64 = 0x22 // multicodec of the name hash
 
-// nameHash places a name in a HAMT: buckets are taken from its top bits.
+// nameHash determines the place of a name in a HAMT: its top bits choose
+// buckets.
 func nameHash(name string) uint64 { return murmur3.Sum64([]byte(name)) }
 
-// bucketBits is how many bits of the hash a level of a HAMT takes.
+// bucketBits is the number of hash bits that one level of a HAMT uses.
 func (d *DAG) bucketBits() int { return bits.Len(uint(d.plain.Fanout - 1)) }
 
 func (d *DAG) bucket(hash uint64, level uint8) int {
@@ -47,13 +48,14 @@ func (d *DAG) bucket(hash uint64, level uint8) int {
 	return int(hash << (int(level) * n) >> (64 - n))
 }
 
-// entriesOf lists the entries of a directory.
+// entriesOf returns the entries of a directory.
 func (d *DAG) entriesOf(dir *directory) []uint32 {
 	return d.entries[dir.first : dir.first+dir.count]
 }
 
-// assemble builds symlinks, and directories once all files are described:
-// children before parents, since a parent always has the lower number.
+// assemble builds symlinks and directories, once all files are described. It
+// goes from children to parents; a parent has a lower number than its children,
+// unless rename changed the order.
 func (d *DAG) assemble(dropEmpty bool) error {
 	var order []uint32
 	if d.profile.changesNames() {
@@ -99,7 +101,7 @@ func (d *DAG) assemble(dropEmpty bool) error {
 	return nil
 }
 
-// collect gathers the entries of each directory side by side.
+// collect makes the entries of each directory adjacent in DAG.entries.
 func (d *DAG) collect() {
 	for i := 1; i < d.nodes.n; i++ {
 		d.nodes.at(uint32(i)).parent.body.(*directory).count++
@@ -120,7 +122,7 @@ func (d *DAG) collect() {
 	}
 }
 
-// overLimit reports whether a directory is to be a HAMT.
+// overLimit reports whether a directory becomes a HAMT.
 func (d *DAG) overLimit(n *node, kids []uint32) bool {
 	rule := d.plain.HAMT
 	switch rule.Rule {
@@ -140,7 +142,7 @@ func (d *DAG) overLimit(n *node, kids []uint32) bool {
 	}
 }
 
-// flatSize is the exact length of the block of a flat directory.
+// flatSize is the exact size of the block of a flat directory.
 func (d *DAG) flatSize(n *node) int {
 	size := 0
 	for _, k := range d.entriesOf(n.body.(*directory)) {
@@ -160,7 +162,7 @@ func (d *DAG) buildFlat(n *node, kids []uint32, buf []byte) ([]byte, error) {
 	}
 	buf = d.appendFlat(buf, n)
 	if len(buf) > car.MaxBlockBytes {
-		return nil, fmt.Errorf("directory %q has %d entries and would be a block of %d bytes, the limit is %d: let it become a HAMT", d.path(n), len(kids), len(buf), car.MaxBlockBytes)
+		return nil, fmt.Errorf("directory %q has %d entries and would be a block of %d bytes, but the limit is %d: use a profile that shards it", d.path(n), len(kids), len(buf), car.MaxBlockBytes)
 	}
 	n.digest = sha256.Sum256(buf)
 	n.tsize += int64(len(buf))
@@ -175,7 +177,7 @@ func (d *DAG) duplicate(j, k uint32) error {
 	return fmt.Errorf("two entries of directory %q are called %q", d.path(n.parent), n.name)
 }
 
-// appendFlat appends the block of a directory that is no HAMT.
+// appendFlat appends the block of a flat directory.
 func (d *DAG) appendFlat(dst []byte, n *node) []byte {
 	for _, k := range d.entriesOf(n.body.(*directory)) {
 		e := d.nodes.at(k)
@@ -184,8 +186,8 @@ func (d *DAG) appendFlat(dst []byte, n *node) []byte {
 	return appendBytes(dst, 1, string([]byte{0x08, typeDirectory})+n.meta())
 }
 
-// appendSymlink appends the block of a symlink. As in Kubo it carries a time
-// but no mode.
+// appendSymlink appends the block of a symlink. As in Kubo, it has a time but
+// no mode.
 func appendSymlink(dst []byte, n *node) []byte {
 	msg := appendBytes([]byte{0x08, typeSymlink}, 2, string(n.body.(symlink)))
 	if n.stat != nil {
@@ -198,13 +200,13 @@ func appendSymlink(dst []byte, n *node) []byte {
 type hamt struct {
 	*DAG
 	hashes []uint64 // of the entries
-	first  uint32   // position of the first entry
+	first  uint32   // position of the first entry in DAG.entries
 	buf    []byte
 }
 
-// buildHAMT sorts the entries by the hash of their names and splits them by
-// its bits: a bucket with one entry is a link, one with more is a sub-shard.
-// The shape follows from the names alone, so nothing is ever inserted.
+// buildHAMT sorts the entries by the hash of their names and splits them by its
+// bits: a bucket with one entry becomes a link, one with more a sub-shard. The
+// names alone determine the shape, so nothing is ever inserted.
 func (d *DAG) buildHAMT(n *node, dir *directory) error {
 	kids := d.entriesOf(dir)
 	type hashed struct {
@@ -236,7 +238,7 @@ func (d *DAG) buildHAMT(n *node, dir *directory) error {
 	return nil
 }
 
-// build adds the shard of the entries from..to, and what is under it.
+// build builds the shard of the entries from..to, and its sub-shards.
 func (h *hamt) build(n *node, from, to int, level uint8) (tsize int64) {
 	index := uint32(len(h.shards))
 	h.shards = append(h.shards, shard{first: h.first + uint32(from), count: uint32(to - from), level: level})
@@ -261,7 +263,7 @@ func (h *hamt) build(n *node, from, to int, level uint8) (tsize int64) {
 	return s.tsize
 }
 
-// links iterates over the links of a shard.
+// links yields the links of a shard.
 func (d *DAG) links(index uint32) iter.Seq[shardLink] {
 	return func(yield func(shardLink) bool) {
 		s := &d.shards[index]
@@ -282,7 +284,7 @@ func (d *DAG) links(index uint32) iter.Seq[shardLink] {
 	}
 }
 
-// appendShard appends the block of a node of the HAMT that n is.
+// appendShard appends the block of one shard of the directory n.
 func (d *DAG) appendShard(dst []byte, n *node, index uint32) []byte {
 	const digits = "0123456789ABCDEF"
 	bitmap := make([]byte, d.plain.Fanout/8)

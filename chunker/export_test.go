@@ -10,8 +10,8 @@ import (
 	"github.com/carload/carload/car"
 )
 
-// BuildFromLeaves is Build for a source whose leaf digests are known, so that
-// a test can describe 31 GiB of a repeating pattern in no time.
+// BuildFromLeaves is like Build for a source whose leaf digests are known, so
+// that a test can describe 31 GiB of a repeating pattern quickly.
 func BuildFromLeaves(src car.Source, p Profile, leaf func(i int, content int64, head, tail []byte) [32]byte) *DAG {
 	b, err := newBuilder(Options{Profile: p})
 	if err != nil {
@@ -30,8 +30,8 @@ func BuildFromLeaves(src car.Source, p Profile, leaf func(i int, content int64, 
 	return b.dag
 }
 
-// BuildMadeUp is Build for a tree on disk of n files, a thousand in each
-// directory, that does not exist: its nodes are those that a walk makes.
+// BuildMadeUp is like Build for a tree of n files that does not exist, a
+// thousand in each directory, with the nodes that a walk would make.
 func BuildMadeUp(ctx context.Context, n int, opts Options) (*DAG, error) {
 	b, err := newBuilder(opts)
 	if err != nil {

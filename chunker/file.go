@@ -10,16 +10,16 @@ import (
 	"github.com/carload/carload/car"
 )
 
-// FileSource is a regular file on disk as a [car.Source]. It is opened
-// read-only each time it is needed. A file that has another size than it had
-// when the source was made is reported as changed.
+// FileSource is a regular file on disk as a [car.Source]. Every Open opens the
+// file read-only. If its size is no longer the one it had when the source was
+// made, the file is reported as changed.
 type FileSource struct {
 	path string
 	info fs.FileInfo
 }
 
-// OpenFile makes a source of the regular file at path, following symlinks. It
-// holds no descriptor.
+// OpenFile makes a source of the regular file at path. It follows symlinks. The
+// source holds no file descriptor, so there is nothing to close.
 func OpenFile(path string) (*FileSource, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -31,22 +31,22 @@ func OpenFile(path string) (*FileSource, error) {
 	return &FileSource{path: path, info: info}, nil
 }
 
-// Name is the path that was given to [OpenFile].
+// Name is the path passed to [OpenFile].
 func (s *FileSource) Name() string { return s.path }
 
-// Size is the length of the file when the source was made.
+// Size is the length that the file had when the source was made.
 func (s *FileSource) Size() int64 { return s.info.Size() }
 
-// Info is what the file system said when the source was made.
+// Info is the file info from when the source was made.
 func (s *FileSource) Info() fs.FileInfo { return s.info }
 
 // Open implements [car.Source].
 func (s *FileSource) Open() (car.SourceFile, error) { return reopen(s.path, s.Size()) }
 
-// openFlags let open(2) return at once should the file be a FIFO by now.
+// openFlags make open(2) return at once if the file has become a FIFO.
 const openFlags = os.O_RDONLY | syscall.O_NONBLOCK
 
-// reopen opens the regular file at path, which had size bytes when it was
+// reopen opens the regular file at path, which had this size when it was
 // described.
 func reopen(path string, size int64) (*os.File, error) {
 	f, err := os.OpenFile(path, openFlags, 0)
@@ -66,7 +66,7 @@ func reopen(path string, size int64) (*os.File, error) {
 	return f, nil
 }
 
-// sameSize reports a file that is not a regular one of that size any more.
+// sameSize returns an error unless info is that of a regular file of this size.
 func sameSize(path string, info fs.FileInfo, size int64) error {
 	switch is := info.Size(); {
 	case !info.Mode().IsRegular():

@@ -11,32 +11,32 @@ import (
 
 // layout is the shape of the DAG of a file. Its nodes are numbered: leaves
 // first, in file order, then inner nodes, children before parents, the root
-// last. With leaves of a fixed size all of it, block lengths included, follows
-// from the size of the file; only digests are missing.
+// last. If leaves have a fixed size, everything but the digests follows from
+// the size of the file, including the lengths of blocks.
 type layout struct {
 	profile *Profile
 	size    int64
 	meta    string  // fields to append to the root's UnixFS message
 	leaves  int     // number of leaves
-	ends    []int64 // where each leaf ends, unless all have the same size
+	ends    []int64 // end of each leaf; nil if all have the same size
 	inner   []inner
 }
 
-// inner is a node with links: to the nodes from..to, then to those in more.
+// inner is a node with links: to the nodes from..to-1, then to those in more.
 type inner struct {
 	from, to int
 	more     []int
 	span
 }
 
-// span is what lies under a node.
+// span describes a node and everything below it.
 type span struct {
-	content int64 // bytes of the file
+	content int64 // bytes of the file below the node
 	block   int   // bytes of the node's own block
-	tsize   int64 // cumulative size of the DAG
+	tsize   int64 // cumulative size of the blocks
 }
 
-// newLayout is the layout of a file that is cut every ChunkBytes.
+// newLayout returns the layout of a file that is cut every ChunkBytes.
 func newLayout(p *Profile, size int64, meta string) *layout {
 	chunk := int64(p.ChunkBytes)
 	l := &layout{profile: p, size: size, meta: meta, leaves: int((size + chunk - 1) / chunk)}
@@ -47,14 +47,14 @@ func newLayout(p *Profile, size int64, meta string) *layout {
 	return l
 }
 
-// newCutLayout is the layout of a file whose leaves end at ends.
+// newCutLayout returns the layout of a file whose leaves end at ends.
 func newCutLayout(p *Profile, size int64, ends []int64, meta string) *layout {
 	l := &layout{profile: p, size: size, meta: meta, leaves: len(ends), ends: ends}
 	l.grow()
 	return l
 }
 
-// grow puts inner nodes over the leaves.
+// grow adds inner nodes above the leaves.
 func (l *layout) grow() {
 	if l.profile.Layout == Trickle {
 		l.trickle()
@@ -67,8 +67,8 @@ func (l *layout) grow() {
 	}
 }
 
-// balance groups nodes by the width, level by level, until one is left. Every
-// group becomes a node, also a last group of one.
+// balance groups nodes by the width, level by level, until one node is left.
+// Every group becomes a node, even a last group of one.
 func (l *layout) balance() {
 	width := l.profile.Width
 	for from, to := 0, l.leaves; to-from > 1; from, to = to, l.nodes() {
@@ -78,12 +78,12 @@ func (l *layout) balance() {
 	}
 }
 
-// trickleRepeat is how many subtrees of each depth a trickle node has.
+// trickleRepeat is the number of subtrees of each depth below a trickle node.
 const trickleRepeat = 4
 
-// trickle gives each node leaves up to the width, then subtrees of depth 1,
-// 2 and so on, four of each, as long as there are leaves left; the depth of
-// the root's is not bounded. The root is never a leaf.
+// trickle gives each node leaves up to the width, then four subtrees of depth
+// 1, four of depth 2 and so on, as long as leaves are left. Only below the root
+// is the depth unlimited. The root is never a leaf.
 func (l *layout) trickle() {
 	next, leaves := 0, l.leaves
 	var fill func(maxDepth int) int
@@ -100,14 +100,14 @@ func (l *layout) trickle() {
 	fill(-1)
 }
 
-// add makes n the node with the next number.
+// add adds n and returns its number.
 func (l *layout) add(n inner) int {
 	n.span = l.innerSpan(&n, false)
 	l.inner = append(l.inner, n)
 	return l.root()
 }
 
-// nodes is the number of blocks, duplicates counted.
+// nodes is the number of blocks, duplicates included.
 func (l *layout) nodes() int { return l.leaves + len(l.inner) }
 
 // root is the number of the root.
@@ -116,7 +116,7 @@ func (l *layout) root() int { return l.nodes() - 1 }
 // raw reports whether a node is a raw block.
 func (l *layout) raw(node int) bool { return node < l.leaves && l.profile.RawLeaves }
 
-// children are the numbers of the nodes that an inner node links to.
+// children yields the numbers of the nodes that an inner node links to.
 func (l *layout) children(node int) iter.Seq[int] { return l.inner[node-l.leaves].children() }
 
 func (n *inner) children() iter.Seq[int] {
@@ -134,7 +134,7 @@ func (n *inner) children() iter.Seq[int] {
 	}
 }
 
-// leaf is where a leaf begins and ends in the file.
+// leaf returns where leaf i begins and ends in the file.
 func (l *layout) leaf(i int) (from, to int64) {
 	if l.ends == nil {
 		chunk := int64(l.profile.ChunkBytes)
@@ -149,7 +149,7 @@ func (l *layout) leaf(i int) (from, to int64) {
 // bigLeaves reports whether leaves are hashed a step at a time.
 func (l *layout) bigLeaves() bool { return l.profile.ChunkBytes > bigLeafBytes }
 
-// span is what lies under a node.
+// span returns the span of a node.
 func (l *layout) span(node int) span {
 	if node >= l.leaves {
 		return l.inner[node-l.leaves].span
@@ -163,7 +163,7 @@ func (l *layout) span(node int) span {
 	return s
 }
 
-// leafMeta is the metadata of a leaf: it has some if it is the root.
+// leafMeta returns the metadata of a leaf, which it has only if it is the root.
 func (l *layout) leafMeta() string {
 	if l.nodes() == 1 {
 		return l.meta
@@ -171,7 +171,7 @@ func (l *layout) leafMeta() string {
 	return ""
 }
 
-// leafType is the type of the UnixFS message of leaves.
+// leafType is the UnixFS type of leaves.
 func (p *Profile) leafType() byte {
 	if p.Layout == Trickle {
 		return typeRaw
@@ -179,7 +179,7 @@ func (p *Profile) leafType() byte {
 	return typeFile
 }
 
-// innerSpan is what lies under an inner node.
+// innerSpan computes the span of an inner node.
 func (l *layout) innerSpan(n *inner, isRoot bool) span {
 	var s span
 	data := 2
@@ -199,8 +199,8 @@ func (l *layout) innerSpan(n *inner, isRoot bool) span {
 	return s
 }
 
-// appendInner appends the block of an inner node: dag-pb, links first, each
-// with an empty name, then the UnixFS message.
+// appendInner appends the block of an inner node: a dag-pb node with its links
+// first, each with an empty name, then the UnixFS message.
 func (l *layout) appendInner(dst []byte, node int, digests []byte) []byte {
 	n := &l.inner[node-l.leaves]
 	data := appendField([]byte{0x08, typeFile}, 3, uint64(n.content))
@@ -219,7 +219,7 @@ func (l *layout) appendInner(dst []byte, node int, digests []byte) []byte {
 
 func digestAt(digests []byte, i int) []byte { return digests[i*digestSize : (i+1)*digestSize] }
 
-// block describes a node of the file that src is.
+// block describes a node of the file src.
 func (l *layout) block(src car.Source, node int, digests []byte) car.Block {
 	b := car.Block{Cid: makeCID(l.profile.cidPrefix(l.raw(node)), digestAt(digests, node))}
 	if node >= l.leaves {
@@ -246,7 +246,7 @@ func (p *Profile) leafBlock(b car.Block, src car.Source, from, to int64, meta st
 }
 
 // appendLeafHead appends what precedes the payload of a leaf that is not raw:
-// a dag-pb node whose Data is {Type, Data, filesize}.
+// the start of a dag-pb node whose Data is {Type, Data, filesize}.
 func appendLeafHead(dst []byte, typ byte, content int64, meta string) []byte {
 	dst = append(dst, 0x0a)
 	dst = binary.AppendUvarint(dst, uint64(leafData(content, meta)))
@@ -263,7 +263,7 @@ func appendLeafTail(dst []byte, content int64, meta string) []byte {
 	return append(appendField(dst, 3, uint64(content)), meta...)
 }
 
-// leafFrameSize is the number of bytes of head and tail of a leaf.
+// leafFrameSize is the number of bytes in the head and tail of a leaf.
 func leafFrameSize(content int64, meta string) int {
 	n := leafData(content, meta)
 	return 1 + varint.UvarintSize(uint64(n)) + n - int(content)

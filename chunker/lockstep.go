@@ -56,7 +56,7 @@ func newLockstep(m mapping) *lockstep {
 	return &lockstep{mapped: m, lanes: make([]lane, sha256mb.Width())}
 }
 
-// leaves fills in the digests of the leaves first..first+count.
+// leaves computes the digests of count leaves, from number first on.
 func (s *lockstep) leaves(l *layout, src io.ReaderAt, name func() string, first, count int, digests []byte) error {
 	for end := first + count; first < end; first += len(s.lanes) {
 		lanes := s.begin(l, first, end)
@@ -169,7 +169,7 @@ func (l *lane) read(buf []byte, src io.ReaderAt, name func() string) ([]byte, er
 	return buf[:n], nil
 }
 
-// readFull fills p from the source with that name.
+// readFull fills p from offset off of the source with this name.
 func readFull(src io.ReaderAt, name func() string, p []byte, off int64) error {
 	n, err := src.ReadAt(p, off)
 	switch {

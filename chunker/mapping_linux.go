@@ -9,14 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mapping is a file in the address space, for workers that hash it where the
-// page cache has it. The zero value maps nothing.
+// mapping is a file in the address space, so that workers can hash it in the
+// page cache. The zero value maps nothing.
 type mapping struct{ data []byte }
 
-// newMapping maps the first size bytes of src, if it is a file and can be
-// mapped. Nothing is read yet.
+// newMapping maps the first size bytes of src, if it is a file that can be
+// mapped. It reads nothing yet.
 func newMapping(src io.ReaderAt, size int64) mapping {
-	// Nothing but a file itself: what wraps one may read something else.
+	// Only a file itself: what wraps a file may read something else.
 	f, isFile := src.(*os.File)
 	if !isFile || int64(int(size)) != size {
 		return mapping{}
@@ -30,11 +30,11 @@ func newMapping(src io.ReaderAt, size int64) mapping {
 
 func (m mapping) close() {
 	if m.data != nil {
-		_ = unix.Munmap(m.data) // fails only for what is not mapped
+		_ = unix.Munmap(m.data) // fails only if not mapped
 	}
 }
 
-// pages is what of the mapping holds the bytes from..to.
+// pages returns the pages of the mapping that hold the bytes from..to.
 func (m mapping) pages(from, to int64) []byte { return m.data[from&^int64(os.Getpagesize()-1) : to] }
 
 // advise gives advice about extents, which are in order: one call for those that
@@ -79,7 +79,7 @@ func (m mapping) use(extents []extent, f func([][]byte)) (ok bool) {
 	return true
 }
 
-// isFault tells a fault of memory from what else a program can panic with.
+// isFault reports whether a panic value is a memory fault.
 func isFault(r any) bool {
 	_, is := r.(interface {
 		runtime.Error

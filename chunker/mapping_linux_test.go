@@ -12,8 +12,8 @@ import (
 	"github.com/carload/carload/internal/sha256mb"
 )
 
-// A file that is truncated while it is hashed in the page cache is a fault of
-// memory in the middle of the kernel, and no more than that.
+// If a file is truncated while it is hashed in the page cache, the hashing code
+// faults, and use survives that.
 func TestTruncatedWhileMapped(t *testing.T) {
 	t.Parallel()
 	const size = 4 << 20
@@ -44,7 +44,7 @@ func TestTruncatedWhileMapped(t *testing.T) {
 	}
 }
 
-// Another panic is not taken for a fault.
+// Other panics are not taken for faults.
 func TestPanicWhileMapped(t *testing.T) {
 	t.Parallel()
 	f, err := os.Open(os.Args[0])
@@ -81,7 +81,7 @@ func TestTruncatedBeforeMapped(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// One worker: another might be the first to find that its part is gone.
+	// One worker: with more, another might be the first to find its part gone.
 	_, err = chunker.Build(t.Context(), shrinking{src}, chunker.Options{Workers: 1})
 	var changed *car.SourceChangedError
 	if !errors.As(err, &changed) || changed.Offset != 3<<20 || changed.Name != name {
@@ -89,7 +89,7 @@ func TestTruncatedBeforeMapped(t *testing.T) {
 	}
 }
 
-// opaque is a source that can be read and nothing else.
+// opaque is a source that can only be read.
 type opaque struct{ *chunker.FileSource }
 
 func (o opaque) Open() (car.SourceFile, error) {

@@ -4,7 +4,7 @@ package chunker
 
 import "io"
 
-// mapping would be a file in the address space.
+// mapping would be a file in the address space. It is not supported here.
 type mapping struct{}
 
 func newMapping(io.ReaderAt, int64) mapping            { return mapping{} }

@@ -7,13 +7,13 @@ import (
 	"os"
 )
 
-// openList opens the directory that root is, to list it.
+// openList opens the directory root to list it.
 func openList(root *os.Root) (*os.File, error) { return root.Open(".") }
 
-// fileHandle is an open file of a directory that is being read.
+// fileHandle is an open file in a directory that is being read.
 type fileHandle struct{ *os.File }
 
-// open opens a file of dir and tells its size, and what else is known of it.
+// open opens a file of dir and returns its size and metadata.
 func (h *fileHandle) open(dir *openDir, name string) (size int64, stat Stat, err error) {
 	f, err := dir.root.OpenFile(name, openFlags, 0)
 	if err != nil {

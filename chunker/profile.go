@@ -9,17 +9,17 @@ import (
 
 // Profile is a recipe for CIDs: the same bytes and the same profile give the
 // same root, here and in every program that the profile stands for. It is a
-// comparable value. [Profiles] are frozen: a profile with one of their names
-// never changes. Whoever changes a field of one has another profile, whose
-// Name says so once it was used: "kubo-cidv1+width-1024".
+// plain, comparable value. The named [Profiles] are frozen: what one of their
+// names means never changes. A profile with a changed field is another profile,
+// and a build names it accordingly: "kubo-cidv1+width-1024".
 type Profile struct {
 	Name       string   `json:"name"`
 	CidVersion int      `json:"cidVersion"`           // 0 or 1
-	ChunkBytes int      `json:"chunkBytes,omitempty"` // payload of a leaf, if all are of one size
-	Chunker    string   `json:"chunker,omitempty"`    // a chunker that looks at the content: rabin[-avg|-min-avg-max] or buzhash; then ChunkBytes is 0
+	ChunkBytes int      `json:"chunkBytes,omitempty"` // payload of a leaf, if all have the same size
+	Chunker    string   `json:"chunker,omitempty"`    // chunker that cuts by content: rabin[-avg|-min-avg-max] or buzhash; ChunkBytes must be 0
 	Layout     Layout   `json:"layout"`               // shape of a file's DAG
-	Width      int      `json:"width"`                // links of an inner file node
-	RawLeaves  bool     `json:"rawLeaves"`            // raw blocks, or UnixFS nodes
+	Width      int      `json:"width"`                // most links of an inner file node
+	RawLeaves  bool     `json:"rawLeaves"`            // leaves are raw blocks, not UnixFS nodes
 	HAMT       Sharding `json:"hamt"`                 // when a directory becomes a HAMT
 	Fanout     int      `json:"fanout"`               // buckets of a HAMT node
 }
@@ -55,13 +55,13 @@ func (l *Layout) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// UnixFSv1 is the profile unixfs-v1-2025 of IPIP-499, the default.
+// UnixFSv1 returns the default profile: unixfs-v1-2025 of IPIP-499.
 func UnixFSv1() Profile { return frozen()[0].Profile }
 
-// UnixFSv0 is the profile unixfs-v0-2015 of IPIP-499, Kubo's default.
+// UnixFSv0 returns unixfs-v0-2015 of IPIP-499, which is Kubo's default.
 func UnixFSv0() Profile { return frozen()[1].Profile }
 
-// Profiles lists the named profiles, the default first.
+// Profiles returns the named profiles, the default first.
 func Profiles() []Profile {
 	var ps []Profile
 	for _, f := range frozen() {
@@ -70,8 +70,8 @@ func Profiles() []Profile {
 	return ps
 }
 
-// Programs names the programs that give the same CIDs as a named profile. It
-// is empty for others.
+// Programs describes the programs that give the same CIDs as p, if p is one of
+// [Profiles]. Otherwise it is empty.
 func (p Profile) Programs() string {
 	for _, f := range frozen() {
 		if f.Profile == p {
@@ -113,13 +113,13 @@ func frozen() []frozenProfile {
 }
 
 // leafFraming is the most that UnixFS adds to the payload of a leaf: 15 bytes
-// of fields and lengths, and 35 of mode and time if the leaf is the root.
+// of fields and lengths, and 35 for mode and time if the leaf is the root.
 const leafFraming = 64
 
-// Limits of the fan-out of a HAMT: what boxo's readers take.
+// Limits of the fan-out of a HAMT, as in boxo's readers.
 const minFanout, maxFanout = 8, 1024
 
-// Validate tells what is wrong with a profile that was put together by hand.
+// Validate reports what is wrong with a profile.
 func (p Profile) Validate() error {
 	var errs []error
 	if p.CidVersion != 0 && p.CidVersion != 1 {
@@ -138,12 +138,12 @@ func (p Profile) Validate() error {
 			errs = append(errs, fmt.Errorf("chunker %q and chunks of %d bytes: give one of them", p.Chunker, p.ChunkBytes))
 		}
 	case p.ChunkBytes < 1 || p.ChunkBytes > most:
-		errs = append(errs, fmt.Errorf("chunk of %d bytes: must have 1 to %d bytes", p.ChunkBytes, most))
+		errs = append(errs, fmt.Errorf("chunks of %d bytes: must be 1 to %d bytes", p.ChunkBytes, most))
 	}
 	if p.Layout > Trickle {
 		errs = append(errs, fmt.Errorf("layout %d: must be Balanced or Trickle", p.Layout))
 	}
-	// 64 bytes are more than a link takes together with its block size.
+	// A link takes fewer than 64 bytes together with its block size.
 	if p.Width < 2 || p.Width > car.MaxBlockBytes/64 {
 		errs = append(errs, fmt.Errorf("width %d: must be between 2 and %d", p.Width, car.MaxBlockBytes/64))
 	}

@@ -10,8 +10,8 @@ import (
 	"github.com/carload/carload/chunker"
 )
 
-// TestProfilesAreFrozen spells out every named profile. A difference here
-// changes people's links: it must never be "fixed".
+// TestProfilesAreFrozen lists every named profile. A change here changes
+// people's links, so never "fix" it.
 func TestProfilesAreFrozen(t *testing.T) {
 	t.Parallel()
 	got := map[string]string{}
@@ -88,9 +88,9 @@ func TestProfileNames(t *testing.T) {
 func TestProfileErrors(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string]string{
-		"":                                  `no profile is called ""`,
-		"kubo":                              `no profile is called "kubo"`,
-		"kubo-cidv1+":                       `"" is no part`,
+		"":                                  `there is no profile ""`,
+		"kubo":                              `there is no profile "kubo"`,
+		"kubo-cidv1+":                       `"" is not part`,
 		"kubo-cidv1+width":                  "number",
 		"kubo-cidv1+width-1":                "between 2 and",
 		"kubo-cidv1+width-40000":            "between 2 and",
@@ -104,7 +104,7 @@ func TestProfileErrors(t *testing.T) {
 		"kubo-cidv1+rabin-10-20-30":         "16 ≤ min",
 		"kubo-cidv1+rabin-100-50-300":       "min < avg",
 		"kubo-cidv1+rabin-100-200-30000000": "max ≤",
-		"kubo-cidv1+rabin-x":                "no number",
+		"kubo-cidv1+rabin-x":                "not a number",
 		"kubo-cidv1+rabin-1-2":              "one size or three",
 		"kubo-cidv1+buzhash-1":              "chunker",
 		"cidv1+size-1":                      "width",
@@ -115,8 +115,8 @@ func TestProfileErrors(t *testing.T) {
 	}
 }
 
-// TestChangedProfileIsRenamed: a DAG never says that it was built by a named
-// profile if it was not.
+// TestChangedProfileIsRenamed: a DAG never claims the name of a profile that it
+// was not built with.
 func TestChangedProfileIsRenamed(t *testing.T) {
 	t.Parallel()
 	p := chunker.UnixFSv1()

@@ -6,11 +6,10 @@ import (
 	"strings"
 )
 
-// A profile can be written as text in parts: "cidv1+size-1048576+balanced+…".
-// Each part sets one thing, so that parts after the name of a profile say what
-// is different from it.
+// A profile can be written as parts: "cidv1+size-1048576+balanced+…". Each part
+// sets one thing. Parts after the name of a profile change it.
 
-// parts spells out what the profile does, without its name.
+// parts returns the settings of the profile as text, without its name.
 func (p Profile) parts() []string {
 	chunker := p.Chunker
 	if chunker == "" {
@@ -31,15 +30,14 @@ func (p Profile) parts() []string {
 	}
 }
 
-// Fingerprint spells out what the profile does, whatever its name. Profiles
-// that are the same recipe under two names have one fingerprint. It is stable
-// from release to release, so that it can be part of a key on disk.
+// Fingerprint returns the settings of the profile as text, without its name.
+// Profiles with the same settings have the same fingerprint. It does not change
+// between releases, so it can be part of a key on disk.
 func (p Profile) Fingerprint() string { return strings.Join(p.parts(), "+") }
 
-// With is the profile with one part changed: cidv0, cidv1, size-BYTES, rabin,
-// rabin-AVG, rabin-MIN-AVG-MAX, buzhash, balanced, trickle, width-LINKS,
-// raw-leaves, dag-pb-leaves, hamt-RULE (see [ParseSharding]) or
-// fanout-BUCKETS.
+// With returns the profile with one part changed: cidv0, cidv1, size-BYTES,
+// rabin, rabin-AVG, rabin-MIN-AVG-MAX, buzhash, balanced, trickle, width-LINKS,
+// raw-leaves, dag-pb-leaves, hamt-RULE (see [ParseSharding]) or fanout-BUCKETS.
 func (p Profile) With(part string) (Profile, error) {
 	if err := p.set(part); err != nil {
 		return Profile{}, err
@@ -81,21 +79,21 @@ func (p *Profile) set(part string) error {
 	case name == "fanout":
 		return number("fanout-", &p.Fanout)
 	default:
-		return fmt.Errorf("%q is no part of a profile", part)
+		return fmt.Errorf("%q is not part of a profile", part)
 	}
 	return nil
 }
 
-// ProfileNamed finds a profile by its name. The name of one of [Profiles] may
-// be followed by parts that change it, as in "kubo-cidv1+width-1024", and a
-// [Profile.Fingerprint] names a profile too.
+// ProfileNamed finds a profile by its name. Parts may follow the name of one of
+// [Profiles] and change it, as in "kubo-cidv1+width-1024"; see [Profile.With].
+// A [Profile.Fingerprint] is a name as well.
 func ProfileNamed(name string) (Profile, error) {
 	parts := strings.Split(name, "+")
 	p, ok := frozenNamed(parts[0])
 	if ok {
 		parts = parts[1:]
 	} else if len(parts) == 1 {
-		return Profile{}, fmt.Errorf("no profile is called %q", name)
+		return Profile{}, fmt.Errorf("there is no profile %q", name)
 	}
 	for _, part := range parts {
 		if err := p.set(part); err != nil {
@@ -117,8 +115,8 @@ func frozenNamed(name string) (Profile, bool) {
 	return Profile{}, false
 }
 
-// renamed is the profile under a name that is true: one of a frozen profile
-// only if it is that profile.
+// renamed returns the profile under its true name: a frozen name only if it is
+// that profile.
 func (p Profile) renamed() Profile {
 	base, _, _ := strings.Cut(p.Name, "+")
 	was, ok := frozenNamed(base)

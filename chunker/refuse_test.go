@@ -18,7 +18,7 @@ import (
 	"github.com/carload/carload/internal/links"
 )
 
-// One build names every entry that can't be taken, and with SkipRefused the root
+// One build reports every entry that cannot be taken. With SkipRefused the root
 // is that of a tree without them.
 func TestRefused(t *testing.T) {
 	t.Parallel()
@@ -101,8 +101,8 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// A directory that can't be listed is left out with all in it, and so is one
-// whose name was refused; the top of the tree never is.
+// A directory that cannot be listed is left out with everything in it, as is
+// one whose name is refused. The top of the tree never is.
 func TestRefusedDirectories(t *testing.T) {
 	t.Parallel()
 	tree := chunker.NewTree()
@@ -128,8 +128,8 @@ func TestRefusedDirectories(t *testing.T) {
 	}
 }
 
-// The programs of two profiles change these names, and so do we for those
-// profiles. internal/interop compares with the programs themselves.
+// The programs of two profiles change these names, and for those profiles so do
+// we. internal/interop compares with the programs themselves.
 func TestRenamed(t *testing.T) {
 	t.Parallel()
 	for _, row := range [][2][]string{
@@ -189,7 +189,7 @@ func TestRenamed(t *testing.T) {
 			if got.Root() != same.Root() || got.Size() != same.Size() || got.TotalSize() != same.TotalSize() {
 				t.Errorf("%s: %q are not as %q", profile, in, want)
 			}
-			checkList(t, got) // and can be read again from where they are
+			checkList(t, got) // and its blocks can be read again from disk
 			tree := chunker.NewTree()
 			for _, name := range in {
 				if err := tree.AddDisk(name, filepath.Join(from, name)); err != nil {
@@ -203,8 +203,8 @@ func TestRenamed(t *testing.T) {
 	}
 }
 
-// Names of which the programs make none, and names that become the same, are
-// refused by name.
+// Names that the programs drop, and names that become equal, are errors that
+// say which.
 func TestRenamedToNothing(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
@@ -244,8 +244,8 @@ func TestRenamedToNothing(t *testing.T) {
 	}
 }
 
-// What can't be given back is told before anything is sent: a DAG that is too
-// deep, and a file whose path is too long to be opened again.
+// What could not be retrieved is reported before anything is sent: a DAG that
+// is too deep, and a file whose path is too long to open again.
 func TestTooDeep(t *testing.T) {
 	t.Parallel()
 	for depth, ok := range map[int]bool{links.MaxDepth - 1: true, links.MaxDepth: false, 3 * links.MaxDepth: false} {
@@ -310,7 +310,7 @@ func TestLongPaths(t *testing.T) {
 			t.Errorf("a path of %d bytes was refused", len(path))
 		}
 	}
-	if err := dag.Changed(t.Context()); err != nil { // it opens all the others
+	if err := dag.Changed(t.Context()); err != nil { // opens all the others
 		t.Error(err)
 	}
 	if _, err := chunker.BuildTree(t.Context(), dir, chunker.Options{}); !errors.Is(err, syscall.ENAMETOOLONG) {
@@ -318,7 +318,8 @@ func TestLongPaths(t *testing.T) {
 	}
 }
 
-// A file that changes after it was described is found, whatever its time says.
+// A file that changes after it was described is found, whatever its
+// modification time.
 func TestChanged(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(path string) error{

@@ -8,26 +8,26 @@ import (
 	"strings"
 )
 
-// ErrRenamed is wrapped by the error for a name of which the profile's programs
-// make what is no name, or the name of another entry, so that their root can't be
-// had.
-var ErrRenamed = errors.New("is lost by the programs of the profile")
+// ErrRenamed is wrapped by the error for a name that the programs of the
+// profile turn into no name at all, or into the name of another entry. Their
+// root cannot be reproduced.
+var ErrRenamed = errors.New("is lost by the programs of profile")
 
-// jsBlanks is what JavaScript's trim takes off both ends of a string.
+// jsBlanks is the characters that JavaScript's trim removes.
 const jsBlanks = "\t\n\v\f\r \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
 
-// changesNames tells profiles whose programs trim the path of each file, from
-// the top of the tree to the file's name, and split it at backslashes: the
-// importer that nft.storage 7 and web3.storage 4 pack with.
+// changesNames reports whether the programs of the profile trim the path of
+// each file, from the top of the tree to the file's name, and split it at
+// backslashes. The importer of nft.storage 7 and web3.storage 4 does.
 func (p *Profile) changesNames() bool {
 	name, _, _ := strings.Cut(p.Name, "+")
 	return name == "nft.storage" || name == "web3.storage"
 }
 
 // renamed returns what the profile's programs make of a name: the directories
-// on the way and the last name, or nothing for a directory whose name goes
-// away. If they make what is no name it reports false: a name that ends by a
-// backslash is joined to the next one, with the slash between.
+// on the way and the last name, or nothing for a directory that disappears. ok
+// is false if the result is not a valid name. (A name that ends in a backslash
+// is joined to the next one, with the slash between them.)
 func renamed(name string, top, isDir bool) (parts []string, ok bool) {
 	if top {
 		name = strings.TrimLeft(name, jsBlanks)
@@ -60,10 +60,10 @@ func (w *walker) checkRenamed(dir *node, name string, isDir bool) error {
 	return fmt.Errorf("the name %q in directory %q %w %s", name, w.dag.path(dir), ErrRenamed, w.opts.Profile.Name)
 }
 
-// rename gives the entries of a tree, all of which were read, the names and
-// places that the profile's programs give them. Where they are on disk becomes a
-// mount. It returns the order of the nodes in which children come before their
-// parents, nil for that from the last to the first.
+// rename gives the entries of a complete tree the names and places that the
+// profile's programs give them, and records where they are on disk in mounts.
+// It returns an order of nodes with children before their parents, or nil if
+// last to first is such an order.
 func (d *DAG) rename() []uint32 {
 	found := d.nodes.n
 	isDir := func(n *node) bool { _, ok := n.body.(*directory); return ok }
@@ -83,9 +83,9 @@ func (d *DAG) rename() []uint32 {
 		name   string
 	}
 	dirs := make(map[place]*node)
-	instead := make(map[*node]*node) // directories whose entries are in others
+	instead := make(map[*node]*node) // directories replaced by others
 	root := d.nodes.at(0)
-	for i := 1; i < found; i++ { // a directory before its entries
+	for i := 1; i < found; i++ { // directories come before their entries
 		n := d.nodes.at(uint32(i))
 		if n.absent {
 			continue
@@ -109,7 +109,7 @@ func (d *DAG) rename() []uint32 {
 			parent, moved = next, j >= 0
 		}
 		switch {
-		case len(parts) == 0: // its entries are its parent's
+		case len(parts) == 0: // its entries move to its parent
 			d.mounts[n], n.absent, instead[n] = path, true, parent
 			continue
 		case isDir(n):

@@ -11,16 +11,16 @@ import (
 	"github.com/bmatcuk/doublestar/v4"
 )
 
-// rule is a line as of a .gitignore.
+// rule is a line of a .gitignore.
 type rule struct {
 	text    string // as it was written
-	line    int    // of the file that it is from, or its index in Options.Patterns
-	pattern string // of the whole path below the directory that the rule is for
+	line    int    // line number in its file, or index in Options.Patterns
+	pattern string // matches the whole path below the directory that the rule applies to
 	dirOnly bool
-	take    bool // take in what an earlier rule left out
+	take    bool // take in what an earlier rule leaves out
 }
 
-// CheckPattern tells what is wrong with a pattern for [Options].
+// CheckPattern reports what is wrong with a pattern for [Options].
 func CheckPattern(pattern string) error {
 	_, err := parseRule(pattern)
 	return err
@@ -39,10 +39,10 @@ func parseRules(patterns []string) ([]rule, error) {
 	return rules, nil
 }
 
-// parseRule understands what gitignore(5) does: a pattern without a slash
-// matches a name at any depth, one with a slash a path from the top; a slash
-// at the end asks for a directory; "!" in front takes in again; "a/**" is what
-// is below a. Beyond that, {a,b} is either of the two.
+// parseRule parses a pattern as gitignore(5) describes it: without a slash it
+// matches a name at any depth, with one a path from the top; a trailing slash
+// matches only directories; a leading "!" takes in again; "a/**" matches
+// everything below a. In addition, {a,b} matches either alternative.
 func parseRule(text string) (r rule, err error) {
 	p, take := strings.CutPrefix(text, "!")
 	r.text, r.take = text, take
@@ -53,41 +53,42 @@ func parseRule(text string) (r rule, err error) {
 		r.pattern = "**/" + p
 	}
 	if strings.HasSuffix(r.pattern, "/**") {
-		r.pattern += "/*" // doublestar would have it match the directory as well
+		r.pattern += "/*" // otherwise doublestar would match the directory too
 	}
 	if p == "" || !doublestar.ValidatePattern(r.pattern) {
-		return rule{}, fmt.Errorf("pattern %q can't be understood", text)
+		return rule{}, fmt.Errorf("invalid pattern %q", text)
 	}
 	return r, nil
 }
 
-// matching is the rule that decides about a path: the last one that matches it.
+// matching returns the rule that decides about a path: the last one that
+// matches.
 func matching(rules []rule, name string, isDir bool) *rule {
 	for i := len(rules) - 1; i >= 0; i-- {
 		r := &rules[i]
 		if r.dirOnly && !isDir {
 			continue
 		}
-		if ok, _ := doublestar.Match(r.pattern, name); ok { // the pattern was checked
+		if ok, _ := doublestar.Match(r.pattern, name); ok { // the pattern has been validated
 			return r
 		}
 	}
 	return nil
 }
 
-// PatternLine is a line of a file of patterns.
+// PatternLine is one pattern of a file.
 type PatternLine struct {
 	Number  int
-	Text    string // as it was written
-	Pattern string // the same for [Options]
+	Text    string // as written in the file
+	Pattern string // as [Options] expects it
 }
 
-// maxPatternBytes bounds a file of patterns. Nobody writes as many.
+// maxPatternBytes is the largest file of patterns that is read.
 const maxPatternBytes = 1 << 20
 
-// ReadPatterns reads a file in the form of a .gitignore: a pattern a line. Empty
-// lines and those that begin with # are left out, as are spaces at the end of a
-// line, unless a backslash is before them. Braces are braces there.
+// ReadPatterns reads a file in the format of a .gitignore, with one pattern a
+// line. It skips empty lines and lines that begin with #, and removes trailing
+// spaces unless a backslash precedes them. Braces have no special meaning.
 func ReadPatterns(r io.Reader) ([]PatternLine, error) {
 	text, err := io.ReadAll(io.LimitReader(r, maxPatternBytes+1))
 	if err != nil {
@@ -113,7 +114,7 @@ func ReadPatterns(r io.Reader) ([]PatternLine, error) {
 	return all, lines.Err()
 }
 
-// trimSpaces cuts the spaces off the end that no backslash keeps.
+// trimSpaces removes trailing spaces that are not escaped.
 func trimSpaces(line string) string {
 	cut := strings.TrimRight(line, " ")
 	slashes := len(cut) - len(strings.TrimRight(cut, `\`))
@@ -123,8 +124,8 @@ func trimSpaces(line string) string {
 	return cut
 }
 
-// literalBraces writes a pattern of Git's as one of doublestar's, to whom braces
-// are alternatives.
+// literalBraces escapes the braces of a Git pattern, which doublestar would
+// take for alternatives.
 func literalBraces(p string) string {
 	if !strings.ContainsAny(p, "{}") {
 		return p

@@ -11,12 +11,12 @@ import (
 	"time"
 )
 
-// RuleKind is what a rule of a selection goes by.
+// RuleKind is a kind of rule that decides whether an entry is taken.
 type RuleKind string
 
-// The rules of a selection, in the order in which they are asked.
+// The kinds of rules, in the order in which they apply.
 const (
-	RuleNone       RuleKind = ""           // nothing leaves it out
+	RuleNone       RuleKind = ""           // no rule applies
 	RuleHidden     RuleKind = "hidden"     // the name begins with a dot
 	RulePattern    RuleKind = "pattern"    // one of [Options.Patterns]
 	RuleIgnoreFile RuleKind = "ignoreFile" // a line of an [Options.IgnoreFile]
@@ -29,13 +29,13 @@ const (
 // Decision says whether an entry of a directory is taken, and which rule
 // decided.
 type Decision struct {
-	Path    string // on disk, of what the rule is about: the entry, or a directory it is in
+	Path    string // path on disk that the rule applied to: the entry, or a directory that it is in
 	Taken   bool
 	Kind    RuleKind
-	Pattern string // as it was written, if that was what decided
-	File    string // that the pattern is in; empty for [Options.Patterns]
-	Line    int    // in File, or the index in [Options.Patterns]
-	Why     string // of the other kinds, for people
+	Pattern string // the deciding pattern, as written
+	File    string // file with the pattern; empty for [Options.Patterns]
+	Line    int    // line in File, or index in [Options.Patterns]
+	Why     string // reason for people, if no pattern decided
 }
 
 // selection decides what is taken from a directory.
@@ -49,17 +49,17 @@ func newSelection(opts *Options) (selection, error) {
 	return selection{opts, rules}, err
 }
 
-// ignores is the rules of an ignore file.
+// ignores are the rules of an ignore file.
 type ignores struct {
-	dir   string // that they are for, below the mount, with slashes
-	file  string // on disk
+	dir   string // directory they apply to, below the mount, with slashes
+	file  string // path on disk
 	rules []rule
 	above *ignores
 }
 
-// byName decides by the name of an entry. Patterns and ignore files only leave
-// things out of what the others take; among ignore files the nearest one that
-// has a rule for the entry decides.
+// byName decides by the name of an entry. Patterns and ignore files can only
+// leave out what the others take. Among ignore files, the nearest one with a
+// matching rule decides.
 func (s *selection) byName(above *ignores, name string, isDir bool) Decision {
 	d := Decision{Taken: true}
 	if !s.opts.Hidden && strings.HasPrefix(path.Base(name), ".") {
@@ -80,7 +80,7 @@ func (s *selection) byName(above *ignores, name string, isDir bool) Decision {
 	return d
 }
 
-// looks reports whether byInfo would decide anything.
+// looks reports whether byInfo could leave anything out.
 func (s *selection) looks(isDir bool) bool {
 	if isDir {
 		return s.opts.OneFileSystem
@@ -88,7 +88,7 @@ func (s *selection) looks(isDir bool) bool {
 	return s.opts.MinSize > 0 || s.opts.MaxSize > 0 || !s.opts.ModifiedFrom.IsZero() || !s.opts.ModifiedUntil.IsZero()
 }
 
-// byInfo decides by what is known of a file or directory below top.
+// byInfo decides by the file info of a file or directory below top.
 func (s *selection) byInfo(top, info fs.FileInfo) Decision {
 	switch {
 	case info.Mode().IsRegular():
@@ -114,8 +114,8 @@ func (s *selection) bySizeAndAge(size int64, modified time.Time) Decision {
 	return Decision{Taken: true}
 }
 
-// readIgnores reads the ignore file of a directory. One that can't be read is an
-// error: what it would leave out must not be taken because of that.
+// readIgnores reads the ignore file of a directory. One that cannot be read is
+// an error, since otherwise what it leaves out would be taken.
 func (s *selection) readIgnores(root *os.Root, onDisk, dir string, above *ignores) (*ignores, error) {
 	i := &ignores{dir: dir, file: filepath.Join(onDisk, s.opts.IgnoreFile), above: above}
 	f, err := root.OpenFile(s.opts.IgnoreFile, openFlags, 0)
@@ -148,9 +148,10 @@ func (s *selection) readIgnores(root *os.Root, onDisk, dir string, above *ignore
 	return i, nil
 }
 
-// Wanted is a test of files that are on no disk, by their paths with slashes:
-// whether a directory on disk with that file in it would be taken with it. Ignore
-// files are not asked. A size below zero is that of a directory.
+// Wanted returns a function that applies o to files that are not on disk. It
+// reports whether a build would take the file if it were in a directory on
+// disk, given its path with slashes, size and modification time. Ignore files
+// are not considered. A negative size stands for a directory.
 func (o Options) Wanted() (func(name string, size int64, modified time.Time) bool, error) {
 	s, err := newSelection(&o)
 	if err != nil {
@@ -171,9 +172,9 @@ func (o Options) Wanted() (func(name string, size int64, modified time.Time) boo
 	}, nil
 }
 
-// Explain says whether a tree of the directory dir on disk would have the file or
-// directory at name, a path below dir with slashes, and which rule decides. It
-// reads nothing but ignore files on the way.
+// Explain reports whether a build of the directory dir would take the file or
+// directory name, a path below dir with slashes, and which rule decides. It
+// reads nothing but the ignore files on the way.
 func (o Options) Explain(dir, name string) (Decision, error) {
 	s, err := newSelection(&o)
 	if err != nil {
@@ -224,7 +225,7 @@ func (s *selection) ignoresAt(root *os.Root, onDisk, dir string, above *ignores)
 
 func (s *selection) explain(root *os.Root, top fs.FileInfo, above *ignores, name, onDisk string) (Decision, error) {
 	look := root.Lstat
-	if s.opts.Dereference { // symlinks may lead out of the directory
+	if s.opts.Dereference { // symlinks may lead outside the directory
 		look = func(string) (fs.FileInfo, error) { return os.Lstat(onDisk) }
 	}
 	info, err := look(name)

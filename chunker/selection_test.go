@@ -17,7 +17,7 @@ import (
 	"github.com/carload/carload/chunker"
 )
 
-// plant makes a directory of files: names that end in a slash are directories.
+// plant makes a directory of files. Names that end in a slash are directories.
 func plant(t *testing.T, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -39,7 +39,7 @@ func plant(t *testing.T, files map[string]string) string {
 	return dir
 }
 
-// taken is the files of a tree, and how many entries were left out.
+// taken returns the files of a tree, and how many entries were left out.
 func taken(t *testing.T, dir string, opts chunker.Options) ([]string, int64) {
 	t.Helper()
 	dag := buildDisk(t, dir, opts)
@@ -66,7 +66,7 @@ func buildDisk(t *testing.T, dir string, opts chunker.Options) *chunker.DAG {
 	return dag
 }
 
-// What is taken, and what Explain says of each entry, are the same.
+// Build and Explain agree about every entry.
 func TestSelection(t *testing.T) {
 	t.Parallel()
 	const ignore = ".carloadignore"
@@ -199,8 +199,8 @@ func TestOneFileSystem(t *testing.T) {
 	}
 }
 
-// An ignore file that can't be understood is not the same as none: it might keep
-// secrets from being sent.
+// An invalid ignore file is not the same as none: it might keep secrets from
+// being sent.
 func TestUnreadableIgnoreFile(t *testing.T) {
 	t.Parallel()
 	for name, files := range map[string]map[string]string{
@@ -218,7 +218,7 @@ func TestUnreadableIgnoreFile(t *testing.T) {
 	}
 }
 
-// What random .gitignore files leave out is what Git leaves out.
+// Random .gitignore files leave out what Git leaves out.
 func TestGitAgrees(t *testing.T) {
 	t.Parallel()
 	git, err := exec.LookPath("git")
@@ -228,7 +228,7 @@ func TestGitAgrees(t *testing.T) {
 	names := []string{"a", "b", "ab", "c.log", "d"}
 	parts := []string{"a", "b", "ab", "*", "**", "?", "[ab]", "[!a]", "*.log", "a*", "**b", "c.*", "d", `\a`, "a ", "{a,b}"}
 	seed := uint64(time.Now().UnixNano())
-	rnd := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // no secret
+	rnd := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // not for secrets
 	pick := func(of []string) string { return of[rnd.IntN(len(of))] }
 	rounds := 30
 	if testing.Short() {

@@ -6,14 +6,14 @@ import (
 	"strings"
 )
 
-// Sharding is the rule by which a directory becomes a HAMT. Each directory is
-// looked at on its own, with its final links. As text it is "never" or a
-// measure, a comparison and a limit: "block-bytes>262144", "links-count>=1000".
-// The zero value is never.
+// Sharding is the rule that decides when a directory becomes a HAMT. It applies
+// to each directory by itself, with its final links. As text it is "never", or
+// a measure, a comparison and a limit: "block-bytes>262144",
+// "links-count>=1000". The zero value means never.
 type Sharding struct {
 	Rule    ShardingRule
 	Limit   int
-	AtLimit bool // also when the limit is met exactly
+	AtLimit bool // also if the measure equals the limit
 }
 
 // ShardingRule is what a [Sharding] measures.
@@ -21,8 +21,8 @@ type ShardingRule uint8
 
 const (
 	Never      ShardingRule = iota // directories stay flat
-	LinksBytes                     // lengths of the names and binary CIDs
-	BlockBytes                     // length of the block of the flat directory
+	LinksBytes                     // total length of names and binary CIDs
+	BlockBytes                     // size of the directory's block if it is flat
 	LinksCount                     // number of entries
 )
 
@@ -50,7 +50,8 @@ func (s Sharding) String() string {
 	return s.Rule.String() + op + strconv.Itoa(s.Limit)
 }
 
-// ParseSharding reads what [Sharding.String] writes, and "RULE:N" for "RULE>N".
+// ParseSharding parses the result of [Sharding.String]. "RULE:N" means
+// "RULE>N".
 func ParseSharding(text string) (Sharding, error) {
 	if text == Never.String() {
 		return Sharding{}, nil
@@ -86,7 +87,7 @@ func (s *Sharding) UnmarshalText(text []byte) (err error) {
 
 func (s Sharding) validate() error {
 	if s.Rule > LinksCount {
-		return fmt.Errorf("HAMT rule %d is not known", s.Rule)
+		return fmt.Errorf("unknown HAMT rule %d", s.Rule)
 	}
 	if s.Rule != Never && s.Limit < 1 {
 		return fmt.Errorf("HAMT rule %s: the limit must be at least 1", s)
@@ -94,7 +95,7 @@ func (s Sharding) validate() error {
 	return nil
 }
 
-// exceeded reports whether a directory of that measure becomes a HAMT.
+// exceeded reports whether a directory with this measure becomes a HAMT.
 func (s Sharding) exceeded(measure int) bool {
 	return measure > s.Limit || s.AtLimit && measure == s.Limit
 }

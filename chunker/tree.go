@@ -18,18 +18,18 @@ import (
 	"github.com/carload/carload/internal/links"
 )
 
-// Tree is a directory that is put together from files and directories on
-// disk, sources, symlinks and empty directories, in any order. Paths are those
-// inside the tree, with slashes; directories on the way are made as needed.
-// Nothing is read before [Tree.Build]. A Tree is for one goroutine and for one
-// build.
+// Tree is a directory assembled from files and directories on disk, sources,
+// symlinks and empty directories, in any order. Paths are inside the tree, with
+// slashes; missing parent directories are created. Nothing is read before
+// [Tree.Build]. A Tree is not safe for concurrent use, and can be built only
+// once.
 type Tree struct {
 	nodes  nodes
 	dirs   map[string]*node // directories by path
-	mounts map[*node]string // what is read from disk, and where it is
+	mounts map[*node]string // nodes to read from disk, and their paths there
 }
 
-// NewTree makes an empty tree.
+// NewTree returns an empty tree.
 func NewTree() *Tree {
 	t := &Tree{dirs: map[string]*node{}, mounts: map[*node]string{}}
 	root := t.nodes.add(node{body: &directory{}})
@@ -37,19 +37,19 @@ func NewTree() *Tree {
 	return t
 }
 
-// AddFile adds a file whose bytes are those of src. If stat is zero and src tells
-// it, as a [FileSource] does, metadata are those of the source.
+// AddFile adds a file with the bytes of src. If stat is zero and src has an
+// Info method, as a [FileSource] has, its metadata are used.
 func (t *Tree) AddFile(path string, src car.Source, stat Stat) error {
 	return t.add(path, node{body: src, size: src.Size()}, stat)
 }
 
-// AddSymlink adds a symlink. Its target is stored as it is.
+// AddSymlink adds a symlink. The target is stored unchanged.
 func (t *Tree) AddSymlink(path, target string, stat Stat) error {
 	return t.add(path, node{body: symlink(target)}, stat)
 }
 
-// AddDir adds a directory, or gives metadata to one that was made on the way
-// to something else. The path "" is the root.
+// AddDir adds a directory, or sets the metadata of one that exists in the tree
+// already. The path "" is the root.
 func (t *Tree) AddDir(path string, stat Stat) error {
 	n, err := t.dir(path)
 	if err == nil && !stat.zero() {
@@ -58,8 +58,8 @@ func (t *Tree) AddDir(path string, stat Stat) error {
 	return err
 }
 
-// AddDisk adds the file or directory that is at name on disk, which may be a
-// symlink to one. With the path "" a directory's entries are those of the
+// AddDisk adds the file or directory name on disk, which may be a symlink to
+// one. With the path "", the entries of the directory become entries of the
 // root.
 func (t *Tree) AddDisk(path, name string) error {
 	if path == "" {
@@ -88,17 +88,17 @@ func (t *Tree) add(path string, n node, stat Stat) error {
 	return nil
 }
 
-// parent is the directory that the last element of path is in.
+// parent returns the directory and the last element of path.
 func (t *Tree) parent(path string) (dir *node, base string, err error) {
 	parent, base := "", path
 	if i := strings.LastIndexByte(path, '/'); i >= 0 {
 		parent, base = path[:i], path[i+1:]
 	}
 	if base == "" || base == "." || base == ".." || strings.IndexByte(base, 0) >= 0 {
-		return nil, "", fmt.Errorf("%q is no path inside a tree", path)
+		return nil, "", fmt.Errorf("%q is not a path inside a tree", path)
 	}
 	if i := strings.LastIndexByte(path, '/'); i == 0 {
-		return nil, "", fmt.Errorf("%q is no path inside a tree: it begins with a slash", path)
+		return nil, "", fmt.Errorf("%q is not a path inside a tree: it begins with a slash", path)
 	}
 	dir, err = t.dir(parent)
 	return dir, base, err
@@ -117,8 +117,7 @@ func (t *Tree) dir(path string) (*node, error) {
 	return n, nil
 }
 
-// BuildTree describes what is at name on disk, usually a directory. See
-// [Tree.Build].
+// BuildTree describes the file or directory name on disk. See [Tree.Build].
 func BuildTree(ctx context.Context, name string, opts Options) (*DAG, error) {
 	t := NewTree()
 	if err := t.AddDisk("", name); err != nil {
@@ -127,11 +126,11 @@ func BuildTree(ctx context.Context, name string, opts Options) (*DAG, error) {
 	return t.Build(ctx, opts)
 }
 
-// Build describes the tree: it walks what is on disk, reads every file once,
-// many small ones at a time, and keeps about 200 bytes of each. The first file
-// that can't be read ends the build with an error that names it, unless
-// [Options.Refused] is set. Two entries
-// of a directory with the same name are an error, whatever their order.
+// Build describes the tree. It walks the directories on disk, reads every file
+// once, many small ones in parallel, and keeps about 200 bytes for each. The
+// first file that cannot be read ends the build with an error that names it,
+// unless [Options.Refused] is set. Two entries of a directory with the same
+// name are always an error.
 func (t *Tree) Build(ctx context.Context, opts Options) (*DAG, error) {
 	b, err := newBuilder(opts)
 	if err != nil {
@@ -178,26 +177,26 @@ func (t *Tree) Build(ctx context.Context, opts Options) (*DAG, error) {
 	return b.dag, nil
 }
 
-// task is some files of one directory on disk, or some files of sources.
+// task is some files of one directory on disk, or some files with sources.
 type task struct {
-	dir   *openDir // nil: the nodes have sources
+	dir   *openDir // nil if the nodes have sources
 	nodes []*node
 }
 
 // taskFiles is how many files a worker takes at a time.
 const taskFiles = 64
 
-// bigFileBytes is the size from which on all workers share a file. Smaller
-// ones are read by one worker each, many at a time.
+// bigFileBytes is the size above which all workers share a file. Smaller files
+// are read by one worker each.
 const bigFileBytes = 32 << 20
 
-// bigFile is a file that is described after the others.
+// bigFile is a file to describe after the others.
 type bigFile struct {
 	node *node
 	dir  *openDir
 }
 
-// work describes files until there are no more tasks.
+// work describes files until no task is left.
 func (w *walker) work(ctx context.Context) error {
 	h := newBatch(w.builder, w.dag.plain.leafBytes(bigFileBytes))
 	for {
@@ -233,7 +232,7 @@ func (w *walker) describeTask(ctx context.Context, h *batch, t task) error {
 	return nil
 }
 
-// pathIf puts the path of a node together if there is an error to tell.
+// pathIf returns the path of a node if there is an error to report.
 func (w *walker) pathIf(err error, n *node) string {
 	if err == nil {
 		return ""
@@ -256,7 +255,7 @@ func (w *walker) describeFile(h *batch, handle *fileHandle, dir *openDir, n *nod
 	return errors.Join(err, src.Close())
 }
 
-// open opens a file for the first time, and learns its size.
+// open opens a file for the first time and learns its size.
 func (w *walker) open(h *fileHandle, dir *openDir, n *node) (car.SourceFile, error) {
 	if dir == nil {
 		return openSource(n.body.(car.Source))
@@ -270,10 +269,10 @@ func (w *walker) open(h *fileHandle, dir *openDir, n *node) (car.SourceFile, err
 	return h, nil
 }
 
-// errNotRegular is what is wrong with a file that was one when it was listed.
+// errNotRegular means that a file was regular when it was listed.
 var errNotRegular = errors.New("it is no longer a regular file")
 
-// failed puts the whole path into an error of a call that knew a part of it.
+// failed returns an error with the full path of the node.
 func (w *walker) failed(n *node, err error) error {
 	name := w.dag.path(n)
 	if errors.Is(err, errNotRegular) {
@@ -324,12 +323,12 @@ func (w *walker) cutSmall(h *batch, p *Profile, n *node, src car.SourceFile) err
 			return err
 		}
 	}
-	h.flush() // the digests are about to move
+	h.flush() // before the digests move
 	leaves.file(p, n).finish(n)
 	return nil
 }
 
-// describeBig describes a file with all workers.
+// describeBig describes one file with all workers.
 func (w *walker) describeBig(ctx context.Context, big bigFile) error {
 	src, err := w.openBig(big)
 	if err != nil {
@@ -362,7 +361,7 @@ func (w *walker) openBig(big bigFile) (car.SourceFile, error) {
 	return f, nil
 }
 
-// checkName refuses names that other programs could not write down.
+// checkName refuses names that other programs could not represent.
 func (w *walker) checkName(dir *node, name string) error {
 	if w.opts.RawNames || utf8.ValidString(name) {
 		return nil
@@ -370,14 +369,14 @@ func (w *walker) checkName(dir *node, name string) error {
 	return fmt.Errorf("the name %q in directory %q %w", name, w.dag.path(dir), ErrName)
 }
 
-// walker finds files, and its workers describe them.
+// walker finds files. Its workers describe them.
 type walker struct {
 	*builder
 	chosen selection
 	tasks  chan task
-	roots  []*os.Root // of what is on disk, open until all is described
+	roots  []*os.Root // of the directories on disk, open until everything is described
 
-	mu  sync.Mutex // of what workers find: the list, and entries that are refused
+	mu  sync.Mutex // guards what workers find: big, and refused entries
 	big []bigFile
 }
 

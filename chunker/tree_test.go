@@ -65,8 +65,8 @@ func TestTreeRefusals(t *testing.T) {
 	}
 }
 
-// Everything in a tree comes in the order of the names, a directory after what is
-// in it, also where its links have another order.
+// AllEntries yields everything by name, a directory after what is in it, even
+// if the links have another order.
 func TestAllEntries(t *testing.T) {
 	t.Parallel()
 	for _, hamt := range []string{"hamt-never", "hamt-links-count:1"} {
@@ -120,8 +120,8 @@ func TestFlatDirectoryTooBig(t *testing.T) {
 	}
 }
 
-// TestMemoryPerFile: describing a tree keeps no more than 512 bytes of a file,
-// the list of its blocks included. CARLOAD_FILES sets how many files.
+// TestMemoryPerFile: describing a tree keeps at most 512 bytes for each file,
+// including the list of blocks. CARLOAD_FILES sets the number of files.
 func TestMemoryPerFile(t *testing.T) {
 	n := 200_000
 	if s := os.Getenv("CARLOAD_FILES"); s != "" {
@@ -155,7 +155,7 @@ func TestMemoryPerFile(t *testing.T) {
 	runtime.KeepAlive(d)
 }
 
-// changing is a file that something happens to when half of it was read.
+// changing is a file that changes when half of it has been read.
 type changing struct {
 	*chunker.FileSource
 	at     int64
@@ -209,7 +209,8 @@ func TestSourceChangesWhileDescribed(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				// The clock of the file system is coarse: what follows must be later.
+				// File systems have a coarse clock: the next change must be
+				// later.
 				old := info.ModTime().Add(-1e9)
 				if err := os.Chtimes(name, old, old); err != nil {
 					t.Fatal(err)
@@ -227,7 +228,7 @@ func TestSourceChangesWhileDescribed(t *testing.T) {
 	}
 }
 
-// short is a source that reads a few bytes at a time at most.
+// short is a source that reads at most a few bytes at a time.
 type short struct {
 	bytesSource
 	step int
@@ -237,8 +238,8 @@ func (s short) Open() (car.SourceFile, error) { return nopCloser{shortAt(s)}, ni
 
 type shortAt short
 
-// ReadAt keeps the contract of io.ReaderAt: fewer bytes than asked for come
-// with an error.
+// ReadAt keeps the contract of io.ReaderAt: if it reads fewer bytes than asked
+// for, it returns an error.
 func (s shortAt) ReadAt(p []byte, off int64) (int, error) {
 	n := 0
 	for n < len(p) {

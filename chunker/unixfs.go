@@ -10,7 +10,7 @@ import (
 	"github.com/multiformats/go-varint"
 )
 
-// Types of UnixFS nodes (https://specs.ipfs.tech/unixfs/).
+// Types of UnixFS nodes; see https://specs.ipfs.tech/unixfs/.
 const (
 	typeRaw       = 0
 	typeDirectory = 1
@@ -21,15 +21,14 @@ const (
 
 const digestSize = 32
 
-// What precedes the digest in a binary CID.
+// Prefixes of binary CIDs: everything before the digest.
 const (
 	prefixRaw = "\x01\x55\x12\x20" // version 1, raw, sha2-256, 32 bytes
 	prefixV1  = "\x01\x70\x12\x20" // version 1, dag-pb
 	prefixV0  = "\x12\x20"
 )
 
-// cidPrefix is what precedes the digest in the binary CID of a node: raw or
-// dag-pb.
+// cidPrefix returns the CID prefix of a raw or dag-pb node.
 func (p *Profile) cidPrefix(raw bool) string {
 	switch {
 	case raw:
@@ -41,7 +40,7 @@ func (p *Profile) cidPrefix(raw bool) string {
 	}
 }
 
-// makeCID is the CID with one of the prefixes above.
+// makeCID makes a CID from one of the prefixes above.
 func makeCID(prefix string, digest []byte) cid.Cid {
 	mh := make([]byte, 0, 2+digestSize)
 	mh = append(mh, multihash.SHA2_256, digestSize)
@@ -56,10 +55,10 @@ func makeCID(prefix string, digest []byte) cid.Cid {
 	}
 }
 
-// Stat is the metadata that a UnixFS node can carry. A zero mode or time is
-// left out, as Kubo does.
+// Stat is the metadata of a UnixFS node. As in Kubo, a zero mode or time is not
+// stored.
 type Stat struct {
-	Mode    fs.FileMode // permissions, setuid, setgid and sticky bit; the type is ignored
+	Mode    fs.FileMode // permissions, setuid, setgid and sticky bits; the type is ignored
 	ModTime time.Time
 }
 
@@ -83,7 +82,7 @@ func (s Stat) append(dst []byte) []byte {
 	return appendBytes(dst, 8, string(msg))
 }
 
-// unixPerm is the mode as chmod(2) takes it.
+// unixPerm converts a mode to the form of chmod(2).
 func unixPerm(m fs.FileMode) uint16 {
 	perm := uint16(m.Perm())
 	if m&fs.ModeSetuid != 0 {
@@ -127,7 +126,7 @@ func appendField(dst []byte, field byte, v uint64) []byte {
 	return binary.AppendUvarint(append(dst, field<<3), v)
 }
 
-// appendBytes appends a field of bytes to a protobuf message.
+// appendBytes appends a bytes field to a protobuf message.
 func appendBytes(dst []byte, field byte, p string) []byte {
 	dst = binary.AppendUvarint(append(dst, field<<3|2), uint64(len(p)))
 	return append(dst, p...)

@@ -112,7 +112,7 @@ var mod251 = func() []byte {
 	return p
 }()
 
-// patternSource is a source whose bytes are made when they are read.
+// patternSource is a source that generates its bytes when they are read.
 type patternSource struct {
 	name string
 	size int64
@@ -134,7 +134,7 @@ func (s *patternSource) ReadAt(p []byte, off int64) (int, error) {
 }
 
 // buildVector builds the DAG of a file vector. The leaves of the biggest files
-// repeat, and each is hashed once.
+// repeat, and each distinct leaf is hashed once.
 func buildVector(t *testing.T, p chunker.Profile, c content) *chunker.DAG {
 	t.Helper()
 	src := c.source()
@@ -198,7 +198,7 @@ func (v vector) stat() chunker.Stat {
 	return s
 }
 
-// check compares a DAG with what the vector says.
+// check compares a DAG with the vector.
 func (v vector) check(t *testing.T, d *chunker.DAG) {
 	t.Helper()
 	if got := d.Root().String(); got != v.CID {
@@ -312,7 +312,7 @@ func (n tree) addTo(t *testing.T, to *chunker.Tree, path string) {
 	}
 }
 
-// named resolves the rules that refer to the name of the file.
+// named resolves the rules that depend on the name of the file.
 func (c content) named(path string) content {
 	name := path[strings.LastIndexByte(path, '/')+1:]
 	switch c.R {
@@ -359,7 +359,7 @@ func TestTreeVectors(t *testing.T) {
 	vs := readVectors(t)
 	ran := 0
 	for _, v := range vs.Vectors {
-		if v.T == nil || bytes.Contains(v.T, []byte(`"path"`)) { // the content of that file is not here
+		if v.T == nil || bytes.Contains(v.T, []byte(`"path"`)) { // this file's content is not in the table
 			continue
 		}
 		ran++

@@ -15,11 +15,11 @@ import (
 	"github.com/carload/carload/car"
 )
 
-// openDir is a directory on disk whose files are being read. It is closed by
-// the last of those who use it.
+// openDir is a directory on disk whose files are being read. The last user
+// closes it.
 type openDir struct {
 	root   *os.Root
-	list   *os.File // the same, as a file
+	list   *os.File // the same directory, as a file
 	reopen func() (*os.Root, error)
 	users  atomic.Int32
 }
@@ -31,20 +31,19 @@ func (d *openDir) release() {
 	}
 }
 
-// foundDir is a directory on disk that was found and not yet read.
+// foundDir is a directory on disk that was found but not read yet.
 type foundDir struct {
 	node  *node
 	base  *mount
 	path  string    // below the mount, with slashes
-	above *foundDir // the directory it is in
+	above *foundDir // parent directory
 	info  fs.FileInfo
 
-	ignores *ignores // of the directory and those above; of those above alone until it is read
+	ignores *ignores // of this directory and those above; before it is read, only of those above
 }
 
-// maxPathBytes is the longest path that a file can be opened by. Directories are
-// walked by steps, so there may be longer ones; but pass 2 opens a file by its
-// path.
+// maxPathBytes is the longest path by which a file can be opened. The walk
+// itself could go deeper, but pass 2 opens files by path.
 const maxPathBytes = 4095
 
 // mount is a directory on disk that is part of a tree.
@@ -60,7 +59,7 @@ func (w *walker) walk(ctx context.Context) error {
 		dirs    []*foundDir
 		sources []*node
 	)
-	for i := range w.dag.nodes.n { // what is found on disk comes after these
+	for i := range w.dag.nodes.n { // nodes found on disk are appended after these
 		n := w.dag.nodes.at(uint32(i))
 		if n.parent != nil {
 			err := w.checkName(n.parent, n.name)
@@ -101,7 +100,7 @@ func (w *walker) walk(ctx context.Context) error {
 	if err := w.send(ctx, nil, sources); err != nil {
 		return err
 	}
-	// Depth first, so that the list stays short.
+	// Depth first, to keep the list short.
 	for len(dirs) > 0 {
 		dir := dirs[len(dirs)-1]
 		found, err := w.readDir(ctx, dir)
@@ -118,7 +117,7 @@ func (w *walker) isMount(n *node) bool {
 	return ok
 }
 
-// mount looks at what is on disk. If it is a directory, it is to be read.
+// mount looks up a path on disk. It returns a directory if one has to be read.
 func (w *walker) mount(n *node, name string) (*foundDir, error) {
 	info, err := os.Stat(name)
 	if err != nil {
@@ -146,8 +145,8 @@ func (w *walker) mount(n *node, name string) (*foundDir, error) {
 	return &foundDir{node: n, base: &mount{root, name, info}, path: ".", info: info}, nil
 }
 
-// openDir opens a directory below a mount. It never leaves the mount, unless
-// symlinks are to be followed wherever they lead.
+// openDir opens a directory below a mount. It does not leave the mount unless
+// symlinks are followed.
 func (w *walker) openDir(d *foundDir) (*os.Root, error) {
 	if w.opts.Dereference {
 		return os.OpenRoot(filepath.Join(d.base.path, d.path))
@@ -155,8 +154,8 @@ func (w *walker) openDir(d *foundDir) (*os.Root, error) {
 	return d.base.root.OpenRoot(d.path)
 }
 
-// readDir adds the entries of a directory, sends its files, and returns the
-// directories in it.
+// readDir adds the entries of a directory, sends its files to the workers, and
+// returns its subdirectories.
 func (w *walker) readDir(ctx context.Context, d *foundDir) (dirs []*foundDir, err error) {
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
@@ -261,7 +260,7 @@ func (w *walker) follow(ctx context.Context, d *foundDir, name string) (*foundDi
 	}
 	for a := d; a != nil; a = a.above {
 		if os.SameFile(a.info, info) {
-			return nil, fmt.Errorf("symlink %q leads back to %q, which it is in", full, w.dag.path(a.node))
+			return nil, fmt.Errorf("symlink %q leads back to %q, which contains it", full, w.dag.path(a.node))
 		}
 	}
 	n := w.dag.nodes.add(node{name: name, parent: d.node, body: &directory{}})
@@ -269,7 +268,7 @@ func (w *walker) follow(ctx context.Context, d *foundDir, name string) (*foundDi
 	return &foundDir{node: n, base: d.base, path: path.Join(d.path, name), above: d, info: info, ignores: d.ignores}, nil
 }
 
-// ignoresOf reads the ignore file of a directory, if it has one.
+// ignoresOf reads the ignore file of a directory, if there is one.
 func (w *walker) ignoresOf(d *foundDir, root *os.Root, entries []fs.DirEntry) (*ignores, error) {
 	if w.opts.IgnoreFile == "" || !slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == w.opts.IgnoreFile }) {
 		return d.ignores, nil
@@ -277,11 +276,11 @@ func (w *walker) ignoresOf(d *foundDir, root *os.Root, entries []fs.DirEntry) (*
 	return w.chosen.readIgnores(root, w.dag.path(d.node), d.path, d.ignores)
 }
 
-// takes reports whether the options take an entry of a directory. What is in a
-// directory that is left out is not looked at.
+// takes reports whether the options take an entry of a directory. Directories
+// that are left out are not read.
 func (w *walker) takes(d *foundDir, root *os.Root, e fs.DirEntry) (bool, error) {
 	isDir, name := e.IsDir(), e.Name()
-	if d.ignores != nil || len(w.chosen.rules) > 0 { // else the name is enough
+	if d.ignores != nil || len(w.chosen.rules) > 0 { // otherwise the base name is enough
 		name = path.Join(d.path, name)
 	}
 	if !w.chosen.byName(d.ignores, name, isDir).Taken {
@@ -298,7 +297,7 @@ func (w *walker) takes(d *foundDir, root *os.Root, e fs.DirEntry) (bool, error) 
 	return w.takesInfo(d, info), nil
 }
 
-// takesInfo is takes for what is known of a file or directory.
+// takesInfo is like takes, given the file info.
 func (w *walker) takesInfo(d *foundDir, info fs.FileInfo) bool {
 	taken := w.chosen.byInfo(d.base.info, info).Taken
 	if !taken {
@@ -307,7 +306,7 @@ func (w *walker) takesInfo(d *foundDir, info fs.FileInfo) bool {
 	return taken
 }
 
-// kindOf says what a file is that is neither regular nor a directory.
+// kindOf names the kind of a special file.
 func kindOf(typ fs.FileMode) string {
 	switch {
 	case typ&fs.ModeNamedPipe != 0:
@@ -318,7 +317,7 @@ func kindOf(typ fs.FileMode) string {
 	return "a device"
 }
 
-// symlink adds a symlink as it is.
+// symlink adds a symlink without following it.
 func (w *walker) symlink(root *os.Root, dir *node, name string) (*node, error) {
 	n := w.dag.nodes.add(node{name: name, parent: dir})
 	target, err := root.Readlink(name)
@@ -336,7 +335,7 @@ func (w *walker) symlink(root *os.Root, dir *node, name string) (*node, error) {
 	return n, nil
 }
 
-// send hands files to the workers.
+// send sends files to the workers.
 func (w *walker) send(ctx context.Context, dir *openDir, files []*node) error {
 	for len(files) > 0 {
 		n := min(taskFiles, len(files))

@@ -26,8 +26,8 @@ import (
 	"github.com/carload/carload/chunker"
 )
 
-// onDisk makes a directory: name to content; a name that ends with a slash is
-// a directory, content that begins with "-> " a symlink.
+// onDisk makes a directory from names and contents. A name that ends in a slash
+// is a directory, and content that begins with "-> " makes a symlink.
 func onDisk(t *testing.T, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -163,7 +163,7 @@ func TestWalk(t *testing.T) {
 	}
 }
 
-// TestWalkBigFiles mixes files of all kinds of sizes.
+// TestWalkBigFiles mixes files of many sizes.
 func TestWalkBigFiles(t *testing.T) {
 	t.Parallel()
 	want := map[string]string{}
@@ -275,7 +275,8 @@ func TestUnreadableFileIsNamed(t *testing.T) {
 	}
 }
 
-// TestTreeOfSeveral wraps several things on disk in one directory.
+// TestTreeOfSeveral puts several files and directories on disk into one
+// directory.
 func TestTreeOfSeveral(t *testing.T) {
 	t.Parallel()
 	dir := onDisk(t, map[string]string{"one/a": "A", "one/b/c": "C", "two.txt": "2", "link": "-> one"})
@@ -295,7 +296,7 @@ func TestTreeOfSeveral(t *testing.T) {
 	}
 }
 
-// TestTreeOfOneFile is the file, not wrapped.
+// TestTreeOfOneFile: the root is the file itself, without a directory.
 func TestTreeOfOneFile(t *testing.T) {
 	t.Parallel()
 	name := filepath.Join(onDisk(t, map[string]string{"f": string(random(3<<20, 1))}), "f")
@@ -316,7 +317,7 @@ func TestTreeOfOneFile(t *testing.T) {
 	}
 }
 
-// TestWalkStat keeps modes and times as they are on disk.
+// TestWalkStat stores the modes and times found on disk.
 func TestWalkStat(t *testing.T) {
 	t.Parallel()
 	dir := onDisk(t, map[string]string{"a": "A", "d/b": "B", "l": "-> a"})
@@ -353,7 +354,7 @@ func TestWalkStat(t *testing.T) {
 	checkList(t, d)
 }
 
-// TestTreeFileChanges: what is read again is what was described, or an error.
+// TestTreeFileChanges: reading again yields what was described, or an error.
 func TestTreeFileChanges(t *testing.T) {
 	t.Parallel()
 	for what, change := range map[string]func(name string) error{
@@ -405,7 +406,7 @@ func TestTreeCancelled(t *testing.T) {
 	if _, err := chunker.BuildTree(ctx, dir, chunker.Options{}); !errors.Is(err, stop) {
 		t.Errorf("%v, want %v", err, stop)
 	}
-	// Cancelled halfway: by the source of a file that is read.
+	// Cancel halfway, when a source is opened.
 	ctx, cancel = context.WithCancelCause(t.Context())
 	tree := chunker.NewTree()
 	if err := errors.Join(tree.AddDisk("disk", dir), tree.AddFile("f", cancels{bytesSource("x"), func() { cancel(stop) }}, chunker.Stat{})); err != nil {
@@ -416,7 +417,7 @@ func TestTreeCancelled(t *testing.T) {
 	}
 }
 
-// cancels does something when it is opened.
+// cancels calls a function when it is opened.
 type cancels struct {
 	bytesSource
 	do func()
@@ -427,7 +428,7 @@ func (c cancels) Open() (car.SourceFile, error) {
 	return c.bytesSource.Open()
 }
 
-// What the system makes up when it is read has no size.
+// Files that the system generates when they are read have no size.
 func TestFilesWithoutSize(t *testing.T) {
 	t.Parallel()
 	const dir = "/proc/sys/kernel/random"

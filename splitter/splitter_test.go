@@ -24,7 +24,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// block makes a block whose bytes nobody reads.
+// block makes a block whose bytes are never read.
 func block(number, depth, size int) car.Block {
 	return car.Block{Cid: cidOf(cid.Raw, binary.BigEndian.AppendUint64(nil, uint64(number))), Depth: depth, Length: size}
 }
@@ -47,8 +47,8 @@ func split(t *testing.T, blocks car.List, limit int64) *splitter.Plan {
 	return p
 }
 
-// Sizes of sections, worked out by hand: a CID of 36 bytes, and a length of 1,
-// 2 or 3 bytes.
+// Sizes of sections, computed by hand: a CID of 36 bytes, and a length prefix
+// of 1, 2 or 3 bytes.
 const (
 	header  = 59
 	root    = 2 + 36 + 100
@@ -57,7 +57,7 @@ const (
 	twoDeep = header + root + inner
 )
 
-// nested is a root of two nodes that have three leaves each.
+// nested is a root with two nodes of three leaves each.
 func nested() car.Blocks {
 	var b car.Blocks
 	add := func(depth, size int) { b = append(b, block(len(b), depth, size)) }
@@ -113,7 +113,7 @@ func TestSplit(t *testing.T) {
 	}
 }
 
-// The layout of 31 GiB in leaves of 1 MiB, under both readings of 100 MB.
+// The layout of 31 GiB in leaves of 1 MiB, for both readings of 100 MB.
 func TestSplit31GiB(t *testing.T) {
 	t.Parallel()
 	b := car.Blocks{block(0, 0, 1685)}
@@ -152,8 +152,8 @@ func TestSplitEdges(t *testing.T) {
 	for name, row := range map[string]struct {
 		blocks car.Blocks
 		limit  int64
-		block  int   // that does not fit
-		need   int64 // the limit that it takes
+		block  int   // index of the block that does not fit
+		need   int64 // limit that would be enough
 	}{
 		"root":                 {alone, header + root - 1, 0, header + root},
 		"one byte":             {alone, 1, 0, header + root},
@@ -181,7 +181,7 @@ func TestErrorMessage(t *testing.T) {
 	t.Parallel()
 	_, err := splitter.Split(nested(), splitter.Options{MaxShardBytes: 20_000})
 	want := "block does not fit into a shard: " + nested()[2].Cid.String() +
-		" of 20000 bytes needs a shard of 20474 bytes with the root and its path, the limit is 20000: raise the limit or use smaller chunks"
+		" of 20000 bytes needs a shard of 20474 bytes with the root and its path, but the limit is 20000: raise the limit or use smaller chunks"
 	if err == nil || err.Error() != want {
 		t.Errorf("%v\nwant %s", err, want)
 	}
@@ -200,7 +200,7 @@ func TestOptions(t *testing.T) {
 	}
 }
 
-// drawDAG makes the list of a random DAG, and for each block its ancestors.
+// drawDAG draws a random DAG: its list, and the ancestors of each block.
 func drawDAG(t *rapid.T) (car.Blocks, [][]int) {
 	var blocks car.Blocks
 	var ancestors [][]int
@@ -230,7 +230,7 @@ func TestSplitProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		blocks, ancestors := drawDAG(t)
 		head := car.HeaderSize(blocks[0].Cid)
-		var least int64 // the limit under which some block can't be in any shard
+		var least int64 // below this limit, some block fits into no shard
 		for i, b := range blocks {
 			need := head + b.SectionSize()
 			for _, a := range ancestors[i] {
@@ -281,7 +281,7 @@ func TestSplitProperties(t *testing.T) {
 	})
 }
 
-// checkBytes reads a shard with foreign code.
+// checkBytes reads a shard with go-car.
 func checkBytes(t *rapid.T, packer *car.Packer, a car.Archive) {
 	s := packer.Open(context.Background(), a)
 	defer s.Close()
