@@ -17,15 +17,16 @@ import (
 	"github.com/carload/carload/splitter"
 )
 
-// BlockSharer is a target that counts blocks across uploads: a DAG is complete
-// once all its blocks are there, whichever upload brought them. It needs
-// [StatusChecker] and [BlockFetcher] as well to be sent only what is new.
+// BlockSharer is a target that shares blocks between uploads: a DAG is complete
+// once all its blocks are there, whichever upload brought them. If the target
+// is also a [StatusChecker] and a [BlockFetcher], blocks that it already holds
+// under a base are not sent again; see [Options.Base].
 type BlockSharer interface{ SharesBlocks() bool }
 
-// Located is an [Input] that is the same place each time, such as a path. What
-// was last sent from there is the base of what is sent next.
+// Located is an [Input] that stays at one place, such as a path. What was last
+// uploaded from there becomes the base of the next upload.
 type Located interface {
-	// Location names the place, in full; empty if there is none.
+	// Location returns the full name of the place, or "" if there is none.
 	Location() string
 }
 
@@ -36,22 +37,22 @@ func location(in Input) string {
 	return ""
 }
 
-// Bounds of what is looked at of a base. What is beyond them counts as new.
+// Limits on how much of a base is read. Blocks beyond them count as new.
 const (
 	mostBaseNodes = 1 << 14
 	mostBaseLinks = 1 << 20
 )
 
-// layout is how a DAG is sent.
+// layout says how a DAG is sent.
 type layout struct {
 	all   car.List       // the DAG's blocks
-	plan  *splitter.Plan // of those that are sent
+	plan  *splitter.Plan // of the blocks to send
 	key   UploadKey
-	bytes int64 // of payload, if that is known
+	bytes int64 // of payload; 0 if unknown
 }
 
-// layout splits a DAG. If the target has a DAG that can be its base, blocks that
-// are in that are left out.
+// layout splits a DAG into shards. If the target holds a base for it, the
+// blocks of the base are left out.
 func (u *Uploader) layout(ctx context.Context, in Input, dag DAG) (layout, error) {
 	l := layout{all: dag, bytes: dag.Size(), key: UploadKey{Target: u.target.String(), Root: dag.At(0).Cid, MaxShardBytes: u.opts.MaxShardBytes}}
 	kept, base, err := u.lacking(ctx, in, dag)
@@ -68,14 +69,14 @@ func (u *Uploader) layout(ctx context.Context, in Input, dag DAG) (layout, error
 	return l, nil
 }
 
-// whole is the layout without a base.
+// whole returns the layout without a base.
 func (u *Uploader) whole(l layout) (layout, error) {
 	plan, err := splitter.Split(l.all, splitter.Options{MaxShardBytes: l.key.MaxShardBytes})
 	l.plan, l.key.Base = plan, cid.Undef
 	return l, err
 }
 
-// subset is some of the blocks of a list, in their order.
+// subset is some blocks of a list, in the same order.
 type subset struct {
 	all car.List
 	at  []uint32
@@ -84,8 +85,8 @@ type subset struct {
 func (p *subset) Len() int           { return len(p.at) }
 func (p *subset) At(i int) car.Block { return p.all.At(int(p.at[i])) }
 
-// lacking tells which blocks of a DAG its base lacks; nil if it has none that is of
-// use.
+// lacking returns the blocks of a DAG that its base lacks, and the base. The
+// result is nil if there is no useful base.
 func (u *Uploader) lacking(ctx context.Context, in Input, dag car.List) (*subset, cid.Cid, error) {
 	if !u.sharesBlocks() || u.opts.NoResume || u.opts.NoBase || dag.Len() < 2 {
 		return nil, cid.Undef, nil
@@ -99,7 +100,7 @@ func (u *Uploader) lacking(ctx context.Context, in Input, dag car.List) (*subset
 		}
 		base = last.Root
 		if base.Defined() && base.Equals(root) {
-			base = last.Base // as it was sent then
+			base = last.Base // what that upload was based on
 		}
 	}
 	if !base.Defined() || base.Equals(root) {
@@ -118,7 +119,7 @@ func (u *Uploader) lacking(ctx context.Context, in Input, dag car.List) (*subset
 		if ctx.Err() != nil || errors.Is(err, ErrStopped) || errors.Is(err, ErrUnauthorized) {
 			return nil, cid.Undef, err
 		}
-		u.opts.Logger.Warn("what was sent before can't be looked at: everything is sent", "upload", in.Name(), "base", base, "err", err)
+		u.opts.Logger.Warn("can't read the previous upload: sending everything", "upload", in.Name(), "base", base, "err", err)
 		return nil, cid.Undef, nil
 	}
 	p := without(dag, held)
@@ -135,12 +136,13 @@ func (u *Uploader) sharesBlocks() bool {
 	return ok && status && blocks && s.SharesBlocks()
 }
 
-// without leaves out the blocks that are held, and all below them. What is left
-// stands on its own: above a block that is not held is none that is. A shard of
-// the root alone is one that services refuse, so there are at least two.
+// without leaves out the blocks that are held, and everything below them. The
+// result stands on its own: all ancestors of a block in it are in it too. It
+// has at least two blocks, because services refuse a shard that is only the
+// root.
 func without(dag car.List, held map[cid.Cid]bool) *subset {
 	p := &subset{all: dag}
-	depth := -1 // of the block that is held, above the one at hand
+	depth := -1 // of the held block above the current one, or -1
 	for i := range dag.Len() {
 		b := dag.At(i)
 		if i > 0 && depth >= 0 && b.Depth > depth {
@@ -159,7 +161,7 @@ func without(dag car.List, held map[cid.Cid]bool) *subset {
 	return p
 }
 
-// encode makes bytes of the positions, as distances from one to the next.
+// encode encodes the positions, each as the distance from the one before.
 func (p *subset) encode() []byte {
 	var b []byte
 	last := -1
@@ -170,7 +172,7 @@ func (p *subset) encode() []byte {
 	return b
 }
 
-// decodeSubset is nil for what is no subset of the list.
+// decodeSubset returns nil if b does not encode a subset of the list.
 func decodeSubset(all car.List, b []byte) *subset {
 	p := &subset{all: all}
 	last := -1
@@ -189,13 +191,13 @@ func decodeSubset(all car.List, b []byte) *subset {
 	return p
 }
 
-// held walks a base that the target calls complete, and returns the blocks of
-// it that it met: each is there with all below it. Nodes that the DAG has, too,
-// are not looked into.
+// held walks a base that the target calls complete and returns the blocks
+// found: the target holds each of them and everything below it. Nodes that the
+// DAG also has are not read.
 func (u *Uploader) held(ctx context.Context, name string, base cid.Cid, dag car.List) (map[cid.Cid]bool, error) {
 	status, err := u.status(ctx, u.target.(StatusChecker), name, base)
 	if errors.Is(err, ErrNotFound) || err == nil && status.State != StatePinned {
-		return nil, nil // no block of it can be relied on
+		return nil, nil // the target guarantees none of its blocks
 	}
 	if err != nil {
 		return nil, err
@@ -219,9 +221,9 @@ func (u *Uploader) held(ctx context.Context, name string, base cid.Cid, dag car.
 		}
 		parents := level
 		level = nil
-		for i, c := range parents { // in their order, so that bounds cut the same off each time
+		for i, c := range parents { // in order, so that the limits always cut off the same part
 			if data[i] == nil {
-				gone[c] = true // it is not there after all
+				gone[c] = true // the target does not hold it after all
 				continue
 			}
 			below := f.directoryBelow(c, data[i])
@@ -249,21 +251,22 @@ func (u *Uploader) held(ctx context.Context, name string, base cid.Cid, dag car.
 // baseFetcher fetches nodes of a base.
 type baseFetcher struct {
 	*walk
-	directory map[cid.Cid]cid.Cid // the sharded directory that a node may be part of
-	asked     map[cid.Cid]bool    // directories that were asked for as a whole
-	whole     map[cid.Cid][]byte  // nodes of directories that were fetched as a whole
-	bytes     int                 // of them
+	directory map[cid.Cid]cid.Cid // sharded directory that a node may be part of
+	asked     map[cid.Cid]bool    // directories requested as a whole
+	whole     map[cid.Cid][]byte  // nodes of directories fetched as a whole
+	bytes     int                 // total size of whole
 }
 
 const (
-	// manyOfOne is how many nodes of a directory are fetched one by one. If
-	// there are more, all nodes of it are fetched at once.
+	// manyOfOne is how many nodes of a directory may be fetched one by one.
+	// From that number on, the directory is fetched as a whole.
 	manyOfOne = 16
-	// mostWhole bounds the nodes that are kept.
+	// mostWhole limits the bytes kept in whole.
 	mostWhole = 64 << 20
 )
 
-// directoryBelow is the directory that the children of a node may be part of.
+// directoryBelow returns the directory that the children of a node may be part
+// of.
 func (f *baseFetcher) directoryBelow(c cid.Cid, data []byte) cid.Cid {
 	n, err := unixfs.Decode(c.Prefix().Codec, data)
 	if err != nil || n.Type != unixfs.Shard {
@@ -275,7 +278,7 @@ func (f *baseFetcher) directoryBelow(c cid.Cid, data []byte) cid.Cid {
 	return c
 }
 
-// fetch returns the nodes, nil for those that are not there.
+// fetch returns the nodes, with nil for those that the target does not have.
 func (f *baseFetcher) fetch(ctx context.Context, nodes []cid.Cid) ([][]byte, error) {
 	of := map[cid.Cid]int{}
 	for _, c := range nodes {
@@ -313,8 +316,8 @@ func (f *baseFetcher) fetch(ctx context.Context, nodes []cid.Cid) ([][]byte, err
 	return data, nil
 }
 
-// fetchDirectory fetches the nodes of a directory, if the target can do that.
-// What it does not bring is fetched by itself.
+// fetchDirectory fetches the nodes of a directory as a whole, if the target
+// can. Nodes that do not arrive are fetched one by one later.
 func (f *baseFetcher) fetchDirectory(ctx context.Context, root cid.Cid) {
 	t, ok := f.u.target.(DirectoryFetcher)
 	if !ok {
@@ -322,7 +325,7 @@ func (f *baseFetcher) fetchDirectory(ctx context.Context, root cid.Cid) {
 	}
 	body, err := t.FetchDirectory(ctx, root)
 	if err != nil {
-		f.u.opts.Logger.Warn("a directory can't be fetched as a whole; its nodes are fetched one by one", "upload", f.name, "directory", root, "err", err)
+		f.u.opts.Logger.Warn("can't fetch a directory as a whole: fetching its nodes one by one", "upload", f.name, "directory", root, "err", err)
 		return
 	}
 	defer body.Close()
@@ -338,6 +341,6 @@ func (f *baseFetcher) fetchDirectory(ctx context.Context, root cid.Cid) {
 		}
 	}
 	if err != nil && !errors.Is(err, io.EOF) {
-		f.u.opts.Logger.Warn("a directory broke off; the rest is fetched by itself", "upload", f.name, "directory", root, "err", err)
+		f.u.opts.Logger.Warn("fetching a directory as a whole broke off: fetching the other nodes one by one", "upload", f.name, "directory", root, "err", err)
 	}
 }

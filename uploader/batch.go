@@ -18,8 +18,8 @@ import (
 	"github.com/carload/carload/chunker"
 )
 
-// Batchable is an [Input] of one file, which can also be an entry of a
-// directory. As that it has the same CID.
+// Batchable is an [Input] of one file that can also be an entry of a directory,
+// with the same CID.
 type Batchable interface {
 	Input
 	Sized
@@ -27,30 +27,32 @@ type Batchable interface {
 	Options() chunker.Options
 }
 
-// Bounds of a batch. It is described as a whole, and held in memory at some
-// hundred bytes an entry.
+// Limits of a batch. All of it is described at once, and takes a few hundred
+// bytes of memory for each entry.
 const (
 	mostBatched    = 1 << 14
 	mostBatchBytes = 1 << 30
 )
 
-// Batch is an [Input] of several files. They are uploaded together, as entries
-// of a directory, in few requests instead of one or more for each. The CID of
-// each file is what it would be by itself, and is verified as a part of the
-// batch.
+// Batch is an [Input] of several files that are uploaded together, as entries
+// of one directory, in a few requests instead of one or more for each file.
+// Each file has the CID that it would have by itself, and is verified as part
+// of the batch.
 //
-// The ledger knows which batch has a file: one that has not changed is not sent
-// again if the target still holds that batch, and others make a new batch. What
-// can't be an entry, and what changes while it is sent, is uploaded by itself.
+// The ledger remembers which batch a file went into. If the file has not
+// changed and the target still holds that batch, the file is not sent again;
+// the others form a new batch. Files that cannot be entries, and files that
+// change while they are sent, are uploaded one by one.
 type Batch struct {
 	members []Batchable
-	names   []string // of their entries
+	names   []string // of the entries
 	bytes   int64
-	taken   map[string]int // names, and how many have asked for them
+	taken   map[string]int // entry names, and how often each was asked for
 }
 
-// Batches puts files that are smaller than a size together. Other inputs stay as
-// they are. A batch comes after the inputs between its members.
+// Batches groups files smaller than below into batches, and passes other inputs
+// through unchanged. A batch comes after all inputs that came before its last
+// file.
 func Batches(inputs iter.Seq[Input], below int64) iter.Seq[Input] {
 	return func(yield func(Input) bool) {
 		b := new(Batch)
@@ -61,12 +63,12 @@ func Batches(inputs iter.Seq[Input], below int64) iter.Seq[Input] {
 				b.add(f)
 				continue
 			}
-			if small { // it is the first of the next batch
+			if small { // it starts the next batch
 				in, b = b, new(Batch)
 				b.add(f)
 			}
 			if !yield(in) {
-				_ = b.Close() // nothing was done with them
+				_ = b.Close() // unused so far
 				return
 			}
 		}
@@ -91,7 +93,7 @@ func (b *Batch) add(f Batchable) {
 	b.bytes += f.Size()
 }
 
-// entryName is a name that no other entry has.
+// entryName returns a name that no other entry has.
 func (b *Batch) entryName(name string) string {
 	if b.taken == nil {
 		b.taken = map[string]int{}
@@ -129,10 +131,10 @@ func (b *Batch) Close() error {
 	return errors.Join(errs...)
 }
 
-// Describe implements [Input]. Members that can't be entries are left out.
+// Describe implements [Input]. Files that cannot be entries are left out.
 func (b *Batch) Describe(ctx context.Context, read *atomic.Int64) (DAG, error) {
 	if len(b.members) == 0 {
-		return nil, errors.New("a batch of no files")
+		return nil, errors.New("the batch is empty")
 	}
 	tree := chunker.NewTree()
 	for i, m := range b.members {
@@ -150,7 +152,7 @@ func (b *Batch) Describe(ctx context.Context, read *atomic.Int64) (DAG, error) {
 	return batchDAG{dag}, nil
 }
 
-// only is a batch of some of the members, by their names.
+// only returns a batch of the chosen members, with the same names.
 func (b *Batch) only(takes func(i int) bool) *Batch {
 	some := new(Batch)
 	for i, m := range b.members {
@@ -164,7 +166,7 @@ func (b *Batch) only(takes func(i int) bool) *Batch {
 // batchDAG is the DAG of a batch.
 type batchDAG struct{ *chunker.DAG }
 
-// roots are the roots of members, undefined for those that were left out.
+// roots returns the roots of the members, undefined for those left out.
 func (d batchDAG) roots(b *Batch) []cid.Cid {
 	by := make(map[string]cid.Cid, len(b.names))
 	for e := range d.Entries() {
@@ -177,7 +179,7 @@ func (d batchDAG) roots(b *Batch) []cid.Cid {
 	return roots
 }
 
-// batchOf is the batch that an input is, nil if it is none.
+// batchOf returns the batch behind an input, or nil.
 func batchOf(in Input) *Batch {
 	switch in := in.(type) {
 	case *Batch:
@@ -191,20 +193,20 @@ func batchOf(in Input) *Batch {
 // batchRun is the upload of a batch.
 type batchRun struct {
 	u     *Uploader
-	in    Input  // that is closed in the end
+	in    Input  // closed at the end
 	whole *Batch // all members
 
-	rest  *Batch // those that are sent together
+	rest  *Batch // members that are sent together
 	dag   batchDAG
 	roots []cid.Cid // of the rest
 	alone []Batchable
-	held  []Result // of those that are in an earlier batch
-	sum   Result   // of the batch itself
-	err   error    // of all of the rest
+	held  []Result // members that are in an earlier batch
+	sum   Result   // result of the batch itself
+	err   error    // applies to all of rest
 }
 
-// describeBatch runs pass 1 of a batch, and finds those of its members that the
-// target has in earlier batches.
+// describeBatch runs pass 1 of a batch, and looks for members that the target
+// has in earlier batches.
 func (u *Uploader) describeBatch(ctx context.Context, in Input, b *Batch) *batchRun {
 	u.progress.inputs.Add(int64(len(b.members)))
 	u.progress.toHash.Add(b.bytes)
@@ -230,7 +232,7 @@ func (u *Uploader) describeBatch(ctx context.Context, in Input, b *Batch) *batch
 	return run
 }
 
-// describe describes the rest. What can't be a part of it is left alone.
+// describe describes the rest.
 func (r *batchRun) describe(ctx context.Context, in Input, read *atomic.Int64) {
 	r.roots = nil
 	dag, err := in.Describe(ctx, read)
@@ -247,8 +249,9 @@ func (r *batchRun) describe(ctx context.Context, in Input, read *atomic.Int64) {
 	r.roots = r.dag.roots(r.rest)
 }
 
-// keep keeps some of the rest, which is described again if that is not all. One
-// file alone is no batch, and neither is what was refused as an entry.
+// keep keeps the chosen members of the rest, and describes it again if any were
+// dropped. Members that were refused as entries, and a single remaining member,
+// are moved to alone.
 func (r *batchRun) keep(ctx context.Context, takes func(i int) bool) {
 	for r.err == nil {
 		before, roots := r.rest, r.roots
@@ -276,14 +279,14 @@ func (r *batchRun) keep(ctx context.Context, takes func(i int) bool) {
 	}
 }
 
-// ofBatch is the key under which the ledger keeps a member of a batch: an upload
-// without shards of its own, all of whose blocks are in that of the batch.
+// ofBatch is the ledger's key for a member of a batch: an upload without shards
+// of its own, whose blocks are all in the base, the batch.
 func (u *Uploader) ofBatch(member, batch cid.Cid) UploadKey {
 	return UploadKey{Target: u.target.String(), Root: member, Base: batch}
 }
 
-// known finds members whose bytes have not changed since they were sent in
-// a batch that the target still holds.
+// known finds the members that have not changed since they were sent in a batch
+// that the target still holds. It returns their batches by index.
 func (r *batchRun) known(ctx context.Context) (map[int]cid.Cid, error) {
 	u := r.u
 	if _, ok := u.target.(StatusChecker); !ok || u.opts.NoResume || u.opts.PieceCIDs {
@@ -320,8 +323,8 @@ func (r *batchRun) known(ctx context.Context) (map[int]cid.Cid, error) {
 	return known, nil
 }
 
-// holdsBatch is how many shards the target holds of a batch that was sent; 0 if
-// it has not all of it.
+// holdsBatch returns how many shards of an uploaded batch the target holds, or
+// 0 if any is missing.
 func (u *Uploader) holdsBatch(ctx context.Context, name string, root cid.Cid) (int, error) {
 	key := UploadKey{Target: u.target.String(), Root: root, MaxShardBytes: u.opts.MaxShardBytes}
 	receipts, err := u.opts.Ledger.Receipts(ctx, key)
@@ -335,7 +338,7 @@ func (u *Uploader) holdsBatch(ctx context.Context, name string, root cid.Cid) (i
 	status, err := u.statusOf(ctx, u.target.(StatusChecker), name, root, false)
 	switch {
 	case errors.Is(err, ErrNotFound):
-		u.opts.Logger.Warn("the service no longer knows a batch: what was in it is sent again", "batch", root)
+		u.opts.Logger.Warn("the service no longer knows a batch: sending its files again", "batch", root)
 		return 0, ledgerError(u.opts.Ledger.Forget(ctx, key))
 	case err != nil:
 		return 0, fmt.Errorf("ask what the service holds: %w", err)
@@ -353,12 +356,12 @@ func (u *Uploader) holdsBatch(ctx context.Context, name string, root cid.Cid) (i
 	var found *VerifyError
 	if errors.As(err, &found) {
 		u.observe(Mending{Name: name, Root: root, Missing: len(found.Missing), Wrong: len(found.Wrong)})
-		return 0, nil // the ledger knows the blocks, and has them sent again
+		return 0, nil // the ledger knows the blocks, so they are sent again
 	}
 	return len(receipts), err
 }
 
-// send runs pass 2, and tells what became of each member and of the batch.
+// send runs pass 2, and reports the outcome of each member and of the batch.
 func (r *batchRun) send(ctx context.Context, outcomes chan<- outcome) {
 	u := r.u
 	tell := func(res Result, err error) {
@@ -380,7 +383,7 @@ func (r *batchRun) send(ctx context.Context, outcomes chan<- outcome) {
 			r.rest = new(Batch)
 			break
 		}
-		// Nothing of it counts: the others are sent without what has changed.
+		// The upload does not count: send the others without what changed.
 		r.err = nil
 		rest := r.rest
 		r.keep(ctx, func(i int) bool {
@@ -408,8 +411,8 @@ func (r *batchRun) send(ctx context.Context, outcomes chan<- outcome) {
 	outcomes <- outcome{r.sum, errors.Join(r.err, r.in.Close())}
 }
 
-// sendRest sends the rest as one upload, and returns the names of sources that
-// are no longer what was described.
+// sendRest sends the rest as one upload, and returns the names of the sources
+// that changed after they were described.
 func (r *batchRun) sendRest(ctx context.Context) map[string]bool {
 	u := r.u
 	changed := map[string]bool{}
@@ -448,11 +451,11 @@ func (r *batchRun) sendRest(ctx context.Context) map[string]bool {
 	return changed
 }
 
-// finishers is how many members are written into the ledger at the same time, so
-// that they share what it costs.
+// finishers is how many members are written to the ledger at the same time, so
+// that they share its sync.
 const finishers = 64
 
-// tellRest tells what became of the rest, except for what has changed.
+// tellRest reports the outcome of the rest, except for members that changed.
 func (r *batchRun) tellRest(ctx context.Context, changed map[string]bool, tell func(Result, error)) {
 	u := r.u
 	root := r.dag.Root()
@@ -469,7 +472,7 @@ func (r *batchRun) tellRest(ctx context.Context, changed map[string]bool, tell f
 			return nil
 		})
 	}
-	_ = g.Wait() // it never fails: each has its own error
+	_ = g.Wait() // each member has its own error
 	for i, m := range r.rest.members {
 		if changed[m.Source().Name()] {
 			continue

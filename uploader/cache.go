@@ -11,32 +11,33 @@ import (
 	"github.com/carload/carload/chunker"
 )
 
-// Cacheable is an [Input] whose description can be kept in the ledger. The key
-// changes whenever the source may have changed; it is empty if nobody knows.
+// Cacheable is an [Input] whose description can be kept in the ledger. CacheKey
+// changes whenever the source may have changed. It is empty if that is unknown.
 type Cacheable interface {
 	CacheKey() string
-	// Restore makes the DAG of what its MarshalBinary returned.
+	// Restore makes the DAG from the result of its MarshalBinary.
 	Restore(description []byte) (DAG, error)
 }
 
-// cachedBytes is the least payload whose description is kept: less is sooner
-// hashed again than made durable.
+// cachedBytes is the smallest payload whose description is kept: hashing less
+// again is faster than making the description durable.
 const cachedBytes = 8 << 20
 
-// descriptionShare is which share of the payload a description may be to be kept. That
-// of tiny blocks is larger, and costs more memory and time than hashing again.
+// descriptionShare limits a description to this fraction of the payload. With
+// tiny blocks it would be larger, and cost more memory and time than hashing
+// again.
 const descriptionShare = 64
 
 // CacheKey implements [Cacheable].
 func (f *fileInput) CacheKey() string {
 	if f.opts.Mode || f.opts.ModTime {
-		return "" // their descriptions can't be kept
+		return "" // the description of such a DAG can't be kept
 	}
 	return keyWith(fileKey(f.src.Name()), f.opts.Profile)
 }
 
-// keyWith is the key of a source that is described in this way, empty if there is
-// none of the source.
+// keyWith returns the key of a source described with this profile, or "" if the
+// source has no key.
 func keyWith(source string, profile chunker.Profile) string {
 	if profile == (chunker.Profile{}) {
 		profile = chunker.UnixFSv1()
@@ -67,7 +68,7 @@ func (f *fileInput) Restore(description []byte) (DAG, error) {
 	return chunker.RestoreFile(f.src, description)
 }
 
-// cacheKey is the key of an input, empty if there is none.
+// cacheKey returns the key of an input, or "".
 func cacheKey(in Input) string {
 	if c, ok := in.(Cacheable); ok {
 		return c.CacheKey()
@@ -75,8 +76,8 @@ func cacheKey(in Input) string {
 	return ""
 }
 
-// restore makes the DAG of an input of what the ledger knows; nil if that is
-// nothing of use.
+// restore makes the DAG of an input from its description in the ledger. It
+// returns nil if there is no usable one.
 func (u *Uploader) restore(ctx context.Context, in Input, key string) (DAG, error) {
 	c, ok := in.(Cacheable)
 	if s, sized := in.(Sized); !ok || key == "" || u.opts.Rehash || sized && s.Size() < cachedBytes {
@@ -91,14 +92,14 @@ func (u *Uploader) restore(ctx context.Context, in Input, key string) (DAG, erro
 	}
 	dag, err := c.Restore(description)
 	if err != nil {
-		u.opts.Logger.Warn("the ledger's description can't be used; describing the source again", "upload", in.Name(), "err", err)
+		u.opts.Logger.Warn("can't use the description in the ledger: describing the source again", "upload", in.Name(), "err", err)
 		return nil, nil
 	}
 	return dag, nil
 }
 
-// keep remembers a DAG that was described, if the source had the key before
-// and after.
+// keep saves the description of a DAG, if the source had the same key before
+// and after it was described.
 func (u *Uploader) keep(ctx context.Context, in Input, key string, dag DAG) error {
 	m, ok := dag.(encoding.BinaryMarshaler)
 	if !ok || key == "" || dag.Size() < cachedBytes || int64(dag.Len())*sha256.Size > dag.Size()/descriptionShare || cacheKey(in) != key {

@@ -2,5 +2,5 @@
 
 package uploader
 
-// fileKey identifies nothing where files have no inode and no time of change.
+// fileKey returns "": files here have no inode and no change time.
 func fileKey(string) string { return "" }

@@ -9,12 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// settled is how long a file must not have been touched before its times are
-// believed: another change within one tick of a coarse clock would not show.
+// settled is how long a file must be unchanged before its times are trusted: a
+// second change within one tick of a coarse clock would not show.
 const settled = 2 * time.Second
 
-// fileKey identifies the content of a file without reading it. It is empty if
-// it can't be relied on.
+// fileKey identifies the content of a file without reading it. It returns "" if
+// the times of the file cannot be trusted.
 func fileKey(path string) string {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {

@@ -10,8 +10,8 @@ import (
 	"github.com/carload/carload/splitter"
 )
 
-// Path is an [Input] of what is at a path on disk: a regular file, or a directory
-// with all that the options take of it.
+// Path makes an [Input] of a path on disk: a regular file, or a directory with
+// everything that the options take. It follows a symlink at path.
 func Path(path string, opts chunker.Options) (Input, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -27,13 +27,14 @@ func Path(path string, opts chunker.Options) (Input, error) {
 	return Tree(path, tree, opts), nil
 }
 
-// Describer runs pass 1 alone: it needs no target and sends nothing.
+// Describer runs pass 1 alone. It needs no target and sends nothing. It is safe
+// for concurrent use.
 type Describer struct {
 	opts     Options
 	progress counters
 }
 
-// NewDescriber makes a describer. Of the options it minds MaxUploadBytes,
+// NewDescriber makes a describer. The only options it uses are MaxUploadBytes,
 // MaxShardBytes and Observer.
 func NewDescriber(opts Options) (*Describer, error) {
 	if err := opts.Validate(); err != nil {
@@ -42,8 +43,8 @@ func NewDescriber(opts Options) (*Describer, error) {
 	return &Describer{opts: opts.withDefaults()}, nil
 }
 
-// Describe describes an input, calls then with its DAG, which can be read
-// meanwhile, and closes the input.
+// Describe describes an input, calls then with its DAG, whose blocks can be
+// read until then returns, and closes the input.
 func (d *Describer) Describe(ctx context.Context, in Input, then func(DAG) error) (Result, error) {
 	d.progress.inputs.Add(1)
 	defer d.progress.inputsDone.Add(1)
@@ -75,8 +76,8 @@ func (d *Describer) describe(ctx context.Context, in Input, then func(DAG) error
 	return r, then(dag)
 }
 
-// Split is the plan of the shards that a DAG of this name would be sent in, to a
-// target that has nothing and no limits of its own.
+// Split plans the shards in which a DAG would be sent to a target that holds
+// nothing and sets no limits. The name is used in messages and events.
 func (d *Describer) Split(name string, dag DAG) (*splitter.Plan, error) {
 	plan, err := splitter.Split(dag, splitter.Options{MaxShardBytes: d.opts.MaxShardBytes})
 	if err != nil {
@@ -86,7 +87,7 @@ func (d *Describer) Split(name string, dag DAG) (*splitter.Plan, error) {
 	return plan, nil
 }
 
-// Progress returns the counters as they are now.
+// Progress returns the current counters. Only those of pass 1 are set.
 func (d *Describer) Progress() Progress {
 	c := &d.progress
 	return Progress{BytesHashed: c.hashed.Load(), BytesToHash: c.toHash.Load(), InputsDone: c.inputsDone.Load(), Inputs: c.inputs.Load()}

@@ -10,9 +10,9 @@ import (
 	"github.com/carload/carload/car/piece"
 )
 
-// Observer is told what happens. Observe is called synchronously from several
-// goroutines and must not block. A panic in it is logged and does not disturb
-// the upload.
+// Observer receives events. Observe is called synchronously, from several
+// goroutines at the same time, and must not block. If it panics, the panic is
+// logged and the upload goes on.
 type Observer interface{ Observe(Event) }
 
 // Event is one of the event types of this package.
@@ -21,7 +21,7 @@ type Event interface{ event() }
 // Describing is sent when pass 1 of an input begins.
 type Describing struct {
 	Name  string `json:"name"`
-	Bytes int64  `json:"bytes"` // of payload; 0 if that is not known before
+	Bytes int64  `json:"bytes"` // of payload; 0 if not known yet
 }
 
 // Described is sent when pass 1 of an input is done.
@@ -31,22 +31,22 @@ type Described struct {
 	Bytes  int64   `json:"bytes"` // of payload
 	Blocks int     `json:"blocks"`
 	Shards int     `json:"shards"`
-	Cached bool    `json:"cached"` // the plan was in the ledger
-	Base   cid.Cid `json:"base"`   // a DAG that the target has, if there is one
-	Held   int     `json:"held"`   // blocks that are not sent because they are in it
-	Batch  cid.Cid `json:"batch"`  // that the input is a part of, if it is: the shards are those of the batch
+	Cached bool    `json:"cached"` // the description was in the ledger
+	Base   cid.Cid `json:"base"`   // root of a DAG that the target holds; undefined if none
+	Held   int     `json:"held"`   // blocks that are not sent because they are in Base
+	Batch  cid.Cid `json:"batch"`  // root of the batch that the input is part of, if any: the shards are those of the batch
 }
 
-// Waiting is sent when the same DAG is being sent to the same target by
-// another upload, of this process or another that has the ledger open. Nothing
-// is sent until that has ended.
+// Waiting is sent when another upload is sending the same DAG to the same
+// target, in this process or in another one that uses the same ledger. Nothing
+// is sent until that upload ends.
 type Waiting struct {
 	Name string  `json:"name"`
 	Root cid.Cid `json:"root"`
 }
 
-// Mending is sent when verification has found blocks that are missing or wrong.
-// Their shards are sent again.
+// Mending is sent when verification has found missing or wrong blocks, before
+// their shards are sent again.
 type Mending struct {
 	Name    string  `json:"name"`
 	Root    cid.Cid `json:"root"`
@@ -54,34 +54,35 @@ type Mending struct {
 	Wrong   int     `json:"wrong"`
 }
 
-// ShardSent is sent when a shard has its receipt.
+// ShardSent is sent when a shard has its receipt, or is known to be there.
 type ShardSent struct {
 	Name     string  `json:"name"`
 	Root     cid.Cid `json:"root"`
-	Index    int     `json:"index"` // from 0
+	Index    int     `json:"index"` // counted from 0
 	Count    int     `json:"count"`
-	CID      cid.Cid `json:"archive"` // its CAR CID
+	CID      cid.Cid `json:"archive"` // CAR CID of the shard
 	Bytes    int64   `json:"bytes"`
 	Attempts int     `json:"attempts"`
-	Held     bool    `json:"held"` // it was there already and was not sent
+	Held     bool    `json:"held"` // the target had it already, so it was not sent
 
 	// Piece is nil unless [Options.PieceCIDs] is set.
 	Piece *piece.Piece `json:"-"`
 }
 
-// NoShard is the index in events of requests that are not for a shard.
+// NoShard is the Index of a request that is not for a shard.
 const NoShard = -1
 
-// Retrying is sent before a wait for the next try.
+// Retrying is sent before the wait that precedes another attempt.
 type Retrying struct {
 	Name    string        `json:"name"`
 	Index   int           `json:"index"`   // of the shard, or NoShard
-	Attempt int           `json:"attempt"` // that failed, from 1
+	Attempt int           `json:"attempt"` // the one that failed, counted from 1
 	Wait    time.Duration `json:"waitNanoseconds"`
 	Err     error         `json:"-"`
 }
 
-// Verified is sent when what the verification level asks for has been checked.
+// Verified is sent when everything that the verification level asks for was
+// checked.
 type Verified struct {
 	Name   string        `json:"name"`
 	Root   cid.Cid       `json:"root"`
@@ -111,7 +112,7 @@ func (o *Options) observe(e Event) {
 	o.Observer.Observe(e)
 }
 
-// beginning is the event of an input that is about to be described.
+// beginning returns the event for an input that is about to be described.
 func beginning(in Input) Describing {
 	e := Describing{Name: in.Name()}
 	if s, ok := in.(Sized); ok {
@@ -124,14 +125,14 @@ func beginning(in Input) Describing {
 // Totals grow as inputs become known.
 type Progress struct {
 	BytesHashed, BytesToHash int64 // of payload
-	BytesSent, BytesToSend   int64 // of shards; bytes of failed tries are taken back
-	BytesResent              int64 // sent in tries that failed
+	BytesSent, BytesToSend   int64 // of shards; failed attempts do not count
+	BytesResent              int64 // bytes sent in failed attempts
 	ShardsDone, Shards       int64
 	Retries                  int64
-	ShardsOnTheirWay         int64 // a body of each is being sent
-	BytesOnTheirWay          int64 // of them, that are still to go
-	// BytesVerified are of blocks that were fetched back; BytesToVerify is what
-	// the root says there is, less what turned out to be there twice.
+	ShardsOnTheirWay         int64 // shards whose body is being sent
+	BytesOnTheirWay          int64 // bytes of them still to send
+	// BytesVerified counts blocks that were fetched back. BytesToVerify is the
+	// size according to the root, less what turned out to be duplicates.
 	BytesVerified, BytesToVerify int64
 	InputsDone, Inputs           int64
 }
@@ -140,7 +141,7 @@ type counters struct {
 	hashed, toHash, sent, toSend, resent, shardsDone, shards, retries, verified, toVerify, inputsDone, inputs atomic.Int64
 }
 
-// Progress returns the counters as they are now.
+// Progress returns the current counters.
 func (u *Uploader) Progress() Progress {
 	c := &u.progress
 	shards, bytes := u.line.left()

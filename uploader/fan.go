@@ -15,18 +15,19 @@ import (
 	"github.com/carload/carload/car/piece"
 )
 
-// Bounds of how targets wait for each other.
+// Limits on how targets wait for each other.
 const (
-	// patience is how long a shard waits for another target to want it as well,
-	// and its bytes for another target to take them.
+	// patience is how long a shard waits for another target to ask for it too,
+	// and how long its bytes wait for another target to take them.
 	patience = 10 * time.Second
-	// parcelBytes are handed on at a time, and mostParcels wait for a target: what
-	// is held of a shard is the product of the two.
+	// Bytes are handed on in parcels of parcelBytes, and at most mostParcels
+	// wait for a target. A shard holds at most the product of the two in
+	// memory.
 	parcelBytes = 1 << 20
 	mostParcels = 4
 )
 
-// stream is the bytes of a shard: a [car.Stream], or one that is shared.
+// stream is the bytes of a shard: a [car.Stream], or a member of a shared one.
 type stream interface {
 	io.ReadCloser
 	io.WriterTo
@@ -34,7 +35,7 @@ type stream interface {
 	Piece() (piece.Piece, bool)
 }
 
-// shardName tells shards apart: it is the same for the same bytes.
+// shardName identifies the bytes of a shard.
 type shardName struct {
 	root, base cid.Cid
 	limit      int64
@@ -43,18 +44,18 @@ type shardName struct {
 	size       int64
 }
 
-// fan hands the bytes of shards to several uploaders. A nil one is that of an
-// uploader that is alone.
+// fan hands the bytes of shards to several uploaders. An uploader that works
+// alone has none.
 type fan struct {
 	packer *car.Packer
 	pool   sync.Pool // of *[]byte
 
 	mu    sync.Mutex
-	ctx   context.Context                  //nolint:containedctx // of the uploads, which streams are read for
-	live  map[*Uploader]*atomic.Bool       // whether it is in step; those that are through are not there
-	asked map[shardName]map[*Uploader]bool // who asked for a shard, or will not
-	left  map[cid.Cid]map[*Uploader]bool   // who asks for no more shards of a root
-	tees  map[shardName]*tee               // that can be joined
+	ctx   context.Context                  //nolint:containedctx // of the uploads; streams are read under it
+	live  map[*Uploader]*atomic.Bool       // uploaders that are not finished, and whether each is in step
+	asked map[shardName]map[*Uploader]bool // who has asked for a shard, or never will
+	left  map[cid.Cid]map[*Uploader]bool   // who needs no more shards of a root
+	tees  map[shardName]*tee               // tees that can still be joined
 }
 
 func newFan(uploaders []*Uploader) *fan {
@@ -81,7 +82,7 @@ func (f *fan) begin(ctx context.Context) {
 	f.ctx = ctx
 }
 
-// gone tells that an uploader is through with everything.
+// gone notes that an uploader has finished everything.
 func (f *fan) gone(u *Uploader) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -89,7 +90,8 @@ func (f *fan) gone(u *Uploader) {
 	f.settle()
 }
 
-// pass tells that an uploader will not ask for a shard: it is there already.
+// pass notes that an uploader will not ask for a shard, because the target has
+// it.
 func (f *fan) pass(u *Uploader, name shardName) {
 	if f == nil {
 		return
@@ -100,7 +102,7 @@ func (f *fan) pass(u *Uploader, name shardName) {
 	f.settle()
 }
 
-// leave tells that an uploader will ask for no more shards of a root.
+// leave notes that an uploader needs no more shards of a root.
 func (f *fan) leave(u *Uploader, root cid.Cid) {
 	if f == nil {
 		return
@@ -132,7 +134,7 @@ func (f *fan) note(u *Uploader, name shardName) {
 	f.asked[name][u] = true
 }
 
-// settle begins the tees that wait for nobody any more.
+// settle starts the tees that no longer wait for anyone.
 func (f *fan) settle() {
 	for name, t := range f.tees {
 		if !f.expects(name) {
@@ -142,7 +144,8 @@ func (f *fan) settle() {
 	}
 }
 
-// expects tells whether an uploader that is in step has yet to ask for a shard.
+// expects reports whether an uploader that is in step has yet to ask for a
+// shard.
 func (f *fan) expects(name shardName) bool {
 	for u, inStep := range f.live {
 		if inStep.Load() && !f.asked[name][u] && !f.left[name.root][u] {
@@ -152,13 +155,13 @@ func (f *fan) expects(name shardName) bool {
 	return false
 }
 
-// open returns the bytes of a shard for an uploader that asks for it the first
-// time.
+// open returns the bytes of a shard for an uploader that asks for it for the
+// first time.
 func (f *fan) open(ctx context.Context, u *Uploader, name shardName, a car.Archive) stream {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	t := f.tees[name]
-	late := t == nil && len(f.asked[name]) > 0 // the others are past it, or have it
+	late := t == nil && len(f.asked[name]) > 0 // the others have passed it, or have it
 	f.note(u, name)
 	if t == nil && !f.expects(name) || f.live[u] == nil {
 		return u.packer.Open(ctx, a)
@@ -176,13 +179,13 @@ func (f *fan) open(ctx context.Context, u *Uploader, name shardName, a car.Archi
 	return m
 }
 
-// late begins a tee without those who did not come. Nobody waits for them until
-// they are in step again.
+// late starts a tee without the uploaders that have not asked for it. Nobody
+// waits for them until they are in step again.
 func (f *fan) late(t *tee) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.tees[t.name] != t {
-		return // it has begun
+		return // it has started
 	}
 	for u, inStep := range f.live {
 		if !f.asked[t.name][u] {
@@ -197,39 +200,39 @@ type tee struct {
 	fan     *fan
 	name    shardName
 	archive car.Archive
-	started chan struct{} // closed when all who are to come have
+	started chan struct{} // closed when everyone who is expected has joined
 
 	mu      sync.Mutex
-	change  chan struct{} // closed, and made anew, when anything below changes
-	members []*member     // that take part still
+	change  chan struct{} // closed and replaced when anything below changes
+	members []*member     // those still taking part
 	source  *car.Stream   // nil before the first read
-	pumping bool          // a member reads from the source
-	err     error         // of the source; io.EOF at its end
-	archCID cid.Cid       // known then
-	piece   *piece.Piece  // likewise, if an uploader wants it
+	pumping bool          // a member is reading from source
+	err     error         // of source; io.EOF at its end
+	archCID cid.Cid       // set at the end
+	piece   *piece.Piece  // set at the end, if an uploader wants it
 }
 
-// parcel is some bytes of a shard.
+// parcel is a piece of a shard's bytes.
 type parcel struct {
 	buf  *[]byte
 	n    int
-	refs int // members that did not take it all; under the tee's lock
+	refs int // members that have not taken all of it; guarded by the tee's mutex
 }
 
-// member is a shard's bytes as one uploader gets them.
+// member is a shard's bytes as one uploader reads them.
 type member struct {
 	tee *tee
-	ctx context.Context //nolint:containedctx // of the one attempt that reads
+	ctx context.Context //nolint:containedctx // of the attempt that reads
 	u   *Uploader
 
 	inStep *atomic.Bool // of the uploader
 
-	queue []*parcel // under the tee's lock
-	left  bool      // it takes part no more; likewise
+	queue []*parcel // guarded by the tee's mutex
+	left  bool      // no longer takes part; guarded by the tee's mutex
 
-	at    int         // what is past of the first parcel
-	given int64       // all that is past
-	alone *car.Stream // once it was left to itself
+	at    int         // bytes taken from the first parcel
+	given int64       // all bytes taken
+	alone *car.Stream // reads the rest after the member has left the tee
 }
 
 func (t *tee) join(m *member) {
@@ -243,8 +246,8 @@ func (t *tee) changed() {
 	t.change = make(chan struct{})
 }
 
-// fill waits for the first parcel in the queue, and reads it for all if nobody
-// else does.
+// fill waits until there is a parcel in the queue. If nobody is reading the
+// next parcel, fill reads it for all members.
 func (m *member) fill() error {
 	if err := m.wait(); err != nil {
 		return err
@@ -275,7 +278,7 @@ func (m *member) fill() error {
 // errLeft means that a member has to read by itself.
 var errLeft = errors.New("the others have gone on")
 
-// wait waits until the tee begins.
+// wait waits until the tee starts.
 func (m *member) wait() error {
 	select {
 	case <-m.tee.started:
@@ -294,7 +297,7 @@ func (m *member) wait() error {
 	return nil
 }
 
-// await waits, without the lock, for a change, or for the time to be up.
+// await waits for a change or a timeout, without holding the lock.
 func (m *member) await(change <-chan struct{}, after <-chan time.Time) (up bool, err error) {
 	m.tee.mu.Unlock()
 	defer m.tee.mu.Lock()
@@ -308,9 +311,9 @@ func (m *member) await(change <-chan struct{}, after <-chan time.Time) (up bool,
 	}
 }
 
-// pump reads a parcel, and hands it to all members. Those who have no room for it
-// in good time are left to themselves. It is called with the lock, and gives it
-// up meanwhile.
+// pump reads a parcel and hands it to all members. Members that have no room
+// for it in time have to leave. The caller holds the lock, which pump releases
+// while it waits and reads.
 func (m *member) pump() error {
 	t := m.tee
 	t.pumping = true
@@ -366,21 +369,23 @@ func (m *member) pump() error {
 	return nil
 }
 
-// release gives a parcel back once nobody needs it.
+// release reuses the buffer of a parcel once all members have taken it.
 func (t *tee) release(p *parcel) {
 	if p.refs--; p.refs == 0 {
 		t.fan.pool.Put(p.buf)
 	}
 }
 
-// leave ends a member's part. What it has is dropped: it reads that by itself.
+// leave ends a member's part. What is in its queue is dropped: it reads that by
+// itself.
 func (t *tee) leave(m *member) {
 	if m.left {
 		return
 	}
 	m.left = true
 	t.members = slices.DeleteFunc(t.members, func(o *member) bool { return o == m })
-	// The first parcel may be in use; what is taken of it is known to its reader.
+	// The first parcel may be in use. Its reader knows how much of it was
+	// taken.
 	for i, p := range m.queue {
 		if i > 0 {
 			t.release(p)
@@ -396,7 +401,7 @@ func (t *tee) leave(m *member) {
 // close closes the source when nobody reads it any more.
 func (t *tee) close() {
 	if t.source != nil {
-		_ = t.source.Close() // its error, if any, was told by reading
+		_ = t.source.Close() // Read has reported its error, if any
 		t.source = nil
 	}
 	if t.err == nil {
@@ -404,7 +409,7 @@ func (t *tee) close() {
 	}
 }
 
-// next is what is left of the first parcel, or io.EOF.
+// next returns the rest of the first parcel, or io.EOF.
 func (m *member) next() ([]byte, error) {
 	if err := m.fill(); err != nil {
 		return nil, err
@@ -415,7 +420,7 @@ func (m *member) next() ([]byte, error) {
 	return (*p.buf)[m.at:p.n], nil
 }
 
-// take notes that n bytes of the first parcel are past.
+// take notes that n bytes of the first parcel were taken.
 func (m *member) take(n int) {
 	t := m.tee
 	m.given += int64(n)
@@ -429,7 +434,7 @@ func (m *member) take(n int) {
 	}
 }
 
-// onMyOwn opens the shard for this member alone, where it is.
+// onMyOwn opens the shard for this member alone, at its position.
 func (m *member) onMyOwn() error {
 	m.alone = m.u.packer.Open(m.ctx, m.tee.archive)
 	if _, err := io.CopyN(io.Discard, struct{ io.Reader }{m.alone}, m.given); err != nil {
@@ -497,7 +502,7 @@ func (m *member) CID() (cid.Cid, bool) {
 	return m.tee.archCID, m.tee.archCID.Defined() && m.given == m.tee.archive.Size
 }
 
-// Piece is known with the CID, if an uploader wants pieces.
+// Piece is known after the last byte, if an uploader wants pieces.
 func (m *member) Piece() (piece.Piece, bool) {
 	if m.alone != nil {
 		return m.alone.Piece()
@@ -510,7 +515,7 @@ func (m *member) Piece() (piece.Piece, bool) {
 	return *m.tee.piece, true
 }
 
-// Close ends the member's part. It is called once, and not while it reads.
+// Close ends the member's part. It must be called once, and not during a read.
 func (m *member) Close() error {
 	if m.alone != nil {
 		return m.alone.Close()

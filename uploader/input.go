@@ -20,7 +20,8 @@ import (
 	"github.com/carload/carload/internal/durable"
 )
 
-// baseName is the last element of a path, and empty if that names nothing.
+// baseName returns the last element of a path, or "" if it does not name
+// anything.
 func baseName(path string) string {
 	switch name := filepath.Base(path); name {
 	case ".", "..", "-", string(filepath.Separator):
@@ -30,7 +31,7 @@ func baseName(path string) string {
 	}
 }
 
-// absolute is a path in full, empty if that is not known.
+// absolute returns the absolute path, or "" if it is unknown.
 func absolute(path string) string {
 	abs, err := filepath.Abs(path)
 	if err != nil {
@@ -39,8 +40,8 @@ func absolute(path string) string {
 	return abs
 }
 
-// File is an [Input] of one regular file. Its name is the path, its upload name
-// the last element of it.
+// File makes an [Input] of one regular file. Its name is the path, and its
+// upload name the last element of the path.
 func File(path string, opts chunker.Options) (Input, error) {
 	src, err := chunker.OpenFile(path)
 	if err != nil {
@@ -72,7 +73,7 @@ func (f *fileInput) Describe(ctx context.Context, read *atomic.Int64) (DAG, erro
 	return built(chunker.Build(ctx, f.src, opts))
 }
 
-// built keeps a nil DAG from becoming an interface that is not nil.
+// built keeps a nil *chunker.DAG from becoming a non-nil DAG.
 func built(dag *chunker.DAG, err error) (DAG, error) {
 	if err != nil {
 		return nil, err
@@ -80,10 +81,11 @@ func built(dag *chunker.DAG, err error) (DAG, error) {
 	return dag, nil
 }
 
-// Source is an [Input] of a source that is no file on disk, such as an object in
-// a bucket. Its name is the source's, which says where it is, and its upload name
-// the last element of it. If the source has a Version method, what is known of it
-// is kept for as long as that returns the same.
+// Source makes an [Input] of a source that is not a file on disk, such as an
+// object in a bucket. Its name is the name of the source, which says where it
+// is, and its upload name the last element of that. If the source has a method
+// Version() string, the ledger may keep its description while the version stays
+// the same.
 func Source(src car.Source, opts chunker.Options) Input { return &sourceInput{src, opts} }
 
 type sourceInput struct {
@@ -103,8 +105,8 @@ func (s *sourceInput) Describe(ctx context.Context, read *atomic.Int64) (DAG, er
 	return built(chunker.Build(ctx, s.src, opts))
 }
 
-// Tree is an [Input] of a directory: the tree is put together, but not built yet.
-// It is described once.
+// Tree makes an [Input] of a directory that has been assembled but not built.
+// It can be described only once.
 func Tree(name string, tree *chunker.Tree, opts chunker.Options) Input {
 	return &treeInput{name, tree, opts}
 }
@@ -132,9 +134,9 @@ func (t *treeInput) Describe(ctx context.Context, read *atomic.Int64) (DAG, erro
 	return built(t.tree.Build(ctx, opts))
 }
 
-// CAR is an [Input] of the DAG in a CAR file that was made elsewhere. It is
-// not chunked again: its blocks go into new shards under the same root. The file
-// has one root and is complete. See [CARs] for others.
+// CAR makes an [Input] of the DAG in an existing CAR file. It does not chunk
+// anything again: the blocks go into new shards under the same root. The file
+// must be complete and have exactly one root; otherwise see [CARs].
 func CAR(path string) (Input, error) {
 	set, err := CARs(path)
 	if err != nil {
@@ -146,10 +148,10 @@ func CAR(path string) (Input, error) {
 	return set.Input(set.roots[0]), nil
 }
 
-// CARSet is CAR files that were made elsewhere and hold DAGs together, such
-// as the shards of one.
+// CARSet is a set of existing CAR files that together hold one or more DAGs,
+// such as the shards of one DAG.
 type CARSet struct {
-	name    string // of the first one
+	name    string // of the first file
 	sources []car.Source
 	roots   []cid.Cid
 
@@ -170,7 +172,7 @@ func CARs(paths ...string) (*CARSet, error) {
 	return CARSources(sources...)
 }
 
-// CARSources is [CARs] of CAR files that are elsewhere than on disk.
+// CARSources is [CARs] for CAR files that are not on disk.
 func CARSources(sources ...car.Source) (*CARSet, error) {
 	s := &CARSet{}
 	for _, src := range sources {
@@ -205,11 +207,11 @@ func rootsOf(src car.Source) ([]cid.Cid, error) {
 	return r.Roots, nil
 }
 
-// Roots are those of all headers, each once. There may be none.
+// Roots returns the roots in all headers, each once. There may be none.
 func (s *CARSet) Roots() []cid.Cid { return s.roots }
 
-// Add puts the archives of another set to those of this one. It is for before
-// the first input is described.
+// Add adds the archives of another set. It must be called before the first
+// input is described.
 func (s *CARSet) Add(other *CARSet) {
 	s.sources = append(s.sources, other.sources...)
 	for _, r := range other.roots {
@@ -219,9 +221,9 @@ func (s *CARSet) Add(other *CARSet) {
 	}
 }
 
-// Input is the upload of the DAG under a root, be it named by a header or not.
-// All its blocks have to be in the archives. The archives are indexed once for
-// all inputs.
+// Input makes an [Input] of the DAG under root, which no header has to name.
+// All its blocks must be in the archives. The archives are indexed once for all
+// inputs.
 func (s *CARSet) Input(root cid.Cid) Input { return archiveInput{s, root} }
 
 func (s *CARSet) open(ctx context.Context) (*car.Index, error) {
@@ -250,7 +252,7 @@ func (a archiveInput) UploadName() string { return baseName(a.set.name) }
 func (a archiveInput) Close() error       { return nil }
 
 // Location is empty if the archive has several roots: an upload of another root
-// of it is no earlier state of this one.
+// is not an earlier version of this one.
 func (a archiveInput) Location() string {
 	if len(a.set.roots) != 1 {
 		return ""
@@ -271,21 +273,21 @@ func (a archiveInput) Describe(ctx context.Context, read *atomic.Int64) (DAG, er
 	return dag, nil
 }
 
-// StreamOptions are the knobs of [Stream].
+// StreamOptions configure [Stream].
 type StreamOptions struct {
 	Chunker chunker.Options
-	// Dir is where the stream is spooled, because pass 2 reads it again. It is
-	// made, for this user only, if it is not there.
+	// Dir is where the stream is spooled, because pass 2 reads it again. If it
+	// does not exist, it is created for this user only.
 	Dir string
-	// MaxBytes bounds the stream; 0 means DefaultMaxUploadBytes, negative no
-	// limit. A longer one ends with an error matching ErrTooLarge.
+	// MaxBytes limits the stream; 0 means DefaultMaxUploadBytes, negative no
+	// limit. A longer stream is an error that matches ErrTooLarge.
 	MaxBytes int64
 }
 
-// Stream is an [Input] of what can be read only once, such as standard input.
-// Describe reads r to its end into a private file that has no name, so nothing
-// is left of it however the process ends; the Input's Close gives the space
-// back. Cancelling does not interrupt a Read of r.
+// Stream makes an [Input] of something that can be read only once, such as
+// standard input. Describe reads r to its end into a private file without a
+// name, so nothing is left behind however the process ends. Closing the Input
+// frees the space. Cancelling does not interrupt a Read of r.
 func Stream(name string, r io.Reader, opts StreamOptions) Input {
 	if opts.MaxBytes == 0 {
 		opts.MaxBytes = DefaultMaxUploadBytes
@@ -327,16 +329,16 @@ func (s *streamInput) Close() error {
 type spool struct {
 	name   string
 	file   *os.File
-	remove bool // the system keeps the names of open files
+	remove bool // the system does not let open files be removed
 	size   int64
 }
 
-// spareBytes of the file system are left for others.
+// spareBytes is how much of the file system is left free for others.
 const spareBytes = 16 << 20
 
 func newSpool(name, dir string) (*spool, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make a place to spool %q: %w", name, err)
+		return nil, fmt.Errorf("make a directory to spool %q: %w", name, err)
 	}
 	f, err := os.CreateTemp(dir, "stream-*.spool") // mode 0600
 	if err != nil {
@@ -345,8 +347,8 @@ func newSpool(name, dir string) (*spool, error) {
 	return &spool{name: name, file: f, remove: os.Remove(f.Name()) != nil}, nil
 }
 
-// fill copies the stream, and looks at the free space as it goes: how long the
-// stream is nobody knows.
+// fill copies the stream. It checks the free space as it goes, since the length
+// is unknown.
 func (s *spool) fill(ctx context.Context, r io.Reader, limit int64) error {
 	buf := make([]byte, 1<<20)
 	for checked := int64(-1); ; {
@@ -356,7 +358,7 @@ func (s *spool) fill(ctx context.Context, r io.Reader, limit int64) error {
 		if checked < 0 || s.size-checked >= 64<<20 {
 			checked = s.size
 			if free, ok := durable.Free(s.file); ok && free < spareBytes {
-				return fmt.Errorf("spool %q: %w: %d bytes are free after %d", s.name, syscall.ENOSPC, free, s.size)
+				return fmt.Errorf("spool %q: %w: only %d bytes are free after writing %d", s.name, syscall.ENOSPC, free, s.size)
 			}
 		}
 		n, err := io.ReadFull(r, buf)

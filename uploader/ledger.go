@@ -9,75 +9,75 @@ import (
 	"github.com/ipfs/go-cid"
 )
 
-// Ledger remembers which shards were receipted, so that an interrupted upload
-// goes on where it was. A shard is recorded only after its receipt was checked,
-// and Record returns only when the record is durable: a ledger is never ahead
-// of the service. It is safe for concurrent use, and what Begin promises holds
-// for all processes that use it.
+// Ledger remembers which shards have receipts, so that an interrupted upload
+// can go on. A shard is recorded only after its receipt was checked, and Record
+// returns only when the record is durable: a ledger is never ahead of the
+// service. A Ledger is safe for concurrent use. What Begin promises holds for
+// all processes that use the same ledger.
 type Ledger interface {
-	// Begin claims a root at a target: until end is called, no other call for
-	// them returns. If it has to wait it calls waits, once. The key's limit does
-	// not matter, nor its base.
+	// Begin claims a root at a target: until end is called, no other Begin for
+	// the same root and target returns. If it has to wait, it calls waits once.
+	// The key's limit and base do not matter.
 	Begin(ctx context.Context, u UploadKey, waits func()) (end func(), err error)
 
 	// Receipts returns the archives recorded for an upload, by shard index.
 	Receipts(ctx context.Context, u UploadKey) (map[int]cid.Cid, error)
-	// Record adds one.
+	// Record adds one archive.
 	Record(ctx context.Context, u UploadKey, index int, archive cid.Cid) error
-	// Finish marks an upload as verified, and clears the suspects of its root.
-	// Unless its source is empty, the upload is the last one of that source. What
-	// is known already need not be written again.
+	// Finish marks an upload as verified and clears the suspects of its root.
+	// If its source is not empty, the upload becomes the last one of that
+	// source. An implementation need not write again what it already has.
 	Finish(ctx context.Context, u UploadKey, f Finished) error
-	// Forget drops what is known of an upload, except for suspects.
+	// Forget drops everything known of an upload, except for suspects.
 	Forget(ctx context.Context, u UploadKey) error
 
-	// Last returns the last upload of a source to a target that was finished; its
-	// root is undefined if there was none.
+	// Last returns the last finished upload of a source to a target. Its root
+	// is undefined if there is none.
 	Last(ctx context.Context, target, source string) (UploadKey, error)
-	// Sources returns the sources whose last upload to the target has this root.
+	// Sources returns the sources whose last upload to the target has this
+	// root.
 	Sources(ctx context.Context, target string, root cid.Cid) ([]string, error)
 
 	// Suspects returns the blocks of a root that verification found missing or
-	// wrong at the target. They are sent again, whatever the target says that
-	// it holds. The key's limit does not matter.
+	// wrong at the target. They are sent again, even if the target claims to
+	// hold them. The key's limit and base do not matter.
 	Suspects(ctx context.Context, u UploadKey) ([]cid.Cid, error)
-	// Suspect puts blocks in the place of those that were suspect.
+	// Suspect replaces the suspects of a root.
 	Suspect(ctx context.Context, u UploadKey, blocks []cid.Cid) error
 
 	// Description returns what SaveDescription kept under the key, or nil.
 	Description(ctx context.Context, key string) ([]byte, error)
-	// SaveDescription keeps a described source, so that it is not hashed again. An
-	// empty description drops what was kept.
+	// SaveDescription keeps the description of a source, so that it need not be
+	// hashed again. An empty description drops what was kept.
 	SaveDescription(ctx context.Context, key string, description []byte) error
 }
 
-// UploadKey names an upload: shards are the same if all of it is the same.
+// UploadKey identifies an upload. Uploads with equal keys have equal shards.
 type UploadKey struct {
 	Target        string
 	Root          cid.Cid
 	MaxShardBytes int64
-	Base          cid.Cid // of whose blocks none are sent; undefined for none
+	Base          cid.Cid // a DAG whose blocks are not sent; undefined for none
 }
 
-// Finished is what a ledger is told of an upload that was verified.
+// Finished describes an upload that was verified.
 type Finished struct {
-	Source string // where the input is: see [Located]; empty if it has no place
+	Source string // location of the input, see [Located]; empty if it has none
 	Bytes  int64  // of payload
 	Level  VerifyLevel
 }
 
-// ofRoot is the key of all uploads of the root to the target.
+// ofRoot returns the key for all uploads of the root to the target.
 func (u UploadKey) ofRoot() UploadKey { return UploadKey{Target: u.Target, Root: u.Root} }
 
-// MemoryLedger is a [Ledger] that lasts as long as the process. The zero value
-// is ready to use.
+// MemoryLedger is a [Ledger] in memory. The zero value is ready to use.
 type MemoryLedger struct {
 	mu           sync.Mutex
 	receipts     map[UploadKey]map[int]cid.Cid
-	suspects     map[UploadKey][]cid.Cid // by keys of a root
+	suspects     map[UploadKey][]cid.Cid // by the key of the root
 	descriptions map[string][]byte
 	last         map[string]map[string]UploadKey // by target and source
-	claims       map[UploadKey]chan struct{}     // by keys of a root; closed at the end
+	claims       map[UploadKey]chan struct{}     // by the key of the root; closed when the claim ends
 }
 
 // Begin implements [Ledger].
@@ -226,9 +226,9 @@ func (l *MemoryLedger) SaveDescription(_ context.Context, key string, descriptio
 	return nil
 }
 
-// shortLedger is the ledger of an [Uploader] that has been given none. It keeps no
-// descriptions: hardly anything is uploaded twice in the life of an Uploader, and a
-// description has 32 bytes for each block.
+// shortLedger is the ledger of an [Uploader] that was not given one. It keeps
+// no descriptions: an Uploader hardly ever uploads anything twice, and a
+// description takes 32 bytes for each block.
 type shortLedger struct{ *MemoryLedger }
 
 // SaveDescription implements [Ledger].

@@ -9,45 +9,45 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// line is what all shards on their way share. Under a limit it keeps few of
-// them on their way at a time: if all went at once, none would be done for long,
-// and what is not done when the upload stops is lost. After a stop it lets them
-// go one by one, the one that is nearest to its end first.
+// line is shared by all shards in flight. Under a rate limit it keeps only a
+// few in flight: if all were, none would be finished for a long time, and an
+// unfinished shard is lost when the upload stops. After a stop, it sends shards
+// one by one, and first the one with the fewest bytes left.
 type line struct {
 	limiter  *rate.Limiter       // nil for no limit
-	room     *semaphore.Weighted // for bytes of shards that are on their way; nil for no limit
-	most     int64               // of room
-	draining context.Context     //nolint:containedctx // the Uploader's: it is done once Drain was called
+	room     *semaphore.Weighted // for bytes of shards in flight; nil for no limit
+	most     int64               // size of room
+	draining context.Context     //nolint:containedctx // of the Uploader; done after Drain
 
 	mu      sync.Mutex
 	open    map[*body]*way
-	changed chan struct{} // closed when one of them is done
+	changed chan struct{} // closed and replaced when a body is done
 }
 
-// way is how far a body has come.
+// way is the progress of a body.
 type way struct {
-	left    int64     // bytes that are still to go
-	moved   time.Time // when it was last known to move
+	left    int64     // bytes still to send
+	moved   time.Time // when it last moved
 	waiting bool      // for its turn
 	leave   func()
 }
 
 const (
-	// lineTime is what may be on its way under a limit, in time: enough to keep
-	// the line busy while a service thinks about a shard. With one that takes
-	// longer than that there is no other.
+	// lineTime is how much may be in flight under a rate limit, as time: enough
+	// to keep the line busy while a service processes a shard. While one shard
+	// takes longer than that, it is alone.
 	lineTime = 5 * time.Second
-	// stuckAfter is how long a body may stand still before others go first.
+	// stuckAfter is how long a body may stand still before others overtake it.
 	stuckAfter = 3 * time.Second
-	// mostTurn is how long one waits for its turn before it moves a little, so
-	// that it is not taken for dead.
+	// mostTurn is how long a body waits for its turn before it moves a little,
+	// so that it is not taken for dead.
 	mostTurn = 15 * time.Second
 )
 
 func newLine(draining context.Context, bytesPerSecond int64) *line {
 	l := &line{draining: draining, open: map[*body]*way{}, changed: make(chan struct{})}
 	if n := bytesPerSecond; n > 0 {
-		// A burst of a tenth of a second keeps the line smooth.
+		// A burst of a tenth of a second keeps the rate smooth.
 		l.limiter = rate.NewLimiter(rate.Limit(n), int(min(max(n/10, leastRate), 4<<20)))
 		l.most = n * int64(lineTime/time.Second)
 		l.room = semaphore.NewWeighted(l.most)
@@ -55,7 +55,7 @@ func newLine(draining context.Context, bytesPerSecond int64) *line {
 	return l
 }
 
-// enter waits until there is room for a shard. Leave may be called more than
+// enter waits until there is room for a shard. leave may be called more than
 // once.
 func (l *line) enter(ctx context.Context, size int64) (leave func(), err error) {
 	if l.room == nil {
@@ -71,8 +71,8 @@ func (l *line) enter(ctx context.Context, size int64) (leave func(), err error) 
 	return sync.OnceFunc(func() { l.room.Release(size) }), nil
 }
 
-// begin notes a body that is on its way, until done. Leave is called when its
-// last byte was sent.
+// begin adds a body, until done removes it. leave is called after its last
+// byte.
 func (l *line) begin(b *body, size int64, leave func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -93,7 +93,7 @@ func (l *line) remove(b *body) {
 	}
 }
 
-// step is the most bytes that go at once, of n.
+// step returns how many of n bytes may go at once.
 func (l *line) step(n int) int {
 	if l.limiter != nil {
 		return min(n, l.limiter.Burst())
@@ -101,7 +101,7 @@ func (l *line) step(n int) int {
 	return n
 }
 
-// moved counts n bytes of a body, and waits until the next ones may go.
+// moved counts n bytes of a body, and waits until more may go.
 func (l *line) moved(b *body, n int) error {
 	l.mu.Lock()
 	if w, ok := l.open[b]; ok {
@@ -124,7 +124,7 @@ func (l *line) moved(b *body, n int) error {
 	return l.turn(b)
 }
 
-// turn waits until no body is nearer to its end than b.
+// turn waits until no other body has fewer bytes left than b.
 func (l *line) turn(b *body) error {
 	limit := time.NewTimer(mostTurn)
 	defer limit.Stop()
@@ -159,14 +159,14 @@ func (l *line) goes(b *body) {
 	}
 }
 
-// isFirst tells whether it is b's turn. If not, changed is closed when that may
-// be otherwise.
+// isFirst reports whether it is b's turn. If not, changed is closed when that
+// may have changed.
 func (l *line) isFirst(b *body) (first bool, changed <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	mine, ok := l.open[b]
 	if !ok {
-		return true, nil // it has nothing left
+		return true, nil // it has nothing left to send
 	}
 	for other, w := range l.open {
 		ahead := w.left < mine.left || w.left == mine.left && other.shard.Index < b.shard.Index
@@ -179,8 +179,8 @@ func (l *line) isFirst(b *body) (first bool, changed <-chan struct{}) {
 	return true, nil
 }
 
-// left is how many shards are on their way, and how many of their bytes are
-// still to go.
+// left returns how many shards are in flight, and how many of their bytes are
+// still to be sent.
 func (l *line) left() (shards, bytes int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

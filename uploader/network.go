@@ -11,17 +11,18 @@ import (
 	"github.com/carload/carload/internal/bulk"
 )
 
-// NetworkError is an error of the way to a target, or of what answered there: a
-// name that can't be looked up, a connection, a certificate, a reply that was
-// cut or is not what the target says. A target wraps the errors of its transport
-// in it. They have to be told from errors of this machine's files, which can be
-// of the same types: each number of the operating system is a [net.Error].
+// NetworkError is an error on the way to a target, or of what answered there: a
+// name that cannot be resolved, a connection, a certificate, a reply that was
+// cut short or makes no sense. A target must wrap the errors of its transport
+// in it, to distinguish them from errors of local files, which can have the
+// same types: every syscall.Errno is a [net.Error].
 //
-// Trying again can help unless an error inside has a Retry method that says
-// no: see [Retryable].
+// Trying again may help, unless an error inside has a Retry method that says
+// no; see [Retryable].
 type NetworkError = bulk.NetworkError
 
-// isLocal tells an error of this machine, such as that of a file.
+// isLocal reports whether an error comes from this machine, such as from a
+// file.
 func isLocal(err error) bool {
 	var (
 		network *NetworkError
@@ -32,7 +33,8 @@ func isLocal(err error) bool {
 		call    *os.SyscallError
 		number  syscall.Errno
 	)
-	// A target that wraps nothing has the types of the standard library.
+	// Errors of a target that does not wrap them have types of the standard
+	// library.
 	if errors.As(err, &network) || errors.As(err, &request) || errors.As(err, &op) {
 		return false
 	}

@@ -10,12 +10,12 @@ import (
 
 // ShardPiece is the Filecoin piece of a shard.
 type ShardPiece struct {
-	CID   cid.Cid // its CAR CID
+	CID   cid.Cid // CAR CID of the shard
 	Piece piece.Piece
 }
 
-// keepPiece keeps the piece of shard i, whose bytes were read, if it was asked
-// for.
+// keepPiece stores the piece of shard i, if pieces are wanted. All bytes of s
+// must have been read.
 func (j *job) keepPiece(i int, s stream) {
 	if p, ok := s.Piece(); ok && j.pieces != nil {
 		c, _ := s.CID()
@@ -23,7 +23,7 @@ func (j *job) keepPiece(i int, s stream) {
 	}
 }
 
-// piece is what is known of the piece of shard i.
+// piece returns the piece of shard i, or nil if pieces are not wanted.
 func (j *job) piece(i int) *piece.Piece {
 	if j.pieces == nil {
 		return nil
@@ -32,11 +32,11 @@ func (j *job) piece(i int) *piece.Piece {
 	return &p
 }
 
-// pieceKey is where the ledger keeps the piece of an archive: the same bytes have
-// the same one, so that it need not be computed twice.
+// pieceKey is the key under which the ledger keeps the piece of an archive, so
+// that it is computed only once.
 func pieceKey(archive cid.Cid) string { return "piece of " + archive.String() }
 
-// knowsPiece takes the piece of shard i from the ledger, if that has it.
+// knowsPiece takes the piece of shard i from the ledger, if it is there.
 func (j *job) knowsPiece(ctx context.Context, i int, archive cid.Cid) (bool, error) {
 	if !archive.Defined() {
 		return false, nil
@@ -57,7 +57,7 @@ func (j *job) knowsPiece(ctx context.Context, i int, archive cid.Cid) (bool, err
 	return true, nil
 }
 
-// savePiece has the ledger keep the piece of shard i.
+// savePiece saves the piece of shard i in the ledger.
 func (j *job) savePiece(ctx context.Context, i int) error {
 	if j.pieces == nil || !j.pieces[i].CID.Defined() {
 		return nil
@@ -66,8 +66,8 @@ func (j *job) savePiece(ctx context.Context, i int) error {
 	return ledgerError(j.u.opts.Ledger.SaveDescription(ctx, pieceKey(p.CID), p.Piece.V2().Bytes()))
 }
 
-// readHeld makes the piece of a shard that the target has, as this archive if
-// that is known.
+// readHeld determines the piece of a shard that the target holds. The archive
+// is its CAR CID, if known.
 func (j *job) readHeld(ctx context.Context, i int, archive cid.Cid) error {
 	known, err := j.knowsPiece(ctx, i, archive)
 	if err != nil {
@@ -82,7 +82,7 @@ func (j *job) readHeld(ctx context.Context, i int, archive cid.Cid) error {
 		return &ShardError{Name: j.name, Index: i, Count: len(j.plan.Shards), Err: err}
 	}
 	if archive.Defined() && c != archive {
-		return j.send(ctx, i) // what is there is something else
+		return j.send(ctx, i) // the target holds something else
 	}
 	if err := j.savePiece(ctx, i); err != nil {
 		return err

@@ -9,36 +9,38 @@ import (
 )
 
 const (
-	// fewQuestions are asked one by one before a page is.
+	// fewQuestions is how many DAGs are asked for one by one before a page is
+	// read.
 	fewQuestions = 4
-	// firstPages may be asked for in vain; for more there have to be
-	// questionsPerPage questions each that no page answered, so that those of a
-	// large account cost little where they are of no use.
+	// firstPages may be read in vain. Each further page takes questionsPerPage
+	// questions that no page has answered, so that a large account costs little
+	// if its pages do not help.
 	firstPages       = 2
 	questionsPerPage = 8
-	// pageLife is how long what a page said is believed.
+	// pageLife is how long a page is trusted.
 	pageLife = time.Minute
-	// mostKnown bounds the archives of DAGs that are kept.
+	// mostKnown limits the DAGs and archives that are kept.
 	mostKnown = 1 << 16
 )
 
-// roster is what a target said of DAGs a moment ago. It saves the question for
-// one whose answer was in the reply to another.
+// roster is what a target recently said about DAGs. It saves a question if the
+// answer was in an earlier reply.
 type roster struct {
 	mu     sync.Mutex
 	known  map[cid.Cid]Status
-	size   int       // of what is known: DAGs and archives
-	since  time.Time // when the first of it was asked for
-	asked  int       // questions that were not known
+	size   int       // of known: number of DAGs and archives
+	since  time.Time // when the oldest part was asked for
+	asked  int       // questions that known did not answer
 	pages  int
 	cursor string
 	ended  bool // there are no more pages
-	whole  bool // all of the list is known
+	whole  bool // known is the complete list
 }
 
-// statusOf tells what the target holds of a DAG that it should know. If many are
-// asked for, it reads the target's list of all that it has. One that is not in
-// there is asked for by itself, unless it is small, and so sooner sent.
+// statusOf returns what the target holds of a DAG that it should know. After a
+// few questions, it reads pages of the target's list instead. A DAG that is not
+// in the complete list is asked for by itself, unless it is small: sending that
+// is faster.
 func (u *Uploader) statusOf(ctx context.Context, checker StatusChecker, name string, root cid.Cid, small bool) (Status, error) {
 	status, found, err := u.roster.find(ctx, u, name, root)
 	switch {
@@ -58,8 +60,8 @@ const (
 	no
 )
 
-// find looks into what is known, and reads more pages if that seems worth it. Who
-// comes meanwhile waits: the page may answer that question as well.
+// find looks up a DAG in known, and reads more pages if that is likely to help.
+// Others wait meanwhile, since a page may answer their questions too.
 func (r *roster) find(ctx context.Context, u *Uploader, name string, root cid.Cid) (Status, answer, error) {
 	pager, ok := u.target.(Pager)
 	if !ok {
@@ -85,7 +87,7 @@ func (r *roster) find(ctx context.Context, u *Uploader, name string, root cid.Ci
 			if ctx.Err() != nil || u.stopping() {
 				return Status{}, unknown, err
 			}
-			u.opts.Logger.Warn("the target's list can't be read: it is asked for each upload", "err", err)
+			u.opts.Logger.Warn("can't read the target's list: asking for each upload", "err", err)
 			r.ended = true
 			break
 		}
@@ -105,7 +107,7 @@ func (r *roster) find(ctx context.Context, u *Uploader, name string, root cid.Ci
 	return Status{}, unknown, nil
 }
 
-// note keeps what the target said of a DAG in the receipts for its shards.
+// note keeps what the target said about a DAG in the receipts for its shards.
 func (r *roster) note(u *Uploader, root cid.Cid, s Status) {
 	if _, ok := u.target.(Pager); !ok {
 		return
@@ -115,7 +117,7 @@ func (r *roster) note(u *Uploader, root cid.Cid, s Status) {
 	r.add(root, s, u.opts.Clock.Now())
 }
 
-// drop forgets a DAG that the target may be told more of.
+// drop forgets a DAG whose state at the target is about to change.
 func (r *roster) drop(root cid.Cid) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -23,35 +23,35 @@ import (
 	"github.com/carload/carload/splitter"
 )
 
-// Result is what became of one input.
+// Result is the outcome of one input.
 type Result struct {
 	Name   string  // of the input
-	Root   cid.Cid // undefined if it was not described
+	Root   cid.Cid // undefined if the input was not described
 	Bytes  int64   // of payload
 	Blocks int
 	Shards int
-	Held   int // shards that were there already
+	Held   int // shards that the target had already
 	Sent   int64
-	Left   int64       // entries of a tree that were left out because they could not be taken
+	Left   int64       // entries of a tree that could not be taken
 	Level  VerifyLevel // what was verified, if there was no error
 	Sample *SampleReport
 	Pieces []ShardPiece // of all shards, if [Options.PieceCIDs] is set and there was no error
 
-	// DAG is what the input was described as, nil if it was not, or in a batch. It
-	// keeps the digests of all blocks in memory for as long as it is kept.
+	// DAG describes the input. It is nil if describing failed, and in a batch.
+	// While it is kept, the digests of all blocks stay in memory.
 	DAG DAG
 
-	// Batch is the root of the batch that the input is in, and Entry its name
-	// there. Shards are those of the batch, and counted in its own result.
+	// Batch is the root of the batch that the input is part of, and Entry its
+	// name there. The shards are counted in the result of the batch.
 	Batch cid.Cid
 	Entry string
-	// Members is how many inputs a batch had. It is 0 in the result of an input.
+	// Members is the number of inputs in a batch, and 0 if this is not a batch.
 	Members int
 }
 
-// Send is pass 2 alone: it ships the shards of a plan that the target does not
-// hold yet, under this name, and verifies the outcome. The plan's sources must
-// still be there.
+// Send runs pass 2 alone: it sends those shards of a plan that the target does
+// not hold yet, and verifies the outcome. The name is used in messages and as
+// the upload name. The plan's sources must still be there.
 func (u *Uploader) Send(ctx context.Context, name string, plan *splitter.Plan) (Result, error) {
 	if len(plan.Shards) == 0 {
 		return Result{Name: name}, fmt.Errorf("%q: the plan has no blocks", name)
@@ -63,8 +63,8 @@ func (u *Uploader) Send(ctx context.Context, name string, plan *splitter.Plan) (
 	return u.send(ctx, name, name, "", l)
 }
 
-// send is Send with a name for messages and one for the target, and where the
-// source is, if that is known.
+// send is Send with one name for messages and one for the target, and with the
+// location of the source, if known.
 func (u *Uploader) send(ctx context.Context, name, uploadName, source string, l layout) (r Result, err error) {
 	root := l.key.Root
 	defer u.fan.leave(u, root)
@@ -95,7 +95,7 @@ func (u *Uploader) send(ctx context.Context, name, uploadName, source string, l 
 		return r, fmt.Errorf("%q (%s): %w", name, root, err)
 	}
 	if _, ok := u.target.(StatusChecker); !ok && r.Level == VerifyPinned {
-		r.Level = VerifyReceipt // nobody can be asked for more
+		r.Level = VerifyReceipt // the target can't be asked for more
 	}
 	if err := u.opts.Ledger.Finish(ctx, l.key, Finished{Source: source, Bytes: l.bytes, Level: r.Level}); err != nil {
 		return r, ledgerError(err)
@@ -121,21 +121,21 @@ type job struct {
 	root   cid.Cid
 	result *Result
 	sent   atomic.Int64 // bytes of shards sent
-	done   atomic.Int64 // shards that have their receipt
-	held   atomic.Int64 // those of them that were there already
-	pinned atomic.Bool  // a receipt says that the DAG is complete
+	done   atomic.Int64 // shards with a receipt
+	held   atomic.Int64 // shards that the target had already
+	pinned atomic.Bool  // a receipt said that the DAG is complete
 
-	archives []cid.Cid    // of the shards that have their receipt; each written by one goroutine
-	pieces   []ShardPiece // the same, if they are asked for
+	archives []cid.Cid    // of the shards with a receipt; each is written by one goroutine
+	pieces   []ShardPiece // like archives; nil if pieces are not wanted
 
 	resend map[int]bool // shards with suspect blocks
-	stray  []cid.Cid    // suspect blocks that are in no shard, since the base has them
-	there  map[int]bool // shards that were held
+	stray  []cid.Cid    // suspect blocks in no shard, because the base has them
+	there  map[int]bool // shards that the target had already
 	again  map[int]bool // shards that were sent again
-	rest   *job         // sends what the base has, if it has to be sent after all
+	rest   *job         // sends blocks of the base, if that is needed after all
 
 	mu    sync.Mutex
-	parts map[cid.Cid]bool // archives that the target lists and no receipt accounts for
+	parts map[cid.Cid]bool // archives that the target lists but no receipt accounts for
 }
 
 func newJob(u *Uploader, name, uploadName string, l layout, r *Result) *job {
@@ -151,8 +151,8 @@ func newJob(u *Uploader, name, uploadName string, l layout, r *Result) *job {
 	return j
 }
 
-// begin waits until nobody else sends this root to this target: what they have
-// sent need not be sent twice.
+// begin waits until nobody else is sending this root to this target, so that
+// nothing is sent twice.
 func (j *job) begin(ctx context.Context) (end func(), err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -164,9 +164,9 @@ func (j *job) begin(ctx context.Context) (end func(), err error) {
 	return end, ledgerError(err)
 }
 
-// known is the receipts of all shards, if the ledger has them and the target
-// holds the shards still: nothing is to be sent, so that nobody need wait for
-// it. It is nil otherwise.
+// known returns the receipts of all shards, if the ledger has them and the
+// target still holds the shards. Then nothing has to be sent, and there is no
+// need to wait for others. Otherwise it returns nil.
 func (j *job) known(ctx context.Context) (map[int]cid.Cid, error) {
 	if j.u.opts.NoResume {
 		return nil, nil
@@ -202,7 +202,7 @@ func (j *job) run(ctx context.Context, receipts map[int]cid.Cid) error {
 	case err != nil:
 		return err
 	case int(j.done.Load()) < len(j.plan.Shards):
-		return ErrStopped // the only way to leave shards out without an error
+		return ErrStopped // only a stop leaves shards out without an error
 	}
 	if len(j.stray) > 0 {
 		if _, err := j.sendAgain(ctx, j.stray); err != nil {
@@ -215,10 +215,10 @@ func (j *job) run(ctx context.Context, receipts map[int]cid.Cid) error {
 	return nil
 }
 
-// resume finds the shards that need not be sent: those that the ledger has a
-// receipt for and, if the target can be asked, that it still holds. What the
-// target lists beyond them is left in j.parts: shards are deterministic, so
-// their CIDs tell which they are.
+// resume finds the shards that need not be sent: those with a receipt in the
+// ledger that the target still holds, if it can be asked. Archives that the
+// target lists in addition are left in j.parts. Shards are deterministic, so
+// their CIDs identify them.
 func (j *job) resume(ctx context.Context) (map[int]cid.Cid, error) {
 	u := j.u
 	if u.opts.NoResume {
@@ -240,7 +240,7 @@ func (j *job) resume(ctx context.Context) (map[int]cid.Cid, error) {
 	if !ok {
 		return receipts, j.dropLost(ctx, receipts)
 	}
-	// One shard is sent sooner than it is asked for.
+	// Sending one shard is faster than asking for it.
 	if len(receipts) == 0 && len(j.plan.Shards) == 1 {
 		return receipts, nil
 	}
@@ -255,7 +255,7 @@ func (j *job) resume(ctx context.Context) (map[int]cid.Cid, error) {
 		return nil, err
 	case errors.Is(err, ErrNotFound):
 		if len(receipts) > 0 {
-			u.opts.Logger.Warn("the service no longer knows this upload: all of it is sent again", "upload", j.name, "root", j.root)
+			u.opts.Logger.Warn("the service no longer knows this upload: sending all of it again", "upload", j.name, "root", j.root)
 		}
 		return nil, ledgerError(u.opts.Ledger.Forget(ctx, j.key))
 	case err != nil:
@@ -282,8 +282,8 @@ func (j *job) resume(ctx context.Context) (map[int]cid.Cid, error) {
 	return receipts, nil
 }
 
-// said takes the target at its word that the DAG is complete, if nothing is sent
-// after it.
+// said trusts the target's word that the DAG is complete, if nothing is sent
+// afterwards.
 func (j *job) said(s Status, receipts map[int]cid.Cid) {
 	if len(receipts) < len(j.plan.Shards) {
 		j.u.roster.drop(j.root)
@@ -292,9 +292,9 @@ func (j *job) said(s Status, receipts map[int]cid.Cid) {
 	}
 }
 
-// whole tells what need not be sent to a target that does not tell which shards
-// it holds: all that it is not suspected to lack, if it says that the DAG is
-// complete, and otherwise what the ledger has.
+// whole returns the shards that need not be sent to a target that does not list
+// its shards. If it says that the DAG is complete, these are all shards without
+// suspect blocks; otherwise they are those in the ledger.
 func (j *job) whole(receipts map[int]cid.Cid, state State) map[int]cid.Cid {
 	for i := range j.plan.Shards {
 		if _, ok := receipts[i]; !ok && state == StatePinned && !j.resend[i] {
@@ -304,8 +304,8 @@ func (j *job) whole(receipts map[int]cid.Cid, state State) map[int]cid.Cid {
 	return receipts
 }
 
-// dropLost drops the receipts of shards that the target has no more, if it can
-// tell.
+// dropLost drops the receipts of shards that the target no longer has, if it
+// can tell.
 func (j *job) dropLost(ctx context.Context, receipts map[int]cid.Cid) error {
 	checker, ok := j.u.target.(ShardChecker)
 	if !ok {
@@ -317,18 +317,18 @@ func (j *job) dropLost(ctx context.Context, receipts map[int]cid.Cid) error {
 		}
 		held, err := checker.Holds(ctx, j.root, i, len(j.plan.Shards), j.plan.Shards[i].Size)
 		if err != nil {
-			return fmt.Errorf("look whether shard %d of %d is there still: %w", i+1, len(j.plan.Shards), err)
+			return fmt.Errorf("check whether shard %d of %d is still there: %w", i+1, len(j.plan.Shards), err)
 		}
 		if !held {
 			delete(receipts, i)
-			j.u.opts.Logger.Warn("a shard that was sent is no longer there: it is sent again", "upload", j.name, "shard", i+1)
+			j.u.opts.Logger.Warn("a shard that was sent is no longer there: sending it again", "upload", j.name, "shard", i+1)
 		}
 	}
 	return nil
 }
 
-// shardsOf tells which shards the blocks are new in, and which blocks are in
-// none.
+// shardsOf returns the shards in which the blocks are new, and the blocks that
+// are in no shard.
 func shardsOf(plan *splitter.Plan, blocks []cid.Cid) (shards map[int]bool, stray []cid.Cid) {
 	if len(blocks) == 0 {
 		return nil, nil
@@ -371,7 +371,7 @@ func (j *job) ship(ctx context.Context, i int) error {
 	return nil
 }
 
-// find makes the CID of shard i and looks whether the target lists it.
+// find computes the CID of shard i and checks whether the target lists it.
 func (j *job) find(ctx context.Context, i int) (cid.Cid, bool, error) {
 	j.mu.Lock()
 	n := len(j.parts)
@@ -390,7 +390,7 @@ func (j *job) find(ctx context.Context, i int) (cid.Cid, bool, error) {
 	return c, found, nil
 }
 
-// read makes the CID of shard i, and its piece if that is asked for.
+// read computes the CID of shard i, and its piece if pieces are wanted.
 func (j *job) read(ctx context.Context, i int) (cid.Cid, error) {
 	s := j.u.packer.Open(ctx, j.plan.Archive(i))
 	_, err := io.Copy(io.Discard, s)
@@ -405,7 +405,7 @@ func (j *job) read(ctx context.Context, i int) (cid.Cid, error) {
 	return c, nil
 }
 
-// isHeld counts a shard that was there already.
+// isHeld counts a shard that the target had already.
 func (j *job) isHeld(i int, archive cid.Cid) {
 	size := j.plan.Shards[i].Size
 	j.archives[i] = archive
@@ -420,13 +420,13 @@ func (j *job) isHeld(i int, archive cid.Cid) {
 	j.u.observe(ShardSent{Name: j.name, Root: j.root, Index: i, Count: len(j.plan.Shards), CID: archive, Piece: j.piece(i), Bytes: size, Held: true})
 }
 
-// shardName is that of shard i.
+// shardName returns the name of shard i.
 func (j *job) shardName(i int) shardName {
 	s := &j.plan.Shards[i]
 	return shardName{root: j.root, base: j.key.Base, limit: j.plan.MaxShardBytes, index: i, first: s.First, end: s.End, size: s.Size}
 }
 
-// send ships shard i: it tries until there is a receipt, records it, and only
+// send sends shard i: it tries until there is a receipt, records it, and only
 // then counts the shard as done.
 func (j *job) send(ctx context.Context, i int) error {
 	u := j.u
@@ -465,7 +465,7 @@ func (j *job) send(ctx context.Context, i int) error {
 	return nil
 }
 
-// attempt sends a shard once, and checks the receipt.
+// attempt sends a shard once and checks the receipt.
 func (u *Uploader) attempt(ctx context.Context, s *Shard) (receipt Receipt, err error) {
 	if s.leave, err = u.line.enter(ctx, s.Size); err != nil {
 		return Receipt{}, err
@@ -473,8 +473,8 @@ func (u *Uploader) attempt(ctx context.Context, s *Shard) (receipt Receipt, err 
 	defer s.leave()
 	ctx, cancel := context.WithCancel(ctx)
 	receipt, err = u.target.Put(ctx, s)
-	// A transport may read on after an early answer, until it sees that nobody
-	// listens. What it read is only looked at when it is done.
+	// After an early answer, a transport may read on until it notices that
+	// nobody listens. Look at what it read only when it is done.
 	cancel()
 	s.open.Wait()
 	if s.last != nil {
@@ -484,7 +484,7 @@ func (u *Uploader) attempt(ctx context.Context, s *Shard) (receipt Receipt, err 
 			}
 		}()
 		if s.last.err != nil {
-			// The target saw its transport fail; this is why.
+			// The target saw its transport fail. This is the cause.
 			return Receipt{}, s.last.err
 		}
 	}
@@ -494,7 +494,7 @@ func (u *Uploader) attempt(ctx context.Context, s *Shard) (receipt Receipt, err 
 	return receipt, s.check(receipt)
 }
 
-// check tells whether the receipt is for this root and these very bytes.
+// check reports whether the receipt is for this root and exactly these bytes.
 func (s *Shard) check(r Receipt) error {
 	if s.last == nil {
 		return fmt.Errorf("%w: the target did not read the shard", ErrRootMismatch)
@@ -508,7 +508,7 @@ func (s *Shard) check(r Receipt) error {
 	}
 	counted := r.Blocks != 0 || r.BlockBytes != 0
 	if r.Parts == nil && !counted {
-		return fmt.Errorf("%w: it says nothing of what it took", ErrRootMismatch)
+		return fmt.Errorf("%w: it does not say what the target took", ErrRootMismatch)
 	}
 	if r.Parts != nil && !slices.Contains(r.Parts, archive) {
 		return damaged{fmt.Errorf("%w: archive %s is not among the %d it lists", ErrRootMismatch, archive, len(r.Parts))}
@@ -516,21 +516,21 @@ func (s *Shard) check(r Receipt) error {
 	if counted {
 		blocks, payload := s.Blocks()
 		if r.Blocks != 0 && r.Blocks != blocks || r.BlockBytes != 0 && r.BlockBytes != payload {
-			return damaged{fmt.Errorf("%w: it counted %d blocks with %d bytes, the shard has %d with %d", ErrRootMismatch, r.Blocks, r.BlockBytes, blocks, payload)}
+			return damaged{fmt.Errorf("%w: it counted %d blocks with %d bytes, but the shard has %d with %d", ErrRootMismatch, r.Blocks, r.BlockBytes, blocks, payload)}
 		}
 	}
 	return nil
 }
 
-// damaged is a receipt for the right root and for other bytes than ours. They
-// may have been damaged on the way, so they are worth another try.
+// damaged is a receipt for the right root but the wrong bytes. They may have
+// been damaged on the way, so another try is worthwhile.
 type damaged struct{ error }
 
 func (e damaged) Unwrap() error                            { return e.error }
 func (e damaged) Retry() (again bool, after time.Duration) { return true, 0 }
 
-// finish commits a DAG at a target that wants that, and sends shards again
-// whose blocks it has lost by then.
+// finish commits a DAG at a target that requires it. If the target has lost
+// blocks by then, finish sends their shards again.
 func (j *job) finish(ctx context.Context) error {
 	f, ok := j.u.target.(Finisher)
 	if !ok {
@@ -551,15 +551,15 @@ func (j *job) finish(ctx context.Context) error {
 		if !errors.As(err, &missing) {
 			return err
 		}
-		j.u.opts.Logger.Warn("the target has lost blocks: their shards are sent again", "upload", j.name, "err", err)
+		j.u.opts.Logger.Warn("the target has lost blocks: sending their shards again", "upload", j.name, "err", err)
 		if n, errAgain := j.sendAgain(ctx, missing.Blocks); n == 0 || errAgain != nil {
 			return cmp.Or(errAgain, err)
 		}
 	}
 }
 
-// mend sends the shards again in which verification found blocks that are
-// missing or wrong. If that was done already, that is the end of it.
+// mend sends the shards with missing or wrong blocks again, unless they were
+// sent again before. It reports whether it sent any.
 func (j *job) mend(ctx context.Context, found *VerifyError) (mended, pinned bool, err error) {
 	j.pinned.Store(false)
 	j.u.observe(Mending{Name: j.name, Root: j.root, Missing: len(found.Missing), Wrong: len(found.Wrong)})
@@ -570,8 +570,8 @@ func (j *job) mend(ctx context.Context, found *VerifyError) (mended, pinned bool
 	return true, j.pinned.Load(), j.finish(ctx)
 }
 
-// sendAgain sends the shards that the blocks are in, unless they were sent
-// again before, and tells how many there were.
+// sendAgain sends the shards with these blocks, except those that were sent
+// again before, and returns how many it sent.
 func (j *job) sendAgain(ctx context.Context, blocks []cid.Cid) (int, error) {
 	wanted, stray := shardsOf(j.plan, blocks)
 	var shards []int
@@ -599,19 +599,19 @@ func (j *job) sendAgain(ctx context.Context, blocks []cid.Cid) (int, error) {
 	return n + len(shards), err
 }
 
-// baseWait is how long the target may take to see that it has all blocks, before
-// those that the base was to have are sent, too.
+// baseWait is how long the target may take to notice that it has all blocks.
+// After that, the blocks of the base are sent too.
 const baseWait = 10 * time.Second
 
-// sendRest sends what the base has, unless the target finds the DAG complete as
-// it is.
+// sendRest sends the blocks of the base, unless the target finds the DAG
+// complete without them.
 func (j *job) sendRest(ctx context.Context) error {
 	err := j.u.waitPinned(ctx, j.u.target.(StatusChecker), j.name, j.root, min(baseWait, j.u.opts.VerifyTimeout))
 	if err == nil || !errors.Is(err, ErrIncomplete) {
 		j.pinned.Store(err == nil)
 		return err
 	}
-	j.u.opts.Logger.Warn("the target lacks what it had of an earlier upload: that is sent as well", "upload", j.name, "base", j.key.Base)
+	j.u.opts.Logger.Warn("the target lacks blocks of an earlier upload: sending them too", "upload", j.name, "base", j.key.Base)
 	if err := j.makeWhole(); err != nil {
 		return err
 	}
@@ -637,7 +637,7 @@ func (j *job) sendRest(ctx context.Context) error {
 	return err
 }
 
-// makeWhole makes the job that knows the shards of a DAG without a base.
+// makeWhole makes the job for the shards of the DAG without a base.
 func (j *job) makeWhole() error {
 	if j.rest != nil {
 		return nil
@@ -653,7 +653,7 @@ func (j *job) makeWhole() error {
 	return nil
 }
 
-// addWhole takes over what became of shards of the whole.
+// addWhole adds the outcome of j.rest to that of j.
 func (j *job) addWhole(shards int) {
 	j.result.Shards += shards
 	j.result.Sent = j.sent.Load() + j.rest.sent.Load()
@@ -662,7 +662,7 @@ func (j *job) addWhole(shards int) {
 	}
 }
 
-// addShards counts shards that are to be sent.
+// addShards counts shards that will be sent.
 func (j *job) addShards(shards []int) {
 	for _, i := range shards {
 		j.u.progress.toSend.Add(j.plan.Shards[i].Size)
@@ -680,8 +680,8 @@ func (j *job) sendAll(ctx context.Context, shards []int) error {
 	return err
 }
 
-// each does something to shards, as many at a time as there may be in flight. A
-// stop leaves out those that were not begun, and is no error.
+// each calls do for shards, as many at a time as may be in flight. After a stop
+// it begins no more; that is not an error.
 func (j *job) each(ctx context.Context, shards iter.Seq[int], do func(context.Context, int) error) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(j.u.opts.Transfers)
@@ -690,7 +690,7 @@ func (j *job) each(ctx context.Context, shards iter.Seq[int], do func(context.Co
 			break
 		}
 		g.Go(func() error {
-			// The slots are shared with other inputs, hence not the group's limit alone.
+			// The group's limit is not enough, because inputs share the slots.
 			weight := j.u.weight(j.layout)
 			if err := j.u.slots.Acquire(gctx, weight); err != nil {
 				return context.Cause(gctx)
@@ -703,7 +703,7 @@ func (j *job) each(ctx context.Context, shards iter.Seq[int], do func(context.Co
 			}
 			err := do(gctx, i)
 			if errors.Is(err, ErrStopped) {
-				return nil // an error would cancel the shards that are still in flight
+				return nil // an error would cancel the shards in flight
 			}
 			return err
 		})
@@ -717,7 +717,7 @@ func (j *job) each(ctx context.Context, shards iter.Seq[int], do func(context.Co
 	return nil
 }
 
-// ledgerError says what failed; nil stays nil.
+// ledgerError wraps an error of the ledger; nil stays nil.
 func ledgerError(err error) error {
 	if err == nil {
 		return nil
@@ -725,15 +725,15 @@ func ledgerError(err error) error {
 	return fmt.Errorf("ledger: %w", err)
 }
 
-// Waits between tries.
+// Waits between attempts.
 const (
 	firstWait = time.Second
 	mostWait  = time.Minute
-	// mostAsked caps what a service can ask for by Retry-After.
+	// mostAsked limits what a service can demand with Retry-After.
 	mostAsked = 5 * time.Minute
 )
 
-// retry calls f until it succeeds, fails for good, or the tries are used up.
+// retry calls f until it succeeds, fails for good, or the attempts are used up.
 func (u *Uploader) retry(ctx context.Context, name string, index int, f func() error) (attempts int, err error) {
 	waits := backoff.ExponentialBackOff{InitialInterval: firstWait, RandomizationFactor: 1, Multiplier: 2, MaxInterval: mostWait}
 	waits.Reset()
@@ -755,7 +755,8 @@ func (u *Uploader) retry(ctx context.Context, name string, index int, f func() e
 		}
 		wait := waits.NextBackOff()
 		if asked > 0 {
-			// Some later than asked for, so that not all come back at once.
+			// A bit later than asked for, so that clients do not all return at
+			// once.
 			wait = max(wait, min(asked, mostAsked)+rand.N(firstWait))
 		}
 		u.progress.retries.Add(1)
@@ -767,7 +768,7 @@ func (u *Uploader) retry(ctx context.Context, name string, index int, f func() e
 	}
 }
 
-// wait returns after d, or sooner with the reason to stop.
+// wait returns after d, or earlier with the reason to stop.
 func (u *Uploader) wait(ctx context.Context, d time.Duration) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -775,11 +776,11 @@ func (u *Uploader) wait(ctx context.Context, d time.Duration) error {
 	return u.opts.Clock.Sleep(ctx, d)
 }
 
-// breaker ends the retries of everything once so many tries in a row have
-// failed that the service as a whole must be down.
+// breaker ends all retries when so many attempts in a row have failed that the
+// service as a whole must be down.
 type breaker struct {
-	tries  int64        // of a shard
-	most   int64        // shards in flight that are not small
+	tries  int64        // attempts for a shard
+	most   int64        // how many shards that are not small may be in flight
 	flying atomic.Int64 // shards in flight
 	fails  atomic.Int64
 }

@@ -16,26 +16,27 @@ import (
 // Shard is one archive on its way to a [Target].
 type Shard struct {
 	Root  cid.Cid
-	Name  string // what the upload is called at the target; may be empty
-	Index int    // from 0
+	Name  string // name of the upload at the target; may be empty
+	Index int    // counted from 0
 	Count int
-	Size  int64 // in bytes, exactly what the body gives
-	Again bool  // the target must not believe that it holds it: it may be damaged there
+	Size  int64 // in bytes, exactly the length of the body
+	Again bool  // send it even if the target holds it: it may be damaged there
 
 	archive car.Archive
 	u       *Uploader
-	shared  shardName // with the uploaders to other targets
-	alone   bool      // it is not
+	shared  shardName // with uploaders to other targets
+	alone   bool      // not shared after all
 	line    *line
-	leave   func()        // the line
-	sent    *atomic.Int64 // all bytes sent, less those of failed tries
-	resent  *atomic.Int64 // those of failed tries
+	leave   func()        // leaves line
+	sent    *atomic.Int64 // all bytes sent, except in failed attempts
+	resent  *atomic.Int64 // bytes sent in failed attempts
 
-	open sync.WaitGroup // bodies that are not closed
+	open sync.WaitGroup // bodies that are not closed yet
 	last *body
 }
 
-// Blocks counts the blocks of the shard, and the bytes of their payloads.
+// Blocks returns the number of blocks in the shard, and their total payload in
+// bytes.
 func (s *Shard) Blocks() (n int, payload int64) {
 	for i := range s.archive.Blocks.Len() {
 		b := s.archive.Blocks.At(i)
@@ -44,10 +45,10 @@ func (s *Shard) Blocks() (n int, payload int64) {
 	return s.archive.Blocks.Len(), payload
 }
 
-// Open returns the shard's bytes from the first one on. Each call makes a
-// fresh body, and takes back the progress that was credited to the one before.
-// It is not for concurrent use, but a transport may still be closing a body
-// that it gave up when the next one is opened.
+// Open returns the shard's bytes from the first one on. Each call makes a new
+// body, and takes back the progress of the previous one. Open is not safe for
+// concurrent use, but a transport may still be closing a body that it gave up
+// when the next one is opened.
 func (s *Shard) Open(ctx context.Context) Body {
 	if s.last != nil {
 		s.last.discredit()
@@ -58,8 +59,8 @@ func (s *Shard) Open(ctx context.Context) Body {
 	return s.last
 }
 
-// stream is shared with the uploaders to other targets, if there are any and
-// this is the first try.
+// stream returns a stream that is shared with the uploaders to other targets,
+// if there are any and this is the first attempt.
 func (s *Shard) stream(ctx context.Context) stream {
 	if s.u.fan == nil || s.alone || s.last != nil {
 		return s.u.packer.Open(ctx, s.archive)
@@ -67,9 +68,9 @@ func (s *Shard) stream(ctx context.Context) stream {
 	return s.u.fan.open(ctx, s.u, s.shared, s.archive)
 }
 
-// Body is the bytes of a shard. Its blocks were checked just before they are
-// handed out. Reading is for one goroutine; Close may be called by another, any
-// number of times, as transports do. CID is known after the last byte.
+// Body is the bytes of a shard, each block checked just before it is handed
+// out. Reading is for one goroutine. Close may be called by another, and
+// repeatedly, as HTTP transports do. CID is known after the last byte.
 type Body interface {
 	io.ReadCloser
 	io.WriterTo
@@ -78,23 +79,23 @@ type Body interface {
 
 var errClosed = errors.New("read of a closed shard")
 
-// body counts what is taken from a stream, paces it, and remembers its error:
-// a transport may report something vaguer.
+// body counts and paces what is read from a stream. It remembers the stream's
+// error, since a transport may report a vaguer one.
 type body struct {
 	stream stream
 	ctx    context.Context //nolint:containedctx // of the one attempt that reads the body
 	shard  *Shard
-	err    error // of the source; for the reader, and for all once closed
+	err    error // of the source; for the reader until the body is closed, then for all
 
 	mu       sync.Mutex
 	busy     bool  // a read is under way
 	closing  bool  // Close was called
 	closeErr error // of the stream
 	credited int64
-	void     bool // what is read counts for nothing any more
+	void     bool // bytes read from now on do not count
 }
 
-// begin starts a read, and reports false if the body was closed.
+// begin begins a read. It returns false if the body is closed.
 func (b *body) begin() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -112,8 +113,8 @@ func (b *body) end() {
 	}
 }
 
-// Close implements io.Closer. A read that is under way goes on to its end: the
-// stream's buffer is not given to others while it is read.
+// Close implements io.Closer. If a read is in progress, it finishes first, so
+// that nobody else gets the stream's buffer too early.
 func (b *body) Close() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -126,7 +127,7 @@ func (b *body) Close() error {
 	return b.closeErr
 }
 
-// release is called once, with the lock held.
+// release closes the stream. It is called once, with the lock held.
 func (b *body) release() {
 	b.shard.line.done(b)
 	b.closeErr = b.stream.Close()
@@ -165,8 +166,8 @@ func (b *body) WriteTo(w io.Writer) (int64, error) {
 	return n, err
 }
 
-// failed remembers an error of the source. That the attempt was given up is
-// none: why it was is known better where that was decided.
+// failed remembers an error of the source. A cancelled attempt is not one:
+// whoever cancelled it knows the reason better.
 func (b *body) failed(err error) {
 	if cause := context.Cause(b.ctx); cause == nil || !errors.Is(err, cause) {
 		b.err = &SourceError{err}
@@ -184,7 +185,7 @@ func (b *body) credit(n int) {
 	b.shard.sent.Add(int64(n))
 }
 
-// discredit takes back the bytes counted for an attempt that failed.
+// discredit takes back the bytes counted for a failed attempt.
 func (b *body) discredit() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -193,7 +194,7 @@ func (b *body) discredit() {
 	b.credited, b.void = 0, true
 }
 
-// creditWriter counts and paces what a batch writes.
+// creditWriter counts and paces writes.
 type creditWriter struct {
 	w    io.Writer
 	b    *body
@@ -201,8 +202,8 @@ type creditWriter struct {
 	err  error
 }
 
-// Steps of a creditWriter. A write moves no byte that a watchdog could see
-// until it returns, so steps are small while the line is slow.
+// Steps of a creditWriter. A watchdog sees no progress until a write returns,
+// so steps are small while the line is slow.
 const (
 	firstStep = 64 << 10
 	leastStep = 4 << 10

@@ -10,27 +10,28 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Group sends the same inputs to several targets. Each input is described once,
-// and each shard is read and hashed once for all targets that are in step: they
-// go at the pace of the slowest, for as long as that is bearable. A target that
-// keeps the others waiting is left to itself, and reads what it needs alone.
+// Group sends the same inputs to several targets. Each input is described once.
+// Each shard is read and hashed once for all targets that are in step; they go
+// at the pace of the slowest. A target that keeps the others waiting for too
+// long is left behind, and reads what it needs by itself. Upload is for one
+// caller at a time; the other methods are safe for concurrent use.
 type Group struct {
 	uploaders []*Uploader
 	fan       *fan
 }
 
-// Outcome is what became of one input at one target.
+// Outcome is the outcome of one input at one target.
 type Outcome struct {
 	Target Target
 	Result
 }
 
-// ahead is how many inputs a target may be ahead of another.
+// ahead is how many inputs one target may be ahead of another.
 const ahead = 16
 
-// NewGroup makes a group of uploaders, one for each target. They are used by
-// nothing else from then on. They share what they read if their shards have the
-// same limit.
+// NewGroup makes a group of uploaders, one for each target. Nothing else may
+// use them from then on. They share what they read if their shard limits are
+// equal.
 func NewGroup(uploaders ...*Uploader) (*Group, error) {
 	if len(uploaders) == 0 {
 		return nil, errors.New("a group of no uploaders")
@@ -42,15 +43,15 @@ func NewGroup(uploaders ...*Uploader) (*Group, error) {
 	return g, nil
 }
 
-// Drain drains all uploaders.
+// Drain calls [Uploader.Drain] for all uploaders.
 func (g *Group) Drain() {
 	for _, u := range g.uploaders {
 		u.Drain()
 	}
 }
 
-// Progress sums up the counters of all uploaders. What they share counts once:
-// an input is done when the last of them is done with it.
+// Progress adds up the counters of all uploaders. Shared work counts once. An
+// input is done when all uploaders are done with it.
 func (g *Group) Progress() Progress {
 	sum := g.uploaders[0].Progress()
 	for _, u := range g.uploaders[1:] {
@@ -71,8 +72,8 @@ func (g *Group) Progress() Progress {
 	return sum
 }
 
-// Upload is [Uploader.Upload] for all targets: it yields one outcome for each
-// input and target. What fails at one target does not stop the others.
+// Upload is [Uploader.Upload] for all targets. It yields one outcome for each
+// input and target. A failure at one target does not stop the others.
 func (g *Group) Upload(ctx context.Context, inputs iter.Seq[Input]) iter.Seq2[Outcome, error] {
 	type outcome struct {
 		Outcome
@@ -82,12 +83,12 @@ func (g *Group) Upload(ctx context.Context, inputs iter.Seq[Input]) iter.Seq2[Ou
 		ctx, cancel := context.WithCancel(ctx)
 		outcomes := make(chan outcome)
 		var all errgroup.Group
-		// Also when the caller's loop panics, nothing is left running.
+		// Leave nothing running, even if the caller's loop panics.
 		defer func() {
 			cancel()
-			for range outcomes { // what nobody waits for is dropped
+			for range outcomes { // drop what nobody waits for
 			}
-			_ = all.Wait() // it never fails: outcomes carry the errors
+			_ = all.Wait() // never fails: outcomes carry the errors
 		}()
 		queues := make([]chan Input, len(g.uploaders))
 		var sending sync.WaitGroup
@@ -101,7 +102,7 @@ func (g *Group) Upload(ctx context.Context, inputs iter.Seq[Input]) iter.Seq2[Ou
 				for r, err := range u.Upload(ctx, received(queues[i])) {
 					outcomes <- outcome{Outcome{u.target, r}, err}
 				}
-				for in := range queues[i] { // that it stopped before
+				for in := range queues[i] { // those that it did not get to
 					_ = in.Close()
 				}
 				return nil
@@ -124,7 +125,7 @@ func (g *Group) Upload(ctx context.Context, inputs iter.Seq[Input]) iter.Seq2[Ou
 	}
 }
 
-// received is the inputs of a queue.
+// received yields the inputs in a queue.
 func received(queue <-chan Input) iter.Seq[Input] {
 	return func(yield func(Input) bool) {
 		for in := range queue {
@@ -135,7 +136,7 @@ func received(queue <-chan Input) iter.Seq[Input] {
 	}
 }
 
-// hand hands each input to every queue.
+// hand puts each input into every queue.
 func hand(ctx context.Context, inputs iter.Seq[Input], queues []chan Input, stopping func() bool) {
 	defer func() {
 		for _, q := range queues {
@@ -156,23 +157,23 @@ func hand(ctx context.Context, inputs iter.Seq[Input], queues []chan Input, stop
 	}
 }
 
-// shared is an input that several uploaders describe, once.
+// shared is an input that is described once for several uploaders.
 type shared struct {
 	Input
-	users atomic.Int32 // who did not close it
+	users atomic.Int32 // how many have not closed it
 
 	mu  sync.Mutex
 	dag DAG
-	err error // of describing
+	err error // of Describe
 }
 
-// part is a shared input in the hands of one uploader.
+// part is one uploader's share of a shared input.
 type part struct {
 	*shared
 	closed *sync.Once
 }
 
-// share makes n inputs of one.
+// share makes n inputs from one.
 func share(in Input, n int) []Input {
 	s := &shared{Input: in}
 	s.users.Store(int32(n))
@@ -205,7 +206,7 @@ func share(in Input, n int) []Input {
 	return parts
 }
 
-// Describe implements [Input]. Those that come after the first wait for it.
+// Describe implements [Input]. The first call describes; others wait for it.
 func (p part) Describe(ctx context.Context, read *atomic.Int64) (DAG, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -220,7 +221,7 @@ func (p part) Describe(ctx context.Context, read *atomic.Int64) (DAG, error) {
 // Location implements [Located].
 func (p part) Location() string { return location(p.Input) }
 
-// Close implements [Input]: the last one to close it does.
+// Close implements [Input]. The last call closes the shared input.
 func (p part) Close() (err error) {
 	p.closed.Do(func() {
 		if p.users.Add(-1) == 0 {

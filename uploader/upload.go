@@ -15,19 +15,19 @@ import (
 	"github.com/carload/carload/car"
 )
 
-// ErrTooLarge is wrapped by the error for an input beyond
+// ErrTooLarge is wrapped by the error for an input larger than
 // [Options.MaxUploadBytes].
 var ErrTooLarge = errors.New("input is too large for one upload")
 
-// DAG is a described input: a list of its blocks, which can be read again.
+// DAG is a described input: a list of blocks that can be read repeatedly.
 type DAG interface {
 	car.List
 	Root() cid.Cid
 	Size() int64 // payload in bytes
 }
 
-// LeftOut is how many entries of a tree are not in its DAG because they could not
-// be taken. See [chunker.Options].
+// LeftOut returns how many entries of a tree are missing from its DAG because
+// they could not be taken. See [chunker.Options].SkipRefused.
 func LeftOut(dag DAG) int64 {
 	if d, ok := dag.(interface{ Refused() int64 }); ok {
 		return d.Refused()
@@ -37,19 +37,19 @@ func LeftOut(dag DAG) int64 {
 
 // Input is something to upload.
 type Input interface {
-	// Name is what the input is called in messages: where it is.
+	// Name is what messages call the input. It says where the input is.
 	Name() string
-	// UploadName is what the target calls the upload, unless
-	// [Options.UploadName] is set. Where the input is on this machine is nobody
-	// else's business. It may be empty.
+	// UploadName is the name of the upload at the target, unless
+	// [Options.UploadName] is set. It may be empty. It should not reveal where
+	// the input is on this machine.
 	UploadName() string
-	// Describe is pass 1. It adds to read what it has read of the payload.
+	// Describe runs pass 1. It adds the payload bytes it reads to read.
 	Describe(ctx context.Context, read *atomic.Int64) (DAG, error)
 	// Close releases what Describe made. It is called once, after pass 2.
 	Close() error
 }
 
-// Sized is an [Input] that knows its payload before it is described.
+// Sized is an [Input] whose payload size is known before it is described.
 type Sized interface{ Size() int64 }
 
 type outcome struct {
@@ -57,12 +57,14 @@ type outcome struct {
 	err    error
 }
 
-// Upload runs both passes over every input, and yields one result for each, in
-// the order in which they are done; for a [Batch] one for each of its members,
-// and then its own. While inputs are sent, the next one is
-// described. An input that fails does not stop the others. Inputs are pulled
-// one at a time, on another goroutine, when there is room for them. The caller
-// may stop at any result; that cancels what is in flight.
+// Upload runs both passes over every input and yields one result for each, in
+// the order in which they finish. For a [Batch], it yields one result for each
+// member and then one for the batch. While inputs are sent, the next one is
+// described. An input that fails does not stop the others.
+//
+// Inputs are pulled one at a time, on another goroutine, when there is room for
+// them. Upload closes every input that it pulls. The caller may stop at any
+// result; that cancels what is in flight.
 func (u *Uploader) Upload(ctx context.Context, inputs iter.Seq[Input]) iter.Seq2[Result, error] {
 	return func(yield func(Result, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
@@ -74,12 +76,12 @@ func (u *Uploader) Upload(ctx context.Context, inputs iter.Seq[Input]) iter.Seq2
 			u.pull(ctx, inputs, outcomes)
 			return nil
 		})
-		// Also when the caller's loop panics, nothing is left running.
+		// Leave nothing running, even if the caller's loop panics.
 		defer func() {
 			cancel()
-			for range outcomes { // what nobody waits for is dropped
+			for range outcomes { // drop what nobody waits for
 			}
-			_ = g.Wait() // it never fails: outcomes carry the errors
+			_ = g.Wait() // never fails: outcomes carry the errors
 		}()
 		for o := range outcomes {
 			if !yield(o.result, o.err) {
@@ -95,7 +97,7 @@ func (u *Uploader) pull(ctx context.Context, inputs iter.Seq[Input], outcomes ch
 	// More inputs than transfers would only hold digests in memory.
 	room := semaphore.NewWeighted(int64(u.opts.Transfers) * wholeSlot)
 	send := func(weight int64, f func()) {
-		_ = room.Acquire(context.WithoutCancel(ctx), weight) // what was described has an outcome
+		_ = room.Acquire(context.WithoutCancel(ctx), weight) // what was described gets an outcome
 		sending.Go(func() {
 			defer room.Release(weight)
 			f()
@@ -124,15 +126,15 @@ func (u *Uploader) pull(ctx context.Context, inputs iter.Seq[Input], outcomes ch
 	sending.Wait()
 }
 
-// A small upload spends its time waiting for disks, so it takes part of a slot:
-// many at a time share what its target and the ledger sync.
+// A small upload mostly waits for disks, so it takes only part of a slot. Many
+// of them share the syncs of the target and the ledger.
 const (
 	wholeSlot     = 8
 	smallSlot     = 1
 	smallArchives = 256 << 10
 )
 
-// weight is how much of a slot each shard of an upload takes.
+// weight returns how much of a slot each shard of an upload takes.
 func (u *Uploader) weight(l layout) int64 {
 	if u.opts.Transfers > 1 && len(l.plan.Shards) == 1 && l.plan.Shards[0].Size <= smallArchives {
 		return smallSlot
@@ -140,18 +142,19 @@ func (u *Uploader) weight(l layout) int64 {
 	return wholeSlot
 }
 
-// ship is pass 2 of an input.
+// ship runs pass 2 for an input.
 func (u *Uploader) ship(ctx context.Context, in Input, l layout, dag DAG) (Result, error) {
 	r, err := u.send(ctx, in.Name(), in.UploadName(), location(in), l)
 	r.Bytes, r.Left, r.DAG = dag.Size(), LeftOut(dag), dag
 	if d, ok := dag.(interface{ Changed(context.Context) error }); ok && err == nil {
-		// Nothing that was sent is mixed, but it may be older than what is there now.
+		// Nothing was mixed, but what was sent may be older than the source is
+		// now.
 		if err = d.Changed(ctx); err != nil {
 			err = &SourceError{fmt.Errorf("%q (%s) was uploaded as it was: %w", in.Name(), r.Root, err)}
 		}
 	}
 	if key := cacheKey(in); key != "" && errors.Is(err, ErrSourceChanged) {
-		// What is remembered of the source is not true, whatever its key says.
+		// What the ledger has about the source is wrong, whatever its key says.
 		err = errors.Join(err, ledgerError(u.opts.Ledger.SaveDescription(ctx, key, nil)))
 	}
 	return r, err
@@ -162,8 +165,8 @@ func (u *Uploader) done(in Input, r Result, err error) outcome {
 	return outcome{r, errors.Join(err, in.Close())}
 }
 
-// describe runs pass 1 of one input and splits what it finds. The result is what
-// is known if there is an error.
+// describe runs pass 1 of one input and plans its shards. If there is an error,
+// the result holds what is known so far.
 func (u *Uploader) describe(ctx context.Context, in Input) (l layout, dag DAG, r Result, err error) {
 	r.Name = in.Name()
 	u.observe(beginning(in))
@@ -192,7 +195,7 @@ func (u *Uploader) describe(ctx context.Context, in Input) (l layout, dag DAG, r
 	return l, dag, r, err
 }
 
-// untilDrained is a context that also ends when the uploader is to stop.
+// untilDrained returns a context that also ends when the uploader is drained.
 func (u *Uploader) untilDrained(ctx context.Context) (_ context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	forget := context.AfterFunc(u.draining, func() { cancel(ErrStopped) })
@@ -202,7 +205,7 @@ func (u *Uploader) untilDrained(ctx context.Context) (_ context.Context, stop fu
 	}
 }
 
-// plan splits a DAG that was described.
+// plan plans the shards of a described DAG.
 func (u *Uploader) plan(ctx context.Context, in Input, dag DAG, cached bool) (layout, error) {
 	l, err := u.layout(ctx, in, dag)
 	if err != nil {
@@ -215,7 +218,7 @@ func (u *Uploader) plan(ctx context.Context, in Input, dag DAG, cached bool) (la
 	return l, nil
 }
 
-// dag describes an input, or takes what the ledger knows of it.
+// dag describes an input, or restores its description from the ledger.
 func (u *Uploader) dag(ctx context.Context, in Input) (dag DAG, cached bool, err error) {
 	key := cacheKey(in)
 	if dag, err = u.restore(ctx, in, key); err != nil {
@@ -241,7 +244,7 @@ func (u *Uploader) checkSize(name string, size int64) error { return u.opts.chec
 
 func (o *Options) checkSize(name string, size int64) error {
 	if limit := o.MaxUploadBytes; limit > 0 && size > limit {
-		return fmt.Errorf("%w: %q has %d bytes, the limit is %d", ErrTooLarge, name, size, limit)
+		return fmt.Errorf("%w: %q has %d bytes, but the limit is %d", ErrTooLarge, name, size, limit)
 	}
 	return nil
 }

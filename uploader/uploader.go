@@ -1,8 +1,7 @@
-// Package uploader is the engine, and the front door of the library: sources
-// in, verified roots out.
+// Package uploader is the engine and the entry point of the library: sources go
+// in, verified roots come out.
 //
-// Make an [Uploader] of a [Target] (package nftstorage speaks to a service,
-// package dirtarget writes shards into a directory) and give it [Input]s:
+// Make an [Uploader] for a [Target] and give it [Input]s:
 //
 //	u, err := uploader.New(target, uploader.Options{})
 //	in, err := uploader.File("movie.mkv", chunker.Options{})
@@ -10,15 +9,22 @@
 //		fmt.Println(result.Root, err)
 //	}
 //
-// Pass 1 describes an input: each byte is read and hashed once, and digests
-// are kept. Pass 2 ships it: shards are regenerated from the source, sent in
-// parallel, retried, receipted, recorded in the [Ledger], and then the target
-// has to say that it holds the whole DAG. While one input is sent the next one
-// is described.
+// Packages below this one provide targets: nftstorage for a service with the
+// NFT.Storage API, kubo for an IPFS node, cluster for an IPFS Cluster, bucket
+// for S3, and dirtarget for a directory of CAR files. Inputs are made by
+// [File], [Path], [Tree], [Stream], [Source] and [CAR].
 //
-// Memory does not depend on the size of an input, except for its blocks: about
-// 60 bytes for each. Nothing is printed and there is no global state; what happens
-// is told to an [Observer], and [Uploader.Progress] can be polled.
+// An upload has two passes. Pass 1 describes an input: it reads and hashes each
+// byte once, and keeps digests. Pass 2 sends the shards: it reads the source
+// again, sends several shards in parallel, retries, checks the receipt of each
+// shard, and records it in the [Ledger], so that an interrupted upload can go
+// on. Then the target has to confirm that it holds the whole DAG;
+// [Options.Verify] can ask for more. While one input is sent, the next one is
+// described.
+//
+// Memory does not depend on the size of an input, except for about 60 bytes for
+// each block. The package prints nothing and has no global state. An [Observer]
+// receives events, and [Uploader.Progress] can be polled.
 package uploader
 
 import (
@@ -46,45 +52,47 @@ const (
 // leastRate keeps the pauses of a slow line well below what looks like a stall.
 const leastRate = 1 << 10
 
-// Options are the knobs of [New]. The zero value is good.
+// Options configure [New]. The zero value is a good default.
 type Options struct {
-	// Transfers is how many shards are in flight; 0 means DefaultTransfers. Above
-	// 1, an upload of less than 256 KiB counts as an eighth: it mostly waits.
+	// Transfers is how many shards may be in flight; 0 means DefaultTransfers.
+	// If it is more than 1, an upload of at most 256 KiB counts as an eighth,
+	// since it mostly waits.
 	Transfers      int
-	UploadName     string // what the target calls every upload; empty for the name of each input
-	MaxShardBytes  int64  // 0 means splitter.DefaultMaxShardBytes, or less if the target takes less
-	MaxUploadBytes int64  // payload of one input; 0 means DefaultMaxUploadBytes, negative no limit
-	Retries        int    // of a shard, after its first try; 0 means DefaultRetries, negative none
-	BytesPerSecond int64  // of all shards together; 0 means no limit
+	UploadName     string // name of every upload at the target; empty means the name of each input
+	MaxShardBytes  int64  // 0 means splitter.DefaultMaxShardBytes, or the target's limit if that is smaller
+	MaxUploadBytes int64  // limit for the payload of an input; 0 means DefaultMaxUploadBytes, negative no limit
+	Retries        int    // attempts for a shard after the first; 0 means DefaultRetries, negative none
+	BytesPerSecond int64  // rate limit for all shards together; 0 means no limit
 	Verify         VerifyLevel
-	VerifyTimeout  time.Duration // for the target to report completeness; 0 means DefaultVerifyTimeout
-	SampleBlocks   int           // blocks that VerifySample fetches; 0 means DefaultSampleBlocks
-	NoResume       bool          // send everything, whatever ledger and target hold
-	// Base is a root that the target holds: blocks that are in it are not sent
-	// to a [BlockSharer]. If it is undefined, that is what was last sent from
-	// where the input is, as far as the ledger knows; NoBase is for none.
+	VerifyTimeout  time.Duration // how long the target may take to report the DAG as complete; 0 means DefaultVerifyTimeout
+	SampleBlocks   int           // number of blocks that VerifySample fetches; 0 means DefaultSampleBlocks
+	NoResume       bool          // send everything, whatever the ledger says and the target holds
+	// Base is a root that the target holds. Its blocks are not sent to a
+	// [BlockSharer]. If Base is undefined, the base is what was last uploaded
+	// from the input's location, according to the ledger. NoBase turns this
+	// off.
 	Base   cid.Cid
 	NoBase bool
-	// PieceCIDs has the Filecoin pieces of shards computed as they are sent.
-	// Shards that are held are read for it, and there is no base: the pieces of
-	// an upload have all of its DAG.
+	// PieceCIDs computes the Filecoin pieces of shards as they are sent. Shards
+	// that the target already holds are read for this. It implies NoBase, so
+	// that the pieces contain all of the DAG.
 	PieceCIDs bool
 
-	Rehash   bool         // describe again even if the ledger has the plan of an unchanged source
-	Ledger   Ledger       // nil means one that is forgotten with the Uploader
-	Observer Observer     // nil for none
-	Logger   *slog.Logger // nil for none
-	Clock    Clock        // nil means that of the machine
+	Rehash   bool         // describe again, even if the ledger has the description of an unchanged source
+	Ledger   Ledger       // nil means a ledger in memory that is lost with the Uploader
+	Observer Observer     // nil means none
+	Logger   *slog.Logger // nil means none
+	Clock    Clock        // nil means the system clock
 }
 
-// Clock is what waits between tries and between questions go by.
+// Clock measures the waits between attempts and between status requests.
 type Clock interface {
 	Now() time.Time
-	// Sleep returns after d, or with the cause if ctx is done before.
+	// Sleep returns nil after d, or the cause if ctx ends first.
 	Sleep(ctx context.Context, d time.Duration) error
 }
 
-// MachineClock is the [Clock] of this machine.
+// MachineClock is the system clock.
 type MachineClock struct{}
 
 // Now implements [Clock].
@@ -102,7 +110,7 @@ func (MachineClock) Sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// Validate tells everything that is wrong with the options.
+// Validate reports everything that is wrong with the options.
 func (o Options) Validate() error {
 	var errs []error
 	if o.Transfers < 0 || o.Transfers > 1024 {
@@ -153,26 +161,27 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Uploader sends inputs to a target. It is safe for concurrent use, and needs
-// no closing.
+// Uploader sends inputs to a target. It is safe for concurrent use, and does
+// not need to be closed.
 type Uploader struct {
 	target   Target
 	opts     Options
 	limits   Limits // of the target
 	packer   car.Packer
-	fan      *fan                // nil outside of a group
-	slots    *semaphore.Weighted // transfers, shared by all inputs
+	fan      *fan                // nil if not in a group
+	slots    *semaphore.Weighted // for transfers; shared by all inputs
 	line     *line
 	roster   roster
 	progress counters
 	breaker  breaker
 
-	// draining is done once Drain was called.
+	// draining is done after Drain.
 	draining context.Context //nolint:containedctx // it is the Uploader's own state
 	drain    context.CancelCauseFunc
 }
 
-// New makes an uploader.
+// New makes an uploader. It returns an error if the options are invalid, or if
+// they ask for something that the target cannot do.
 func New(target Target, opts Options) (*Uploader, error) {
 	if err := opts.Validate(); err != nil {
 		return nil, fmt.Errorf("uploader options: %w", err)
@@ -194,9 +203,9 @@ func New(target Target, opts Options) (*Uploader, error) {
 	return u, nil
 }
 
-// Drain asks for a stop: no new shard is started, those in flight are
-// finished, and uploads that are not complete end with [ErrStopped]. To stop
-// at once, cancel the context. Drain may be called more than once.
+// Drain asks for a stop: no new shard is started, shards in flight are
+// finished, and incomplete uploads end with [ErrStopped]. To stop at once,
+// cancel the context instead. Drain may be called repeatedly.
 func (u *Uploader) Drain() { u.drain(ErrStopped) }
 
 func (u *Uploader) stopping() bool { return u.draining.Err() != nil }

@@ -17,28 +17,28 @@ import (
 	"github.com/carload/carload/car"
 )
 
-// VerifyLevel is how much is checked before an upload is called done.
+// VerifyLevel is how much is checked before an upload counts as done.
 type VerifyLevel int
 
 const (
 	// VerifyPinned checks the receipt of each shard, and then waits until the
-	// target says that the DAG is complete. It is the default.
+	// target reports the DAG as complete. It is the default.
 	VerifyPinned VerifyLevel = iota
-	// VerifyReceipt stops at the receipts.
+	// VerifyReceipt checks only the receipts.
 	VerifyReceipt
-	// VerifySample fetches random blocks back as well, and hashes them.
+	// VerifySample additionally fetches random blocks and hashes them.
 	VerifySample
-	// VerifyFull fetches the whole DAG back and hashes all of it.
+	// VerifyFull additionally fetches the whole DAG and hashes all of it.
 	VerifyFull
 )
 
-// DefaultSampleBlocks finds a loss of 1 % of the blocks with a probability of
+// DefaultSampleBlocks detects a loss of 1 % of the blocks with a probability of
 // 95 %.
 const DefaultSampleBlocks = 300
 
 var verifyLevels = [...]string{VerifyPinned: "pinned", VerifyReceipt: "receipt", VerifySample: "sample", VerifyFull: "full"}
 
-// String is the name of the level on the command line.
+// String returns "receipt", "pinned", "sample" or "full".
 func (v VerifyLevel) String() string {
 	if v < 0 || int(v) >= len(verifyLevels) {
 		return fmt.Sprintf("VerifyLevel(%d)", int(v))
@@ -62,22 +62,22 @@ func (v *VerifyLevel) UnmarshalText(text []byte) error {
 
 var _ encoding.TextUnmarshaler = (*VerifyLevel)(nil)
 
-// SampleReport is what [VerifySample] bought.
+// SampleReport is the result of [VerifySample].
 type SampleReport struct {
-	Blocks int `json:"blocks"` // of the DAG
-	Sample int `json:"sample"` // fetched and found right
+	Blocks int `json:"blocks"` // number of blocks in the DAG
+	Sample int `json:"sample"` // number of blocks fetched and found correct
 }
 
-// confidence is the probability that a SampleReport speaks of.
+// confidence is the probability for which Loss holds.
 const confidence = 0.95
 
-// Loss is the least share of the blocks, between 0 and 1, whose loss the
-// sample would have shown with a probability of 95 %.
+// Loss is the smallest fraction of the blocks, between 0 and 1, whose loss the
+// sample would have detected with a probability of 95 %.
 func (r *SampleReport) Loss() float64 {
 	if r.Sample >= r.Blocks {
 		return 0
 	}
-	// A sample without repetition finds a little more than this says.
+	// Sampling without repetition is slightly better than this formula.
 	return 1 - math.Pow(1-confidence, 1/float64(r.Sample))
 }
 
@@ -88,56 +88,57 @@ func (r *SampleReport) String() string {
 	return fmt.Sprintf("%d of %d blocks: any loss above %.2g %% would have been seen with 95 %% probability", r.Sample, r.Blocks, 100*r.Loss())
 }
 
-// VerifyError says what a target did not give back as it was sent. It matches
-// [ErrIncomplete], and [car.ErrCorrupt] if there were blocks with other bytes.
+// VerifyError lists the blocks that a target did not return as they were sent.
+// It matches [ErrIncomplete], and also [car.ErrCorrupt] if there are wrong
+// blocks.
 type VerifyError struct {
 	Root    cid.Cid
-	Missing []cid.Cid // not there, or not to be had while others were
-	Wrong   []cid.Cid // with bytes that do not match
-	Shards  []int     // that would mend it, from 0; nil if the plan is not known
+	Missing []cid.Cid // not found, or not available although others were
+	Wrong   []cid.Cid // blocks whose bytes do not match
+	Shards  []int     // indexes of the shards that would repair it; nil if the plan is unknown
 }
 
 func (e *VerifyError) blocks() []cid.Cid { return slices.Concat(e.Missing, e.Wrong) }
 
 func (e *VerifyError) Error() string {
 	first := e.blocks()[0]
-	s := fmt.Sprintf("of the blocks, the service lacks %d and has %d with other bytes, first %s", len(e.Missing), len(e.Wrong), first)
+	s := fmt.Sprintf("the service lacks %d blocks and has %d with wrong bytes, first %s", len(e.Missing), len(e.Wrong), first)
 	if n := len(e.Shards); n > 0 {
-		s += fmt.Sprintf("; sending %d of the shards again mends it, first shard %d", n, e.Shards[0]+1)
+		s += fmt.Sprintf("; sending %d shards again repairs it, first shard %d", n, e.Shards[0]+1)
 	}
 	return s
 }
 
-// Is reports whether the finding means target.
+// Is reports whether e matches target.
 func (e *VerifyError) Is(target error) bool {
 	return target == ErrIncomplete || target == car.ErrCorrupt && len(e.Wrong) > 0
 }
 
-// Waits between two questions for a status.
+// Waits between status requests.
 const (
 	firstPoll = 50 * time.Millisecond
 	mostPoll  = 5 * time.Second
 )
 
-// canVerify tells whether a target has what a level needs.
+// canVerify returns an error if the target cannot do what the level needs.
 func canVerify(target Target, level VerifyLevel) error {
 	_, ok := target.(BlockFetcher)
 	if !ok && level >= VerifySample {
-		return fmt.Errorf("target %s gives no blocks back: it can't be verified at level %s", target, level)
+		return fmt.Errorf("target %s does not return blocks: it can't be verified at level %s", target, level)
 	}
 	return nil
 }
 
-// Verify checks what the target has of a DAG, without its source: that the
-// target calls it complete and, as the options' level asks, samples of its
-// blocks or all of them. The first finding that is not as it should be is an
-// error matching [ErrIncomplete]; for blocks it is a [*VerifyError], and the
-// ledger remembers them, so that the next upload sends their shards again; also
-// those that were found before the verification failed for another reason. A
-// target that can't be asked for what the level needs is an error, too.
+// Verify checks what the target has of a DAG, without its source. It checks
+// that the target reports the DAG as complete and, if [Options.Verify] asks for
+// it, fetches a sample of its blocks or all of them. If that fails, the error
+// matches [ErrIncomplete]. For bad blocks it is a [*VerifyError], and the
+// ledger remembers them, so that the next upload sends their shards again, even
+// if the verification then failed for another reason. It is an error if the
+// target cannot do what the level needs.
 func (u *Uploader) Verify(ctx context.Context, root cid.Cid) (*SampleReport, error) {
 	if _, ok := u.target.(StatusChecker); !ok && u.opts.Verify < VerifySample {
-		return nil, fmt.Errorf("%s: target %s does not tell what it holds: at level %s nothing would be verified", root, u.target, u.opts.Verify)
+		return nil, fmt.Errorf("%s: target %s does not report what it holds: at level %s nothing would be verified", root, u.target, u.opts.Verify)
 	}
 	key := UploadKey{Target: u.target.String(), Root: root}
 	report, err := u.verify(ctx, root.String(), layout{key: key}, false, nil)
@@ -150,11 +151,10 @@ func (u *Uploader) Verify(ctx context.Context, root cid.Cid) (*SampleReport, err
 	return report, err
 }
 
-// verify checks what the level asks for. The layout has only its key if the
-// blocks are not known. Pinned says that the target just said that the DAG is
-// complete. If mend is not nil it is told what was found, and then that is
-// looked at again, until all is well or mend did nothing
-// about it.
+// verify checks what the level asks for. If the blocks are unknown, the layout
+// has only a key. pinned says that the target has just reported the DAG as
+// complete. If mend is not nil, it is called with the bad blocks, which are
+// then checked again, until all is well or mend changed nothing.
 func (u *Uploader) verify(ctx context.Context, name string, l layout, pinned bool, mend func(context.Context, *VerifyError) (mended, pinned bool, err error)) (*SampleReport, error) {
 	if u.opts.Verify == VerifyReceipt && l.all != nil {
 		return nil, nil //nolint:nilnil // there is no sample to report
@@ -188,14 +188,14 @@ func (u *Uploader) verify(ctx context.Context, name string, l layout, pinned boo
 			return report, errors.Join(found, ledgerError(err))
 		}
 		if err != nil {
-			return report, fmt.Errorf("%w; then the rest could not be looked at: %w", found, err)
+			return report, fmt.Errorf("%w; the rest could not be checked: %w", found, err)
 		}
 		if mend == nil {
 			return report, found
 		}
 		mended, pin, err := mend(ctx, found)
 		if err != nil {
-			return report, fmt.Errorf("%w; that could not be mended: %w", found, err)
+			return report, fmt.Errorf("%w; repairing it failed: %w", found, err)
 		}
 		if !mended {
 			return report, found
@@ -204,7 +204,7 @@ func (u *Uploader) verify(ctx context.Context, name string, l layout, pinned boo
 	}
 }
 
-// look does what the level asks for.
+// look checks what the level asks for.
 func (w *walk) look(ctx context.Context, l layout) (*SampleReport, error) {
 	switch {
 	case w.u.opts.Verify == VerifyFull:
@@ -224,8 +224,8 @@ func (w *walk) look(ctx context.Context, l layout) (*SampleReport, error) {
 	return nil, nil //nolint:nilnil // nothing more is asked for
 }
 
-// lookAgain fetches blocks that were missing or wrong, and all below them that
-// was not seen for that reason.
+// lookAgain fetches bad blocks again. At level full it also fetches everything
+// below them that could not be reached before.
 func (w *walk) lookAgain(ctx context.Context, blocks []cid.Cid) error {
 	if w.u.opts.Verify == VerifyFull {
 		return w.all(ctx, blocks...)
@@ -241,9 +241,9 @@ func (w *walk) lookAgain(ctx context.Context, blocks []cid.Cid) error {
 	return g.Wait()
 }
 
-// suspect has the ledger remember blocks, also if ctx is done: what was found
-// is true. Unless all blocks were looked at, those that it remembers already
-// may be lacking still.
+// suspect stores bad blocks in the ledger, even if ctx is done. Unless all
+// blocks were checked, it keeps the suspects that the ledger has already, since
+// they may still be bad.
 func (u *Uploader) suspect(ctx context.Context, key UploadKey, blocks []cid.Cid, all bool) error {
 	ctx = context.WithoutCancel(ctx)
 	if !all {
@@ -264,14 +264,14 @@ func (u *Uploader) suspect(ctx context.Context, key UploadKey, blocks []cid.Cid,
 	return u.opts.Ledger.Suspect(ctx, key, blocks)
 }
 
-// waitPinned asks until the target says that the DAG is complete.
+// waitPinned asks until the target reports the DAG as complete.
 func (u *Uploader) waitPinned(ctx context.Context, checker StatusChecker, name string, root cid.Cid, timeout time.Duration) error {
 	deadline := u.opts.Clock.Now().Add(timeout)
 	for poll := firstPoll; ; poll = min(2*poll, mostPoll) {
 		status, err := u.status(ctx, checker, name, root)
 		switch {
 		case errors.Is(err, ErrNotFound):
-			status.State = "not known to it"
+			status.State = "unknown"
 		case err != nil:
 			return err
 		case status.State == StatePinned:
@@ -286,7 +286,7 @@ func (u *Uploader) waitPinned(ctx context.Context, checker StatusChecker, name s
 	}
 }
 
-// status asks the target, and again if that can help.
+// status asks the target for the status of a DAG, with retries.
 func (u *Uploader) status(ctx context.Context, checker StatusChecker, name string, root cid.Cid) (Status, error) {
 	var status Status
 	_, err := u.retry(ctx, name, NoShard, func() (err error) {

@@ -18,27 +18,27 @@ import (
 	"github.com/carload/carload/internal/links"
 )
 
-// walk fetches blocks back from a target and looks at each.
+// walk fetches blocks from a target and checks them.
 type walk struct {
 	u      *Uploader
 	name   string
 	blocks BlockFetcher
-	known  car.List      // blocks of the DAG; nil if they are not known
-	full   *fetch.Walker // of all blocks; nil before it begins
+	known  car.List      // blocks of the DAG; nil if unknown
+	full   *fetch.Walker // walks all blocks; nil until it is needed
 
 	mu     sync.Mutex
-	bad    *VerifyError         // nil as long as all is well
-	noted  map[cid.Cid]struct{} // blocks in it
-	good   cid.Cid              // a block that was had; undefined before the first
-	failed int                  // blocks that failed though others could be had
+	bad    *VerifyError         // nil while all is well
+	noted  map[cid.Cid]struct{} // blocks in bad
+	good   cid.Cid              // a block that was fetched; undefined before the first
+	failed int                  // blocks that failed although others could be fetched
 }
 
-// mostFailed bounds how many blocks are tried to the end while others can be
-// had: each takes all its retries.
+// mostFailed limits how many such blocks are tried to the end, since each takes
+// all its retries.
 const mostFailed = 16
 
-// mostSuspects bounds the list of what is wrong. What is beyond it shows the
-// next time.
+// mostSuspects limits the list of bad blocks. Those beyond it are found next
+// time.
 const mostSuspects = 100_000
 
 func newWalk(u *Uploader, name string, known car.List) *walk {
@@ -50,7 +50,7 @@ func newWalk(u *Uploader, name string, known car.List) *walk {
 // aheadBytes is how much a full walk fetches ahead: three requests.
 const aheadBytes = 14 << 20
 
-// all fetches everything below these blocks, but for what it met before.
+// all fetches everything below these blocks, except what it fetched before.
 func (w *walk) all(ctx context.Context, roots ...cid.Cid) error {
 	if w.full == nil {
 		w.full = w.newFull()
@@ -78,7 +78,7 @@ func (w *walk) newFull() *fetch.Walker {
 			if errors.Is(err, links.ErrInvalid) {
 				w.undecodable(err)
 			}
-			return nil // others are noted
+			return nil // other faults have been noted
 		},
 	}
 	if w.known == nil {
@@ -91,13 +91,13 @@ func (w *walk) newFull() *fetch.Walker {
 	}
 	return fetch.NewPool(fetch.Options{
 		AheadBytes: aheadBytes, Fetches: w.u.opts.Transfers, Hedge: math.MaxInt64, // there is no other source
-		Retryable: func(error) (bool, time.Duration) { return false, 0 }, // the source has tried
+		Retryable: func(error) (bool, time.Duration) { return false, 0 }, // the source has retried already
 		Retrying:  func(cid.Cid, int, time.Duration, error) {},
 		Logger:    w.u.opts.Logger, Clock: w.u.opts.Clock,
 	}, w.source()).NewWalker(visits)
 }
 
-// source is the target, each request tried as often as all of the uploader's.
+// source makes the target a source. It retries requests as the uploader does.
 func (w *walk) source() fetch.Source {
 	open := func(ctx context.Context, f func() (io.ReadCloser, error)) (body io.ReadCloser, err error) {
 		_, err = w.u.retry(ctx, w.name, NoShard, func() (err error) {
@@ -109,7 +109,7 @@ func (w *walk) source() fetch.Source {
 	s := fetch.Source{Name: w.u.target.String(), Block: func(ctx context.Context, c cid.Cid, limit int) ([]byte, error) {
 		data, err := w.fetch(ctx, c, limit)
 		if data == nil && err == nil {
-			err = fmt.Errorf("block %s: %w", c, ErrNotFound) // it was noted why
+			err = fmt.Errorf("block %s: %w", c, ErrNotFound) // the reason has been noted
 		}
 		return data, err
 	}}
@@ -131,7 +131,7 @@ func (w *walk) list(ctx context.Context, root cid.Cid) ([]cid.Cid, error) {
 	all := []cid.Cid{root}
 	met := map[cid.Cid]struct{}{root: {}}
 	for level := all; len(level) > 0; {
-		var mu sync.Mutex // of all and met
+		var mu sync.Mutex // guards all and met
 		first := len(all)
 		g, gctx := errgroup.WithContext(ctx)
 		g.SetLimit(w.u.opts.Transfers)
@@ -170,13 +170,13 @@ func (w *walk) list(ctx context.Context, root cid.Cid) ([]cid.Cid, error) {
 	return all, nil
 }
 
-// undecodable: the hash is right, so these are the bytes that were sent, a leaf of
-// a kind that was not known to have links.
+// undecodable logs a block that cannot be decoded. Its hash is right, so it is
+// what was sent: a leaf whose codec was not known to have links.
 func (w *walk) undecodable(err error) {
 	w.u.opts.Logger.Warn("a block can't be decoded; what it links to is not verified", "upload", w.name, "err", err)
 }
 
-// sample fetches blocks at random positions out of n.
+// sample fetches blocks at random positions below n.
 func (w *walk) sample(ctx context.Context, n int, at func(i int) (c cid.Cid, size int)) (*SampleReport, error) {
 	report := &SampleReport{Blocks: n, Sample: min(n, w.u.opts.SampleBlocks)}
 	g, ctx := errgroup.WithContext(ctx)
@@ -197,9 +197,9 @@ func (w *walk) sample(ctx context.Context, n int, at func(i int) (c cid.Cid, siz
 	return report, nil
 }
 
-// positions returns k different numbers below n.
+// positions returns k distinct random numbers below n.
 func positions(n, k int) []int {
-	// Floyd's way: it needs no memory for the n-k others.
+	// Floyd's algorithm needs no memory for the other n-k numbers.
 	chosen := make(map[int]bool, k)
 	list := make([]int, 0, k)
 	for i := n - k; i < n; i++ {
@@ -213,8 +213,8 @@ func positions(n, k int) []int {
 	return list
 }
 
-// fetch gets a block and checks it. A block that is missing or wrong is noted,
-// and its data nil. Only what ends the walk is an error.
+// fetch fetches a block and checks it. If the block is missing or wrong, fetch
+// notes it and returns nil. Only what ends the walk is an error.
 func (w *walk) fetch(ctx context.Context, c cid.Cid, size int) ([]byte, error) {
 	var data []byte
 	_, err := w.u.retry(ctx, w.name, NoShard, func() (err error) {
@@ -246,14 +246,14 @@ func (w *walk) fetch(ctx context.Context, c cid.Cid, size int) ([]byte, error) {
 	return nil, fmt.Errorf("fetch block %s: %w", c, err)
 }
 
-// had notes a block that was had.
+// had notes a block that was fetched.
 func (w *walk) had(c cid.Cid) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.good = c
 }
 
-// suspect notes a block that is wrong, or missing.
+// suspect notes a block that is wrong or missing.
 func (w *walk) suspect(c cid.Cid, wrong bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -273,8 +273,8 @@ func (w *walk) suspect(c cid.Cid, wrong bool) {
 	}
 }
 
-// alone tells whether it is this block alone that can't be had, for this
-// reason: a service that is down is not a service that lacks a block.
+// alone reports whether only this block is unavailable, for the given reason. A
+// service that is down is not a service that lacks a block.
 func (w *walk) alone(ctx context.Context, c cid.Cid, reason error) bool {
 	if ctx.Err() != nil || errors.Is(reason, ErrStopped) || errors.Is(reason, ErrUnauthorized) || !w.answers(ctx, c) {
 		return false
@@ -285,11 +285,11 @@ func (w *walk) alone(ctx context.Context, c cid.Cid, reason error) bool {
 	if w.failed++; w.failed > mostFailed {
 		return false
 	}
-	w.u.opts.Logger.Warn("a block can't be had, though others can: it counts as missing", "upload", w.name, "block", c, "err", reason)
+	w.u.opts.Logger.Warn("can't fetch a block, though others can be fetched: it counts as missing", "upload", w.name, "block", c, "err", reason)
 	return true
 }
 
-// answers tells whether the target gives back any block but c.
+// answers reports whether the target returns any block other than c.
 func (w *walk) answers(ctx context.Context, c cid.Cid) bool {
 	w.mu.Lock()
 	other := w.good
