@@ -1,21 +1,23 @@
-// Package bucket is the upload target in S3-compatible storage: one object for
-// each shard, and last of all a manifest.
+// Package bucket is the upload target for S3-compatible storage. It stores one
+// object for each shard, and finally a manifest.
 //
-// Below the prefix of the target there are, for each upload,
+// For each upload, there are these keys below the prefix of the target:
 //
 //	ROOT/00001-of-00335-99633831.car       a shard: its number, how many there are, its size
-//	ROOT/00001-of-00335-99633831.car.idx   where the blocks are in it
+//	ROOT/00001-of-00335-99633831.car.idx   where the blocks are in the shard
 //	ROOT.json                              the manifest
 //
-// Shards are CARv1 files. Beside them are indexes in the format that go-car has
-// for it (multicodec 0x0401), so that single blocks can be read; what lacks one
-// is read whole. The manifest lists the shards with their sizes and CIDs and is
-// written when all of them are there: without it the upload is not complete.
+// Shards are CARv1 files. Their indexes are in the format of go-car (multicodec
+// 0x0401), and make it possible to read single blocks; a shard without an index
+// is read as a whole. The manifest lists the shards with their sizes and CIDs.
+// It is written when all of them are there: without it, the upload is not
+// complete.
 //
-// The SHA-256 digest that the storage computes of an object, keeps, and gives
-// back is the digest in the CID of the shard. That is its receipt. A shard goes
-// up with its digest in a trailer, so that it is read once. Where a storage does
-// not know that, it is read twice, and where it keeps no digests it is read back.
+// The receipt of a shard is the SHA-256 digest that the storage computes,
+// stores, and returns: it is the digest in the shard's CID. A shard is sent
+// with its digest in a trailer, so the source is read once. If a storage does
+// not support trailers, it is read twice. If it stores no digests, the shard is
+// read back.
 package bucket
 
 import (
@@ -47,58 +49,61 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// Limits of storages, and of what is read on their word.
+// Limits of storages, and on what is read from them.
 const (
-	maxObjectBytes   = 5_000_000_000 // of one request
+	maxObjectBytes   = 5_000_000_000 // in one request
 	maxManifestBytes = 64 << 20
 	maxIndexBytes    = 64 << 20
 	maxReplyBytes    = 1 << 20
-	questions        = 16 // at a time, about single objects
+	questions        = 16 // about single objects, at a time
 )
 
-// Options are the knobs of [New].
+// Options configure [New].
 type Options struct {
-	// Config is where the storage is, which region it has, and who asks. A
-	// BaseEndpoint in it is that of a storage other than AWS, whose buckets are
+	// Config has the endpoint, the region and the credentials. If it has a
+	// BaseEndpoint, that is a storage other than AWS, whose buckets are
 	// addressed by path.
 	Config aws.Config
 	Bucket string
-	// Prefix begins all keys; a slash follows it. It may be empty.
+	// Prefix is the beginning of all keys, followed by a slash. It may be
+	// empty.
 	Prefix string
-	// Import asks a storage that takes CARs into IPFS to do so (Filebase), and
-	// compares the CID that it answers. The whole DAG has to be one object then.
+	// Import asks a storage that can import CARs into IPFS (Filebase) to do so,
+	// and compares the CID that it reports. The whole DAG must then fit into
+	// one object.
 	Import bool
-	// TLS is how the storage is trusted; nil for the system's way.
+	// TLS configures how certificates are checked; nil means the default.
 	TLS *tls.Config
-	// Stall is how long a request may move no byte; 0 means two minutes.
+	// Stall is how long a request may go without moving a byte; 0 means two
+	// minutes.
 	Stall time.Duration
-	// UserAgent names the program.
+	// UserAgent is sent with every request; empty means "carload".
 	UserAgent string
-	// Clock is for waits between tries of what is read from an [Object]; nil means
-	// that of the machine.
+	// Clock times the waits between attempts to read an [Object]; nil means the
+	// system clock.
 	Clock uploader.Clock
 }
 
-// Target is a bucket, or what is below a prefix of it. It is safe for
-// concurrent use. Close lets go of idle connections.
+// Target is a bucket, or the part of it below a prefix. It is safe for
+// concurrent use.
 type Target struct {
 	opts   Options
-	prefix string // empty, or with a slash at its end
+	prefix string // empty, or ends with a slash
 	api    *s3.Client
 	sign   *s3.PresignClient
 	client *bulk.Client
 
-	// digests is how the storage is known to take them.
+	// digests is how the storage accepts digests.
 	digests atomic.Int32
 
 	mu      sync.Mutex
-	uploads map[cid.Cid]*held // whose blocks were asked for
+	uploads map[cid.Cid]*held // uploads whose blocks were asked for
 }
 
-// New makes a target. It sends nothing.
+// New makes a target. It sends nothing. The caller closes the target.
 func New(opts Options) (*Target, error) {
 	if opts.Bucket == "" || strings.ContainsAny(opts.Bucket, "/?#") {
-		return nil, fmt.Errorf("%q is no name of a bucket", opts.Bucket)
+		return nil, fmt.Errorf("%q is not a bucket name", opts.Bucket)
 	}
 	t := &Target{opts: opts, prefix: strings.Trim(path.Clean("/"+opts.Prefix), "/"), uploads: map[cid.Cid]*held{}}
 	if t.prefix != "" {
@@ -120,10 +125,10 @@ func New(opts Options) (*Target, error) {
 		o.HTTPClient = t.client
 		o.UsePathStyle = o.BaseEndpoint != nil
 		if o.Region == "" && o.BaseEndpoint != nil {
-			o.Region = "us-east-1" // what others than AWS take
+			o.Region = "us-east-1" // other storages accept it
 		}
-		o.Retryer = aws.NopRetryer{} // the engine tries again
-		// What is not asked for confuses storages that are not AWS.
+		o.Retryer = aws.NopRetryer{} // the engine retries
+		// Checksums that were not asked for confuse storages other than AWS.
 		o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
 		o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
 	})
@@ -134,13 +139,13 @@ func New(opts Options) (*Target, error) {
 	return t, nil
 }
 
-// Close lets go of idle connections.
+// Close closes idle connections.
 func (t *Target) Close() error {
 	t.client.Close()
 	return nil
 }
 
-// String is the bucket and the prefix, and where that is if it is not AWS.
+// String returns the bucket and the prefix, and the endpoint if it is not AWS.
 func (t *Target) String() string {
 	s := "s3://" + t.opts.Bucket + "/" + strings.TrimSuffix(t.prefix, "/")
 	if e := t.api.Options().BaseEndpoint; e != nil {
@@ -154,10 +159,10 @@ func (t *Target) Limits() uploader.Limits {
 	return uploader.Limits{ShardBytes: maxObjectBytes, OneShard: t.opts.Import}
 }
 
-// dir is what the keys of an upload's shards begin with.
+// dir returns the common prefix of the keys of an upload's shards.
 func (t *Target) dir(root cid.Cid) string { return t.prefix + root.String() + "/" }
 
-// key is that of a shard: the same one has the same key at any time.
+// key returns the key of a shard. It depends on nothing else.
 func (t *Target) key(root cid.Cid, index, count int, size int64) string {
 	return fmt.Sprintf("%s%05d-of-%05d-%d.car", t.dir(root), index+1, count, size)
 }
@@ -169,7 +174,7 @@ const (
 
 func (t *Target) manifestKey(root cid.Cid) string { return t.prefix + root.String() + manifestSuffix }
 
-// manifest is what is known of a complete upload.
+// manifest describes a complete upload.
 type manifest struct {
 	Version    int             `json:"version"`
 	Root       string          `json:"root"`
@@ -180,16 +185,16 @@ type manifest struct {
 }
 
 type manifestShard struct {
-	Key  string `json:"key"` // after the prefix
+	Key  string `json:"key"` // without the prefix
 	Size int64  `json:"size"`
 	Cid  string `json:"cid"` // of the archive
 }
 
-// Finish implements [uploader.Finisher]: it looks whether all shards are there,
+// Finish implements [uploader.Finisher]. It checks that all shards are there
 // and writes the manifest.
 func (t *Target) Finish(ctx context.Context, d uploader.Upload) error {
 	if t.opts.Import {
-		return nil // the storage said which root it imported
+		return nil // the storage has reported the root that it imported
 	}
 	there, err := t.objects(ctx, t.dir(d.Root))
 	if err != nil {
@@ -200,7 +205,7 @@ func (t *Target) Finish(ctx context.Context, d uploader.Upload) error {
 	for i, s := range d.Shards {
 		key := t.key(d.Root, i, len(d.Shards), s.Size)
 		if there[key] != s.Size {
-			// Lists may be late.
+			// Listings may lag behind.
 			h, err := t.head(ctx, key)
 			if err != nil && !errors.Is(err, uploader.ErrNotFound) {
 				return err
@@ -211,7 +216,7 @@ func (t *Target) Finish(ctx context.Context, d uploader.Upload) error {
 			}
 		}
 		archive := s.CID
-		if !archive.Defined() { // held before; the storage knows
+		if !archive.Defined() { // held before: the storage knows
 			h, err := t.head(ctx, key)
 			if err != nil {
 				return err
@@ -230,15 +235,15 @@ func (t *Target) Finish(ctx context.Context, d uploader.Upload) error {
 	return t.writeManifest(ctx, d.Root, &m)
 }
 
-// writeManifest writes the manifest. One that is there and lists the same shards
-// stays: the upload keeps the name that it has.
+// writeManifest writes the manifest. If there already is one with the same
+// shards, it stays, so the upload keeps its name.
 func (t *Target) writeManifest(ctx context.Context, root cid.Cid, m *manifest) error {
 	old, err := t.manifest(ctx, root)
 	switch {
 	case err == nil && sameShards(old.Shards, m.Shards):
 		return nil
 	case err == nil:
-		m.Name = old.Name // it was cut into other shards
+		m.Name = old.Name // it was split into other shards
 	case !errors.Is(err, uploader.ErrNotFound):
 		return err
 	}
@@ -277,15 +282,15 @@ func (t *Target) manifest(ctx context.Context, root cid.Cid) (*manifest, error) 
 	}
 	for _, s := range m.Shards {
 		if _, err := cid.Decode(s.Cid); err != nil || !strings.HasPrefix(s.Key, root.String()+"/") || s.Size < 0 {
-			return nil, bulk.Permanent(fmt.Errorf("%s: the manifest of %s lists %s, which is no shard of it", t, root, bulk.Quote(s.Key)))
+			return nil, bulk.Permanent(fmt.Errorf("%s: the manifest of %s lists %s, which is not one of its shards", t, root, bulk.Quote(s.Key)))
 		}
 	}
 	return &m, nil
 }
 
-// Status implements [uploader.StatusChecker]: an upload is complete if it has a
-// manifest and all shards in it are there with their sizes. One without a
-// manifest has the parts whose digests the storage gives back.
+// Status implements [uploader.StatusChecker]. An upload is complete if it has a
+// manifest, and all shards in it are there with the right sizes. Without a
+// manifest, the parts are the shards whose digests the storage returns.
 func (t *Target) Status(ctx context.Context, root cid.Cid) (uploader.Status, error) {
 	m, err := t.manifest(ctx, root)
 	if err != nil && !errors.Is(err, uploader.ErrNotFound) {
@@ -323,8 +328,8 @@ func (t *Target) Status(ctx context.Context, root cid.Cid) (uploader.Status, err
 	return s, nil
 }
 
-// digestsOf asks for the digests of shards. One whose digest the storage does
-// not have is left out: it is sent again.
+// digestsOf asks for the digests of shards. It leaves out shards without a
+// digest, which are then sent again.
 func (t *Target) digestsOf(ctx context.Context, objects map[string]int64) ([]cid.Cid, error) {
 	parts := make([]cid.Cid, 0, len(objects))
 	var mu sync.Mutex
@@ -353,8 +358,8 @@ func (t *Target) digestsOf(ctx context.Context, objects map[string]int64) ([]cid
 	return parts, g.Wait()
 }
 
-// List implements [uploader.Lister]: it yields the uploads that have a manifest,
-// in the order of their keys.
+// List implements [uploader.Lister]. It yields the uploads with a manifest, in
+// the order of their keys.
 func (t *Target) List(ctx context.Context) iter.Seq2[uploader.Held, error] {
 	return func(yield func(uploader.Held, error) bool) {
 		for o, err := range t.list(ctx, t.prefix, "/") {
@@ -365,7 +370,7 @@ func (t *Target) List(ctx context.Context) iter.Seq2[uploader.Held, error] {
 			name, ok := strings.CutSuffix(strings.TrimPrefix(aws.ToString(o.Key), t.prefix), manifestSuffix)
 			root, err := cid.Decode(name)
 			if !ok || err != nil {
-				continue // somebody else's
+				continue // not ours
 			}
 			m, err := t.manifest(ctx, root)
 			if errors.Is(err, uploader.ErrNotFound) {
@@ -388,8 +393,8 @@ func (t *Target) List(ctx context.Context) iter.Seq2[uploader.Held, error] {
 	}
 }
 
-// Delete implements [uploader.Deleter]. The manifest goes first: what is left
-// if it is interrupted is no upload any more.
+// Delete implements [uploader.Deleter]. It deletes the manifest first: if it is
+// interrupted, what is left does not count as an upload.
 func (t *Target) Delete(ctx context.Context, root cid.Cid) error {
 	_, err := t.head(ctx, t.manifestKey(root))
 	there, lerr := t.objects(ctx, t.dir(root))
@@ -420,7 +425,7 @@ func (t *Target) remove(ctx context.Context, key string) error {
 	return t.apiError(ctx, "delete "+key, err)
 }
 
-// objects lists what is below a prefix: sizes by key.
+// objects lists the objects below a prefix: sizes by key.
 func (t *Target) objects(ctx context.Context, prefix string) (map[string]int64, error) {
 	found := map[string]int64{}
 	for o, err := range t.list(ctx, prefix, "") {
@@ -454,23 +459,23 @@ func (t *Target) list(ctx context.Context, prefix, delimiter string) iter.Seq2[t
 	}
 }
 
-// headed is what the storage says of an object.
+// headed is what the storage reports about an object.
 type headed struct {
 	size    int64
-	archive cid.Cid // of the digest; undefined if there is none
-	cid     string  // that a storage with IPFS gave it
+	archive cid.Cid // from the digest; undefined if there is none
+	cid     string  // CID from a storage that imports into IPFS
 }
 
 func (t *Target) head(ctx context.Context, key string) (headed, error) {
 	out, err := t.api.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &t.opts.Bucket, Key: &key, ChecksumMode: types.ChecksumModeEnabled})
 	if err != nil {
-		return headed{}, t.apiError(ctx, "look at "+key, err)
+		return headed{}, t.apiError(ctx, "look up "+key, err)
 	}
 	return headed{aws.ToInt64(out.ContentLength), archiveOf(aws.ToString(out.ChecksumSHA256)), out.Metadata["cid"]}, nil
 }
 
-// archiveOf makes the CID of an archive of its digest as S3 writes it; what is
-// none, or that of several parts, is undefined.
+// archiveOf makes the CID of an archive from a digest as S3 encodes it. The CID
+// is undefined if it is not a digest, or that of a multipart object.
 func archiveOf(digest string) cid.Cid {
 	sum, err := base64.StdEncoding.DecodeString(digest)
 	if err != nil || len(sum) != 32 {
@@ -483,7 +488,7 @@ func archiveOf(digest string) cid.Cid {
 	return cid.NewCidV1(car.Codec, mh)
 }
 
-// digestOf is archiveOf the other way round.
+// digestOf is the inverse of archiveOf.
 func digestOf(archive cid.Cid) (string, []byte) {
 	d, err := multihash.Decode(archive.Hash())
 	if err != nil {
@@ -492,12 +497,14 @@ func digestOf(archive cid.Cid) (string, []byte) {
 	return base64.StdEncoding.EncodeToString(d.Digest), d.Digest
 }
 
-// get reads an object from an offset on, all of it or n bytes. The caller closes it.
+// get reads n bytes of an object from an offset on, or all if n is negative.
+// The caller closes the body.
 func (t *Target) get(ctx context.Context, key string, offset, n int64) (io.ReadCloser, error) {
 	return t.getIf(ctx, key, offset, n, "")
 }
 
-// getIf is get of an object that has this ETag; if it is empty, of any.
+// getIf is like get, but fails unless the object has this ETag, if it is not
+// empty.
 func (t *Target) getIf(ctx context.Context, key string, offset, n int64, etag string) (io.ReadCloser, error) {
 	ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
 	in := &s3.GetObjectInput{Bucket: &t.opts.Bucket, Key: &key}
@@ -518,13 +525,13 @@ func (t *Target) getIf(ctx context.Context, key string, offset, n int64, etag st
 		return nil, err
 	}
 	if got := aws.ToString(out.ContentRange); offset > 0 && !strings.HasPrefix(got, "bytes "+strconv.FormatInt(offset, 10)+"-") {
-		err := bulk.WrongReply(fmt.Errorf("read %s: the storage was asked for the bytes from %d on, and gives %s", key, offset, bulk.Quote(got)))
+		err := bulk.WrongReply(fmt.Errorf("read %s: asked the storage for the bytes from %d on, got %s", key, offset, bulk.Quote(got)))
 		return nil, errors.Join(err, out.Body.Close())
 	}
 	return &object{dog.Reply(out.Body), t, ctx, key, stop}, nil
 }
 
-// object is the body of an object that is read.
+// object is the body of an object that is being read.
 type object struct {
 	io.ReadCloser
 	t    *Target
@@ -562,13 +569,15 @@ func (t *Target) getSmall(ctx context.Context, key string, limit int64) ([]byte,
 	return p, nil
 }
 
-// Skew is how much the storage's clock was ahead of ours, if it was told.
+// Skew returns how far the storage's clock is ahead of ours. ok is false if
+// that is not known yet.
 func (t *Target) Skew() (time.Duration, bool) { return t.client.Skew() }
 
-// Version asks whether the bucket can be reached, and is there.
+// Version checks that the bucket is there and can be reached. It always returns
+// "S3".
 func (t *Target) Version(ctx context.Context) (string, error) {
 	_, err := t.api.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &t.opts.Bucket})
-	return "S3", t.apiError(ctx, "look at the bucket", err)
+	return "S3", t.apiError(ctx, "look up the bucket", err)
 }
 
 var (

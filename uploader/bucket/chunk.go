@@ -15,8 +15,8 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// A body with a trailer is one chunk, and after it the digest: the form that
-// the SDKs of AWS send, too. All of it but the digest is known before.
+// A body with a trailer is a single chunk followed by the digest, in the form
+// that the AWS SDKs send. Its length is known beforehand.
 const (
 	trailerPayload = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
 	trailerName    = "x-amz-checksum-sha256"
@@ -28,12 +28,12 @@ func chunkTail(digest string) string { return "\r\n0\r\n" + trailerName + ":" + 
 
 var noDigest = base64.StdEncoding.EncodeToString(make([]byte, 32))
 
-// chunkBytes is how long the body of a shard becomes.
+// chunkBytes returns the length of a shard's body with its trailer.
 func chunkBytes(size int64) int64 {
 	return int64(len(chunkHead(size))) + size + int64(len(chunkTail(noDigest)))
 }
 
-// scanned is a shard whose blocks are noted as they go by.
+// scanned is a shard whose blocks are noted as they are read.
 type scanned struct {
 	uploader.Body
 	scan *scanner
@@ -61,24 +61,24 @@ func (w scanWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// chunk is a shard in its chunk. As with the shard, Close may be called by
-// another goroutine than the one that reads.
+// chunk is a shard with a head and a trailer. As with the shard, Close may be
+// called by another goroutine than the reader's.
 type chunk struct {
 	*scanned
-	head, tail []byte // what is left of them; the tail is nil before it is known
-	read       bool   // all of the shard
+	head, tail []byte // what is left to read; tail is nil until the digest is known
+	read       bool   // all of the shard was read
 }
 
 func newChunk(shard *scanned, size int64) *chunk {
 	return &chunk{scanned: shard, head: []byte(chunkHead(size))}
 }
 
-// end makes the tail, once the shard was read.
+// end makes the tail once the shard was read.
 func (c *chunk) end() error {
 	archive, ok := c.CID()
 	digest, _ := digestOf(archive)
 	if !ok || digest == "" {
-		return errors.New("the shard has no digest at its end")
+		return errors.New("the shard has no digest after its last byte")
 	}
 	c.read, c.tail = true, []byte(chunkTail(digest))
 	return nil
@@ -110,7 +110,7 @@ func (c *chunk) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// WriteTo implements io.WriterTo: the shard writes itself.
+// WriteTo implements io.WriterTo, using that of the shard.
 func (c *chunk) WriteTo(w io.Writer) (total int64, err error) {
 	rest := func(p *[]byte) error {
 		n, err := w.Write(*p)
@@ -134,7 +134,7 @@ func (c *chunk) WriteTo(w io.Writer) (total int64, err error) {
 	return total, rest(&c.tail)
 }
 
-// archiveOfSum makes the CID of an archive of its digest.
+// archiveOfSum makes the CID of an archive from its digest.
 func archiveOfSum(sum []byte) cid.Cid {
 	mh, err := multihash.Encode(sum, multihash.SHA2_256)
 	if err != nil {

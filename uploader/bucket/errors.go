@@ -18,15 +18,16 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// ErrNoCredentials means that nothing was sent, for nobody is known to ask.
+// ErrNoCredentials means that nothing was sent because there are no
+// credentials.
 var ErrNoCredentials = errors.New("there are no credentials for the storage")
 
-// Error is a refusal by the storage. It matches [uploader.ErrUnauthorized],
-// [uploader.ErrQuotaExceeded], [uploader.ErrNotFound] and [uploader.ErrLimit]
-// where that is what it means.
+// Error is an error reply of the storage. It matches
+// [uploader.ErrUnauthorized], [uploader.ErrQuotaExceeded],
+// [uploader.ErrNotFound] or [uploader.ErrLimit] if that is what it means.
 type Error struct {
 	Status  int    // HTTP status
-	Code    string // of S3; empty if there was none
+	Code    string // S3 error code; empty if there was none
 	Message string
 
 	after time.Duration
@@ -37,10 +38,10 @@ func (e *Error) Error() string {
 	case "NoSuchBucket":
 		return "there is no such bucket"
 	case "RequestTimeTooSkewed":
-		return "the clock of this machine is wrong, or the storage's is: they differ by more than it takes"
+		return "the clock of this machine or of the storage is wrong: they differ by more than the storage accepts"
 	}
 	if slices.Contains(strangers, e.Code) {
-		return fmt.Sprintf("the storage does not take the credentials: %s", bulk.Quote(e.Code))
+		return fmt.Sprintf("the storage does not accept the credentials: %s", bulk.Quote(e.Code))
 	}
 	if slices.Contains(elsewhere, e.Code) {
 		return fmt.Sprintf("the bucket is in another region (%s): %s", bulk.Quote(e.Code), bulk.Quote(e.Message))
@@ -55,8 +56,8 @@ func (e *Error) Error() string {
 	return s
 }
 
-// strangers are the codes of credentials that are not taken. That of versitygw for
-// a key that it does not know comes with 404.
+// strangers are the codes for rejected credentials. The last one is versitygw's
+// for an unknown key; it comes with status 404.
 var strangers = []string{"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "AuthFailure", "XAdminUserNotFound"}
 
 var (
@@ -64,7 +65,7 @@ var (
 	noRoom    = []string{"QuotaExceeded", "InsufficientStorage", "StorageFull", "TooManyBuckets"}
 )
 
-// Is reports whether the refusal means target.
+// Is reports whether e matches target.
 func (e *Error) Is(target error) bool {
 	switch target {
 	case uploader.ErrQuotaExceeded:
@@ -81,7 +82,7 @@ func (e *Error) Is(target error) bool {
 	return false
 }
 
-// Retry tells whether the same request can succeed later.
+// Retry reports whether the same request may succeed later.
 func (e *Error) Retry() (again bool, after time.Duration) {
 	switch e.Status {
 	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests, http.StatusConflict:
@@ -89,12 +90,12 @@ func (e *Error) Retry() (again bool, after time.Duration) {
 	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported, http.StatusInsufficientStorage:
 		return false, 0
 	}
-	// A body that was damaged on the way is worth another try.
+	// The body may have been damaged on the way, so another try is worthwhile.
 	return e.Status >= 500 || slices.Contains([]string{"BadDigest", "RequestTimeout", "IncompleteBody", "XAmzContentChecksumMismatch"}, e.Code), e.after
 }
 
-// noTrailers tells whether a storage may have refused the form of a body with a
-// trailer, which is not known to all.
+// noTrailers reports whether the storage may have refused the request because
+// it does not support trailers.
 func (e *Error) noTrailers() bool {
 	switch e.Code {
 	case "NotImplemented", "InvalidRequest", "InvalidArgument", "XAmzContentSHA256Mismatch", "SignatureDoesNotMatch", "MissingContentLength", "InvalidDigest", "MalformedTrailerError", "BadDigest":
@@ -103,9 +104,9 @@ func (e *Error) noTrailers() bool {
 	return e.Status == http.StatusNotImplemented
 }
 
-// refusal makes the error of a reply that is not a success.
+// refusal makes an error from an unsuccessful reply.
 func (t *Target) refusal(resp *http.Response) error {
-	p, _ := io.ReadAll(io.LimitReader(resp.Body, maxReplyBytes)) // the status says enough if this fails
+	p, _ := io.ReadAll(io.LimitReader(resp.Body, maxReplyBytes)) // if this fails, the status is enough
 	var said struct {
 		Code    string `xml:"Code"`
 		Message string `xml:"Message"`
@@ -114,7 +115,7 @@ func (t *Target) refusal(resp *http.Response) error {
 	return &Error{resp.StatusCode, said.Code, said.Message, bulk.RetryAfter(resp.Header.Get("Retry-After"), time.Now())}
 }
 
-// apiError makes the error of a call of the SDK; nil stays nil.
+// apiError makes an error from one of the SDK; nil stays nil.
 func (t *Target) apiError(ctx context.Context, what string, err error) error {
 	if err == nil {
 		return nil
@@ -125,7 +126,7 @@ func (t *Target) apiError(ctx context.Context, what string, err error) error {
 	var reply *awshttp.ResponseError
 	var api smithy.APIError
 	switch {
-	case errors.As(err, &reply) && reply.HTTPStatusCode() != 0: // else there was none
+	case errors.As(err, &reply) && reply.HTTPStatusCode() != 0: // otherwise there was no reply
 		e := &Error{Status: reply.HTTPStatusCode()}
 		if errors.As(err, &api) {
 			e.Code, e.Message = api.ErrorCode(), api.ErrorMessage()

@@ -21,21 +21,21 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// scanner notes where the blocks are in an archive whose bytes go by.
+// scanner notes where the blocks are in an archive as its bytes pass.
 type scanner struct {
 	offset  int64  // of the next byte
 	skip    int64  // bytes until the next section
-	begun   []byte // of a section's length and CID, or of the header's length
-	at      int64  // where begun begins
-	body    bool   // the header is past
+	begun   []byte // start of a section (its length and CID), or of the header (its length)
+	at      int64  // offset of begun
+	body    bool   // the header has passed
 	records []index.Record
 	err     error
 }
 
-// mostBegun is more than a length and a CID take.
+// mostBegun is more than the length and the CID of a section take.
 const mostBegun = 256
 
-// note takes the next bytes.
+// note processes the next bytes.
 func (s *scanner) note(p []byte) {
 	for len(p) > 0 && s.err == nil {
 		if s.skip > 0 {
@@ -60,7 +60,7 @@ func (s *scanner) note(p []byte) {
 			p = p[n:]
 			continue
 		}
-		// What was begun is known; the rest of it is skipped.
+		// The start of the section is complete. The rest is skipped.
 		taken := max(0, used-had)
 		s.offset += int64(taken)
 		p = p[taken:]
@@ -68,8 +68,8 @@ func (s *scanner) note(p []byte) {
 	}
 }
 
-// section reads the beginning of a section, and tells how many bytes of p are
-// past. It reports false if there are too few.
+// section parses the start of a section and returns how many bytes of p it
+// took. ok is false if p is too short.
 func (s *scanner) section(p []byte) (used int, ok bool) {
 	length, n := binary.Uvarint(p)
 	if n <= 0 {
@@ -81,7 +81,7 @@ func (s *scanner) section(p []byte) (used int, ok bool) {
 	}
 	k, c, err := cid.CidFromBytes(p[n:])
 	if err != nil {
-		// An archive with a section that is shorter than a CID is none of ours.
+		// A section shorter than its CID cannot be in one of our archives.
 		return 0, false
 	}
 	s.records = append(s.records, index.Record{Cid: c, Offset: uint64(s.at)})
@@ -89,7 +89,7 @@ func (s *scanner) section(p []byte) (used int, ok bool) {
 	return n + k, true
 }
 
-// index is the index in its format.
+// index encodes the index.
 func (s *scanner) index() ([]byte, error) {
 	if s.err != nil || s.skip > 0 || len(s.begun) > 0 {
 		return nil, fmt.Errorf("%w: %w", errBroken, errors.Join(s.err, io.ErrUnexpectedEOF))
@@ -106,13 +106,13 @@ func (s *scanner) index() ([]byte, error) {
 }
 
 // errBroken means that an archive ends within a block.
-var errBroken = errors.New("the archive is cut")
+var errBroken = errors.New("the archive is truncated")
 
 func (t *Target) putIndex(ctx context.Context, key string, blocks []byte) error {
 	return t.putSmall(ctx, key+indexSuffix, "application/octet-stream", blocks)
 }
 
-// ensureIndex writes the index of a shard that is there, if it has none.
+// ensureIndex writes the index of a stored shard, unless it has one.
 func (t *Target) ensureIndex(ctx context.Context, s *uploader.Shard, key string) error {
 	_, err := t.head(ctx, key+indexSuffix)
 	if !errors.Is(err, uploader.ErrNotFound) {
@@ -130,21 +130,21 @@ func (t *Target) ensureIndex(ctx context.Context, s *uploader.Shard, key string)
 	return t.putIndex(ctx, key, blocks)
 }
 
-// held is an upload whose blocks are asked for.
+// held is an upload whose blocks have been asked for.
 type held struct {
 	manifest *manifest
 
 	mu      sync.Mutex
-	indexes []shardIndex // of the shards; empty if not asked for yet
+	indexes []shardIndex // by shard; empty until needed
 }
 
-// shardIndex tells where the sections of a shard begin.
+// shardIndex knows where the sections of a shard begin.
 type shardIndex struct {
 	index.Index
-	begins []uint64 // of all sections, in order
+	begins []uint64 // offsets of all sections, in order
 }
 
-// end is where the section that begins at an offset ends.
+// end returns the end of the section that begins at an offset.
 func (x *shardIndex) end(at uint64, size int64) int64 {
 	i, _ := slices.BinarySearch(x.begins, at+1)
 	if i < len(x.begins) {
@@ -175,7 +175,7 @@ func (t *Target) open(ctx context.Context, root cid.Cid) (*held, error) {
 	return h, nil
 }
 
-// index is that of a shard.
+// index returns the index of shard i.
 func (t *Target) index(ctx context.Context, h *held, i int) (*shardIndex, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -189,7 +189,7 @@ func (t *Target) index(ctx context.Context, h *held, i int) (*shardIndex, error)
 		x, err = readIndex(p)
 	}
 	if errors.Is(err, uploader.ErrNotFound) || errors.Is(err, errNoIndex) {
-		// It is there to spare reading the shard.
+		// The index only saves reading the shard. Make it from the shard.
 		if p, err = t.scan(ctx, key); err == nil {
 			x, err = readIndex(p)
 		}
@@ -201,10 +201,10 @@ func (t *Target) index(ctx context.Context, h *held, i int) (*shardIndex, error)
 	return &h.indexes[i], nil
 }
 
-var errNoIndex = errors.New("it is no index of an archive")
+var errNoIndex = errors.New("not an index of an archive")
 
-// readIndex reads an index. What is none must not end the program: the
-// library trusts it.
+// readIndex parses an index. The library trusts its input, so a panic is turned
+// into an error.
 func readIndex(p []byte) (x shardIndex, err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -227,7 +227,7 @@ func readIndex(p []byte) (x shardIndex, err error) {
 	return x, nil
 }
 
-// scan reads a shard for its index.
+// scan makes the index of a shard by reading it.
 func (t *Target) scan(ctx context.Context, key string) ([]byte, error) {
 	body, err := t.get(ctx, key, 0, -1)
 	if err != nil {
@@ -248,8 +248,8 @@ func (t *Target) scan(ctx context.Context, key string) ([]byte, error) {
 	}
 }
 
-// FetchBlock implements [uploader.BlockFetcher] by a ranged read. The block is
-// that of an upload whose root was asked for before, or is a root.
+// FetchBlock implements [uploader.BlockFetcher] with a ranged read. The block
+// must be a root, or part of an upload whose root has been asked for before.
 func (t *Target) FetchBlock(ctx context.Context, c cid.Cid, limit int) ([]byte, error) {
 	t.mu.Lock()
 	var uploads []*held
@@ -263,7 +263,7 @@ func (t *Target) FetchBlock(ctx context.Context, c cid.Cid, limit int) ([]byte, 
 	}
 	h, herr := t.open(ctx, c)
 	if again, _ := uploader.Retryable(herr); again {
-		return nil, herr // that says nothing of the block
+		return nil, herr // this says nothing about the block
 	}
 	if herr != nil || slices.Contains(uploads, h) {
 		return nil, err
@@ -276,7 +276,7 @@ func (t *Target) fetch(ctx context.Context, uploads []*held, c cid.Cid, limit in
 		for i := range h.manifest.Shards {
 			x, err := t.index(ctx, h, i)
 			if errors.Is(err, uploader.ErrNotFound) || errors.Is(err, errBroken) {
-				continue // the shard is gone, or cut; another may have the block
+				continue // the shard is gone or truncated; another one may have the block
 			}
 			if err != nil {
 				return nil, err
@@ -299,8 +299,8 @@ func (t *Target) fetch(ctx context.Context, uploads []*held, c cid.Cid, limit in
 	return nil, fmt.Errorf("block %s: %w", c, uploader.ErrNotFound)
 }
 
-// section reads the payload of a section that begins at an offset and should take
-// so many bytes.
+// section reads the payload of a section at an offset. bytesThere is its
+// expected length.
 func (t *Target) section(ctx context.Context, key string, at, bytesThere int64, c cid.Cid, limit int) ([]byte, error) {
 	body, err := t.get(ctx, key, at, max(1, min(bytesThere, int64(limit)+mostBegun)))
 	if err != nil {
@@ -335,8 +335,8 @@ func (t *Target) section(ctx context.Context, key string, at, bytesThere int64, 
 	return p, nil
 }
 
-// FetchArchive implements [uploader.ArchiveFetcher] for the root of an upload:
-// its shards, one after the other, as one archive.
+// FetchArchive implements [uploader.ArchiveFetcher] for the root of an upload.
+// It returns the shards one after the other, as one archive.
 func (t *Target) FetchArchive(ctx context.Context, root cid.Cid) (io.ReadCloser, error) {
 	h, err := t.open(ctx, root)
 	if err != nil {
@@ -349,13 +349,13 @@ func (t *Target) FetchArchive(ctx context.Context, root cid.Cid) (io.ReadCloser,
 type whole struct {
 	t      *Target
 	ctx    context.Context //nolint:containedctx // of the request that the archive answers
-	head   *bytes.Reader   // the header; empty once it was read
-	shards []manifestShard // those that were not begun
-	body   io.ReadCloser   // of the one that is read; nil between
+	head   *bytes.Reader   // the header; empty once read
+	shards []manifestShard // not opened yet
+	body   io.ReadCloser   // of the current shard; nil between shards
 	in     *bufio.Reader
 }
 
-// maxHeaderBytes is more than the header of one of our shards takes.
+// maxHeaderBytes is more than the header of a shard takes.
 const maxHeaderBytes = 64 << 10
 
 func (w *whole) Read(p []byte) (int, error) {
@@ -382,7 +382,7 @@ func (w *whole) Read(p []byte) (int, error) {
 	}
 }
 
-// next opens the next shard and reads past its header.
+// next opens the next shard and skips its header.
 func (w *whole) next() error {
 	key := w.t.prefix + w.shards[0].Key
 	body, err := w.t.get(w.ctx, key, 0, -1)

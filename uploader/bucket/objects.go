@@ -23,18 +23,18 @@ import (
 
 // How an [Object] is read.
 const (
-	pageBytes = 2 << 20 // of one request
-	pagesOpen = 24      // at most in memory, of an object that is open
-	pageAhead = 2       // asked for before they are wanted
+	pageBytes = 2 << 20 // in one request
+	pagesOpen = 24      // at most in memory, for each open object
+	pageAhead = 2       // requested ahead of reads
 )
 
-// Object is an object of any kind in a bucket, as a [car.Source]. What is read is
-// the object that it was when it was found: each request names its ETag, so one
-// that was replaced, changed or removed is reported by an error matching
-// [car.ErrSourceChanged].
+// Object is any object in a bucket, as a [car.Source]. Each request names the
+// ETag that the object had when it was found, so if it is replaced, changed or
+// removed, reads fail with an error that matches [car.ErrSourceChanged].
 //
-// It is read by ranges, some of them ahead. An open object has no more than
-// 48 MiB in memory, and mostly much less: what was read is let go of.
+// It is read in ranges, some of them ahead. An open object takes at most 48 MiB
+// of memory, and usually much less: ranges are dropped once they have been
+// read.
 type Object struct {
 	t    *Target
 	ctx  context.Context //nolint:containedctx // sources are opened without one
@@ -44,42 +44,42 @@ type Object struct {
 	mod  time.Time
 }
 
-// Name is the object's URL.
+// Name is the URL of the object.
 func (o *Object) Name() string { return "s3://" + o.t.opts.Bucket + "/" + o.key }
 
 // Key is the name of the object in the bucket.
 func (o *Object) Key() string { return o.key }
 
-// Size is its length in bytes when it was found.
+// Size is the length in bytes that the object had when it was found.
 func (o *Object) Size() int64 { return o.size }
 
-// ModTime is when it was written.
+// ModTime is when the object was last written.
 func (o *Object) ModTime() time.Time { return o.mod }
 
-// Version changes when the object does.
+// Version is the ETag. It changes when the object does.
 func (o *Object) Version() string { return o.etag }
 
-// Object finds the object of a key. The prefix of the target does not matter. What
-// is read of the object ends with ctx. An error matches [uploader.ErrNotFound] if
-// there is none.
+// Object finds the object with this key. The prefix of the target does not
+// matter. Cancelling ctx also ends later reads of the object. If there is no
+// such object, the error matches [uploader.ErrNotFound].
 func (t *Target) Object(ctx context.Context, key string) (*Object, error) {
 	out, err := t.api.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &t.opts.Bucket, Key: &key})
 	if err != nil {
-		return nil, t.apiError(ctx, "look at "+key, err)
+		return nil, t.apiError(ctx, "look up "+key, err)
 	}
 	return t.object(ctx, key, aws.ToInt64(out.ContentLength), aws.ToString(out.ETag), aws.ToTime(out.LastModified))
 }
 
 func (t *Target) object(ctx context.Context, key string, size int64, etag string, mod time.Time) (*Object, error) {
 	if etag == "" {
-		return nil, bulk.Permanent(fmt.Errorf("%s has no ETag for %s: whether it changes while it is read can't be known", t, key))
+		return nil, bulk.Permanent(fmt.Errorf("%s reports no ETag for %s: a change while it is read would go unnoticed", t, key))
 	}
 	return &Object{t, ctx, key, size, etag, mod}, nil
 }
 
-// Objects lists all objects whose keys begin with a prefix, in the order of their
-// keys. That of the target does not matter. What is read of them ends with ctx. An
-// error is the last thing that it yields.
+// Objects lists all objects whose keys begin with prefix, in the order of their
+// keys. The prefix of the target does not matter. Cancelling ctx also ends
+// later reads of the objects. If it yields an error, that is the last thing.
 func (t *Target) Objects(ctx context.Context, prefix string) iter.Seq2[*Object, error] {
 	return func(yield func(*Object, error) bool) {
 		for found, err := range t.list(ctx, prefix, "") {
@@ -101,28 +101,28 @@ func (o *Object) Open() (car.SourceFile, error) {
 	return f, nil
 }
 
-// objectFile is an object that is open.
+// objectFile is an open object.
 type objectFile struct {
 	object *Object
-	ctx    context.Context //nolint:containedctx // of what is fetched, which outlives calls
+	ctx    context.Context //nolint:containedctx // of requests, which outlive calls
 	cancel context.CancelFunc
 	wait   sync.WaitGroup
 
 	mu    sync.Mutex
 	pages map[int64]*page // by number
-	used  list.List       // of those, the last one used at the front
-	next  int64           // the first page that was never asked for
+	used  list.List       // pages, the most recently used in front
+	next  int64           // first page that was never requested
 }
 
 // page is a part of an object.
 type page struct {
 	number int64
-	done   chan struct{} // closed when the rest is there
+	done   chan struct{} // closed when data or err is set
 	data   []byte
 	err    error
 
-	left int           // bytes that nobody has read yet
-	at   *list.Element // in the list of those used
+	left int           // bytes that have not been read yet
+	at   *list.Element // position in used
 }
 
 // Close implements [car.SourceFile].
@@ -132,8 +132,8 @@ func (f *objectFile) Close() error {
 	return nil
 }
 
-// ReadAt implements [io.ReaderAt]. It may be called by several goroutines at a
-// time, which best read not far from one another.
+// ReadAt implements [io.ReaderAt]. It is safe for concurrent use; concurrent
+// reads should be close to one another.
 func (f *objectFile) ReadAt(p []byte, off int64) (int, error) {
 	n := 0
 	for n < len(p) {
@@ -157,7 +157,7 @@ func (f *objectFile) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
-// page is the page of this number, and has those after it fetched.
+// page returns a page, and starts fetching those after it.
 func (f *objectFile) page(number int64) *page {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -177,7 +177,7 @@ func (f *objectFile) page(number int64) *page {
 	return pg
 }
 
-// fetch begins to fetch a page. The lock is held.
+// fetch starts fetching a page. The caller holds the lock.
 func (f *objectFile) fetch(number int64) *page {
 	for f.used.Len() >= pagesOpen {
 		f.drop(f.used.Back().Value.(*page))
@@ -194,8 +194,8 @@ func (f *objectFile) fetch(number int64) *page {
 	return pg
 }
 
-// read notes that bytes of a page were read. One that was read to the end is not
-// wanted again, most likely.
+// read notes that bytes of a page were read. Once all have been, the page is
+// dropped: it is hardly ever wanted again.
 func (f *objectFile) read(pg *page, n int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -211,15 +211,15 @@ func (f *objectFile) drop(pg *page) {
 	}
 }
 
-// Waits between tries of a range, and how many there are.
+// Attempts to read a range, and waits between them.
 const (
 	rangeTries = 6
 	firstWait  = 500 * time.Millisecond
 	mostWait   = 30 * time.Second
 )
 
-// fetch reads a range. It tries again where that can help, and goes on where the
-// last try ended.
+// fetch reads a range. It retries where that may help, and continues where the
+// last attempt ended.
 func (o *Object) fetch(ctx context.Context, from, size int64) ([]byte, error) {
 	waits := backoff.ExponentialBackOff{InitialInterval: firstWait, RandomizationFactor: 1, Multiplier: 2, MaxInterval: mostWait}
 	waits.Reset()
@@ -256,7 +256,7 @@ func (o *Object) more(ctx context.Context, p []byte, from int64) ([]byte, error)
 	var refused *Error
 	switch {
 	case errors.As(err, &refused) && refused.Status == http.StatusPreconditionFailed:
-		return p, &car.SourceChangedError{Name: o.Name(), Offset: at, Reason: "it is another object now"}
+		return p, &car.SourceChangedError{Name: o.Name(), Offset: at, Reason: "it was replaced by another object"}
 	case errors.Is(err, uploader.ErrNotFound):
 		return p, &car.SourceChangedError{Name: o.Name(), Offset: at, Reason: "it is gone"}
 	case errors.As(err, &refused) && refused.Status == http.StatusRequestedRangeNotSatisfiable:
@@ -273,8 +273,8 @@ func (o *Object) more(ctx context.Context, p []byte, from int64) ([]byte, error)
 	return p, err
 }
 
-// Below is the path of an object below a prefix; false for what stands for a
-// directory, or has no name below it.
+// Below returns the path of the object below a prefix. isFile is false if the
+// object stands for a directory, or has no name below the prefix.
 func (o *Object) Below(prefix string) (path string, isFile bool) {
 	path = strings.TrimPrefix(o.key, prefix)
 	return strings.TrimSuffix(path, "/"), path != "" && !strings.HasSuffix(path, "/")

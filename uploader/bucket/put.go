@@ -20,16 +20,16 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// How a storage takes digests.
+// How a storage accepts digests.
 const (
 	digestUntried  = iota
-	digestTrailing // after the body, which is read once
-	digestFirst    // in the header, for which the body is read twice
+	digestTrailing // in a trailer, so the body is read once
+	digestFirst    // in a header, so the body is read twice
 )
 
 // Put implements [uploader.Target]. The receipt is the digest that the storage
-// computed. A shard that is there with the right one is not sent again; one
-// that is there with another is replaced.
+// computed. If the storage has the shard with the right digest, it is not sent
+// again; if the digest is wrong, it is replaced.
 func (t *Target) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt, error) {
 	key := t.key(s.Root, s.Index, s.Count, s.Size)
 	archive, err := t.put(ctx, s, key, !s.Again)
@@ -45,8 +45,8 @@ func (t *Target) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt, 
 	return uploader.Receipt{Parts: []cid.Cid{archive}}, nil
 }
 
-// replace looks at the object that is in a shard's place, and sends the shard
-// if that is not it.
+// replace looks at the object in the place of a shard, and sends the shard
+// unless that is the shard.
 func (t *Target) replace(ctx context.Context, s *uploader.Shard, key string) (cid.Cid, error) {
 	ours, err := t.digest(ctx, s)
 	if err != nil {
@@ -62,7 +62,7 @@ func (t *Target) replace(ctx context.Context, s *uploader.Shard, key string) (ci
 	return t.put(ctx, s, key, false)
 }
 
-// digest reads a shard for its CID.
+// digest reads a shard to compute its CID.
 func (t *Target) digest(ctx context.Context, s *uploader.Shard) (cid.Cid, error) {
 	body := s.Open(ctx)
 	_, err := body.WriteTo(io.Discard)
@@ -73,11 +73,11 @@ func (t *Target) digest(ctx context.Context, s *uploader.Shard) (cid.Cid, error)
 	return c, nil
 }
 
-// errThere means that the storage has an object of that key.
-var errThere = errors.New("there is an object of this key")
+// errThere means that the storage has an object with this key.
+var errThere = errors.New("there already is an object with this key")
 
-// put sends a shard, unless there is something in its place, and then its index.
-// It returns the CID that the storage's digest makes.
+// put sends a shard, unless there already is an object, and then its index. It
+// returns the CID from the storage's digest.
 func (t *Target) put(ctx context.Context, s *uploader.Shard, key string, unlessThere bool) (cid.Cid, error) {
 	for {
 		how := t.digests.Load()
@@ -102,9 +102,10 @@ func (t *Target) put(ctx context.Context, s *uploader.Shard, key string, unlessT
 	}
 }
 
-// errNoDigest means that a storage took a body with a trailer and did not
-// understand it: it keeps no digest, or the trailer is in the object.
-var errNoDigest = errors.New("the storage does not give the digest back that came after the body")
+// errNoDigest means that a storage accepted a body with a trailer without
+// understanding it: it stores no digest, or the trailer became part of the
+// object.
+var errNoDigest = errors.New("the storage does not return the digest that followed the body")
 
 // send sends a shard once.
 func (t *Target) send(ctx context.Context, s *uploader.Shard, key string, trailing, unlessThere bool) (archive cid.Cid, _ []byte, err error) {
@@ -125,7 +126,7 @@ func (t *Target) send(ctx context.Context, s *uploader.Shard, key string, traili
 	var scan *scanner
 	length := s.Size
 	open := func() (io.ReadCloser, error) {
-		scan = new(scanner) // of the body that is read to its end
+		scan = new(scanner) // of the last body, which is read to its end
 		body := bulk.Body(&scanned{s.Open(ctx), scan})
 		if trailing {
 			body = newChunk(body.(*scanned), s.Size)
@@ -135,8 +136,8 @@ func (t *Target) send(ctx context.Context, s *uploader.Shard, key string, traili
 	if trailing {
 		length = chunkBytes(s.Size)
 	}
-	// The request is signed before the body is opened: a digest that takes its
-	// time must not make it late.
+	// Sign the request before opening the body, so that a slow digest does not
+	// make the signature too old.
 	req, err := t.putRequest(ctx, key, length, payload, func(h http.Header) {
 		h.Set("Content-Type", "application/vnd.ipld.car")
 		h.Set("X-Amz-Meta-Carload-Root", s.Root.String())
@@ -187,12 +188,13 @@ func (t *Target) send(ctx context.Context, s *uploader.Shard, key string, traili
 	case trailing && (h.size != s.Size || !h.archive.Defined()):
 		return cid.Undef, nil, errNoDigest
 	case h.size != s.Size:
-		return cid.Undef, nil, bulk.BrokenReply(fmt.Errorf("%w: %s has %d bytes of %s, the shard has %d", uploader.ErrRootMismatch, t, h.size, key, s.Size))
+		return cid.Undef, nil, bulk.BrokenReply(fmt.Errorf("%w: %s has %d bytes of %s, but the shard has %d", uploader.ErrRootMismatch, t, h.size, key, s.Size))
 	}
 	return h.archive, index, nil
 }
 
-// readBack makes a digest of what a storage gives back that keeps none.
+// readBack computes the digest of an object by reading it, for a storage that
+// keeps no digests.
 func (t *Target) readBack(ctx context.Context, key string) (cid.Cid, error) {
 	body, err := t.get(ctx, key, 0, -1)
 	if err != nil {
@@ -219,8 +221,8 @@ func (t *Target) imported(ctx context.Context, key string, archive cid.Cid) (upl
 	return uploader.Receipt{Root: root, Parts: []cid.Cid{archive}, State: uploader.StatePinned}, nil
 }
 
-// putRequest makes a signed request to write an object. The address is the one
-// that the SDK has for it.
+// putRequest makes a signed request to write an object, at the URL that the SDK
+// uses.
 func (t *Target) putRequest(ctx context.Context, key string, length int64, payload string, header func(http.Header)) (*http.Request, error) {
 	at, err := t.sign.PresignPutObject(ctx, &s3.PutObjectInput{Bucket: &t.opts.Bucket, Key: &key})
 	if err != nil {

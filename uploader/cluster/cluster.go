@@ -1,12 +1,12 @@
-// Package cluster is the upload target that speaks the REST API of IPFS Cluster.
+// Package cluster is the upload target for IPFS Cluster, by its REST API.
 //
-// Shards are added without pins, one archive a request; then the root is pinned,
-// and the upload is complete when every peer that it was allocated to has it
-// pinned. Shards must get to the same peers: either all are added to the one
-// that is asked, or the allocations are fixed.
+// Shards are added without pins, one archive in each request. Then the root is
+// pinned. The upload is complete when every peer to which it is allocated has
+// pinned it. All shards must reach the same peers: either all are added to the
+// peer that is asked, or the allocations are fixed.
 //
-// There is no server of IPFS Cluster to test with where this was written: what
-// is tested is what its code and its documentation say (v1.1.6).
+// This package was written from the code and documentation of IPFS Cluster
+// 1.1.6, and has been tested with a simulated cluster, not with a real one.
 package cluster
 
 import (
@@ -29,53 +29,53 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// Limits of what is read on the word of a cluster.
+// Limits on what is read from a cluster.
 const (
 	maxReplyBytes   = 4 << 20
 	maxMessageBytes = 64 << 10
 )
 
-// Options are the knobs of [New].
+// Options configure [New].
 type Options struct {
 	Endpoint string // URL of the REST API, such as http://127.0.0.1:9094
-	// Auth is NAME:PASSWORD for basic authorization, or a token of POST /token;
-	// empty for none.
+	// Auth is NAME:PASSWORD for basic authentication, or a token from POST
+	// /token; empty for none.
 	Auth string
-	// AllowHTTP lets the secret travel unencrypted to other machines.
+	// AllowHTTP permits sending the secret unencrypted to other machines.
 	AllowHTTP bool
-	// Allocations are the peers that shall have the DAG. Without any, all shards
-	// are added to the peer that is asked, and the others fetch them from it.
+	// Allocations are the peers that should have the DAG. If there are none,
+	// all shards are added to the peer that is asked, and others fetch them
+	// from it.
 	Allocations []string
-	// TLS is how the cluster is trusted; nil for the system's way.
+	// TLS configures how certificates are checked; nil means the default.
 	TLS *tls.Config
-	// Stall is how long a request may move no byte; 0 means two minutes. The
-	// cluster hands the blocks of a shard on before it answers.
+	// Stall is how long a request may go without moving a byte; 0 means two
+	// minutes. The cluster forwards the blocks of a shard before it answers.
 	Stall time.Duration
-	// UserAgent names the program.
+	// UserAgent is sent with every request; empty means "carload".
 	UserAgent string
 }
 
-// Target is a cluster. It is safe for concurrent use. Close lets go of idle
-// connections.
+// Target is a cluster. It is safe for concurrent use.
 type Target struct {
 	opts   Options
 	base   *url.URL
-	auth   string // the header; empty for none
+	auth   string // the Authorization header; empty for none
 	client *bulk.Client
 }
 
-// New makes a target. It sends nothing.
+// New makes a target. It sends nothing. The caller closes the target.
 func New(opts Options) (*Target, error) {
 	base, err := url.Parse(opts.Endpoint)
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("endpoint: %w", err)
 	case base.User != nil:
-		return nil, errors.New("endpoint: a URL with a user name or password is not accepted; they are given apart")
+		return nil, errors.New("endpoint: the URL must not contain a user name or password; pass them separately")
 	case base.Scheme != "http" && base.Scheme != "https" || base.Host == "" || base.RawQuery != "" || base.Fragment != "":
 		return nil, fmt.Errorf("endpoint %q: give the URL of the REST API of IPFS Cluster, such as http://127.0.0.1:9094", opts.Endpoint)
 	case base.Scheme == "http" && opts.Auth != "" && !opts.AllowHTTP && !bulk.IsLoopback(base.Hostname()):
-		return nil, fmt.Errorf("endpoint %q: plain HTTP would show the secret to others on the way; use https", opts.Endpoint)
+		return nil, fmt.Errorf("endpoint %q: plain HTTP would reveal the secret on the way; use https", opts.Endpoint)
 	}
 	base.Path = strings.TrimRight(base.Path, "/")
 	t := &Target{opts: opts, base: base}
@@ -99,19 +99,19 @@ func New(opts Options) (*Target, error) {
 	return t, nil
 }
 
-// Close lets go of idle connections.
+// Close closes idle connections.
 func (t *Target) Close() error {
 	t.client.Close()
 	return nil
 }
 
-// String is the endpoint, with the word cluster before it.
+// String returns the endpoint with the prefix "cluster:".
 func (t *Target) String() string { return "cluster:" + t.base.String() }
 
-// Limits implements [uploader.Limited]: the peers are Kubo nodes.
+// Limits implements [uploader.Limited]. The peers are Kubo nodes.
 func (t *Target) Limits() uploader.Limits { return uploader.Limits{BlockBytes: car.MaxBlockBytes} }
 
-// peers says which peers shards and pins go to.
+// peers adds to q which peers shards and pins go to.
 func (t *Target) peers(q url.Values, adding bool) url.Values {
 	switch {
 	case len(t.opts.Allocations) > 0:
@@ -122,14 +122,14 @@ func (t *Target) peers(q url.Values, adding bool) url.Values {
 	return q
 }
 
-// Put implements [uploader.Target] by POST /add. The receipt is the root of the
-// archive's header, and the bytes of the blocks that were added.
+// Put implements [uploader.Target] with POST /add. The receipt is the root in
+// the archive's header, and the total size of the blocks that were added.
 func (t *Target) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt, error) {
 	ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
 	defer stop()
 	open := func() (io.ReadCloser, error) { return dog.Request(bulk.NewForm(s.Open(ctx))), nil }
 	body, _ := open()
-	// Without channels the status is a true one, and comes when all is done.
+	// Without stream channels, the status is reliable, and arrives at the end.
 	q := t.peers(url.Values{"format": {"car"}, "no-pin": {"true"}, "stream-channels": {"false"}}, true)
 	req, err := t.request(ctx, http.MethodPost, "/add", q, body)
 	if err != nil {
@@ -146,7 +146,7 @@ func (t *Target) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt, 
 		return uploader.Receipt{}, err
 	}
 	if len(added) != 1 || added[0].Bytes <= 0 && s.Size > 200 {
-		return uploader.Receipt{}, bulk.WrongReply(fmt.Errorf("%s does not say what it took of the shard: is it IPFS Cluster?", t))
+		return uploader.Receipt{}, bulk.WrongReply(fmt.Errorf("%s does not say how much of the shard it added: is it IPFS Cluster?", t))
 	}
 	root, err := cid.Decode(string(added[0].Cid))
 	if err != nil {
@@ -155,7 +155,7 @@ func (t *Target) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt, 
 	return uploader.Receipt{Root: root, BlockBytes: added[0].Bytes}, nil
 }
 
-// text is a CID in either of the forms in which the API has it.
+// text is a CID in either of the API's forms.
 type text string
 
 // UnmarshalJSON implements json.Unmarshaler.
@@ -170,8 +170,8 @@ func (t *text) UnmarshalJSON(p []byte) error {
 	return json.Unmarshal(p, (*string)(t))
 }
 
-// Finish implements [uploader.Finisher]: it pins the root. That is not the end
-// of it: see Status.
+// Finish implements [uploader.Finisher]. It pins the root but does not wait for
+// the peers; see Status.
 func (t *Target) Finish(ctx context.Context, d uploader.Upload) error {
 	status, err := t.pin(ctx, d.Root)
 	switch {
@@ -185,8 +185,8 @@ func (t *Target) Finish(ctx context.Context, d uploader.Upload) error {
 	return t.ask(ctx, http.MethodPost, "/pins/"+d.Root.String(), t.peers(url.Values{"name": {d.Name}, "mode": {"recursive"}}, false), nil)
 }
 
-// Status implements [uploader.StatusChecker]: a DAG is complete if every peer
-// that it is allocated to has it pinned.
+// Status implements [uploader.StatusChecker]. A DAG is complete if every peer
+// to which it is allocated has pinned it.
 func (t *Target) Status(ctx context.Context, root cid.Cid) (uploader.Status, error) {
 	state, err := t.pin(ctx, root)
 	return uploader.Status{State: state}, err
@@ -205,7 +205,7 @@ func (t *Target) pin(ctx context.Context, root cid.Cid) (uploader.State, error) 
 	pinned, known, worst := 0, 0, uploader.StatePinned
 	for peer, p := range v.PeerMap {
 		if len(v.Allocations) > 0 && !slices.Contains(v.Allocations, peer) {
-			continue // it only knows of it
+			continue // not allocated to this peer
 		}
 		switch p.Status {
 		case "pinned":
@@ -239,7 +239,8 @@ func (t *Target) Delete(ctx context.Context, root cid.Cid) error {
 	return t.ask(ctx, http.MethodDelete, "/pins/"+root.String(), nil, nil)
 }
 
-// Skew is how much the cluster's clock was ahead of ours, if it was told.
+// Skew returns how far the cluster's clock is ahead of ours. ok is false if
+// that is not known yet.
 func (t *Target) Skew() (time.Duration, bool) { return t.client.Skew() }
 
 func (t *Target) request(ctx context.Context, method, path string, q url.Values, body io.Reader) (*http.Request, error) {
@@ -266,7 +267,7 @@ func (t *Target) ask(ctx context.Context, method, path string, q url.Values, v a
 	return t.do(req, dog, v)
 }
 
-// do sends a request and decodes the reply into v, unless that is nil.
+// do sends a request and decodes the reply into v, unless v is nil.
 func (t *Target) do(req *http.Request, dog *bulk.Watchdog, v any) error {
 	resp, err := t.client.Send(req)
 	if err != nil {
@@ -295,8 +296,8 @@ func (t *Target) do(req *http.Request, dog *bulk.Watchdog, v any) error {
 	return nil
 }
 
-// Error is a refusal by the cluster. It matches [uploader.ErrUnauthorized] and
-// [uploader.ErrNotFound] where that is what it means.
+// Error is an error reply of the cluster. It matches [uploader.ErrUnauthorized]
+// or [uploader.ErrNotFound] if that is what it means.
 type Error struct {
 	Status  int
 	Message string
@@ -312,7 +313,7 @@ func (e *Error) Error() string {
 	return s
 }
 
-// Is reports whether the refusal means target.
+// Is reports whether e matches target.
 func (e *Error) Is(target error) bool {
 	switch target {
 	case uploader.ErrUnauthorized:
@@ -323,13 +324,13 @@ func (e *Error) Is(target error) bool {
 	return false
 }
 
-// Retry tells whether the same request can succeed later.
+// Retry reports whether the same request may succeed later.
 func (e *Error) Retry() (again bool, after time.Duration) {
 	return e.Status >= 500 && e.Status != http.StatusNotImplemented || e.Status == http.StatusRequestTimeout || e.Status == http.StatusTooManyRequests, e.after
 }
 
 func (t *Target) refusal(resp *http.Response) error {
-	p, _ := io.ReadAll(io.LimitReader(resp.Body, maxMessageBytes)) // the status says enough if this fails
+	p, _ := io.ReadAll(io.LimitReader(resp.Body, maxMessageBytes)) // if this fails, the status is enough
 	var said struct {
 		Message string `json:"message"`
 	}

@@ -8,13 +8,13 @@ import (
 	"strings"
 )
 
-// address is where a node's RPC is.
+// address is the address of a node's RPC.
 type address struct {
 	base   *url.URL // of the node, without /api/v0
-	socket string   // the Unix socket that leads there; empty for TCP
+	socket string   // Unix socket of the node; empty for TCP
 }
 
-// String is the address as a URL.
+// String returns the address as a URL.
 func (a address) String() string {
 	if a.socket != "" {
 		return "unix://" + a.socket
@@ -22,8 +22,8 @@ func (a address) String() string {
 	return a.base.String()
 }
 
-// parseAddress takes a URL, or a multiaddr as Kubo's configuration and the file
-// $IPFS_PATH/api have it.
+// parseAddress parses a URL, or a multiaddr as in Kubo's configuration and in
+// the file $IPFS_PATH/api.
 func parseAddress(s string) (address, error) {
 	if strings.HasPrefix(s, "/") {
 		return parseMultiaddr(s)
@@ -33,7 +33,7 @@ func parseAddress(s string) (address, error) {
 	case err != nil:
 		return address{}, fmt.Errorf("address of Kubo: %w", err)
 	case u.User != nil:
-		return address{}, errors.New("address of Kubo: a URL with a user name or password is not accepted; they are given apart, as basic:NAME:PASSWORD")
+		return address{}, errors.New("address of Kubo: the URL must not contain a user name or password; pass them separately, as basic:NAME:PASSWORD")
 	case u.Scheme == "unix" && u.Host == "" && u.Path != "":
 		return unixAddress(u.Path), nil
 	case u.Scheme != "http" && u.Scheme != "https" || u.Host == "":

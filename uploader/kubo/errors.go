@@ -17,11 +17,11 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// RPCError is a refusal by the node. It matches [uploader.ErrUnauthorized],
-// [uploader.ErrNotFound], [uploader.ErrLimit] and syscall.ENOSPC where that is
-// what it means.
+// RPCError is an error reply of the node. It matches
+// [uploader.ErrUnauthorized], [uploader.ErrNotFound], [uploader.ErrLimit] or
+// syscall.ENOSPC if that is what it means.
 type RPCError struct {
-	Status  int // HTTP status; 500 for most of what Kubo refuses
+	Status  int // HTTP status; 500 for most errors of Kubo
 	message string
 }
 
@@ -35,24 +35,24 @@ func newRPCError(status int, message string) *RPCError {
 func (e *RPCError) Error() string {
 	switch {
 	case e.Status == http.StatusUnauthorized, e.Status == http.StatusForbidden:
-		return "Kubo does not let us do that: the secret is not one of its API.Authorizations, or AllowedPaths leaves the request out"
+		return "Kubo refused the request: the secret is not one of its API.Authorizations, or their AllowedPaths do not include the request"
 	case e.Status == http.StatusNotFound, e.Status == http.StatusMethodNotAllowed:
-		return fmt.Sprintf("the answer is %d %s: there is no RPC of Kubo at this address", e.Status, http.StatusText(e.Status))
+		return fmt.Sprintf("the reply is %d %s: this is not the address of a Kubo RPC", e.Status, http.StatusText(e.Status))
 	case e.is(noSpace):
 		return "the disk of the Kubo node is full"
 	case e.is(tooBig):
-		return "Kubo does not take blocks as large as this: " + bulk.Quote(e.message)
+		return "Kubo does not accept blocks this large: " + bulk.Quote(e.message)
 	case e.is(notHeld):
 		return "Kubo does not have it: " + bulk.Quote(e.message)
 	case e.is(damaged):
-		return "what arrived at Kubo is not what was sent: " + bulk.Quote(e.message)
+		return "what arrived at Kubo differs from what was sent: " + bulk.Quote(e.message)
 	case e.message == "":
 		return fmt.Sprintf("Kubo answered %d %s", e.Status, http.StatusText(e.Status))
 	}
 	return "Kubo says " + bulk.Quote(e.message)
 }
 
-// What Kubo's messages mean. There are no codes.
+// The meaning of Kubo's messages. It sends no codes.
 var (
 	noSpace  = []string{"no space left on device", "disk quota exceeded"}
 	tooBig   = []string{"block is over"}
@@ -70,7 +70,7 @@ func (e *RPCError) is(messages []string) bool {
 	return false
 }
 
-// Is reports whether the refusal means target.
+// Is reports whether e matches target.
 func (e *RPCError) Is(target error) bool {
 	switch target {
 	case uploader.ErrUnauthorized:
@@ -85,7 +85,7 @@ func (e *RPCError) Is(target error) bool {
 	return false
 }
 
-// Retry tells whether the same request can succeed later.
+// Retry reports whether the same request may succeed later.
 func (e *RPCError) Retry() (again bool, after time.Duration) {
 	switch e.Status {
 	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
@@ -94,9 +94,9 @@ func (e *RPCError) Retry() (again bool, after time.Duration) {
 	return e.Status >= 500 && !e.is(noSpace) && !e.is(tooBig) && !e.is(notHeld) && !e.is(hopeless), 0
 }
 
-// refusal makes the error of a reply that is not a success.
+// refusal makes an error from an unsuccessful reply.
 func (t *Target) refusal(resp *http.Response) error {
-	p, _ := io.ReadAll(io.LimitReader(resp.Body, maxMessageBytes)) // the status says enough if this fails
+	p, _ := io.ReadAll(io.LimitReader(resp.Body, maxMessageBytes)) // if this fails, the status is enough
 	var said struct{ Message string }
 	if json.Unmarshal(p, &said) != nil {
 		said.Message = strings.TrimSpace(string(p))
@@ -108,7 +108,7 @@ func (t *Target) refusal(resp *http.Response) error {
 	return e
 }
 
-// waiting is a refusal that says when to come back.
+// waiting is an error reply that says when to come back.
 type waiting struct {
 	*RPCError
 	after time.Duration
@@ -121,8 +121,8 @@ func (w waiting) Retry() (again bool, after time.Duration) {
 	return again, w.after
 }
 
-// trailer is the error of a reply that began well. It is there once the body
-// was read to its end.
+// trailer returns the error in the trailer of a reply that began well. The body
+// must have been read to its end.
 func (t *Target) trailer(resp *http.Response) error {
 	if said := resp.Trailer.Get("X-Stream-Error"); said != "" {
 		return newRPCError(http.StatusInternalServerError, t.client.Redact(said))
@@ -130,10 +130,10 @@ func (t *Target) trailer(resp *http.Response) error {
 	return nil
 }
 
-// named is the block in a message that it could not be found.
+// named finds the block in the message that it could not be found.
 var named = regexp.MustCompile(`ipld: could not find ([0-9A-Za-z]+)`)
 
-// missing tells which block a walk ended at.
+// missing returns the block at which a walk ended.
 func missing(err error) (cid.Cid, bool) {
 	var rpc *RPCError
 	if !errors.As(err, &rpc) {

@@ -1,10 +1,10 @@
-// Package kubo is the upload target that speaks the RPC of Kubo, the IPFS node
-// that people run themselves; other programs that take its requests will do.
+// Package kubo is the upload target for Kubo, the IPFS node that people run
+// themselves, by its RPC. Other programs that serve the same requests work too.
 //
-// Shards go in by dag/import without pins, in parallel: Kubo hashes each block
-// again and counts them. When all are there, [Target.Finish] has it walk the
-// DAG offline, and only if nothing is missing the root is pinned: Kubo waits
-// without end for what a pin lacks.
+// Shards are sent with dag/import, in parallel and without pins: Kubo hashes
+// each block again and counts them. When all are there, [Target.Finish] lets
+// Kubo walk the DAG offline. It pins the root only if nothing is missing,
+// because Kubo would wait for missing blocks forever.
 package kubo
 
 import (
@@ -31,54 +31,53 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// Limits of what is read on the word of a node.
+// Limits on what is read from a node.
 const (
 	maxLineBytes    = 64 << 10
 	maxMessageBytes = 64 << 10
 )
 
-// What Kubo takes.
+// Limits of Kubo.
 const (
-	// maxBlockBytes is what it imports unless it is asked to make exceptions:
-	// blocks that are larger can't be passed on to other nodes.
+	// maxBlockBytes is the largest block that Kubo imports by default: larger
+	// ones can't be sent to other nodes.
 	maxBlockBytes   = 2 << 20
 	maxPinNameBytes = 255
 )
 
-// Options are the knobs of [New].
+// Options configure [New].
 type Options struct {
 	// Address is a URL (http, https or unix), or a multiaddr as Kubo writes it
 	// into its configuration and the file $IPFS_PATH/api.
 	Address string
-	// Auth is the secret of one of the node's API.Authorizations, as it is
-	// there: bearer:TOKEN or basic:NAME:PASSWORD. A text without either word is
-	// a bearer token. Empty for none.
+	// Auth is the secret of one of the node's API.Authorizations, in the same
+	// form: bearer:TOKEN or basic:NAME:PASSWORD. Without either prefix it is a
+	// bearer token. Empty means none.
 	Auth string
-	// AllowHTTP lets the secret travel unencrypted to other machines.
+	// AllowHTTP permits sending the secret unencrypted to other machines.
 	AllowHTTP bool
-	// TLS is how nodes are trusted; nil for the system's way.
+	// TLS configures how certificates are checked; nil means the default.
 	TLS *tls.Config
-	// Files is a path in the node's files (MFS) where finished uploads appear;
-	// one that ends with a slash is a directory, which is made, and they have
-	// their names there. Empty for nowhere.
+	// Files is a path in the node's files (MFS) where finished uploads appear.
+	// A path that ends with a slash is a directory, which is created if
+	// necessary; uploads appear in it under their names. Empty means nowhere.
 	Files string
-	// Stall is how long a request may move no byte, and a walk through the DAG
-	// no block; 0 means two minutes.
+	// Stall is how long a request may go without moving a byte, or a walk
+	// through the DAG without reaching a block; 0 means two minutes.
 	Stall time.Duration
-	// UserAgent names the program.
+	// UserAgent is sent with every request; empty means "carload".
 	UserAgent string
 }
 
-// Target is a node. It is safe for concurrent use. Close lets go of idle
-// connections.
+// Target is a node. It is safe for concurrent use.
 type Target struct {
 	opts   Options
 	at     address
-	auth   string // the header; empty for none
+	auth   string // the Authorization header; empty for none
 	client *bulk.Client
 }
 
-// New makes a target. It sends nothing.
+// New makes a target. It sends nothing. The caller closes the target.
 func New(opts Options) (*Target, error) {
 	at, err := parseAddress(opts.Address)
 	if err != nil {
@@ -97,7 +96,7 @@ func New(opts Options) (*Target, error) {
 	secret := opts.Auth
 	if opts.Auth != "" {
 		if at.socket == "" && at.base.Scheme == "http" && !opts.AllowHTTP && !bulk.IsLoopback(at.base.Hostname()) {
-			return nil, fmt.Errorf("address of Kubo %q: plain HTTP would show the secret to others on the way; use https", at)
+			return nil, fmt.Errorf("address of Kubo %q: plain HTTP would reveal the secret on the way; use https", at)
 		}
 		if t.auth, secret, err = authorization(opts.Auth); err != nil {
 			return nil, err
@@ -112,7 +111,7 @@ func New(opts Options) (*Target, error) {
 	return t, nil
 }
 
-// authorization makes the header of a secret as Kubo writes it, and tells the
+// authorization makes the header from a secret in Kubo's form, and returns the
 // part that must not be shown.
 func authorization(auth string) (header, secret string, err error) {
 	if strings.ContainsFunc(auth, func(r rune) bool { return r < ' ' || r == 0x7f }) || len(auth) > 8<<10 {
@@ -131,14 +130,14 @@ func authorization(auth string) (header, secret string, err error) {
 	return "Bearer " + token, token, nil
 }
 
-// Close lets go of idle connections.
+// Close closes idle connections.
 func (t *Target) Close() error {
 	t.client.Close()
 	return nil
 }
 
-// String is the address, with the word kubo before it: there may be a service
-// of another kind at the same URL.
+// String returns the address with the prefix "kubo:", since a service of
+// another kind may be at the same URL.
 func (t *Target) String() string { return "kubo:" + t.at.String() }
 
 // Limits implements [uploader.Limited].
@@ -146,7 +145,7 @@ func (t *Target) Limits() uploader.Limits {
 	return uploader.Limits{BlockBytes: maxBlockBytes, Hashes: hashes}
 }
 
-// hashes are those of boxo's verifcid that we can check, too.
+// hashes are the functions in boxo's verifcid that we can check too.
 var hashes = []uint64{
 	multihash.SHA2_256, multihash.SHA2_512, multihash.SHA1, multihash.DBL_SHA2_256, multihash.BLAKE3, multihash.IDENTITY,
 	multihash.SHA3_224, multihash.SHA3_256, multihash.SHA3_384, multihash.SHA3_512,
@@ -154,8 +153,8 @@ var hashes = []uint64{
 	multihash.SHAKE_256, multihash.BLAKE2B_MIN + 31, multihash.BLAKE2S_MIN + 31, multihash.BLAKE2B_MIN + 63,
 }
 
-// Put implements [uploader.Target] by dag/import. The receipt is the number of
-// blocks that Kubo read and hashed, and of their bytes.
+// Put implements [uploader.Target] with dag/import. The receipt is the number
+// of blocks that Kubo read and hashed, and their total size.
 func (t *Target) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt, error) {
 	ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
 	defer stop()
@@ -183,17 +182,17 @@ func (t *Target) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt, 
 		return nil
 	})
 	if err == nil && !said {
-		err = bulk.WrongReply(fmt.Errorf("%s took the shard and does not say what it counted: it is too old, or not Kubo", t))
+		err = bulk.WrongReply(fmt.Errorf("%s accepted the shard but does not report what it counted: it is too old, or not Kubo", t))
 	}
 	return r, err
 }
 
-// SharesBlocks implements [uploader.BlockSharer]: a node has one store of
-// blocks for all its pins.
+// SharesBlocks implements [uploader.BlockSharer]. A node stores the blocks of
+// all its pins together.
 func (t *Target) SharesBlocks() bool { return true }
 
-// Status implements [uploader.StatusChecker]: a DAG is complete if it is
-// pinned, for then it was walked. Nothing is walked for the question.
+// Status implements [uploader.StatusChecker]. A DAG is complete if it is
+// pinned, since Kubo walked it then. Status does not walk it again.
 func (t *Target) Status(ctx context.Context, root cid.Cid) (uploader.Status, error) {
 	pinned, err := t.pinned(ctx, root)
 	switch {
@@ -208,8 +207,8 @@ func (t *Target) Status(ctx context.Context, root cid.Cid) (uploader.Status, err
 	return uploader.Status{State: uploader.StatePinning}, nil
 }
 
-// Has returns nil if the node has a block, without asking others for it, and
-// an error matching [uploader.ErrNotFound] if not.
+// Has returns nil if the node has a block, without asking other nodes.
+// Otherwise the error matches [uploader.ErrNotFound].
 func (t *Target) Has(ctx context.Context, c cid.Cid) error {
 	return t.ask(ctx, "block/stat", url.Values{"arg": {c.String()}, "offline": {"true"}}, nil)
 }
@@ -231,9 +230,10 @@ func (t *Target) pinned(ctx context.Context, root cid.Cid) (bool, error) {
 	return false, err
 }
 
-// Finish implements [uploader.Finisher]: it has the node walk the DAG, compares
-// what it found, pins the root with the name, and only then makes it appear
-// in the node's files. A root that is pinned already keeps the name of its pin.
+// Finish implements [uploader.Finisher]. It lets the node walk the DAG,
+// compares the counts, pins the root under the upload's name, and only then
+// makes it appear in the node's files. A root that is pinned already keeps the
+// name of its pin.
 func (t *Target) Finish(ctx context.Context, d uploader.Upload) error {
 	pinned, err := t.pinned(ctx, d.Root)
 	if err != nil {
@@ -253,10 +253,10 @@ func (t *Target) Finish(ctx context.Context, d uploader.Upload) error {
 	return t.show(ctx, d)
 }
 
-// walk has the node walk the DAG offline.
+// walk lets the node walk the DAG offline.
 func (t *Target) walk(ctx context.Context, d uploader.Upload) error {
 	if d.Blocks == 1 && d.BlockBytes == 0 {
-		// Kubo fails to tell how large nothing is: its ratio is not a number.
+		// Kubo fails on a DAG of zero bytes, because it divides by the size.
 		err := t.Has(ctx, d.Root)
 		if errors.Is(err, uploader.ErrNotFound) {
 			return &uploader.MissingError{Root: d.Root, Blocks: []cid.Cid{d.Root}}
@@ -265,7 +265,7 @@ func (t *Target) walk(ctx context.Context, d uploader.Upload) error {
 	}
 	ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
 	defer stop()
-	// Progress is a line for each block: it shows that the walk goes on.
+	// Progress sends a line for each block, which shows that the walk goes on.
 	req, err := t.request(ctx, "dag/stat", url.Values{"arg": {d.Root.String()}, "offline": {"true"}, "progress": {"true"}}, nil)
 	if err != nil {
 		return err
@@ -281,18 +281,18 @@ func (t *Target) walk(ctx context.Context, d uploader.Upload) error {
 	if err != nil {
 		return err
 	}
-	// The walk went from the root to every leaf. It may count more than we do:
-	// links that are their own block.
+	// The walk reached every leaf. It may count more blocks than we do: those
+	// contained in their CID.
 	if last.UniqueBlocks < d.Blocks || last.TotalSize < d.BlockBytes {
-		return bulk.Permanent(fmt.Errorf("%w: %s counts %d blocks with %d bytes below %s, there should be %d with %d",
+		return bulk.Permanent(fmt.Errorf("%w: %s counts %d blocks with %d bytes below %s, but there should be %d with %d",
 			uploader.ErrIncomplete, t, last.UniqueBlocks, last.TotalSize, d.Root, d.Blocks, d.BlockBytes))
 	}
 	return nil
 }
 
-// lost tells what is gone: the block that the walk ended at, and the blocks
-// that shards begin with. Kubo's collector takes all that is not pinned, and a
-// walk for each would take long.
+// lost reports what is gone: the block at which the walk ended, and blocks with
+// which shards begin. Kubo's garbage collector removes everything that is not
+// pinned, and a walk to find each lost block would take too long.
 func (t *Target) lost(ctx context.Context, d uploader.Upload, first cid.Cid) error {
 	gone := &uploader.MissingError{Root: d.Root, Blocks: []cid.Cid{first}}
 	for i := range d.Shards {
@@ -310,9 +310,9 @@ func (t *Target) lost(ctx context.Context, d uploader.Upload, first cid.Cid) err
 	return gone
 }
 
-// pin pins a DAG that is complete. If it is so no more, Kubo waits without end
-// for what is missing, also when it is told to stay offline: so what counts is
-// how many blocks it has been through.
+// pin pins a DAG that was complete. If it no longer is, Kubo waits forever for
+// what is missing, even offline. So pin counts as stalled when the number of
+// blocks that Kubo has processed stops growing.
 func (t *Target) pin(ctx context.Context, d uploader.Upload) error {
 	watched, dog, stop := bulk.Watch(ctx, t.opts.Stall)
 	defer stop()
@@ -346,13 +346,13 @@ func (t *Target) pin(ctx context.Context, d uploader.Upload) error {
 	case err == nil && !done:
 		return bulk.WrongReply(fmt.Errorf("%s does not say that it pinned %s", t, d.Root))
 	case err != nil && ctx.Err() == nil && watched.Err() != nil:
-		// Blocks may be gone since the walk.
+		// Blocks may have been lost since the walk.
 		return errors.Join(t.walk(ctx, d), err)
 	}
 	return err
 }
 
-// show makes the upload appear in the node's files. Doing so again is well.
+// show makes the upload appear in the node's files. It can be repeated.
 func (t *Target) show(ctx context.Context, d uploader.Upload) error {
 	to := t.opts.Files
 	if strings.HasSuffix(to, "/") {
@@ -377,8 +377,8 @@ func (t *Target) show(ctx context.Context, d uploader.Upload) error {
 	return t.ask(ctx, "files/cp", url.Values{"arg": {"/ipfs/" + d.Root.String(), to}, "parents": {"true"}}, nil)
 }
 
-// FetchBlock implements [uploader.BlockFetcher]. The node does not ask others
-// for it.
+// FetchBlock implements [uploader.BlockFetcher]. The node does not ask other
+// nodes.
 func (t *Target) FetchBlock(ctx context.Context, c cid.Cid, limit int) ([]byte, error) {
 	ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
 	defer stop()
@@ -401,7 +401,7 @@ func (t *Target) FetchBlock(ctx context.Context, c cid.Cid, limit int) ([]byte, 
 	return p, t.trailer(resp)
 }
 
-// FetchArchive implements [uploader.ArchiveFetcher] by dag/export.
+// FetchArchive implements [uploader.ArchiveFetcher] with dag/export.
 func (t *Target) FetchArchive(ctx context.Context, root cid.Cid) (io.ReadCloser, error) {
 	ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
 	req, err := t.request(ctx, "dag/export", url.Values{"arg": {root.String()}, "offline": {"true"}, "progress": {"false"}}, nil)
@@ -409,7 +409,7 @@ func (t *Target) FetchArchive(ctx context.Context, root cid.Cid) (io.ReadCloser,
 		stop()
 		return nil, err
 	}
-	//nolint:bodyclose // the body is handed on, and its reader closes it
+	//nolint:bodyclose // export closes the body
 	resp, err := t.send(req)
 	if err != nil {
 		stop()
@@ -418,7 +418,7 @@ func (t *Target) FetchArchive(ctx context.Context, root cid.Cid) (io.ReadCloser,
 	return &export{dog.Reply(resp.Body), resp, t, ctx, stop}, nil
 }
 
-// export is the body of an archive that is fetched.
+// export is the body of an archive that is being fetched.
 type export struct {
 	io.ReadCloser
 	resp *http.Response
@@ -445,7 +445,7 @@ func (e *export) Close() error {
 	return e.ReadCloser.Close()
 }
 
-// List implements [uploader.Lister]: it yields the recursive pins.
+// List implements [uploader.Lister]. It yields the recursive pins.
 func (t *Target) List(ctx context.Context) iter.Seq2[uploader.Held, error] {
 	return func(yield func(uploader.Held, error) bool) {
 		ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
@@ -475,25 +475,26 @@ func (t *Target) List(ctx context.Context) iter.Seq2[uploader.Held, error] {
 	}
 }
 
-var errEnough = errors.New("the list is not asked for more")
+var errEnough = errors.New("no more entries are wanted")
 
-// Delete implements [uploader.Deleter] by taking the pin away. What appears in
-// the node's files stays there, with its blocks.
+// Delete implements [uploader.Deleter] by removing the pin. If the upload
+// appears in the node's files, it stays there, with its blocks.
 func (t *Target) Delete(ctx context.Context, root cid.Cid) error {
 	return t.ask(ctx, "pin/rm", url.Values{"arg": {root.String()}}, nil)
 }
 
-// Skew is how much the node's clock was ahead of ours, if it was told.
+// Skew returns how far the node's clock is ahead of ours. ok is false if that
+// is not known yet.
 func (t *Target) Skew() (time.Duration, bool) { return t.client.Skew() }
 
-// Version asks the node what it is.
+// Version returns the version of Kubo.
 func (t *Target) Version(ctx context.Context) (string, error) {
 	var v struct{ Version string }
 	err := t.ask(ctx, "version", nil, &v)
 	return v.Version, err
 }
 
-// request makes a request of the RPC.
+// request makes an RPC request.
 func (t *Target) request(ctx context.Context, command string, args url.Values, body io.Reader) (*http.Request, error) {
 	u := *t.at.base
 	u.Path += "/api/v0/" + command
@@ -508,7 +509,7 @@ func (t *Target) request(ctx context.Context, command string, args url.Values, b
 	return req, nil
 }
 
-// send sends a request; a reply that is an error becomes one.
+// send sends a request. An error reply becomes an error.
 func (t *Target) send(req *http.Request) (*http.Response, error) {
 	resp, err := t.client.Send(req)
 	if err != nil {
@@ -521,8 +522,8 @@ func (t *Target) send(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// ask sends a small request and decodes the one value of the reply into v,
-// unless that is nil.
+// ask sends a small request and decodes the single value of the reply into v,
+// unless v is nil.
 func (t *Target) ask(ctx context.Context, command string, args url.Values, v any) error {
 	ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
 	defer stop()
@@ -538,13 +539,14 @@ func (t *Target) ask(ctx context.Context, command string, args url.Values, v any
 	})
 }
 
-// stream sends a request and hands each line of the reply on. All of the reply
-// is read: what went wrong after the first line is in its trailer.
+// stream sends a request and passes on each line of the reply. It reads the
+// whole reply, since errors after the first line are in the trailer.
 func (t *Target) stream(req *http.Request, dog *bulk.Watchdog, each func(line []byte) error) error {
 	return t.lines(req, dog.Reply, each)
 }
 
-// streamQuietly is stream where bytes of the reply are no sign of progress.
+// streamQuietly is like stream, but the bytes of the reply do not count as
+// progress.
 func (t *Target) streamQuietly(req *http.Request, each func(line []byte) error) error {
 	return t.lines(req, func(body io.ReadCloser) io.ReadCloser { return body }, each)
 }
@@ -583,7 +585,7 @@ func (t *Target) lines(req *http.Request, watched func(io.ReadCloser) io.ReadClo
 	}
 }
 
-// cut shortens a name to so many bytes, at the end of a character.
+// cut shortens a name to at most n bytes, at a character boundary.
 func cut(s string, n int) string {
 	if len(s) <= n {
 		return s

@@ -9,15 +9,15 @@ import (
 
 var errLongLine = errors.New("the line is too long")
 
-// lineReader reads lines of bounded length.
+// lineReader reads lines of limited length.
 type lineReader struct{ in *bufio.Reader }
 
 func newLineReader(r io.Reader, limit int) *lineReader {
 	return &lineReader{bufio.NewReaderSize(r, limit)}
 }
 
-// next returns the next line that is not empty, until the one after it is
-// asked for. The error is io.EOF after the last one.
+// next returns the next line that is not empty. It is valid until the next
+// call. After the last line, the error is io.EOF.
 func (l *lineReader) next() ([]byte, error) {
 	for {
 		line, err := l.in.ReadSlice('\n')
