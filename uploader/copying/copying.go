@@ -1,14 +1,14 @@
-// Package copying makes inputs of DAGs that are held elsewhere: on gateways that
-// need not be trusted, and at targets that give blocks back.
+// Package copying makes inputs from DAGs that are held elsewhere: on gateways,
+// which need not be trusted, and at targets that return blocks.
 //
-// Pass 1 learns what there is under a root from its inner nodes. Leaves are not
-// fetched: their sizes are what the nodes above them say. Pass 2 streams the
-// blocks of a shard in order, fetched ahead and checked. A small DAG is fetched
-// once, and kept in memory.
+// Pass 1 learns what is under a root from its inner nodes. It does not fetch
+// leaves, but takes their sizes from the nodes above them. Pass 2 streams the
+// blocks of a shard in order; they are fetched ahead and checked. A small DAG
+// is fetched only once, and kept in memory.
 //
-// Nodes may say what is not so. That is found when the block arrives, which is
-// before it is sent, and reported by a [*SizeError]; [Options.Exact] goes by what
-// the blocks are.
+// Nodes may state wrong sizes. That is found when the block arrives, before it
+// is sent, and reported as a [*SizeError]. [Options.Exact] relies only on the
+// blocks themselves.
 package copying
 
 import (
@@ -25,22 +25,22 @@ import (
 	"github.com/carload/carload/uploader/gateway"
 )
 
-// smallBytes is the most payload of a DAG that is kept in memory between the
+// smallBytes is the largest payload of a DAG that is kept in memory between the
 // passes.
 const smallBytes = 4 << 20
 
-// Options are the knobs of [NewInput]. The zero value is good.
+// Options configure [NewInput]. The zero value is a good default.
 type Options struct {
-	// MaxShardBytes is that of the uploader, or 0. What is fetched ahead ends
-	// where a shard of that size does.
+	// MaxShardBytes is the shard limit of the uploader, or 0 for the default.
+	// It bounds what is fetched ahead.
 	MaxShardBytes int64
-	// Name is what targets call the upload; it may be empty.
+	// Name is the name of the upload at targets. It may be empty.
 	Name string
-	// Exact fetches all blocks in pass 1 and believes no sizes.
+	// Exact fetches all blocks in pass 1 and trusts no sizes.
 	Exact bool
 }
 
-// Input is the DAG under a root, fetched from a pool. It is an [uploader.Input].
+// Input is the DAG under a root in a pool. It implements [uploader.Input].
 type Input struct {
 	ctx  context.Context //nolint:containedctx // sources are opened without one
 	pool *gateway.Pool
@@ -48,7 +48,7 @@ type Input struct {
 	opts Options
 }
 
-// NewInput makes an input. What it fetches in pass 2 ends with ctx.
+// NewInput makes an input. Cancelling ctx also ends what it fetches in pass 2.
 func NewInput(ctx context.Context, pool *gateway.Pool, root cid.Cid, opts Options) *Input {
 	if opts.MaxShardBytes == 0 {
 		opts.MaxShardBytes = splitter.DefaultMaxShardBytes
@@ -56,7 +56,7 @@ func NewInput(ctx context.Context, pool *gateway.Pool, root cid.Cid, opts Option
 	return &Input{ctx, pool, root, opts}
 }
 
-// Name implements [uploader.Input]. It is the root.
+// Name implements [uploader.Input]. It returns the root.
 func (in *Input) Name() string { return in.root.String() }
 
 // UploadName implements [uploader.Input].
@@ -78,13 +78,13 @@ func (in *Input) Describe(ctx context.Context, read *atomic.Int64) (uploader.DAG
 	return w.out, nil
 }
 
-// CacheKey implements [uploader.Cacheable]: a DAG never changes.
+// CacheKey implements [uploader.Cacheable]. A DAG never changes.
 func (in *Input) CacheKey() string { return "copy of " + in.root.String() }
 
 // Restore implements [uploader.Cacheable].
 func (in *Input) Restore(plan []byte) (uploader.DAG, error) {
 	if in.opts.Exact {
-		return nil, errors.New("the plan may be what was wrong")
+		return nil, errors.New("the description may be wrong")
 	}
 	d := newDAG(in)
 	if err := d.unmarshal(plan); err != nil {
@@ -102,20 +102,20 @@ type held struct {
 func (h *held) Root() cid.Cid { return h.Blocks[0].Cid }
 func (h *held) Size() int64   { return h.bytes }
 
-// SizeError names a block that is not what the nodes above it say: that has
-// another size, or links although it was to be a leaf. It matches
-// [car.ErrSourceChanged], so that no plan is kept that goes by it.
+// SizeError reports a block that contradicts the nodes above it: its size
+// differs, or it has links although it should be a leaf. It matches
+// [car.ErrSourceChanged], so that a description based on it is dropped.
 type SizeError struct {
 	Block cid.Cid
-	Said  int // what its size was to be
-	Size  int // what it is
+	Said  int // size according to the nodes above
+	Size  int // actual size
 }
 
 func (e *SizeError) Error() string {
 	if e.Said == e.Size {
-		return fmt.Sprintf("block %s has links, and is a leaf by what is said above it", e.Block)
+		return fmt.Sprintf("block %s has links, but is a leaf according to the nodes above it", e.Block)
 	}
-	return fmt.Sprintf("block %s has %d bytes, and %d by what is said above it", e.Block, e.Size, e.Said)
+	return fmt.Sprintf("block %s has %d bytes, but should have %d according to the nodes above it", e.Block, e.Size, e.Said)
 }
 
 // Is reports whether target is [car.ErrSourceChanged].

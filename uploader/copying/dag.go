@@ -13,29 +13,29 @@ import (
 	"github.com/carload/carload/internal/links"
 )
 
-// DAG is what a DAG is made of, in some 50 bytes a block. It is also the source
-// of their payloads, one after the other, as if they were a file: each file that
-// is opened fetches what is read from it.
+// DAG is a description of a DAG that takes some 50 bytes for each block. It is
+// also the source of the payloads, one after the other, as if they were a file.
+// Each opened file fetches what is read from it.
 type DAG struct {
 	in      *Input
-	head    []byte // of the root, if its CID carries it
-	cids    []byte // one after the other
+	head    []byte // payload of the root, if its CID contains it
+	cids    []byte // concatenated
 	entries []entry
 }
 
-// entry is a block. Where it begins is where the one before it ends.
+// entry is a block. It begins where the previous one ends.
 type entry struct {
 	end   int64  // of its payload
-	cid   uint32 // where its CID ends
+	cid   uint32 // end of its CID in cids
 	depth uint16
-	leaf  bool // it has no links
+	leaf  bool // has no links
 }
 
 func newDAG(in *Input) *DAG { return &DAG{in: in} }
 
 var errTooManyBlocks = errors.New("the DAG has more blocks than can be copied at once")
 
-// add adds a block. One that its CID carries is only ever the first.
+// add adds a block. Only the first may be contained in its CID.
 func (d *DAG) add(c cid.Cid, size, depth int, leaf bool) error {
 	if len(d.cids)+c.ByteLen() > 1<<32-1 {
 		return errTooManyBlocks
@@ -48,7 +48,7 @@ func (d *DAG) add(c cid.Cid, size, depth int, leaf bool) error {
 	return nil
 }
 
-// start is where the payload of block i begins.
+// start returns the offset of the payload of block i.
 func (d *DAG) start(i int) int64 {
 	if i == 0 {
 		return 0
@@ -56,7 +56,8 @@ func (d *DAG) start(i int) int64 {
 	return d.entries[i-1].end
 }
 
-// length is that of the payload of block i, unless its CID carries it.
+// length returns the length of the payload of block i, unless its CID contains
+// it.
 func (d *DAG) length(i int) int { return int(d.entries[i].end - d.start(i)) }
 
 func (d *DAG) cid(i int) cid.Cid {
@@ -66,18 +67,18 @@ func (d *DAG) cid(i int) cid.Cid {
 	}
 	_, c, err := cid.CidFromBytes(d.cids[from:d.entries[i].cid])
 	if err != nil {
-		panic(err) // it was made of one
+		panic(err) // it was a CID when it was added
 	}
 	return c
 }
 
-// section is how many bytes block i takes in an archive.
+// section returns the size of block i in an archive.
 func (d *DAG) section(i int) int64 {
 	b := d.At(i)
 	return b.SectionSize()
 }
 
-// Root is the CID of the DAG.
+// Root returns the root CID.
 func (d *DAG) Root() cid.Cid { return d.in.root }
 
 // Size is the number of payload bytes, each block counted once.
@@ -97,16 +98,16 @@ func (d *DAG) At(i int) car.Block {
 	return b
 }
 
-// find is the block whose payload begins at an offset, after block i.
+// find returns the block whose payload has this offset and size.
 func (d *DAG) find(off int64, size int) (int, error) {
 	i := sort.Search(len(d.entries), func(i int) bool { return d.entries[i].end >= off+int64(size) && d.start(i) >= off })
 	if i == len(d.entries) || d.start(i) != off || d.length(i) != size {
-		return 0, fmt.Errorf("no block lies at %d bytes from %d on", size, off)
+		return 0, fmt.Errorf("no block of %d bytes begins at offset %d", size, off)
 	}
 	return i, nil
 }
 
-// planVersion is the first byte of a plan.
+// planVersion is the first byte of an encoded DAG.
 const planVersion = 1
 
 // MarshalBinary implements [encoding.BinaryMarshaler].
@@ -125,9 +126,9 @@ func (d *DAG) MarshalBinary() ([]byte, error) {
 	return binary.BigEndian.AppendUint32(p, crc32.Checksum(p, crc32.MakeTable(crc32.Castagnoli))), nil
 }
 
-var errPlan = errors.New("not a plan of this DAG")
+var errPlan = errors.New("not a description of this DAG")
 
-// unmarshal is the opposite of MarshalBinary.
+// unmarshal is the inverse of MarshalBinary.
 func (d *DAG) unmarshal(p []byte) error {
 	if len(p) < 6 || p[0] != planVersion {
 		return errPlan

@@ -27,31 +27,31 @@ func (s *source) Open() (car.SourceFile, error) {
 	return &stream{dag: d, reader: d.in.pool.NewReader(d.in.ctx), left: d.in.opts.MaxShardBytes - car.HeaderSize(d.in.root)}, nil
 }
 
-// stream is pass 2 of a shard. Its blocks are read in the order of the DAG, but
-// for a jump from the path at the front to the first block that is new. The
-// reader is told of what comes, so that it can fetch ahead.
+// stream is pass 2 of one shard. It reads blocks in the order of the DAG,
+// except for a jump from the path at the beginning to the first new block. It
+// announces to the reader what comes next, so that the reader can fetch ahead.
 type stream struct {
 	dag    *DAG
-	left   int64 // of the largest shard; what lies beyond is not asked for
+	left   int64 // bytes left in the largest possible shard; nothing beyond is announced
 	levels []level
 
 	mu     sync.Mutex
 	reader *gateway.Reader
 }
 
-// level is a node on the path to where the stream is.
+// level is a node on the path to the current block.
 type level struct {
-	at     int          // as a block of the DAG
-	node   *unixfs.Node // nil if it is none
-	file   bool         // it is a file's
-	top    bool         // and none above it is
-	begins int64        // where its content begins in that of the file
+	at     int          // index of the block
+	node   *unixfs.Node // nil if it is not a UnixFS node
+	file   bool         // it is a node of a file
+	top    bool         // it is the root of a file
+	begins int64        // offset of its content in the file
 
 	told bool // the reader knows its kids
-	open bool // the reader knows of the file
+	open bool // the reader knows its file
 	kids []int
-	next int // of kids
-	last int // the last block that was told of
+	next int // index in kids
+	last int // last block that was announced
 }
 
 // Close implements [car.SourceFile].
@@ -88,7 +88,7 @@ func (s *stream) ReadAt(p []byte, off int64) (int, error) {
 	return copy(p, data), nil
 }
 
-// leave ends the levels that a block of this depth is not below of.
+// leave leaves the levels that a block at this depth is not below.
 func (s *stream) leave(depth int) {
 	for n := len(s.levels) - 1; n >= 0 && int(s.dag.entries[s.levels[n].at].depth) >= depth; n-- {
 		if s.levels[n].told {
@@ -117,7 +117,7 @@ func (s *stream) enter(i int, c cid.Cid, data []byte) error {
 	}
 	l := level{at: i}
 	if n, err := unixfs.Decode(c.Prefix().Codec, data); err == nil {
-		// It outlives the payload, and needs no names.
+		// It outlives the payload. Names are not needed.
 		l.node = &unixfs.Node{Type: n.Type, Sizes: n.Sizes, Size: n.Size, Sized: n.Sized, Links: slices.Clone(n.Links)}
 		for k := range l.node.Links {
 			l.node.Links[k].Name = nil
@@ -134,7 +134,7 @@ func (s *stream) enter(i int, c cid.Cid, data []byte) error {
 	return nil
 }
 
-// before is how much content of a file's node lies before this link.
+// before returns how much content of a file node precedes this link.
 func (l *level) before(c cid.Cid) int64 {
 	var sum int64
 	for k, link := range l.node.Links {
@@ -146,18 +146,19 @@ func (l *level) before(c cid.Cid) int64 {
 	return sum
 }
 
-// tell tells the reader what comes from block i on, as far as it does not know.
+// tell announces to the reader what comes from block i on, if it does not know
+// yet.
 func (s *stream) tell(i int) {
 	for n := range s.levels {
 		l := &s.levels[n]
 		last := n == len(s.levels)-1
-		child := i // the kid of this level that is walked
+		child := i // the current kid of this level
 		if !last {
 			child = s.levels[n+1].at
 		}
 		if l.told && last && child > l.last {
-			// It was told of before the path had been left, or the shard is
-			// longer than was thought.
+			// The level was announced before the path was left, or the shard is
+			// larger than expected.
 			if s.left < s.dag.section(i) {
 				s.left = s.dag.in.opts.MaxShardBytes
 			}
@@ -178,7 +179,7 @@ func (s *stream) tell(i int) {
 	}
 }
 
-// closeFile ends what the reader knows of a file.
+// closeFile closes the file that the reader knows.
 func (s *stream) closeFile() {
 	for n := range s.levels {
 		if s.levels[n].open {
@@ -188,8 +189,8 @@ func (s *stream) closeFile() {
 	}
 }
 
-// end is where the blocks end that are deeper than a node, from block i on and as
-// far as the shard goes, and whether it goes further.
+// end returns where the blocks below a node end, from block i on and within the
+// shard. further is false if the shard ends first.
 func (s *stream) end(node, i int) (end int, further bool) {
 	d, left := s.dag, s.left
 	for end = i; end < len(d.entries) && d.entries[end].depth > d.entries[node].depth; end++ {
@@ -200,8 +201,8 @@ func (s *stream) end(node, i int) (end int, further bool) {
 	return end, true
 }
 
-// tellFile tells the reader what it needs of the file that level n is in, unless
-// it knows that.
+// tellFile announces the part of the file around level n that is needed, unless
+// the reader knows it.
 func (s *stream) tellFile(n, i int) {
 	for ; n >= 0 && s.levels[n].file && !s.levels[n].top; n-- {
 		if s.levels[n].open {
@@ -216,7 +217,7 @@ func (s *stream) tellFile(n, i int) {
 	if i > l.at+1 {
 		from = s.contentAt(l, i)
 	}
-	// What is below in the DAG is a little more than its content.
+	// The blocks below take slightly more than their content.
 	end, _ := s.end(l.at, i)
 	if to := min(int64(l.node.Size), from+d.start(end)-d.start(i)); from < to {
 		s.reader.OpenFile(d.cid(l.at), from, to)
@@ -224,15 +225,15 @@ func (s *stream) tellFile(n, i int) {
 	}
 }
 
-// tellKids tells the reader of the kids of a level: the one that is walked, and
-// those that begin with block i or come later, as far as the shard goes.
+// tellKids announces the kids of a level: the current one, and those from block
+// i on, as far as the shard goes.
 func (s *stream) tellKids(l *level, child, i int) {
 	d := s.dag
 	l.told, l.kids, l.next = true, l.kids[:0], 0
 	if child < i {
 		l.kids = append(l.kids, child)
 	}
-	end, whole := s.end(l.at, i) // the last kid may be there in part
+	end, whole := s.end(l.at, i) // the last kid may be incomplete
 	for k := i; k < end; k++ {
 		if d.entries[k].depth == d.entries[l.at].depth+1 {
 			l.kids = append(l.kids, k)
@@ -261,7 +262,7 @@ func (s *stream) tellKids(l *level, child, i int) {
 		if k+1 < len(l.kids) {
 			until = l.kids[k+1]
 		}
-		// Where most of it came before, it is not asked for as a whole.
+		// Do not ask for all of a kid if most of it was in earlier shards.
 		if there := d.start(until) - d.start(at); link < len(l.node.Links) && l.node.Links[link].Total() <= 2*there {
 			sizes[k] = int64(l.node.Links[link].Tsize)
 		}
@@ -269,7 +270,7 @@ func (s *stream) tellKids(l *level, child, i int) {
 	s.reader.Enter(cids, sizes, l.file)
 }
 
-// contentAt is where the content of block i begins in the file that begins with
+// contentAt returns the offset of block i's content in the file whose root is
 // level l.
 func (s *stream) contentAt(l *level, i int) int64 {
 	last := l

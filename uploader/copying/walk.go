@@ -18,32 +18,32 @@ import (
 // walk is pass 1: depth first, without recursion.
 type walk struct {
 	reader *gateway.Reader
-	exact  bool // every block is fetched
-	small  bool // and kept
+	exact  bool // fetch every block
+	small  bool // fetch every block and keep it
 	out    *DAG
-	seen   map[string]struct{} // by codec and hash
+	seen   map[string]struct{} // keyed by codec and hash
 	stack  []node
-	kept   car.Blocks // the same as out, in memory; nil if that is not all of it
+	kept   car.Blocks // the blocks of out, in memory; nil if not all are
 	read   *atomic.Int64
 }
 
-// node is one whose children are walked.
+// node is a node whose children are being walked.
 type node struct {
 	kids    []kid
 	at      int
-	fetched int // kids that were fetched so far, of those that the reader knows of
+	fetched int // number of fetched kids, among those announced to the reader
 	entered bool
 }
 
 // kid is a link.
 type kid struct {
 	cid   cid.Cid
-	size  int   // of the block; negative if nobody says
-	total int64 // of all below it, as far as somebody says
-	leaf  bool  // it has no links
+	size  int   // of the block; negative if unknown
+	total int64 // of everything below, as far as known
+	leaf  bool  // has no links
 }
 
-// known tells whether the block need not be fetched.
+// known reports whether the block need not be fetched.
 func (w *walk) known(k *kid) bool { return !w.exact && !w.small && k.leaf && k.size >= 0 }
 
 func (w *walk) run(ctx context.Context) error {
@@ -64,7 +64,7 @@ func (w *walk) run(ctx context.Context) error {
 		w.kept = car.Blocks{}
 	}
 	if len(kids) > 0 && w.small && total > int64(len(data)) {
-		// All of it at once, if a source does that.
+		// Fetch all of it at once, if a source can.
 		w.reader.Enter([]cid.Cid{root}, []int64{total}, false)
 		defer w.reader.Leave()
 		loaded, err := w.reader.Load(ctx, root)
@@ -115,7 +115,7 @@ func (w *walk) step(ctx context.Context) error {
 	}
 	depth := len(w.stack)
 	if depth > links.MaxDepth {
-		return fmt.Errorf("DAG %s is more than %d links deep, which is more than could be given back", w.out.in.root, links.MaxDepth)
+		return fmt.Errorf("DAG %s is more than %d links deep, too deep to be retrieved", w.out.in.root, links.MaxDepth)
 	}
 	loaded, err := w.reader.Load(ctx, k.cid)
 	if err != nil {
@@ -136,7 +136,7 @@ func (w *walk) step(ctx context.Context) error {
 	return nil
 }
 
-// enter goes on with the kids of a node that was just visited.
+// enter continues with the kids of a node that was just visited.
 func (w *walk) enter(kids []kid) {
 	n := node{kids: kids}
 	var cids []cid.Cid
@@ -146,7 +146,7 @@ func (w *walk) enter(kids []kid) {
 		if w.known(k) {
 			continue
 		}
-		size := int64(0) // one block at a time
+		size := int64(0) // fetch one block at a time
 		switch {
 		case w.small:
 			size = k.total
@@ -162,7 +162,7 @@ func (w *walk) enter(kids []kid) {
 	w.stack = append(w.stack, n)
 }
 
-// mark notes that a block is part of the DAG, and tells whether that is news.
+// mark records a block as part of the DAG, and reports whether it is new.
 func (w *walk) mark(c cid.Cid) bool {
 	key := string(binary.AppendUvarint(nil, c.Type())) + string(c.Hash())
 	if _, ok := w.seen[key]; ok {
@@ -172,7 +172,7 @@ func (w *walk) mark(c cid.Cid) bool {
 	return true
 }
 
-// visit adds a block. Its payload is nil if it was not fetched.
+// visit adds a block. data is nil if it was not fetched.
 func (w *walk) visit(k kid, data []byte, depth int) error {
 	if err := w.out.add(k.cid, k.size, depth, k.leaf); err != nil {
 		return err
@@ -182,18 +182,19 @@ func (w *walk) visit(k kid, data []byte, depth int) error {
 		return nil
 	}
 	if w.out.Size() > smallBytes {
-		w.kept, w.small, w.exact = nil, false, true // what is said of sizes is not so
+		w.kept, w.small, w.exact = nil, false, true // the stated sizes are wrong
 		return nil
 	}
 	w.kept = append(w.kept, car.Block{Cid: k.cid, Depth: depth, Head: slices.Clone(data)})
 	return nil
 }
 
-// leafFrame is less than a node with links is longer than the content below it,
-// and more than one without links is.
+// leafFrame separates leaves from inner nodes by how much longer they are than
+// their content: leaves by less, nodes with links by at least this much.
 const leafFrame = 36
 
-// kidsOf is what a block links to, in order, and what it says of that.
+// kidsOf returns the links of a block, in order, with what the block says of
+// them.
 func kidsOf(c cid.Cid, data []byte) ([]kid, error) {
 	var kids []kid
 	if c.Prefix().Codec == links.DagPB {
@@ -219,7 +220,7 @@ func inline(l links.PBLink) bool {
 	return ok
 }
 
-// kidOf is what a node of UnixFS says of a link.
+// kidOf returns link i of a UnixFS node.
 func kidOf(n *unixfs.Node, i int, l links.PBLink) kid {
 	k := kid{cid: l.Cid, size: -1, total: l.Total()}
 	size := l.Tsize

@@ -1,5 +1,5 @@
-// Package dirtarget is the upload target that writes shards into a directory,
-// one CAR file each.
+// Package dirtarget is the upload target that writes each shard as a CAR file
+// into a directory.
 package dirtarget
 
 import (
@@ -18,32 +18,33 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// Options are the knobs of [New].
+// Options configure [New].
 type Options struct {
-	// NoSync leaves it to the system when the files reach the disk.
+	// NoSync skips fsync: the operating system decides when files reach the
+	// disk.
 	NoSync bool
 }
 
-// Target is a directory. Files are called ROOT-00001-of-00335.car. They appear
-// complete or not at all, and one that is there is replaced by the same bytes.
-// It is safe for concurrent use.
+// Target is a directory. Its files are named ROOT-00001-of-00335.car. They
+// appear complete or not at all; an existing file is replaced. A Target is safe
+// for concurrent use and need not be closed.
 type Target struct {
 	dir    string
 	opts   Options
 	reader reader
 }
 
-// Files that are not complete yet have these names. What was not written to for
-// staleAfter was left by a run that crashed: one that lives writes all the time.
+// Incomplete files match tmpPattern. If one has not been written to for
+// staleAfter, a crashed run has left it: a live run writes all the time.
 const (
 	tmpPattern = ".carload-*.tmp"
 	staleAfter = 24 * time.Hour
 )
 
-// New makes a target of a directory, and the directory if it is not there. It
-// removes incomplete files that nothing was written to for a day.
+// New makes a target of a directory, which it creates if necessary. It removes
+// incomplete files that have not been written to for a day.
 func New(dir string, opts Options) (*Target, error) {
-	dir, err := filepath.Abs(dir) // the ledger knows it by its name
+	dir, err := filepath.Abs(dir) // the name identifies the target in the ledger
 	if err != nil {
 		return nil, err
 	}
@@ -55,8 +56,8 @@ func New(dir string, opts Options) (*Target, error) {
 	return t, nil
 }
 
-// makeDir makes a directory and those above it that are not there. Their names
-// are as durable as the files.
+// makeDir creates a directory and its parents. Their names are as durable as
+// the files.
 func (t *Target) makeDir(dir string) error {
 	if info, err := os.Stat(dir); err == nil && info.IsDir() {
 		return nil
@@ -69,7 +70,7 @@ func (t *Target) makeDir(dir string) error {
 	}
 	if err := os.Mkdir(dir, 0o777); err != nil {
 		if info, serr := os.Stat(dir); serr == nil && info.IsDir() {
-			return nil // made by another meanwhile
+			return nil // somebody else made it meanwhile
 		}
 		return err
 	}
@@ -79,28 +80,29 @@ func (t *Target) makeDir(dir string) error {
 	return durable.SyncDir(parent)
 }
 
-// sweep removes what crashed runs left, as far as it is ours to remove.
+// sweep removes what crashed runs have left.
 func (t *Target) sweep() {
-	entries, _ := os.ReadDir(t.dir) // what can be read of it
+	entries, _ := os.ReadDir(t.dir) // use what can be read
 	for _, e := range entries {
 		if ok, _ := filepath.Match(tmpPattern, e.Name()); !ok || !e.Type().IsRegular() {
 			continue
 		}
 		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > staleAfter {
-			_ = os.Remove(filepath.Join(t.dir, e.Name())) // it is in nobody's way
+			_ = os.Remove(filepath.Join(t.dir, e.Name())) // it does no harm if it stays
 		}
 	}
 }
 
-// String is the directory.
+// String returns the absolute path of the directory.
 func (t *Target) String() string { return t.dir }
 
-// FileName is what a shard of this root is called.
+// FileName returns the name of a shard's file. The index counts from 0.
 func FileName(root cid.Cid, index, count int) string {
 	return fmt.Sprintf("%s-%05d-of-%05d.car", root, index+1, count)
 }
 
-// Holds implements [uploader.ShardChecker]: it looks for the file and its size.
+// Holds implements [uploader.ShardChecker]. It checks the file's existence and
+// size.
 func (t *Target) Holds(_ context.Context, root cid.Cid, index, count int, size int64) (bool, error) {
 	info, err := os.Stat(filepath.Join(t.dir, FileName(root, index, count)))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -155,7 +157,7 @@ func (t *Target) write(f *os.File, body io.WriterTo) error {
 	return w.Sync()
 }
 
-// permanent marks an error of the disk: writing again does not help.
+// permanent marks a disk error: writing again does not help.
 func permanent(err error) error { return diskError{err} }
 
 type diskError struct{ error }
@@ -169,5 +171,5 @@ func ignoreNotExist(err error) error {
 	return err
 }
 
-// Retry says no: see [uploader.Retryable].
+// Retry returns false; see [uploader.Retryable].
 func (diskError) Retry() (again bool, after time.Duration) { return false, 0 }

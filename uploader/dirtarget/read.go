@@ -19,22 +19,21 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// reader knows where the blocks are in the files of uploads whose roots were
-// asked for.
+// reader finds blocks in the files of uploads whose roots were asked for.
 type reader struct {
 	mu      sync.Mutex
 	uploads map[cid.Cid]*indexed
 }
 
-// indexed is the files of an upload as they were.
+// indexed is the index of an upload's files.
 type indexed struct {
 	index *car.Index
-	stamp string // changes with the files
+	stamp string // changes when the files do
 }
 
-// FetchBlock implements [uploader.BlockFetcher]. The block is that of an upload
-// whose root was asked for before, or is a root. For that the files of the upload
-// are indexed, which reads little of them.
+// FetchBlock implements [uploader.BlockFetcher]. The block must be a root, or
+// part of an upload whose root was asked for before. It indexes the files of
+// the upload, which reads only a small part of them.
 func (t *Target) FetchBlock(ctx context.Context, c cid.Cid, limit int) ([]byte, error) {
 	b, err := t.find(ctx, c)
 	if err != nil {
@@ -61,8 +60,7 @@ func (t *Target) FetchBlock(ctx context.Context, c cid.Cid, limit int) ([]byte, 
 	return p, nil
 }
 
-// find finds a block in the uploads that are known, or in that of which it is the
-// root.
+// find finds a block in the known uploads, or in the upload whose root it is.
 func (t *Target) find(ctx context.Context, c cid.Cid) (car.Block, error) {
 	r := &t.reader
 	r.mu.Lock()
@@ -72,7 +70,7 @@ func (t *Target) find(ctx context.Context, c cid.Cid) (car.Block, error) {
 			return b, nil
 		}
 	}
-	// It may be a root, and what is known may no longer be so.
+	// c may be a root, and the known uploads may have changed.
 	for _, root := range append([]cid.Cid{c}, slices.Collect(maps.Keys(r.uploads))...) {
 		if err := t.look(ctx, root); err != nil {
 			return car.Block{}, err
@@ -86,8 +84,8 @@ func (t *Target) find(ctx context.Context, c cid.Cid) (car.Block, error) {
 	return car.Block{}, fmt.Errorf("block %s: %w", c, uploader.ErrNotFound)
 }
 
-// look indexes the files of an upload, unless they are as they were. The lock is
-// held.
+// look indexes the files of an upload, unless they are unchanged. The caller
+// holds the lock.
 func (t *Target) look(ctx context.Context, root cid.Cid) error {
 	entries, err := os.ReadDir(t.dir)
 	if err != nil {

@@ -28,7 +28,7 @@ func authorization(ctx context.Context, x *exam) (string, error) {
 	began := time.Now()
 	_, err = x.send(ctx, s, x.opts.Stranger, uploader.Options{Ledger: new(uploader.MemoryLedger), Retries: -1})
 	if err == nil {
-		return "", errors.New("a wrong secret is taken")
+		return "", errors.New("a wrong secret is accepted")
 	}
 	if !errors.Is(err, uploader.ErrUnauthorized) {
 		return "", fmt.Errorf("a wrong secret is answered with: %w", err)
@@ -54,12 +54,13 @@ func fetching(ctx context.Context, x *exam) (string, error) {
 	blocks, ok := x.opts.Target.(uploader.BlockFetcher)
 	switch {
 	case !ok:
-		return "", lack{"it gives no blocks back"}
+		return "", lack{"it does not return blocks"}
 	case x.whole == nil:
 		return "", lack{"nothing could be uploaded"}
 	}
 	if c, ok := x.opts.Target.(uploader.StatusChecker); ok {
-		// Where a block is may hang on the upload that was asked for.
+		// The target may look for blocks only in uploads that it was asked
+		// about.
 		if _, err := c.Status(ctx, x.whole.root); err != nil {
 			return "", err
 		}
@@ -71,7 +72,7 @@ func fetching(ctx context.Context, x *exam) (string, error) {
 			return "", fmt.Errorf("block %s: %w", b.Cid, err)
 		}
 		if bad, err := car.Mismatch([]cid.Cid{b.Cid}, [][]byte{p}); err != nil || bad >= 0 {
-			return "", fmt.Errorf("block %s comes back as other bytes: %w", b.Cid, errors.Join(err, car.ErrCorrupt))
+			return "", fmt.Errorf("block %s comes back with different bytes: %w", b.Cid, errors.Join(err, car.ErrCorrupt))
 		}
 	}
 	if _, err := blocks.FetchBlock(ctx, unknown(), leafBytes); !errors.Is(err, uploader.ErrNotFound) {
@@ -87,7 +88,7 @@ func fetching(ctx context.Context, x *exam) (string, error) {
 	return fmt.Sprintf("%d blocks came back, one by one and all together", x.whole.plan.Blocks.Len()), nil
 }
 
-// only is a target that takes so many shards.
+// only is a target that accepts this many shards.
 type only struct {
 	uploader.Target
 	left int
@@ -103,14 +104,14 @@ func (o *only) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt, er
 	return o.Target.Put(ctx, s)
 }
 
-// sendPart sends the first shard of an upload of several.
+// sendPart sends the first shard of an upload with several.
 func (x *exam) sendPart(ctx context.Context) error {
 	s, err := x.sample(ctx, sampleBytes, sampleShard)
 	if err != nil {
 		return err
 	}
 	if len(s.plan.Shards) < 2 {
-		return lack{"a DAG is one shard there"}
+		return lack{"a DAG has to fit into one shard"}
 	}
 	if _, err := x.send(ctx, s, &only{x.opts.Target, 1}, uploader.Options{Transfers: 1}); !errors.Is(err, errEnough) {
 		return orNothing(err)
@@ -122,14 +123,14 @@ func (x *exam) sendPart(ctx context.Context) error {
 func status(ctx context.Context, x *exam) (string, error) {
 	checker, ok := x.opts.Target.(uploader.StatusChecker)
 	if !ok {
-		return "", lack{"it does not tell what it holds"}
+		return "", lack{"it does not report what it holds"}
 	}
 	if _, err := checker.Status(ctx, unknown()); !errors.Is(err, uploader.ErrNotFound) {
 		return "", fmt.Errorf("a root that nobody has is answered with: %w", orNothing(err))
 	}
 	if x.whole != nil {
 		if s, err := checker.Status(ctx, x.whole.root); err != nil || s.State != uploader.StatePinned {
-			return "", fmt.Errorf("what is complete is called %q: %w", s.State, orNothing(err))
+			return "", fmt.Errorf("a complete upload is reported as %q: %w", s.State, orNothing(err))
 		}
 	}
 	if err := x.sendPart(ctx); err != nil {
@@ -140,22 +141,22 @@ func status(ctx context.Context, x *exam) (string, error) {
 		return "", err
 	}
 	if s.State == uploader.StatePinned {
-		return "", errors.New("what is incomplete is called complete")
+		return "", errors.New("an incomplete upload is reported as complete")
 	}
 	f, ok := x.opts.Target.(uploader.Finisher)
 	if !ok {
-		return "complete, incomplete and unknown are told apart", nil
+		return "it distinguishes complete, incomplete and unknown", nil
 	}
 	if err := f.Finish(ctx, x.part.upload()); !errors.Is(err, uploader.ErrIncomplete) {
-		return "", fmt.Errorf("a commit of what is incomplete is answered with: %w", orNothing(err))
+		return "", fmt.Errorf("committing an incomplete upload is answered with: %w", orNothing(err))
 	}
 	if s, err := checker.Status(ctx, x.part.root); err == nil && s.State == uploader.StatePinned {
-		return "", errors.New("what is incomplete was committed")
+		return "", errors.New("an incomplete upload was committed")
 	}
-	return "complete, incomplete and unknown are told apart, and what is incomplete is not committed", nil
+	return "it distinguishes complete, incomplete and unknown, and does not commit what is incomplete", nil
 }
 
-// upload is what a commit is asked for.
+// upload returns the sample as a commit describes it.
 func (s *sample) upload() uploader.Upload {
 	d := uploader.Upload{Root: s.root, Name: s.name, Blocks: s.plan.Blocks.Len()}
 	for i := range d.Blocks {
@@ -189,7 +190,7 @@ func resuming(ctx context.Context, x *exam) (string, error) {
 		return "", err
 	}
 	if r.Sent != 0 {
-		return "", fmt.Errorf("without a ledger %d bytes were sent again", r.Sent)
+		return "", fmt.Errorf("without a ledger, %d bytes were sent again", r.Sent)
 	}
 	return "by the ledger, and without one", nil
 }
@@ -211,18 +212,18 @@ func listing(ctx context.Context, x *exam) (string, error) {
 		switch {
 		case !h.Root.Equals(x.whole.root):
 		case h.State != uploader.StatePinned:
-			return "", fmt.Errorf("an upload that is complete is listed as %q", h.State)
+			return "", fmt.Errorf("a complete upload is listed as %q", h.State)
 		case h.Name != x.whole.name:
 			return "what was uploaded is there, without its name", nil
 		default:
 			return "what was uploaded is there, with its name", nil
 		}
 	}
-	return "", fmt.Errorf("an upload that is complete is not among the %d listed", n)
+	return "", fmt.Errorf("a complete upload is not among the %d listed", n)
 }
 
 func limits(ctx context.Context, x *exam) (string, error) {
-	known := "it names no limits"
+	known := "it reports no limits"
 	if t, ok := x.opts.Target.(uploader.Limited); ok {
 		l := t.Limits()
 		known = fmt.Sprintf("shards of %s bytes, blocks of %s bytes", orAny(l.ShardBytes), orAny(int64(l.BlockBytes)))
@@ -246,14 +247,14 @@ func limits(ctx context.Context, x *exam) (string, error) {
 			return "", fmt.Errorf("the test made %d shards of %d bytes", len(s.plan.Shards), size)
 		}
 		if _, err := x.send(ctx, s, x.opts.Target, uploader.Options{Retries: -1}); err != nil {
-			return fmt.Sprintf("%s; a body of %d bytes is taken, one of %d is not: %v", known, largest, s.plan.Size(), err), nil
+			return fmt.Sprintf("%s; a body of %d bytes is accepted, one of %d is not: %v", known, largest, s.plan.Size(), err), nil
 		}
 		largest = s.plan.Size()
 	}
 	if largest == 0 {
 		return known, nil
 	}
-	return fmt.Sprintf("%s; a body of %d bytes is taken", known, largest), nil
+	return fmt.Sprintf("%s; a body of %d bytes is accepted", known, largest), nil
 }
 
 func orAny(n int64) string {
@@ -263,7 +264,7 @@ func orAny(n int64) string {
 	return fmt.Sprintf("at most %d", n)
 }
 
-// tooLarge offers a block that is beyond the limit.
+// tooLarge offers a block that exceeds the limit.
 func (x *exam) tooLarge(ctx context.Context, limit int) error {
 	profile, err := chunker.UnixFSv1().With(fmt.Sprintf("size-%d", limit+1))
 	if err != nil {
@@ -280,7 +281,7 @@ func (x *exam) tooLarge(ctx context.Context, limit int) error {
 		}
 	}
 	if n := u.Progress().BytesSent; n > 0 {
-		return fmt.Errorf("%d bytes of what is beyond the limit were sent", n)
+		return fmt.Errorf("%d bytes were sent although the block exceeds the limit", n)
 	}
 	return nil
 }
@@ -288,15 +289,15 @@ func (x *exam) tooLarge(ctx context.Context, limit int) error {
 func clock(_ context.Context, x *exam) (string, error) {
 	t, ok := x.opts.Target.(interface{ Skew() (time.Duration, bool) })
 	if !ok {
-		return "", lack{"it does not tell the time"}
+		return "", lack{"it does not report its time"}
 	}
 	skew, known := t.Skew()
 	switch {
 	case !known:
-		return "", lack{"it does not tell the time"}
+		return "", lack{"it does not report its time"}
 	case skew.Abs() > 5*time.Minute:
 		return "", fmt.Errorf("its clock and ours differ by %s", skew.Round(time.Second))
-	case skew.Abs() < 2*time.Second: // it is told in seconds
+	case skew.Abs() < 2*time.Second: // the time has a resolution of a second
 		return "agrees with ours", nil
 	}
 	return fmt.Sprintf("differs from ours by %s", skew.Round(time.Second)), nil
@@ -305,7 +306,7 @@ func clock(_ context.Context, x *exam) (string, error) {
 func latency(ctx context.Context, x *exam) (string, error) {
 	checker, ok := x.opts.Target.(uploader.StatusChecker)
 	if !ok {
-		return "", lack{"it can't be asked"}
+		return "", lack{"it does not report what it holds"}
 	}
 	root := unknown()
 	if x.whole != nil {
@@ -323,7 +324,7 @@ func latency(ctx context.Context, x *exam) (string, error) {
 	return fmt.Sprintf("%s for a status (median of %d)", round(took[len(took)/2]), len(took)), nil
 }
 
-// throughputBytes are sent to see how fast that is.
+// throughputBytes is how much is sent to measure the throughput.
 const throughputBytes = 16 << 20
 
 func throughput(ctx context.Context, x *exam) (string, error) {
@@ -342,7 +343,7 @@ func throughput(ctx context.Context, x *exam) (string, error) {
 func deleting(ctx context.Context, x *exam) (string, error) {
 	d, ok := x.opts.Target.(uploader.Deleter)
 	if !ok {
-		return "", lack{"it deletes nothing: the test uploads are still there"}
+		return "", lack{"it does not delete: the test uploads are still there"}
 	}
 	n := 0
 	for _, s := range x.samples {
@@ -359,11 +360,11 @@ func deleting(ctx context.Context, x *exam) (string, error) {
 			continue
 		}
 		if st, err := checker.Status(ctx, s.root); err == nil && st.State == uploader.StatePinned {
-			return "", errors.New("what was deleted is still called complete")
+			return "", errors.New("a deleted upload is still reported as complete")
 		}
 	}
 	if err := d.Delete(ctx, unknown()); !errors.Is(err, uploader.ErrNotFound) {
 		return "", fmt.Errorf("deleting what nobody has is answered with: %w", orNothing(err))
 	}
-	return fmt.Sprintf("%d uploads are gone again", n), nil
+	return fmt.Sprintf("%d uploads were deleted", n), nil
 }

@@ -1,8 +1,8 @@
-// Package doctor tries what a target does: with a few small uploads, which it
-// removes again where that can be done, it sees which promises hold there.
+// Package doctor tests what a target does. It makes a few small uploads, checks
+// which promises hold, and deletes the uploads if the target can.
 //
-// It is for targets that nobody here has met. The same checks are run over every
-// target of this module, by package targettest.
+// It is for targets that nobody has tested with carload. Package targettest
+// runs the same checks on every target of this module.
 package doctor
 
 import (
@@ -24,46 +24,46 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// Options are the knobs of [Examine].
+// Options configure [Examine].
 type Options struct {
 	Target uploader.Target
-	// Stranger is the same far side, asked with a secret that is not good; nil
-	// if there is no secret.
+	// Stranger is the same target with a wrong secret; nil if there is no
+	// secret.
 	Stranger uploader.Target
 	// Dir is where the uploads are spooled.
 	Dir string
-	// LargestBody is up to which size larger and larger shards are tried; 0 for
-	// none.
+	// LargestBody is the size in bytes up to which increasingly large shards
+	// are tried; 0 means none.
 	LargestBody int64
-	// VerifyTimeout is how long the target may take to call an upload complete;
-	// 0 means a minute.
+	// VerifyTimeout is how long the target may take to report an upload as
+	// complete; 0 means a minute.
 	VerifyTimeout time.Duration
-	Logger        *slog.Logger // nil for none
+	Logger        *slog.Logger // nil means none
 }
 
-// Verdict is what a check found.
+// Verdict is the outcome of a check.
 type Verdict int
 
 // The verdicts.
 const (
 	Works Verdict = iota
-	Lacks         // the target does not offer it
+	Lacks         // the target does not support it
 	Fails
 )
 
-// String is the verdict in a word.
+// String returns "works", "lacks" or "fails".
 func (v Verdict) String() string { return [...]string{"works", "lacks", "fails"}[v] }
 
-// Finding is what came of a check.
+// Finding is the result of a check.
 type Finding struct {
 	Check   string
-	Promise string // of carload's that hangs on it; may be empty
+	Promise string // the promise of carload that depends on it; may be empty
 	Verdict Verdict
 	Detail  string
 	Err     error // why it fails, or what it lacks
 }
 
-// lack is what a target does not offer.
+// lack is something that a target does not support.
 type lack struct{ what string }
 
 func (l lack) Error() string { return l.what }
@@ -73,32 +73,32 @@ type check struct {
 	run           func(ctx context.Context, x *exam) (detail string, err error)
 }
 
-// checks are in an order in which later ones use the uploads of earlier ones.
+// checks are ordered: later ones use the uploads of earlier ones.
 var checks = []check{
-	{"authorization", "a secret that is not good is refused, and not tried again", authorization},
-	{"receipts", "verified means verified: each shard has a receipt of the far side", receipts},
+	{"authorization", "a wrong secret is refused, and not tried again", authorization},
+	{"receipts", "verified means verified: each shard has a receipt from the far side", receipts},
 	{"fetching", "verification by sample and in full", fetching},
-	{"status", "what is incomplete is not called done", status},
+	{"status", "an incomplete upload does not count as done", status},
 	{"resuming", "what has arrived is not sent again", resuming},
 	{"listing", "carload list", listing},
-	{"limits", "what a target does not take is refused before a byte is sent", limits},
+	{"limits", "what a target does not accept is refused before a byte is sent", limits},
 	{"clock", "", clock},
 	{"latency", "", latency},
 	{"throughput", "", throughput},
 	{"deleting", "carload rm", deleting},
 }
 
-// exam is an examination under way.
+// exam is a running examination.
 type exam struct {
 	opts    Options
 	samples []*sample
-	whole   *sample // that was uploaded
-	part    *sample // of which the target has the first shard
+	whole   *sample // uploaded as a whole
+	part    *sample // only its first shard was uploaded
 	ledger  *uploader.MemoryLedger
 }
 
-// Examine runs all checks and yields what each found. Uploads that were made
-// are removed at the end, or when the caller has seen enough.
+// Examine runs all checks and yields their findings. The uploads are deleted at
+// the end, or when the caller stops.
 func Examine(ctx context.Context, opts Options) iter.Seq[Finding] {
 	if opts.VerifyTimeout == 0 {
 		opts.VerifyTimeout = time.Minute
@@ -125,12 +125,12 @@ func Examine(ctx context.Context, opts Options) iter.Seq[Finding] {
 	}
 }
 
-// close removes what is left of the uploads.
+// close deletes what is left of the uploads.
 func (x *exam) close(ctx context.Context) {
 	d, _ := x.opts.Target.(uploader.Deleter)
 	for _, s := range x.samples {
 		if d != nil && s.there {
-			_ = d.Delete(ctx, s.root) // that it can't was said by its check
+			_ = d.Delete(ctx, s.root) // the check has reported if it can't
 		}
 		_ = s.input.Close()
 	}
@@ -142,19 +142,19 @@ type sample struct {
 	input uploader.Input
 	plan  *splitter.Plan
 	root  cid.Cid
-	there bool // something of it is at the target
+	there bool // some of it is at the target
 }
 
-// leafBytes are small, so that little makes many blocks.
+// leafBytes is small, so that little data makes many blocks.
 const leafBytes = 64 << 10
 
-// Uploads of several shards.
+// Sizes that make several shards.
 const (
 	sampleBytes = 700_000
 	sampleShard = 250_000
 )
 
-// sample makes an upload of n bytes in shards of a size.
+// sample makes an upload of n bytes in shards of at most this size.
 func (x *exam) sample(ctx context.Context, n, shard int64) (*sample, error) {
 	profile, err := chunker.UnixFSv1().With(fmt.Sprintf("size-%d", leafBytes))
 	if err != nil {
@@ -175,7 +175,7 @@ func (x *exam) sample(ctx context.Context, n, shard int64) (*sample, error) {
 	return s, err
 }
 
-// uploader is one with the options that all checks share.
+// uploader makes an uploader with the common options.
 func (x *exam) uploader(target uploader.Target, opts uploader.Options) (*uploader.Uploader, error) {
 	opts.VerifyTimeout, opts.Logger = x.opts.VerifyTimeout, x.opts.Logger
 	if opts.Ledger == nil {
@@ -198,7 +198,7 @@ func (x *exam) send(ctx context.Context, s *sample, target uploader.Target, opts
 	return u.Send(ctx, s.name, s.plan)
 }
 
-// unknown is a root that nobody has.
+// unknown returns a root that nobody has.
 func unknown() cid.Cid {
 	mh, err := multihash.Sum([]byte(rand.Text()), multihash.SHA2_256, -1)
 	if err != nil {
@@ -207,7 +207,7 @@ func unknown() cid.Cid {
 	return cid.NewCidV1(cid.DagProtobuf, mh)
 }
 
-// orNothing makes an error of none.
+// orNothing returns err, or an error that says that there was none.
 func orNothing(err error) error {
 	if err == nil {
 		return errors.New("no error")

@@ -1,15 +1,15 @@
-// Package fleet lets many hosts share the work of one list: put jobs into a
-// [Queue], and workers anywhere take them.
+// Package fleet lets many hosts share the work on one list of files. Put [Job]s
+// into a [Queue], and workers on any host take them.
 //
-// Shards are content-addressed, and a target takes the same one twice without
-// harm. So a job may be worked on twice, but it is recorded once: who works on
-// it has a [Lease] that it renews while bytes move, and a lease that was lost
-// can't record anything. What a worker that died has sent is not sent again: the
-// next one asks the target.
+// Shards are content-addressed, and a target may receive the same shard twice
+// without harm. So a job may be worked on twice, but is recorded only once: a
+// worker has a [Lease] on its job, which it renews while bytes move, and cannot
+// record anything once it has lost the lease. If a worker dies, the next one
+// asks the target what has arrived and sends only the rest.
 //
-// Package natsqueue is the queue on NATS JetStream, [Memory] the one for tests
-// and simulations. What every queue must do is in package fleettest. [Work] is
-// the worker.
+// Package natsqueue is a queue on NATS JetStream; [Memory] is one for tests and
+// simulations. Package fleettest tests what every queue must do. [Work] is the
+// worker.
 package fleet
 
 import (
@@ -20,110 +20,112 @@ import (
 	"time"
 )
 
-// Errors that callers branch on.
+// Errors that callers distinguish.
 var (
-	// ErrLeaseLost means that somebody else has the job, or may have it. Whoever
-	// gets it stops working on the job and records nothing.
+	// ErrLeaseLost means that somebody else has the job, or may have it.
+	// Whoever gets this error stops working on the job and records nothing.
 	ErrLeaseLost = errors.New("the lease of the job was lost")
-	// ErrNotFound means that the queue knows no such job.
+	// ErrNotFound means that the queue has no such job.
 	ErrNotFound = errors.New("the queue knows no such job")
 )
 
 // Queue hands out jobs. It is safe for concurrent use.
 type Queue interface {
-	// Put adds a job and reports true, unless the queue has it: that a job is
-	// there, under way, done or failed is no error, and nothing changes. When it
-	// returns the job is as durable as the queue is.
+	// Put adds a job and returns true. If the queue already has the job, in any
+	// state, it changes nothing and returns false. When Put returns, the job is
+	// as durable as the queue.
 	Put(ctx context.Context, job Job) (added bool, err error)
 	// Claim waits for a job that the worker can do, and leases it.
 	Claim(ctx context.Context, w Worker) (Lease, error)
 }
 
 // Lease is the right to work on a job, for as long as it is renewed. One of
-// Complete, Retry and Reject ends it. Each of its methods fails with an error
-// matching [ErrLeaseLost] if another worker may have the job, and then nothing
-// was recorded. It is not for concurrent use.
+// Complete, Retry and Reject ends it. If another worker may have the job, all
+// of its methods that return an error fail with one that matches
+// [ErrLeaseLost], and record nothing. A Lease is not safe for concurrent use.
 type Lease interface {
 	ID() ID
 	Job() Job
-	// Attempt counts the leases that the job has had, from 1.
+	// Attempt is the number of leases that the job has had, including this one.
 	Attempt() int
-	// Progress is what the attempts before have recorded.
+	// Progress is what earlier attempts have recorded.
 	Progress() Progress
-	// Renew keeps the lease for another while, and records the progress.
+	// Renew extends the lease and records the progress.
 	Renew(ctx context.Context, p Progress) error
-	// Complete records what became of the job. If files of it failed it counts
-	// as failed.
+	// Complete records the outcome of the job. If any of its files failed, the
+	// job counts as failed.
 	Complete(ctx context.Context, r Receipt) error
-	// Retry gives the job back. It is handed out again after some time, to
-	// another host if there is one. A job that has been tried too often is put
-	// aside instead. Giving a job back without a cause does not count as a try.
+	// Retry gives the job back. It is handed out again after this time, to
+	// another host if there is one. If it has been tried too often, it fails
+	// instead. A job that is given back without a cause does not count as
+	// tried.
 	Retry(ctx context.Context, after time.Duration, cause error) error
-	// Reject puts the job aside: trying again would not help.
+	// Reject makes the job fail, because trying again would not help.
 	Reject(ctx context.Context, cause error) error
 }
 
-// Index tells what became of jobs.
+// Index reports the outcomes of jobs.
 type Index interface {
-	// Records yields all jobs, in no order. What changes meanwhile may be
-	// yielded as it was or as it is. An error is the last thing it yields.
+	// Records yields all jobs, in any order. For jobs that change meanwhile it
+	// yields the old or the new record. If it yields an error, that is the last
+	// thing.
 	Records(ctx context.Context) iter.Seq2[Record, error]
-	// Requeue hands a job out again that has failed. For one that has not,
-	// nothing changes, and it reports false.
+	// Requeue hands out a failed job again. If the job has not failed, it
+	// changes nothing and returns false.
 	Requeue(ctx context.Context, id ID) (bool, error)
-	// Settle records a job as done that is known to be, without a lease. For one
-	// that is leased or has ended nothing changes, and it reports false.
+	// Settle records a queued job as done, without a lease. If the job is
+	// leased or has ended, it changes nothing and returns false.
 	Settle(ctx context.Context, id ID, r Receipt) (bool, error)
 }
 
-// Roster is where hosts tell that they are there.
+// Roster keeps track of the hosts that are present.
 type Roster interface {
-	// Announce tells that a host is there, for a while: call it again before
-	// [Presence] is over.
+	// Announce reports that a host is present. This lasts for [Presence], so it
+	// has to be called repeatedly.
 	Announce(ctx context.Context, h Host) error
-	// Leave takes a host off at once.
+	// Leave removes a host at once.
 	Leave(ctx context.Context, h Host) error
 	// Count counts the hosts of a group. It may count some that have just left.
-	// All hosts ask it all the time: it costs much less than Hosts.
+	// All hosts call it frequently, so it costs much less than Hosts.
 	Count(ctx context.Context, group string) (int, error)
-	// Hosts lists those that are there.
+	// Hosts lists the hosts that are present.
 	Hosts(ctx context.Context) ([]Host, error)
-	// Drain asks a host to stop, and Draining tells whether it was asked. A host
-	// that starts clears it.
+	// Drain asks a host to stop (or no longer to stop), and Draining reports
+	// whether it was asked. A host clears this when it starts.
 	Drain(ctx context.Context, name string, on bool) error
 	Draining(ctx context.Context, name string) (bool, error)
 }
 
-// How often a host announces itself, and for how long that counts.
+// How often a host announces itself, and how long an announcement counts.
 const (
 	AnnounceEvery = 5 * time.Second
 	Presence      = 15 * time.Second
 )
 
-// Worker is who claims: jobs are for hosts that can read their source and know
-// their targets.
+// Worker says which jobs a host can do: those whose source it can read and
+// whose targets it knows.
 type Worker struct {
 	Host    string
-	Sources []string // names of source roots that it has
-	To      []string // names of targets that it may send to
+	Sources []string // names of the source roots that it has
+	To      []string // names of the targets that it may send to
 }
 
-// Host is a host that is there.
+// Host describes a host that is present.
 type Host struct {
 	Name     string    `json:"name"`
-	Group    string    `json:"group"` // hosts of a group share the rate of one token
+	Group    string    `json:"group"` // the hosts of a group share the rate limit of one token
 	Version  string    `json:"version"`
 	Slots    int       `json:"slots"`
 	Running  int       `json:"running"`
-	Done     int64     `json:"done"`   // jobs, since it started
-	Failed   int64     `json:"failed"` // jobs
-	Bytes    int64     `json:"bytes"`  // sent, since it started
+	Done     int64     `json:"done"`   // number of jobs since it started
+	Failed   int64     `json:"failed"` // number of jobs since it started
+	Bytes    int64     `json:"bytes"`  // bytes sent since it started
 	Draining bool      `json:"draining"`
 	Started  time.Time `json:"started"`
-	Clock    time.Time `json:"clock"` // of the host, when it announced itself
+	Clock    time.Time `json:"clock"` // time on the host when it announced itself
 }
 
-// State is where a job is in its life.
+// State is the state of a job.
 type State string
 
 // The states of a job.
@@ -131,7 +133,7 @@ const (
 	Queued  State = "queued"
 	Running State = "running"
 	Done    State = "done"
-	Failed  State = "failed" // it is put aside, and Requeue hands it out again
+	Failed  State = "failed" // until Requeue hands it out again
 )
 
 // Record is what a queue knows of a job.
@@ -139,30 +141,30 @@ type Record struct {
 	ID       ID        `json:"id"`
 	Job      Job       `json:"job"`
 	State    State     `json:"state"`
-	Host     string    `json:"host,omitempty"`    // that has it, or had it last
-	Attempt  int       `json:"attempt,omitempty"` // leases so far
+	Host     string    `json:"host,omitempty"`    // the host that has the job, or had it last
+	Attempt  int       `json:"attempt,omitempty"` // number of leases so far
 	Progress Progress  `json:"progress,omitzero"`
 	Receipt  *Receipt  `json:"receipt,omitempty"`
-	Reason   string    `json:"reason,omitempty"` // why it failed, or failed last
-	Since    time.Time `json:"since"`            // when it was last changed
+	Reason   string    `json:"reason,omitempty"` // why it failed, or last failed
+	Since    time.Time `json:"since"`            // time of the last change
 }
 
-// Progress is how far a job is. It is small, whatever the job is: what has been
-// sent of a file is a bit a shard.
+// Progress is the progress of a job. It is always small: for each shard of the
+// current file it takes one bit.
 type Progress struct {
-	Moved  int64  `json:"moved,omitempty"`  // bytes that were hashed and sent; a lease is renewed while it grows
-	Sent   int64  `json:"sent,omitempty"`   // bytes of shards
-	Files  int    `json:"files,omitempty"`  // that are done
-	File   int    `json:"file,omitempty"`   // that is under way, by its place in the job
-	Root   string `json:"root,omitempty"`   // of that file
-	Shards int    `json:"shards,omitempty"` // of that file
-	Held   Bitmap `json:"held,omitempty"`   // shards of that file that the target has
+	Moved  int64  `json:"moved,omitempty"`  // bytes hashed and sent; leases are renewed while this grows
+	Sent   int64  `json:"sent,omitempty"`   // bytes of shards sent
+	Files  int    `json:"files,omitempty"`  // number of files done
+	File   int    `json:"file,omitempty"`   // index of the current file in the job
+	Root   string `json:"root,omitempty"`   // root of the current file
+	Shards int    `json:"shards,omitempty"` // number of shards of the current file
+	Held   Bitmap `json:"held,omitempty"`   // shards of the current file that the target has
 }
 
 // Bitmap is a set of small numbers.
 type Bitmap []byte
 
-// Set adds n, which is less than size.
+// Set adds n, which must be less than size.
 func (b *Bitmap) Set(n, size int) {
 	if n < 0 || n >= size {
 		return
@@ -173,10 +175,10 @@ func (b *Bitmap) Set(n, size int) {
 	(*b)[n/8] |= 1 << (n % 8)
 }
 
-// Has tells whether n is in it.
+// Has reports whether n is in the set.
 func (b Bitmap) Has(n int) bool { return n >= 0 && n/8 < len(b) && b[n/8]&(1<<(n%8)) != 0 }
 
-// Count counts the numbers in it.
+// Count returns how many numbers are in the set.
 func (b Bitmap) Count() (n int) {
 	for i := range len(b) * 8 {
 		if b.Has(i) {
@@ -186,26 +188,26 @@ func (b Bitmap) Count() (n int) {
 	return n
 }
 
-// Receipt is what became of the files of a job.
+// Receipt is the outcome of the files of a job.
 type Receipt struct {
 	Host  string        `json:"host"`
 	At    time.Time     `json:"at"`
-	Sent  int64         `json:"sent"` // bytes of shards that were sent for it
+	Sent  int64         `json:"sent"` // bytes of shards sent for the job
 	Files []FileReceipt `json:"files"`
 }
 
-// FileReceipt is what became of a file at a target.
+// FileReceipt is the outcome of a file at a target.
 type FileReceipt struct {
-	File     int    `json:"file"` // by its place in the job
+	File     int    `json:"file"` // index in the job
 	Target   string `json:"target,omitempty"`
 	Bytes    int64  `json:"bytes"`
 	Root     string `json:"root,omitempty"`
-	Verified string `json:"verified,omitempty"` // how
+	Verified string `json:"verified,omitempty"` // verification level
 	Shards   int    `json:"shards,omitempty"`
 	Error    string `json:"error,omitempty"`
 }
 
-// failure is why a receipt counts as failed; empty if it does not.
+// failure returns why a receipt counts as failed, or "" if it does not.
 func (r Receipt) failure() string {
 	for _, f := range r.Files {
 		if f.Error != "" {
@@ -215,7 +217,7 @@ func (r Receipt) failure() string {
 	return ""
 }
 
-// MostAttempts is how often a job is tried before it is put aside.
+// MostAttempts is how often a job is tried before it fails.
 const MostAttempts = 50
 
 func byName(a, b Host) int { return strings.Compare(a.Name, b.Name) }

@@ -14,35 +14,35 @@ import (
 	"unicode/utf8"
 )
 
-// Version is that of jobs. A worker leaves jobs of later versions to others:
-// they may say how something is to be sent that it does not understand.
+// Version is the version of jobs. A worker leaves jobs of later versions to
+// others, since they may have instructions that it does not understand.
 const Version = 1
 
-// Bounds of a job, so that it fits a message however it came about.
+// Limits of a job, so that it fits into a message.
 const (
 	MaxFiles    = 1000
 	MaxJobBytes = 192 << 10 // as JSON
 	maxTargets  = 16
 )
 
-// Job is files below one source root, how they are to be cut, and where they
-// are to go.
+// Job is a list of files below one source root, with how to cut them and where
+// to send them.
 type Job struct {
 	V      int      `json:"v"`
-	Source string   `json:"source"` // name of the source root, which hosts map to where they have it
+	Source string   `json:"source"` // name of the source root; each host knows its path there
 	Files  []File   `json:"files"`
 	Recipe Recipe   `json:"recipe,omitzero"`
-	To     []string `json:"to,omitempty"` // names of targets, which hosts know; empty for those of the worker
+	To     []string `json:"to,omitempty"` // names of targets, which hosts know; empty means the worker's own
 }
 
 // File is a file below a source root, as it was when it was submitted.
 type File struct {
 	Path  Path  `json:"path"`            // with slashes, below the root
-	Bytes int64 `json:"bytes"`           // negative if that is not known
-	MTime int64 `json:"mtime,omitempty"` // nanoseconds since 1970; 0 if that is not known
+	Bytes int64 `json:"bytes"`           // negative if unknown
+	MTime int64 `json:"mtime,omitempty"` // nanoseconds since 1970; 0 if unknown
 }
 
-// Path is a path that may be no text.
+// Path is a path that may not be valid UTF-8.
 type Path string
 
 // MarshalJSON implements [json.Marshaler].
@@ -66,8 +66,8 @@ func (p *Path) UnmarshalJSON(b []byte) error {
 	return json.Unmarshal(b, (*string)(p))
 }
 
-// Recipe is what changes the roots of files, or how they are checked. What is
-// empty is as the worker's host has it set.
+// Recipe is the settings that affect the roots of files, or how they are
+// verified. Empty fields use the settings of the worker's host.
 type Recipe struct {
 	Profile       string `json:"profile,omitempty"`
 	Chunker       string `json:"chunker,omitempty"`
@@ -75,19 +75,20 @@ type Recipe struct {
 	Verify        string `json:"verify,omitempty"`
 }
 
-// Names are what can't be taken for a flag, a path or a subject of a queue.
+// Names can't be mistaken for a flag or a path, and fit into a NATS subject.
 var (
 	nameForm   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)
 	recipeForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 )
 
-// ValidName tells whether a source root, a host or a group can be called this.
+// ValidName reports whether s is a valid name for a source root, a host or a
+// group.
 func ValidName(s string) bool { return nameForm.MatchString(s) }
 
-// ErrInvalid is matched by errors of jobs that nobody can work on.
+// ErrInvalid is wrapped by errors about invalid jobs.
 var ErrInvalid = errors.New("invalid job")
 
-// Validate checks a job that came from anybody.
+// Validate checks a job from an untrusted origin.
 func (j *Job) Validate() error {
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("%w: %w", ErrInvalid, fmt.Errorf(format, args...))
@@ -98,14 +99,14 @@ func (j *Job) Validate() error {
 	case !ValidName(j.Source):
 		return bad("a source root can't be called %q: use letters, digits, - and _", j.Source)
 	case len(j.Files) == 0 || len(j.Files) > MaxFiles:
-		return bad("%d files, there can be 1 to %d", len(j.Files), MaxFiles)
+		return bad("%d files: must be 1 to %d", len(j.Files), MaxFiles)
 	case len(j.To) > maxTargets:
-		return bad("%d targets, there can be %d", len(j.To), maxTargets)
+		return bad("%d targets: must be at most %d", len(j.To), maxTargets)
 	case j.Recipe.MaxShardBytes < 0:
-		return bad("shards of %d bytes", j.Recipe.MaxShardBytes)
+		return bad("shards of %d bytes: must not be negative", j.Recipe.MaxShardBytes)
 	}
 	for _, f := range j.Files {
-		// A path that leaves the root would read what nobody meant to send.
+		// A path outside the root would read files that nobody meant to send.
 		if p := string(f.Path); p == "" || strings.ContainsRune(p, 0) || path.Clean(p) != p || path.IsAbs(p) || p == ".." || strings.HasPrefix(p, "../") {
 			return bad("the path %q is not below a source root", p)
 		}
@@ -117,16 +118,16 @@ func (j *Job) Validate() error {
 	}
 	for _, s := range []string{j.Recipe.Profile, j.Recipe.Chunker, j.Recipe.Verify} {
 		if s != "" && !recipeForm.MatchString(s) {
-			return bad("the recipe %q", s)
+			return bad("recipe %q: use letters, digits, ., - and _", s)
 		}
 	}
 	return nil
 }
 
-// ParseJob reads a job that came from anybody.
+// ParseJob parses and validates a job from an untrusted origin.
 func ParseJob(p []byte) (j Job, err error) {
 	if len(p) > MaxJobBytes {
-		return j, fmt.Errorf("%w: %d bytes, there can be %d", ErrInvalid, len(p), MaxJobBytes)
+		return j, fmt.Errorf("%w: %d bytes: must be at most %d", ErrInvalid, len(p), MaxJobBytes)
 	}
 	if err := json.Unmarshal(p, &j); err != nil {
 		return j, fmt.Errorf("%w: %w", ErrInvalid, err)
@@ -134,7 +135,7 @@ func ParseJob(p []byte) (j Job, err error) {
 	return j, j.Validate()
 }
 
-// Bytes is the size of all files of a job, as far as it is known.
+// Bytes returns the total size of a job's files, as far as known.
 func (j *Job) Bytes() (n int64) {
 	for _, f := range j.Files {
 		n += max(f.Bytes, 0)
@@ -142,11 +143,11 @@ func (j *Job) Bytes() (n int64) {
 	return n
 }
 
-// ID names a job: the same files as they are, in the same way to the same
-// places, are the same job.
+// ID identifies a job. Jobs with the same files, settings and targets have the
+// same ID.
 type ID string
 
-// ID is the name of the job.
+// ID returns the ID of the job.
 func (j *Job) ID() ID {
 	h := sha256.New()
 	add := func(s string) {
@@ -172,10 +173,10 @@ func (j *Job) ID() ID {
 
 var idForm = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
-// ValidID tells whether a text can be the name of a job.
+// ValidID reports whether s has the form of an ID.
 func ValidID(s string) bool { return idForm.MatchString(s) }
 
-// Class is which targets a job is for, as a word: workers claim by it.
+// Class names a set of targets. Workers claim jobs by class.
 func Class(to []string) string {
 	switch len(to) {
 	case 0:
@@ -190,8 +191,8 @@ func Class(to []string) string {
 	return "set-" + hex.EncodeToString(h.Sum(nil)[:8])
 }
 
-// Classes are those of the jobs that a worker with these targets can do: all of
-// its targets, each one, or whatever it sends to.
+// Classes returns the classes of jobs that a worker with these targets can do:
+// those for all of its targets, for any one of them, or for the worker's own.
 func Classes(to []string) []string {
 	list := []string{Class(nil)}
 	for _, t := range to {
@@ -203,44 +204,43 @@ func Classes(to []string) []string {
 	return list
 }
 
-// Batcher gathers small files into jobs. Where a job ends depends on the files
-// near by and not on how many came before: a file that was added changes the
-// jobs around it, and the others stay what they are. For that the files have to
-// come in the same order each time.
+// Batcher groups small files into jobs. Where a job ends depends only on nearby
+// files: adding a file changes the jobs around it, and no others. For this, the
+// files must always come in the same order.
 type Batcher struct {
-	Job   Job   // all but the files
-	Bytes int64 // about how large a job is; 0 means DefaultBatchBytes
-	Files int   // about how many files there are in one; 0 means DefaultBatchFiles
+	Job   Job   // everything but the files
+	Bytes int64 // approximate size of a job; 0 means DefaultBatchBytes
+	Files int   // approximate number of files in a job; 0 means DefaultBatchFiles
 
 	files []File
 	size  int64
 	json  int
 }
 
-// Defaults of [Batcher]. A petabyte of small files is a million jobs.
+// Defaults of [Batcher]. A petabyte of small files makes a million jobs.
 const (
 	DefaultBatchBytes = 1 << 30
 	DefaultBatchFiles = 256
 )
 
-// Add takes a file, and returns the jobs that it completes.
+// Add adds a file and returns the jobs that it completes.
 func (b *Batcher) Add(f File) []Job {
 	most, files := b.limits()
 	var done []Job
-	if f.Bytes < 0 || f.Bytes >= most/4 { // it is a job of its own
+	if f.Bytes < 0 || f.Bytes >= most/4 { // it gets a job of its own
 		j := b.Job
 		j.V, j.Files = Version, []File{f}
 		return append(b.Flush(), j)
 	}
-	cost := 6*len(f.Path) + 80 // at most, as JSON
+	cost := 6*len(f.Path) + 80 // upper limit, as JSON
 	if len(b.files) > 0 && (b.json+cost > MaxJobBytes/2 || b.size+f.Bytes > 2*most) {
 		done = b.Flush()
 	}
 	b.files = append(b.files, f)
 	b.size += f.Bytes
 	b.json += cost
-	// A job ends at a file whose name says so: one in a few, so that the mean is
-	// what was asked for.
+	// A job ends at a file whose hashed path says so. The fraction of such
+	// files is chosen so that the average job has the right size.
 	sum := sha256.Sum256([]byte(f.Path))
 	share := uint64(max(1, files/2))
 	if b.size > 0 && most > 0 {
@@ -267,7 +267,7 @@ func (b *Batcher) limits() (bytes int64, files int) {
 	return bytes, min(files, MaxFiles)
 }
 
-// Flush returns the job of the files that are left, if there are any.
+// Flush returns the job with the remaining files, if there are any.
 func (b *Batcher) Flush() []Job {
 	if len(b.files) == 0 {
 		return nil

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Memory is a queue that lasts as long as the process, for tests and
-// simulations. It implements [Queue], [Index] and [Roster].
+// Memory is a queue in memory, for tests and simulations. It implements
+// [Queue], [Index] and [Roster].
 type Memory struct {
 	lease time.Duration
 
@@ -20,14 +20,14 @@ type Memory struct {
 	jobs   map[ID]*memoryJob
 	ready  map[string][]*memoryJob // by source and class
 	timers timers
-	wake   chan struct{} // closed when something may be ready
+	wake   chan struct{} // closed and replaced when a job may be ready
 	hosts  map[string]Host
 	seen   map[string]time.Time
 	counts map[string]count // by group
 	drains map[string]bool
 }
 
-// NewMemory makes an empty queue whose leases last that long.
+// NewMemory makes an empty queue whose leases last this long.
 func NewMemory(lease time.Duration) *Memory {
 	return &Memory{
 		lease: lease, jobs: map[ID]*memoryJob{}, ready: map[string][]*memoryJob{}, wake: make(chan struct{}),
@@ -38,12 +38,12 @@ func NewMemory(lease time.Duration) *Memory {
 type memoryJob struct {
 	Record
 	class  string
-	epoch  int       // counts leases, and never goes back
+	epoch  int       // incremented by every lease; never decreases
 	until  time.Time // when the lease runs out
-	passed int       // how often the host that failed it last left it to others
+	passed int       // how often the host that last failed it has left it to others
 }
 
-// timer says when to look at a job: its rest is over, or its lease.
+// timer says when to look at a job again: when its rest or its lease ends.
 type timer struct {
 	at    time.Time
 	job   *memoryJob
@@ -72,7 +72,7 @@ func (m *Memory) push(j *memoryJob) {
 
 func (m *Memory) later(j *memoryJob, at time.Time) { heap.Push(&m.timers, timer{at, j, j.epoch}) }
 
-// due hands out what has rested, and what was leased by somebody who is gone.
+// due makes jobs ready whose rest is over or whose lease has run out.
 func (m *Memory) due(now time.Time) {
 	for len(m.timers) > 0 && !m.timers[0].at.After(now) {
 		t := heap.Pop(&m.timers).(timer)
@@ -86,8 +86,8 @@ func (m *Memory) due(now time.Time) {
 	}
 }
 
-// passTo is how long a job rests that a host leaves to others, and passMost how
-// often it does.
+// passTo is how long a job rests when a host leaves it to others, and passMost
+// how often a host does that.
 const (
 	passTo   = 2 * time.Second
 	passMost = 3
@@ -106,7 +106,7 @@ func (m *Memory) take(w Worker, now time.Time) *memoryJob {
 				if j.State != Queued && (j.State != Running || now.Before(j.until)) {
 					continue
 				}
-				if j.Job.V > Version { // for a worker of that version
+				if j.Job.V > Version { // leave it to a worker of that version
 					m.later(j, now.Add(m.lease))
 					continue
 				}
@@ -206,7 +206,7 @@ func (l *memoryLease) Attempt() int { return l.attempt }
 // Progress implements [Lease].
 func (l *memoryLease) Progress() Progress { return l.progress }
 
-// held runs f if the lease is what it was.
+// held runs f if the lease is still valid.
 func (l *memoryLease) held(f func(now time.Time)) error {
 	l.m.mu.Lock()
 	defer l.m.mu.Unlock()
@@ -247,7 +247,7 @@ func (l *memoryLease) Retry(_ context.Context, after time.Duration, cause error)
 			l.j.Reason = cause.Error()
 		}
 		l.m.later(l.j, now.Add(after))
-		close(l.m.wake) // for who sleeps longer than that
+		close(l.m.wake) // for workers whose timer is longer than that
 		l.m.wake = make(chan struct{})
 	})
 }
@@ -330,7 +330,7 @@ func (m *Memory) Leave(_ context.Context, h Host) error {
 	return nil
 }
 
-// count is how many hosts a group had when they were last counted.
+// count is the number of hosts in a group when they were last counted.
 type count struct {
 	n  int
 	at time.Time

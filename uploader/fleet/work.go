@@ -14,54 +14,55 @@ import (
 
 // Runner does the work of a job.
 type Runner interface {
-	// Run sends the files of a job, and tells how far it is. When stop is closed
-	// it finishes the shards that are in flight and returns [ErrStopped]; when
-	// ctx ends it returns at once. An error that is [Permanent] puts the job
-	// aside; after others it is tried again.
+	// Run sends the files of a job and reports progress by calling tell. When
+	// stop is closed, it finishes the shards in flight and returns
+	// [ErrStopped]. When ctx ends, it returns at once. A [Permanent] error
+	// makes the job fail; after other errors it is tried again.
 	Run(ctx context.Context, job Job, stop <-chan struct{}, tell func(Progress)) (Receipt, error)
 }
 
-// ErrStopped is what a [Runner] returns that was asked to stop.
+// ErrStopped is returned by a [Runner] that was asked to stop.
 var ErrStopped = errors.New("stopped before the end")
 
-// errStalled ends work of which no bytes move.
+// errStalled ends work that no longer moves bytes.
 var errStalled = errors.New("no bytes moved")
 
-// Permanent is an error that trying again does not help against.
+// Permanent is an error for which trying again does not help.
 type Permanent struct{ Err error }
 
 // Error implements error.
 func (e *Permanent) Error() string { return e.Err.Error() }
 
-// Unwrap returns what went wrong.
+// Unwrap returns the cause.
 func (e *Permanent) Unwrap() error { return e.Err }
 
-// Options are the knobs of [Work].
+// Options configure [Work].
 type Options struct {
 	Worker
-	Group   string // hosts of a group share the rate of one token
-	Version string // of the program, for others to see
-	Slots   int    // jobs at a time; 0 means 1
-	// Lease is how long a lease lasts; it is renewed three times in that time.
-	// It must be what the queue goes by.
+	Group   string // the hosts of a group share the rate limit of one token
+	Version string // of the program, shown to others
+	Slots   int    // number of jobs at a time; 0 means 1
+	// Lease is the duration of the queue's leases. They are renewed every third
+	// of it. 0 means DefaultLease.
 	Lease time.Duration
-	// Stall is for how long no bytes may move before the work is given up. 0
-	// means DefaultStall.
+	// Stall is how long work may go on without moving bytes before it is given
+	// up. 0 means DefaultStall.
 	Stall time.Duration
-	// Backoff is how long a job rests after its first try that failed; it
-	// doubles with each. 0 means DefaultBackoff.
+	// Backoff is how long a job rests after its first failed attempt. It
+	// doubles with each attempt. 0 means DefaultBackoff.
 	Backoff time.Duration
-	// Share is told the part of the token's rate that the host may use, whenever
-	// it changes: one of so many; none at all if hosts is 0. Nil for nobody.
+	// Share, if not nil, is called whenever the host's share of the token's
+	// rate limit changes. The host may use 1/hosts of it, or none if hosts is
+	// 0.
 	Share func(hosts int) error
-	// Settle is how long a host that comes to others waits before it uses its
-	// share, so that what they have sent before is over. It is the window of the
-	// token's rate.
+	// Settle is how long a new host waits before it uses its share, so that
+	// what the others sent before no longer counts. It is the window of the
+	// token's rate limit.
 	Settle   time.Duration
-	Observer func(Event) // nil for none; called by several goroutines
+	Observer func(Event) // nil means none; called by several goroutines
 	Logger   *slog.Logger
-	// Stop asks for a stop when it is closed: no job is claimed any more, those
-	// under way are given back. Nil for never.
+	// Stop, if not nil, asks for a stop when it is closed: the host claims no
+	// more jobs, and gives back those in progress.
 	Stop <-chan struct{}
 }
 
@@ -73,17 +74,17 @@ const (
 	mostBackoff    = 10 * time.Minute
 )
 
-// What became of a lease.
+// The kinds of [Event].
 const (
 	EventClaimed   = "claimed"
 	EventCompleted = "completed"
-	EventFailed    = "failed" // completed or put aside with an error
+	EventFailed    = "failed" // completed with an error, or rejected
 	EventRetried   = "retried"
 	EventGivenBack = "given back"
 	EventLost      = "lost"
 )
 
-// Event is told to an observer.
+// Event is passed to the observer.
 type Event struct {
 	Kind string
 	ID   ID
@@ -93,7 +94,7 @@ type Event struct {
 	Err  error
 }
 
-// work is one run of Work.
+// work is one call of Work.
 type work struct {
 	Options
 	q      Queue
@@ -107,14 +108,14 @@ type work struct {
 	done    int64
 	failed  int64
 	sent    int64            // by jobs that have ended
-	moving  map[*holder]bool // jobs that are under way
+	moving  map[*holder]bool // jobs in progress
 }
 
-// Work claims jobs and has the runner work on them, until it is asked to stop,
-// ctx ends, or another host drains this one. It returns nil after a stop.
+// Work claims jobs and lets the runner work on them, until it is asked to stop,
+// ctx ends, or another host drains this one. After a stop it returns nil.
 func Work(ctx context.Context, q Queue, roster Roster, runner Runner, o Options) error {
 	if !ValidName(o.Host) || o.Group != "" && !ValidName(o.Group) {
-		return fmt.Errorf("a host %q of a group %q: use letters, digits, - and _", o.Host, o.Group)
+		return fmt.Errorf("host %q in group %q: use letters, digits, - and _", o.Host, o.Group)
 	}
 	o.Slots = max(o.Slots, 1)
 	defaults := func(d *time.Duration, def time.Duration) {
@@ -150,7 +151,7 @@ func Work(ctx context.Context, q Queue, roster Roster, runner Runner, o Options)
 	}
 	err := slots.Wait()
 	close(ended)
-	_ = aside.Wait() // they have no errors
+	_ = aside.Wait() // never fails
 	leave, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
 	if gone := roster.Leave(leave, w.host()); gone != nil {
@@ -159,11 +160,11 @@ func Work(ctx context.Context, q Queue, roster Roster, runner Runner, o Options)
 	return err
 }
 
-// announce tells that the host is there, asks whether it is to stop, and divides
-// the rate, until the work has ended.
+// announce announces the host, checks whether it should stop, and sets its
+// share of the rate limit, until the work has ended.
 func (w *work) announce(ctx context.Context, ended <-chan struct{}, stop func()) {
 	share, seen := -1, time.Now()
-	var settled time.Time // from when on the share is used
+	var settled time.Time // when the share may be used
 	use := func(hosts int) {
 		if w.Share == nil || hosts == share {
 			return
@@ -192,7 +193,7 @@ func (w *work) announce(ctx context.Context, ended <-chan struct{}, stop func())
 		case err != nil && ctx.Err() == nil:
 			w.Logger.Warn("announce the host", "err", err)
 			if now.Sub(seen) > Presence-AnnounceEvery {
-				use(0) // the others may soon believe that it is gone
+				use(0) // the others may soon consider this host gone
 				settled = time.Time{}
 			}
 		case err == nil:
@@ -200,7 +201,7 @@ func (w *work) announce(ctx context.Context, ended <-chan struct{}, stop func())
 			if settled.IsZero() {
 				settled = now
 				if hosts > 1 {
-					settled = now.Add(w.Settle + AnnounceEvery) // by then they know of it
+					settled = now.Add(w.Settle + AnnounceEvery) // by then the others know of it
 					if wait := w.Settle + AnnounceEvery; wait < AnnounceEvery {
 						t.Reset(wait)
 					}
@@ -213,7 +214,7 @@ func (w *work) announce(ctx context.Context, ended <-chan struct{}, stop func())
 	}
 }
 
-// meet announces the host, and counts those of its group.
+// meet announces the host, and counts the hosts of its group.
 func (w *work) meet(ctx context.Context, stop func()) (n int, err error) {
 	if err := w.roster.Announce(ctx, w.host()); err != nil {
 		return 0, err
@@ -263,14 +264,14 @@ func (w *work) slot(ctx context.Context) error {
 	defer cancel()
 	over := make(chan struct{})
 	defer close(over)
-	go func() { // it ends with the slot
+	go func() { // ends with the slot
 		select {
 		case <-w.stop:
 			cancel()
 		case <-over:
 		}
 	}()
-	trouble := 0 // tries in a row that failed: it may be the host
+	trouble := 0 // failures in a row; the host may be the reason
 	for !w.stopping() {
 		lease, err := w.q.Claim(claim, w.Worker)
 		if err != nil {
@@ -294,7 +295,7 @@ func (w *work) slot(ctx context.Context) error {
 	return nil
 }
 
-// rest waits, unless the work is to stop.
+// rest waits, unless the work has to stop.
 func (w *work) rest(d time.Duration) {
 	t := time.NewTimer(jitter(d))
 	defer t.Stop()
@@ -304,7 +305,8 @@ func (w *work) rest(d time.Duration) {
 	}
 }
 
-// jitter is a time around d, so that many don't come at once.
+// jitter returns a random duration around d, so that hosts do not act all at
+// once.
 func jitter(d time.Duration) time.Duration {
 	if d < 2 {
 		return d
@@ -312,7 +314,7 @@ func jitter(d time.Duration) time.Duration {
 	return d/2 + rand.N(d) //nolint:gosec // nothing secret hangs on it
 }
 
-// do works on a job, and reports false if it has to be tried again.
+// do works on a job. It returns false if the job has to be tried again.
 func (w *work) do(ctx context.Context, lease Lease) bool {
 	h := &holder{w: w, lease: lease, begun: time.Now()}
 	w.mu.Lock()
@@ -369,7 +371,7 @@ func (h *holder) hold(ctx context.Context) Event {
 		h.p = p
 	})
 	close(ended)
-	_ = renewing.Wait() // it has no errors; from here on the lease is used here
+	_ = renewing.Wait() // never fails; from here on only this goroutine uses the lease
 	if cause := context.Cause(run); cause != nil && ctx.Err() == nil && err != nil {
 		err = cause
 	}
@@ -378,7 +380,7 @@ func (h *holder) hold(ctx context.Context) Event {
 	case errors.Is(err, ErrLeaseLost):
 		log.Warn("lost the lease; nothing was recorded")
 		return Event{Kind: EventLost, Err: err}
-	case ctx.Err() != nil: // it is not known how far it came; the lease runs out
+	case ctx.Err() != nil: // progress is unknown, so let the lease run out
 		return Event{Kind: EventLost, Err: context.Cause(ctx)}
 	}
 	var permanent *Permanent
@@ -404,8 +406,8 @@ func (h *holder) hold(ctx context.Context) Event {
 	return Event{Kind: kind, Err: err}
 }
 
-// insist tries to end a lease for as long as one lasts: the queue may be electing
-// a leader.
+// insist tries to end a lease, for the duration of a lease: the queue may be
+// electing a leader.
 func (h *holder) insist(ctx context.Context, last func(context.Context) error) error {
 	until := time.Now().Add(h.w.Lease)
 	t := time.NewTimer(0)
@@ -426,7 +428,7 @@ func (h *holder) insist(ctx context.Context, last func(context.Context) error) e
 	}
 }
 
-// renew keeps the lease while bytes move. If it can't, the work ends.
+// renew keeps the lease while bytes move. If it fails, the work ends.
 func (h *holder) renew(ctx context.Context, ended <-chan struct{}, cancel context.CancelCauseFunc) {
 	t := time.NewTicker(h.w.Lease / 3)
 	defer t.Stop()
