@@ -1,5 +1,6 @@
-// Package embedded is a NATS server within the process, set up for the fleet: on
-// loopback unless told otherwise, and with every acknowledged write on disk.
+// Package embedded runs a NATS server within the process, set up for the fleet:
+// it listens on loopback by default, and syncs every acknowledged write to
+// disk.
 package embedded
 
 import (
@@ -16,25 +17,25 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// Options are the knobs of [Start].
+// Options configure [Start].
 type Options struct {
 	Name   string // of the server, within its cluster
-	Dir    string // where its state is
+	Dir    string // directory for its state
 	Listen string // host:port for clients
-	// Routes are the addresses of all servers of the cluster, this one's may be
-	// among them; ClusterListen is this one's. Without routes there is no
-	// cluster.
+	// Routes are the addresses of all servers of the cluster; they may include
+	// this one's, which is ClusterListen. Without routes there is no cluster.
 	ClusterListen string
 	Routes        []string
-	Token         string      // that clients and servers have to give; empty for none
-	TLS           *tls.Config // for clients and servers; nil for none
+	Token         string      // required of clients and servers; empty means none
+	TLS           *tls.Config // for clients and servers; nil means none
 	Logger        *slog.Logger
 }
 
-// Server is a server that runs.
+// Server is a running server.
 type Server struct{ s *server.Server }
 
-// Start starts a server and waits until clients can connect.
+// Start starts a server and waits until clients can connect. The caller closes
+// it.
 func Start(o Options) (*Server, error) {
 	host, port, err := split(o.Listen)
 	if err != nil {
@@ -42,7 +43,7 @@ func Start(o Options) (*Server, error) {
 	}
 	so := &server.Options{
 		ServerName: o.Name, Host: host, Port: port, JetStream: true, StoreDir: o.Dir,
-		// Without it what was acknowledged is on disk two minutes later.
+		// Otherwise acknowledged writes reach the disk two minutes later.
 		SyncAlways: true,
 		NoSigs:     true, NoLog: true, Authorization: o.Token, MaxPayload: 1 << 20,
 	}
@@ -70,7 +71,7 @@ func Start(o Options) (*Server, error) {
 	}
 	s, err := server.NewServer(so)
 	if err != nil {
-		return nil, fmt.Errorf("start the server of the queue: %w", err)
+		return nil, fmt.Errorf("start the queue's server: %w", err)
 	}
 	if o.Logger != nil {
 		s.SetLoggerV2(logger{o.Logger}, false, false, false)
@@ -78,7 +79,7 @@ func Start(o Options) (*Server, error) {
 	s.Start()
 	if !s.ReadyForConnections(20 * time.Second) {
 		s.Shutdown()
-		return nil, errors.New("start the server of the queue: it does not take connections (is another one using the directory or the port?)")
+		return nil, errors.New("start the queue's server: it does not accept connections (is another one using the directory or the port?)")
 	}
 	return &Server{s}, nil
 }
@@ -97,16 +98,16 @@ func split(addr string) (host string, port int, err error) {
 	return host, port, nil
 }
 
-// URL is where clients connect.
+// URL is the URL for clients.
 func (s *Server) URL() string { return s.s.ClientURL() }
 
-// Close stops the server and waits for it.
+// Close stops the server and waits for it to end.
 func (s *Server) Close() {
 	s.s.Shutdown()
 	s.s.WaitForShutdown()
 }
 
-// logger passes the server's log on.
+// logger passes on the server's log.
 type logger struct{ to *slog.Logger }
 
 func (l logger) Noticef(f string, v ...any) { l.to.Info(fmt.Sprintf(f, v...)) }

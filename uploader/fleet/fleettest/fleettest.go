@@ -1,4 +1,4 @@
-// Package fleettest is what every queue of a fleet must do.
+// Package fleettest tests what every queue of a fleet must do.
 package fleettest
 
 import (
@@ -15,19 +15,19 @@ import (
 	"github.com/carload/carload/uploader/fleet"
 )
 
-// Queue is all of a queue.
+// Queue is the complete interface of a queue.
 type Queue interface {
 	fleet.Queue
 	fleet.Index
 	fleet.Roster
 }
 
-// Job makes a job of one file of the source root "data".
+// Job makes a job with one file below the source root "data".
 func Job(name string) fleet.Job {
 	return fleet.Job{V: fleet.Version, Source: "data", Files: []fleet.File{{Path: fleet.Path(name), Bytes: 3, MTime: 1}}}
 }
 
-// Run tries a queue. open makes an empty one whose leases last that long.
+// Run tests a queue. open makes an empty one whose leases last this long.
 func Run(t *testing.T, open func(t *testing.T, lease time.Duration) Queue) {
 	for name, test := range map[string]func(*testing.T, func(*testing.T, time.Duration) Queue){
 		"Life":       life,
@@ -78,7 +78,7 @@ func claim(t *testing.T, q Queue, w fleet.Worker) fleet.Lease {
 	return l
 }
 
-// none makes sure that there is nothing to claim for a while.
+// none checks that there is nothing to claim for a while.
 func none(t *testing.T, q Queue, w fleet.Worker, d time.Duration) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), d)
@@ -90,7 +90,7 @@ func none(t *testing.T, q Queue, w fleet.Worker, d time.Duration) {
 	}
 }
 
-// Record is the record of a job.
+// Record returns the record of a job.
 func Record(t *testing.T, q fleet.Index, id fleet.ID) fleet.Record {
 	t.Helper()
 	for r, err := range q.Records(t.Context()) {
@@ -190,7 +190,8 @@ func expiry(t *testing.T, open func(*testing.T, time.Duration) Queue) {
 	q := open(t, 2*time.Second)
 	id := put(t, q, Job("a"), true)
 	first := claim(t, q, worker("one"))
-	// Renewed for longer than a lease, nobody else gets it.
+	// While the lease is renewed, even beyond its duration, nobody else gets
+	// the job.
 	p := fleet.Progress{}
 	ctx, cancel := context.WithTimeout(t.Context(), 4500*time.Millisecond)
 	defer cancel()
@@ -212,7 +213,7 @@ func expiry(t *testing.T, open func(*testing.T, time.Duration) Queue) {
 		}
 	}
 	must(t, g.Wait())
-	// Then it is, with what was known of its progress.
+	// Then it is handed out again, with the progress that was recorded.
 	p.Root = "bafy"
 	must(t, first.Renew(t.Context(), p))
 	l := claim(t, q, worker("two"))
@@ -221,7 +222,8 @@ func expiry(t *testing.T, open func(*testing.T, time.Duration) Queue) {
 	}
 }
 
-// A worker that wakes up after its lease records nothing, whatever it does.
+// A worker that wakes up after its lease ended records nothing, whatever it
+// does.
 func zombie(t *testing.T, open func(*testing.T, time.Duration) Queue) {
 	for _, end := range []string{"", "complete", "retry", "reject"} {
 		q := open(t, 500*time.Millisecond)
@@ -262,12 +264,13 @@ func retry(t *testing.T, open func(*testing.T, time.Duration) Queue) {
 	q := open(t, long)
 	id := put(t, q, Job("a"), true)
 	l := claim(t, q, worker("one"))
-	// Given back without a cause: at once, to anybody, and it is no try.
+	// A job given back without a cause goes to anybody at once, and does not
+	// count as tried.
 	must(t, l.Retry(t.Context(), 0, nil))
 	if l = claim(t, q, worker("one")); l.Attempt() != 1 {
 		t.Errorf("attempt %d", l.Attempt())
 	}
-	// With a cause, not before its time.
+	// With a cause, it rests first.
 	begun := time.Now()
 	must(t, l.Retry(t.Context(), time.Second, errors.New("away for a while")))
 	if r := Record(t, q, id); r.State != fleet.Queued || r.Reason != "away for a while" {
@@ -277,7 +280,7 @@ func retry(t *testing.T, open func(*testing.T, time.Duration) Queue) {
 	if took := time.Since(begun); l.Attempt() != 2 || took < 900*time.Millisecond {
 		t.Errorf("attempt %d after %s", l.Attempt(), took)
 	}
-	// The host that failed leaves it to another one.
+	// The host that failed leaves it to another.
 	must(t, q.Announce(t.Context(), fleet.Host{Name: "one"}))
 	must(t, q.Announce(t.Context(), fleet.Host{Name: "two"}))
 	must(t, l.Retry(t.Context(), 0, errors.New("bad host")))
@@ -336,7 +339,8 @@ func aside(t *testing.T, open func(*testing.T, time.Duration) Queue) {
 	}
 }
 
-// What fails again and again, or kills its workers, does not go round for ever.
+// A job that fails again and again, or kills its workers, is given up
+// eventually.
 func wornOut(t *testing.T, open func(*testing.T, time.Duration) Queue) {
 	q := open(t, long)
 	id := put(t, q, Job("a"), true)
@@ -470,8 +474,8 @@ func invalid(t *testing.T, open func(*testing.T, time.Duration) Queue) {
 	}
 }
 
-// A job of a later version is left to workers of that version: it may say how it
-// is to be sent in a way that this one does not understand.
+// A job of a later version is left to workers of that version: it may have
+// instructions that this one does not understand.
 func later(t *testing.T, open func(*testing.T, time.Duration) Queue) {
 	q := open(t, 500*time.Millisecond)
 	j := Job("a")

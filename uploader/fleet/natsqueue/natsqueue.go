@@ -1,14 +1,14 @@
-// Package natsqueue is the fleet's queue on NATS JetStream, embedded or
-// external, with the same code.
+// Package natsqueue implements the fleet's queue on NATS JetStream, whether
+// embedded or external.
 //
-// A stream with work-queue retention has a message for each job that is to be
-// done, under a subject of its own, so that there is never a second one. A
-// bucket has a record for each job, changed by compare-and-set: its revision is
-// what fences. The message is only the turn to work; what counts is the record.
-// A job is put by making the record and then the message, and ended by changing
-// the record and then acknowledging the message. A crash in between leaves a
-// message too few, which the next Put adds, or one too many, which is dropped
-// when its turn comes.
+// A stream with work-queue retention has a message for each pending job, under
+// a subject of its own, so that there is never a second one. A bucket has a
+// record for each job, which is changed by compare-and-set; its revision is the
+// fencing token. The message only says that a job is to be worked on; the
+// record decides. Putting a job creates the record and then the message. Ending
+// a job changes the record and then acknowledges the message. A crash in
+// between leaves a missing message, which the next Put adds, or a superfluous
+// one, which is dropped when it is received.
 package natsqueue
 
 import (
@@ -29,39 +29,39 @@ import (
 	"github.com/carload/carload/uploader/fleet"
 )
 
-// Options are the knobs of [Create] and [Open].
+// Options configure [Create] and [Open].
 type Options struct {
 	Name     string        // of the fleet; empty means DefaultName
-	Replicas int           // of everything, with Create; 0 means 1
-	Lease    time.Duration // with Create; 0 means fleet.DefaultLease
+	Replicas int           // of streams and buckets, for Create; 0 means 1
+	Lease    time.Duration // for Create; 0 means fleet.DefaultLease
 }
 
-// DefaultName is that of a fleet whose name does not matter.
+// DefaultName is the name of a fleet that was not given one.
 const DefaultName = "carload"
 
-// ErrNoFleet means that there is no fleet of that name at the server.
-var ErrNoFleet = errors.New("there is no such fleet: make it by `carload fleet up`")
+// ErrNoFleet means that the server has no fleet of this name.
+var ErrNoFleet = errors.New("there is no such fleet: create it with `carload fleet up`")
 
-// config is what all of a fleet have to agree on.
+// config is what everybody in a fleet has to agree on.
 type config struct {
 	V           int           `json:"v"`
 	Lease       time.Duration `json:"leaseNanoseconds"`
-	Incarnation string        `json:"incarnation"` // of the queue: what is left of one that was wiped is not taken for it
+	Incarnation string        `json:"incarnation"` // of the queue, so that leftovers of a wiped queue are not mistaken for it
 }
 
 const (
 	configKey = "config"
 	drainKey  = "drain."
 
-	// A try of a request at the server. What is asked before there is a leader
-	// is dropped, and nobody answers.
+	// tryFor limits one attempt of a request. A request before a leader is
+	// elected is dropped without an answer.
 	tryFor = 2 * time.Second
-	// The same job is not published twice in this time, however often the
-	// client tries.
+	// duplicates is how long the server rejects a second message of the same
+	// job, however often the client tries.
 	duplicates = 2 * time.Hour
-	// Leases at a time for one source and class.
+	// maxAckPending is the number of leases at a time for one source and class.
 	maxAckPending = 1 << 16
-	// What is waited for when there is nothing to do.
+	// fetchFor is how long to wait at one place if there is nothing to do.
 	fetchFor = 5 * time.Second
 	mostJobs = 100_000_000
 )
@@ -76,11 +76,11 @@ type Queue struct {
 
 	mu        sync.Mutex
 	consumers map[string]jetstream.Consumer
-	alone     time.Time // until when it is believed that no other host is there
-	company   time.Time // until when it is believed that one is
+	alone     time.Time // until then, assume that no other host is present
+	company   time.Time // until then, assume that another host is present
 }
 
-// retry makes short tries until one gets an answer.
+// retry makes short attempts until one gets an answer.
 func retry[T any](ctx context.Context, f func(context.Context) (T, error)) (v T, err error) {
 	t := time.NewTimer(0)
 	defer t.Stop()
@@ -103,7 +103,7 @@ func retry[T any](ctx context.Context, f func(context.Context) (T, error)) (v T,
 	}
 }
 
-// passing tells errors of servers that have no leader yet, or are not reached.
+// passing reports errors of servers that have no leader yet or are unreachable.
 func passing(err error) bool {
 	var api *jetstream.APIError
 	if errors.As(err, &api) && api.Code == 503 {
@@ -113,8 +113,8 @@ func passing(err error) bool {
 		errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, nats.ErrDisconnected)
 }
 
-// Create makes the fleet at the server if it is not there, and opens it. It
-// waits for the servers to elect a leader, as long as ctx lasts.
+// Create creates the fleet on the server if necessary, and opens it. It waits
+// for the servers to elect a leader, until ctx ends.
 func Create(ctx context.Context, nc *nats.Conn, o Options) (*Queue, error) {
 	q, err := connect(nc, o)
 	if err != nil {
@@ -132,7 +132,7 @@ func Create(ctx context.Context, nc *nats.Conn, o Options) (*Queue, error) {
 			Description: "jobs to be done: fleet " + q.name,
 		})
 	}); err != nil {
-		return nil, fmt.Errorf("make the stream of jobs: %w", err)
+		return nil, fmt.Errorf("create the stream of jobs: %w", err)
 	}
 	for _, b := range []jetstream.KeyValueConfig{
 		{Bucket: q.name + "-index", Description: "what became of jobs", MaxValueSize: 1 << 20},
@@ -147,7 +147,7 @@ func Create(ctx context.Context, nc *nats.Conn, o Options) (*Queue, error) {
 			}
 			return q.js.CreateKeyValue(ctx, b)
 		}); err != nil {
-			return nil, fmt.Errorf("make the bucket %s: %w", b.Bucket, err)
+			return nil, fmt.Errorf("create the bucket %s: %w", b.Bucket, err)
 		}
 	}
 	cfg := config{V: 1, Lease: o.Lease, Incarnation: rand.Text()[:8]}
@@ -169,12 +169,12 @@ func Create(ctx context.Context, nc *nats.Conn, o Options) (*Queue, error) {
 		}
 		return rev, err
 	}); err != nil {
-		return nil, fmt.Errorf("set the fleet up: %w", err)
+		return nil, fmt.Errorf("set up the fleet: %w", err)
 	}
 	return q, q.open(ctx)
 }
 
-// Open opens a fleet that is there.
+// Open opens an existing fleet.
 func Open(ctx context.Context, nc *nats.Conn, o Options) (*Queue, error) {
 	q, err := connect(nc, o)
 	if err != nil {
@@ -188,7 +188,7 @@ func connect(nc *nats.Conn, o Options) (*Queue, error) {
 		o.Name = DefaultName
 	}
 	if !fleet.ValidName(o.Name) {
-		return nil, fmt.Errorf("a fleet can't be called %q", o.Name)
+		return nil, fmt.Errorf("invalid name of a fleet: %q", o.Name)
 	}
 	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(tryFor))
 	return &Queue{js: js, name: o.Name, consumers: map[string]jetstream.Consumer{}}, err
@@ -212,7 +212,7 @@ func (q *Queue) open(ctx context.Context) (err error) {
 	return q.configure(ctx)
 }
 
-// configure reads what all have agreed on.
+// configure reads the config of the fleet.
 func (q *Queue) configure(ctx context.Context) error {
 	e, err := retry(ctx, func(ctx context.Context) (jetstream.KeyValueEntry, error) { return q.control.Get(ctx, configKey) })
 	if errors.Is(err, jetstream.ErrKeyNotFound) || errors.Is(err, jetstream.ErrBucketNotFound) {
@@ -223,7 +223,7 @@ func (q *Queue) configure(ctx context.Context) error {
 	}
 	var cfg config
 	if err := json.Unmarshal(e.Value(), &cfg); err != nil || cfg.V != 1 || cfg.Lease < time.Second/10 || !fleet.ValidName(cfg.Incarnation) {
-		return fmt.Errorf("fleet %q: it was made by another version of carload: %q", q.name, e.Value())
+		return fmt.Errorf("fleet %q: it was created by another version of carload: %q", q.name, e.Value())
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -234,7 +234,7 @@ func (q *Queue) configure(ctx context.Context) error {
 	return nil
 }
 
-// Lease is how long a lease of this fleet lasts.
+// Lease is the duration of this fleet's leases.
 func (q *Queue) Lease() time.Duration {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -247,14 +247,14 @@ func (q *Queue) subject(source, class, id string) string {
 	return q.jobs() + "." + source + "." + class + "." + id
 }
 
-// row is a record as it is kept. Job is as it was put, so that a worker that
-// does not know all of its fields does not take any away.
+// row is a record as it is stored. Job is stored as it was put, so that a
+// worker that does not know all of its fields keeps them.
 type row struct {
 	Job      json.RawMessage `json:"job"`
 	State    fleet.State     `json:"state"`
 	Host     string          `json:"host,omitempty"`
 	Attempt  int             `json:"attempt,omitempty"`
-	Epoch    int             `json:"epoch,omitempty"` // counts leases, and never goes back
+	Epoch    int             `json:"epoch,omitempty"` // incremented by every lease; never decreases
 	Progress fleet.Progress  `json:"progress,omitzero"`
 	Receipt  *fleet.Receipt  `json:"receipt,omitempty"`
 	Reason   string          `json:"reason,omitempty"`
@@ -280,7 +280,7 @@ func (q *Queue) Put(ctx context.Context, job fleet.Job) (bool, error) {
 		return false, err
 	}
 	if len(p) > fleet.MaxJobBytes {
-		return false, fmt.Errorf("%w: %d bytes, there can be %d", fleet.ErrInvalid, len(p), fleet.MaxJobBytes)
+		return false, fmt.Errorf("%w: %d bytes: must be at most %d", fleet.ErrInvalid, len(p), fleet.MaxJobBytes)
 	}
 	v, err := json.Marshal(row{Job: p, State: fleet.Queued, Since: time.Now().UTC()})
 	if err != nil {
@@ -299,7 +299,7 @@ func (q *Queue) Put(ctx context.Context, job fleet.Job) (bool, error) {
 		if err != nil || r.State != fleet.Queued {
 			return false, err
 		}
-		rev = e.Revision() // who made it may not have come to the message
+		rev = e.Revision() // whoever made it may not have published the message
 	} else if err != nil {
 		return false, fmt.Errorf("put job %s: %w", id, err)
 	}
@@ -317,8 +317,8 @@ func (q *Queue) publish(ctx context.Context, job fleet.Job, id string, rev uint6
 	return nil
 }
 
-// isThere tells the refusal of a second message for a subject. It has no code of
-// its own.
+// isThere reports that a subject already has a message. There is no error code
+// for this.
 func isThere(err error) bool {
 	var api *jetstream.APIError
 	return errors.As(err, &api) && strings.Contains(api.Description, "maximum messages per subject")
@@ -332,7 +332,7 @@ func (q *Queue) get(ctx context.Context, id string) (jetstream.KeyValueEntry, er
 	return e, err
 }
 
-// consumer is the queue of a source and a class.
+// consumer returns the consumer for a source and a class.
 func (q *Queue) consumer(ctx context.Context, source, class string) (jetstream.Consumer, error) {
 	q.mu.Lock()
 	key := source + "-" + class
@@ -371,8 +371,8 @@ func (q *Queue) Claim(ctx context.Context, w fleet.Worker) (fleet.Lease, error) 
 		return nil, errors.New("a worker without sources has nothing to do")
 	}
 	for turn := 0; ; turn++ {
-		// Each place is asked for what it has. If none has anything, one after
-		// the other is waited at.
+		// Ask each place for what it has. If none has anything, wait at one
+		// after the other.
 		for i, p := range places {
 			wait := time.Duration(0)
 			if len(places) == 1 {
@@ -389,7 +389,8 @@ func (q *Queue) Claim(ctx context.Context, w fleet.Worker) (fleet.Lease, error) 
 			}
 			l, err := q.lease(ctx, w, msg)
 			if err != nil {
-				// It comes back: at once to who is left, or when its time is over.
+				// The message is redelivered: at once to another host, or after
+				// its wait.
 				return nil, errors.Join(err, msg.NakWithDelay(time.Second))
 			}
 			if l != nil {
@@ -399,7 +400,7 @@ func (q *Queue) Claim(ctx context.Context, w fleet.Worker) (fleet.Lease, error) 
 	}
 }
 
-// next takes a message; nil if there is none for a while.
+// next receives a message, or returns nil if there is none for a while.
 func (q *Queue) next(ctx context.Context, source, class string, wait time.Duration) (jetstream.Msg, error) {
 	c, err := q.consumer(ctx, source, class)
 	if err != nil {
@@ -422,7 +423,7 @@ func (q *Queue) next(ctx context.Context, source, class string, wait time.Durati
 	switch {
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
-	case errors.Is(err, jetstream.ErrInvalidOption): // the deadline is a moment ago
+	case errors.Is(err, jetstream.ErrInvalidOption): // the deadline has just passed
 		return nil, context.DeadlineExceeded
 	case err == nil, errors.Is(err, nats.ErrTimeout), errors.Is(err, context.DeadlineExceeded), errors.Is(err, jetstream.ErrNoMessages):
 		return nil, nil
@@ -440,8 +441,8 @@ func (q *Queue) next(ctx context.Context, source, class string, wait time.Durati
 	return nil, err
 }
 
-// lease turns a message into a lease. It is nil if there is nothing to do for
-// it, or if others should do it.
+// lease makes a lease from a message. It returns nil if there is nothing to do,
+// or if others should do it.
 func (q *Queue) lease(ctx context.Context, w fleet.Worker, msg jetstream.Msg) (fleet.Lease, error) {
 	id := msg.Subject()[strings.LastIndexByte(msg.Subject(), '.')+1:]
 	e, err := q.get(ctx, id)
@@ -456,7 +457,7 @@ func (q *Queue) lease(ctx context.Context, w fleet.Worker, msg jetstream.Msg) (f
 		return nil, errors.Join(err, msg.TermWithReason("the record of the job can't be read"))
 	}
 	if r.State == fleet.Done || r.State == fleet.Failed {
-		return nil, msg.DoubleAck(ctx) // it was recorded, and then the acknowledgement got lost
+		return nil, msg.DoubleAck(ctx) // it was recorded, but the acknowledgement was lost
 	}
 	meta, err := msg.Metadata()
 	if err != nil {
@@ -475,8 +476,8 @@ func (q *Queue) lease(ctx context.Context, w fleet.Worker, msg jetstream.Msg) (f
 	if bad != "" {
 		return nil, l.end(ctx, fleet.Failed, nil, bad)
 	}
-	// The host that failed leaves it to others, if there are any, a few times: it
-	// was handed out more often than it was tried by as many.
+	// The host that failed leaves the job to others, if there are any, a few
+	// times. left is how often the message was delivered without an attempt.
 	left := int64(meta.NumDelivered) - int64(r.Attempt) - 1 //nolint:gosec // small numbers
 	if r.State == fleet.Queued && r.Reason != "" && r.Host == w.Host && left%4 != 3 && q.others(ctx, w.Host) {
 		return nil, msg.NakWithDelay(2 * time.Second)
@@ -493,7 +494,7 @@ func (q *Queue) lease(ctx context.Context, w fleet.Worker, msg jetstream.Msg) (f
 	return l, nil
 }
 
-// others tells whether other hosts are there. It asks now and then.
+// others reports whether other hosts are present. It asks only now and then.
 func (q *Queue) others(ctx context.Context, host string) bool {
 	q.mu.Lock()
 	now := time.Now()
@@ -522,7 +523,7 @@ type lease struct {
 	row      row
 	rev      uint64
 	progress fleet.Progress
-	claimed  int // the attempt that it is
+	claimed  int // number of the attempt
 	over     bool
 }
 
@@ -538,8 +539,9 @@ func (l *lease) Attempt() int { return l.claimed }
 // Progress implements [fleet.Lease].
 func (l *lease) Progress() fleet.Progress { return l.progress }
 
-// save writes the record if it is still the one that this lease knows: the
-// fence. An answer that got lost is found by what the record says.
+// save writes the record if it is still the one that this lease knows; this is
+// the fence. If an answer was lost, the record shows whether the write
+// succeeded.
 func (l *lease) save(ctx context.Context) error {
 	if l.over {
 		return fmt.Errorf("%w: it has ended", fleet.ErrLeaseLost)
@@ -568,12 +570,12 @@ func (l *lease) save(ctx context.Context) error {
 	if errParse != nil {
 		return errParse
 	}
-	if string(e.Value()) == string(p) { // it was written, and the answer got lost
+	if string(e.Value()) == string(p) { // it was written, but the answer was lost
 		l.rev = e.Revision()
 		return nil
 	}
 	if now.Epoch == l.row.Epoch && now.State == fleet.Running && l.claimed > 0 {
-		// One of our own writes, whose answer got lost before this one.
+		// One of our own writes, whose answer was lost earlier.
 		l.rev = e.Revision()
 		return err // it is tried again
 	}
@@ -612,13 +614,13 @@ func (l *lease) Reject(ctx context.Context, cause error) error {
 	return l.end(ctx, fleet.Failed, nil, cause.Error())
 }
 
-// end records how the job ended, and then takes its message away. That the
-// message stays is no error: it is dropped when its turn comes.
+// end records how the job ended, and then removes its message. If the message
+// stays, that is not an error: it is dropped when it is received.
 func (l *lease) end(ctx context.Context, state fleet.State, r *fleet.Receipt, reason string) error {
 	was := l.row
 	l.row.State, l.row.Receipt, l.row.Reason, l.row.Progress = state, r, reason, fleet.Progress{}
 	if err := l.save(ctx); err != nil {
-		l.row = was // for the next try
+		l.row = was // for the next attempt
 		return err
 	}
 	l.over = true
@@ -636,11 +638,11 @@ func (l *lease) Retry(ctx context.Context, after time.Duration, cause error) err
 		l.row.Attempt--
 	}
 	if err := l.save(ctx); err != nil {
-		l.row = was // for the next try
+		l.row = was // for the next attempt
 		return err
 	}
 	l.over = true
-	// If this gets lost, the job comes back when the lease is over.
+	// If this is lost, the job comes back when the lease ends.
 	_ = l.msg.NakWithDelay(max(after, time.Millisecond))
 	return nil
 }
@@ -667,7 +669,7 @@ func (q *Queue) Records(ctx context.Context) iter.Seq2[fleet.Record, error] {
 				yield(fleet.Record{}, errors.New("read the index: the connection ended"))
 				return
 			}
-			if e == nil { // all that was there
+			if e == nil { // everything that was there
 				return
 			}
 			rec, err := recordOf(e)
@@ -690,7 +692,7 @@ func recordOf(e jetstream.KeyValueEntry) (fleet.Record, error) {
 	return fleet.Record{ID: fleet.ID(e.Key()), Job: j, State: r.State, Host: r.Host, Attempt: r.Attempt, Progress: r.Progress, Receipt: r.Receipt, Reason: r.Reason, Since: r.Since}, nil
 }
 
-// change changes a record in a state, and reports false for one in another.
+// change changes a record if it is in state from, and otherwise returns false.
 func (q *Queue) change(ctx context.Context, id fleet.ID, from fleet.State, f func(*row)) (rev uint64, job fleet.Job, ok bool, err error) {
 	for {
 		e, err := q.get(ctx, string(id))
@@ -712,7 +714,7 @@ func (q *Queue) change(ctx context.Context, id fleet.ID, from fleet.State, f fun
 		}
 		rev, err := q.index.Update(ctx, string(id), p, e.Revision())
 		if mismatch(err) {
-			continue // somebody was faster
+			continue // somebody else was faster
 		}
 		return rev, job, err == nil, err
 	}
@@ -742,14 +744,14 @@ func (q *Queue) Announce(ctx context.Context, h fleet.Host) error {
 	return err
 }
 
-// hostKey is the key of a host: hosts of a group can be counted by it.
+// hostKey is the key of a host, by which the hosts of a group can be counted.
 func hostKey(h fleet.Host) string { return "group-" + h.Group + "." + h.Name }
 
 // Leave implements [fleet.Roster].
 func (q *Queue) Leave(ctx context.Context, h fleet.Host) error { return q.hosts.Purge(ctx, hostKey(h)) }
 
 // Count implements [fleet.Roster]. A host that has left counts until its
-// presence would have been over.
+// presence would have ended.
 func (q *Queue) Count(ctx context.Context, group string) (int, error) {
 	s, err := q.js.Stream(ctx, "KV_"+q.name+"-hosts")
 	if err != nil {
@@ -789,7 +791,7 @@ func (q *Queue) Hosts(ctx context.Context) (list []fleet.Host, err error) {
 // Drain implements [fleet.Roster].
 func (q *Queue) Drain(ctx context.Context, name string, on bool) (err error) {
 	if !fleet.ValidName(name) {
-		return fmt.Errorf("a host can't be called %q", name)
+		return fmt.Errorf("invalid name of a host: %q", name)
 	}
 	if on {
 		_, err = q.control.Put(ctx, drainKey+name, []byte("1"))
@@ -811,7 +813,7 @@ func (q *Queue) Draining(ctx context.Context, name string) (bool, error) {
 	return err == nil, err
 }
 
-// Waiting counts the messages of jobs that are to be done or under way.
+// Waiting returns the number of jobs that are pending or in progress.
 func (q *Queue) Waiting(ctx context.Context) (uint64, error) {
 	s, err := retry(ctx, func(ctx context.Context) (jetstream.Stream, error) { return q.js.Stream(ctx, q.jobs()) })
 	if err != nil {
@@ -820,7 +822,7 @@ func (q *Queue) Waiting(ctx context.Context) (uint64, error) {
 	return s.CachedInfo().State.Msgs, nil
 }
 
-// Info is how the streams behind the queue are.
+// Info returns the state of the streams behind the queue.
 func (q *Queue) Info(ctx context.Context) (list []*jetstream.StreamInfo, err error) {
 	for _, name := range []string{q.jobs(), "KV_" + q.name + "-index", "KV_" + q.name + "-hosts", "KV_" + q.name + "-control"} {
 		s, err := retry(ctx, func(ctx context.Context) (jetstream.Stream, error) { return q.js.Stream(ctx, name) })
@@ -832,28 +834,26 @@ func (q *Queue) Info(ctx context.Context) (list []*jetstream.StreamInfo, err err
 	return list, nil
 }
 
-// Account is what the server says of the room that is used.
+// Account returns the server's usage of storage.
 func (q *Queue) Account(ctx context.Context) (*jetstream.AccountInfo, error) {
 	return retry(ctx, q.js.AccountInfo)
 }
 
 const embeddedKey = "embedded"
 
-// MarkEmbedded notes that the servers are those of package embedded, and Embedded
-// tells whether that was noted.
+// MarkEmbedded records that the servers are those of package embedded.
 func (q *Queue) MarkEmbedded(ctx context.Context) error {
 	_, err := q.control.Put(ctx, embeddedKey, []byte("1"))
 	return err
 }
 
-// Embedded tells whether the servers are known to be those of package embedded.
+// Embedded reports whether MarkEmbedded was called for the fleet.
 func (q *Queue) Embedded(ctx context.Context) bool {
 	_, err := q.control.Get(ctx, embeddedKey)
 	return err == nil
 }
 
-// Wipe removes the fleet's state from the server, as a loss of all servers
-// would.
+// Wipe removes the fleet's state from the server, as if all servers were lost.
 func (q *Queue) Wipe(ctx context.Context) error {
 	err := q.js.DeleteStream(ctx, q.jobs())
 	for _, b := range []string{"-index", "-hosts", "-control"} {

@@ -5,8 +5,8 @@ import (
 	"syscall"
 )
 
-// attributes keep the terminal's signals from the child, which is asked to stop
-// by its parent, and let it die with that.
+// attributes keeps signals of the terminal from the child, which its parent
+// asks to stop instead, and makes the child die with its parent.
 func attributes() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }

@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// attributes of the child are the usual ones: if the worker is killed, what it
-// was working on is finished, which does no harm.
+// attributes leaves the defaults. If the worker is killed, the child finishes
+// its work, which does no harm.
 func attributes() *syscall.SysProcAttr { return nil }
 
 func terminate(p *os.Process) error {

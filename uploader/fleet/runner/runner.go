@@ -1,9 +1,9 @@
 // Package runner works on a job of the fleet by running carload up.
 //
-// That is a process of its own for each job, with the settings of its host: the
-// targets that have a name there, and their tokens, which never leave it. What
-// it crashes by hits nobody else, its ledger is the host's, and when the lease
-// is lost it is killed, so that it is certain that it has stopped.
+// Each job gets a process of its own, with the settings of its host: the
+// targets configured there, and their tokens, which never leave the host. If it
+// crashes, nothing else is affected. It uses the host's ledger. If the lease is
+// lost, it is killed, so it has certainly stopped.
 package runner
 
 import (
@@ -32,16 +32,16 @@ import (
 
 // Carload runs carload up. It implements [fleet.Runner].
 type Carload struct {
-	Program string            // the binary
-	Sources map[string]string // where the host has its source roots, by name
-	To      []string          // targets of jobs that name none; empty for what the host has set
-	Args    []string          // more flags
-	Default string            // what the target is called where no name was given
-	Share   string            // file with the part of the rate; empty for none
-	Environ []string          // nil for that of this process
+	Program string            // path of the program
+	Sources map[string]string // paths of the host's source roots, by name
+	To      []string          // targets of jobs that name none; empty means the host's setting
+	Args    []string          // additional flags
+	Default string            // name of the target if no name was given
+	Share   string            // file with the share of the rate limit; empty means none
+	Environ []string          // nil means the environment of this process
 }
 
-// What carload up says by the code of a file or of all.
+// Exit codes of carload up, for one file or for all.
 const (
 	codeOK       = 0
 	codeUsage    = 2
@@ -50,12 +50,12 @@ const (
 	codeLimit    = 8
 )
 
-// permanent tells codes that trying again does not help against.
+// permanent reports whether trying again does not help against a code.
 func permanent(code int) bool {
 	return code == codeUsage || code == codeSources || code == codeMismatch || code == codeLimit
 }
 
-// event is what is needed of the JSON lines of carload up.
+// event holds what is needed from the JSON lines of carload up.
 type event struct {
 	Type        string `json:"type"`
 	Path        string `json:"path"`
@@ -74,7 +74,7 @@ type event struct {
 	BytesSent   int64  `json:"bytesSent"`
 }
 
-// mostLineBytes bounds a line of the child, mostSaid what it says to people.
+// mostLineBytes limits a line of the child, and mostSaid its output for people.
 const (
 	mostLineBytes = 1 << 20
 	mostSaid      = 4 << 10
@@ -90,7 +90,7 @@ func (c *Carload) Run(ctx context.Context, job fleet.Job, stop <-chan struct{}, 
 	var paths bytes.Buffer
 	remote := strings.Contains(root, "://")
 	if _, err := os.Stat(root); err != nil && !remote {
-		return fleet.Receipt{}, fmt.Errorf("the source root %q is not there: %w", job.Source, err) // it is not mounted
+		return fleet.Receipt{}, fmt.Errorf("the source root %q is not there: %w", job.Source, err) // it may not be mounted
 	}
 	for i, f := range job.Files {
 		path := strings.TrimSuffix(root, "/") + "/" + string(f.Path)
@@ -115,7 +115,7 @@ func (c *Carload) Run(ctx context.Context, job fleet.Job, stop <-chan struct{}, 
 	return r.result()
 }
 
-// differs tells in what a file is not what was submitted; empty if it is.
+// differs says how a file differs from what was submitted, or returns "".
 func differs(path string, f fleet.File) string {
 	info, err := os.Stat(path)
 	switch {
@@ -124,14 +124,14 @@ func differs(path string, f fleet.File) string {
 	case info.IsDir() && f.Bytes < 0:
 		return ""
 	case f.Bytes >= 0 && info.Size() != f.Bytes:
-		return fmt.Sprintf("it has changed since it was submitted: %d bytes, it had %d", info.Size(), f.Bytes)
+		return fmt.Sprintf("it has changed since it was submitted: it has %d bytes, not %d", info.Size(), f.Bytes)
 	case f.MTime != 0 && info.ModTime().UnixNano() != f.MTime:
-		return "it has changed since it was submitted: it was written to at " + info.ModTime().UTC().Format(time.RFC3339Nano)
+		return "it has changed since it was submitted: it was modified at " + info.ModTime().UTC().Format(time.RFC3339Nano)
 	}
 	return ""
 }
 
-// to is where a job goes.
+// to returns the targets of a job.
 func (c *Carload) to(job fleet.Job) []string {
 	if len(job.To) > 0 {
 		return job.To
@@ -161,10 +161,10 @@ func (c *Carload) args(job fleet.Job) []string {
 	return append(args, c.Args...)
 }
 
-// child runs carload up over the paths, and follows what it says.
+// child runs carload up over the paths, and reads its events.
 func (c *Carload) child(ctx context.Context, r *run, paths io.Reader, stop <-chan struct{}) error {
-	// The child dies with the thread that has started it, where that is
-	// possible: then it dies with this process.
+	// Where possible, the child dies with the thread that started it, and so
+	// with this process.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	cmd := exec.CommandContext(ctx, c.Program, c.args(r.job)...)
@@ -206,19 +206,19 @@ func (c *Carload) child(ctx context.Context, r *run, paths io.Reader, stop <-cha
 	}
 	err = cmd.Wait()
 	close(ended)
-	_ = g.Wait() // a child that has ended can't be asked to
+	_ = g.Wait() // a child that has ended can't be asked to stop
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case errRead != nil:
-		return fmt.Errorf("what carload up says: %w", errRead)
+		return fmt.Errorf("read the output of carload up: %w", errRead)
 	}
 	var ex *exec.ExitError
 	if err != nil && !errors.As(err, &ex) {
 		return fmt.Errorf("run carload: %w", err)
 	}
 	if len(r.missing()) == 0 {
-		return nil // whatever it ended by, it is known what became of each file
+		return nil // whatever its exit code, the outcome of each file is known
 	}
 	if stopped {
 		return fleet.ErrStopped
@@ -231,20 +231,20 @@ func (c *Carload) child(ctx context.Context, r *run, paths io.Reader, stop <-cha
 	return errors.New(why)
 }
 
-// run is what became of a job so far.
+// run is the outcome of a job so far.
 type run struct {
 	job     fleet.Job
 	tell    func(fleet.Progress)
-	at      map[string]int // places of files in the job, by path
-	target  string         // what the only one is called
-	targets int            // that something is said of for each file
-	only    int            // the place of the last one
+	at      map[string]int // indexes of files in the job, by path
+	target  string         // name of the only target
+	targets int            // number of targets that report each file
+	only    int            // index of the last file
 	p       fleet.Progress
 	hashed  int64
 	sent    int64
 	receipt fleet.Receipt
 	message string // of the last error
-	retry   string // why it has to be tried again
+	retry   string // why the job has to be tried again
 }
 
 func (r *run) place(e event) int {
@@ -254,7 +254,7 @@ func (r *run) place(e event) int {
 		}
 		return i
 	}
-	return r.only // its path is no text
+	return r.only // its path is not valid UTF-8
 }
 
 func (r *run) take(e event) {
@@ -272,7 +272,7 @@ func (r *run) take(e event) {
 		if !e.Held {
 			r.p.Sent += e.Bytes
 		}
-		r.p.Moved++ // also of one that was there
+		r.p.Moved++ // also for a shard that was there already
 	case "progress":
 		r.hashed, r.sent = e.BytesHashed, e.BytesSent
 	case "error":
@@ -300,7 +300,7 @@ func (r *run) take(e event) {
 	r.tell(p)
 }
 
-// missing are files of which nothing was said, or not for each target.
+// missing returns the files that were not reported, or not for each target.
 func (r *run) missing() (list []int) {
 	type outcome struct {
 		file   int
@@ -348,7 +348,7 @@ func (t *tail) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// last is the last line about an error.
+// last returns the last line with an error.
 func (t *tail) last() (line string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

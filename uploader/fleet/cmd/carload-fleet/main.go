@@ -1,5 +1,5 @@
-// Command carload-fleet shares the work of one list among many hosts, through a
-// queue on NATS JetStream. "carload fleet" runs it.
+// Command carload-fleet shares the work on one list of files among many hosts,
+// through a queue on NATS JetStream. "carload fleet" runs it.
 package main
 
 import (

@@ -30,15 +30,15 @@ func (a *app) reconcileCommand() *cobra.Command {
 	var check bool
 	cmd := &cobra.Command{
 		Use:   "reconcile --source NAME=DIR PATH…",
-		Short: "Build the index anew from the ledgers of hosts, after a loss of the queue",
-		Long: `Put files into the queue, as submit does, and record as done what the ledger of
-this host says was verified, if the file has not changed since. Run it on each
-host whose ledger has done work, or give the exports of their ledgers (carload
-ledger export). With --check, the targets have to list what counts as done. Ledgers call
-targets by other names than jobs do, so jobs that name targets count only with it.
+		Short: "Rebuild the index from the ledgers of hosts, after the queue was lost",
+		Long: `Put files into the queue, as submit does, and record those as done that were
+verified according to the ledger of this host and have not changed since. Run it
+on each host that has worked, or give the exports of their ledgers (carload ledger
+export). With --check, a file counts as done only if the targets list it. Ledgers
+and jobs use different names for targets, so jobs that name targets need --check.
 
-What no ledger knows is done again by the workers. That costs a question to the
-target for each file, and no uploads.`,
+Workers do again what no ledger knows. That costs one request to the target for
+each file, but no uploads.`,
 		Example: `  carload fleet reconcile --source data=/mnt/data /mnt/data
   carload fleet reconcile --source data=/mnt/data --ledger-export host7.jsonl /mnt/data`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -63,15 +63,15 @@ target for each file, and no uploads.`,
 				if err != nil {
 					return err
 				}
-				return a.print("%d jobs, %d of them new; %d are done, as the ledgers say", jobs, added, settled)
+				return a.print("%d jobs, %d of them new; %d are done according to the ledgers", jobs, added, settled)
 			})
 		},
 	}
 	s.add(cmd)
 	f := cmd.Flags()
-	f.StringArrayVar(&exports, "ledger-export", nil, "an export of a ledger (default: the ledger of this host)")
-	f.StringVar(&program, "carload", "", "the carload whose ledger it is")
-	f.BoolVar(&check, "check", false, "ask the target which roots it holds, and count no others")
+	f.StringArrayVar(&exports, "ledger-export", nil, "exported ledger (default: the ledger of this host)")
+	f.StringVar(&program, "carload", "", "the carload program whose ledger is read")
+	f.BoolVar(&check, "check", false, "ask the targets which roots they hold, and count no others")
 	return cmd
 }
 
@@ -82,7 +82,7 @@ type done struct {
 	at                     time.Time
 }
 
-// known reads ledgers: what was last sent from where.
+// known reads ledgers: what was last sent from each path.
 func (a *app) known(ctx context.Context, program string, exports []string) (map[string]done, error) {
 	known := map[string]done{}
 	take := func(r io.Reader) error {
@@ -115,7 +115,7 @@ func (a *app) known(ctx context.Context, program string, exports []string) (map[
 	return known, err
 }
 
-// runCarload runs a command of carload and lets take have what it prints.
+// runCarload runs a command of carload and passes its output to take.
 func (a *app) runCarload(ctx context.Context, program string, args []string, take func(io.Reader) error) error {
 	path, err := a.carloadProgram(program)
 	if err != nil {
@@ -133,18 +133,18 @@ func (a *app) runCarload(ctx context.Context, program string, args []string, tak
 		return err
 	}
 	errTake := take(out)
-	_, _ = io.Copy(io.Discard, out) // or it would wait for ever
+	_, _ = io.Copy(io.Discard, out) // otherwise it would wait forever
 	if err := cmd.Wait(); err != nil {
 		return fmt.Errorf("carload %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(said.String()))
 	}
 	return errTake
 }
 
-// held is the roots that targets list, by the names of targets; that of what the
-// host has set is empty. Nil means that none was asked.
+// held is the roots that targets list, by the names of the targets; the host's
+// default target has the name "". Nil means that no target was asked.
 type held map[string]map[string]bool
 
-// all tells whether every target that a job names lists a root.
+// all reports whether every target that a job names lists a root.
 func (h held) all(to []string, root string) bool {
 	if len(to) == 0 {
 		return h == nil || h[""][root]
@@ -190,8 +190,8 @@ func (a *app) listed(ctx context.Context, program string, to []string) (held, er
 	return all, nil
 }
 
-// settle records jobs as done all of whose files are known, as they are, and held
-// at every target that the job names.
+// settle records jobs as done if all of their files are known, unchanged, and
+// held by every target that the job names.
 func (s *submission) settle(ctx context.Context, q *natsqueue.Queue, known map[string]done, held held) (n int, err error) {
 	var ids []fleet.ID
 	var with []fleet.Receipt
@@ -237,7 +237,7 @@ func (s *submission) settle(ctx context.Context, q *natsqueue.Queue, known map[s
 	return n, nil
 }
 
-// finding is what the doctor says of one thing.
+// finding is one result of the doctor.
 type finding struct {
 	Check   string `json:"check"`
 	Verdict string `json:"verdict"` // good, doubtful or bad
@@ -250,14 +250,15 @@ const (
 	bad      = "bad"
 )
 
-// mostSkew is how far clocks may be apart: beyond it times in reports mislead.
+// mostSkew is the largest difference between clocks that does not matter in
+// reports.
 const mostSkew = 5 * time.Second
 
 func (a *app) doctorCommand() *cobra.Command {
 	var monitor string
 	cmd := &cobra.Command{
 		Use:   "doctor",
-		Short: "Look at versions, clocks, replicas, durability and room of the queue",
+		Short: "Check versions, clocks, replicas, durability and free space of the queue",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withQueue(cmd.Context(), "carload fleet doctor", func(q *natsqueue.Queue, nc *nats.Conn) error {
@@ -284,7 +285,7 @@ func (a *app) doctorCommand() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().StringVar(&monitor, "monitor", "", "address of the monitoring of an external server, such as http://127.0.0.1:8222")
+	cmd.Flags().StringVar(&monitor, "monitor", "", "monitoring address of an external server, such as http://127.0.0.1:8222")
 	return cmd
 }
 
@@ -298,7 +299,7 @@ func (a *app) examine(ctx context.Context, q *natsqueue.Queue, nc *nats.Conn, mo
 	}
 	say(good, "server", "%s at %s, %s away; %d servers known", nc.ConnectedServerVersion(), nc.ConnectedUrlRedacted(), rtt.Round(10*time.Microsecond), max(1, len(nc.DiscoveredServers())+1))
 	if v := nc.ConnectedServerVersion(); !newer(v, 2, 11) {
-		say(bad, "server", "%s is too old: 2.11 is the oldest that this was made for", v)
+		say(bad, "server", "%s is too old: it must be 2.11 or later", v)
 	}
 	info, err := q.Info(ctx)
 	if err != nil {
@@ -307,7 +308,7 @@ func (a *app) examine(ctx context.Context, q *natsqueue.Queue, nc *nats.Conn, mo
 	for _, i := range info {
 		verdict, detail := good, fmt.Sprintf("%d replicas", i.Config.Replicas)
 		if i.Config.Replicas < 3 {
-			verdict, detail = doubtful, detail+": what one server loses is lost (carload fleet reconcile builds it anew)"
+			verdict, detail = doubtful, detail+": what one server loses is lost (carload fleet reconcile rebuilds it)"
 		}
 		if i.Cluster != nil {
 			for _, p := range i.Cluster.Replicas {
@@ -321,7 +322,7 @@ func (a *app) examine(ctx context.Context, q *natsqueue.Queue, nc *nats.Conn, mo
 		}
 		say(verdict, "replicas", "%s: %s, %s", i.Config.Name, detail, bytesText(int64(i.State.Bytes)))
 		if skew := time.Since(i.TimeStamp); skew.Abs() > mostSkew {
-			say(doubtful, "clock", "this host's is %s off the server's", skew.Round(time.Second))
+			say(doubtful, "clock", "the clock of this host is %s off the server's", skew.Round(time.Second))
 		}
 	}
 	hosts, err := q.Hosts(ctx)
@@ -332,13 +333,13 @@ func (a *app) examine(ctx context.Context, q *natsqueue.Queue, nc *nats.Conn, mo
 	for _, h := range hosts {
 		versions[h.Version] = true
 		if skew := time.Since(h.Clock); skew < -mostSkew || skew > fleet.Presence+mostSkew {
-			say(doubtful, "clock", "that of %s is %s off this host's", h.Name, skew.Round(time.Second))
+			say(doubtful, "clock", "the clock of %s is %s off this host's", h.Name, skew.Round(time.Second))
 		}
 	}
 	if len(versions) > 1 {
-		say(doubtful, "versions", "workers have %d different ones; jobs that an old one does not understand wait for a new one", len(versions))
+		say(doubtful, "versions", "workers have %d different versions; jobs that an old one does not understand wait for a new one", len(versions))
 	}
-	say(good, "hosts", "%d are there", len(hosts))
+	say(good, "hosts", "%d are present", len(hosts))
 	say(a.durability(ctx, q, monitor))
 	account, err := q.Account(ctx)
 	if err != nil {
@@ -352,14 +353,14 @@ func (a *app) examine(ctx context.Context, q *natsqueue.Queue, nc *nats.Conn, mo
 	return list, nil
 }
 
-// durability tells whether what was acknowledged is on disk.
+// durability reports whether acknowledged writes are on disk.
 func (a *app) durability(ctx context.Context, q *natsqueue.Queue, monitor string) (verdict, check, format string, detail string) {
 	const name, f = "durability", "%s"
 	if monitor == "" {
 		if q.Embedded(ctx) {
 			return good, name, f, "the servers are carload's: every acknowledged write is on disk"
 		}
-		return doubtful, name, f, "not known: give --monitor http://HOST:8222, and set \"sync_interval: always\" in the servers' jetstream block"
+		return doubtful, name, f, "unknown: use --monitor http://HOST:8222 to check, and set \"sync_interval: always\" in the servers' jetstream block"
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -378,7 +379,7 @@ func (a *app) durability(ctx context.Context, q *natsqueue.Queue, monitor string
 		} `json:"config"`
 	}
 	if err := json.NewDecoder(io.LimitReader(res.Body, 1<<20)).Decode(&v); err != nil {
-		return bad, name, f, "what " + monitor + " says is not monitoring data: " + err.Error()
+		return bad, name, f, "the reply of " + monitor + " is not monitoring data: " + err.Error()
 	}
 	if !v.Config.SyncAlways {
 		return bad, name, f, "acknowledged writes may be lost with the power: set \"sync_interval: always\" in the servers' jetstream block"
@@ -386,7 +387,7 @@ func (a *app) durability(ctx context.Context, q *natsqueue.Queue, monitor string
 	return good, name, f, "every acknowledged write is on disk (sync_always)"
 }
 
-// newer tells whether a version is at least that.
+// newer reports whether a version is at least major.minor.
 func newer(v string, major, minor int) bool {
 	var a, b int
 	_, err := fmt.Sscanf(strings.TrimPrefix(v, "v"), "%d.%d", &a, &b)

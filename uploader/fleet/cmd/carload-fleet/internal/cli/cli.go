@@ -1,5 +1,5 @@
-// Package cli is the command carload-fleet: flags, terminal and exit codes
-// around the fleet.
+// Package cli is the command carload-fleet: flags, terminal and exit codes for
+// the fleet.
 package cli
 
 import (
@@ -26,13 +26,13 @@ import (
 	"github.com/carload/carload/uploader/fleet/natsqueue"
 )
 
-// Stdio is what the command reads and writes.
+// Stdio is what the command reads from and writes to.
 type Stdio struct {
 	In       io.Reader
 	Out, Err io.Writer
 }
 
-// Exit codes, as those of carload.
+// Exit codes, the same as carload's.
 const (
 	exitOK         = 0
 	exitOther      = 1
@@ -48,7 +48,7 @@ type app struct {
 	env   map[string]string
 	log   *slog.Logger
 	stop  <-chan struct{} // closed by the first signal
-	hard  context.Context //nolint:containedctx // of the whole process: ended by the second signal
+	hard  context.Context //nolint:containedctx // of the whole process; the second signal ends it
 
 	json    bool
 	verbose bool
@@ -57,14 +57,14 @@ type app struct {
 	outMu   sync.Mutex
 }
 
-// usageError is a mistake in how the command was called.
+// usageError is a mistake in the command line.
 type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
-// coded is an error whose exit code is known.
+// coded is an error with its exit code.
 type coded struct {
 	error
 	code int
@@ -72,7 +72,7 @@ type coded struct {
 
 func (e coded) Unwrap() error { return e.error }
 
-// silent is a failure of which everything was said.
+// errSilent is a failure that has already been reported.
 var errSilent = errors.New("failed")
 
 // Main runs the command and returns its exit code.
@@ -95,8 +95,8 @@ func Main(ctx context.Context, args []string, stdio Stdio, environ []string) int
 	watching.Go(func() {
 		select {
 		case s := <-signals:
-			signal.Stop(signals) // once more kills
-			a.say("carload-fleet: %s: stopping; once more stops at once", s)
+			signal.Stop(signals) // the next one kills
+			a.say("carload-fleet: %s: stopping; press again to stop at once", s)
 			close(stop)
 		case <-ended:
 		}
@@ -131,8 +131,9 @@ func Main(ctx context.Context, args []string, stdio Stdio, environ []string) int
 func (a *app) rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "carload-fleet",
-		Short: "Share the work of one list among many hosts",
-		Long: `Share the work of one list among many hosts, through a queue on NATS JetStream.
+		Short: "Share the work on one list of files among many hosts",
+		Long: `Share the work on one list of files among many hosts, through a queue on NATS
+JetStream.
 
   carload fleet up                                    # on one host: the queue
   carload fleet submit --source data=/mnt/data /mnt/data
@@ -141,9 +142,9 @@ func (a *app) rootCommand() *cobra.Command {
   carload fleet report -o report.csv
 
 A worker runs "carload up" for each job, with the targets and tokens of its own
-host: they never travel. It may be killed at any time; another one goes on.
+host: they never leave it. If it is killed, another worker goes on.
 
-Every flag has a twin in the environment: --nats is CARLOAD_FLEET_NATS.
+Every flag can be set in the environment: --nats is CARLOAD_FLEET_NATS.
 
 Exit codes: 0 done, 1 other, 2 usage, 3 jobs failed or are missing, 5 the queue
 can't be reached.`,
@@ -154,8 +155,8 @@ can't be reached.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	f := root.PersistentFlags()
 	f.BoolVar(&a.json, "json", false, "print JSON lines")
-	f.BoolVarP(&a.verbose, "verbose", "v", false, "say more")
-	f.StringVar(&a.fleet, "fleet", natsqueue.DefaultName, "name of the fleet: several can share a server")
+	f.BoolVarP(&a.verbose, "verbose", "v", false, "print more")
+	f.StringVar(&a.fleet, "fleet", natsqueue.DefaultName, "name of the fleet; several fleets can share a server")
 	a.conn.add(f)
 	root.AddCommand(a.upCommand(), a.submitCommand(), a.workCommand(), a.statusCommand(), a.listCommand(), a.retryCommand(),
 		a.drainCommand(), a.reportCommand(), a.reconcileCommand(), a.doctorCommand())
@@ -172,7 +173,7 @@ can't be reached.`,
 	return root
 }
 
-// prepare fills in flags from the environment.
+// prepare sets flags from the environment.
 func (a *app) prepare(cmd *cobra.Command) (err error) {
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		name := "CARLOAD_FLEET_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
@@ -194,7 +195,7 @@ func (a *app) prepare(cmd *cobra.Command) (err error) {
 func (a *app) say(format string, args ...any) {
 	a.outMu.Lock()
 	defer a.outMu.Unlock()
-	_, _ = fmt.Fprintln(a.stdio.Err, printable(fmt.Sprintf(format, args...))) // nobody is left to tell
+	_, _ = fmt.Fprintln(a.stdio.Err, printable(fmt.Sprintf(format, args...))) // there is nobody left to tell
 }
 
 func (a *app) fail(err error) { a.say("carload-fleet: error: %s", err) }
@@ -223,7 +224,7 @@ func (a *app) print(format string, args ...any) error {
 	return err
 }
 
-// printable escapes what a terminal would take for more than text.
+// printable escapes control characters that would affect a terminal.
 func printable(s string) string {
 	return strings.Join(strings.FieldsFunc(strings.Map(func(r rune) rune {
 		if r == '\n' || r == '\t' || unicode.IsPrint(r) {
@@ -233,13 +234,13 @@ func printable(s string) string {
 	}, s), func(r rune) bool { return r == '\n' }), "; ")
 }
 
-// isTerminal tells whether w is one.
+// isTerminal reports whether w is a terminal.
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// size is a flag for bytes: "1GiB", "250MB", or bare.
+// size is a flag with a number of bytes: "1GiB", "250MB", or without a unit.
 type size int64
 
 // Set implements pflag.Value.
@@ -257,7 +258,8 @@ func (s *size) Type() string { return "size" }
 
 func bytesText(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
 
-// stopped is done at the first signal, for commands that have nothing to finish.
+// stopped returns a context that ends at the first signal, for commands that
+// have nothing to finish.
 func (a *app) stopped(ctx context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	ended := make(chan struct{})
@@ -271,7 +273,7 @@ func (a *app) stopped(ctx context.Context) (context.Context, func()) {
 	return ctx, func() { close(ended); cancel(nil) }
 }
 
-// lines yields the lines of a list of paths, as carload's --files-from.
+// lines reads a list of paths in the format of carload's --files-from.
 func (a *app) lines(name string, f func(string) error) error {
 	in := a.stdio.In
 	if name != "-" {

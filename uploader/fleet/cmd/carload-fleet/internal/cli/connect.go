@@ -23,22 +23,22 @@ import (
 
 const defaultURL = "nats://127.0.0.1:4222"
 
-// connection is how the queue's servers are reached.
+// connection says how to reach the queue's servers.
 type connection struct {
 	url, creds, context, tokenFile, ca, cert, key string
 }
 
 func (c *connection) add(f *pflag.FlagSet) {
 	f.StringVar(&c.url, "nats", "", "the queue's servers, separated by commas (default "+defaultURL+")")
-	f.StringVar(&c.creds, "nats-creds", "", "file with the credentials of NATS (JWT and NKEY)")
-	f.StringVar(&c.context, "nats-context", "", "name or file of a context of the nats command")
-	f.StringVar(&c.tokenFile, "nats-token-file", "", "file with the token that the servers ask for")
-	f.StringVar(&c.ca, "nats-ca", "", "certificate of the authority of the servers")
+	f.StringVar(&c.creds, "nats-creds", "", "file with NATS credentials (JWT and NKEY)")
+	f.StringVar(&c.context, "nats-context", "", "name or file of a context of the nats CLI")
+	f.StringVar(&c.tokenFile, "nats-token-file", "", "file with the token that the servers require")
+	f.StringVar(&c.ca, "nats-ca", "", "CA certificate of the servers")
 	f.StringVar(&c.cert, "nats-cert", "", "certificate of this client")
 	f.StringVar(&c.key, "nats-key", "", "key of this client's certificate")
 }
 
-// natsContext is what is used of a context of the nats command.
+// natsContext is the part of a nats CLI context that is used.
 type natsContext struct {
 	URL   string `json:"url"`
 	Creds string `json:"creds"`
@@ -51,7 +51,7 @@ type natsContext struct {
 	Key   string `json:"key"`
 }
 
-// mostFileBytes bounds files with settings and secrets.
+// mostFileBytes limits files with settings and secrets.
 const mostFileBytes = 64 << 10
 
 func readSmall(path string) ([]byte, error) {
@@ -67,7 +67,7 @@ func readSmall(path string) ([]byte, error) {
 	return p, err
 }
 
-// readSecret reads a file that nobody else may read.
+// readSecret reads a file that must not be readable by others.
 func readSecret(path string) (string, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -99,7 +99,7 @@ func (a *app) loadContext(name string) (c natsContext, err error) {
 	return c, nil
 }
 
-// connect connects to the servers. Later it reconnects by itself.
+// connect connects to the servers. The connection reconnects by itself.
 func (a *app) connect(name string) (*nats.Conn, error) {
 	c := a.conn
 	opts := []nats.Option{
@@ -146,7 +146,7 @@ func (a *app) connect(name string) (*nats.Conn, error) {
 	}
 	for u := range strings.SplitSeq(c.url, ",") {
 		if parsed, err := url.Parse(strings.TrimSpace(u)); err == nil && parsed.User != nil {
-			return nil, usagef("--nats with a secret in it can be seen by others: use --nats-token-file, --nats-creds or --nats-context")
+			return nil, usagef("others can see a secret in --nats: use --nats-token-file, --nats-creds or --nats-context")
 		}
 	}
 	if c.creds != "" {
@@ -172,7 +172,7 @@ func (a *app) connect(name string) (*nats.Conn, error) {
 	return nc, nil
 }
 
-// withQueue opens the fleet for f.
+// withQueue opens the fleet and calls f.
 func (a *app) withQueue(ctx context.Context, name string, f func(*natsqueue.Queue, *nats.Conn) error) error {
 	nc, err := a.connect(name)
 	if err != nil {
@@ -184,14 +184,14 @@ func (a *app) withQueue(ctx context.Context, name string, f func(*natsqueue.Queu
 	q, err := natsqueue.Open(opening, nc, natsqueue.Options{Name: a.fleet})
 	if err != nil {
 		if errors.Is(err, context.DeadlineExceeded) {
-			err = coded{fmt.Errorf("the queue does not answer: %w", err), exitTemporary}
+			err = coded{fmt.Errorf("the queue does not respond: %w", err), exitTemporary}
 		}
 		return err
 	}
 	return f(q, nc)
 }
 
-// serverTLS is the configuration of an embedded server.
+// serverTLS makes the TLS configuration of an embedded server.
 func serverTLS(cert, key, ca string) (*tls.Config, error) {
 	if cert == "" {
 		return nil, nil
@@ -208,14 +208,14 @@ func serverTLS(cert, key, ca string) (*tls.Config, error) {
 		}
 		c.RootCAs = x509.NewCertPool()
 		if !c.RootCAs.AppendCertsFromPEM(p) {
-			return nil, usagef("%q is no certificate", ca)
+			return nil, usagef("%q is not a certificate", ca)
 		}
 		c.ClientCAs = c.RootCAs
 	}
 	return c, nil
 }
 
-// isLoopback tells whether only this machine reaches an address.
+// isLoopback reports whether only this machine can reach an address.
 func isLoopback(addr string) bool {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {

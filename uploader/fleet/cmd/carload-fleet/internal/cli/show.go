@@ -24,18 +24,18 @@ import (
 	"github.com/carload/carload/uploader/fleet/natsqueue"
 )
 
-// brief is time for a question.
+// brief returns a context for one short request.
 func (a *app) brief() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(a.hard, 5*time.Second)
 }
 
-// status is the fleet at one time.
+// status is the state of the fleet at one time.
 type status struct {
 	Jobs    map[fleet.State]int   `json:"jobs"`
-	Bytes   map[fleet.State]int64 `json:"bytes"` // of files, as far as their size is known
+	Bytes   map[fleet.State]int64 `json:"bytes"` // of files, as far as known
 	Files   int                   `json:"files"`
 	Hosts   []fleet.Host          `json:"hosts"`
-	Stuck   []stuckJob            `json:"stuck"` // at most mostStuck of them
+	Stuck   []stuckJob            `json:"stuck"` // at most mostStuck
 	Seconds float64               `json:"etaSeconds,omitempty"`
 	Rate    float64               `json:"bytesPerSecond"`
 }
@@ -52,9 +52,9 @@ type stuckJob struct {
 
 const (
 	mostStuck = 20
-	// What was done in this time is what the rate is of.
+	// rateOver is the time over which the rate is measured.
 	rateOver = 2 * time.Minute
-	// A job that was tried so often is worth a look.
+	// A job that was tried this often counts as stuck.
 	oftenTried = 4
 )
 
@@ -92,7 +92,7 @@ func (a *app) look(ctx context.Context, q *natsqueue.Queue) (*status, error) {
 	return s, err
 }
 
-// write is the table.
+// write prints the status as text.
 func (s *status) write(w io.Writer) {
 	line := func(format string, args ...any) { _, _ = fmt.Fprintln(w, printable(fmt.Sprintf(format, args...))) }
 	total := 0
@@ -109,7 +109,7 @@ func (s *status) write(w io.Writer) {
 		line("%s a second%s", bytesText(int64(s.Rate)), eta)
 	}
 	if len(s.Hosts) == 0 {
-		line("no worker is there: start one by carload fleet work")
+		line("there is no worker: start one with carload fleet work")
 	}
 	for _, h := range s.Hosts {
 		state := ""
@@ -122,7 +122,7 @@ func (s *status) write(w io.Writer) {
 		line("slow: %s %s, attempt %d on %s, since %s: %s", j.ID, j.What, j.Attempt, j.Host, j.Since.Local().Format(time.TimeOnly), j.Reason)
 	}
 	if n := s.Jobs[fleet.Failed]; n > 0 {
-		line("%d jobs failed: carload fleet list --failed tells why, carload fleet retry --all sends them again", n)
+		line("%d jobs failed: carload fleet list --failed shows why, carload fleet retry --all sends them again", n)
 	}
 }
 
@@ -131,7 +131,7 @@ func (a *app) statusCommand() *cobra.Command {
 	var until bool
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show totals, rate, hosts and jobs that are slow; on a terminal, until Ctrl-C",
+		Short: "Show totals, rate, hosts and slow jobs; on a terminal, update until Ctrl-C",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := a.stopped(cmd.Context())
@@ -165,7 +165,7 @@ func (a *app) statusCommand() *cobra.Command {
 						}
 						return err
 					}
-					// A look costs reading all records.
+					// Getting the status reads all records.
 					if !pause(ctx, max(2*time.Second, 10*time.Since(begun))) {
 						return context.Cause(ctx)
 					}
@@ -173,12 +173,12 @@ func (a *app) statusCommand() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&once, "once", false, "show it once, also on a terminal")
-	cmd.Flags().BoolVar(&until, "wait", false, "wait until no job is left; the exit code is 3 if any failed")
+	cmd.Flags().BoolVar(&once, "once", false, "show it once, even on a terminal")
+	cmd.Flags().BoolVar(&until, "wait", false, "wait until no job is left; exit with 3 if any failed")
 	return cmd
 }
 
-// pause reports false if ctx is done before.
+// pause returns false if ctx ends first.
 func pause(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -222,8 +222,8 @@ func (a *app) listCommand() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&failed, "failed", false, "only those that failed, with the reason")
-	cmd.Flags().StringVar(&state, "state", "", "only those in this state: queued, running, done or failed")
+	cmd.Flags().BoolVar(&failed, "failed", false, "only failed jobs, with the reason")
+	cmd.Flags().StringVar(&state, "state", "", "only jobs in this state: queued, running, done or failed")
 	return cmd
 }
 
@@ -231,16 +231,16 @@ func (a *app) retryCommand() *cobra.Command {
 	var all bool
 	cmd := &cobra.Command{
 		Use:   "retry ID… | --all",
-		Short: "Hand jobs out again that have failed",
+		Short: "Hand out failed jobs again",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if all == (len(args) > 0) {
-				return usagef("give the jobs that carload fleet list --failed names, or --all")
+				return usagef("give IDs of jobs from carload fleet list --failed, or --all")
 			}
 			return a.withQueue(cmd.Context(), "carload fleet retry", func(q *natsqueue.Queue, _ *nats.Conn) error {
 				ids := make([]fleet.ID, 0, len(args))
 				for _, arg := range args {
 					if !fleet.ValidID(arg) {
-						return usagef("%q is not the name of a job", arg)
+						return usagef("%q is not the ID of a job", arg)
 					}
 					ids = append(ids, fleet.ID(arg))
 				}
@@ -270,11 +270,11 @@ func (a *app) retryCommand() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&all, "all", false, "all that have failed")
+	cmd.Flags().BoolVar(&all, "all", false, "all failed jobs")
 	return cmd
 }
 
-// reportRow is a row of the report. Fields are only ever added.
+// reportRow is a row of the report. Fields may be added, but not removed.
 type reportRow struct {
 	Source   string      `json:"source"`
 	Path     string      `json:"path"`
@@ -291,7 +291,7 @@ type reportRow struct {
 
 var reportColumns = []string{"source", "path", "bytes", "root", "target", "when", "verified", "state", "error", "host", "rawPath"}
 
-// rows are those of a job: one for each file and target.
+// rows returns the rows of a job: one for each file and target.
 func rows(r fleet.Record) (list []reportRow) {
 	said := map[int]bool{}
 	if r.Receipt != nil {
@@ -330,7 +330,7 @@ func (a *app) reportCommand() *cobra.Command {
 	var out string
 	cmd := &cobra.Command{
 		Use:   "report",
-		Short: "Make one list of everything: path, size, root, target, when, verified how",
+		Short: "List all files: path, size, root, target, time, verification",
 		Long: `Make one list of all files of all jobs, as CSV, or JSON lines with --json or into a
 file that ends in .jsonl. What is not done has its state and the reason; the exit
 code is then 3.`,
@@ -342,7 +342,7 @@ code is then 3.`,
 				if err != nil {
 					return err
 				}
-				a.say("%d files done, %d failed, %d queued, %d under way", counts[fleet.Done], counts[fleet.Failed], counts[fleet.Queued], counts[fleet.Running])
+				a.say("%d files done, %d failed, %d queued, %d running", counts[fleet.Done], counts[fleet.Failed], counts[fleet.Queued], counts[fleet.Running])
 				if counts[fleet.Failed]+counts[fleet.Queued]+counts[fleet.Running] > 0 {
 					return coded{errSilent, exitFailed}
 				}
@@ -350,7 +350,7 @@ code is then 3.`,
 			})
 		},
 	}
-	cmd.Flags().StringVarP(&out, "output", "o", "", "write into this file, .csv or .jsonl, which appears when it is complete")
+	cmd.Flags().StringVarP(&out, "output", "o", "", "write to this file (.csv or .jsonl), which appears when it is complete")
 	return cmd
 }
 
@@ -397,7 +397,8 @@ func (a *app) report(ctx context.Context, q fleet.Index, w io.Writer, out string
 	return buf.Flush()
 }
 
-// output gives f standard output, or a file that appears when f is done.
+// output calls f with standard output, or with a file that appears when f is
+// done.
 func (a *app) output(path string, f func(io.Writer) error) error {
 	if path == "" || path == "-" {
 		return f(a.stdio.Out)

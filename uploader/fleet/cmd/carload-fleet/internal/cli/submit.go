@@ -18,7 +18,7 @@ import (
 	"github.com/carload/carload/uploader/fleet/natsqueue"
 )
 
-// submission makes jobs of paths.
+// submission makes jobs from paths.
 type submission struct {
 	app       *app
 	source    []string
@@ -35,27 +35,27 @@ type submission struct {
 
 func (s *submission) add(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringArrayVar(&s.source, "source", nil, "NAME=DIR: a source root, and where this host has it")
-	f.StringVar(&s.filesFrom, "files-from", "", "read more paths from this file, one a line (- for standard input)")
-	f.BoolVar(&s.hidden, "hidden", false, "take names that begin with a dot as well")
-	f.BoolVar(&s.whole, "whole", false, "a directory is one upload, under one root, and not a list of files")
-	f.StringSliceVar(&s.job.To, "to", nil, "names of targets, that workers know (default: those of the worker)")
-	f.StringVar(&s.job.Recipe.Profile, "profile", "", "CID recipe (default: that of the worker)")
+	f.StringArrayVar(&s.source, "source", nil, "NAME=DIR: a source root, and its path on this host")
+	f.StringVar(&s.filesFrom, "files-from", "", "read more paths from this file, one per line (- for standard input)")
+	f.BoolVar(&s.hidden, "hidden", false, "include names that begin with a dot")
+	f.BoolVar(&s.whole, "whole", false, "make each directory one upload under one root, not a list of files")
+	f.StringSliceVar(&s.job.To, "to", nil, "names of targets that workers know (default: the worker's targets)")
+	f.StringVar(&s.job.Recipe.Profile, "profile", "", "CID profile (default: the worker's)")
 	f.StringVar(&s.job.Recipe.Chunker, "chunker", "", "as carload up's")
 	f.StringVar(&s.job.Recipe.Verify, "verify", "", "as carload up's")
 	f.Int64Var(&s.job.Recipe.MaxShardBytes, "max-shard-bytes", 0, "as carload up's, in bytes")
 	s.bytes = fleet.DefaultBatchBytes
-	f.Var(&s.bytes, "batch-bytes", "small files are gathered into jobs of about this size")
-	f.IntVar(&s.batch.Files, "batch-files", fleet.DefaultBatchFiles, "and of about this many files")
+	f.Var(&s.bytes, "batch-bytes", "group small files into jobs of about this size")
+	f.IntVar(&s.batch.Files, "batch-files", fleet.DefaultBatchFiles, "group small files into jobs of about this many files")
 }
 
-// jobs calls put with every job.
+// jobs calls put for every job.
 func (s *submission) jobs(ctx context.Context, paths []string, put func(fleet.Job) error) (err error) {
 	if s.sources, err = parseSources(s.source); err != nil {
 		return err
 	}
 	if len(paths) == 0 && s.filesFrom == "" {
-		return usagef("give the files and directories to submit, or a list of them by --files-from")
+		return usagef("give the files and directories to submit, or a list of them with --files-from")
 	}
 	s.batch.Job, s.batch.Bytes = s.job, int64(s.bytes)
 	all := func(list []fleet.Job) error {
@@ -80,7 +80,7 @@ func (s *submission) jobs(ctx context.Context, paths []string, put func(fleet.Jo
 	return all(s.batch.Flush())
 }
 
-// path adds a file, or the files below a directory, in the order of their names.
+// path adds a file, or the files below a directory, ordered by name.
 func (s *submission) path(path string, all func([]fleet.Job) error) error {
 	if strings.Contains(path, "://") {
 		return s.object(path, all)
@@ -114,14 +114,14 @@ func (s *submission) path(path string, all func([]fleet.Job) error) error {
 			return err
 		}
 		if !info.Mode().IsRegular() {
-			s.app.log.Info("left out: it is no regular file", "path", p)
+			s.app.log.Info("left out: not a regular file", "path", p)
 			return nil
 		}
 		return s.file(p, info, all)
 	})
 }
 
-// below finds the source root that a path is in: the innermost one.
+// below finds the innermost source root that contains a path.
 func (s *submission) below(path string) (name, rel string, err error) {
 	best := ""
 	for n, dir := range s.sources {
@@ -131,7 +131,7 @@ func (s *submission) below(path string) (name, rel string, err error) {
 		}
 	}
 	if best == "" {
-		return "", "", usagef("%q is in no source root: name it by --source", path)
+		return "", "", usagef("%q is in no source root: name it with --source", path)
 	}
 	return name, rel, nil
 }
@@ -150,7 +150,7 @@ func (s *submission) file(path string, info fs.FileInfo, all func([]fleet.Job) e
 	return s.put(name, f, all)
 }
 
-// object adds an object of a bucket, which is a job of its own.
+// object adds an object of a bucket, which gets a job of its own.
 func (s *submission) object(path string, all func([]fleet.Job) error) error {
 	name, rel, err := s.below(path)
 	if err != nil {
@@ -167,7 +167,7 @@ func (s *submission) put(source string, f fleet.File, all func([]fleet.Job) erro
 		}
 		s.batch.Job.Source = source
 	}
-	if !utf8.ValidString(string(f.Path)) { // what is said of it could not be told from others
+	if !utf8.ValidString(string(f.Path)) { // reports about it could not be told from others
 		j := s.batch.Job
 		j.V, j.Files = fleet.Version, []fleet.File{f}
 		return all(append(s.batch.Flush(), j))
@@ -175,11 +175,11 @@ func (s *submission) put(source string, f fleet.File, all func([]fleet.Job) erro
 	return all(s.batch.Add(f))
 }
 
-// together is how many jobs are on their way to the queue at a time: each waits
-// for the disk of the servers.
+// together is how many jobs are being put at a time: each waits for the disks
+// of the servers.
 const together = 64
 
-// putAll puts all jobs, and counts those that are new.
+// putAll puts all jobs and counts the new ones.
 func (s *submission) putAll(ctx context.Context, q fleet.Queue, paths []string) (jobs, added int64, err error) {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(together)
@@ -196,7 +196,7 @@ func (s *submission) putAll(ctx context.Context, q fleet.Queue, paths []string) 
 		return nil
 	})
 	if errPut := g.Wait(); errPut != nil {
-		err = errPut // the other one only says that it was cut short
+		err = errPut // the other error only says that it was cut short
 	}
 	return jobs, fresh.Load(), err
 }
@@ -222,7 +222,7 @@ a new job.`,
 					if cause := context.Cause(ctx); cause != nil {
 						err = cause
 					}
-					return fmt.Errorf("%w; %d jobs were put: the same command goes on", err, added)
+					return fmt.Errorf("%w; %d jobs were added: run the same command again to go on", err, added)
 				}
 				if a.json {
 					return a.event("submitted", map[string]any{"jobs": jobs, "new": added, "files": s.files, "bytes": s.total})

@@ -26,14 +26,14 @@ func (a *app) upCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Start the queue: a server on this host, or one of three",
-		Long: `Start a NATS server in this process and make the fleet in it. It listens on
-loopback unless told otherwise, and keeps every acknowledged write on disk.
+		Long: `Start a NATS server in this process and create the fleet in it. It listens on
+loopback by default, and syncs every acknowledged write to disk.
 
-Three servers on three hosts keep the queue when one of them is lost: give each
-a --name, its --cluster-listen and the --routes of all three.
+Three servers on three hosts keep the queue if one of them is lost: give each a
+--name, its --cluster-listen and the --routes of all three.
 
-With --nats URL no server is started: the fleet is made at the servers there.
-They should have "sync_interval: always"; "carload fleet doctor" looks at that.`,
+With --nats URL, no server is started: the fleet is created on those servers. They
+should have "sync_interval: always"; "carload fleet doctor" checks that.`,
 		Example: `  carload fleet up
   carload fleet up --name a --listen 10.0.0.1:4222 --cluster-listen 10.0.0.1:6222 \
     --routes 10.0.0.1:6222,10.0.0.2:6222,10.0.0.3:6222 \
@@ -63,7 +63,7 @@ They should have "sync_interval: always"; "carload fleet doctor" looks at that.`
 				if _, err := natsqueue.Create(making, nc, qo); err != nil {
 					return err
 				}
-				a.say("the fleet %s is there, at %s", a.fleet, nc.ConnectedUrlRedacted())
+				a.say("the fleet %s is ready at %s", a.fleet, nc.ConnectedUrlRedacted())
 				return nil
 			}
 			if o.Dir == "" {
@@ -73,11 +73,11 @@ They should have "sync_interval: always"; "carload fleet doctor" looks at that.`
 			}
 			for _, addr := range []string{o.Listen, o.ClusterListen} {
 				if addr != "" && !isLoopback(addr) && (cert == "" || tokenFile == "") && !insecure {
-					return usagef("others can reach %s: give --tls-cert, --tls-key and --token-file, or --insecure", addr)
+					return usagef("other machines can reach %s: give --tls-cert, --tls-key and --token-file, or --insecure", addr)
 				}
 			}
 			if len(o.Routes) > 0 && o.ClusterListen == "" {
-				return usagef("--routes: say by --cluster-listen which of them this server is")
+				return usagef("--routes: give this server's own address with --cluster-listen")
 			}
 			if tokenFile != "" {
 				if o.Token, err = readSecret(tokenFile); err != nil {
@@ -102,7 +102,7 @@ They should have "sync_interval: always"; "carload fleet doctor" looks at that.`
 				return err
 			}
 			defer nc.Close()
-			// Without the other servers it has no leader: it waits for them.
+			// It has no leader without the other servers, so it waits for them.
 			q, err := natsqueue.Create(ctx, nc, qo)
 			if err == nil {
 				err = q.MarkEmbedded(ctx)
@@ -118,27 +118,27 @@ They should have "sync_interval: always"; "carload fleet doctor" looks at that.`
 			} else {
 				err = a.print("%s", s.URL())
 			}
-			a.say("the queue is there, in %s; stop it with Ctrl-C", o.Dir)
+			a.say("the queue is ready, in %s; stop it with Ctrl-C", o.Dir)
 			<-ctx.Done()
 			return err
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.Dir, "dir", "", "where the queue is kept (default: in the user's data directory)")
+	f.StringVar(&o.Dir, "dir", "", "directory of the queue (default: in the user's data directory)")
 	f.StringVar(&o.Listen, "listen", "127.0.0.1:4222", "address for workers")
-	f.StringVar(&o.Name, "name", "queue", "name of this server, another one for each")
+	f.StringVar(&o.Name, "name", "queue", "name of this server, different for each")
 	f.StringVar(&o.ClusterListen, "cluster-listen", "", "address for the other servers")
 	f.StringSliceVar(&o.Routes, "routes", nil, "the --cluster-listen of all servers, separated by commas")
-	f.IntVar(&replicas, "replicas", 0, "copies of everything (default: 3 with --routes, else 1)")
-	f.DurationVar(&lease, "lease", fleet.DefaultLease, "how long a worker may be silent before its job is given to another")
-	f.StringVar(&tokenFile, "token-file", "", "file with a token that workers and servers have to give")
+	f.IntVar(&replicas, "replicas", 0, "number of copies (default: 3 with --routes, else 1)")
+	f.DurationVar(&lease, "lease", fleet.DefaultLease, "how long a worker may be silent before another gets its job")
+	f.StringVar(&tokenFile, "token-file", "", "file with a token that workers and servers must present")
 	f.StringVar(&cert, "tls-cert", "", "certificate of this server")
 	f.StringVar(&key, "tls-key", "", "key of the certificate")
-	f.BoolVar(&insecure, "insecure", false, "let others reach it without TLS and token")
+	f.BoolVar(&insecure, "insecure", false, "let other machines connect without TLS and token")
 	return cmd
 }
 
-// dataDir is where the queue is kept.
+// dataDir returns the default directory of the queue.
 func (a *app) dataDir() (string, error) {
 	dir := a.env["XDG_DATA_HOME"]
 	if dir == "" {
@@ -171,7 +171,7 @@ func parseSources(list []string) (sources, error) {
 		s[name] = dir
 	}
 	if len(s) == 0 {
-		return nil, usageError{errors.New("say by --source NAME=DIR where this host has the files")}
+		return nil, usageError{errors.New("say with --source NAME=DIR where this host has the files")}
 	}
 	return s, nil
 }
@@ -180,7 +180,7 @@ func (a *app) drainCommand() *cobra.Command {
 	var undo bool
 	cmd := &cobra.Command{
 		Use:   "drain HOST…",
-		Short: "Ask hosts to finish the shards in flight, give their jobs back and stop",
+		Short: "Ask hosts to finish the shards in flight, return their jobs and stop",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withQueue(cmd.Context(), "carload fleet drain", func(q *natsqueue.Queue, _ *nats.Conn) error {
@@ -193,6 +193,6 @@ func (a *app) drainCommand() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&undo, "undo", false, "take it back, for a host that has not seen it")
+	cmd.Flags().BoolVar(&undo, "undo", false, "cancel it, for a host that has not seen it")
 	return cmd
 }

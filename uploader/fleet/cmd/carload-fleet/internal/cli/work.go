@@ -28,7 +28,7 @@ import (
 	"github.com/carload/carload/uploader/fleet/runner"
 )
 
-// carloadProgram is what a worker runs.
+// carloadProgram returns the program that a worker runs.
 func (a *app) carloadProgram(flag string) (string, error) {
 	if flag != "" {
 		return exec.LookPath(flag)
@@ -40,7 +40,7 @@ func (a *app) carloadProgram(flag string) (string, error) {
 	}
 	path, err := exec.LookPath("carload")
 	if err != nil {
-		return "", usagef("carload is neither beside this program nor in PATH: name it by --carload")
+		return "", usagef("carload is neither beside this program nor in PATH: name it with --carload")
 	}
 	return path, nil
 }
@@ -68,13 +68,13 @@ func (a *app) workCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "work --source NAME=DIR [-- FLAGS OF CARLOAD UP]",
 		Short: "Take jobs from the queue and do them",
-		Long: `Take jobs from the queue and do them, until it is stopped. Each job is a run of
+		Long: `Take jobs from the queue and do them, until stopped. For each job, this runs
 "carload up" with the settings, targets and tokens of this host. Flags after -- are
-given to it as they are.
+passed to it.
 
-The first Ctrl-C or SIGTERM finishes the shards in flight and gives the jobs back.
-Jobs are taken only for the source roots that are named, and for targets that are
-named by --to here, or that are not named at all.`,
+The first Ctrl-C or SIGTERM finishes the shards in flight and returns the jobs. A
+worker takes only jobs for its source roots, and only jobs that name targets given
+with --to here, or no targets.`,
 		Example: `  carload fleet work --source data=/mnt/data --to home --slots 2
   carload fleet work --source data=/mnt/data -- --bwlimit 20MiB`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -83,7 +83,7 @@ named by --to here, or that are not named at all.`,
 				return err
 			}
 			if len(args) > 0 && cmd.ArgsLenAtDash() != 0 {
-				return usagef("%q: only flags of carload up after -- can be given", args[0])
+				return usagef("%q: only flags of carload up may follow, after --", args[0])
 			}
 			for _, t := range to {
 				if !fleet.ValidName(t) && !strings.Contains(t, "://") && !strings.Contains(t, "/") {
@@ -105,7 +105,7 @@ named by --to here, or that are not named at all.`,
 				o.Sources = append(o.Sources, name)
 			}
 			slices.Sort(o.Sources)
-			for _, t := range to { // others can't name what has no name
+			for _, t := range to { // others can't refer to a target without a name
 				if fleet.ValidName(t) {
 					o.To = append(o.To, t)
 				}
@@ -115,7 +115,7 @@ named by --to here, or that are not named at all.`,
 			if err != nil {
 				return err
 			}
-			defer os.RemoveAll(dir) //nolint:errcheck // it is a directory of temporary files
+			defer os.RemoveAll(dir) //nolint:errcheck // it only has temporary files
 			r.Share = filepath.Join(dir, "share")
 			o.Share = func(hosts int) error { return writeShare(r.Share, hosts) }
 			if err := o.Share(0); err != nil {
@@ -138,22 +138,22 @@ named by --to here, or that are not named at all.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringArrayVar(&source, "source", nil, "NAME=DIR: a source root, and where this host has it")
-	f.StringSliceVar(&to, "to", nil, "targets, as carload up's: where jobs go that name none, and which jobs may name")
-	f.IntVar(&o.Slots, "slots", 2, "jobs at a time: while one is sent the next one is hashed")
+	f.StringArrayVar(&source, "source", nil, "NAME=DIR: a source root, and its path on this host")
+	f.StringSliceVar(&to, "to", nil, "targets, as in carload up: for jobs that name none, and that jobs may name")
+	f.IntVar(&o.Slots, "slots", 2, "jobs at a time; while one is sent, the next is hashed")
 	f.IntVar(&transfers, "transfers", 0, "shards in flight of each job (default: carload's)")
-	f.StringVar(&o.Host, "host", host, "name of this host, another one for each")
-	f.StringVar(&o.Group, "group", "", "hosts that use the same token give the same name: they share its rate")
-	f.DurationVar(&o.Settle, "settle", 10*time.Second, "the window of the token's rate: a host that comes to others waits for so long before it sends, where there is a rate")
-	f.DurationVar(&o.Stall, "stall", fleet.DefaultStall, "a job of which no bytes move for so long is given up")
-	f.DurationVar(&o.Backoff, "backoff", fleet.DefaultBackoff, "how long a job rests after its first try that failed; it doubles")
-	f.StringVar(&program, "carload", "", "the carload to run (default: beside this program, or in PATH)")
+	f.StringVar(&o.Host, "host", host, "name of this host, different for each")
+	f.StringVar(&o.Group, "group", "", "hosts with the same group share the rate limit of one token")
+	f.DurationVar(&o.Settle, "settle", 10*time.Second, "window of the token's rate limit; a host that joins others waits this long before it sends")
+	f.DurationVar(&o.Stall, "stall", fleet.DefaultStall, "give up a job that moves no bytes for this long")
+	f.DurationVar(&o.Backoff, "backoff", fleet.DefaultBackoff, "how long a job rests after its first failure; it doubles each time")
+	f.StringVar(&program, "carload", "", "the carload program to run (default: beside this program, or in PATH)")
 	f.StringVar(&metrics, "metrics-addr", "", "serve Prometheus metrics at this address, such as 127.0.0.1:9090")
-	f.BoolVar(&public, "metrics-public", false, "let --metrics-addr be reached by others")
+	f.BoolVar(&public, "metrics-public", false, "let other machines reach --metrics-addr")
 	return cmd
 }
 
-// writeShare makes the file anew, so that nobody reads half of it.
+// writeShare replaces the file, so that nobody reads half of it.
 func writeShare(path string, hosts int) error {
 	text := "0/1\n"
 	if hosts > 0 {
@@ -165,8 +165,8 @@ func writeShare(path string, hosts int) error {
 	return os.Rename(path+".new", path)
 }
 
-// childEnviron is the environment of carload up: this one's, without what is for
-// this program.
+// childEnviron is the environment of carload up: that of this process, without
+// variables for this program.
 func (a *app) childEnviron() []string {
 	var environ []string
 	for k, v := range a.env {
@@ -195,12 +195,12 @@ type meter struct {
 func newMeter(a *app, q *natsqueue.Queue) *meter {
 	m := &meter{
 		app: a, reg: prometheus.NewRegistry(), counts: map[string]int{},
-		jobs:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "carload_fleet_jobs_total", Help: "Jobs by what became of them."}, []string{"outcome"}),
+		jobs:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "carload_fleet_jobs_total", Help: "Jobs by outcome."}, []string{"outcome"}),
 		bytes: prometheus.NewCounter(prometheus.CounterOpts{Name: "carload_fleet_sent_bytes_total", Help: "Bytes of shards that were sent."}),
-		took:  prometheus.NewHistogram(prometheus.HistogramOpts{Name: "carload_fleet_job_seconds", Help: "How long jobs took.", Buckets: prometheus.ExponentialBuckets(0.1, 4, 10)}),
-		busy:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "carload_fleet_jobs_running", Help: "Jobs under way on this host."}),
+		took:  prometheus.NewHistogram(prometheus.HistogramOpts{Name: "carload_fleet_job_seconds", Help: "Duration of jobs.", Buckets: prometheus.ExponentialBuckets(0.1, 4, 10)}),
+		busy:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "carload_fleet_jobs_running", Help: "Jobs running on this host."}),
 	}
-	waiting := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "carload_fleet_queue_jobs", Help: "Jobs of the whole fleet that are not done: queued or under way. -1 if the queue does not tell."}, func() float64 {
+	waiting := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "carload_fleet_queue_jobs", Help: "Jobs of the whole fleet that are queued or running. -1 if unknown."}, func() float64 {
 		ctx, cancel := a.brief()
 		defer cancel()
 		n, err := q.Waiting(ctx)
@@ -231,7 +231,7 @@ func (m *meter) observe(e fleet.Event) {
 		why = e.Err.Error()
 	}
 	if m.app.json {
-		_ = m.app.event("job", map[string]any{"id": e.ID, "outcome": e.Kind, "files": len(e.Job.Files), "sent": e.Sent, "seconds": e.Took.Seconds(), "error": why}) // nobody is left to tell
+		_ = m.app.event("job", map[string]any{"id": e.ID, "outcome": e.Kind, "files": len(e.Job.Files), "sent": e.Sent, "seconds": e.Took.Seconds(), "error": why}) // there is nobody left to tell
 		return
 	}
 	line := fmt.Sprintf("%s %s: %s in %s", e.Kind, what(e.Job), bytesText(e.Job.Bytes()), e.Took.Round(10*time.Millisecond))
@@ -241,7 +241,7 @@ func (m *meter) observe(e fleet.Event) {
 	m.app.say("%s", line)
 }
 
-// what names a job for people.
+// what describes a job for people.
 func what(j fleet.Job) string {
 	if len(j.Files) == 0 {
 		return "nothing"
@@ -253,7 +253,7 @@ func what(j fleet.Job) string {
 	return s
 }
 
-// String sums up.
+// String returns a summary.
 func (m *meter) String() string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -267,7 +267,7 @@ func (m *meter) serve(addr string, public bool) (stop func(), err error) {
 		return func() {}, nil
 	}
 	if !public && !isLoopback(addr) {
-		return nil, usagef("--metrics-addr %s can be reached by others: give --metrics-public if that is meant", addr)
+		return nil, usagef("--metrics-addr %s can be reached by other machines: give --metrics-public if that is intended", addr)
 	}
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -280,7 +280,7 @@ func (m *meter) serve(addr string, public bool) (stop func(), err error) {
 	g.Go(func() error { return s.Serve(l) })
 	m.app.say("metrics: http://%s/metrics", l.Addr())
 	return func() {
-		_ = s.Close() // the listener is all that there is
+		_ = s.Close() // the listener is all there is to close
 		if err := g.Wait(); !errors.Is(err, http.ErrServerClosed) {
 			m.app.log.Warn("serve metrics", "err", err)
 		}
