@@ -1,11 +1,10 @@
-// Package gateway gets DAGs back from places that need not be trusted: the
-// trustless gateways of IPFS, and targets that give blocks back.
+// Package gateway retrieves DAGs from places that need not be trusted:
+// trustless IPFS gateways, and targets that return blocks.
 //
-// A [Pool] has one source of blocks or several. It asks them side by side, and
-// whatever one of them does wrong (other bytes, too many, none, or slowly) costs
-// a try at another one. What it hands out is what was asked for: each block is
-// hashed before. A [Reader] fetches ahead of a walk through a DAG, in parallel
-// and bounded in bytes.
+// A [Pool] has one or more sources of blocks, and asks them in parallel. If a
+// source misbehaves (wrong bytes, too many, none, or too slow), another is
+// tried. Every block is hashed before it is handed out. A [Reader] fetches
+// ahead of a walk through a DAG, in parallel and with limited memory.
 package gateway
 
 import (
@@ -20,8 +19,8 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// Source is where blocks come from. It may be an [uploader.ArchiveFetcher] and
-// an [uploader.RangeFetcher] as well, which is quicker.
+// Source is where blocks come from. If it is also an [uploader.ArchiveFetcher]
+// and an [uploader.RangeFetcher], it is faster.
 type Source interface {
 	// String names the source in messages.
 	String() string
@@ -35,29 +34,30 @@ const (
 	DefaultAheadBytes = 14 << 20 // three requests
 )
 
-// fetches is how many requests a [Reader] has at a time.
+// fetches is how many requests a [Reader] makes at a time.
 const fetches = 16
 
-// Options are the knobs of [NewPool]. The zero value is good.
+// Options configure [NewPool]. The zero value is a good default.
 type Options struct {
 	// Retries is how often all sources are asked again after all have failed; 0
 	// means DefaultRetries, negative none.
 	Retries int
-	// AheadBytes is how much each [Reader] fetches ahead, by two requests or
-	// more; 0 means DefaultAheadBytes.
+	// AheadBytes is how much each [Reader] fetches ahead, in at least two
+	// requests; 0 means DefaultAheadBytes.
 	AheadBytes int64
-	// Hedge is how long one request may take before another source is asked as
-	// well; 0 means DefaultHedge.
+	// Hedge is how long a request may take before another source is asked too;
+	// 0 means DefaultHedge.
 	Hedge    time.Duration
-	Observer uploader.Observer // is told of retries; nil for none
-	Logger   *slog.Logger      // nil for none
-	Clock    uploader.Clock    // for waits between tries; nil means that of the machine
+	Observer uploader.Observer // receives [uploader.Retrying] events; nil means none
+	Logger   *slog.Logger      // nil means none
+	Clock    uploader.Clock    // for waits between attempts; nil means the system clock
 }
 
-// Pool is sources of the same blocks. It is safe for concurrent use.
+// Pool is one or more sources of the same blocks. It is safe for concurrent
+// use.
 type Pool struct{ pool *fetch.Pool }
 
-// NewPool makes a pool of one source or more.
+// NewPool makes a pool of one or more sources.
 func NewPool(opts Options, sources ...Source) *Pool {
 	to := fetch.Options{
 		Retries: opts.Retries, AheadBytes: opts.AheadBytes, Fetches: fetches, Hedge: opts.Hedge,
@@ -100,39 +100,40 @@ func NewPool(opts Options, sources ...Source) *Pool {
 	return &Pool{fetch.NewPool(to, all...)}
 }
 
-// Block returns the payload of a block. An error matches
-// [uploader.ErrNotFound] if no source has the block, [car.ErrCorrupt] if those
-// that say so have other bytes, [uploader.ErrUnavailable] if retries were used
-// up.
+// Block returns the payload of a block. The error matches
+// [uploader.ErrNotFound] if no source has the block, [car.ErrCorrupt] if the
+// sources that claim to have it return wrong bytes, and
+// [uploader.ErrUnavailable] if all attempts failed.
 func (p *Pool) Block(ctx context.Context, c cid.Cid) ([]byte, error) { return p.pool.Block(ctx, c) }
 
-// Reader gives the blocks of DAGs to one goroutine that walks them. It is told
-// where the walk is, and what comes next it fetches ahead: a few MiB, in
-// parallel. Being told nothing, or wrongly, costs no more than speed. A Reader
-// is closed when it is no longer used.
+// Reader returns the blocks of DAGs to a goroutine that walks them. It is told
+// where the walk is, and fetches a few MiB of what comes next, in parallel.
+// Missing or wrong hints cost only speed. A Reader is not safe for concurrent
+// use. The caller closes it.
 type Reader = fetch.Reader
 
-// NewReader makes a reader. What it fetches ahead ends with ctx.
+// NewReader makes a reader. Cancelling ctx ends its fetching ahead.
 func (p *Pool) NewReader(ctx context.Context) *Reader { return p.pool.NewReader(ctx) }
 
-// Walk says what is done with the blocks of a DAG.
+// Walk says what to do with the blocks of a DAG.
 type Walk struct {
-	// Visit is called with each block once, before those that it links to and in
-	// the order of its links: the order of an archive. The bytes are lent until it
-	// returns. Its error ends the walk.
+	// Visit is called once for each block, before the blocks that it links to,
+	// and in the order of links: the order of an archive. data is valid until
+	// Visit returns. An error ends the walk.
 	Visit func(c cid.Cid, data []byte) error
-	// Fault is called with a block that no source has, or none as its CID says,
-	// or that can't be decoded. What is below it is left out. It may be nil: then
-	// the first such block ends the walk, as does an error that Fault returns.
+	// Fault is called for a block that no source has with the right bytes, or
+	// that cannot be decoded. Everything below the block is left out. If Fault
+	// is nil, the first such block ends the walk, as does an error from Fault.
 	Fault func(c cid.Cid, err error) error
-	// Total, if it is not nil, is kept at the number of bytes of all blocks, as far
-	// as the nodes tell that have links to them.
+	// Total, if not nil, is kept at the total size of all blocks, as far as
+	// known from the nodes that link to them.
 	Total *atomic.Int64
 }
 
-// Walk fetches everything below a block of any kind that has links, ahead and in
-// parallel. It remembers the CIDs that it met. An error is that of a block or a
-// call, or matches [uploader.ErrUnavailable] if no source answers.
+// Walk fetches everything below a block of any codec with links, ahead and in
+// parallel. It remembers the CIDs that it has visited. It returns the error of
+// a block or of a callback, or one that matches [uploader.ErrUnavailable] if no
+// source responds.
 func (p *Pool) Walk(ctx context.Context, root cid.Cid, w Walk) error {
 	return p.pool.Walk(ctx, root, fetch.Walk(w))
 }

@@ -1,4 +1,4 @@
-// Package ledgertest is what every [uploader.Ledger] has to pass.
+// Package ledgertest tests what every [uploader.Ledger] must do.
 package ledgertest
 
 import (
@@ -19,16 +19,16 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// CID returns one of many CIDs of archives.
+// CID returns the n-th of many CIDs of archives.
 func CID(n int) cid.Cid {
 	var digest [32]byte
 	copy(digest[:], fmt.Sprint(n))
 	return car.CID(digest)
 }
 
-// Run tests ledgers. Open returns an empty one, and a function that makes it
-// go away and come back as it would after the end of the process; that is nil
-// for ledgers that don't outlive it.
+// Run tests ledgers. open returns an empty ledger, and a function that closes
+// it and opens it again, as if the process had ended; the function is nil for
+// ledgers that do not outlive their process.
 func Run(t *testing.T, open func(t *testing.T) (l uploader.Ledger, reopen func() uploader.Ledger)) {
 	t.Helper()
 	for name, test := range tests {
@@ -63,7 +63,7 @@ func testEmpty(t *testing.T, l uploader.Ledger, _ func() uploader.Ledger) {
 	if p, err := l.Description(t.Context(), "x"); p != nil || err != nil {
 		t.Errorf("description %q, %v", p, err)
 	}
-	// What is not there can be finished and forgotten.
+	// Unknown uploads can be finished and forgotten.
 	must(t, l.Finish(t.Context(), key, uploader.Finished{}))
 	must(t, l.Forget(t.Context(), key))
 }
@@ -210,8 +210,8 @@ func testSources(t *testing.T, l uploader.Ledger, reopen func() uploader.Ledger)
 	wantSources(grown.Root, "/a")
 }
 
-// testClaims: of many that want the same, one has it at a time; others are not
-// kept waiting; and who gives up waiting does not get it.
+// testClaims: of many who claim the same root, one has it at a time. Other
+// roots are not affected. Whoever gives up waiting does not get the claim.
 func testClaims(t *testing.T, l uploader.Ledger, _ func() uploader.Ledger) {
 	never := func() { t.Error("it waits") }
 	end, err := l.Begin(t.Context(), key, never)

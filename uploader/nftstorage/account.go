@@ -19,16 +19,16 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// Pages are as large as the API allows, unless uploads have so many parts each
-// that a page is more than what is read of a reply.
+// Pages are as large as the API allows, unless uploads have so many parts that
+// a page exceeds the limit for replies.
 const (
 	maxPageSize   = 1000
 	leastPageSize = 10
 )
 
-// page asks for a page of a list. Get is told how many entries it may have. A
-// page that is too long, or too large for the service, is asked for in a
-// smaller size, and so are all that follow.
+// page requests a page of a list. get is called with the number of entries to
+// ask for. If the reply is too large, for us or for the service, this page and
+// all later ones are requested in a smaller size.
 func (t *Target) page(get func(limit int) error) (limit int, err error) {
 	for {
 		size := t.pageSize.Load()
@@ -53,8 +53,8 @@ type listed struct {
 	Name string `json:"name"`
 }
 
-// Page implements [uploader.Pager]: the account's uploads, the newest first. The
-// cursor is the time that a page begins with.
+// Page implements [uploader.Pager]. It returns the account's uploads, newest
+// first. The cursor is the time with which a page begins.
 func (t *Target) Page(ctx context.Context, cursor string) (held []uploader.Held, next string, err error) {
 	var page []listed
 	var header http.Header
@@ -88,10 +88,11 @@ func (t *Target) Page(ctx context.Context, cursor string) (held []uploader.Held,
 	return held, next, nil
 }
 
-// List implements [uploader.Lister]: the account's uploads, the newest first.
+// List implements [uploader.Lister]. It yields the account's uploads, newest
+// first.
 func (t *Target) List(ctx context.Context) iter.Seq2[uploader.Held, error] {
 	return func(yield func(uploader.Held, error) bool) {
-		seen := map[string]bool{} // of the time that the next page begins with: it does so inclusively
+		seen := map[string]bool{} // roots with the time at which the next page begins, since that time is inclusive
 		at := ""
 		for cursor := ""; ; {
 			page, next, err := t.Page(ctx, cursor)
@@ -133,8 +134,8 @@ func (l *listed) upload() (uploader.Held, error) {
 	return u, err
 }
 
-// Delete implements [uploader.Deleter]: it takes an upload from the account. The error matches
-// [uploader.ErrNotFound] if there is no such upload.
+// Delete implements [uploader.Deleter]. It removes an upload from the account.
+// If there is no such upload, the error matches [uploader.ErrNotFound].
 func (t *Target) Delete(ctx context.Context, root cid.Cid) error {
 	resp, err := t.exchange(ctx, http.MethodDelete, "/"+root.String(), nil)
 	if err != nil {
@@ -147,11 +148,11 @@ func (t *Target) Delete(ctx context.Context, root cid.Cid) error {
 	return nil
 }
 
-// Pin is a request to hold a DAG, by the pinning service API.
+// Pin is a request to hold a DAG, as in the pinning service API.
 type Pin struct {
 	ID      string
 	Cid     cid.Cid
-	Name    string // as the service has it
+	Name    string // as stored by the service
 	State   uploader.State
 	Created time.Time
 }
@@ -174,7 +175,7 @@ func (p *pinStatus) pin() (Pin, error) {
 	return Pin{ID: p.RequestID, Cid: c, Name: p.Pin.Name, State: uploader.State(p.Status), Created: p.Created}, nil
 }
 
-// AddPin asks the service to hold a DAG, and to fetch what it lacks.
+// AddPin asks the service to hold a DAG, and to fetch the blocks that it lacks.
 func (t *Target) AddPin(ctx context.Context, c cid.Cid, name string) (Pin, error) {
 	var p pinStatus
 	p.Pin.Cid, p.Pin.Name = c.String(), name
@@ -188,13 +189,13 @@ func (t *Target) AddPin(ctx context.Context, c cid.Cid, name string) (Pin, error
 	return p.pin()
 }
 
-// RemovePin withdraws a pin by its ID.
+// RemovePin removes a pin by its ID.
 func (t *Target) RemovePin(ctx context.Context, id string) error {
 	return t.pins(ctx, http.MethodDelete, "/pins/"+url.PathEscape(id), nil, nil)
 }
 
-// Pins yields the account's pins in any state, the newest first. An error is
-// the last thing it yields.
+// Pins yields the account's pins in any state, newest first. If it yields an
+// error, that is the last thing.
 func (t *Target) Pins(ctx context.Context) iter.Seq2[Pin, error] {
 	return func(yield func(Pin, error) bool) {
 		before := ""
@@ -240,13 +241,13 @@ func (t *Target) Pins(ctx context.Context) iter.Seq2[Pin, error] {
 	}
 }
 
-// stuck says that a list may go on, but can't be asked for: the pages of the
-// API begin with a time, and this one has more than a page.
+// stuck reports a list that cannot be completed: the API's pages begin with a
+// time, and more entries than fit on a page have this time.
 func (t *Target) stuck(what string, size int, at string) error {
 	return bulk.Permanent(fmt.Errorf("%s can't list all %s: it has %d or more of %s, which fill a page", t, what, size, at))
 }
 
-// pins makes a request of the pinning API, whose replies have no envelope.
+// pins makes a request to the pinning API, whose replies have no envelope.
 func (t *Target) pins(ctx context.Context, method, path string, body []byte, v any) error {
 	p, err := t.exchange(ctx, method, path, body)
 	if err != nil || v == nil {
@@ -258,7 +259,7 @@ func (t *Target) pins(ctx context.Context, method, path string, body []byte, v a
 	return nil
 }
 
-// exchange sends a small request and returns the body of a good reply.
+// exchange sends a small request and returns the body of a successful reply.
 func (t *Target) exchange(ctx context.Context, method, path string, body []byte) ([]byte, error) {
 	if err := t.turn(ctx); err != nil {
 		return nil, err

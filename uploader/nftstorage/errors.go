@@ -12,16 +12,16 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// codeQuota is the code of a refusal for want of room that the key may use. Its
-// status is 403, as if the key were not good.
+// codeQuota is the code of a reply when the key's quota is used up. Its status
+// is 403, as for a wrong key.
 const codeQuota = "ERROR_QUOTA_EXCEEDED"
 
-// APIError is a refusal by the service. It matches [uploader.ErrUnauthorized],
-// [uploader.ErrQuotaExceeded], [uploader.ErrLimit] and [uploader.ErrNotFound]
-// where that is what it means.
+// APIError is an error reply of the service. It matches
+// [uploader.ErrUnauthorized], [uploader.ErrQuotaExceeded], [uploader.ErrLimit]
+// or [uploader.ErrNotFound] if that is what it means.
 type APIError struct {
 	Status     int           // HTTP status
-	Code       string        // of the API's envelope; empty if there was none
+	Code       string        // from the API's envelope; empty if there was none
 	Message    string        // quoted
 	RetryAfter time.Duration // 0 if the service did not say
 }
@@ -43,7 +43,7 @@ func (e *APIError) Error() string {
 	return s
 }
 
-// Is reports whether the refusal means target.
+// Is reports whether e matches target.
 func (e *APIError) Is(target error) bool {
 	switch target {
 	case uploader.ErrUnauthorized:
@@ -58,28 +58,29 @@ func (e *APIError) Is(target error) bool {
 	return false
 }
 
-// refusals are messages with status 500 by which the API refuses an archive.
+// refusals are messages with status 500 by which the API rejects an archive.
 var refusals = []string{
 	"missing roots", "too many roots", "block too big", "empty CAR", "missing root block",
 	"CAR must contain at least one non-root block",
 }
 
-// damaged is in the message that refuses a block for its hash.
+// damaged is part of the message for a block whose hash is wrong.
 const damaged = "CID hash does not match bytes"
 
-// Retry tells whether the same request can succeed later: by status, and
-// for status 500 by whether the API says that the archive is at fault.
+// Retry reports whether the same request may succeed later. It goes by the
+// status, and for status 500 by whether the API blames the archive.
 func (e *APIError) Retry() (again bool, after time.Duration) {
 	switch e.Status {
 	case http.StatusRequestTimeout, http.StatusTooEarly:
 		return true, e.RetryAfter
 	case http.StatusTooManyRequests:
 		if e.RetryAfter == 0 {
-			return true, 30 * time.Second // how long the original blocks a token
+			return true, 30 * time.Second // how long the original service blocks a token
 		}
 		return true, e.RetryAfter
 	case http.StatusBadRequest:
-		// Each block was hashed just before it left: it was damaged on the way.
+		// Each block was hashed just before it was sent, so it was damaged on
+		// the way.
 		return strings.Contains(e.Message, damaged), e.RetryAfter
 	case http.StatusServiceUnavailable:
 		return e.Code != "ERROR_MAINTENANCE", e.RetryAfter
@@ -95,9 +96,9 @@ func (e *APIError) Retry() (again bool, after time.Duration) {
 	return e.Status >= 500, e.RetryAfter
 }
 
-// apiError makes the error of a reply that is not a success.
+// apiError makes an error from an unsuccessful reply.
 func (t *Target) apiError(resp *http.Response) error {
-	p, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10)) // the status says enough if this fails
+	p, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10)) // if this fails, the status is enough
 	var env envelope
 	if json.Unmarshal(p, &env) != nil {
 		env = envelope{}
@@ -105,7 +106,7 @@ func (t *Target) apiError(resp *http.Response) error {
 	return t.refusal(resp, env)
 }
 
-// refusal reads either of the API's two forms of errors.
+// refusal parses either of the API's two forms of errors.
 func (t *Target) refusal(resp *http.Response, env envelope) *APIError {
 	code, message := env.Error.Code, env.Error.Message
 	if env.Error.Reason != "" {
@@ -118,5 +119,5 @@ func (t *Target) refusal(resp *http.Response, env envelope) *APIError {
 	return e
 }
 
-// ProxyError is a refusal by a proxy on the way to the service.
+// ProxyError is an error reply of a proxy on the way to the service.
 type ProxyError = bulk.ProxyError

@@ -7,8 +7,9 @@ import (
 	"os"
 )
 
-// withLocked calls f with the file. Processes that call at the same instant may
-// each miss what the other wrote; the window of one process stays exact.
+// withLocked calls f with the file, without locking it. Processes that call it
+// at the same instant may miss each other's changes; the window of each process
+// stays exact.
 func withLocked(path string, f func(*os.File) error) (err error) {
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {

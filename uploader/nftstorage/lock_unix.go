@@ -9,14 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// withLocked calls f with the file while no other process has it. The lock is
-// held for as long as it takes to read and write a few hundred bytes.
+// withLocked calls f with the file while it is locked for other processes. f
+// only reads and writes a few hundred bytes.
 func withLocked(path string, f func(*os.File) error) (err error) {
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, file.Close()) }() // which unlocks it
+	defer func() { err = errors.Join(err, file.Close()) }() // this unlocks it too
 	for {
 		err := unix.Flock(int(file.Fd()), unix.LOCK_EX)
 		if err == nil {

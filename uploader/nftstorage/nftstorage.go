@@ -1,5 +1,5 @@
-// Package nftstorage is the upload target that speaks the HTTP API of
-// NFT.Storage "Classic", as `carload serve` does.
+// Package nftstorage is the upload target for the HTTP API of NFT.Storage
+// "Classic", which `carload serve` also serves.
 package nftstorage
 
 import (
@@ -22,31 +22,32 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// maxReplyBytes bounds what is read on the word of a service.
+// maxReplyBytes limits what is read of a reply.
 const maxReplyBytes = 4 << 20
 
-// NewTransport is what a target sends requests by that was given no transport:
-// one TCP connection for each transfer (hence no HTTP/2), big writes, and no
-// timeout on a whole request. Proxies are those of the environment:
-// HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
+// NewTransport makes the default transport of a target: it uses one TCP
+// connection for each transfer (so no HTTP/2), large writes, and no timeout for
+// whole requests. It uses the proxies in the environment: HTTPS_PROXY,
+// HTTP_PROXY and NO_PROXY.
 func NewTransport() *http.Transport { return bulk.NewTransport() }
 
-// Options are the knobs of [New].
+// Options configure [New].
 type Options struct {
 	Endpoint string // base URL of the API, without credentials
 	Token    Token  // the API key
-	// Gateway is the base URL of the trustless gateway that gives blocks back;
+	// Gateway is the base URL of the trustless gateway for reading blocks back;
 	// empty means the endpoint.
 	Gateway string
-	// AllowHTTP lets the token travel unencrypted to other machines.
+	// AllowHTTP permits sending the token unencrypted to other machines.
 	AllowHTTP bool
-	// Transport sends the requests; nil means NewTransport.
+	// Transport sends the requests; nil means NewTransport().
 	Transport http.RoundTripper
-	// Stall is how long a request may move no byte; 0 means two minutes.
+	// Stall is how long a request may go without moving a byte; 0 means two
+	// minutes.
 	Stall time.Duration
-	// Pacer, if not nil, is waited for before each request.
+	// Pacer, if not nil, delays each request.
 	Pacer Pacer
-	// UserAgent names the program.
+	// UserAgent is sent with every request; empty means "carload".
 	UserAgent string
 }
 
@@ -55,11 +56,11 @@ type Pacer interface {
 	Wait(ctx context.Context) error
 }
 
-// Token is an API key. Whatever prints it prints a placeholder; Reveal is the
-// only way to its text.
+// Token is an API key. It prints as a placeholder; only Reveal returns its
+// text.
 type Token struct{ bulk.Secret }
 
-// NewToken makes a token of its text.
+// NewToken makes a token from its text.
 func NewToken(secret string) (Token, error) {
 	for _, r := range secret {
 		if r <= ' ' || r > '~' || r == '"' || r == '\'' {
@@ -72,18 +73,17 @@ func NewToken(secret string) (Token, error) {
 	return Token{bulk.NewSecret(secret)}, nil
 }
 
-// Target is a service. It is safe for concurrent use. Close lets go of idle
-// connections.
+// Target is a service. It is safe for concurrent use.
 type Target struct {
 	opts    Options
 	base    *url.URL
 	gateway *url.URL
 	client  *bulk.Client
 
-	pageSize atomic.Int32 // of lists: what was found to fit in a reply
+	pageSize atomic.Int32 // of lists: what fits into a reply
 }
 
-// New makes a target. It sends nothing.
+// New makes a target. It sends nothing. The caller closes the target.
 func New(opts Options) (*Target, error) {
 	base, err := parseEndpoint(opts.Endpoint, opts.AllowHTTP)
 	if err != nil {
@@ -117,31 +117,32 @@ func parseEndpoint(s string, allowHTTP bool) (*url.URL, error) {
 	case err != nil:
 		return nil, fmt.Errorf("endpoint: %w", err)
 	case u.User != nil:
-		return nil, errors.New("endpoint: a URL with a user name or password is not accepted; the token is given apart")
+		return nil, errors.New("endpoint: the URL must not contain a user name or password; pass the token separately")
 	case u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
 		return nil, fmt.Errorf("endpoint %q: give a full URL such as https://api.example.org", s)
 	case u.RawQuery != "" || u.Fragment != "":
 		return nil, fmt.Errorf("endpoint %q: must end with its path", s)
 	case u.Scheme == "http" && !allowHTTP && !bulk.IsLoopback(u.Hostname()):
-		return nil, fmt.Errorf("endpoint %q: plain HTTP would show the token to others on the way; use https", s)
+		return nil, fmt.Errorf("endpoint %q: plain HTTP would reveal the token on the way; use https", s)
 	}
 	u.Path = strings.TrimRight(u.Path, "/")
 	return u, nil
 }
 
-// Close lets go of idle connections.
+// Close closes idle connections.
 func (t *Target) Close() error {
 	t.client.Close()
 	return nil
 }
 
-// Skew is how much the service's clock was ahead of ours, if it was told.
+// Skew returns how far the service's clock is ahead of ours. ok is false if
+// that is not known yet.
 func (t *Target) Skew() (time.Duration, bool) { return t.client.Skew() }
 
-// String is the endpoint.
+// String returns the endpoint.
 func (t *Target) String() string { return t.base.String() }
 
-// Put implements [uploader.Target] by POST /upload.
+// Put implements [uploader.Target] with POST /upload.
 func (t *Target) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt, error) {
 	if err := t.turn(ctx); err != nil {
 		return uploader.Receipt{}, err
@@ -166,13 +167,13 @@ func (t *Target) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt, 
 	}
 	root := v.root()
 	if !root.Defined() {
-		return uploader.Receipt{}, fmt.Errorf("%w: it names no root, ours is %s", uploader.ErrRootMismatch, s.Root)
+		return uploader.Receipt{}, fmt.Errorf("%w: it names no root; ours is %s", uploader.ErrRootMismatch, s.Root)
 	}
 	parts, err := v.parts()
 	return uploader.Receipt{Root: root, Parts: parts, State: uploader.State(v.Pin.Status)}, err
 }
 
-// maxShardBytes is where the edge of the original service refused a request.
+// maxShardBytes is the request limit of the original service's edge.
 const maxShardBytes = 100 << 20
 
 // Limits implements [uploader.Limited].
@@ -180,12 +181,12 @@ func (t *Target) Limits() uploader.Limits {
 	return uploader.Limits{ShardBytes: maxShardBytes, BlockBytes: car.MaxBlockBytes}
 }
 
-// SharesBlocks implements [uploader.BlockSharer]: `carload serve` counts blocks
-// across uploads. A service that does not never calls such a DAG complete, and
-// gets the rest.
+// SharesBlocks implements [uploader.BlockSharer]. `carload serve` shares blocks
+// between uploads. A service that does not would never report such a DAG as
+// complete, and is then sent the rest.
 func (t *Target) SharesBlocks() bool { return true }
 
-// Status implements [uploader.StatusChecker] by GET /{cid}.
+// Status implements [uploader.StatusChecker] with GET /{cid}.
 func (t *Target) Status(ctx context.Context, root cid.Cid) (uploader.Status, error) {
 	var v nft
 	if _, err := t.get(ctx, "/"+root.String(), &v); err != nil {
@@ -195,7 +196,7 @@ func (t *Target) Status(ctx context.Context, root cid.Cid) (uploader.Status, err
 	return uploader.Status{State: uploader.State(v.Pin.Status), Parts: parts}, err
 }
 
-// get asks for a value, and returns the header that it came with.
+// get requests a value, and returns the header of the reply.
 func (t *Target) get(ctx context.Context, path string, v any) (http.Header, error) {
 	if err := t.turn(ctx); err != nil {
 		return nil, err
@@ -209,7 +210,7 @@ func (t *Target) get(ctx context.Context, path string, v any) (http.Header, erro
 	return t.do(req, dog, v)
 }
 
-// FetchBlock implements [uploader.BlockFetcher] over the trustless gateway.
+// FetchBlock implements [uploader.BlockFetcher] with the trustless gateway.
 func (t *Target) FetchBlock(ctx context.Context, c cid.Cid, limit int) ([]byte, error) {
 	if err := t.turn(ctx); err != nil {
 		return nil, err
@@ -231,8 +232,9 @@ func (t *Target) FetchBlock(ctx context.Context, c cid.Cid, limit int) ([]byte, 
 	return p, nil
 }
 
-// FetchArchive implements [uploader.ArchiveFetcher] over the trustless
-// gateway: the whole DAG, depth first, each block once if the gateway can.
+// FetchArchive implements [uploader.ArchiveFetcher] with the trustless gateway:
+// the whole DAG, depth first, with each block once if the gateway supports
+// that.
 func (t *Target) FetchArchive(ctx context.Context, root cid.Cid) (io.ReadCloser, error) {
 	return t.archive(ctx, root, "dag-scope=all")
 }
@@ -261,7 +263,7 @@ func (t *Target) archive(ctx context.Context, c cid.Cid, scope string) (io.ReadC
 	return &archiveBody{dog.Reply(resp.Body), t, ctx, stop}, nil
 }
 
-// archiveBody is the body of an archive that is fetched.
+// archiveBody is the body of an archive that is being fetched.
 type archiveBody struct {
 	io.ReadCloser
 	t    *Target
@@ -299,8 +301,8 @@ func (t *Target) fetch(ctx context.Context, path, accept string) (*http.Response
 	return resp, nil
 }
 
-// request makes a request to a path below one of the two bases. The token goes
-// to the API's origin only.
+// request makes a request for a path below one of the two bases. It sends the
+// token only to the API's origin.
 func (t *Target) request(ctx context.Context, method string, base *url.URL, path string, body io.Reader) (*http.Request, error) {
 	req, err := http.NewRequestWithContext(ctx, method, base.String()+path, body)
 	if err != nil {
@@ -312,8 +314,8 @@ func (t *Target) request(ctx context.Context, method string, base *url.URL, path
 	return req, nil
 }
 
-// turn waits until the next request may be sent. It comes before the watch for
-// stalls and before a body is opened.
+// turn waits until the next request may be sent. It must come before the stall
+// watchdog and before a body is opened.
 func (t *Target) turn(ctx context.Context) error {
 	if t.opts.Pacer == nil {
 		return nil
@@ -323,7 +325,7 @@ func (t *Target) turn(ctx context.Context) error {
 
 var errTooLong = errors.New("the reply is too long")
 
-// reply sends a request and returns a good reply, with its body.
+// reply sends a request and returns a successful reply with its body.
 func (t *Target) reply(req *http.Request, dog *bulk.Watchdog) (*http.Response, []byte, error) {
 	resp, err := t.client.Send(req)
 	if err != nil {
@@ -343,8 +345,7 @@ func (t *Target) reply(req *http.Request, dog *bulk.Watchdog) (*http.Response, [
 	return resp, p, nil
 }
 
-// do sends a request and decodes the value of the reply's
-// envelope.
+// do sends a request and decodes the value in the envelope of the reply.
 func (t *Target) do(req *http.Request, dog *bulk.Watchdog, v any) (http.Header, error) {
 	resp, p, err := t.reply(req, dog) //nolint:bodyclose // it is closed there
 	if err != nil {
@@ -355,7 +356,8 @@ func (t *Target) do(req *http.Request, dog *bulk.Watchdog, v any) (http.Header, 
 	}
 	env := envelope{Value: v}
 	if err := json.Unmarshal(p, &env); err != nil {
-		// Cut on the way, perhaps, though the service has taken what was sent.
+		// The reply may have been truncated on the way, although the service
+		// has processed the request.
 		return nil, bulk.BrokenReply(fmt.Errorf("the reply of %s is not the API's JSON: %w", t, err))
 	}
 	if !env.OK {
@@ -364,14 +366,14 @@ func (t *Target) do(req *http.Request, dog *bulk.Watchdog, v any) (http.Header, 
 	return resp.Header, nil
 }
 
-// envelope is what wraps every reply of the API.
+// envelope wraps every reply of the API.
 type envelope struct {
 	OK    bool `json:"ok"`
 	Value any  `json:"value"`
 	Error struct {
 		Code    string `json:"code"`
 		Message string `json:"message"`
-		Reason  string `json:"reason"` // of the pinning API, as is the next
+		Reason  string `json:"reason"` // of the pinning API, as is the next field
 		Details string `json:"details"`
 	} `json:"error"`
 }
@@ -385,7 +387,8 @@ type nft struct {
 	} `json:"pin"`
 }
 
-// root is undefined if the reply names none that can be parsed.
+// root returns the root in the reply, undefined if there is none or it is
+// invalid.
 func (v *nft) root() cid.Cid {
 	c, err := cid.Decode(v.CID)
 	if err != nil {
@@ -394,7 +397,7 @@ func (v *nft) root() cid.Cid {
 	return c
 }
 
-// parts does not quote what it can't parse: it could be anything, a token too.
+// parts does not quote what it cannot parse: it might be a token.
 func (v *nft) parts() ([]cid.Cid, error) {
 	parts := make([]cid.Cid, 0, len(v.Parts))
 	for i, s := range v.Parts {

@@ -14,15 +14,15 @@ import (
 	"time"
 )
 
-// The rate that hosted NFT.Storage takes from one token. Beyond it the token
-// is blocked for half a minute.
+// The rate limit of the hosted NFT.Storage for one token. If it is exceeded,
+// the service blocks the token for half a minute.
 const (
 	HostedRequests = 30
 	HostedWindow   = 10 * time.Second
 )
 
-// Window is a [Pacer] that lets at most a number of requests begin within any
-// window of a length. Unlike a token bucket it never lets through twice as
+// Window is a [Pacer] that lets at most this many requests begin within any
+// window of this length. Unlike a token bucket, it never lets through twice as
 // many. It is safe for concurrent use.
 type Window struct {
 	n      int
@@ -42,8 +42,8 @@ func NewWindow(requests int, length time.Duration) (*Window, error) {
 	return &Window{n: requests, length: length, ring: newRing(requests)}, nil
 }
 
-// NewSharedWindow makes a pacer that all processes share that use the token
-// and the directory. What is kept there does not tell the token.
+// NewSharedWindow makes a pacer that is shared by all processes with the same
+// token and directory. The files there do not reveal the token.
 func NewSharedWindow(dir string, token Token, requests int, length time.Duration) (*Window, error) {
 	w, err := NewWindow(requests, length)
 	if err != nil {
@@ -57,17 +57,17 @@ func NewSharedWindow(dir string, token Token, requests int, length time.Duration
 	return w, nil
 }
 
-// Vary lets fewer requests begin than the window was made for: as many as f says,
-// which is asked before each, within as long as it says. While it is none,
+// Vary makes the limit variable: before each request, f is called for the
+// number of requests and the length of the window. While the number is 0,
 // requests wait. It is for hosts that share a token and come and go. Call it
 // before the first Wait.
 func (w *Window) Vary(f func() (requests int, within time.Duration, err error)) { w.vary = f }
 
-// varyPoll is how often it is looked whether a share has changed.
+// varyPoll is how often the share is checked for changes.
 const varyPoll = time.Second
 
-// waitVarying waits without taking a place ahead of its time: by then the share
-// may be another one.
+// waitVarying waits without reserving a place in the future, since the share
+// may have changed by then.
 func (w *Window) waitVarying(ctx context.Context) error {
 	t := time.NewTimer(0)
 	defer t.Stop()
@@ -91,8 +91,8 @@ func (w *Window) waitVarying(ctx context.Context) error {
 	}
 }
 
-// takeIfDue takes the next place if its time has come, and tells otherwise how
-// long that is away.
+// takeIfDue takes the next place if it is due, and otherwise returns how long
+// to wait.
 func (w *Window) takeIfDue(n int, length time.Duration) (wait time.Duration, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -114,7 +114,7 @@ func (w *Window) takeIfDue(n int, length time.Duration) (wait time.Duration, err
 	return wait, nil
 }
 
-// Wait implements [Pacer]. Requests go in the order in which they came; one
+// Wait implements [Pacer]. Requests go in the order of their calls. A request
 // that is cancelled while it waits has used up its place.
 func (w *Window) Wait(ctx context.Context) error {
 	if err := context.Cause(ctx); err != nil {
@@ -137,7 +137,7 @@ func (w *Window) Wait(ctx context.Context) error {
 	}
 }
 
-// reserve takes the next place and tells when it is.
+// reserve takes the next place and returns its time.
 func (w *Window) reserve() (at time.Time, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -157,16 +157,16 @@ func (w *Window) reserve() (at time.Time, err error) {
 	return at, nil
 }
 
-// ring is when the last n requests were, or will be, in order of time.
+// ring is the times of the last n requests, past or planned, in order.
 type ring struct {
-	at   []int64 // Unix time in nanoseconds; 0 is never
-	head int     // the oldest
+	at   []int64 // Unix time in nanoseconds; 0 means never
+	head int     // index of the oldest
 }
 
 func newRing(n int) ring { return ring{at: make([]int64, n)} }
 
-// mostAhead is how many windows ahead places can be taken. A time beyond that
-// was written by a clock that was wrong.
+// mostAhead limits how many windows ahead a place can be. A later time was
+// written by a clock that was wrong.
 const mostAhead = 100
 
 // next takes the next place.
@@ -181,16 +181,16 @@ func (r *ring) next(now time.Time, length time.Duration) time.Time {
 	if oldest := r.at[r.head]; oldest != 0 {
 		t = max(t, oldest+int64(length))
 	}
-	// Never before the place that was taken last: the order is what the oldest
-	// is known by.
+	// Never before the last place: the times must be in order, so that the
+	// oldest is at head.
 	t = max(t, r.at[(r.head+len(r.at)-1)%len(r.at)])
 	r.at[r.head] = t
 	r.head = (r.head + 1) % len(r.at)
 	return time.Unix(0, t)
 }
 
-// takeIfDue takes the next place of n if that is now, or tells how long it has to
-// be waited for.
+// takeIfDue takes the next of n places if it is due, and otherwise returns how
+// long to wait.
 func (r *ring) takeIfDue(now time.Time, length time.Duration, n int) time.Duration {
 	before := ring{at: append([]int64(nil), r.at...), head: r.head}
 	if oldest := r.at[(r.head+len(r.at)-n)%len(r.at)]; oldest != 0 {
@@ -205,7 +205,7 @@ func (r *ring) takeIfDue(now time.Time, length time.Duration, n int) time.Durati
 	return 0
 }
 
-// load reads the ring. A file that is not a ring of this size is an empty one.
+// load reads the ring. A file that is not a ring of this size counts as empty.
 func (r *ring) load(f *os.File) error {
 	buf := make([]byte, 8*(len(r.at)+2))
 	n, err := f.ReadAt(buf, 0)

@@ -1,9 +1,9 @@
-// Package receipts is the record of what was sent where, as it goes from one
-// host to another: a stream of JSON lines that a ledger exports and another one
-// imports, and that reports are made of.
+// Package receipts defines the records of what was sent where, as they go from
+// one host to another: a stream of JSON lines that one ledger exports and
+// another imports, and from which reports are made.
 //
-// Such a stream may come from anybody. [Read] bounds each line before it is
-// decoded, checks every field, and finds a stream that was cut.
+// A stream may come from an untrusted origin. [Read] limits each line before
+// decoding it, checks every field, and detects a truncated stream.
 package receipts
 
 import (
@@ -23,42 +23,42 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// Record is one of [Upload], [Receipt] and [Source].
+// Record is an [Upload], a [Receipt] or a [Source].
 type Record interface{ record() }
 
-// Upload is that shards of a root were sent to a target.
+// Upload records that shards of a root were sent to a target.
 type Upload struct {
 	uploader.UploadKey
 	Begun    time.Time
-	Verified time.Time // zero if it was not
+	Verified time.Time // zero if not verified
 }
 
-// Receipt is that the target has a shard of an upload.
+// Receipt records that the target has a shard of an upload.
 type Receipt struct {
 	uploader.UploadKey
-	Index int // from 0
+	Index int // counted from 0
 	CID   cid.Cid
 }
 
-// Source is that an upload is the last one from a place.
+// Source records the last upload from a place.
 type Source struct {
 	uploader.UploadKey
 	uploader.Finished
 	At    time.Time
-	Known bool // Bytes and Level are: earlier versions did not keep them
+	Known bool // whether Bytes and Level are set: earlier versions did not keep them
 }
 
 func (Upload) record()  {}
 func (Receipt) record() {}
 func (Source) record()  {}
 
-// Bounds of what is read.
+// Limits on what is read.
 const (
 	MaxLineBytes = 64 << 10
-	MaxIndex     = 1 << 24 // shards of an upload
+	MaxIndex     = 1 << 24 // number of shards of an upload
 )
 
-// line is any of the lines. Fields are only ever added.
+// line is any kind of line. Fields may be added, but not removed.
 type line struct {
 	V             int       `json:"v"`
 	Type          string    `json:"type"`
@@ -71,10 +71,10 @@ type line struct {
 	Index         *int      `json:"index,omitempty"`
 	Archive       string    `json:"archive,omitempty"`
 	Path          string    `json:"path,omitempty"`
-	RawPath       []byte    `json:"rawPath,omitempty"` // the path, if it is no text: base64
+	RawPath       []byte    `json:"rawPath,omitempty"` // base64 of the path, if it is not valid UTF-8
 	Bytes         *int64    `json:"bytes,omitempty"`
 	Verified      string    `json:"verified,omitempty"`
-	Lines         *int      `json:"lines,omitempty"` // of the end: those before it
+	Lines         *int      `json:"lines,omitempty"` // in the last line: number of lines before it
 }
 
 const (
@@ -87,7 +87,7 @@ const (
 	typeEnd     = "end"
 )
 
-// Write writes records as a stream that [Read] takes.
+// Write writes records as a stream for [Read], and returns how many.
 func Write(w io.Writer, records iter.Seq2[Record, error]) (n int, err error) {
 	buf := bufio.NewWriter(w)
 	put := func(l line) error {
@@ -147,18 +147,18 @@ func lineOf(r Record) line {
 	return line{}
 }
 
-// ErrMalformed is matched by errors of what is no stream of records, or one that
-// was cut.
+// ErrMalformed is wrapped by errors about a stream that is not an export, or is
+// truncated.
 var ErrMalformed = errors.New("not an export of a ledger")
 
-// IsExport tells whether a stream begins as Write begins it.
+// IsExport reports whether a stream begins like one from Write.
 func IsExport(first []byte) bool {
 	return bytes.HasPrefix(first, []byte(`{"v":1,"type":"`+typeExport+`"`))
 }
 
-// Read yields the records of a stream, or of several one after the other. An
-// error is the last thing it yields, and says in which line it is. What precedes
-// it may be used, for records are added and never taken back.
+// Read yields the records of one stream, or of several in sequence. If it
+// yields an error, that is the last thing, and says which line is wrong. The
+// records before it can be used, since records are only ever added.
 func Read(r io.Reader) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
 		lines := bufio.NewScanner(r)
@@ -179,13 +179,13 @@ func Read(r io.Reader) iter.Seq2[Record, error] {
 			}
 			switch {
 			case l.V != version:
-				fail("it is of version %d, this carload knows %d", l.V, version)
+				fail("it has version %d, but this carload knows only version %d", l.V, version)
 				return
 			case l.Type == typeExport && !open:
 				n, open = 0, true
 				continue
 			case l.Type == typeExport:
-				fail("the export before it has no end")
+				fail("the previous export has no last line")
 				return
 			case !open:
 				fail("it comes before the first line of an export")
@@ -216,12 +216,12 @@ func Read(r io.Reader) iter.Seq2[Record, error] {
 			yield(nil, err)
 		case open || at == 0:
 			at++
-			fail("the end is missing: it was cut")
+			fail("the end is missing: the export is truncated")
 		}
 	}
 }
 
-// parse checks a line. A record of a later kind is nil.
+// parse checks a line. It returns nil for an unknown kind of record.
 func (l *line) parse() (Record, error) {
 	switch l.Type {
 	case typeUpload, typeReceipt, typeSource:
@@ -242,16 +242,16 @@ func (l *line) parse() (Record, error) {
 	case l.Target == "" || !utf8.ValidString(l.Target):
 		return nil, errors.New("there is no target")
 	case l.MaxShardBytes < 0:
-		return nil, fmt.Errorf("shards of %d bytes", l.MaxShardBytes)
+		return nil, fmt.Errorf("invalid shard limit of %d bytes", l.MaxShardBytes)
 	case !plausible(l.Begun) || !plausible(l.Finished):
-		return nil, errors.New("a time is of another age")
+		return nil, errors.New("a time is out of range")
 	}
 	switch l.Type {
 	case typeUpload:
 		return Upload{u, l.Begun.UTC(), l.Finished.UTC()}, nil
 	case typeReceipt:
 		if l.Index == nil || *l.Index < 0 || *l.Index > MaxIndex {
-			return nil, errors.New("there is no such shard")
+			return nil, errors.New("the shard index is out of range")
 		}
 		archive, err := cid.Decode(l.Archive)
 		if err != nil {
@@ -268,7 +268,7 @@ func (l *line) parse() (Record, error) {
 		}
 		if l.Bytes != nil {
 			if *l.Bytes < 0 {
-				return nil, fmt.Errorf("a source of %d bytes", *l.Bytes)
+				return nil, fmt.Errorf("invalid source size of %d bytes", *l.Bytes)
 			}
 			if err := s.Level.UnmarshalText([]byte(l.Verified)); err != nil {
 				return nil, err
@@ -279,7 +279,7 @@ func (l *line) parse() (Record, error) {
 	}
 }
 
-// plausible tells times that fit a ledger: microseconds since 1970.
+// plausible reports whether a time fits into a ledger: microseconds since 1970.
 func plausible(t time.Time) bool {
 	return t.IsZero() || t.After(time.UnixMicro(0)) && t.Before(time.UnixMicro(math.MaxInt64/2))
 }

@@ -20,12 +20,13 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// Until 2026 a ledger was a file of bbolt, version 2 of its format, in the byte
-// order of the machine. This reads one, once, with nothing taken on trust.
+// Until 2026 a ledger was a bbolt file, version 2 of its format, in the byte
+// order of the machine. This code reads such a file once, and trusts nothing in
+// it.
 const (
 	boltMagic   = 0xED0CDAED
 	boltVersion = 2
-	boltFormat  = "1" // of what is in it
+	boltFormat  = "1" // of the contents
 
 	boltBranch = 0x01
 	boltLeaf   = 0x02
@@ -45,8 +46,8 @@ var (
 	boltBuckets = []string{"meta", "uploads", "receipts", "suspects", "plans", "planorder"}
 )
 
-// isBolt tells whether a file begins as bbolt's do. The first two pages are
-// alike, so that one may be damaged.
+// isBolt reports whether a file begins like a bbolt file. The first two pages
+// are alike, so one of them may be damaged.
 func isBolt(p []byte) bool {
 	found := func(page int) bool { return len(p) >= page+boltHead && native.Uint32(p[page+pageHeader:]) == boltMagic }
 	for page := minBoltPage; page <= maxBoltPage; page *= 2 {
@@ -57,16 +58,16 @@ func isBolt(p []byte) bool {
 	return found(0)
 }
 
-// carryOver puts a ledger in the place of an old one, which is kept beside it.
-// The caller has the lock. What can't be read is left out if salvage says so,
-// and an error otherwise.
+// carryOver replaces an old ledger with a new one, and keeps the old one beside
+// it. The caller has the lock. What cannot be read is left out if salvage is
+// true, and otherwise an error.
 func carryOver(ctx context.Context, path string, salvage bool) (r Report, err error) {
 	old, err := os.Open(path)
 	if err != nil {
 		return r, err
 	}
 	defer old.Close()
-	// An earlier carload may have it open, and writes to it.
+	// An earlier version of carload may have it open and write to it.
 	if ok, err := lock(ctx, old, false); err != nil || !ok {
 		return r, errors.Join(err, unless(ok))
 	}
@@ -101,13 +102,13 @@ type boltFile struct {
 	high     uint64 // pages in use
 	root     uint64
 	seen     map[uint64]bool
-	buckets  int // that were found
+	buckets  int // number found
 
-	kept, lost int   // entries; places that can't be read
-	first      error // damage
+	kept, lost int   // entries copied; places that can't be read
+	first      error // damage found
 }
 
-// damage notes what can't be read, and goes on.
+// damage notes what cannot be read. Reading goes on.
 func (b *boltFile) damage(f string, args ...any) {
 	b.lost++
 	if b.first == nil {
@@ -115,7 +116,7 @@ func (b *boltFile) damage(f string, args ...any) {
 	}
 }
 
-// carry copies what the file has into a transaction.
+// carry copies the contents of the file into a transaction.
 func (b *boltFile) carry(ctx context.Context, tx *sql.Tx) error {
 	format := ""
 	b.visit = func(bucket string, k, v []byte) (damage, fatal error) {
@@ -140,7 +141,7 @@ func (b *boltFile) carry(ctx context.Context, tx *sql.Tx) error {
 			if err != nil || len(k) != idSize+4 {
 				return fmt.Errorf("not a receipt: %w", err), nil
 			}
-			// Uploads had the ids that they have here, and so had descriptions.
+			// Uploads and descriptions had the same ids then.
 			fatal = put(ctx, tx, tableReceipts, k[:idSize], int64(binary.BigEndian.Uint32(k[idSize:])), archive.Bytes())
 		case "suspects":
 			u, blocks, err := boltSuspects(data)
@@ -150,11 +151,11 @@ func (b *boltFile) carry(ctx context.Context, tx *sql.Tx) error {
 			fatal = suspect(ctx, tx, u, blocks)
 		case "plans":
 			if len(data) <= 8 || int64(binary.BigEndian.Uint64(data)) < 0 {
-				return errors.New("not a plan"), nil
+				return errors.New("not a description"), nil
 			}
 			fatal = put(ctx, tx, tableDescriptions, k, int64(binary.BigEndian.Uint64(data)), data[8:])
 		default:
-			return nil, nil // the order of the descriptions is in them
+			return nil, nil // the descriptions contain their order
 		}
 		b.kept++
 		return nil, fatal
@@ -165,7 +166,7 @@ func (b *boltFile) carry(ctx context.Context, tx *sql.Tx) error {
 	if format == "" {
 		b.damage("it has no format number")
 	} else if format != boltFormat {
-		// A later format may well have what looks wrong here.
+		// What looks wrong here may be right in a later format.
 		return fmt.Errorf("it was written by another version of carload (format %q): use that version", format)
 	}
 	return nil
@@ -174,7 +175,7 @@ func (b *boltFile) carry(ctx context.Context, tx *sql.Tx) error {
 func boltUnseal(k, v []byte) ([]byte, error) {
 	const sumSize = 4
 	if len(v) < sumSize {
-		return nil, errors.New("the value is cut")
+		return nil, errors.New("the value is truncated")
 	}
 	data := v[sumSize:]
 	if binary.BigEndian.Uint32(v) != crc32.Update(crc32.Checksum(k, castagnoli), castagnoli, data) {
@@ -212,7 +213,7 @@ func boltSuspects(p []byte) (u uploader.UploadKey, blocks []cid.Cid, err error) 
 	return u, list[1:], nil
 }
 
-// walk visits every key and value of every bucket. Its error is that of a
+// walk visits every key and value of every bucket. It returns the error of a
 // visit.
 func (b *boltFile) walk() error {
 	if !b.meta() {
@@ -220,7 +221,7 @@ func (b *boltFile) walk() error {
 		return nil
 	}
 	if int64(b.high)*b.pageSize > b.size {
-		b.damage("it has %d bytes and should have %d", b.size, int64(b.high)*b.pageSize)
+		b.damage("it has %d bytes, but should have %d", b.size, int64(b.high)*b.pageSize)
 	}
 	b.seen = map[uint64]bool{}
 	err := b.page("", b.root, 0)
@@ -230,10 +231,10 @@ func (b *boltFile) walk() error {
 	return err
 }
 
-// meta finds the newer of the two meta pages that are whole.
+// meta finds the newer of the intact meta pages.
 func (b *boltFile) meta() (found bool) {
 	var newest uint64
-	// Where the second one is depends on the page size, which both tell.
+	// The place of the second one depends on the page size, which both contain.
 	for at := int64(0); at <= maxBoltPage; at = max(2*at, minBoltPage) {
 		var p [boltHead]byte
 		if _, err := b.r.ReadAt(p[:], at); err != nil {
@@ -258,18 +259,18 @@ func (b *boltFile) meta() (found bool) {
 	return found
 }
 
-// page visits a page, and those below.
+// page visits a page and those below it.
 func (b *boltFile) page(bucket string, id uint64, depth int) error {
 	if id < 2 || id >= b.high || b.seen[id] || depth > maxDepth {
-		b.damage("page %d is referred to wrongly", id)
+		b.damage("invalid reference to page %d", id)
 		return nil
 	}
 	b.seen[id] = true
 	var head [pageHeader]byte
 	_, err := b.r.ReadAt(head[:], int64(id)*b.pageSize)
-	n := int64(native.Uint32(head[12:])) + 1 // with what it overflows to
+	n := int64(native.Uint32(head[12:])) + 1 // including overflow pages
 	if err != nil || native.Uint64(head[:]) != id || n > int64(b.high-id) {
-		b.damage("page %d is not what it should be: %v", id, err)
+		b.damage("page %d is not of the expected kind: %v", id, err)
 		return nil
 	}
 	for i := id + 1; i < id+uint64(n); i++ {
@@ -287,15 +288,15 @@ func (b *boltFile) page(bucket string, id uint64, depth int) error {
 	return b.elements(bucket, buf, depth)
 }
 
-// elements visits what is on a page.
+// elements visits the elements of a page.
 func (b *boltFile) elements(bucket string, page []byte, depth int) error {
 	if len(page) < pageHeader {
-		b.damage("a page of bucket %q is cut", bucket)
+		b.damage("a page of bucket %q is truncated", bucket)
 		return nil
 	}
 	flags, count := native.Uint16(page[8:]), int(native.Uint16(page[10:]))
 	if flags != boltLeaf && flags != boltBranch || pageHeader+count*elementSize > len(page) {
-		b.damage("a page of bucket %q is not one of data", bucket)
+		b.damage("a page of bucket %q is not a data page", bucket)
 		return nil
 	}
 	var last []byte
@@ -337,7 +338,7 @@ func (b *boltFile) elements(bucket string, page []byte, depth int) error {
 	return nil
 }
 
-// bucket visits a bucket: pages of its own, or one within the value.
+// bucket visits a bucket, which has its own pages or is inline in the value.
 func (b *boltFile) bucket(parent, name string, v []byte, depth int) error {
 	if parent != "" || len(v) < bucketHeader || !slices.Contains(boltBuckets, name) {
 		b.damage("bucket %q", name)

@@ -12,7 +12,7 @@ import (
 	"github.com/carload/carload/uploader/receipts"
 )
 
-// hasVerified tells ledgers of this version from earlier ones.
+// hasVerified distinguishes ledgers of this version from earlier ones.
 func hasVerified(ctx context.Context, q interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 },
@@ -32,7 +32,7 @@ func addVerified(ctx context.Context, read *sqlite.Reader, write *sql.DB) error 
 			return nil
 		}
 		_, err := tx.ExecContext(ctx, verifiedSchema)
-		if code := sqlite.Code(err); code == 1 { // it is there, under a name that is not what it was
+		if code := sqlite.Code(err); code == 1 { // it exists, but is damaged or not what it was
 			err = damaged("%w", err)
 		}
 		return err
@@ -47,13 +47,13 @@ func putSource(ctx context.Context, tx *sql.Tx, s receipts.Source) error {
 	)
 }
 
-// exportBatch is how many rows are read at a time, so that no transaction is
-// open while they are written to who knows where.
+// exportBatch is how many rows are read at a time. No transaction is open while
+// they are written, which may take long.
 const exportBatch = 1000
 
-// Export yields what the ledger knows: of each upload its receipts, and of each
-// source its last upload. Suspects and descriptions are of
-// this host. What others add meanwhile may be in it or not.
+// Export yields what the ledger knows: each upload with its receipts, and the
+// last upload of each source. Suspects and descriptions only make sense on this
+// host, and are left out. Concurrent changes may be included or not.
 func (l *Ledger) Export(ctx context.Context) iter.Seq2[receipts.Record, error] {
 	return func(yield func(receipts.Record, error) bool) {
 		for u, err := range l.exportedUploads(ctx) {
@@ -78,7 +78,7 @@ func (l *Ledger) Export(ctx context.Context) iter.Seq2[receipts.Record, error] {
 	}
 }
 
-// batches yields what next gives, until it gives less than a batch.
+// batches yields what next returns, until it returns less than a batch.
 func batches[T any](next func() ([]T, error)) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		for {
@@ -147,11 +147,11 @@ func sourceOf(r row) (s receipts.Source, err error) {
 	return s, err
 }
 
-// errEnough ends a query whose rows nobody wants any more.
+// errEnough ends a query when no more rows are wanted.
 var errEnough = errors.New("enough")
 
-// LastSources yields the last upload of each source to each target, in the order
-// of paths and then targets.
+// LastSources yields the last upload of each source to each target, ordered by
+// path and then target.
 func (l *Ledger) LastSources(ctx context.Context) iter.Seq2[receipts.Source, error] {
 	return func(yield func(receipts.Source, error) bool) {
 		err := l.each(ctx, tableSources, `ORDER BY source, target`, nil, func(r row) error {
@@ -178,9 +178,10 @@ func (l *Ledger) verified(ctx context.Context, s *receipts.Source) error {
 	})
 }
 
-// Import adds records of another ledger, and counts them. What is here stays: a
-// receipt that both have is this ledger's, and of the last uploads of a source
-// the later one counts. An error of records ends it; what came before is kept.
+// Import adds records of another ledger and returns how many. What this ledger
+// has stays: if both have a receipt, this ledger's counts; of the last uploads
+// of a source, the later one counts. If records yields an error, Import ends,
+// and keeps what came before.
 func (l *Ledger) Import(ctx context.Context, records iter.Seq2[receipts.Record, error]) (n int, err error) {
 	next, stop := iter.Pull2(records)
 	defer stop()
@@ -250,7 +251,7 @@ func take(ctx context.Context, tx *sql.Tx, r receipts.Record) error {
 	return nil
 }
 
-// takeUpload adds an upload, or what is new of one that is known.
+// takeUpload adds an upload, or what is new in it.
 func takeUpload(ctx context.Context, tx *sql.Tx, u Upload) error {
 	known := false
 	err := each(ctx, tx, tableUploads, `WHERE id = ?`, []any{uploadID(u.UploadKey)}, func(r row) error {
@@ -273,7 +274,7 @@ func takeUpload(ctx context.Context, tx *sql.Tx, u Upload) error {
 	return u.put(ctx, tx)
 }
 
-// Unfinished yields uploads that have receipts and were never verified.
+// Unfinished yields uploads that have receipts but were never verified.
 func (l *Ledger) Unfinished(ctx context.Context) iter.Seq2[Upload, error] {
 	return func(yield func(Upload, error) bool) {
 		for u, err := range l.exportedUploads(ctx) {

@@ -17,7 +17,7 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// kind is what a file is.
+// kind is the kind of a file.
 type kind int
 
 const (
@@ -28,17 +28,17 @@ const (
 
 const (
 	sqliteMagic = "SQLite format 3\x00"
-	pageBytes   = 4096 // SQLite's default, in which a ledger is made
+	pageBytes   = 4096 // SQLite's default, which new ledgers use
 
-	// Places in the header of a database.
+	// Offsets in the header of a database.
 	headerBytes = 100
 	pageCountAt = 28
 	freeListAt  = 32
 	appIDAt     = 68
 )
 
-// kindOf looks at the beginning of a file. One that only looks like a ledger
-// behind its first page is a ledger, too: it is damaged.
+// kindOf looks at the beginning of a file. A file that looks like a ledger only
+// after its first page is a damaged ledger.
 func kindOf(path string) (kind, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -65,26 +65,26 @@ func kindOf(path string) (kind, error) {
 	return other, nil
 }
 
-// The first bytes of pages of tables without row numbers.
+// The first bytes of pages of WITHOUT ROWID tables.
 const (
 	indexInner = 0x02
 	indexLeaf  = 0x0a
 )
 
-// IsLedger tells whether a file is a ledger, of this version of carload or
-// another, even if it is damaged.
+// IsLedger reports whether a file is a ledger, of any version of carload, even
+// if it is damaged.
 func IsLedger(path string) (bool, error) {
 	k, err := kindOf(path)
 	return k == ledger || k == bolt, err
 }
 
-// openLock opens a file that is there to be locked.
+// openLock opens the lock file.
 func openLock(path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 }
 
-// settle sees to it that there is a file at path, makes a new ledger if there
-// is none, and leaves the lock shared.
+// settle makes sure that there is a ledger at path, creates one if there is no
+// file, and leaves the lock shared.
 func settle(ctx context.Context, path string, l *os.File) error {
 	for {
 		if ok, err := lock(ctx, l, false); err != nil || !ok {
@@ -108,7 +108,7 @@ func settle(ctx context.Context, path string, l *os.File) error {
 	}
 }
 
-// settleOld carries over what an earlier carload has left at path, and leaves
+// settleOld carries over the ledger of an earlier carload at path, and leaves
 // the lock shared.
 func settleOld(ctx context.Context, path string, l *os.File) error {
 	if ok, err := lock(ctx, l, true); err != nil || !ok {
@@ -131,7 +131,7 @@ func unless(ok bool) error {
 	return uploader.ErrLedgerLocked
 }
 
-// create puts a new ledger at path, where there is none. The caller has the
+// create creates a new ledger at path, where there is none. The caller has the
 // lock.
 func create(ctx context.Context, path string) error {
 	tmp, err := build(ctx, path, nil)
@@ -141,10 +141,10 @@ func create(ctx context.Context, path string) error {
 	return replace(tmp, path)
 }
 
-// replace puts a new file in the place of a ledger and what belongs to it. It
-// is there completely or not at all.
+// replace replaces a ledger and its log with a new file, completely or not at
+// all.
 func replace(tmp, path string) error {
-	// The log of a ledger that somebody has removed would be taken for ours.
+	// A leftover log of a removed ledger would be taken for ours.
 	for _, suffix := range []string{"-wal", "-shm"} {
 		if err := os.Remove(path + suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return errors.Join(err, os.Remove(tmp))
@@ -156,24 +156,23 @@ func replace(tmp, path string) error {
 	return durable.SyncDir(filepath.Dir(path))
 }
 
-// setAside puts a new file in the place of one that is kept beside it.
+// setAside replaces a file with a new one, and keeps the old one beside it.
 func setAside(path, why, tmp string) (kept string, err error) {
 	kept = path + "." + why + "-" + time.Now().UTC().Format("20060102T150405.000000000")
-	// Both names are there until the new file takes the first.
+	// Keep both names until the new file takes the first one.
 	if err := os.Link(path, kept); err != nil {
-		if err = os.Rename(path, kept); err != nil { // a file system without links
+		if err = os.Rename(path, kept); err != nil { // the file system has no links
 			return "", errors.Join(err, os.Remove(tmp))
 		}
 	}
-	// What a crash has left in the log belongs to it.
+	// The log that a crash has left belongs to it.
 	if err := os.Rename(path+"-wal", kept+"-wal"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return kept, errors.Join(err, os.Remove(tmp))
 	}
 	return kept, replace(tmp, path)
 }
 
-// build makes a ledger beside path, durable, and has fill put into it what it
-// is to have.
+// build makes a durable ledger beside path, and calls fill to fill it.
 func build(ctx context.Context, path string, fill func(*sql.Tx) error) (tmp string, err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), ".ledger-*.tmp") // mode 0600
 	if err != nil {
@@ -194,7 +193,7 @@ func buildAt(ctx context.Context, path string, fill func(*sql.Tx) error) (err er
 	if err != nil {
 		return err
 	}
-	// The last one to close it writes the log into the file, and removes it.
+	// The last connection to close writes the log into the file and removes it.
 	defer func() { err = errors.Join(err, db.Close()) }()
 	return sqlite.Update(ctx, db, func(tx *sql.Tx) error {
 		if _, err := tx.ExecContext(ctx, schema+fmt.Sprintf(`PRAGMA application_id = %d; PRAGMA user_version = %d`, applicationID, version)); err != nil {

@@ -11,11 +11,11 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// Files beside the ledger. Whoever has it open shares the lock, and nobody else
-// may have it when the file is made, replaced or moved away: SQLite finds its
-// log by the name of the file. A claim of a root at a target is a lock of one
-// byte, whose place is their hash: to make and remove a file for each upload
-// costs more than all else that the ledger does.
+// Files beside the ledger. Everyone who has the ledger open shares the lock.
+// Creating, replacing or moving it needs the lock exclusively, because SQLite
+// finds its log by the name of the file. Claiming a root at a target locks one
+// byte, whose offset is their hash: a file for each upload would cost more than
+// everything else the ledger does.
 const (
 	lockSuffix  = ".lock"
 	claimSuffix = ".claim"
@@ -28,12 +28,12 @@ const (
 	lockWait = 10 * time.Second
 )
 
-// lock waits for a lock of the file for at most lockWait.
+// lock waits for a lock of the file, for at most lockWait.
 func lock(ctx context.Context, f *os.File, exclusive bool) (bool, error) {
 	return poll(ctx, lockWait, func() (bool, error) { return tryLock(f, exclusive) })
 }
 
-// poll tries again and again for at most limit; 0 is for ever.
+// poll calls try until it succeeds, for at most limit; 0 means no limit.
 func poll(ctx context.Context, limit time.Duration, try func() (bool, error)) (bool, error) {
 	begin := time.Now()
 	timer := time.NewTimer(0)
@@ -70,7 +70,7 @@ func (l *Ledger) Begin(ctx context.Context, u uploader.UploadKey, waits func()) 
 		return nil, fmt.Errorf("claim an upload: %w", err)
 	}
 	return func() {
-		_ = unclaim(l.claim, at) // the end of the process does it as well
+		_ = unclaim(l.claim, at) // the end of the process does it too
 		leave()
 	}, nil
 }

@@ -2,5 +2,5 @@ package sqliteledger
 
 import "golang.org/x/sys/unix"
 
-// setByteLock locks for an open file.
+// setByteLock is a lock of an open file description.
 const setByteLock = unix.F_OFD_SETLK

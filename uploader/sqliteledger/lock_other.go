@@ -4,7 +4,7 @@ package sqliteledger
 
 import "os"
 
-// tryLock locks nothing: this system has no lock that ends with its process.
+// tryLock locks nothing: this system has no locks that end with their process.
 func tryLock(*os.File, bool) (bool, error) { return true, nil }
 
 // tryClaim claims nothing, for the same reason.

@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tryLock locks a file, or reports false if others have it locked. What is
-// locked already is let go of, whatever comes of it. The kernel lets go when
-// the process ends, however it ends.
+// tryLock locks a file, or returns false if others have it locked. In any case
+// it gives up a lock that f has already. The kernel releases the lock when the
+// process ends, however it ends.
 func tryLock(f *os.File, exclusive bool) (bool, error) {
 	how := unix.LOCK_SH
 	if exclusive {
@@ -29,8 +29,8 @@ func tryLock(f *os.File, exclusive bool) (bool, error) {
 	}
 }
 
-// tryClaim locks a byte of a file, or reports false if another process has it
-// locked.
+// tryClaim locks a byte of a file, or returns false if another process has
+// locked it.
 func tryClaim(f *os.File, at int64) (bool, error) {
 	err := lockByte(f, at, unix.F_WRLCK)
 	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
@@ -39,7 +39,7 @@ func tryClaim(f *os.File, at int64) (bool, error) {
 	return err == nil, err
 }
 
-// unclaim lets go of a byte.
+// unclaim unlocks a byte.
 func unclaim(f *os.File, at int64) error { return lockByte(f, at, unix.F_UNLCK) }
 
 func lockByte(f *os.File, at int64, how int16) error {
@@ -51,8 +51,8 @@ func lockByte(f *os.File, at int64, how int16) error {
 	}
 }
 
-// writable tells why a file can't be written to. It does not open it: to close
-// it would undo the locks that SQLite has of it.
+// writable returns an error that says why a file cannot be written. It does not
+// open the file: closing it would release the locks that SQLite has on it.
 func writable(path string) error {
 	if err := unix.Access(path, unix.R_OK|unix.W_OK); err != nil {
 		return &os.PathError{Op: "open", Path: path, Err: err}

@@ -13,16 +13,16 @@ import (
 	"github.com/carload/carload/internal/sqlite"
 )
 
-// Report is what a [Repair] did.
+// Report is the result of a [Repair].
 type Report struct {
 	Kept int    // rows that could be read: uploads, receipts, suspects, descriptions
-	Lost int    // places that could not
-	Old  string // where the old file is now
+	Lost int    // places that could not be read
+	Old  string // path of the old file
 }
 
-// Repair makes a new ledger at path of what can be read of the one that is
-// there, which is kept beside it. Receipts that are lost cost little: the
-// service is asked what it holds. No process may have the ledger open.
+// Repair makes a new ledger at path from what can be read of the old one, which
+// is kept beside it. Lost receipts cost little, since the service is asked what
+// it holds. No process may have the ledger open.
 func Repair(ctx context.Context, path string) (Report, error) {
 	r, err := repair(ctx, path)
 	if err != nil {
@@ -50,13 +50,12 @@ func repair(ctx context.Context, path string) (r Report, err error) {
 	if k == bolt {
 		return carryOver(ctx, path, true)
 	}
-	// To open it is to write to it: what the log has goes into the file. So that
-	// is done to a copy.
+	// Opening a database writes its log into the file. Do that to a copy.
 	dir, err := os.MkdirTemp(filepath.Dir(path), ".ledger-*.tmp")
 	if err != nil {
 		return r, err
 	}
-	defer os.RemoveAll(dir) //nolint:errcheck // it is a copy
+	defer os.RemoveAll(dir) //nolint:errcheck // only a copy
 	copied := filepath.Join(dir, "ledger")
 	for _, suffix := range []string{"", "-wal"} {
 		if err := copyFile(path+suffix, copied+suffix); err != nil && (suffix == "" || !errors.Is(err, os.ErrNotExist)) {
@@ -68,8 +67,8 @@ func repair(ctx context.Context, path string) (r Report, err error) {
 		if there || err != nil {
 			return err
 		}
-		// The first page has the names of the tables. They are those of every
-		// ledger, and where they begin as well.
+		// The first page has the names and root pages of the tables, which are
+		// the same in every ledger.
 		r = Report{Lost: 1}
 		if err := newHead(ctx, copied); err != nil {
 			return err
@@ -84,8 +83,8 @@ func repair(ctx context.Context, path string) (r Report, err error) {
 	return r, err
 }
 
-// salvage copies the rows that are whole, and reports false if there is not
-// even a table.
+// salvage copies the intact rows. It returns false if there is not even a
+// table.
 func (r *Report) salvage(ctx context.Context, from string, tx *sql.Tx) (there bool, err error) {
 	db, err := sqlite.OpenReader(from, 1)
 	if err != nil {
@@ -94,12 +93,12 @@ func (r *Report) salvage(ctx context.Context, from string, tx *sql.Tx) (there bo
 	defer db.Close()
 	for _, table := range tables {
 		if table == tableVerified && !hasVerified(ctx, db) {
-			continue // of an earlier version
+			continue // not in earlier versions
 		}
 		seen := map[string]bool{}
 		var failed error
-		// A page that can't be read ends a query. What is behind it is found
-		// from the other end.
+		// An unreadable page ends a query. Read what is behind it from the
+		// other end.
 		for _, order := range []string{"", "ORDER BY 1 DESC, 2 DESC"} {
 			lost := 0
 			err := each(ctx, db, table, order, nil, func(values row) error {
@@ -128,8 +127,8 @@ func (r *Report) salvage(ctx context.Context, from string, tx *sql.Tx) (there bo
 	return there, nil
 }
 
-// newHead gives a file the first page of a new ledger, with as many pages as
-// it has.
+// newHead replaces the first page of a file with that of a new ledger, adjusted
+// to the number of pages.
 func newHead(ctx context.Context, path string) error {
 	tmp, err := build(ctx, path, nil)
 	if err != nil {

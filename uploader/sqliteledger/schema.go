@@ -16,17 +16,16 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// What a database's header says: that it is a ledger, and of which version.
+// The database header says that this is a ledger, and of which version.
 const (
 	applicationID = 0x63617264
 	version       = 1
 )
 
-// Ids are of fixed length, so that whatever a target or a file is called, it is
-// a key. CIDs are in their binary form, empty for none. Times are microseconds
-// since 1970, 0 for never. The last column of each table is a checksum of the
-// others: see sum. No table has an index beside itself, which could say
-// something else.
+// Ids have a fixed length, so that targets and files with any name can be keys.
+// CIDs are in binary form, empty for none. Times are microseconds since 1970, 0
+// for never. The last column of each table is a checksum of the others; see
+// sum. There are no separate indexes, which might contradict their tables.
 const schema = `
 CREATE TABLE uploads (
 	id              BLOB PRIMARY KEY,
@@ -78,9 +77,8 @@ CREATE TABLE plans (
 ) WITHOUT ROWID;
 ` + verifiedSchema
 
-// What else is known of the last upload of a source, under the id it has there.
-// Ledgers of earlier versions have no such table: it is added when they are
-// opened.
+// More about the last upload of a source, under the same id. Ledgers of earlier
+// versions do not have this table; it is added when they are opened.
 const verifiedSchema = `
 CREATE TABLE verified (
 	id    BLOB PRIMARY KEY,
@@ -101,12 +99,12 @@ const (
 
 var tables = [...]string{tableUploads, tableReceipts, tableSuspects, tableSources, tableDescriptions, tableVerified}
 
-// row is the columns of a table but for the sum: int64, string or []byte.
+// row is the columns of a table except the sum: int64, string or []byte.
 type row []any
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// sum is the checksum of a row.
+// sum computes the checksum of a row.
 func sum(table string, r row) int64 {
 	h := crc32.Checksum([]byte(table), castagnoli)
 	add := func(kind byte, p []byte) {
@@ -133,12 +131,12 @@ type querier interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 }
 
-// errSum is the damage of one row. Others may be whole.
+// errSum reports one damaged row. Others may be intact.
 var errSum = errors.New("a row does not match its checksum")
 
-// each visits rows of a table. What follows its name is the end of the query. A
-// row that is damaged is not visited: it is an error matching errSum, which
-// lost, if it is not nil, may pass over.
+// each visits rows of a table. rest is the end of the query. A damaged row is
+// not visited, but is an error that matches errSum; lost, if not nil, may
+// ignore it.
 func each(ctx context.Context, q querier, table, rest string, args []any, visit func(row) error, lost func(error) error) (err error) {
 	rows, err := q.QueryContext(ctx, `SELECT * FROM `+table+` `+rest, args...)
 	if err != nil {
@@ -173,7 +171,7 @@ func each(ctx context.Context, q querier, table, rest string, args []any, visit 
 	return rows.Err()
 }
 
-// put adds a row, or puts it in the place of the one with its key.
+// put adds a row, or replaces the one with the same key.
 func put(ctx context.Context, tx *sql.Tx, table string, values ...any) error {
 	args := append(values[:len(values):len(values)], sum(table, values))
 	for i, v := range args {
@@ -187,7 +185,7 @@ func put(ctx context.Context, tx *sql.Tx, table string, values ...any) error {
 
 const idSize = 16
 
-// id makes a key of parts of any length.
+// id makes a key from parts of any length.
 func id(kind string, parts ...[]byte) []byte {
 	h := sha256.New()
 	for _, p := range append([][]byte{[]byte(kind)}, parts...) {
@@ -207,7 +205,7 @@ func uploadID(u uploader.UploadKey) []byte {
 
 func sourceID(target, source string) []byte { return id("source", []byte(target), []byte(source)) }
 
-// rootID is that of all uploads of a root to a target.
+// rootID is the key for all uploads of a root to a target.
 func rootID(u uploader.UploadKey) []byte { return id("root", []byte(u.Target), u.Root.Bytes()) }
 
 func descriptionID(key string) []byte { return id("plan", []byte(key)) }
@@ -216,9 +214,9 @@ func descriptionID(key string) []byte { return id("plan", []byte(key)) }
 type Upload struct {
 	uploader.UploadKey
 	Receipts int
-	Suspects int       // blocks that verification found missing or wrong
-	Begun    time.Time // its first receipt
-	Finished time.Time // verified; zero if it was not
+	Suspects int       // number of blocks that verification found missing or wrong
+	Begun    time.Time // time of the first receipt
+	Finished time.Time // time of verification; zero if not verified
 }
 
 func (u *Upload) put(ctx context.Context, tx *sql.Tx) error {
@@ -231,7 +229,7 @@ func uploadOf(r row) (u Upload, err error) {
 	return u, err
 }
 
-// keyOf is the key in some columns, whose sum is right.
+// keyOf returns the key in some columns of a row whose checksum is right.
 func keyOf(target, root, limit, base any) (u uploader.UploadKey, err error) {
 	u.Target, u.MaxShardBytes = target.(string), limit.(int64)
 	if u.Root, err = cidOf(root); err != nil {
@@ -241,7 +239,7 @@ func keyOf(target, root, limit, base any) (u uploader.UploadKey, err error) {
 	return u, err
 }
 
-// cidOf is the CID in a column, whose sum is right.
+// cidOf returns the CID in a column of a row whose checksum is right.
 func cidOf(v any) (cid.Cid, error) {
 	p := v.([]byte)
 	if len(p) == 0 {
@@ -249,7 +247,7 @@ func cidOf(v any) (cid.Cid, error) {
 	}
 	c, err := cid.Cast(p)
 	if err != nil {
-		return cid.Undef, damaged("%x is no CID: %v", p, err)
+		return cid.Undef, damaged("%x is not a CID: %v", p, err)
 	}
 	return c, nil
 }
@@ -281,7 +279,7 @@ func decodeCIDs(p []byte) ([]cid.Cid, error) {
 	for len(p) > 0 {
 		n, used := binary.Uvarint(p)
 		if used <= 0 || n > uint64(len(p)-used) {
-			return nil, damaged("a list of CIDs is cut")
+			return nil, damaged("a list of CIDs is truncated")
 		}
 		c, err := cid.Cast(p[used : used+int(n)])
 		if err != nil {

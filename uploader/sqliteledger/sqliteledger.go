@@ -1,13 +1,12 @@
 // Package sqliteledger keeps an [uploader.Ledger] in a file.
 //
-// The file is a SQLite database in WAL mode: each change is on disk when the
-// call returns, and any number of processes may have it open. Every row carries
-// a checksum, and [Open] looks at them and at the pages around them. What is
-// damaged is refused and never quietly replaced: [Repair] saves what can be
-// read.
+// The file is a SQLite database in WAL mode. Each change is on disk when the
+// call returns, and several processes may have the file open. Every row has a
+// checksum, and [Open] checks all rows and pages. A damaged ledger is refused,
+// never quietly replaced; [Repair] saves what can be read.
 //
-// A ledger that an earlier carload kept in a bbolt file is carried over when it
-// is opened, and the old file kept under another name.
+// If path has a ledger that an earlier carload kept in a bbolt file, [Open]
+// converts it and keeps the old file under another name.
 package sqliteledger
 
 import (
@@ -29,30 +28,31 @@ import (
 	"github.com/carload/carload/uploader/receipts"
 )
 
-// DefaultMaxDescriptionBytes is room for the descriptions of some sixty files of 31 GiB.
+// DefaultMaxDescriptionBytes is enough for some sixty files of 31 GiB.
 const DefaultMaxDescriptionBytes = 64 << 20
 
-// Options are the knobs of [Open].
+// Options configure [Open].
 type Options struct {
-	// MaxDescriptionBytes bounds the descriptions that are kept together; the oldest go
-	// first. 0 means DefaultMaxDescriptionBytes.
+	// MaxDescriptionBytes limits the total size of descriptions; the oldest are
+	// dropped first. 0 means DefaultMaxDescriptionBytes.
 	MaxDescriptionBytes int64
-	// NoSync leaves it to the system when a change reaches the disk. It is for
-	// tests: a ledger that lags behind after a crash sends shards twice.
+	// NoSync leaves it to the operating system when a change reaches the disk.
+	// It is for tests: a ledger that has lost changes in a crash sends shards
+	// twice.
 	NoSync bool
 }
 
-// Ledger is a file. It is safe for concurrent use, by other processes as well.
-// Close it at the end. If the file is changed by other programs while it is
-// open, a call may fail with an error matching [uploader.ErrLedgerDamaged]; all
-// later ones then do, too.
+// Ledger is a ledger in a file. It is safe for concurrent use, also by several
+// processes. It must be closed. If other programs change the file while it is
+// open, calls may fail with an error that matches [uploader.ErrLedgerDamaged];
+// then all later calls do too.
 type Ledger struct {
 	path string
 	opts Options
 	lock *os.File
 	read *sqlite.Reader
 
-	claims uploader.MemoryLedger // those made here: a locked byte keeps out others only
+	claims uploader.MemoryLedger // claims of this Ledger: a locked byte keeps out only other processes
 	claim  *os.File
 
 	queueMu sync.Mutex
@@ -62,16 +62,16 @@ type Ledger struct {
 	write *sql.DB
 
 	brokenMu sync.Mutex
-	broken   error       // of the first damage that was met
-	file     os.FileInfo // as it was last; SQLite never makes it smaller
+	broken   error       // the first damage found
+	file     os.FileInfo // as last seen; SQLite never makes the file smaller
 }
 
 var _ uploader.Ledger = (*Ledger)(nil)
 
-// Open opens the ledger at path, or makes a new one if there is no file, and
-// the directory with it. It fails with an error matching
-// [uploader.ErrLedgerLocked] if a process keeps others out, and with
-// [uploader.ErrLedgerDamaged] if it can't be relied on.
+// Open opens the ledger at path. If there is no file, it creates one, and its
+// directory. The error matches [uploader.ErrLedgerLocked] if another process
+// keeps it locked, and [uploader.ErrLedgerDamaged] if the ledger is damaged.
+// The caller closes the ledger.
 func Open(ctx context.Context, path string, opts Options) (*Ledger, error) {
 	if opts.MaxDescriptionBytes == 0 {
 		opts.MaxDescriptionBytes = DefaultMaxDescriptionBytes
@@ -85,7 +85,7 @@ func Open(ctx context.Context, path string, opts Options) (*Ledger, error) {
 
 func (l *Ledger) open(ctx context.Context) (err error) {
 	if info, err := os.Stat(l.path); err == nil && !info.Mode().IsRegular() {
-		return errors.New("not a regular file") // a FIFO would be waited for
+		return errors.New("not a regular file") // opening a FIFO would wait
 	}
 	if err := os.MkdirAll(filepath.Dir(l.path), 0o700); err != nil {
 		return err
@@ -102,8 +102,8 @@ func (l *Ledger) open(ctx context.Context) (err error) {
 	if err = l.connect(ctx); !isDamage(err) {
 		return err
 	}
-	// Only now is the file opened but by SQLite: when it is closed, the process
-	// loses the locks that SQLite has of it.
+	// From here on, only SQLite may open the file: if we close it, the process
+	// loses the locks that SQLite has on it.
 	k, errKind := kindOf(l.path)
 	switch {
 	case errKind != nil:
@@ -114,7 +114,7 @@ func (l *Ledger) open(ctx context.Context) (err error) {
 		}
 		return l.connect(ctx)
 	case k == other:
-		return damaged("the file is not one")
+		return damaged("the file is not a ledger")
 	}
 	return err
 }
@@ -143,9 +143,9 @@ func (l *Ledger) connect(ctx context.Context) (err error) {
 	return l.look()
 }
 
-// check looks at every page and every row.
+// check checks every page and every row.
 func check(ctx context.Context, db *sqlite.Reader) error {
-	// One transaction, so that it is of one time.
+	// In one transaction, to see a consistent state.
 	tx, err := db.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 	if err != nil {
 		return err
@@ -165,7 +165,7 @@ func check(ctx context.Context, db *sqlite.Reader) error {
 	case id != applicationID:
 		return damaged("it is the database of another program")
 	case v != version:
-		return fmt.Errorf("it was written by another version of carload (format %d, this one knows %d): use that version", v, version)
+		return fmt.Errorf("it was written by another version of carload (format %d, not %d): use that version", v, version)
 	}
 	for _, table := range tables {
 		if table == tableVerified && !hasVerified(ctx, tx) {
@@ -193,7 +193,7 @@ func explain(path string, err error) error {
 	case isDamage(err) && !errors.Is(err, uploader.ErrLedgerDamaged):
 		err = damaged("%w", err)
 	case code == sqlite.CantOpen, code == sqlite.ReadOnly, code == sqlite.IOError:
-		err = errors.Join(err, reason(path)) // SQLite does not tell
+		err = errors.Join(err, reason(path)) // SQLite does not give the reason
 	}
 	switch {
 	case errors.Is(err, uploader.ErrLedgerLocked):
@@ -206,7 +206,8 @@ func explain(path string, err error) error {
 	return err
 }
 
-// reason tries what SQLite did: it opens a few files at a time.
+// reason finds the cause of an error by doing what SQLite did: it opens a few
+// files.
 func reason(path string) error {
 	for range 3 {
 		f, err := os.OpenFile(path+lockSuffix, os.O_RDWR, 0)
@@ -218,7 +219,7 @@ func reason(path string) error {
 	return writable(path)
 }
 
-// Close lets go of the file.
+// Close closes the file.
 func (l *Ledger) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -244,10 +245,10 @@ func (l *Ledger) disconnect() error {
 	return errors.Join(errs...)
 }
 
-// Path is where the file is.
+// Path is the path of the file.
 func (l *Ledger) Path() string { return l.path }
 
-// look finds a file that was cut, replaced or removed by others.
+// look detects a file that others have truncated, replaced or removed.
 func (l *Ledger) look() error {
 	l.brokenMu.Lock()
 	defer l.brokenMu.Unlock()
@@ -257,13 +258,13 @@ func (l *Ledger) look() error {
 	info, err := os.Stat(l.path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		l.broken = damaged("it was removed by others while it was open")
+		l.broken = damaged("another program removed it while it was open")
 	case err != nil:
 		return err
 	case l.file != nil && !os.SameFile(info, l.file):
-		l.broken = damaged("another file was put in its place while it was open")
+		l.broken = damaged("another program replaced it while it was open")
 	case l.file != nil && info.Size() < l.file.Size():
-		l.broken = damaged("it was cut from %d to %d bytes by others while it was open", l.file.Size(), info.Size())
+		l.broken = damaged("another program truncated it from %d to %d bytes while it was open", l.file.Size(), info.Size())
 	default:
 		l.file = info
 	}
@@ -299,16 +300,16 @@ func (l *Ledger) each(ctx context.Context, table, rest string, args []any, visit
 	return l.after(err)
 }
 
-// change is what is to be done in a transaction.
+// change is something to do in a transaction.
 type change struct {
 	f    func(context.Context, *sql.Tx) error
-	done bool // this and err are guarded by Ledger.mu
+	done bool // done and err are guarded by Ledger.mu
 	err  error
 }
 
-// change runs f in a transaction, which it may share with others that come at
-// the same time: while one is on its way to the disk, the next ones gather. If
-// one of them fails, each is run again by itself. It does not end with ctx.
+// change runs f in a transaction, which may be shared with concurrent calls:
+// while one transaction is synced, the next changes gather. If one of them
+// fails, each is run again by itself. Cancelling ctx does not interrupt it.
 func (l *Ledger) change(ctx context.Context, f func(context.Context, *sql.Tx) error) error {
 	c := &change{f: f}
 	l.queueMu.Lock()
@@ -327,7 +328,7 @@ func (l *Ledger) change(ctx context.Context, f func(context.Context, *sql.Tx) er
 	return l.after(c.err)
 }
 
-// commit runs changes, and tells each what became of it. The caller holds mu.
+// commit runs changes, and sets their outcomes. The caller holds mu.
 func (l *Ledger) commit(ctx context.Context, batch []*change) {
 	err := l.update(ctx, batch)
 	for _, c := range batch {
@@ -366,8 +367,8 @@ func (l *Ledger) Receipts(ctx context.Context, u uploader.UploadKey) (map[int]ci
 	return receipts, err
 }
 
-// Record implements [uploader.Ledger]. Calls that are made at the same time may
-// share a transaction.
+// Record implements [uploader.Ledger]. Concurrent calls may share a
+// transaction.
 func (l *Ledger) Record(ctx context.Context, u uploader.UploadKey, index int, archive cid.Cid) error {
 	if index < 0 || index > 1<<31-1 || !archive.Defined() {
 		return fmt.Errorf("record shard %d as %s: not a shard", index, archive)
@@ -388,7 +389,7 @@ func (l *Ledger) Record(ctx context.Context, u uploader.UploadKey, index int, ar
 	})
 }
 
-// isFinished tells whether all that Finish would write is there.
+// isFinished reports whether everything that Finish would write is there.
 func (l *Ledger) isFinished(ctx context.Context, u uploader.UploadKey, f uploader.Finished) (bool, error) {
 	there, suspects := false, false
 	err := l.each(ctx, tableUploads, `WHERE id = ?`, []any{uploadID(u)}, func(r row) error {
@@ -412,8 +413,7 @@ func (l *Ledger) isFinished(ctx context.Context, u uploader.UploadKey, f uploade
 	return there && !suspects, err
 }
 
-// Finish implements [uploader.Ledger]. What is known already keeps the time at
-// which it was first known.
+// Finish implements [uploader.Ledger]. What is already recorded keeps its time.
 func (l *Ledger) Finish(ctx context.Context, u uploader.UploadKey, f uploader.Finished) error {
 	if known, err := l.isFinished(ctx, u, f); known || err != nil {
 		return err
@@ -457,7 +457,7 @@ func (l *Ledger) Sources(ctx context.Context, target string, root cid.Cid) (list
 	return list, err
 }
 
-// remove takes a row out of a table, if it is there.
+// remove removes a row from a table, if it is there.
 func remove(ctx context.Context, tx *sql.Tx, table string, id []byte) error {
 	_, err := tx.ExecContext(ctx, `DELETE FROM `+table+` WHERE id = ?`, id)
 	return err
@@ -506,8 +506,8 @@ func (l *Ledger) Description(ctx context.Context, key string) (description []byt
 	return description, err
 }
 
-// SaveDescription implements [uploader.Ledger]. A description that is larger than all the
-// room there is for descriptions is not kept.
+// SaveDescription implements [uploader.Ledger]. It does not keep a description
+// that is larger than the limit for all descriptions.
 func (l *Ledger) SaveDescription(ctx context.Context, key string, description []byte) error {
 	if int64(len(description)) > l.opts.MaxDescriptionBytes {
 		return nil
@@ -517,8 +517,8 @@ func (l *Ledger) SaveDescription(ctx context.Context, key string, description []
 	})
 }
 
-// saveDescription puts a description at the end of the queue, and takes off its head what is
-// too much.
+// saveDescription appends a description to the queue, and removes old ones from
+// its head until the limit holds.
 func saveDescription(ctx context.Context, tx *sql.Tx, id, description []byte, limit int64) error {
 	if len(description) == 0 {
 		return remove(ctx, tx, tableDescriptions, id)
@@ -535,7 +535,7 @@ func saveDescription(ctx context.Context, tx *sql.Tx, id, description []byte, li
 	return err
 }
 
-// Uploads lists the uploads that have receipts.
+// Uploads returns the uploads that have receipts.
 func (l *Ledger) Uploads(ctx context.Context) ([]Upload, error) {
 	var list []Upload
 	err := l.each(ctx, tableUploads, "", nil, func(r row) error {
@@ -560,8 +560,8 @@ func (l *Ledger) Uploads(ctx context.Context) ([]Upload, error) {
 	return list, nil
 }
 
-// ForgetRoot drops all uploads of a root at all targets, suspects included,
-// and tells how many they were.
+// ForgetRoot drops all uploads of a root to all targets, including suspects,
+// and returns how many there were.
 func (l *Ledger) ForgetRoot(ctx context.Context, root cid.Cid) (int, error) {
 	uploads, err := l.Uploads(ctx)
 	if err != nil {

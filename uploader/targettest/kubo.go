@@ -12,22 +12,22 @@ import (
 	"testing"
 )
 
-// Kubo is a real node with a repository of its own, that talks to nobody.
+// Kubo is a real node with a repository of its own and without peers.
 type Kubo struct {
 	URL  string // of the RPC
-	Repo string // what IPFS_PATH is for it
+	Repo string // its IPFS_PATH
 
 	program string
 	cmd     *exec.Cmd
-	gone    chan struct{} // closed when the process is reaped
+	gone    chan struct{} // closed when the process has been reaped
 }
 
-// kuboProgram is the variable that names Kubo's program.
+// kuboProgram is the environment variable with the path of Kubo.
 const kuboProgram = "CARLOAD_KUBO"
 
-// StartKubo starts a node, and skips the test if the variable CARLOAD_KUBO does
-// not name the program. The node ends with the test. Each pair of arguments is
-// a setting and its JSON value.
+// StartKubo starts a node, or skips the test if the environment variable
+// CARLOAD_KUBO is not set. The node ends with the test. Each pair of arguments
+// is a setting and its JSON value.
 func StartKubo(tb testing.TB, config ...string) *Kubo {
 	tb.Helper()
 	k := &Kubo{program: program(tb, kuboProgram), Repo: filepath.Join(tb.TempDir(), "ipfs")}
@@ -46,7 +46,7 @@ func StartKubo(tb testing.TB, config ...string) *Kubo {
 	return k
 }
 
-// program is what a variable names. The test is skipped if it names nothing.
+// program returns the value of a variable, or skips the test if it is not set.
 func program(tb testing.TB, variable string) string {
 	tb.Helper()
 	path := os.Getenv(variable)
@@ -62,7 +62,7 @@ func (k *Kubo) command(tb testing.TB, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// Run runs a command of the node's and returns what it prints.
+// Run runs a command of the node and returns its output.
 func (k *Kubo) Run(tb testing.TB, stdin io.Reader, args ...string) []byte {
 	tb.Helper()
 	cmd := k.command(tb, args...)
@@ -76,7 +76,7 @@ func (k *Kubo) Run(tb testing.TB, stdin io.Reader, args ...string) []byte {
 	return out
 }
 
-// Start starts the node, again if it was killed, and waits until it is ready.
+// Start starts the node, possibly after Kill, and waits until it is ready.
 func (k *Kubo) Start(tb testing.TB) {
 	tb.Helper()
 	cmd := exec.Command(k.program, "daemon") //nolint:noctx // it outlives the test's context, and is killed in the cleanup
@@ -109,7 +109,7 @@ func (k *Kubo) Start(tb testing.TB) {
 	}
 }
 
-// Kill ends the node as a loss of power would, as far as it can see.
+// Kill ends the node without warning, as a power loss would.
 func (k *Kubo) Kill(tb testing.TB) {
 	tb.Helper()
 	if k.cmd == nil {

@@ -16,19 +16,19 @@ import (
 // S3 is a real S3 server (versitygw) over a directory.
 type S3 struct {
 	URL            string
-	Access, Secret string // the root user's credentials
-	Bucket         string // there is one
-	Dir            string // where its objects are, as files
+	Access, Secret string // credentials of the root user
+	Bucket         string // an existing bucket
+	Dir            string // where objects are stored as files
 
 	program, data string
 	cmd           *exec.Cmd
 }
 
-// s3Program is the variable that names versitygw.
+// s3Program is the environment variable with the path of versitygw.
 const s3Program = "CARLOAD_VERSITYGW"
 
-// StartS3 starts a server with one bucket, and skips the test if the variable
-// CARLOAD_VERSITYGW does not name the program. It ends with the test.
+// StartS3 starts a server with one bucket, or skips the test if the environment
+// variable CARLOAD_VERSITYGW is not set. The server ends with the test.
 func StartS3(tb testing.TB) *S3 {
 	tb.Helper()
 	s := &S3{program: program(tb, s3Program), Access: "carload", Secret: "s3cret-of-the-test", Bucket: "shards", data: tb.TempDir()}
@@ -42,8 +42,8 @@ func StartS3(tb testing.TB) *S3 {
 	return s
 }
 
-// freeAddress is one that nobody listens at, for programs that have to have it
-// again when they are started anew.
+// freeAddress returns a free address, for programs that need the same address
+// again when they are restarted.
 func freeAddress(tb testing.TB) string {
 	tb.Helper()
 	listener, err := new(net.ListenConfig).Listen(tb.Context(), "tcp", "127.0.0.1:0")
@@ -54,7 +54,7 @@ func freeAddress(tb testing.TB) string {
 	return listener.Addr().String()
 }
 
-// Start starts the server, again if it was killed, and waits until it answers.
+// Start starts the server, possibly after Kill, and waits until it responds.
 func (s *S3) Start(tb testing.TB) {
 	tb.Helper()
 	at := strings.TrimPrefix(s.URL, "http://")
@@ -85,7 +85,7 @@ func (s *S3) Start(tb testing.TB) {
 	}
 }
 
-// Kill ends the server as a loss of power would, as far as it can see.
+// Kill ends the server without warning, as a power loss would.
 func (s *S3) Kill(tb testing.TB) {
 	tb.Helper()
 	if s.cmd == nil {

@@ -1,5 +1,5 @@
-// Package targettest is what every target must do, run against the real far
-// side: the checks of package doctor, and faults on the way.
+// Package targettest tests what every target must do against the real far side:
+// it runs the checks of package doctor, and injects faults on the way.
 package targettest
 
 import (
@@ -20,23 +20,23 @@ import (
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
-// Subject is a target, and the far side that it is tried with.
+// Subject is a target, with the far side to test it with.
 type Subject struct {
-	// Open makes a client of the far side that asks at a URL.
+	// Open makes a client for the far side at a URL.
 	Open func(tb testing.TB, url string) uploader.Target
-	// URL is where the far side is; empty if it is not reached over HTTP.
+	// URL is the URL of the far side; empty if it is not reached over HTTP.
 	URL string
-	// Stranger is Open with a secret that is not good; nil if there is none.
+	// Stranger is Open with a wrong secret; nil if there is none.
 	Stranger func(tb testing.TB, url string) uploader.Target
-	// Kind tells which requests send a shard, and which commit.
+	// Kind classifies requests: which ones send a shard, and which ones commit.
 	Kind func(*http.Request) uploadertest.Op
-	// Read gives a file back by another way than the target; nil if there is none.
+	// Read reads a file back without using the target; nil if not possible.
 	Read func(tb testing.TB, root cid.Cid) []byte
-	// Lacks are the checks of package doctor that do not apply.
+	// Lacks lists the checks of package doctor that do not apply.
 	Lacks []string
 }
 
-// Run runs everything.
+// Run runs all tests.
 func Run(t *testing.T, s Subject) {
 	t.Run("checks", func(t *testing.T) { s.checks(t) })
 	t.Run("bytes", func(t *testing.T) {
@@ -71,7 +71,7 @@ func (s *Subject) checks(t *testing.T) {
 	}
 }
 
-// hasty does not wait.
+// hasty is a clock that does not wait.
 type hasty struct{}
 
 // Now implements [uploader.Clock].
@@ -80,7 +80,7 @@ func (hasty) Now() time.Time { return time.Now() }
 // Sleep implements [uploader.Clock].
 func (hasty) Sleep(ctx context.Context, _ time.Duration) error { return context.Cause(ctx) }
 
-// upload uploads n random bytes in shards of 1.2 MB and looks at what arrived.
+// upload uploads n random bytes in shards of 1.2 MB and checks what arrived.
 func (s *Subject) upload(t *testing.T, target uploader.Target, n int) {
 	t.Helper()
 	data := make([]byte, n)
@@ -109,8 +109,8 @@ func (s *Subject) upload(t *testing.T, target uploader.Target, n int) {
 	}
 }
 
-// faults are met on the way to the far side. Each must happen (the server sees
-// to that), and none may keep an upload from being complete in the end.
+// faults injects faults on the way to the far side. Each must happen (the
+// server checks that), and every upload must be complete in the end.
 func (s *Subject) faults(t *testing.T) {
 	const enough = 200_000
 	for _, test := range []struct {

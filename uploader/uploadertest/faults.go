@@ -14,13 +14,13 @@ import (
 	"github.com/carload/carload/car"
 )
 
-// Fault serves a request in the place of next, or around it.
+// Fault serves a request instead of next, or with its help.
 type Fault func(w http.ResponseWriter, r *http.Request, next http.Handler)
 
-// Pass serves a request as if there were no fault.
+// Pass serves a request without a fault.
 func Pass(w http.ResponseWriter, r *http.Request, next http.Handler) { next.ServeHTTP(w, r) }
 
-// Repeat is a fault n times.
+// Repeat returns a fault n times.
 func Repeat(n int, f Fault) []Fault {
 	fs := make([]Fault, n)
 	for i := range fs {
@@ -29,27 +29,27 @@ func Repeat(n int, f Fault) []Fault {
 	return fs
 }
 
-// Status refuses with a status and the text of a proxy.
+// Status replies with an HTTP status and a text, as a proxy does.
 func Status(status int) Fault {
 	return func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
 		http.Error(w, http.StatusText(status), status)
 	}
 }
 
-// Refuse refuses with an error of the API.
+// Refuse replies with an error of the API.
 func Refuse(status int, code, message string) Fault {
 	return func(w http.ResponseWriter, _ *http.Request, _ http.Handler) { refuse(w, status, code, message) }
 }
 
-// Maintenance is what the API answers when it takes no uploads.
+// Maintenance is the API's reply when it accepts no uploads.
 var Maintenance = Refuse(http.StatusServiceUnavailable, "ERROR_MAINTENANCE", "API undergoing maintenance")
 
-// OriginTimeout is how a timeout behind the API looks: status 500, and the 524
-// of the edge within the message.
+// OriginTimeout is the reply to a timeout behind the API: status 500, with the
+// edge's 524 in the message.
 var OriginTimeout = Refuse(http.StatusInternalServerError, "Error", "unexpected status 524: <html>A timeout occurred</html>")
 
-// RateLimited refuses with 429, and asks to wait as the header says; an empty
-// string leaves it out.
+// RateLimited replies with status 429 and this Retry-After header, or without
+// one if it is empty.
 func RateLimited(retryAfter string) Fault {
 	return func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
 		if retryAfter != "" {
@@ -60,7 +60,7 @@ func RateLimited(retryAfter string) Fault {
 	}
 }
 
-// Page answers with a web page, as a captive portal (200) or the edge of a
+// Page replies with a web page, as a captive portal (200) or the edge of a
 // service (413) does. It does not read the body.
 func Page(status int) Fault {
 	return func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
@@ -71,7 +71,7 @@ func Page(status int) Fault {
 	}
 }
 
-// Redirect sends the client elsewhere.
+// Redirect redirects the client.
 func Redirect(status int, url string) Fault {
 	return func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
 		w.Header().Set("Location", url)
@@ -87,7 +87,7 @@ func Drop(n int64) Fault {
 	}
 }
 
-// Flip serves the request with one bit of the body changed.
+// Flip serves the request with one bit of the body changed, in the byte at.
 func Flip(at int64) Fault {
 	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		r.Body = &flipped{r.Body, at}
@@ -116,13 +116,13 @@ func Swallow(w http.ResponseWriter, r *http.Request, _ http.Handler) {
 	Reset(w)
 }
 
-// LoseReply serves the request, and resets the connection in place of a reply.
+// LoseReply serves the request, but resets the connection instead of replying.
 func LoseReply(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	next.ServeHTTP(httptest.NewRecorder(), r)
 	Reset(w)
 }
 
-// Stall reads n bytes of the body and then does nothing until the client gives
+// Stall reads n bytes of the body, and then does nothing until the client gives
 // up.
 func Stall(n int64) Fault {
 	return func(_ http.ResponseWriter, r *http.Request, _ http.Handler) {
@@ -143,8 +143,8 @@ func StallReply(n int) Fault {
 	}
 }
 
-// Truncate serves the request and sends n bytes of the reply, as if they were
-// all.
+// Truncate serves the request, but sends only n bytes of the reply, as if they
+// were all of it.
 func Truncate(n int) Fault {
 	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		reply := record(r, next)
@@ -200,13 +200,13 @@ func Rewrite(change func(value map[string]any)) Fault {
 	}
 }
 
-// NamesRoot makes a reply name another root.
+// NamesRoot makes a reply name a different root.
 func NamesRoot(root string) Fault { return Rewrite(func(v map[string]any) { v["cid"] = root }) }
 
 // NamesNoRoot makes a reply name no root.
 var NamesNoRoot = Rewrite(func(v map[string]any) { delete(v, "cid") })
 
-// MissingPart makes a reply leave out the archive that the request sent.
+// MissingPart makes a reply omit the archive that the request sent.
 func MissingPart(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	h := sha256.New()
 	r.Body = struct {
@@ -221,7 +221,7 @@ func MissingPart(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	})(w, r, next)
 }
 
-// Reports makes a reply report a pin status.
+// Reports makes a reply report this pin status.
 func Reports(status string) Fault {
 	return Rewrite(func(v map[string]any) {
 		if pin, ok := v["pin"].(map[string]any); ok {
@@ -238,7 +238,7 @@ func record(r *http.Request, next http.Handler) recorded {
 	return rec
 }
 
-// copyHeader sends status and header.
+// copyHeader sends the status and the header.
 func (r recorded) copyHeader(w http.ResponseWriter) {
 	for k, v := range r.Header() {
 		w.Header()[k] = v
@@ -246,7 +246,7 @@ func (r recorded) copyHeader(w http.ResponseWriter) {
 	w.WriteHeader(r.Code)
 }
 
-// Reset closes the client's connection without a goodbye.
+// Reset closes the client's connection abruptly.
 func Reset(w http.ResponseWriter) {
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {

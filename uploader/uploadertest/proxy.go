@@ -16,20 +16,21 @@ import (
 	"testing"
 )
 
-// Proxy is an HTTP proxy on a loopback port, whose way leads to one server
+// Proxy is an HTTP proxy on a loopback port that connects to one server,
 // whatever name is asked for.
 type Proxy struct {
 	URL *url.URL // without user name and password
 
 	to      string // host and port
-	user    string // what it asks for as "name:password"; empty for nothing
+	user    string // required "name:password"; empty for none
 	forward *httputil.ReverseProxy
 	cause   context.Context //nolint:containedctx // done when the proxy is closed
 
 	requests, tunnels atomic.Int64
 }
 
-// NewProxy starts a proxy to the server at a URL. It is closed when the test ends.
+// NewProxy starts a proxy to the server at a URL. It is closed when the test
+// ends.
 func NewProxy(tb testing.TB, to, user string) *Proxy {
 	tb.Helper()
 	dest, err := url.Parse(to)
@@ -54,8 +55,8 @@ func NewProxy(tb testing.TB, to, user string) *Proxy {
 	return p
 }
 
-// Requests tells how many requests were passed on, and how many tunnels were
-// made.
+// Requests returns how many requests were forwarded and how many tunnels
+// opened.
 func (p *Proxy) Requests() (forwarded, tunnels int) {
 	return int(p.requests.Load()), int(p.tunnels.Load())
 }
@@ -106,8 +107,8 @@ func (p *Proxy) tunnel(w http.ResponseWriter) error {
 	return nil
 }
 
-// Forward passes requests on to the server at a URL, as if nothing were
-// between: the host that was asked for stays the same.
+// Forward returns a handler that forwards requests to the server at a URL, and
+// keeps the requested host.
 func Forward(tb testing.TB, to string) http.Handler {
 	tb.Helper()
 	dest, err := url.Parse(to)
@@ -119,7 +120,7 @@ func Forward(tb testing.TB, to string) http.Handler {
 	return &httputil.ReverseProxy{
 		Transport: transport,
 		Rewrite:   func(r *httputil.ProxyRequest) { r.SetURL(dest); r.Out.Host = r.In.Host },
-		// That one side is gone is what tests are about.
+		// Tests close connections on purpose.
 		ErrorLog:      slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
 		FlushInterval: -1,
 	}

@@ -1,12 +1,12 @@
-// Package uploadertest is a service to upload to in tests, with faults that
+// Package uploadertest is a service for tests of uploads, with faults that
 // happen when the test says so.
 //
 //	srv := uploadertest.NewServer(t, uploadertest.Options{})
 //	srv.Script(uploadertest.Upload, uploadertest.Status(503), uploadertest.LoseReply)
 //
-// The first upload is then refused, and the reply to the second is lost after
-// the shard was stored. A fault that was scripted and did not happen fails the
-// test, so a test can't pass because its fault missed.
+// The first upload is refused. The reply to the second is lost after the shard
+// has been stored. If a scripted fault does not happen, the test fails; so no
+// test can pass because its fault missed.
 package uploadertest
 
 import (
@@ -33,25 +33,25 @@ const (
 	Block             // GET /ipfs/{cid}?format=raw
 	Archive           // GET /ipfs/{cid}?format=car
 	List              // GET /
-	Commit            // of services that have one; the API has not
+	Commit            // for services that have a commit; this API does not
 	Other
 )
 
 var opNames = [...]string{"upload", "check", "block", "archive", "list", "commit", "other"}
 
-// String is the name of the kind.
+// String returns the name of the kind.
 func (o Op) String() string { return opNames[o] }
 
-// Options are the knobs of [NewServer].
+// Options configure [NewServer].
 type Options struct {
-	// Handler serves what no fault meets; nil means a [Store] in memory.
+	// Handler serves requests without faults; nil means a [Store] in memory.
 	Handler http.Handler
-	// Token is the key that a Store asks for; empty means "test-token".
+	// Token is the key that the Store requires; empty means "test-token".
 	Token string
-	// Kind tells the kinds of requests apart, for handlers that speak another
-	// API; nil means by the API's paths.
+	// Kind classifies requests, for handlers with another API; nil means by the
+	// API's paths.
 	Kind func(*http.Request) Op
-	// TLS makes the server speak HTTPS.
+	// TLS makes the server use HTTPS.
 	TLS *tls.Config
 }
 
@@ -59,7 +59,7 @@ type Options struct {
 type Server struct {
 	URL   string
 	Token string
-	Store *Store // nil if the handler is another
+	Store *Store // nil if Options.Handler is set
 
 	handler http.Handler
 	kind    func(*http.Request) Op
@@ -70,20 +70,20 @@ type Server struct {
 	scripts map[Op][]Fault
 	always  map[Op]Fault
 	counts  map[Op]Count
-	active  int        // requests that are being answered
-	conns   int        // of which some may have a request that is not yet
-	quiet   *sync.Cond // one of them is 0
+	active  int        // number of requests being answered
+	conns   int        // number of connections, including those whose request has not arrived
+	quiet   *sync.Cond // signalled when active or conns is 0
 }
 
-// Count is what was asked for by one kind of request.
+// Count is a summary of the requests of one kind.
 type Count struct {
 	Requests int
-	Bytes    int64 // of request bodies that were read
-	Faults   int   // requests that met one
+	Bytes    int64 // bytes of request bodies that were read
+	Faults   int   // number of requests with a fault
 }
 
-// NewServer starts a server. It is closed when the test ends; the test fails if
-// there are faults left in a script.
+// NewServer starts a server. It is closed when the test ends. The test fails if
+// faults are left in a script.
 func NewServer(tb testing.TB, opts Options) *Server {
 	tb.Helper()
 	if opts.Token == "" {
@@ -106,7 +106,7 @@ func NewServer(tb testing.TB, opts Options) *Server {
 			s.connected(-1)
 		}
 	}
-	// Handshakes that fail are what tests are about.
+	// Tests cause failing handshakes on purpose.
 	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	if opts.TLS != nil {
 		srv.TLS = opts.TLS
@@ -130,26 +130,27 @@ func NewServer(tb testing.TB, opts Options) *Server {
 	return s
 }
 
-// Script adds faults for requests of a kind: each request takes the next one.
-// When there are none left, requests are served. [Pass] serves one before.
+// Script adds faults for a kind of request. Each request takes the next fault.
+// When none are left, requests are served normally. [Pass] serves one request
+// normally.
 //
 // While there are faults for [Check], the reply to an upload does not say that
-// the DAG is complete, so that the client has to ask.
+// the DAG is complete, so the client has to ask.
 func (s *Server) Script(op Op, faults ...Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.scripts[op] = append(s.scripts[op], faults...)
 }
 
-// Always makes every request of a kind meet a fault once its script is used
-// up; nil ends that. It need not happen.
+// Always sets a fault for every request of a kind once its script is used up;
+// nil removes it. The test does not fail if it never happens.
 func (s *Server) Always(op Op, f Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.always[op] = f
 }
 
-// Count tells what was asked for so far.
+// Count returns a summary of the requests so far.
 func (s *Server) Count(op Op) Count {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -157,12 +158,12 @@ func (s *Server) Count(op Op) Count {
 }
 
 // Disconnect closes all connections and waits until no request is being
-// answered: what a client gave up on arrives no more. The client has to dial
-// again.
+// answered, so that nothing arrives later from a request that a client gave up.
+// Clients have to dial again.
 func (s *Server) Disconnect() error {
-	// The server may not have taken up a connection whose client has long gone.
-	// It takes them in order, so it has taken all earlier ones when it answers
-	// this one, whose request is none.
+	// The server may not have accepted a connection whose client is long gone.
+	// It accepts them in order, so when it answers this invalid request, it has
+	// accepted all earlier ones.
 	conn, err := net.Dial("tcp", s.srv.Listener.Addr().String())
 	if err != nil {
 		return err
@@ -199,7 +200,7 @@ func (s *Server) leave() {
 	}
 }
 
-// ServeHTTP implements http.Handler, for tests that bring a server of their own.
+// ServeHTTP implements http.Handler, for tests with a server of their own.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	kind := s.kind
 	if kind == nil {
@@ -223,8 +224,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fault = Reports("queued")
 	}
 	s.mu.Unlock()
-	// The server does not see that a client is gone while there is a body to be
-	// read: what waits for that has to end with the server.
+	// The server does not notice that a client is gone while there is a body to
+	// read. Whatever waits for that has to end with the server.
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	defer context.AfterFunc(s.closing, cancel)()

@@ -19,8 +19,8 @@ import (
 	"github.com/carload/carload/internal/sha256mb"
 )
 
-// Store is the part of the service's API that uploads need, and its gateway,
-// in memory. It is safe for concurrent use.
+// Store is the part of the service's API that uploads need, and its gateway, in
+// memory. It is safe for concurrent use.
 type Store struct {
 	token string
 
@@ -30,17 +30,17 @@ type Store struct {
 }
 
 type upload struct {
-	root  string // as it was spelled
+	root  string // as spelled by the client
 	name  string
 	parts []string
 }
 
-// NewStore makes an empty store that asks for this token.
+// NewStore makes an empty store that requires this token.
 func NewStore(token string) *Store {
 	return &Store{token: token, blocks: map[string][]byte{}, uploads: map[string]*upload{}}
 }
 
-// Parts lists the archives that were taken for a root.
+// Parts returns the archives that were received for a root.
 func (s *Store) Parts(root cid.Cid) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -50,7 +50,7 @@ func (s *Store) Parts(root cid.Cid) []string {
 	return nil
 }
 
-// Name is what the upload of a root is called.
+// Name returns the name of the upload of a root.
 func (s *Store) Name(root cid.Cid) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -60,14 +60,14 @@ func (s *Store) Name(root cid.Cid) string {
 	return ""
 }
 
-// Complete tells whether every block below the root is held.
+// Complete reports whether every block below the root is there.
 func (s *Store) Complete(root cid.Cid) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.complete(root)
 }
 
-// Lose forgets a block, though not that its archive was taken.
+// Lose drops a block, but not the record of its archive.
 func (s *Store) Lose(c cid.Cid) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -93,8 +93,8 @@ func (s *Store) Reset() {
 
 func key(c cid.Cid) string { return string(c.Hash()) }
 
-// walk visits what is held below c, depth first, each block once; missing
-// blocks are visited with nil.
+// walk visits the blocks below c, depth first, each once. Missing blocks are
+// visited with nil data.
 func (s *Store) walk(c cid.Cid, seen map[string]bool, visit func(c cid.Cid, data []byte) error) error {
 	if seen[key(c)] {
 		return nil
@@ -154,7 +154,7 @@ func (s *Store) check(w http.ResponseWriter, path string) {
 	s.reply(w, root, u)
 }
 
-// reply is called with the lock held.
+// reply writes the API's reply. The caller holds the lock.
 func (s *Store) reply(w http.ResponseWriter, root cid.Cid, u *upload) {
 	status := "pinning"
 	if s.complete(root) {
@@ -166,7 +166,7 @@ func (s *Store) reply(w http.ResponseWriter, root cid.Cid, u *upload) {
 	}})
 }
 
-// upload takes an archive, all of it or nothing.
+// upload stores an archive, completely or not at all.
 func (s *Store) upload(w http.ResponseWriter, r *http.Request) {
 	var digest sha256mb.Digest
 	root, blocks, err := readArchive(io.TeeReader(r.Body, &digest))
@@ -238,7 +238,7 @@ func readArchive(r io.Reader) (root cid.Cid, blocks map[string][]byte, err error
 	return root, blocks, nil
 }
 
-// gateway is a trustless gateway over what is held.
+// gateway is a trustless gateway for the stored blocks.
 func (s *Store) gateway(w http.ResponseWriter, r *http.Request, path string) {
 	c, err := cid.Decode(path)
 	if err != nil {
@@ -275,7 +275,7 @@ func (s *Store) gateway(w http.ResponseWriter, r *http.Request, path string) {
 	})
 	if _, werr := w.Write(p); werr != nil || err != nil {
 		_ = http.NewResponseController(w).Flush()
-		panic(http.ErrAbortHandler) // the only way to tell that more should have come
+		panic(http.ErrAbortHandler) // the only way to show that the reply is incomplete
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// Authority is a certificate authority that no system knows.
+// Authority is a certificate authority that no system trusts.
 type Authority struct {
 	// PEM is its certificate.
 	PEM []byte
@@ -36,14 +36,15 @@ func NewAuthority(tb testing.TB) *Authority {
 	return a
 }
 
-// Pool trusts the authority, and nobody else.
+// Pool returns a pool that trusts only this authority.
 func (a *Authority) Pool() *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AddCert(a.certificate)
 	return pool
 }
 
-// Certificate is valid for a server with this name until the time given.
+// Certificate makes a certificate for a server with this name, valid until the
+// given time.
 func (a *Authority) Certificate(name string, until time.Time) tls.Certificate {
 	a.tb.Helper()
 	c := template(name)
@@ -63,7 +64,7 @@ func template(name string) *x509.Certificate {
 	}
 }
 
-// sign makes a key and signs c for it; an authority without a key signs itself.
+// sign makes a key and signs c for it. An authority without a key signs itself.
 func (a *Authority) sign(c *x509.Certificate) (der []byte, key *ecdsa.PrivateKey) {
 	a.tb.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
