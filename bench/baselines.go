@@ -21,7 +21,7 @@ import (
 	"github.com/carload/carload/chunker"
 )
 
-// boxoImport is Kubo's `add --only-hash`, without the rest of Kubo.
+// boxoImport is like Kubo's `add --only-hash`, without the rest of Kubo.
 func boxoImport(ctx context.Context, j Job) (Outcome, error) {
 	f, err := os.Open(j.Path)
 	if err != nil {
@@ -50,8 +50,8 @@ func boxoImport(ctx context.Context, j Job) (Outcome, error) {
 	return Outcome{Bytes: info.Size(), Root: n.Cid().String()}, ctx.Err()
 }
 
-// goCarWrite puts the blocks of the file, one after the other, into an archive
-// that goes nowhere. The CIDs are given: their cost is another stage's.
+// goCarWrite writes the blocks of the file into an archive that is discarded.
+// The CIDs are given: computing them is another stage.
 func goCarWrite(ctx context.Context, j Job) (Outcome, error) {
 	d, err := build(ctx, j.Path, chunker.Profile{})
 	if err != nil {

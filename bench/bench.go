@@ -1,12 +1,12 @@
-// Package bench measures carload on a real file, beside what the machine can
-// do and what others make of it.
+// Package bench measures carload on a real file, and compares it with what the
+// machine can do and with other programs.
 //
 // A [Stage] is one thing to time: reading the file, describing it, packing it,
-// sending it. Each checks its own result: stages that compute a root must agree
-// on it, stages that move bytes must have moved all of them. [Run] runs every
-// stage in a process of its own, in turns, several rounds: figures of a round
-// were taken at the same speed of the machine, so the ratios between them mean
-// something when the seconds do not.
+// sending it. Each stage checks its own result: stages that compute a root must
+// agree on it, and stages that move bytes must move all of them. [Run] runs
+// every stage in a process of its own, in turns, for several rounds. The
+// machine runs at about the same speed throughout a round, so ratios within a
+// round are meaningful even if the seconds are not.
 package bench
 
 import (
@@ -22,69 +22,71 @@ import (
 	"github.com/carload/carload/internal/sha256mb"
 )
 
-// Job is what a stage works on.
+// Job is the input of a stage.
 type Job struct {
 	Path      string // the file
-	Dir       string // scratch directory on the same file system, empty at the start
-	SinkURL   string // a server that drains what is PUT to it
-	Endpoint  string // a service, for stages that want one
+	Dir       string // scratch directory on the same file system; empty at the start
+	SinkURL   string // a server that discards what is PUT to it
+	Endpoint  string // a service, for stages that need one
 	Token     string
 	Transfers int
 }
 
-// Outcome is what a stage has done.
+// Outcome is the result of a stage.
 type Outcome struct {
 	Bytes   int64   `json:"bytes"`
 	Seconds float64 `json:"seconds"`
-	Root    string  `json:"root,omitempty"` // if it computed one
+	Root    string  `json:"root,omitempty"` // the root, if the stage computes one
 }
 
 // Stage is one thing to time.
 type Stage struct {
 	Name    string
-	What    string   // in one line
-	Against []string // stages to compare it with
-	Agrees  string   // stages with the same value must find the same root
-	Service bool     // needs Job.Endpoint
+	What    string   // one-line description
+	Against []string // names of the stages to compare it with
+	Agrees  string   // stages with the same value must compute the same root
+	Service bool     // whether it needs Job.Endpoint
 	Run     func(ctx context.Context, j Job) (Outcome, error)
-	// Peer, instead of Run, is the command line of another program.
+	// Peer, if set, is the command line of another program to run instead of
+	// Run.
 	Peer func(j Job) []string
 }
 
-// Options are the knobs of [Run].
+// Options configure [Run].
 type Options struct {
 	Job
 	Rounds int
 	Stages []string // names; empty means all
-	Peers  bool     // also the other programs that are installed
+	Peers  bool     // also measure the other programs that are installed
 	// Exec makes the command that runs one stage and prints its [Outcome] as
-	// JSON. See [RunStage].
+	// JSON; see [RunStage].
 	Exec func(ctx context.Context, stage string, j Job) *exec.Cmd
-	// Prepare and Cleanup, if not nil, surround each run of a stage.
+	// Prepare, if not nil, is called before each run of a stage, and cleanup
+	// after it.
 	Prepare func(stage Stage, j *Job) (cleanup func() error, err error)
-	// Log, if not nil, is told what is running.
+	// Log, if not nil, is called before each run of a stage.
 	Log func(round int, stage string)
 }
 
-// Report is the outcome of [Run].
+// Report is the result of [Run].
 type Report struct {
 	Bytes  int64 `json:"bytes"`
 	Rounds int   `json:"rounds"`
 	Rows   []Row `json:"rows"`
-	// Hashing is how fast each way to hash was on this machine when it was
-	// tried, and which are used.
+	// Hashing is the speed of each way to hash on this machine, and which ways
+	// are used.
 	Hashing []sha256mb.Way `json:"hashing"`
 }
 
-// Row is one stage's figures.
+// Row is the figures of one stage.
 type Row struct {
 	Stage   string    `json:"stage"`
 	What    string    `json:"what"`
 	Seconds []float64 `json:"seconds"` // of each round
 	Median  float64   `json:"medianSeconds"`
-	CPU     float64   `json:"cpuSeconds"` // median, user and system, of its process
+	CPU     float64   `json:"cpuSeconds"` // median of user and system time of the process
 	PeakRSS int64     `json:"peakRSSBytes"`
-	Rate    float64   `json:"bytesPerSecond"` // by the median
+	Rate    float64   `json:"bytesPerSecond"` // from the median time
 	Ratios  []Ratio   `json:"ratios"`
 	Err     string    `json:"error,omitempty"` // why a peer has no figures
 }
@@ -92,16 +94,16 @@ type Row struct {
 // Ratio compares a stage with another one, round by round.
 type Ratio struct {
 	Against string  `json:"against"`
-	Median  float64 `json:"median"` // its time divided by that of the other
+	Median  float64 `json:"median"` // its time divided by the other's
 	Min     float64 `json:"min"`
 	Max     float64 `json:"max"`
 }
 
-// RunStage runs one stage in this process and writes its outcome to w.
+// RunStage runs one stage in this process and writes its outcome to w as JSON.
 func RunStage(ctx context.Context, name string, j Job, w io.Writer) error {
 	s, ok := Find(name)
 	if !ok {
-		return fmt.Errorf("no stage is called %q", name)
+		return fmt.Errorf("there is no stage %q", name)
 	}
 	start := time.Now()
 	o, err := s.Run(ctx, j)
@@ -114,7 +116,7 @@ func RunStage(ctx context.Context, name string, j Job, w io.Writer) error {
 	return json.NewEncoder(w).Encode(o)
 }
 
-// Find returns the stage of this name.
+// Find returns the stage with this name.
 func Find(name string) (Stage, bool) {
 	all := Stages()
 	i := slices.IndexFunc(all, func(s Stage) bool { return s.Name == name })
@@ -134,7 +136,7 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	cpu := make([][]float64, len(stages))
 	roots := map[string]string{}
 	rep := Report{Rounds: o.Rounds, Hashing: sha256mb.Ways()}
-	for round := range o.Rounds + 1 { // the first one warms up and does not count
+	for round := range o.Rounds + 1 { // the first round warms up and does not count
 		for i, s := range stages {
 			if o.Log != nil {
 				o.Log(round, s.Name)
@@ -144,7 +146,7 @@ func Run(ctx context.Context, o Options) (Report, error) {
 			}
 			out, usage, err := runOnce(ctx, o, s)
 			if err != nil && s.Peer != nil && ctx.Err() == nil {
-				rows[i].Err = err.Error() // a peer's trouble is not ours
+				rows[i].Err = err.Error() // a peer's failure is not ours
 				continue
 			}
 			if err != nil {
@@ -152,7 +154,7 @@ func Run(ctx context.Context, o Options) (Report, error) {
 			}
 			if s.Agrees != "" {
 				if want, ok := roots[s.Agrees]; ok && want != out.Root {
-					return rep, fmt.Errorf("stage %q found root %s, another one %s", s.Name, out.Root, want)
+					return rep, fmt.Errorf("stage %q computed root %s, another stage %s", s.Name, out.Root, want)
 				}
 				roots[s.Agrees] = out.Root
 			}
@@ -208,7 +210,7 @@ func selected(o Options) ([]Stage, error) {
 	}
 	for _, name := range o.Stages {
 		if _, ok := Find(name); !ok {
-			return nil, fmt.Errorf("no stage is called %q", name)
+			return nil, fmt.Errorf("there is no stage %q", name)
 		}
 	}
 	return stages, nil

@@ -16,8 +16,8 @@ import (
 
 var size = flag.Int64("bench.bytes", 256<<20, "length of the file to measure with")
 
-// The test binary runs one stage instead of tests when it finds this variable:
-// Run measures processes.
+// If this variable is set, the test binary runs one stage instead of tests,
+// because Run measures processes.
 const stageVariable = "CARLOAD_BENCH_STAGE"
 
 func TestMain(m *testing.M) {
@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// randomFile makes a file of incompressible bytes, the same ones each time.
+// randomFile makes a file of incompressible bytes, always the same.
 func randomFile(tb testing.TB, n int64) string {
 	tb.Helper()
 	path := filepath.Join(tb.TempDir(), "file")

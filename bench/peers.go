@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// peers are the other programs that are installed here.
+// peers returns the other programs to measure.
 func peers() []Stage {
 	all := []Stage{
 		{Name: "sha256sum", What: "one digest of the whole file", Peer: func(j Job) []string {
@@ -35,8 +35,8 @@ func peers() []Stage {
 	return here
 }
 
-// runPeer times another program. What it prints last is its root, if it is one
-// that computes a root.
+// runPeer times another program. If the program computes a root, that is the
+// last thing it prints.
 func runPeer(ctx context.Context, s Stage, j Job) (Outcome, usage, error) {
 	info, err := os.Stat(j.Path)
 	if err != nil {

@@ -17,8 +17,8 @@ import (
 	"github.com/carload/carload/uploader/nftstorage"
 )
 
-// Sink is the handler of a server that reads what it is sent, throws it away,
-// and answers with the number of bytes.
+// Sink is a handler that reads and discards request bodies, and replies with
+// the number of bytes.
 func Sink() http.Handler {
 	bufs := sync.Pool{New: func() any { b := make([]byte, 1<<20); return &b }}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -33,8 +33,8 @@ func Sink() http.Handler {
 	})
 }
 
-// ServeSink serves a [Sink] on a loopback port until ctx is done. It calls
-// ready with its URL.
+// ServeSink serves a [Sink] on a loopback port until ctx ends. It calls ready
+// with the URL.
 func ServeSink(ctx context.Context, ready func(url string)) error {
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -50,8 +50,8 @@ func ServeSink(ctx context.Context, ready func(url string)) error {
 	return nil
 }
 
-// sinkTarget sends shards to a [Sink]. A sink makes no receipts: that all
-// bytes arrived is what this target checks.
+// sinkTarget sends shards to a [Sink]. A sink makes no receipts, so this target
+// only checks that all bytes arrived.
 type sinkTarget struct {
 	url    string
 	client *http.Client
@@ -61,7 +61,7 @@ func (t sinkTarget) String() string { return t.url }
 
 func (t sinkTarget) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt, error) {
 	body := s.Open(ctx)
-	defer body.Close() // no request may have come to own it
+	defer body.Close() // in case no request took it over
 	if err := put(ctx, t.client, t.url, body, s.Size); err != nil {
 		return uploader.Receipt{}, err
 	}
@@ -86,11 +86,11 @@ func put(ctx context.Context, client *http.Client, url string, body io.Reader, s
 		return err
 	}
 	if string(bytes.TrimSpace(p)) != strconv.FormatInt(size, 10) {
-		return fmt.Errorf("%d bytes were sent, the sink says %q", size, p)
+		return fmt.Errorf("sent %d bytes, but the sink received %q", size, p)
 	}
 	return nil
 }
 
-// bulkClient is a client with the transport that uploads use, without a
-// question before each body.
+// bulkClient is a client with the transport of uploads, without Expect:
+// 100-continue.
 func bulkClient() *http.Client { return &http.Client{Transport: nftstorage.NewTransport()} }

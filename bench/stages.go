@@ -23,7 +23,8 @@ import (
 	"github.com/carload/carload/uploader/nftstorage"
 )
 
-// Stages lists what can be timed, baselines before what is compared with them.
+// Stages returns everything that can be timed. Baselines come before the stages
+// that are compared with them.
 func Stages() []Stage {
 	return []Stage{
 		{Name: "read", What: "read the file on all cores, 1 MiB at a time", Run: readFile},
@@ -32,8 +33,8 @@ func Stages() []Stage {
 		{Name: "describe-256k", What: "root CID, 256 KiB chunks", Against: []string{"describe"}, Run: describe(chunks256k())},
 		{Name: "boxo-import", What: "root CID by boxo's importer", Agrees: "v1", Run: boxoImport},
 		{Name: "piece", What: "Filecoin piece CID of the file", Against: []string{"sha256"}, Run: pieceCID},
-		{Name: "archive", What: "both passes, all shards read and thrown away", Against: []string{"sha256", "go-car"}, Agrees: "v1", Run: archive},
-		{Name: "go-car", What: "CAR of the blocks by go-car's writer, thrown away", Run: goCarWrite},
+		{Name: "archive", What: "both passes, all shards read and discarded", Against: []string{"sha256", "go-car"}, Agrees: "v1", Run: archive},
+		{Name: "go-car", What: "CAR of the blocks by go-car's writer, discarded", Run: goCarWrite},
 		{Name: "cp", What: "copy the file", Run: copyFile(false)},
 		{Name: "pack", What: "both passes, shards written to disk", Against: []string{"cp"}, Agrees: "v1", Run: pack(dirtarget.Options{NoSync: true}, uploader.Options{})},
 		{Name: "pack-pieces", What: "the same as pack, with piece CIDs", Against: []string{"pack"}, Agrees: "v1", Run: pack(dirtarget.Options{NoSync: true}, uploader.Options{PieceCIDs: true})},
@@ -51,8 +52,8 @@ func chunks256k() chunker.Profile {
 	return p
 }
 
-// parallel hands out the file in pieces to one goroutine per worker. The
-// buffer is the worker's own.
+// parallel hands out the file in pieces to several workers. Each worker has a
+// buffer of its own.
 func parallel(ctx context.Context, path string, workers, piece int, f func(p []byte, off int64) error) (int64, error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -87,7 +88,7 @@ func parallel(ctx context.Context, path string, workers, piece int, f func(p []b
 	}
 	err = g.Wait()
 	if err == nil && total.Load() != size {
-		err = fmt.Errorf("%d bytes were handled, the file has %d", total.Load(), size)
+		err = fmt.Errorf("%d bytes were handled, but the file has %d", total.Load(), size)
 	}
 	return size, err
 }
@@ -129,7 +130,7 @@ func build(ctx context.Context, path string, p chunker.Profile) (*chunker.DAG, e
 	return chunker.Build(ctx, src, chunker.Options{Profile: p})
 }
 
-// pieceCID has one hasher, which keeps all cores busy.
+// pieceCID uses one hasher, which keeps all cores busy.
 func pieceCID(_ context.Context, j Job) (Outcome, error) {
 	f, err := os.Open(j.Path)
 	if err != nil {
@@ -159,7 +160,7 @@ func archive(ctx context.Context, j Job) (Outcome, error) {
 			defer s.Close()
 			n, err := s.WriteTo(struct{ io.Writer }{io.Discard})
 			if err == nil && n != plan.Shards[i].Size {
-				err = fmt.Errorf("shard %d gave %d bytes of %d", i, n, plan.Shards[i].Size)
+				err = fmt.Errorf("shard %d has %d bytes, not %d", i, n, plan.Shards[i].Size)
 			}
 			return err
 		})
@@ -167,7 +168,7 @@ func archive(ctx context.Context, j Job) (Outcome, error) {
 	return Outcome{Bytes: d.Size(), Root: d.Root().String()}, g.Wait()
 }
 
-// copyFile is what cp does.
+// copyFile copies the file as cp does.
 func copyFile(sync bool) func(context.Context, Job) (Outcome, error) {
 	return func(_ context.Context, j Job) (Outcome, error) {
 		in, err := os.Open(j.Path)
@@ -205,7 +206,7 @@ func pack(to dirtarget.Options, opts uploader.Options) func(context.Context, Job
 	}
 }
 
-// checkShards checks that the files of a directory add up.
+// checkShards checks that the sizes of the files in a directory add up.
 func checkShards(dir string, o Outcome) error {
 	files, err := filepath.Glob(filepath.Join(dir, "*.car"))
 	if err != nil {
@@ -220,7 +221,7 @@ func checkShards(dir string, o Outcome) error {
 		total += info.Size()
 	}
 	if total < o.Bytes {
-		return fmt.Errorf("the shards have %d bytes, the file %d", total, o.Bytes)
+		return fmt.Errorf("the shards have %d bytes, but the file has %d", total, o.Bytes)
 	}
 	return nil
 }
@@ -260,8 +261,8 @@ func barePut(ctx context.Context, j Job) (Outcome, error) {
 			}
 			defer f.Close()
 			from, to := min(i*part, size), min((i+1)*part, size)
-			// Copies of 1 MiB straight to the socket: as bare as a client can be
-			// that has the bytes in its hands.
+			// Copy 1 MiB at a time straight to the socket: as little work as a
+			// client can do that holds the bytes in memory.
 			body := bufio.NewReaderSize(struct{ io.Reader }{io.NewSectionReader(f, from, to-from)}, 1<<20)
 			return put(ctx, client, j.SinkURL, body, to-from)
 		})

@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// usage is what the system counted for a process that has ended.
+// usage is the system's accounting of a process that has ended.
 type usage struct {
 	cpu     time.Duration
-	peakRSS int64 // not known here
+	peakRSS int64 // not available here
 }
 
 func usageOf(p *os.ProcessState) usage { return usage{cpu: p.UserTime() + p.SystemTime()} }

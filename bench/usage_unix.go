@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// usage is what the system counted for a process that has ended.
+// usage is the system's accounting of a process that has ended.
 type usage struct {
 	cpu     time.Duration
 	peakRSS int64
@@ -19,7 +19,7 @@ func usageOf(p *os.ProcessState) usage {
 	u := usage{cpu: p.UserTime() + p.SystemTime()}
 	if r, ok := p.SysUsage().(*syscall.Rusage); ok {
 		u.peakRSS = r.Maxrss
-		if runtime.GOOS != "darwin" { // which counts bytes
+		if runtime.GOOS != "darwin" { // Darwin counts bytes
 			u.peakRSS *= 1024
 		}
 	}

@@ -1,5 +1,6 @@
-// Command ranges measures how long random ranges of a file take over HTTP, from
-// several servers in turn, so that they can be compared within one run.
+// Command ranges measures how long it takes to read random ranges of a file
+// over HTTP, from several servers in turn, so that they can be compared within
+// one run.
 //
 //	go run ./bench/ranges -n 2000 -size 65536 http://127.0.0.1:5080/ipfs/ROOT http://127.0.0.1:8080/ipfs/ROOT
 package main
