@@ -24,7 +24,7 @@ import (
 type folder struct {
 	dir  string
 	opts chunker.Options
-	next int // number of the next file, and of the next content
+	next int // number of the next file, and of its content
 }
 
 const folderFileBytes = 5000
@@ -85,7 +85,7 @@ func (f *folder) input(t *testing.T) uploader.Input {
 
 func (f *folder) describe(t *testing.T) uploader.DAG { return describe(t, f.input(t)) }
 
-// known is the blocks of a DAG.
+// known returns the blocks of a DAG.
 func known(dag uploader.DAG) map[cid.Cid]bool {
 	blocks := make(map[cid.Cid]bool, dag.Len())
 	for i := range dag.Len() {
@@ -94,13 +94,13 @@ func known(dag uploader.DAG) map[cid.Cid]bool {
 	return blocks
 }
 
-// isNode tells a directory's node from a file's content.
+// isNode distinguishes a directory's node from a file's content.
 func isNode(c cid.Cid) bool { return c.Prefix().Codec != cid.Raw }
 
-// TestFolderThatGrew: of a folder that is sent again, only what the service
-// lacks is sent: at most twice the new content, and the directory nodes that
-// changed. The root is the one of a fresh upload, and once the upload before is
-// deleted and collected the whole DAG is there still.
+// TestFolderThatGrew: when a folder is sent again, only what the service lacks
+// is sent: at most twice the new content, and the directory nodes that changed.
+// The root is the same as for a fresh upload. When the previous upload has been
+// deleted and collected, the whole DAG is still there.
 func TestFolderThatGrew(t *testing.T) {
 	t.Parallel()
 	files, steps := 600, []int{1, 20, 100}
@@ -148,8 +148,8 @@ func TestFolderThatGrew(t *testing.T) {
 			if err != nil || r.Root != dag.Root() || r.Blocks != dag.Len() || plan.Base != before.Root() {
 				t.Fatalf("%d %s: %+v, %v", n, what, r, err)
 			}
-			// The head of an archive has the root, and with nothing but the root
-			// new a block goes with it.
+			// Every archive has the root, and one with nothing else new has
+			// another block.
 			most := 2*content + nodes + 100*int64(r.Shards)
 			if content == 0 {
 				most += folderFileBytes + 100
@@ -171,7 +171,7 @@ func TestFolderThatGrew(t *testing.T) {
 			if _, err := newUploader(t, target, full).Verify(t.Context(), r.Root); err != nil {
 				t.Errorf("%d %s: after the old upload was deleted: %v", n, what, err)
 			}
-			// What is there is not sent again, though its base is gone.
+			// What is there is not sent again, even though its base is gone.
 			sent = srv.Count(uploadertest.Upload).Bytes
 			if r, err := uploadOne(t.Context(), newUploader(t, target, opts), f.input(t)); err != nil || r.Held != r.Shards || srv.Count(uploadertest.Upload).Bytes != sent {
 				t.Errorf("%d %s: again: %+v, %v", n, what, r, err)
@@ -184,9 +184,8 @@ func TestFolderThatGrew(t *testing.T) {
 	}
 }
 
-// TestBaseIsSharded: of a directory that is a tree of nodes, most of which have
-// changed, they are fetched in few requests, also if an archive of them breaks
-// off.
+// TestBaseIsSharded: if most nodes of a sharded directory have changed, they
+// are fetched in a few requests, even if an archive of them breaks off.
 func TestBaseIsSharded(t *testing.T) {
 	t.Parallel()
 	profile := chunker.UnixFSv1()
@@ -236,7 +235,8 @@ func TestBaseIsSharded(t *testing.T) {
 	}
 }
 
-// grown is a service that has a folder, and the folder with more in it.
+// grown returns a service that has a folder, and the folder with more files in
+// it.
 func grown(t *testing.T, srv *uploadertest.Server, ledger uploader.Ledger) (f *folder, base cid.Cid) {
 	t.Helper()
 	f = newFolder(t, 40)
@@ -248,8 +248,9 @@ func grown(t *testing.T, srv *uploadertest.Server, ledger uploader.Ledger) (f *f
 	return f, r.Root
 }
 
-// TestBaseOfOthers: without a ledger a base can be named; one that the service
-// does not have, or not completely, or that has nothing in common, is none.
+// TestBaseOfOthers: without a ledger a base can be given. It is ignored if the
+// service does not have all of it, or if it has nothing in common with the
+// upload.
 func TestBaseOfOthers(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
@@ -289,7 +290,8 @@ func TestBaseOfOthers(t *testing.T) {
 	}
 }
 
-// whenPlanned calls f once it is known what is sent.
+// whenPlanned returns an observer that calls f when it is known what will be
+// sent.
 func whenPlanned(f func()) uploader.Observer {
 	return observerFunc(func(e uploader.Event) {
 		if d, ok := e.(uploader.Described); ok && d.Base.Defined() {
@@ -298,8 +300,8 @@ func whenPlanned(f func()) uploader.Observer {
 	})
 }
 
-// TestBaseIsLost: the service loses what the base was to have, and does not
-// call the DAG complete. It gets the rest, and no more than that.
+// TestBaseIsLost: the service loses blocks of the base, and does not report the
+// DAG as complete. It is sent the rest, and no more than that.
 func TestBaseIsLost(t *testing.T) {
 	t.Parallel()
 	srv := uploadertest.NewServer(t, uploadertest.Options{})
@@ -335,9 +337,9 @@ func TestBaseIsLost(t *testing.T) {
 	}
 }
 
-// TestBaseIsDamaged: a block that the base was to have is gone, and only
-// verification sees it. Its shard is sent within the upload. If another one is
-// gone later, the next upload sends that.
+// TestBaseIsDamaged: a block of the base is gone, and only verification
+// notices. Its shard is sent within the upload. If another one is lost later,
+// the next upload sends that.
 func TestBaseIsDamaged(t *testing.T) {
 	t.Parallel()
 	srv := uploadertest.NewServer(t, uploadertest.Options{})
@@ -365,8 +367,8 @@ func TestBaseIsDamaged(t *testing.T) {
 	}
 }
 
-// TestBaseAfterAStop: an upload with a base that was stopped goes on where it
-// was, also if the base is deleted in between.
+// TestBaseAfterAStop: a stopped upload with a base goes on where it was, even
+// if the base is deleted in between.
 func TestBaseAfterAStop(t *testing.T) {
 	t.Parallel()
 	srv, st := newServiceAndStore(t, t.TempDir())

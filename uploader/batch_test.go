@@ -19,10 +19,10 @@ import (
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
-// batchLimit is above all small files of these tests.
+// batchLimit is more than the size of the small files in these tests.
 const batchLimit = 64 << 10
 
-// namedFiles is small files, of which each three have the same name.
+// namedFiles makes small files, three of each name.
 func namedFiles(t *testing.T, n int) []string {
 	t.Helper()
 	dir := t.TempDir()
@@ -41,7 +41,7 @@ func writeFile(t *testing.T, path string, data []byte) {
 	}
 }
 
-// batchRun is what came of the upload of batches.
+// batchRun is the outcome of uploading batches.
 type batchRun struct {
 	files    map[string]uploader.Result
 	errs     map[string]error
@@ -77,7 +77,7 @@ func uploadBatches(t *testing.T, srv *uploadertest.Server, u *uploader.Uploader,
 	return run
 }
 
-// TestBatch sends small files together, and only what is new the next times.
+// TestBatch sends small files together, and later only what is new.
 func TestBatch(t *testing.T) {
 	t.Parallel()
 	srv, st := newServiceAndStore(t, t.TempDir())
@@ -116,7 +116,7 @@ func TestBatch(t *testing.T) {
 			t.Errorf("%s: %+v", p, r)
 		}
 		entries[r.Entry] = true
-		// The service gives the file by its own CID.
+		// The service returns the file by its own CID.
 		if _, err := target.FetchBlock(t.Context(), r.Root, 1<<20); err != nil {
 			t.Errorf("%s: %v", p, err)
 		}
@@ -145,7 +145,7 @@ func TestBatch(t *testing.T) {
 		}
 	}
 
-	// What changes goes into a new batch.
+	// Changed files go into a new batch.
 	writeFile(t, paths[3], []byte("changed"))
 	added := filepath.Join(filepath.Dir(paths[4]), "added")
 	writeFile(t, added, []byte("added"))
@@ -164,7 +164,7 @@ func TestBatch(t *testing.T) {
 		}
 	}
 
-	// A batch that was deleted is sent again, and no other.
+	// A deleted batch is sent again, and no other.
 	if err := target.Delete(t.Context(), batch.Root); err != nil {
 		t.Fatal(err)
 	}
@@ -185,8 +185,8 @@ func TestBatch(t *testing.T) {
 	}
 }
 
-// TestBatchIsNoBase has a file that was last sent by itself, as a change of what
-// was there before: that earlier root is no batch that has it.
+// TestBatchIsNoBase: a file was last sent by itself, with its previous version
+// as the base. That base is not a batch that has the file.
 func TestBatchIsNoBase(t *testing.T) {
 	t.Parallel()
 	srv := newService(t, t.TempDir())
@@ -213,8 +213,8 @@ func TestBatchIsNoBase(t *testing.T) {
 	}
 }
 
-// TestBatchOfFaults has files that go away or change at the worst time: they are
-// their own affair.
+// TestBatchOfFaults: files disappear or change at the worst time, which affects
+// only them.
 func TestBatchOfFaults(t *testing.T) {
 	t.Parallel()
 	srv := newService(t, t.TempDir())
@@ -249,8 +249,8 @@ func TestBatchOfFaults(t *testing.T) {
 		r, err := run.files[p], run.errs[p]
 		switch p {
 		case gone, changes, later:
-			// They are not what they were when the inputs were made, so that they
-			// can't be taken by themselves either. The next run takes them.
+			// They differ from when the inputs were made, so they cannot be
+			// uploaded one by one either. The next run uploads them.
 			if !errors.Is(err, uploader.ErrSourceChanged) || r.Batch.Defined() {
 				t.Errorf("%s: %+v, %v", p, r, err)
 			}
@@ -262,7 +262,8 @@ func TestBatchOfFaults(t *testing.T) {
 	}
 }
 
-// TestBatchOfMetadata has modes and times, which a file by itself has in its CID.
+// TestBatchOfMetadata stores modes and times, which are part of a single file's
+// CID too.
 func TestBatchOfMetadata(t *testing.T) {
 	t.Parallel()
 	srv := newService(t, t.TempDir())
@@ -296,7 +297,7 @@ func TestBatchOfMetadata(t *testing.T) {
 	}
 }
 
-// TestBatchToSeveral sends a batch to two targets, of which one has it already.
+// TestBatchToSeveral sends a batch to two targets, one of which has it already.
 func TestBatchToSeveral(t *testing.T) {
 	t.Parallel()
 	one, other := newService(t, t.TempDir()), newService(t, t.TempDir())

@@ -18,8 +18,8 @@ import (
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
-// blackHole is a TCP address on a loopback interface that answers nobody: its
-// queue of connections is full, and the system drops what comes then.
+// blackHole is a TCP address on a loopback interface that never responds: its
+// queue of connections is full, so the system drops new ones.
 func blackHole(t *testing.T, family int, address unix.Sockaddr) (port int) {
 	t.Helper()
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -78,8 +78,8 @@ func TestBlackHole(t *testing.T) {
 	}
 }
 
-// TestBlackHoleBesideTheWay: of a name's two addresses the one that is asked
-// first answers nobody. The other one is found without a retry.
+// TestBlackHoleBesideTheWay: the first of a name's two addresses never
+// responds. The other one is used without a retry.
 func TestBlackHoleBesideTheWay(t *testing.T) {
 	t.Parallel()
 	port := blackHole(t, unix.AF_INET6, &unix.SockaddrInet6{Addr: [16]byte{15: 1}})

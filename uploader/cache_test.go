@@ -15,7 +15,7 @@ import (
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
-// oldFile is a file of some size that was not written to just now.
+// oldFile makes a file that was not modified recently.
 func oldFile(tb testing.TB) string {
 	tb.Helper()
 	path, err := exec.LookPath("go")
@@ -31,7 +31,7 @@ func oldFile(tb testing.TB) string {
 	return path
 }
 
-// TestPlanIsKept interrupts an upload; the next process does not hash again.
+// TestPlanIsKept interrupts an upload. The next process does not hash again.
 func TestPlanIsKept(t *testing.T) {
 	t.Parallel()
 	path := oldFile(t)
@@ -82,7 +82,7 @@ func TestPlanIsKept(t *testing.T) {
 	}
 }
 
-// keyed is an input with a key that says nothing of the file.
+// keyed is an input whose key does not depend on the file.
 type keyed struct {
 	uploader.Input
 	src *chunker.FileSource
@@ -94,8 +94,8 @@ func (k keyed) Restore(description []byte) (uploader.DAG, error) {
 	return chunker.RestoreFile(k.src, description)
 }
 
-// TestStaleDescription edits a file behind the back of its key. The upload notices,
-// and the next one starts from the file as it is.
+// TestStaleDescription edits a file whose key stays the same. The upload
+// notices, and the next one starts with the file as it is.
 func TestStaleDescription(t *testing.T) {
 	t.Parallel()
 	const size = 9 << 20
@@ -139,7 +139,7 @@ func TestStaleDescription(t *testing.T) {
 	if err != nil || d.Root() != r.Root {
 		t.Errorf("root %s, want that of the edited file, %v", r.Root, err)
 	}
-	// A description that can't be used is no obstacle.
+	// An unusable description does no harm.
 	if err := ledger.SaveDescription(t.Context(), "always the same", []byte("nonsense")); err != nil {
 		t.Fatal(err)
 	}

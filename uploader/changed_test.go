@@ -14,8 +14,8 @@ import (
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
-// A file that is written to after its last shard left is what was hashed before,
-// whole and verified at the service, but it is not called done.
+// If a file is modified after its last shard was sent, the service has what was
+// hashed, complete and verified, but the upload does not count as done.
 func TestChangedAfterItLeft(t *testing.T) {
 	t.Parallel()
 	for _, isTree := range []bool{false, true} {
@@ -27,7 +27,7 @@ func TestChangedAfterItLeft(t *testing.T) {
 		}
 		srv := uploadertest.NewServer(t, uploadertest.Options{})
 		srv.Script(uploadertest.Upload, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
-			next.ServeHTTP(w, r) // it has all of it
+			next.ServeHTTP(w, r) // it has all of the shard
 			if err := os.WriteFile(path, append([]byte("X"), content[1:]...), 0o600); err != nil {
 				t.Error(err)
 			}

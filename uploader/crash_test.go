@@ -26,20 +26,21 @@ import (
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
-// order is what a child process is told to do.
+// order tells a child process what to do.
 type order struct {
 	Path, Ledger, URL, Token string
 	MaxShardBytes            int64
 	Transfers                int
 	BytesPerSecond           int64
-	// Die is the write to the ledger, from 1, at which the process ends as if
-	// by SIGKILL; 0 is never. After is whether the write still takes place.
+	// Die is the number of the ledger write, counted from 1, at which the
+	// process ends as if by SIGKILL; 0 means never. After says whether the
+	// write takes place.
 	Die   int
 	After bool
 }
 
 // child is what the test binary does when a test runs it as a command: one
-// upload. It writes the root and how often it wrote to the ledger.
+// upload. It prints the root and the number of writes to the ledger.
 func child(text string) int {
 	var o order
 	if err := json.Unmarshal([]byte(text), &o); err != nil {
@@ -110,7 +111,7 @@ func (l *mortalLedger) write(f func() error) error {
 	return err
 }
 
-// die ends the process at once: nothing is flushed, no defer runs.
+// die ends the process at once, without flushing or deferred calls.
 func die() {
 	p, err := os.FindProcess(os.Getpid())
 	if err == nil {
@@ -138,7 +139,7 @@ func (l *mortalLedger) SaveDescription(ctx context.Context, key string, plan []b
 	return l.write(func() error { return l.Ledger.SaveDescription(ctx, key, plan) })
 }
 
-// crash is an upload that is killed, once or more, and then left to complete.
+// crash is an upload that is killed one or more times and then completes.
 type crash struct {
 	t    *testing.T
 	path string
@@ -158,7 +159,7 @@ func newCrash(t *testing.T, size int, shard int64) *crash {
 	return c
 }
 
-// run runs one process. It is killed after the time given, if there is one.
+// run runs one process, and kills it after life, if that is not 0.
 func (c *crash) run(o order, life time.Duration) (out string, killed bool) {
 	c.t.Helper()
 	text, err := json.Marshal(o)
@@ -187,7 +188,7 @@ func (c *crash) run(o order, life time.Duration) (out string, killed bool) {
 	return "", false
 }
 
-// round kills processes as the lives tell, lets another one complete, and
+// round kills processes after these lifetimes, lets another one complete, and
 // returns how many bytes were sent more than once.
 func (c *crash) round(srv *uploadertest.Server, ledger string, die int, after bool, lives ...time.Duration) (resent int64, kills int) {
 	c.t.Helper()
@@ -219,8 +220,8 @@ func (c *crash) round(srv *uploadertest.Server, ledger string, die int, after bo
 }
 
 // TestCrash kills the process at every write to its ledger, before and after,
-// and at random instants. Each time the same command completes with the right
-// root, and sends again no more than what was in flight.
+// and at random times. Each time the same command completes with the right
+// root, and sends no more again than what was in flight.
 func TestCrash(t *testing.T) {
 	if testing.Short() {
 		t.Skip("runs some dozens of processes")
@@ -239,7 +240,7 @@ func TestCrash(t *testing.T) {
 		shard int64
 	}{{"small", fileBytes, shardBytes}, {"large", 12 << 20, 1_000_000}} {
 		c := newCrash(t, size.bytes, size.shard)
-		c.o.BytesPerSecond = int64(3 * size.bytes) // so that shards are in flight for most of the time
+		c.o.BytesPerSecond = int64(3 * size.bytes) // so that shards are in flight most of the time
 		dir := t.TempDir()
 		srv := uploadertest.NewServer(t, uploadertest.Options{})
 		n := 0
@@ -276,7 +277,7 @@ func TestCrash(t *testing.T) {
 		rng := rand.New(rand.NewPCG(5, uint64(size.bytes)))
 		most, kills = 0, 0
 		for range instants {
-			// Some are killed more than once before they complete.
+			// Some are killed several times before they complete.
 			lives := make([]time.Duration, 1+rng.IntN(3))
 			for i := range lives {
 				lives[i] = time.Duration(rng.Int64N(int64(whole))) + 1
@@ -295,8 +296,8 @@ func TestCrash(t *testing.T) {
 	t.Log("\n" + report.String())
 }
 
-// TestSecondProcess: a process that sends what another one is sending waits
-// for it, and sends nothing of it again.
+// TestSecondProcess: a process waits for another one that is sending the same,
+// and sends nothing again.
 func TestSecondProcess(t *testing.T) {
 	t.Parallel()
 	c := newCrash(t, fileBytes, shardBytes)
@@ -333,7 +334,7 @@ func TestSecondProcess(t *testing.T) {
 	if _, err := io.ReadFull(stderr, said); err != nil || string(said) != waitingText {
 		t.Fatalf("it says %q, %v", said, err)
 	}
-	// What was sent meanwhile, by whom does not matter, is in the ledger.
+	// The ledger has what was sent meanwhile, no matter by whom.
 	if r, err := uploadOne(t.Context(), newUploader(t, newTarget(t, srv), uploader.Options{Ledger: claimed{l}, MaxShardBytes: shardBytes}), input(t, c.path)); err != nil || r.Held != 0 {
 		t.Fatalf("%+v, %v", r, err)
 	}
@@ -349,7 +350,7 @@ func TestSecondProcess(t *testing.T) {
 
 const waitingText = "waiting\n"
 
-// claimed is a ledger whose claim one has already.
+// claimed is a ledger whose claim is held already.
 type claimed struct{ uploader.Ledger }
 
 func (claimed) Begin(context.Context, uploader.UploadKey, func()) (func(), error) {

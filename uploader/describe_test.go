@@ -22,8 +22,8 @@ func (c *closes) Close() error {
 	return c.Input.Close()
 }
 
-// A describer tells of files and directories what an upload would, and closes
-// what it was given.
+// A describer reports about files and directories what an upload would, and
+// closes its inputs.
 func TestDescriber(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -29,14 +29,14 @@ import (
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
-// exampleBytes are the same in each run.
+// exampleBytes returns the same bytes in each run.
 func exampleBytes(size int) []byte {
 	p := make([]byte, size)
 	_, _ = rand.NewChaCha8([32]byte{'c'}).Read(p)
 	return p
 }
 
-// exampleFile makes a file of so many bytes in a directory of its own.
+// exampleFile makes a file of this size in a directory of its own.
 func exampleFile(size int) (path string, remove func()) {
 	dir, err := os.MkdirTemp("", "carload-example-")
 	if err != nil {
@@ -49,7 +49,7 @@ func exampleFile(size int) (path string, remove func()) {
 	return path, func() { _ = os.RemoveAll(dir) }
 }
 
-// exampleService is a service to upload to. Yours has a URL and a token.
+// exampleService returns a service to upload to. Yours has a URL and a token.
 func exampleService() (target *nftstorage.Target, remove func()) {
 	server := httptest.NewServer(uploadertest.NewStore("secret"))
 	token, err := nftstorage.NewToken("secret")
@@ -63,7 +63,7 @@ func exampleService() (target *nftstorage.Target, remove func()) {
 	return target, func() { _ = target.Close(); server.Close() }
 }
 
-// The root CID of a file: nothing is sent, and nothing is written.
+// Compute the root CID of a file without sending or writing anything.
 func ExampleDescriber() {
 	path, remove := exampleFile(4 << 20)
 	defer remove()
@@ -84,7 +84,7 @@ func ExampleDescriber() {
 	// Output: bafybeifugmkrdvmblociaualuf4to37rzthhtfnov2ftzzxtjhtpp6u3kq 4194304
 }
 
-// The shards of a file, written into a directory.
+// Write the shards of a file into a directory.
 func ExampleUploader_Upload_directory() {
 	path, remove := exampleFile(4 << 20)
 	defer remove()
@@ -110,7 +110,7 @@ func ExampleUploader_Upload_directory() {
 	// Output: bafybeifugmkrdvmblociaualuf4to37rzthhtfnov2ftzzxtjhtpp6u3kq-00001-of-00004.car
 }
 
-// printer is an [uploader.Observer] that tells of shards as they are taken.
+// printer is an [uploader.Observer] that prints each shard that was received.
 type printer struct {
 	mu    sync.Mutex // Observe is called by several goroutines
 	bytes int64
@@ -127,8 +127,8 @@ func (p *printer) Observe(e uploader.Event) {
 	fmt.Printf("%d bytes of %d shards\n", p.bytes, sent.Count)
 }
 
-// An upload that tells how far it is: events as they happen, and counters that
-// may be asked for at any time.
+// Show the progress of an upload: events as they happen, and counters that can
+// be polled at any time.
 func ExampleUploader_Progress() {
 	path, remove := exampleFile(4 << 20)
 	defer remove()
@@ -160,10 +160,10 @@ func ExampleUploader_Progress() {
 	// true true
 }
 
-// memoryTarget is a target of one's own: it keeps archives in memory. A target
-// needs two methods. It can have others, such as those of
-// [uploader.StatusChecker] and [uploader.BlockFetcher]: the more it has, the more
-// is verified.
+// memoryTarget is a custom target that keeps archives in memory. A target needs
+// only two methods. It can implement more interfaces, such as
+// [uploader.StatusChecker] and [uploader.BlockFetcher]: the more it implements,
+// the more is verified.
 type memoryTarget struct {
 	mu       sync.Mutex
 	archives map[cid.Cid][]byte
@@ -171,8 +171,8 @@ type memoryTarget struct {
 
 func (t *memoryTarget) String() string { return "memory" }
 
-// Put takes a shard. What it returns is checked against what was sent, so a
-// receipt is made of what has arrived.
+// Put receives a shard. The receipt is compared with what was sent, so it must
+// be computed from what arrived.
 func (t *memoryTarget) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt, error) {
 	body := s.Open(ctx)
 	defer body.Close()
@@ -186,7 +186,7 @@ func (t *memoryTarget) Put(ctx context.Context, s *uploader.Shard) (uploader.Rec
 		return uploader.Receipt{}, err
 	}
 	for {
-		section, err := r.Next() // it hashes each block
+		section, err := r.Next() // Next hashes each block
 		if errors.Is(err, io.EOF) {
 			break
 		}
@@ -203,7 +203,7 @@ func (t *memoryTarget) Put(ctx context.Context, s *uploader.Shard) (uploader.Rec
 	return receipt, nil
 }
 
-// A target of one's own.
+// Use a custom target.
 func ExampleTarget() {
 	path, remove := exampleFile(4 << 20)
 	defer remove()
@@ -226,8 +226,8 @@ func ExampleTarget() {
 	// Output: bafybeifugmkrdvmblociaualuf4to37rzthhtfnov2ftzzxtjhtpp6u3kq 1
 }
 
-// object is a source of one's own: an object in a store, read in ranges. It can
-// be read again and again, and says so if it is no longer what it was.
+// object is a custom source: an object in a store, read in ranges. It can be
+// read repeatedly, and reports if it has changed.
 type object struct {
 	url  string
 	size int64
@@ -248,7 +248,8 @@ func (o *object) Size() int64                   { return o.size }
 func (o *object) Open() (car.SourceFile, error) { return o, nil }
 func (o *object) Close() error                  { return nil }
 
-// ReadAt implements io.ReaderAt: as many bytes as were asked for, or an error.
+// ReadAt implements io.ReaderAt: it reads all bytes asked for, or returns an
+// error.
 func (o *object) ReadAt(p []byte, off int64) (int, error) {
 	req, err := http.NewRequest(http.MethodGet, o.url, nil)
 	if err != nil {
@@ -279,7 +280,7 @@ func (o *object) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// A source of one's own: ranges of an object in a store.
+// Use a custom source: ranges of an object in a store.
 func ExampleSource() {
 	content := exampleBytes(4 << 20)
 	store := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -308,15 +309,14 @@ func ExampleSource() {
 	// Output: bafybeifugmkrdvmblociaualuf4to37rzthhtfnov2ftzzxtjhtpp6u3kq 4194304
 }
 
-// An upload that goes on where it was interrupted: a ledger on disk knows what
-// the target has.
+// Continue an interrupted upload: a ledger on disk knows what the target has.
 func ExampleLedger() {
 	path, remove := exampleFile(4 << 20)
 	defer remove()
 	target, closeTarget := exampleService()
 	defer closeTarget()
 
-	// Each time a process of its own, as far as the library knows.
+	// For the library, each call is a new process.
 	upload := func(ctx context.Context, stop func()) {
 		ledger, err := sqliteledger.Open(ctx, filepath.Join(filepath.Dir(path), "ledger.db"), sqliteledger.Options{})
 		if err != nil {
@@ -340,14 +340,14 @@ func ExampleLedger() {
 	}
 
 	ctx, cancel := context.WithCancel(context.Background())
-	upload(ctx, cancel) // it is interrupted
+	upload(ctx, cancel) // interrupted
 	upload(context.Background(), func() {})
 	// Output:
 	// 0 of 3 shards were there; done: false
 	// 1 of 3 shards were there; done: true
 }
 
-// afterFirst calls a function when a shard was taken.
+// afterFirst calls a function when the first shard has been received.
 type afterFirst struct{ then func() }
 
 func (a afterFirst) Observe(e uploader.Event) {
@@ -356,7 +356,7 @@ func (a afterFirst) Observe(e uploader.Event) {
 	}
 }
 
-// What a target holds, checked without the file.
+// Verify what a target holds, without the file.
 func ExampleUploader_Verify() {
 	path, remove := exampleFile(4 << 20)
 	defer remove()
@@ -394,7 +394,7 @@ func exampleUpload(target uploader.Target, path string) cid.Cid {
 	return cid.Undef
 }
 
-// A file got back from a service, or from a gateway that need not be trusted.
+// Get a file back from a service, or from a gateway that need not be trusted.
 func Example_get() {
 	path, remove := exampleFile(4 << 20)
 	defer remove()
@@ -402,7 +402,7 @@ func Example_get() {
 	defer closeTarget()
 	root := exampleUpload(target, path)
 
-	pool := gateway.NewPool(gateway.Options{}, target) // of one source or several
+	pool := gateway.NewPool(gateway.Options{}, target) // with one source or more
 	restored := filepath.Join(filepath.Dir(path), "restored.mkv")
 	made, err := pool.Restore(context.Background(), root, "", restored, gateway.RestoreOptions{MaxBytes: 1 << 30})
 	if err != nil {
@@ -420,7 +420,7 @@ func Example_get() {
 	// true
 }
 
-// A plan of shards without an upload: what would be sent, to the byte.
+// Plan the shards of a file without uploading: exactly what would be sent.
 func ExampleDescriber_Split() {
 	path, remove := exampleFile(4 << 20)
 	defer remove()

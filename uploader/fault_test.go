@@ -10,7 +10,7 @@ import (
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
-// waitClock closes a channel when somebody waits, and lets nobody go.
+// waitClock closes a channel when somebody waits, and never ends the wait.
 type waitClock struct{ waiting chan struct{} }
 
 func (waitClock) Now() time.Time { return time.Unix(1e9, 0) }
@@ -21,7 +21,7 @@ func (c waitClock) Sleep(ctx context.Context, _ time.Duration) error {
 	return context.Cause(ctx)
 }
 
-// gate takes a body, waits, calls f, and then serves.
+// gate reads the body, waits, calls f, and then serves the request.
 func gate(wait <-chan struct{}, f func()) uploadertest.Fault {
 	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		var once sync.Once
@@ -30,7 +30,7 @@ func gate(wait <-chan struct{}, f func()) uploadertest.Fault {
 	}
 }
 
-// tickBody calls f at each read of a body.
+// tickBody calls f for each read of a body.
 func tickBody(f func()) uploadertest.Fault {
 	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		r.Body = readHook{r.Body, f}

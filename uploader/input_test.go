@@ -29,8 +29,8 @@ func describe(t *testing.T, in uploader.Input) uploader.DAG {
 	return dag
 }
 
-// A stream has the root of the file with its bytes, can be read again, and
-// leaves nothing on disk at any time.
+// A stream has the root of a file with the same bytes, can be read again, and
+// never leaves anything on disk.
 func TestStreamIsSpooledWithoutAName(t *testing.T) {
 	t.Parallel()
 	content := bytes.Repeat([]byte("stream "), 400_000)
@@ -102,7 +102,7 @@ func TestStreamErrors(t *testing.T) {
 	}
 }
 
-// A tree goes into an archive, and the archive is an input with the same root.
+// An archive of a tree is an input with the same root.
 func TestArchiveOfATree(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -140,7 +140,7 @@ func TestArchiveOfATree(t *testing.T) {
 	}
 }
 
-// A file that has content and no size is not taken for an empty one.
+// A file that has content but no size does not count as empty.
 func TestFileWithoutSize(t *testing.T) {
 	t.Parallel()
 	const path = "/proc/self/status"

@@ -17,11 +17,11 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// counting is a target that counts what it gets, has limits, and needs a
+// counting is a target that counts what it receives, has limits, and needs a
 // commit. It loses blocks before its first commits.
 type counting struct {
 	limits uploader.Limits
-	wrong  bool        // it counts one block too many
+	wrong  bool        // it reports one block too many
 	lose   [][]cid.Cid // by commit
 
 	mu       sync.Mutex
@@ -66,7 +66,7 @@ func (c *counting) Finish(_ context.Context, d uploader.Upload) error {
 	return nil
 }
 
-// threeShards is a file of three shards, and the plan for it.
+// threeShards makes a file of three shards, and its plan.
 func threeShards(t *testing.T) (string, *splitter.Plan) {
 	t.Helper()
 	path := randomFile(t, 3*shardBytes, 5)
@@ -123,7 +123,8 @@ func TestFinish(t *testing.T) {
 	}
 }
 
-// What stays missing although it was sent again ends as incomplete.
+// If blocks are still missing after they were sent again, the upload ends as
+// incomplete.
 func TestFinishIncomplete(t *testing.T) {
 	t.Parallel()
 	path, plan := threeShards(t)
@@ -188,8 +189,7 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// uploadFile uploads one file, and returns the error of making the uploader as
-// well.
+// uploadFile uploads one file. It also returns an error of making the uploader.
 func uploadFile(t *testing.T, target uploader.Target, path string, opts uploader.Options) (uploader.Result, error) {
 	t.Helper()
 	u, err := uploader.New(target, opts)

@@ -17,7 +17,7 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// sharedLine is a target whose line is shared by all that is sent over it.
+// sharedLine is a target whose line is shared by everything sent over it.
 type sharedLine struct {
 	limiter *rate.Limiter // nil for a fast one
 	took    atomic.Int64
@@ -44,10 +44,10 @@ func (l *sharedLine) Put(ctx context.Context, s *uploader.Shard) (uploader.Recei
 	}
 }
 
-// TestStopOnASlowLine: four shards may be on their way, of which each takes ten
-// seconds alone. After a stop and some more seconds no more than one shard's
-// worth of what was sent is lost, if the line is limited here; if it is slow by
-// itself, those that can be done by then are.
+// TestStopOnASlowLine: four shards may be in flight, each of which would take
+// ten seconds alone. If the rate limit slows them down, a stop a few seconds
+// later loses no more than one shard's worth of what was sent. If the line
+// itself is slow, those that can be finished are finished.
 func TestStopOnASlowLine(t *testing.T) {
 	t.Parallel()
 	const shard, bytesPerSecond, leaf = 1_000_000, 100_000, 10_000
@@ -101,7 +101,8 @@ func TestStopOnASlowLine(t *testing.T) {
 					}
 					return
 				}
-				// What the line could still take was enough for some of them.
+				// The remaining capacity of the line is enough for some of
+				// them.
 				left := way.BytesOnTheirWay
 				if way.ShardsOnTheirWay != 4 {
 					t.Fatalf("%+v", way)

@@ -28,7 +28,7 @@ import (
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
-// sick is a source that fails from an offset on, once it is armed.
+// sick is a source that, once armed, fails from an offset on.
 type sick struct {
 	data  []byte
 	armed atomic.Bool
@@ -65,7 +65,7 @@ func (i sickInput) Describe(ctx context.Context, read *atomic.Int64) (uploader.D
 }
 
 // TestSickDisk reads a source that fails in either pass: the file fails at
-// once, with the offset; the disk is not asked again and again.
+// once, with the offset, and the disk is not read again and again.
 func TestSickDisk(t *testing.T) {
 	t.Parallel()
 	for pass := 1; pass <= 2; pass++ {
@@ -98,7 +98,8 @@ func (l *sickLedger) Record(ctx context.Context, u uploader.UploadKey, i int, c 
 	return l.MemoryLedger.Record(ctx, u, i, c)
 }
 
-// TestFullDiskUnderTheLedger: an upload that can't be recorded is not claimed.
+// TestFullDiskUnderTheLedger: an upload that cannot be recorded does not count
+// as done.
 func TestFullDiskUnderTheLedger(t *testing.T) {
 	t.Parallel()
 	srv := uploadertest.NewServer(t, uploadertest.Options{})
@@ -129,7 +130,7 @@ func (i tiny) Describe(ctx context.Context, read *atomic.Int64) (uploader.DAG, e
 	return chunker.Build(ctx, i.memory, chunker.Options{Read: read, Workers: 1})
 }
 
-// nowhere takes shards and gives receipts for them.
+// nowhere receives shards and returns receipts for them.
 type nowhere struct{ put atomic.Int64 }
 
 func (*nowhere) String() string { return "nowhere" }
@@ -142,8 +143,8 @@ func (n *nowhere) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt,
 	return uploader.Receipt{Root: s.Root, Parts: []cid.Cid{archive}}, errors.Join(err, body.Close())
 }
 
-// TestManyInputs uploads ten thousand, of which some fail: the list is exact,
-// inputs are pulled as they are needed, and there are few goroutines.
+// TestManyInputs uploads ten thousand inputs, some of which fail: the results
+// are exact, inputs are pulled only when needed, and there are few goroutines.
 func TestManyInputs(t *testing.T) {
 	t.Parallel()
 	const n = 10_000
@@ -191,13 +192,14 @@ func TestManyInputs(t *testing.T) {
 	if len(seen) != n || pulled != n || failed != len(fails) || int(target.put.Load()) != n-failed {
 		t.Errorf("%d results of %d inputs, %d of %d failed, %d sent", len(seen), pulled, failed, len(fails), target.put.Load())
 	}
-	// Other tests run at the same time, so this is only about the order of magnitude.
+	// Other tests run at the same time, so this only checks the order of
+	// magnitude.
 	if most > before+500 {
 		t.Errorf("%d goroutines, %d before", most, before)
 	}
 }
 
-// TestStopEarly: the caller has seen enough, and inputs are no longer pulled.
+// TestStopEarly: when the caller stops, no more inputs are pulled.
 func TestStopEarly(t *testing.T) {
 	t.Parallel()
 	pulled := 0
@@ -214,12 +216,12 @@ func TestStopEarly(t *testing.T) {
 			break
 		}
 	}
-	if pulled > 10+10*uploader.DefaultTransfers { // eight of such size in each transfer
+	if pulled > 10+10*uploader.DefaultTransfers { // eight small uploads in each transfer
 		t.Errorf("%d inputs were pulled for %d results", pulled, results)
 	}
 }
 
-// meter is a target that looks at how evenly bytes come.
+// meter is a target that checks how evenly bytes arrive.
 type meter struct {
 	nowhere
 	write bool
@@ -250,8 +252,8 @@ type writerFunc func(p []byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-// TestBandwidth measures what a limit lets through, on a clock that the test
-// owns: on the whole, and within any tenth of a second.
+// TestBandwidth measures what a rate limit lets through, on a fake clock: in
+// total, and within any tenth of a second.
 func TestBandwidth(t *testing.T) {
 	t.Parallel()
 	path := randomFile(t, fileBytes, 1)
@@ -261,7 +263,8 @@ func TestBandwidth(t *testing.T) {
 			const perSecond = 50_000
 			tenths := map[int64]int{}
 			start := time.Now()
-			// One transfer: synctest lets goroutines that wait for a lock pass no time.
+			// One transfer: in synctest no time passes while a goroutine waits
+			// for a mutex.
 			u := newUploader(t, &meter{write: write, worst: func(n int) { tenths[int64(time.Since(start)/(100*time.Millisecond))] += n }},
 				uploader.Options{BytesPerSecond: perSecond, Transfers: 1})
 			if _, err := u.Send(t.Context(), "x", plan); err != nil {
@@ -301,7 +304,7 @@ func TestOptions(t *testing.T) {
 	}
 }
 
-// TestDirectory writes shards as files: complete or not at all.
+// TestDirectory writes shards as files that appear complete or not at all.
 func TestDirectory(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "out", "shards")
@@ -335,7 +338,7 @@ func TestDirectory(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// A source that changes leaves what was complete, and nothing else.
+	// If the source changes, complete files stay, and nothing else.
 	gone := filepath.Join(t.TempDir(), "gone")
 	if target, err = dirtarget.New(gone, dirtarget.Options{}); err != nil {
 		t.Fatal(err)

@@ -19,10 +19,10 @@ import (
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
-// resolver answers questions for names in the place of a name server.
+// resolver answers DNS queries in place of a name server.
 type resolver func(kind uint16) (code byte, address net.IP)
 
-// Kinds of questions and codes of answers.
+// Query types and response codes.
 const (
 	kindA    = 1
 	kindAAAA = 28
@@ -31,7 +31,8 @@ const (
 	noSuchName    = 3
 )
 
-// dial is what a [net.Resolver] takes for a connection to a name server.
+// dial returns a connection that a [net.Resolver] takes for one to a name
+// server.
 func (r resolver) dial(context.Context, string, string) (net.Conn, error) {
 	near, far := net.Pipe()
 	go r.serve(far) // ends when the near end is closed
@@ -70,7 +71,7 @@ func (r resolver) serve(conn net.Conn) {
 	}
 }
 
-// TestNameServer asks name servers that don't know, or don't work.
+// TestNameServer uses name servers that do not know the name, or do not work.
 func TestNameServer(t *testing.T) {
 	t.Parallel()
 	silent := make(chan struct{})
@@ -79,7 +80,7 @@ func TestNameServer(t *testing.T) {
 		name     string
 		resolver resolver
 		says     string
-		dns      bool // whether it tells of itself
+		dns      bool // whether the error says that it is about DNS
 	}{
 		{"no such name", func(uint16) (byte, net.IP) { return noSuchName, nil }, "no such host", true},
 		{"out of order", func(uint16) (byte, net.IP) { return serverFailure, nil }, "server misbehaving", true},
@@ -127,7 +128,7 @@ func TestNameServer(t *testing.T) {
 	}
 }
 
-// TestProxy goes through proxies that let it, and that don't.
+// TestProxy uses proxies that let requests through, and proxies that do not.
 func TestProxy(t *testing.T) {
 	t.Parallel()
 	ca := uploadertest.NewAuthority(t)
@@ -135,7 +136,7 @@ func TestProxy(t *testing.T) {
 	tests := []struct {
 		name   string
 		as     *url.Userinfo
-		status int // that the proxy refuses with
+		status int // the proxy's refusal
 	}{
 		{"known", url.UserPassword("me", "proxy-password"), 0},
 		{"unknown", nil, http.StatusProxyAuthRequired},
@@ -186,7 +187,7 @@ func TestProxy(t *testing.T) {
 	}
 }
 
-// TestProxyStatus: which refusals of a proxy are worth another try.
+// TestProxyStatus: which replies of a proxy are worth another try.
 func TestProxyStatus(t *testing.T) {
 	t.Parallel()
 	for status, want := range map[int]bool{403: false, 404: false, 407: false, 408: true, 429: true, 502: true, 503: true, 504: true} {
@@ -210,8 +211,8 @@ func TestProxyStatus(t *testing.T) {
 	}
 }
 
-// TestClosedBetweenShards meets a server that closes connections as soon as it
-// has answered: no byte of a shard is sent twice for it.
+// TestClosedBetweenShards: a server closes connections as soon as it has
+// replied. No byte of a shard is sent twice because of that.
 func TestClosedBetweenShards(t *testing.T) {
 	t.Parallel()
 	store := uploadertest.NewServer(t, uploadertest.Options{})
@@ -234,8 +235,8 @@ func TestClosedBetweenShards(t *testing.T) {
 	}
 }
 
-// TestBreaker: a service that is down is asked a bounded number of times,
-// however many shards and inputs there are to send to it.
+// TestBreaker: a service that is down is sent a limited number of requests,
+// however many shards and inputs are waiting.
 func TestBreaker(t *testing.T) {
 	t.Parallel()
 	const retries, transfers = 5, 3
@@ -253,8 +254,8 @@ func TestBreaker(t *testing.T) {
 			t.Errorf("error %v", err)
 		}
 	}
-	// Once it is open, each shard that is begun is one more try, and the first
-	// that fails ends its input.
+	// Once the breaker is open, each shard that was started makes one more
+	// attempt, and the first failure ends its input.
 	n := srv.Count(uploadertest.Upload).Requests
 	if most := (retries+1)*transfers + len(ins)*transfers; results != len(ins) || n > most {
 		t.Errorf("%d results, %d requests, want at most %d", results, n, most)

@@ -25,8 +25,7 @@ import (
 	"github.com/carload/carload/uploader/nftstorage"
 )
 
-// paced is a source that takes its time for each KiB, once that is set, and
-// counts what was read.
+// paced is a source that takes perKiB for each KiB, and counts what was read.
 type paced struct {
 	data   []byte
 	perKiB atomic.Int64 // nanoseconds
@@ -48,7 +47,7 @@ func (p *paced) ReadAt(b []byte, off int64) (int, error) {
 	return n, err
 }
 
-// planPaced describes a source at full speed and makes shards of it.
+// planPaced describes a source at full speed and plans its shards.
 func planPaced(t *testing.T, p *paced, profile chunker.Profile, shard int64) *splitter.Plan {
 	t.Helper()
 	dag, err := chunker.Build(t.Context(), p, chunker.Options{Profile: profile, Workers: 2})
@@ -63,10 +62,10 @@ func planPaced(t *testing.T, p *paced, profile chunker.Profile, shard int64) *sp
 	return plan
 }
 
-// slowLine is a transport that takes its time for each piece of a body.
+// slowLine is a transport that takes some time for each piece of a body.
 type slowLine struct {
 	perPiece time.Duration
-	writes   bool // the body writes itself
+	writes   bool // use the body's WriteTo
 }
 
 func (l slowLine) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -112,18 +111,18 @@ func (l slowLine) RoundTrip(req *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(reply)), Request: req}, nil
 }
 
-// rootKey is what a request's context has the root under.
+// rootKey is the key for the root in a request's context.
 type rootKey struct{}
 
-// TestSlowSource reads from a disk on which a shard takes much longer than a
-// request may stand still. The network is not blamed for it; it is for pauses
-// of its own.
+// TestSlowSource: reading a shard from a slow disk takes much longer than a
+// request may stall. The network is not blamed for that, but only for its own
+// pauses.
 func TestSlowSource(t *testing.T) {
 	t.Parallel()
 	const stall = time.Minute
 	for _, test := range []struct {
 		name         string
-		source, line time.Duration // for a KiB, for a piece
+		source, line time.Duration // per KiB, per piece
 		want         error
 	}{
 		{"slow disk", 5 * time.Second, 0, nil},
@@ -177,13 +176,13 @@ func (i pacedInput) Describe(ctx context.Context, read *atomic.Int64) (uploader.
 	return chunker.Build(ctx, i.paced, chunker.Options{Read: read, Workers: 2})
 }
 
-// gated is a target that takes some bytes of each shard, and the rest when the
+// gated is a target that reads some bytes of each shard, and the rest when the
 // gate is opened.
 type gated struct {
 	take  int64
 	gate  chan struct{}
 	taken atomic.Int64
-	open  atomic.Int64 // bodies
+	open  atomic.Int64 // number of open bodies
 }
 
 func (*gated) String() string { return "gated" }
@@ -202,9 +201,9 @@ func (g *gated) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt, e
 	return uploader.Receipt{Root: s.Root, Parts: []cid.Cid{archive}}, errors.Join(err, body.Close())
 }
 
-// TestBackPressure: a line that takes nothing more stops everything behind it.
-// No more inputs are pulled than are sent and one, no more shards opened than
-// transfers, and of each shard no more is read than one batch.
+// TestBackPressure: a line that accepts nothing stops everything behind it.
+// Only one input more is pulled than is being sent, no more shards are opened
+// than transfers, and only one batch of each shard is read.
 func TestBackPressure(t *testing.T) {
 	t.Parallel()
 	const size, inputs = 12 << 20, 10
@@ -213,7 +212,7 @@ func TestBackPressure(t *testing.T) {
 		const transfers, batch, leaf = 3, 4 << 20, 1 << 20
 		target := &gated{take: 2 << 20, gate: make(chan struct{})}
 		u := newUploader(t, target, uploader.Options{Transfers: transfers, MaxShardBytes: 20_000_000, NoResume: true})
-		var sources [inputs]paced // no two are the same, or they would wait for one another
+		var sources [inputs]paced // all different, or they would wait for one another
 		read := func() (n int64) {
 			for i := range sources {
 				n += sources[i].read.Load()
@@ -238,7 +237,7 @@ func TestBackPressure(t *testing.T) {
 				results = append(results, err)
 			}
 		}()
-		synctest.Wait() // until nothing goes on any more
+		synctest.Wait() // until nothing happens any more
 		if n := pulled.Load(); n != transfers+1 {
 			t.Errorf("%d inputs were pulled, %d can be sent", n, transfers)
 		}

@@ -17,8 +17,7 @@ import (
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
-// piecesOf is the pieces of the files in a directory, in the order of their
-// names.
+// piecesOf returns the pieces of the files in a directory, ordered by name.
 func piecesOf(t *testing.T, dir string) []piece.Piece {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -42,7 +41,7 @@ func piecesOf(t *testing.T, dir string) []piece.Piece {
 }
 
 // TestPieceCIDs sends shards with their pieces: to a directory, to a service
-// that fails now and then, and again where they are.
+// that sometimes fails, and again to where they are already.
 func TestPieceCIDs(t *testing.T) {
 	t.Parallel()
 	path := randomFile(t, fileBytes, 70)
@@ -62,7 +61,7 @@ func TestPieceCIDs(t *testing.T) {
 		for run := range 3 {
 			clear(told)
 			if run == 2 {
-				ledger = new(uploader.MemoryLedger) // another machine, or a ledger that is lost
+				ledger = new(uploader.MemoryLedger) // as on another machine, or with a lost ledger
 			}
 			u := newUploader(t, target, uploader.Options{PieceCIDs: true, Ledger: ledger, Observer: observerFunc(func(e uploader.Event) {
 				if s, ok := e.(uploader.ShardSent); ok && s.Piece != nil {
@@ -95,7 +94,7 @@ func TestPieceCIDs(t *testing.T) {
 	}
 }
 
-// readInput counts the bytes that are read of a pattern.
+// readInput counts the bytes that are read from a pattern.
 type readInput struct {
 	pattern
 	read *atomic.Int64
@@ -115,8 +114,8 @@ func (c readInput) Describe(ctx context.Context, read *atomic.Int64) (uploader.D
 	return chunker.Build(ctx, c, opts)
 }
 
-// TestPiecesAreKept has the ledger keep pieces: what is held is not read for them
-// again.
+// TestPiecesAreKept: the ledger keeps pieces, so shards that are held are not
+// read again for them.
 func TestPiecesAreKept(t *testing.T) {
 	t.Parallel()
 	srv := uploadertest.NewServer(t, uploadertest.Options{})

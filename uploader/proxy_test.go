@@ -14,7 +14,7 @@ import (
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
-// network is a line to a server, with what lines do.
+// network is a line to a server, with the faults of real lines.
 type network struct {
 	t       *testing.T
 	addr    string // of its near end
@@ -23,20 +23,20 @@ type network struct {
 	working sync.WaitGroup
 
 	mu       sync.Mutex
-	listener net.Listener          // guarded by mu; nil while the line is not there
+	listener net.Listener          // guarded by mu; nil while the line is down
 	up, down bend                  // guarded by mu; nil for none
-	healed   chan struct{}         // guarded by mu; closed when the faults are over
+	healed   chan struct{}         // guarded by mu; closed when the faults end
 	conns    map[net.Conn]struct{} // guarded by mu
 }
 
-// bend is a fault: what becomes of bytes on their way to one end of a line. It sends
-// them on to that, and breaks the connection by an error. The number is that of
-// the bytes that came before on this connection and way.
+// bend is a fault in one direction of a connection. It passes p on to one end,
+// or breaks the connection by returning an error. before is the number of bytes
+// that came before on this connection in this direction.
 type bend func(to net.Conn, before int, p []byte, healed <-chan struct{}) error
 
 var errLine = errors.New("the line breaks")
 
-// cutAfter breaks the line after so many bytes.
+// cutAfter breaks the connection after n bytes.
 func cutAfter(n int) bend {
 	return func(to net.Conn, before int, p []byte, _ <-chan struct{}) error {
 		if before+len(p) < n {
@@ -48,7 +48,7 @@ func cutAfter(n int) bend {
 	}
 }
 
-// resetLine breaks the line in a way that both ends take for an error.
+// resetLine breaks the connection with an error for both ends.
 func resetLine(to net.Conn, _ int, _ []byte, _ <-chan struct{}) error {
 	return errors.Join(errReset, to.(*net.TCPConn).SetLinger(0))
 }
@@ -62,7 +62,7 @@ func stallLine(to net.Conn, _ int, p []byte, healed <-chan struct{}) error {
 	return err
 }
 
-// sliced sends so many bytes at a time, with a pause after each.
+// sliced sends n bytes at a time, with a pause after each.
 func sliced(n int, pause time.Duration) bend {
 	return func(to net.Conn, _ int, p []byte, healed <-chan struct{}) error {
 		for part := range slices.Chunk(p, n) {
@@ -104,7 +104,7 @@ func newNetwork(t *testing.T, srv *uploadertest.Server) *network {
 	return n
 }
 
-// start makes the line be there, at the same address as before.
+// start brings the line up, at the same address as before.
 func (n *network) start() {
 	n.t.Helper()
 	l, err := net.Listen("tcp", n.addr)
@@ -126,7 +126,7 @@ func (n *network) start() {
 	})
 }
 
-// stop makes it be gone, with all its connections.
+// stop takes it down, with all its connections.
 func (n *network) stop() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -135,11 +135,11 @@ func (n *network) stop() {
 		n.listener = nil
 	}
 	for c := range n.conns {
-		_ = c.Close() // its end sees that
+		_ = c.Close() // the other end will notice
 	}
 }
 
-// connect has a connection to the server for one to the line.
+// connect connects to the server for one connection to the line.
 func (n *network) connect(near net.Conn) {
 	far, err := net.Dial("tcp", n.server)
 	if err != nil {
@@ -163,7 +163,7 @@ func (n *network) connect(near net.Conn) {
 	_, _ = near.Close(), far.Close() // both ends have seen the end
 }
 
-// pass sends on what comes from one end, through the fault of the moment.
+// pass passes on what comes from one end, through the current fault.
 func (n *network) pass(from, to net.Conn, which func() bend) {
 	buf := make([]byte, 32<<10)
 	for before := 0; ; {
@@ -178,7 +178,7 @@ func (n *network) pass(from, to net.Conn, which func() bend) {
 				if errors.Is(failed, errReset) {
 					_ = from.(*net.TCPConn).SetLinger(0) // it is closed in any case
 				}
-				_, _ = from.Close(), to.Close() // that is the fault
+				_, _ = from.Close(), to.Close() // this is the fault
 				return
 			}
 			before += k
@@ -188,9 +188,9 @@ func (n *network) pass(from, to net.Conn, which func() bend) {
 			f, healed := which(), n.healed
 			n.mu.Unlock()
 			if f != nil {
-				_ = f(to, before, nil, healed) // the end may be late as well
+				_ = f(to, before, nil, healed) // even the end may be delayed
 			}
-			_ = to.(*net.TCPConn).CloseWrite() // the other way may go on
+			_ = to.(*net.TCPConn).CloseWrite() // the other direction may go on
 			return
 		}
 	}
@@ -202,7 +202,7 @@ func (n *network) add(up, down bend) {
 	n.up, n.down = up, down
 }
 
-// heal ends all faults, of connections that are there as well.
+// heal ends all faults, even on existing connections.
 func (n *network) heal() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -211,15 +211,15 @@ func (n *network) heal() {
 	n.healed = make(chan struct{})
 }
 
-// TestNetwork sends through a proxy that breaks the line until the first
-// retry, or all the time.
+// TestNetwork sends through a line that fails until the first retry, or all the
+// time.
 func TestNetwork(t *testing.T) {
 	t.Parallel()
 	const continued = len("HTTP/1.1 100 Continue\r\n\r\n")
 	tests := []struct {
 		name     string
 		up, down bend
-		stays    bool // the line is no better for the retry
+		stays    bool // the fault outlasts the first retry
 		stall    time.Duration
 		resends  int // shards, at most
 		retries  bool
@@ -271,8 +271,7 @@ func TestNetwork(t *testing.T) {
 	}
 }
 
-// TestRefusedConnections meets a service that is not there, and is there later
-// or never.
+// TestRefusedConnections: the service is down, and comes up later or never.
 func TestRefusedConnections(t *testing.T) {
 	t.Parallel()
 	for _, comes := range []bool{true, false} {

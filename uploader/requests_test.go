@@ -14,7 +14,7 @@ import (
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
-// manyFiles is small files, some of them larger than a block.
+// manyFiles makes small files, some of them larger than a block.
 func manyFiles(t *testing.T) []string {
 	t.Helper()
 	n := 60
@@ -38,7 +38,8 @@ func inputs(t *testing.T, paths []string) iter.Seq[uploader.Input] {
 	}
 }
 
-// requests is how many requests of all kinds came in, and how many uploads.
+// requests returns how many requests arrived, and how many of them were
+// uploads.
 func requests(srv *uploadertest.Server) (all, uploads int) {
 	for op := uploadertest.Upload; op <= uploadertest.Other; op++ {
 		all += srv.Count(op).Requests
@@ -46,8 +47,8 @@ func requests(srv *uploadertest.Server) (all, uploads int) {
 	return all, srv.Count(uploadertest.Upload).Requests
 }
 
-// uploadAll uploads all inputs, each of which has to succeed, and tells how many
-// requests that took and which names were sent.
+// uploadAll uploads all inputs, each of which has to succeed. It returns the
+// number of requests and the names that were sent.
 func uploadAll(t *testing.T, srv *uploadertest.Server, u *uploader.Uploader, ins iter.Seq[uploader.Input]) (all, uploads int, sent []string, roots map[string]cid.Cid) {
 	t.Helper()
 	before, uploadsBefore := requests(srv)
@@ -65,8 +66,8 @@ func uploadAll(t *testing.T, srv *uploadertest.Server, u *uploader.Uploader, ins
 	return all - before, uploads - uploadsBefore, sent, roots
 }
 
-// TestRequests counts the requests for many small inputs: what the reply to one
-// says is not asked for again.
+// TestRequests counts the requests for many small inputs: what one reply has
+// said is not asked for again.
 func TestRequests(t *testing.T) {
 	t.Parallel()
 	srv := newService(t, t.TempDir())
@@ -92,7 +93,7 @@ func TestRequests(t *testing.T) {
 		t.Errorf("a few: %d requests, sent %q", all, sent)
 	}
 
-	// What the service has lost is found in its list, and sent.
+	// What the service has lost is detected from its list, and sent.
 	lost := []string{paths[2], paths[40], paths[len(paths)-1]}
 	for _, p := range lost {
 		if err := target.Delete(t.Context(), rootOf(t, p)); err != nil {
@@ -107,7 +108,7 @@ func TestRequests(t *testing.T) {
 	}
 }
 
-// TestListBreaks has a service whose list can't be read: uploads are asked for one
+// TestListBreaks: if the service's list cannot be read, uploads are checked one
 // by one.
 func TestListBreaks(t *testing.T) {
 	t.Parallel()

@@ -19,7 +19,7 @@ import (
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
-// newService is the self-hosted service behind a script of faults.
+// newService returns the self-hosted service behind a script of faults.
 func newService(t *testing.T, dir string) *uploadertest.Server {
 	t.Helper()
 	srv, _ := newServiceAndStore(t, dir)
@@ -45,8 +45,8 @@ func newServiceAndStore(t *testing.T, dir string) (*uploadertest.Server, *store.
 	return uploadertest.NewServer(t, uploadertest.Options{Handler: svc.Handler(), Token: token}), st
 }
 
-// TestSelfHosted uploads to the real service through faults, and has all of it
-// back.
+// TestSelfHosted uploads to the real service through faults, and gets
+// everything back.
 func TestSelfHosted(t *testing.T) {
 	t.Parallel()
 	srv := newService(t, t.TempDir())
@@ -79,7 +79,8 @@ func TestSelfHosted(t *testing.T) {
 }
 
 // TestDamagedAtService: a disk of the service changes some bytes. Verification
-// within an upload finds the block, mends it with the one shard, and is content.
+// within an upload finds the block, repairs it by sending its shard, and
+// succeeds.
 func TestDamagedAtService(t *testing.T) {
 	t.Parallel()
 	store := t.TempDir()
@@ -99,7 +100,7 @@ func TestDamagedAtService(t *testing.T) {
 }
 
 // damageArchive changes bytes in the middle of an archive that the service
-// keeps.
+// stores.
 func damageArchive(t *testing.T, store string) {
 	t.Helper()
 	done := false
@@ -120,8 +121,8 @@ func damageArchive(t *testing.T, store string) {
 	}
 }
 
-// pattern is a source of any size that takes no room: each 64 KiB are drawn
-// from their number.
+// pattern is a source of any size that takes no memory: each 64 KiB are
+// generated from their number.
 type pattern struct {
 	seed uint64
 	size int64

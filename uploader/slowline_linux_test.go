@@ -16,8 +16,8 @@ import (
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
-// TestSlowLine sends over a line that takes much longer to empty the system's
-// buffer than a request may stand still: what is slow but moves, lives.
+// TestSlowLine: the line takes much longer to empty the system's buffer than a
+// request may stall. A slow request that moves is not given up.
 func TestSlowLine(t *testing.T) {
 	t.Parallel()
 	store := uploadertest.NewStore("test-token")
@@ -27,7 +27,7 @@ func TestSlowLine(t *testing.T) {
 		r.Body = readHook{r.Body, func() { <-tick.C }}
 		store.ServeHTTP(w, r)
 	}))
-	// A small window: the line takes no more than the server has read.
+	// A small window: the line accepts no more than the server has read.
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		var opt error
 		err := c.Control(func(fd uintptr) { opt = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 16<<10) })

@@ -29,21 +29,21 @@ import (
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
-// What a bad line does to a request, by the names that the log has.
+// What a bad line does to a request, by the names used in the log.
 const (
 	tooMany     = "429"
 	unavailable = "503"
 	timeout     = "502"         // after the whole body
 	reset       = "reset"       // within the body
 	stall       = "stall"       // within the body, for longer than the client waits
-	crawl       = "crawl"       // within the body, but nobody is to give up for it
-	lostReply   = "lost reply"  // to what was stored
-	cutReply    = "cut reply"   // to what was stored
-	cutArchive  = "cut archive" // while it is fetched back
-	lostCheck   = "lost check"  // a question that is not answered
+	crawl       = "crawl"       // within the body, but not slow enough to give up
+	lostReply   = "lost reply"  // after storing
+	cutReply    = "cut reply"   // after storing
+	cutArchive  = "cut archive" // while fetching back
+	lostCheck   = "lost check"  // no reply to a check
 )
 
-// badLine is a proxy before a service that breaks requests at random.
+// badLine is a proxy before a service that makes requests fail at random.
 type badLine struct {
 	URL   string
 	proxy *httputil.ReverseProxy
@@ -51,14 +51,14 @@ type badLine struct {
 
 	mu   sync.Mutex
 	rng  *rand.Rand
-	deck []string // faults for uploads that come next
+	deck []string // faults for the next uploads
 	met  map[string]int
 }
 
 // fault is what happens to one request.
 type fault struct {
 	kind string
-	at   int64 // bytes of the body it concerns
+	at   int64 // the byte of the body that it affects
 }
 
 type faultKey struct{}
@@ -107,7 +107,7 @@ func (l *badLine) draw(r *http.Request) fault {
 	archive := r.URL.Query().Get("format") == "car"
 	switch {
 	case r.Method == http.MethodPost && l.rng.IntN(4) == 0:
-		if len(l.deck) == 0 { // each kind once before one comes again
+		if len(l.deck) == 0 { // each kind once before any repeats
 			l.deck = []string{reset, stall, crawl, tooMany, unavailable, timeout, lostReply, cutReply}
 			l.rng.Shuffle(len(l.deck), func(i, j int) { l.deck[i], l.deck[j] = l.deck[j], l.deck[i] })
 		}
@@ -127,7 +127,7 @@ func (l *badLine) draw(r *http.Request) fault {
 	return f
 }
 
-// faults tells what was met so far.
+// faults returns what happened so far.
 func (l *badLine) faults() map[string]int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -156,7 +156,8 @@ func (l *badLine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return errors.Join(errBroken, pause(ctx, 2*l.stall))
 		}}
 	case crawl:
-		// Slow enough for the client to look what is wrong, for as long as it would wait.
+		// Slow enough for the client to check whether it is stuck, for as long
+		// as it would wait.
 		steps := 8
 		r.Body = &brokenBody{ReadCloser: r.Body, left: f.at, ctx: r.Context(), fail: func(ctx context.Context) error {
 			if steps--; steps < 0 {
@@ -178,7 +179,7 @@ func pause(ctx context.Context, d time.Duration) error {
 }
 
 // brokenBody calls fail before each read after the first bytes, and fails if
-// that does.
+// fail does.
 type brokenBody struct {
 	io.ReadCloser
 	ctx  context.Context
@@ -198,10 +199,10 @@ func (b *brokenBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// TestSoak sends for as long as CARLOAD_SOAK says ("20m") as much as
-// CARLOAD_SOAK_BYTES says (20 GiB) in four transfers to the service, which keeps
-// it in CARLOAD_SOAK_DIR, over a line that breaks at random, and has all of it
-// back over that line. When it is over nothing of it is left.
+// TestSoak uploads CARLOAD_SOAK_BYTES (20 GiB) during CARLOAD_SOAK ("20m") in
+// four transfers to the service, which stores it in CARLOAD_SOAK_DIR, over a
+// line that fails at random. Then it fetches everything back over that line. At
+// the end nothing is left behind.
 func TestSoak(t *testing.T) {
 	length, err := time.ParseDuration(os.Getenv("CARLOAD_SOAK"))
 	if err != nil {
@@ -223,7 +224,7 @@ func TestSoak(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	open, running := descriptors(t), runtime.NumGoroutine()
-	// What the inner test begins, it ends.
+	// What the inner test begins must end with it.
 	if !t.Run("upload", func(t *testing.T) { soak(t, dir, length, size) }) {
 		return
 	}
@@ -253,7 +254,7 @@ func soak(t *testing.T, dir string, length time.Duration, size int64) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Enough shards to meet every fault, however little is sent.
+	// Enough shards for every fault, however little is sent.
 	plan, err := splitter.Split(dag, splitter.Options{MaxShardBytes: min(splitter.DefaultMaxShardBytes, max(size/100, 4<<20))})
 	if err != nil {
 		t.Fatal(err)
@@ -275,7 +276,7 @@ func soak(t *testing.T, dir string, length time.Duration, size int64) {
 	target := newTarget(t, srv, func(o *nftstorage.Options) { o.Endpoint, o.Stall = line.URL, patience })
 	u, err := uploader.New(target, uploader.Options{
 		Transfers: 4, Ledger: ledger, Observer: obs, Verify: uploader.VerifyFull, Retries: 20,
-		// Some is sent twice, and some time goes by without sending.
+		// Some shards are sent twice, and some time passes without sending.
 		BytesPerSecond: max(int64(1.2*float64(plan.Size())/length.Seconds()), 1<<20),
 	})
 	if err != nil {
@@ -318,7 +319,7 @@ func soak(t *testing.T, dir string, length time.Duration, size int64) {
 	if p.BytesSent != plan.Size() || p.ShardsDone != int64(len(plan.Shards)) {
 		t.Errorf("progress %+v", p)
 	}
-	// Each fault but the slow line costs a try of one shard, and no more than that.
+	// Each fault but the slow line costs exactly one attempt of one shard.
 	tries := met[tooMany] + met[unavailable] + met[timeout] + met[reset] + met[stall] + met[lostReply] + met[cutReply]
 	if int(p.Retries) < tries || p.BytesResent > int64(tries)*plan.MaxShardBytes {
 		t.Errorf("%d retries, %d bytes were sent again after %d faults", p.Retries, p.BytesResent, tries)

@@ -32,8 +32,8 @@ func planOf(tb testing.TB, path string) *splitter.Plan {
 	return plan
 }
 
-// TestDrain: what is in flight is finished and recorded, nothing new is begun,
-// and the same upload goes on later.
+// TestDrain: shards in flight are finished and recorded, no new ones begin, and
+// the same upload goes on later.
 func TestDrain(t *testing.T) {
 	t.Parallel()
 	srv := uploadertest.NewServer(t, uploadertest.Options{})
@@ -41,8 +41,8 @@ func TestDrain(t *testing.T) {
 	ledger := new(uploader.MemoryLedger)
 	opts := uploader.Options{Ledger: ledger, Transfers: 2}
 	var u *uploader.Uploader
-	// One shard waits for a retry while another is sent: the drain ends the
-	// wait and lets the sending be.
+	// One shard waits for a retry while another is sent. The drain ends the
+	// wait and does not affect the sending.
 	var begun atomic.Int32
 	opts.Observer = observerFunc(func(e uploader.Event) {
 		if _, ok := e.(uploader.ShardSent); ok && begun.Add(1) == 2 {
@@ -70,8 +70,8 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// TestDrainLetsOthersFinish: a shard that waits for a retry gives up, and the
-// one that is being sent meanwhile is not cancelled by that.
+// TestDrainLetsOthersFinish: a shard that waits for a retry gives up, which
+// does not cancel the one that is being sent.
 func TestDrainLetsOthersFinish(t *testing.T) {
 	t.Parallel()
 	srv := uploadertest.NewServer(t, uploadertest.Options{})
@@ -93,11 +93,11 @@ func TestDrainLetsOthersFinish(t *testing.T) {
 	}
 }
 
-// TestCancelAnywhere cancels or drains at random instants. Nothing is left
-// running, no descriptor stays open, the ledger is never ahead, and in the end
-// the upload completes.
+// TestCancelAnywhere cancels or drains at random points. Nothing is left
+// running, no descriptor stays open, the ledger is never ahead, and the upload
+// completes in the end.
 func TestCancelAnywhere(t *testing.T) {
-	// Not parallel: it counts descriptors.
+	// Not parallel, because it counts descriptors.
 	srv := uploadertest.NewServer(t, uploadertest.Options{})
 	path := randomFile(t, fileBytes, 1)
 	root := rootOf(t, path)
@@ -112,8 +112,7 @@ func TestCancelAnywhere(t *testing.T) {
 		ledger := new(uploader.MemoryLedger)
 		ctx, cancel := context.WithCancelCause(t.Context())
 		stop := errors.New("the test stops it")
-		// Instants are counted in what happens, not in time: events, and reads
-		// of the payload.
+		// Points are counted in events and reads of the payload, not in time.
 		left := int64(rng.IntN(25))
 		var u *uploader.Uploader
 		drain := rng.IntN(2) == 0

@@ -15,7 +15,7 @@ import (
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
-// secure is a transport that trusts these authorities, and may go by a proxy.
+// secure is a transport that trusts these authorities, and may use a proxy.
 func secure(tb testing.TB, roots *x509.CertPool, proxy *url.URL) *http.Transport {
 	tb.Helper()
 	tr := nftstorage.NewTransport()
@@ -27,17 +27,17 @@ func secure(tb testing.TB, roots *x509.CertPool, proxy *url.URL) *http.Transport
 	return tr
 }
 
-// serving is how a server on a loopback address shows a certificate.
+// serving is the TLS configuration of a server on a loopback address.
 func serving(ca *uploadertest.Authority) *tls.Config {
 	return &tls.Config{Certificates: []tls.Certificate{ca.Certificate("localhost", time.Now().Add(time.Hour))}}
 }
 
-// as tells whether an error is of a type, or wraps one.
+// as reports whether an error is of a type, or wraps one.
 func as[T error](err error) bool { return errors.As(err, new(T)) }
 
-// TestTLS meets servers that can't be trusted. Nothing is sent to them, and
-// what is wrong is told at once; that a handshake fails is worth a retry only
-// if it is not for whom it is with.
+// TestTLS uses servers that cannot be trusted. Nothing is sent to them, and the
+// error is immediate. A failed handshake is retried only if certificates are
+// not the reason.
 func TestTLS(t *testing.T) {
 	t.Parallel()
 	ours, others := uploadertest.NewAuthority(t), uploadertest.NewAuthority(t)

@@ -18,11 +18,11 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// countedSource counts what is read of it.
+// countedSource counts what is read from it.
 type countedSource struct {
 	car.Source
 	read    *atomic.Int64
-	changed *atomic.Bool // every byte is another
+	changed *atomic.Bool // every byte is different
 }
 
 func (c countedSource) Open() (car.SourceFile, error) {
@@ -65,7 +65,7 @@ func (m memoryFile) ReadAt(p []byte, off int64) (int, error) {
 }
 func (memoryFile) Close() error { return nil }
 
-// countedInput is bytes whose reading is counted.
+// countedInput is an input in memory that counts reads.
 type countedInput struct {
 	src               countedSource
 	described, closed atomic.Int32
@@ -88,10 +88,10 @@ func (c *countedInput) Describe(ctx context.Context, read *atomic.Int64) (upload
 	return chunker.Build(ctx, c.src, chunker.Options{Read: read})
 }
 
-// sink is a target that hashes what it gets.
+// sink is a target that hashes what it receives.
 type sink struct {
 	name string
-	put  func(ctx context.Context, s *uploader.Shard, body uploader.Body) error // nil for reading all of it
+	put  func(ctx context.Context, s *uploader.Shard, body uploader.Body) error // nil means to read all of it
 
 	mu     sync.Mutex
 	shards map[int]cid.Cid
@@ -119,7 +119,7 @@ func (s *sink) Put(ctx context.Context, shard *uploader.Shard) (uploader.Receipt
 	return uploader.Receipt{Root: shard.Root, Parts: []cid.Cid{c}}, nil
 }
 
-// sendTogether sends an input to sinks, and returns the errors by their names.
+// sendTogether sends an input to sinks and returns their errors by name.
 func sendTogether(t *testing.T, in uploader.Input, ledger uploader.Ledger, sinks ...*sink) map[string]error {
 	t.Helper()
 	var ups []*uploader.Uploader
@@ -143,7 +143,7 @@ func sendTogether(t *testing.T, in uploader.Input, ledger uploader.Ledger, sinks
 
 const groupBytes = 40 << 20
 
-// sameShards checks that sinks got the same shards, all of them.
+// sameShards checks that the sinks got the same shards, all of them.
 func sameShards(t *testing.T, sinks ...*sink) {
 	t.Helper()
 	for _, s := range sinks {
@@ -158,7 +158,8 @@ func sameShards(t *testing.T, sinks ...*sink) {
 	}
 }
 
-// TestGroupReadsOnce: for three targets the source is read twice, as for one.
+// TestGroupReadsOnce: for three targets the source is read twice, the same as
+// for one.
 func TestGroupReadsOnce(t *testing.T) {
 	t.Parallel()
 	in := newCountedInput(groupBytes)
@@ -181,8 +182,8 @@ func TestGroupReadsOnce(t *testing.T) {
 	}
 }
 
-// TestGroupGoesOnWithout: one target stands still, one fails for good, one fails
-// now and then, one reads half; the others get everything, soon.
+// TestGroupGoesOnWithout: one target stalls, one fails for good, one fails
+// sometimes, one reads half. The others get everything, and quickly.
 func TestGroupGoesOnWithout(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("it is broken")
@@ -239,7 +240,7 @@ func TestGroupGoesOnWithout(t *testing.T) {
 	}
 }
 
-// TestGroupResumes: what one target has is not read for it.
+// TestGroupResumes: shards that all targets have are not read.
 func TestGroupResumes(t *testing.T) {
 	t.Parallel()
 	ledger := new(uploader.MemoryLedger)
@@ -265,7 +266,7 @@ func TestGroupResumes(t *testing.T) {
 	}
 }
 
-// TestGroupSourceChanges: all targets see that a source changed.
+// TestGroupSourceChanges: all targets report that a source changed.
 func TestGroupSourceChanges(t *testing.T) {
 	t.Parallel()
 	in := newCountedInput(groupBytes)

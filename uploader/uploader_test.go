@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// clock is a [uploader.Clock] on which waits take no time.
+// clock is a [uploader.Clock] whose waits take no time.
 type clock struct {
 	mu    sync.Mutex
 	now   time.Time
@@ -58,7 +58,7 @@ func (c *clock) slept() []time.Duration {
 	return slices.Clone(c.waits)
 }
 
-// The sizes of these tests: leaves of 16 KiB, shards of a few of them.
+// Sizes in these tests: leaves of 16 KiB, and shards of a few leaves.
 const (
 	leafBytes  = 16 << 10
 	shardBytes = 100_000
@@ -73,7 +73,7 @@ func profile() chunker.Profile {
 
 func chunking() chunker.Options { return chunker.Options{Profile: profile(), Workers: 2} }
 
-// randomFile makes a file of the size, its bytes drawn from the seed.
+// randomFile makes a file of this size, with bytes generated from the seed.
 func randomFile(tb testing.TB, size int, seed uint64) string {
 	tb.Helper()
 	path := filepath.Join(tb.TempDir(), "source.bin")
@@ -89,7 +89,7 @@ func randomBytes(size int, seed uint64) []byte {
 	return p
 }
 
-// rootOf is the root that the file has to get.
+// rootOf is the expected root of a file.
 func rootOf(tb testing.TB, path string) cid.Cid {
 	tb.Helper()
 	src, err := chunker.OpenFile(path)
@@ -103,7 +103,8 @@ func rootOf(tb testing.TB, path string) cid.Cid {
 	return dag.Root()
 }
 
-// newTarget is a target on the server, whose idle connections are let go of.
+// newTarget makes a target for the server, and closes its idle connections at
+// the end.
 func newTarget(tb testing.TB, srv *uploadertest.Server, change ...func(*nftstorage.Options)) *nftstorage.Target {
 	tb.Helper()
 	token, err := nftstorage.NewToken(srv.Token)
@@ -192,7 +193,7 @@ func TestUpload(t *testing.T) {
 	}
 }
 
-// TestFaults is the list of what a network and a service can do to an upload.
+// TestFaults lists what a network and a service can do to an upload.
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	const shards = 7
@@ -211,7 +212,7 @@ func TestFaults(t *testing.T) {
 		always  uploadertest.Fault                                              // for all uploads
 		checks  uploadertest.Fault                                              // for all checks
 		want    error
-		resends int // shards that are sent again in full or in part
+		resends int // shards that are sent again, completely or partly
 		verify  uploader.VerifyLevel
 	}{
 		{name: "bursts of 5xx", upload: []uploadertest.Fault{
@@ -231,7 +232,7 @@ func TestFaults(t *testing.T) {
 		{name: "root spelled as v0", first: v0},
 		{name: "root in upper case", first: spelled(func(c cid.Cid) string { return strings.ToUpper(c.String()) })},
 		{name: "root in base 36", first: spelled(func(c cid.Cid) string {
-			s, _ := c.StringOfBase('k') // an empty string would be no root
+			s, _ := c.StringOfBase('k') // an empty string would mean no root
 			return s
 		})},
 		{name: "root with spaces", first: spelled(func(c cid.Cid) string { return " " + c.String() + " " }), want: uploader.ErrRootMismatch, resends: -1},
@@ -289,7 +290,7 @@ func TestFaults(t *testing.T) {
 			c := &clock{now: time.Unix(1e9, 0)}
 			stall := func(o *nftstorage.Options) {
 				if strings.HasPrefix(test.name, "stall") {
-					o.Stall = 2 * time.Second // a machine that is busy must not be taken for a stall
+					o.Stall = 2 * time.Second // a busy machine must not look like a stall
 				}
 			}
 			target := newTarget(t, srv, stall)
@@ -347,7 +348,7 @@ func TestFaults(t *testing.T) {
 			if test.want == nil {
 				return
 			}
-			// Whatever it was: when it is over, the same command completes.
+			// Whatever the fault: once it is over, the same command completes.
 			if err := srv.Disconnect(); err != nil {
 				t.Fatal(err)
 			}
@@ -384,7 +385,7 @@ func TestRetryAfter(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		header   string
-		date     time.Duration // from now on, as a date; if there is no header
+		date     time.Duration // from now on, as a date, if there is no header
 		min, max time.Duration
 	}{
 		{"35", 0, 35 * time.Second, 36 * time.Second},
@@ -416,8 +417,8 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
-// TestSourceChanged edits the source between the passes. Nothing wrong is
-// taken by the service, and the error names file and offset.
+// TestSourceChanged edits the source between the passes. The service accepts
+// nothing wrong, and the error has the file and the offset.
 func TestSourceChanged(t *testing.T) {
 	t.Parallel()
 	edit := func(change func(f *os.File) error) func(path string) error {
@@ -548,7 +549,7 @@ func TestSameTwice(t *testing.T) {
 	}
 }
 
-// TestHeldElsewhere resumes without a ledger what another machine began.
+// TestHeldElsewhere continues, without a ledger, what another machine began.
 func TestHeldElsewhere(t *testing.T) {
 	t.Parallel()
 	srv := uploadertest.NewServer(t, uploadertest.Options{})
@@ -570,7 +571,7 @@ func TestHeldElsewhere(t *testing.T) {
 	}
 }
 
-// TestServiceForgot meets a service that lost what it gave receipts for.
+// TestServiceForgot: the service lost shards for which it gave receipts.
 func TestServiceForgot(t *testing.T) {
 	t.Parallel()
 	srv := uploadertest.NewServer(t, uploadertest.Options{})
@@ -634,8 +635,8 @@ func TestOneOfManyFails(t *testing.T) {
 	}
 }
 
-// TestBitFlipBeforeSending breaks a byte between planning and sending, where
-// no file can be to blame.
+// TestBitFlipBeforeSending changes a byte in memory between planning and
+// sending.
 func TestBitFlipBeforeSending(t *testing.T) {
 	t.Parallel()
 	srv := uploadertest.NewServer(t, uploadertest.Options{})
@@ -650,7 +651,7 @@ func TestBitFlipBeforeSending(t *testing.T) {
 	}
 }
 
-// flipped is a list whose first block has another byte.
+// flipped is a list whose first block has a different byte.
 type flipped struct{ car.List }
 
 func (f flipped) At(i int) car.Block {
@@ -662,7 +663,7 @@ func (f flipped) At(i int) car.Block {
 	return b
 }
 
-// brokenTarget reads a shard and says what it likes.
+// brokenTarget reads a shard and returns any receipt.
 type brokenTarget struct {
 	read int64
 	err  error

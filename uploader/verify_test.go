@@ -23,9 +23,9 @@ import (
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
-// TestVerifyFinds loses and damages blocks at a service that still says
-// pinned. Both levels that fetch find it. An upload sends just the shard that
-// mends it; without the source, the next upload does.
+// TestVerifyFinds loses and damages blocks at a service that still reports
+// "pinned". Both levels that fetch blocks find out. An upload sends just the
+// shard that repairs it; without the source, the next upload does.
 func TestVerifyFinds(t *testing.T) {
 	t.Parallel()
 	for _, level := range []uploader.VerifyLevel{uploader.VerifySample, uploader.VerifyFull} {
@@ -103,8 +103,8 @@ func verifyFinds(t *testing.T, level uploader.VerifyLevel, withSource bool, bloc
 	}
 }
 
-// TestMendingInVain: what is missing still after it was sent again is an error
-// that says so, and it is sent once.
+// TestMendingInVain: if a block is still missing after it was sent again, the
+// error says so, and it is not sent a third time.
 func TestMendingInVain(t *testing.T) {
 	t.Parallel()
 	for _, level := range []uploader.VerifyLevel{uploader.VerifySample, uploader.VerifyFull} {
@@ -132,8 +132,8 @@ func TestMendingInVain(t *testing.T) {
 	}
 }
 
-// TestMendingBelow loses a node and leaves below it: those are only seen once
-// the node is there again, and are mended in the same upload.
+// TestMendingBelow loses a node and leaves below it. The leaves are checked
+// only when the node is there again, and are repaired in the same upload.
 func TestMendingBelow(t *testing.T) {
 	t.Parallel()
 	srv := uploadertest.NewServer(t, uploadertest.Options{})
@@ -156,7 +156,7 @@ func TestMendingBelow(t *testing.T) {
 	}
 }
 
-// TestVerifyWithoutSource is `carload verify` of what is as it should be.
+// TestVerifyWithoutSource is `carload verify` when nothing is wrong.
 func TestVerifyWithoutSource(t *testing.T) {
 	t.Parallel()
 	srv := uploadertest.NewServer(t, uploadertest.Options{})
@@ -185,8 +185,8 @@ func TestVerifyWithoutSource(t *testing.T) {
 	}
 }
 
-// TestVerifyFullOverBrokenArchives breaks the archive that is fetched at many places; what it
-// lacks is fetched by itself.
+// TestVerifyFullOverBrokenArchives breaks off the fetched archive at many
+// places. The missing blocks are fetched one by one.
 func TestVerifyFullOverBrokenArchives(t *testing.T) {
 	t.Parallel()
 	srv := uploadertest.NewServer(t, uploadertest.Options{})
@@ -209,7 +209,7 @@ func TestVerifyFullOverBrokenArchives(t *testing.T) {
 	for name, fault := range faults {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			// A script for each: they run at the same time.
+			// A separate script for each, since they run in parallel.
 			srv := uploadertest.NewServer(t, uploadertest.Options{Handler: srv.Store})
 			srv.Script(uploadertest.Archive, fault)
 			target := newTarget(t, srv, func(o *nftstorage.Options) {
@@ -228,9 +228,9 @@ func TestVerifyFullOverBrokenArchives(t *testing.T) {
 	}
 }
 
-// TestVerifyEndlessArchive has archives go on for ever with blocks that are
-// good, but no part of the DAG, or not any more. They are given up on, and what
-// they lack is fetched by itself.
+// TestVerifyEndlessArchive: archives go on forever with valid blocks that are
+// not part of the DAG, or were sent before. They are given up, and missing
+// blocks are fetched one by one.
 func TestVerifyEndlessArchive(t *testing.T) {
 	t.Parallel()
 	srv := uploadertest.NewServer(t, uploadertest.Options{})
@@ -329,7 +329,7 @@ func TestVerifyGivesUp(t *testing.T) {
 	}
 }
 
-// blockFault meets requests for these blocks only.
+// blockFault applies a fault only to requests for these blocks.
 func blockFault(fault uploadertest.Fault, blocks ...cid.Cid) uploadertest.Fault {
 	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		for _, c := range blocks {
@@ -343,8 +343,8 @@ func blockFault(fault uploadertest.Fault, blocks ...cid.Cid) uploadertest.Fault 
 }
 
 // TestVerifyFailingBlock: the gateway fails for one block, which is damaged on
-// its disk or longer than it should be, and gives the others. The block becomes
-// suspect, and the next upload sends its shard.
+// its disk or too long, and returns the others. The block becomes suspect, and
+// the next upload sends its shard.
 func TestVerifyFailingBlock(t *testing.T) {
 	t.Parallel()
 	longer := func(n int) uploadertest.Fault {
@@ -384,7 +384,7 @@ func verifyFailingBlock(t *testing.T, level uploader.VerifyLevel, withSource boo
 	c := plan.Blocks.At(block).Cid
 	ledger := new(uploader.MemoryLedger)
 	target := newTarget(t, srv)
-	// One transfer: the retries of one block are all that the breaker stands.
+	// One transfer: the retries of one block are all that the breaker allows.
 	u := newUploader(t, target, uploader.Options{Ledger: ledger, Verify: level, Transfers: 1})
 	pinned := newUploader(t, target, uploader.Options{Ledger: ledger})
 	if _, err := uploadOne(t.Context(), pinned, input(t, path)); err != nil {
@@ -411,8 +411,8 @@ func verifyFailingBlock(t *testing.T, level uploader.VerifyLevel, withSource boo
 	}
 }
 
-// TestVerifyManyFailingBlocks: a gateway that fails for most blocks is given up
-// on, and what it failed for is suspect.
+// TestVerifyManyFailingBlocks: verification gives up if the gateway fails for
+// most blocks, and those that failed become suspect.
 func TestVerifyManyFailingBlocks(t *testing.T) {
 	t.Parallel()
 	srv := uploadertest.NewServer(t, uploadertest.Options{})
@@ -441,16 +441,17 @@ func TestVerifyManyFailingBlocks(t *testing.T) {
 	}
 }
 
-// loyal is a ledger that does nothing for those who are gone.
+// loyal is a ledger that does nothing once the context is done.
 type loyal struct{ uploader.MemoryLedger }
 
 func (l *loyal) Suspect(ctx context.Context, u uploader.UploadKey, blocks []cid.Cid) error {
 	return errors.Join(context.Cause(ctx), l.MemoryLedger.Suspect(ctx, u, blocks))
 }
 
-// TestVerifyEndsEarly: the gateway goes down, or the user has enough, after the
-// first of several missing blocks was found. It is told beside the reason, and
-// added to what the ledger remembers, so the next upload sends it.
+// TestVerifyEndsEarly: the gateway goes down, or the user cancels, after the
+// first of several missing blocks was found. The error reports it next to the
+// reason, and it is added to the ledger's suspects, so the next upload sends
+// it.
 func TestVerifyEndsEarly(t *testing.T) {
 	t.Parallel()
 	for _, level := range []uploader.VerifyLevel{uploader.VerifySample, uploader.VerifyFull} {
@@ -470,7 +471,7 @@ func verifyEndsEarly(t *testing.T, level uploader.VerifyLevel, withSource bool, 
 	t.Parallel()
 	srv := uploadertest.NewServer(t, uploadertest.Options{})
 	srv.Always(uploadertest.Check, uploadertest.Reports("pinned"))
-	srv.Always(uploadertest.Archive, uploadertest.Status(http.StatusNotFound)) // blocks are asked for one by one
+	srv.Always(uploadertest.Archive, uploadertest.Status(http.StatusNotFound)) // blocks are requested one by one
 	path := randomFile(t, fileBytes, 1)
 	plan := planOf(t, path)
 	ledger := new(loyal)
@@ -491,7 +492,7 @@ func verifyEndsEarly(t *testing.T, level uploader.VerifyLevel, withSource bool, 
 	}
 	key := uploader.UploadKey{Target: srv.URL, Root: first.Root, MaxShardBytes: shardBytes}
 	resent := map[cid.Cid]bool{}
-	if !withSource { // an earlier verification found something, too
+	if !withSource { // an earlier verification found something too
 		c := plan.Blocks.At(plan.Blocks.Len() - 1).Cid
 		resent[c] = true
 		if err := ledger.Suspect(ctx, key, []cid.Cid{c}); err != nil {
