@@ -24,9 +24,9 @@ import (
 
 var benchBytes = flag.Int64("bench.bytes", 1<<30, "size of the benchmark's file")
 
-// BenchmarkUpload sends a file to a real server, with all that belongs
-// to it, and beside it the same shards, as files that are there already, by the
-// SDK's parallel puts with their digests known.
+// BenchmarkUpload uploads a file to a real server with the engine. For
+// comparison, it sends the same shards, as existing files, with the SDK's
+// parallel puts and known digests.
 func BenchmarkUpload(b *testing.B) {
 	size := *benchBytes
 	s := targettest.StartS3(b)

@@ -90,7 +90,7 @@ func upload(ctx context.Context, tb testing.TB, target uploader.Target, path str
 	return uploader.Result{}, nil
 }
 
-// TestTarget is what every target must do.
+// TestTarget runs the tests that every target must pass.
 func TestTarget(t *testing.T) {
 	t.Parallel()
 	s := targettest.StartS3(t)
@@ -114,7 +114,7 @@ func TestTarget(t *testing.T) {
 	})
 }
 
-// restore reads the file out of shards by go-car's and boxo's code.
+// restore reads the file from shards with go-car's and boxo's code.
 func restore(tb testing.TB, dir string, root cid.Cid) []byte {
 	tb.Helper()
 	blocks := blockstore.NewBlockstore(sync.MutexWrap(datastore.NewMapDatastore()))
@@ -161,7 +161,7 @@ func restore(tb testing.TB, dir string, root cid.Cid) []byte {
 	return data
 }
 
-// TestUpload sends a file to a real server, and looks at the files it made.
+// TestUpload sends a file to a real server, and checks the files there.
 func TestUpload(t *testing.T) {
 	t.Parallel()
 	s := targettest.StartS3(t)
@@ -178,7 +178,7 @@ func TestUpload(t *testing.T) {
 	if err != nil || status.State != uploader.StatePinned || len(status.Parts) != r.Shards {
 		t.Errorf("%+v, %v", status, err)
 	}
-	// The files of the server are the archives whose CIDs it gave as receipts.
+	// The server's files are the archives with the CIDs in the receipts.
 	shards, err := filepath.Glob(filepath.Join(s.Dir, "my", "films", r.Root.String(), "*.car"))
 	if err != nil || len(shards) != r.Shards {
 		t.Fatalf("%v, %v", shards, err)
@@ -193,12 +193,13 @@ func TestUpload(t *testing.T) {
 			t.Errorf("%s is not %s", name, status.Parts[i])
 		}
 	}
-	// Again, from nothing.
+	// Again, without a ledger.
 	r, err = upload(t.Context(), t, target, path, uploader.Options{})
 	if err != nil || r.Sent != 0 || r.Held != r.Shards {
 		t.Errorf("again: %+v, %v", r, err)
 	}
-	// Without the manifest it is not complete, and nothing but that is missing.
+	// Without the manifest the upload is not complete, but nothing else is
+	// missing.
 	if err := os.Remove(filepath.Join(s.Dir, "my", "films", r.Root.String()+".json")); err != nil {
 		t.Fatal(err)
 	}
@@ -237,7 +238,7 @@ func TestUpload(t *testing.T) {
 	}
 }
 
-// TestDamage changes, cuts and removes objects behind the server's back.
+// TestDamage changes, truncates and removes objects behind the server's back.
 func TestDamage(t *testing.T) {
 	t.Parallel()
 	s := targettest.StartS3(t)
@@ -285,7 +286,7 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-// TestStorages are of several minds about digests.
+// TestStorages uses storages that handle digests in different ways.
 func TestStorages(t *testing.T) {
 	t.Parallel()
 	s := targettest.StartS3(t)
@@ -298,7 +299,7 @@ func TestStorages(t *testing.T) {
 		name   string
 		change func(*http.Response) error
 		refuse func(*http.Request) bool
-		header bool // digests go in the header
+		header bool // sent in the header
 	}{
 		{name: "knows trailers"},
 		{name: "no trailers", header: true, refuse: func(r *http.Request) bool { return r.Header.Get("X-Amz-Trailer") != "" }},
@@ -338,7 +339,8 @@ func TestStorages(t *testing.T) {
 	}
 }
 
-// TestStaleList: a storage whose lists are late. Single objects can be asked for.
+// TestStaleList: listings of a storage lag behind, so single objects are looked
+// up.
 func TestStaleList(t *testing.T) {
 	t.Parallel()
 	s := targettest.StartS3(t)
@@ -365,8 +367,8 @@ func TestStaleList(t *testing.T) {
 	}
 }
 
-// TestNobodyListens: a storage that can't be reached has refused nothing, and may
-// be there again soon.
+// TestNobodyListens: a storage that cannot be reached has not refused anything,
+// and may be back soon.
 func TestNobodyListens(t *testing.T) {
 	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -389,7 +391,7 @@ func TestNobodyListens(t *testing.T) {
 	}
 }
 
-// TestRefusals are told apart.
+// TestRefusals distinguishes the storage's errors.
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	s := targettest.StartS3(t)

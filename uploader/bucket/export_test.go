@@ -7,5 +7,5 @@ func (t *Target) PutObject(ctx context.Context, key string, data []byte) error {
 	return t.putSmall(ctx, key, "application/octet-stream", data)
 }
 
-// RemoveObject removes one.
+// RemoveObject removes an object.
 func (t *Target) RemoveObject(ctx context.Context, key string) error { return t.remove(ctx, key) }

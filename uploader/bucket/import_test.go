@@ -20,8 +20,9 @@ import (
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
-// TestImport sends to a stand-in for a storage that imports CARs: a real S3 server,
-// behind which objects that ask for it get the CID that go-car reads from them.
+// TestImport sends to a stand-in for a storage that imports CARs: a real S3
+// server, with objects that ask for it getting the CID that go-car reads from
+// them.
 func TestImport(t *testing.T) {
 	t.Parallel()
 	s := targettest.StartS3(t)
@@ -32,7 +33,7 @@ func TestImport(t *testing.T) {
 	other := cid.MustParse("bafkreifjjcie6lypi6ny7amxnfftagclbuxndqonfipmb64f2km2devei4")
 	path, data := file(t, 3_000_000)
 	for name, test := range map[string]struct {
-		made  func(root cid.Cid) string // the CID that it says it made
+		made  func(root cid.Cid) string // the CID that it reports
 		limit int64
 		want  error
 		says  string

@@ -25,7 +25,7 @@ import (
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
-// place puts a file into the server's bucket through its API.
+// place puts an object into the bucket through the server's API.
 func place(t *testing.T, target *bucket.Target, key string, data []byte) {
 	t.Helper()
 	if err := target.PutObject(t.Context(), key, data); err != nil {
@@ -39,7 +39,7 @@ func someBytes(seed byte, n int) []byte {
 	return p
 }
 
-// getKind tells reads of objects.
+// getKind recognises reads of objects.
 func getKind(r *http.Request) uploadertest.Op {
 	if r.Method == http.MethodGet && r.Header.Get("Range") != "" {
 		return uploadertest.Block
@@ -47,8 +47,9 @@ func getKind(r *http.Request) uploadertest.Op {
 	return uploadertest.Other
 }
 
-// TestObjects reads objects of a real server as sources: in order and at random,
-// by several goroutines, and through faults. Each byte is asked for once.
+// TestObjects reads objects of a real server as sources: in order and at
+// random, by several goroutines, and through faults. Each byte is requested
+// once.
 func TestObjects(t *testing.T) {
 	t.Parallel()
 	s := targettest.StartS3(t)
@@ -105,7 +106,7 @@ func TestObjects(t *testing.T) {
 		t.Error(err)
 	}
 
-	// Described and sent, it has the root of the same file on disk.
+	// Described and sent, it has the same root as the file on disk.
 	path := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(path, data, 0o600); err != nil {
 		t.Fatal(err)
@@ -130,8 +131,8 @@ func TestObjects(t *testing.T) {
 	}
 }
 
-// TestObjectChanges: an object that is not the one that was found is never mixed
-// with it.
+// TestObjectChanges: if an object was replaced, its bytes are never mixed with
+// those of the old one.
 func TestObjectChanges(t *testing.T) {
 	t.Parallel()
 	s := targettest.StartS3(t)
@@ -175,7 +176,7 @@ func TestObjectChanges(t *testing.T) {
 	if _, err := target.Object(t.Context(), "nothing"); !errors.Is(err, uploader.ErrNotFound) {
 		t.Errorf("nothing: %v", err)
 	}
-	// A storage that gives all of an object for a part of it is found out.
+	// A storage that ignores ranges is detected.
 	deaf := uploadertest.NewServer(t, uploadertest.Options{Handler: uploadertest.Forward(t, s.URL), Kind: getKind})
 	deaf.Always(uploadertest.Block, func(w http.ResponseWriter, _ *http.Request, _ http.Handler) { _, _ = w.Write(data) })
 	place(t, target, "all", data)
@@ -193,8 +194,8 @@ func TestObjectChanges(t *testing.T) {
 	}
 }
 
-// TestObjectsListed lists more objects than a page has, and ends reads with their
-// context.
+// TestObjectsListed lists more objects than fit on a page, and ends reads with
+// their context.
 func TestObjectsListed(t *testing.T) {
 	t.Parallel()
 	s := targettest.StartS3(t)

@@ -30,8 +30,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// fake is what the code of IPFS Cluster 1.1.6 does with an archive and a pin, as
-// far as a client sees it. The real one can't be had here.
+// fake does what the code of IPFS Cluster 1.1.6 does with an archive and a pin,
+// as far as a client can see.
 type fake struct {
 	t *testing.T
 
@@ -43,7 +43,7 @@ type fake struct {
 
 type pin struct {
 	name, query string
-	asked       int // for its status
+	asked       int // number of status requests
 	recovered   bool
 	broken      bool // its peer fails until it is told to recover
 }
@@ -122,7 +122,7 @@ func (f *fake) add(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, []any{map[string]any{"name": "", "cid": in.Roots[0].String(), "bytes": total, "size": total, "allocations": []string{"peer1"}}})
 }
 
-// status is pinning at first, and then pinned if all blocks are there.
+// status reports pinning at first, and later pinned if all blocks are there.
 func (f *fake) status(w http.ResponseWriter, root string) {
 	p, word := f.pins[root], "unpinned"
 	if p != nil {
@@ -175,7 +175,7 @@ func kind(r *http.Request) uploadertest.Op {
 	return uploadertest.Check
 }
 
-// hasty does not wait.
+// hasty is a clock that does not wait.
 type hasty struct{}
 
 func (hasty) Now() time.Time { return time.Now() }
@@ -256,8 +256,8 @@ func TestUpload(t *testing.T) {
 	}
 }
 
-// TestFaults: what goes wrong on the way is tried again, and a peer that failed
-// is told to recover by the next upload.
+// TestFaults: requests that fail are retried, and the next upload tells a
+// failed peer to recover.
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	f, srv, opts := newFake(t)

@@ -31,7 +31,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// memory is a source of blocks that counts what is asked of it.
+// memory is a source of blocks that counts requests.
 type memory struct {
 	mu     sync.Mutex
 	blocks map[string][]byte // by multihash
@@ -53,7 +53,7 @@ func (m *memory) FetchBlock(_ context.Context, c cid.Cid, _ int) ([]byte, error)
 	return data, nil
 }
 
-// add takes what is in an archive.
+// add adds the blocks of an archive.
 func (m *memory) add(t *testing.T, archive []byte) (root cid.Cid) {
 	t.Helper()
 	r, err := car.NewReader(bytes.NewReader(archive), car.ReaderOptions{})
@@ -72,7 +72,7 @@ func (m *memory) add(t *testing.T, archive []byte) (root cid.Cid) {
 	}
 }
 
-// withArchives is a source that gives whole DAGs as well.
+// withArchives is a source that also returns whole DAGs.
 type withArchives struct{ *memory }
 
 func (w withArchives) FetchArchive(ctx context.Context, root cid.Cid) (io.ReadCloser, error) {
@@ -102,7 +102,7 @@ func blocksBelow(m *memory, c cid.Cid, seen map[string]bool) car.Blocks {
 	return out
 }
 
-// packed is the whole DAG of a path in one archive.
+// packed returns the whole DAG of a path in one archive.
 func packed(t *testing.T, path string, p chunker.Profile) []byte {
 	t.Helper()
 	info, err := os.Stat(path)
@@ -160,7 +160,7 @@ func write(t *testing.T, path string, seed byte, size int) {
 	}
 }
 
-// archives are DAGs of many shapes, by name.
+// archives returns DAGs of many shapes, by name.
 func archives(t *testing.T) map[string][]byte {
 	t.Helper()
 	dir := t.TempDir()
@@ -206,7 +206,8 @@ func archives(t *testing.T) map[string][]byte {
 	return all
 }
 
-// cborOver is a list in DAG-CBOR of the roots of archives, with all that is below.
+// cborOver returns a DAG-CBOR list of the roots of archives, with everything
+// below.
 func cborOver(t *testing.T, archives ...[]byte) []byte {
 	t.Helper()
 	m := newMemory()
@@ -242,7 +243,7 @@ type readerAt struct{ *bytes.Reader }
 func (readerAt) Close() error { return nil }
 
 // TestShardsAreThoseOfTheArchive copies DAGs of many shapes. Their lists and
-// their shards are what the archive of the same DAG gives.
+// shards are the same as from the archive of the same DAG.
 func TestShardsAreThoseOfTheArchive(t *testing.T) {
 	t.Parallel()
 	const limit = 1_200_000
@@ -259,7 +260,7 @@ func TestShardsAreThoseOfTheArchive(t *testing.T) {
 				pool := gateway.NewPool(gateway.Options{Retries: -1}, src)
 				for _, exact := range []bool{false, true} {
 					if exact && kind == "archives" {
-						continue // it asks for blocks
+						continue // it requests single blocks
 					}
 					clear(m.asked)
 					in := copying.NewInput(t.Context(), pool, root, copying.Options{MaxShardBytes: limit, Exact: exact})
@@ -279,7 +280,7 @@ func TestShardsAreThoseOfTheArchive(t *testing.T) {
 	}
 }
 
-// leavesOnce looks whether leaves were asked for in pass 2 only, and only in the
+// leavesOnce checks that leaves were requested only in pass 2, and only in the
 // shard that they are in.
 func (m *memory) leavesOnce(t *testing.T, want *car.DAG) {
 	t.Helper()
@@ -323,7 +324,7 @@ func compareShards(t *testing.T, want, got uploader.DAG, limit int64) {
 	}
 }
 
-// again makes the DAG of its plan, and of damaged ones.
+// again makes the DAG from its description, and from damaged ones.
 func again(t *testing.T, in *copying.Input, dag, want uploader.DAG) {
 	t.Helper()
 	m, ok := dag.(interface{ MarshalBinary() ([]byte, error) })
@@ -339,7 +340,7 @@ func again(t *testing.T, in *copying.Input, dag, want uploader.DAG) {
 	}
 	restored, err := in.Restore(plan)
 	if err != nil {
-		return // the input wants it exact
+		return // the input is exact, so it rejects descriptions
 	}
 	same(t, want, restored)
 	for _, at := range []int{0, 1, len(plan) / 2, len(plan) - 1} {
@@ -354,7 +355,7 @@ func again(t *testing.T, in *copying.Input, dag, want uploader.DAG) {
 	}
 }
 
-// liar is a file whose node says what is not so of its leaves.
+// liar makes a file whose node states wrong sizes of its leaves.
 func liar(t *testing.T, m *memory, said func(i int, size uint64) (tsize, blocksize uint64), leaf func(data []byte) []byte, codec uint64) (root, first cid.Cid) {
 	t.Helper()
 	fs := unixfs.NewFSNode(unixfs.TFile)
@@ -389,8 +390,8 @@ func liar(t *testing.T, m *memory, said func(i int, size uint64) (tsize, blocksi
 	return put(cid.DagProtobuf, node.RawData()), first
 }
 
-// TestLies: what nodes say of what is below them need not be so. It is found, by
-// the name of the block, and a plan that goes by what there is succeeds.
+// TestLies: nodes may state wrong sizes of what is below them. The error names
+// the block, and an input that relies on the blocks themselves succeeds.
 func TestLies(t *testing.T) {
 	t.Parallel()
 	raw := func(p []byte) []byte { return p }
@@ -450,7 +451,7 @@ func TestLies(t *testing.T) {
 	}
 }
 
-// TestLongShard reads shards that are longer than the input was told.
+// TestLongShard reads shards longer than the input's MaxShardBytes.
 func TestLongShard(t *testing.T) {
 	t.Parallel()
 	for name, archive := range archives(t) {
@@ -501,8 +502,8 @@ func TestMissing(t *testing.T) {
 	}
 }
 
-// Blocks of the same bytes are as many as there are codecs, those of private use
-// (from 0x300000 on) among them.
+// The same bytes are a different block under each codec, including private ones
+// (from 0x300000 on).
 func TestCodecsOfPrivateUse(t *testing.T) {
 	t.Parallel()
 	m := newMemory()

@@ -8,7 +8,7 @@ import (
 	"github.com/carload/carload/uploader/targettest"
 )
 
-// TestTarget is what every target must do.
+// TestTarget runs the tests that every target must pass.
 func TestTarget(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

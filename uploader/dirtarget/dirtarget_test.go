@@ -18,8 +18,8 @@ import (
 	"github.com/carload/carload/uploader/dirtarget"
 )
 
-// makePlan is the plan of a file of random bytes, and the shards it makes by
-// the names of their files.
+// makePlan returns the plan of a file of random bytes, and its shards by file
+// name.
 func makePlan(t *testing.T) (*splitter.Plan, map[string]string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "file")
@@ -70,7 +70,7 @@ func read(t *testing.T, path string) string {
 	return string(p)
 }
 
-// send ships the plan to a directory, one shard at a time.
+// send sends the plan to a directory, one shard at a time.
 func send(t *testing.T, dir string, plan *splitter.Plan, opts dirtarget.Options) error {
 	t.Helper()
 	target, err := dirtarget.New(dir, opts)
@@ -110,7 +110,7 @@ func wantShards(t *testing.T, dir string, want map[string]string) {
 	}
 }
 
-// wantFinal checks that a shard failed with an error of the disk, at once.
+// wantFinal checks that a shard failed with a disk error, without retries.
 func wantFinal(t *testing.T, err, want error) {
 	t.Helper()
 	var shard *uploader.ShardError
@@ -119,8 +119,8 @@ func wantFinal(t *testing.T, err, want error) {
 	}
 }
 
-// TestPut writes shards, synced or not, and again over what is there, whole or
-// not.
+// TestPut writes shards, synced or not, and overwrites existing files, complete
+// or not.
 func TestPut(t *testing.T) {
 	plan, want := makePlan(t)
 	for name, opts := range map[string]dirtarget.Options{"sync": {}, "no sync": {NoSync: true}} {
@@ -147,8 +147,8 @@ func TestPut(t *testing.T) {
 	}
 }
 
-// TestNameTaken: a directory is where a shard should be. It stays, and so does
-// nothing else.
+// TestNameTaken: there is a directory with the name of a shard. It stays, and
+// nothing else is left.
 func TestNameTaken(t *testing.T) {
 	plan, want := makePlan(t)
 	dir := t.TempDir()
@@ -167,7 +167,7 @@ func TestNameTaken(t *testing.T) {
 	}
 }
 
-// TestNoDirectory: the directory goes away after New, or is a file.
+// TestNoDirectory: the directory disappears after New, or is a file.
 func TestNoDirectory(t *testing.T) {
 	plan, _ := makePlan(t)
 	dir := filepath.Join(t.TempDir(), "gone")
@@ -192,8 +192,8 @@ func TestNoDirectory(t *testing.T) {
 	}
 }
 
-// TestResume takes shards away, or cuts them, between two uploads with the same
-// ledger: just those are written again.
+// TestResume removes or truncates shards between two uploads with the same
+// ledger. Only those are written again.
 func TestResume(t *testing.T) {
 	plan, want := makePlan(t)
 	dir := t.TempDir()
@@ -227,7 +227,7 @@ func TestResume(t *testing.T) {
 	}
 }
 
-// TestVerifyNothing: a directory can't be verified without the source, whether
+// TestVerifyNothing: a directory cannot be verified without the source, whether
 // the root is there or not.
 func TestVerifyNothing(t *testing.T) {
 	plan, _ := makePlan(t)
@@ -246,8 +246,8 @@ func TestVerifyNothing(t *testing.T) {
 	}
 }
 
-// TestSweep: what a crashed run left goes, what another run writes stays, and so
-// does what is not ours.
+// TestSweep: files of a crashed run are removed; files that another run is
+// writing, or that are not ours, stay.
 func TestSweep(t *testing.T) {
 	dir := t.TempDir()
 	old := time.Now().Add(-25 * time.Hour)

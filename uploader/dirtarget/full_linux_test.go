@@ -8,9 +8,9 @@ import (
 	"github.com/carload/carload/uploader/dirtarget"
 )
 
-// TestWriteError has the system refuse to write beyond the middle of a shard,
-// as a full disk does. Nothing of the shard is left, and when there is room
-// again it is written as if nothing had been.
+// TestWriteError makes the system refuse to write beyond the middle of a shard,
+// as on a full disk. Nothing of the shard is left. When there is space again,
+// it is written normally.
 func TestWriteError(t *testing.T) {
 	plan, want := makePlan(t)
 	dir := t.TempDir()

@@ -13,8 +13,8 @@ import (
 	"github.com/carload/carload/uploader/dirtarget"
 )
 
-// TestFetchBlock: blocks are those of the files as they are, also when they are
-// removed, cut, or sent again.
+// TestFetchBlock reads blocks from the files as they are, even after files were
+// removed, truncated, or sent again.
 func TestFetchBlock(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

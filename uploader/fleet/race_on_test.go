@@ -2,4 +2,4 @@
 
 package fleet_test
 
-const raceEnabled = true // its clocks do not reach as far as a simulation
+const raceEnabled = true // the race detector's clocks do not reach as far as a simulation

@@ -16,28 +16,28 @@ import (
 	"github.com/carload/carload/uploader/fleet"
 )
 
-// simulated is a fleet in virtual time: the queue and the workers are the real
-// ones, what a job takes is computed.
+// simulated is a fleet in virtual time: the queue and the workers are real, but
+// the duration of a job is computed.
 type simulated struct {
 	hosts, jobs int
 	bytes       int64   // of a job
 	line        float64 // bytes per second of a host
 	hash        float64 // bytes per second of a host
 	perShard    int64
-	requests    float64 // per second of the one token; 0 for no limit
+	requests    float64 // per second for the one token; 0 for no limit
 	mtbf        time.Duration
 	repair      time.Duration
-	temporary   float64 // share of tries that fail
-	permanent   float64 // share of jobs that can't succeed
+	temporary   float64 // fraction of attempts that fail
+	permanent   float64 // fraction of jobs that cannot succeed
 }
 
-// figures are what a simulation finds.
+// figures are the results of a simulation.
 type figures struct {
 	took               time.Duration
 	ideal              time.Duration
 	done, failed       int
 	tries, lost, kills int64
-	wasted             float64 // share of the bytes that were sent for nothing
+	wasted             float64 // fraction of the bytes that were sent in vain
 	ops                int64   // of the queue
 }
 
@@ -47,7 +47,7 @@ func (f figures) String() string {
 		100*f.wasted, float64(f.ops)/f.took.Seconds())
 }
 
-// counted counts what the workers ask of the queue.
+// counted counts the workers' requests to the queue.
 type counted struct {
 	*fleet.Memory
 	ops atomic.Int64
@@ -65,7 +65,7 @@ func (c *counted) Claim(ctx context.Context, w fleet.Worker) (fleet.Lease, error
 }
 
 func (c *counted) Announce(ctx context.Context, h fleet.Host) error {
-	c.ops.Add(3) // with what else is asked each time
+	c.ops.Add(3) // including what else is asked each time
 	return c.Memory.Announce(ctx, h)
 }
 
@@ -91,7 +91,7 @@ func (s simulated) run(t *testing.T) (f figures) {
 	var ended, lost, tries, kills, wasted atomic.Int64
 	all, stop := context.WithCancel(t.Context())
 	defer stop()
-	// The token's rate is one line that all requests wait in.
+	// The token's rate is a single line in which all requests wait.
 	var next atomic.Int64
 	request := func(n float64) time.Duration {
 		if s.requests == 0 {
@@ -106,8 +106,8 @@ func (s simulated) run(t *testing.T) (f figures) {
 			}
 		}
 	}
-	// What of a job has arrived stays, as at a real target: the next try sends
-	// the rest.
+	// What has arrived of a job stays, as at a real target: the next attempt
+	// sends the rest.
 	arrived := make([]atomic.Int64, s.jobs)
 	runner := func(r *rand.Rand) runnerFunc {
 		return func(ctx context.Context, j fleet.Job, _ <-chan struct{}, tell func(fleet.Progress)) (fleet.Receipt, error) {
@@ -116,7 +116,7 @@ func (s simulated) run(t *testing.T) (f figures) {
 			if _, err := fmt.Sscan(string(j.Files[0].Path), &n); err != nil {
 				return fleet.Receipt{}, err
 			}
-			// Who can't succeed is told so by reading it.
+			// A job that cannot succeed fails when it is read.
 			if n%int(1/s.permanent) == 0 {
 				_ = sleep(ctx, time.Second)
 				return fleet.Receipt{}, &fleet.Permanent{Err: errors.New("unreadable")}
@@ -128,7 +128,7 @@ func (s simulated) run(t *testing.T) (f figures) {
 			for k := arrived[n].Load(); k < shards; k++ {
 				size := min(s.perShard, s.bytes-k*s.perShard)
 				if err := sleep(ctx, request(1)+time.Duration(float64(size)/s.line*float64(time.Second))); err != nil {
-					wasted.Add(size / 2) // on average half of it was on its way
+					wasted.Add(size / 2) // on average half of it was in flight
 					return fleet.Receipt{}, err
 				}
 				arrived[n].Store(k + 1)
@@ -199,7 +199,7 @@ func (s simulated) run(t *testing.T) (f figures) {
 	return f
 }
 
-// A fleet loses little to its queue and to what fails: the figures are those of
+// A fleet loses little to its queue and to failures; the figures are in
 // docs/fleet.md. All jobs end, each once.
 func TestSimulation(t *testing.T) {
 	base := simulated{

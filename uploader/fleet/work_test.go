@@ -19,7 +19,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// runnerFunc is a runner.
+// runnerFunc is a function as a runner.
 type runnerFunc func(ctx context.Context, job fleet.Job, stop <-chan struct{}, tell func(fleet.Progress)) (fleet.Receipt, error)
 
 func (f runnerFunc) Run(ctx context.Context, job fleet.Job, stop <-chan struct{}, tell func(fleet.Progress)) (fleet.Receipt, error) {
@@ -87,8 +87,8 @@ func putAll(t *testing.T, q *fleet.Memory, names ...string) {
 	}
 }
 
-// A job that takes longer than a lease is kept while its bytes move, by one
-// worker; one of which none move goes to the next.
+// While its bytes move, a job that takes longer than a lease stays with one
+// worker. If none move, it goes to the next.
 func TestMovingAndStalled(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -125,8 +125,8 @@ func TestMovingAndStalled(t *testing.T) {
 	})
 }
 
-// deaf is a queue that a worker does not reach for a while: then another one has
-// its job.
+// deaf is a queue that a worker cannot reach for a while, so that another one
+// gets its job.
 type deaf struct {
 	*fleet.Memory
 	until time.Time
@@ -151,8 +151,8 @@ func (l *deafLease) Renew(ctx context.Context, p fleet.Progress) error {
 	return l.Lease.Renew(ctx, p)
 }
 
-// A worker that can't renew its lease stops, and does so before another worker
-// may have begun twice.
+// A worker that cannot renew its lease stops, before another worker may have
+// begun twice.
 func TestLostLeaseStopsTheWork(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -196,8 +196,8 @@ func TestLostLeaseStopsTheWork(t *testing.T) {
 	})
 }
 
-// A worker that is asked to stop, or drained by another host, gives its job back
-// at once, and that is no try.
+// A worker that is asked to stop, or is drained by another host, gives its job
+// back at once, which does not count as an attempt.
 func TestStopAndDrain(t *testing.T) {
 	t.Parallel()
 	for _, drained := range []bool{false, true} {
@@ -236,8 +236,8 @@ func TestStopAndDrain(t *testing.T) {
 	}
 }
 
-// Hosts of a group divide the rate: never is the sum of what they may use more
-// than all of it, whoever comes and goes, and one that comes waits for a window.
+// Hosts of a group divide the rate: the sum of their shares never exceeds the
+// whole, whoever comes and goes, and a new host waits for a window.
 func TestShare(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -309,8 +309,8 @@ func TestShare(t *testing.T) {
 	})
 }
 
-// What fails now and then is tried again, later each time; what can't succeed is
-// put aside at once.
+// What fails sometimes is tried again, later each time. What cannot succeed
+// fails at once.
 func TestFailures(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -340,8 +340,8 @@ func TestFailures(t *testing.T) {
 	})
 }
 
-// A file that is added to many changes the jobs around it, and no others; and
-// jobs are about as large as they should be.
+// Adding a file to many changes the jobs around it, and no others. Jobs have
+// about the right size.
 func TestBatches(t *testing.T) {
 	t.Parallel()
 	batches := func(skip int) (list []fleet.Job) {
@@ -380,7 +380,8 @@ func TestBatches(t *testing.T) {
 	}
 }
 
-// What is read of a job is bounded and checked, and goes there and back.
+// What is read of a job is limited and checked, and can be written and read
+// again.
 func FuzzJob(f *testing.F) {
 	f.Add(`{"v":1,"source":"data","files":[{"path":"a","bytes":1}]}`)
 	f.Add(`{"v":1,"source":"data","files":[{"path":{"raw":"/w=="},"bytes":-1}],"to":["x"],"recipe":{"profile":"unixfs-v1-2025"}}`)

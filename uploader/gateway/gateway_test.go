@@ -104,7 +104,7 @@ func endless(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
 	}
 }
 
-// flipped flips a bit in all that it gives.
+// flipped flips a bit in everything it returns.
 func flipped(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	rec := &recorder{header: w.Header()}
 	next.ServeHTTP(rec, r)
@@ -125,8 +125,8 @@ func (r *recorder) Header() http.Header         { return r.header }
 func (r *recorder) Write(p []byte) (int, error) { return r.body.Write(p) }
 func (r *recorder) WriteHeader(int)             {}
 
-// TestLyingGateway: whatever one of two gateways does costs a try at the other
-// one, and nothing wrong is handed out.
+// TestLyingGateway: whatever one of two gateways does wrong, the other one is
+// tried, and nothing wrong is handed out.
 func TestLyingGateway(t *testing.T) {
 	t.Parallel()
 	h := hold(t)
@@ -160,8 +160,8 @@ func TestLyingGateway(t *testing.T) {
 	}
 }
 
-// TestOnlyLiars: with no gateway that is honest nothing wrong is handed out, and
-// the error tells.
+// TestOnlyLiars: without an honest gateway, nothing wrong is handed out, and
+// the error says why.
 func TestOnlyLiars(t *testing.T) {
 	t.Parallel()
 	h := hold(t)

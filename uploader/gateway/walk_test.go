@@ -64,7 +64,8 @@ func (s *shelf) dir(t *testing.T, kids ...ipld.Node) ipld.Node {
 	return s.add(n)
 }
 
-// order is the CIDs in the order in which boxo's nodes link to them, each once.
+// order returns the CIDs in the order in which boxo's nodes link to them, each
+// once.
 func (s *shelf) order(c cid.Cid, met map[cid.Cid]bool) []cid.Cid {
 	if met[c] {
 		return nil
@@ -77,8 +78,8 @@ func (s *shelf) order(c cid.Cid, met map[cid.Cid]bool) []cid.Cid {
 	return all
 }
 
-// TestWalkOrder: each block comes once, before those below it, in the order of
-// the links.
+// TestWalkOrder: each block is visited once, before those below it, in the
+// order of links.
 func TestWalkOrder(t *testing.T) {
 	t.Parallel()
 	s := newShelf()
@@ -114,8 +115,8 @@ func TestWalkOrder(t *testing.T) {
 	}
 }
 
-// TestWalkFaults: what is missing or wrong is told by itself, and all else is
-// visited; without anybody to tell it to, it ends the walk.
+// TestWalkFaults: missing or wrong blocks are passed to Fault, and everything
+// else is visited. Without Fault, the first one ends the walk.
 func TestWalkFaults(t *testing.T) {
 	t.Parallel()
 	s := newShelf()
@@ -155,8 +156,8 @@ func TestWalkFaults(t *testing.T) {
 	}
 }
 
-// TestWalkRepeats: of a file with much that repeats each block comes once, by
-// ranges, with a gateway that lies beside an honest one.
+// TestWalkRepeats: in a file with many duplicates, each block is visited once,
+// fetched by ranges from a lying and an honest gateway.
 func TestWalkRepeats(t *testing.T) {
 	t.Parallel()
 	srv := uploadertest.NewServer(t, uploadertest.Options{})
@@ -196,7 +197,7 @@ func TestWalkRepeats(t *testing.T) {
 	}
 }
 
-// TestWalkOfManyFiles: what is below a node comes with it, and not block by
+// TestWalkOfManyFiles: what is below a node is fetched with it, not block by
 // block.
 func TestWalkOfManyFiles(t *testing.T) {
 	t.Parallel()

@@ -17,9 +17,8 @@ import (
 	"github.com/carload/carload/uploader/kubo"
 )
 
-// FuzzReply takes what a node may say for replies of the RPC. Whatever it is:
-// an error can be printed, and has not the secret; and what is no error makes
-// sense.
+// FuzzReply feeds arbitrary replies to the RPC client. Errors can be printed
+// and do not contain the secret, and results make sense.
 func FuzzReply(f *testing.F) {
 	const secret = "not-for-eyes"
 	f.Add(200, "", []byte(`{"UniqueBlocks":6,"TotalSize":5000259}`+"\n"))

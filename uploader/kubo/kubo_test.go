@@ -67,7 +67,7 @@ func upload(ctx context.Context, tb testing.TB, target uploader.Target, path str
 	return uploader.Result{}, nil
 }
 
-// TestTarget is what every target must do.
+// TestTarget runs the tests that every target must pass.
 func TestTarget(t *testing.T) {
 	t.Parallel()
 	node := targettest.StartKubo(t, "API.Authorizations", `{"a": {"AuthSecret": "bearer:s3cret", "AllowedPaths": ["/api/v0"]}}`)
@@ -85,7 +85,8 @@ func TestTarget(t *testing.T) {
 	})
 }
 
-// TestUpload sends a file to a real node, which gives it back itself.
+// TestUpload sends a file to a real node, and reads it back with the node's own
+// command.
 func TestUpload(t *testing.T) {
 	t.Parallel()
 	node := targettest.StartKubo(t)
@@ -104,15 +105,15 @@ func TestUpload(t *testing.T) {
 	if got := strings.TrimSpace(string(node.Run(t, nil, "files", "stat", "--hash", "/from/carload/film.bin"))); got != r.Root.String() {
 		t.Errorf("its files have %s", got)
 	}
-	// Again, from nothing: the pin says that all of it is there.
+	// Again, without a ledger: the pin says that everything is there.
 	r, err = upload(t.Context(), t, target, path, uploader.Options{})
 	if err != nil || r.Sent != 0 || r.Held != r.Shards {
 		t.Errorf("again: %+v, %v", r, err)
 	}
 }
 
-// TestCollectorBetween runs the node's collector after the shards were sent and
-// before the pin: the blocks are sent again.
+// TestCollectorBetween runs the node's garbage collector between the shards and
+// the pin. The blocks are sent again.
 func TestCollectorBetween(t *testing.T) {
 	t.Parallel()
 	node := targettest.StartKubo(t)
@@ -130,7 +131,7 @@ func TestCollectorBetween(t *testing.T) {
 	}
 }
 
-// collected runs a collector before the first commit.
+// collected runs the garbage collector before the first commit.
 type collected struct {
 	*kubo.Target
 	gc       func()
@@ -144,7 +145,7 @@ func (c *collected) Finish(ctx context.Context, d uploader.Upload) error {
 	return c.Target.Finish(ctx, d)
 }
 
-// TestPinOfWhatIsIncomplete asks for a commit too soon. It must end.
+// TestPinOfWhatIsIncomplete commits too soon. The commit must end.
 func TestPinOfWhatIsIncomplete(t *testing.T) {
 	t.Parallel()
 	node := targettest.StartKubo(t)
@@ -162,7 +163,7 @@ func TestPinOfWhatIsIncomplete(t *testing.T) {
 	}
 }
 
-// early asks for a commit after the first shard.
+// early commits after the first shard.
 type early struct {
 	*kubo.Target
 	err    error
@@ -180,7 +181,7 @@ func (e *early) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt, e
 	return r, err
 }
 
-// kind tells requests of the RPC apart.
+// kind classifies requests of the RPC.
 func kind(r *http.Request) uploadertest.Op {
 	switch r.URL.Path {
 	case "/api/v0/dag/import":
@@ -191,8 +192,8 @@ func kind(r *http.Request) uploadertest.Op {
 	return uploadertest.Other
 }
 
-// TestRestart kills the node in the middle of a shard, and before the pin: what
-// it took is there again when it comes back, or is sent again.
+// TestRestart kills the node in the middle of a shard, and before the pin. What
+// it had accepted is there when it is restarted, or is sent again.
 func TestRestart(t *testing.T) {
 	t.Parallel()
 	node := targettest.StartKubo(t)
@@ -215,8 +216,8 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-// TestPinStandsStill takes blocks away after the node has walked the DAG, when
-// the pin is asked for: Kubo would wait for them without end.
+// TestPinStandsStill removes blocks after the node has walked the DAG, when the
+// pin is requested. Kubo would wait for them forever.
 func TestPinStandsStill(t *testing.T) {
 	t.Parallel()
 	node := targettest.StartKubo(t)
@@ -235,7 +236,7 @@ func TestPinStandsStill(t *testing.T) {
 	}
 }
 
-// TestAuthorization asks a node that asks who is there.
+// TestAuthorization uses a node that requires authorization.
 func TestAuthorization(t *testing.T) {
 	t.Parallel()
 	node := targettest.StartKubo(t, "API.Authorizations", `{
@@ -255,7 +256,7 @@ func TestAuthorization(t *testing.T) {
 	}
 }
 
-// TestAddresses tries the ways in which Kubo writes where it is.
+// TestAddresses tries all forms in which Kubo writes its address.
 func TestAddresses(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{

@@ -16,7 +16,7 @@ import (
 	"github.com/carload/carload/uploader/targettest"
 )
 
-// TestTarget is what every target must do, with our own service at the far side.
+// TestTarget runs the tests that every target must pass, with our own service.
 func TestTarget(t *testing.T) {
 	t.Parallel()
 	st, err := store.Open(t.Context(), store.Options{Dir: t.TempDir()})

@@ -15,7 +15,7 @@ import (
 	"github.com/carload/carload/uploader/nftstorage"
 )
 
-// answer is a transport that answers every request with the same reply.
+// answer is a transport that gives every request the same reply.
 type answer struct {
 	status int
 	header http.Header
@@ -29,9 +29,9 @@ func (a answer) RoundTrip(req *http.Request) (*http.Response, error) {
 	}, nil
 }
 
-// FuzzReply takes what a service may say for replies of the API. Whatever it
-// is: an error can be printed, has not the token, and does not ask for waits
-// without end; and what is no error makes sense.
+// FuzzReply feeds arbitrary replies to the API client. Errors can be printed,
+// do not contain the token, and do not ask for endless waits, and results make
+// sense.
 func FuzzReply(f *testing.F) {
 	const good = `{"ok":true,"value":{"cid":"bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi","parts":["bagbaieraaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"],"pin":{"status":"pinned"}}}`
 	f.Add(200, "application/json", "", []byte(good))

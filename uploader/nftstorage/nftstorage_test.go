@@ -30,7 +30,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// waits makes n requests at a time and tells when they began.
+// waits makes n requests concurrently and returns when they began.
 func waits(t *testing.T, n int, pacers ...nftstorage.Pacer) []time.Time {
 	t.Helper()
 	var mu sync.Mutex
@@ -52,7 +52,8 @@ func waits(t *testing.T, n int, pacers ...nftstorage.Pacer) []time.Time {
 	return at
 }
 
-// wantExact wants never more than n within a window, and no time lost.
+// wantExact checks that there are never more than n within a window, and no
+// time is lost.
 func wantExact(t *testing.T, at []time.Time, n int, length time.Duration) {
 	t.Helper()
 	for i := n; i < len(at); i++ {
@@ -70,7 +71,7 @@ func TestWindow(t *testing.T) {
 			t.Fatal(err)
 		}
 		wantExact(t, waits(t, 100, w), 30, 10*time.Second)
-		// After a pause there is room for one window, not for more.
+		// After a pause there is room for one window, not more.
 		<-time.After(time.Hour)
 		at := waits(t, 61, w)
 		wantExact(t, at, 30, 10*time.Second)
@@ -85,8 +86,8 @@ func TestWindow(t *testing.T) {
 	})
 }
 
-// Hosts that share a token keep its rate together while they come and go, if one
-// that comes waits for a window.
+// Hosts that share a token stay within its rate limit together while they come
+// and go, if a new one waits for a window.
 func TestVaryingWindow(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -133,7 +134,7 @@ func TestVaryingWindow(t *testing.T) {
 			}
 			most = max(most, i)
 		}
-		if most < 350 { // 19 windows, a few of them with a third only
+		if most < 350 { // 19 windows, a few of them with only a third
 			t.Errorf("%d requests in three minutes", most)
 		}
 		hosts.Store(31)
@@ -174,7 +175,8 @@ func TestSharedWindow(t *testing.T) {
 		if err != nil || strings.Contains(f.Name()+string(data), "secret") {
 			t.Errorf("%q tells the token, %v", f.Name(), err)
 		}
-		// What a broken file or a clock that was a year ahead left is no obstacle.
+		// A broken file, or one from a clock that was a year ahead, does no
+		// harm.
 		for i := range data[16:] {
 			data[16+i] = 0x7f
 		}
@@ -195,8 +197,8 @@ func TestSharedWindow(t *testing.T) {
 	}
 }
 
-// TestClockSetBack: the clock goes back a day, or on by one, between two
-// requests. Nobody waits for the time that was, and the rate is exact again.
+// TestClockSetBack: the clock is set back a day, or forward, between two
+// requests. Nobody waits for the old time, and the rate is exact again.
 func TestClockSetBack(t *testing.T) {
 	t.Parallel()
 	token, err := nftstorage.NewToken(secret)
@@ -211,7 +213,8 @@ func TestClockSetBack(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// Each bubble begins at the same time, and the second goes on for a day before it asks.
+		// Each bubble begins at the same time. The second one waits a day
+		// before its request.
 		for _, later := range []time.Duration{0, 24 * time.Hour, 0} {
 			synctest.Test(t, func(t *testing.T) {
 				<-time.After(later)
@@ -271,7 +274,7 @@ func TestTokenIsNotShown(t *testing.T) {
 	}
 }
 
-// TestEchoedToken meets services that send the token back in what they say.
+// TestEchoedToken uses services that send the token back in their replies.
 func TestEchoedToken(t *testing.T) {
 	t.Parallel()
 	token, _ := nftstorage.NewToken(secret)
@@ -361,8 +364,8 @@ func TestEndpoints(t *testing.T) {
 	}
 }
 
-// TestListOfOneMoment has more uploads and pins of the same time than a page
-// takes: a list that can't be whole must not seem to be.
+// TestListOfOneMoment: more uploads or pins have the same time than fit on a
+// page. A list that cannot be complete must not seem complete.
 func TestListOfOneMoment(t *testing.T) {
 	t.Parallel()
 	const total = 1100
@@ -412,16 +415,16 @@ func TestListOfOneMoment(t *testing.T) {
 	}
 }
 
-// TestPages lists more than a page takes, in the largest pages there are, and in
-// smaller ones where uploads have many parts.
+// TestPages lists more than fits on a page, in the largest pages possible, and
+// in smaller ones where uploads have many parts.
 func TestPages(t *testing.T) {
 	t.Parallel()
 	const total = 2500
 	for _, test := range []struct {
 		name     string
 		parts    int
-		most     int  // entries that the service gives at a time
-		count    bool // it says how many there are
+		most     int  // entries that the service returns at a time
+		count    bool // it reports how many there are
 		requests int
 	}{
 		{"few parts", 1, 1000, true, 3},
@@ -453,7 +456,7 @@ func TestPages(t *testing.T) {
 					if err != nil {
 						t.Error(err)
 					}
-					from = int(first.Sub(at) / time.Microsecond) // that one, too
+					from = int(first.Sub(at) / time.Microsecond) // including that one
 				}
 				most := test.most
 				if most < 0 {
@@ -468,7 +471,7 @@ func TestPages(t *testing.T) {
 				if test.count {
 					w.Header().Set("Count", strconv.Itoa(total-from))
 				}
-				// The client hangs up on what is too long.
+				// The client hangs up on replies that are too long.
 				_ = json.NewEncoder(w).Encode(map[string]any{"ok": true, "value": uploads})
 			}))
 			defer srv.Close()

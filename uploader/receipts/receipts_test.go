@@ -78,7 +78,7 @@ func TestThereAndBack(t *testing.T) {
 	}
 }
 
-// What was cut anywhere between two lines is found, wherever that is.
+// A stream truncated between any two lines is detected.
 func TestCut(t *testing.T) {
 	t.Parallel()
 	p := written(t, some())
@@ -118,14 +118,15 @@ func TestRefused(t *testing.T) {
 	if _, err := read(nil); !errors.Is(err, receipts.ErrMalformed) {
 		t.Errorf("nothing at all: %v", err)
 	}
-	// What a later version adds is passed over.
+	// Additions of later versions are skipped.
 	later := "{\"v\":1,\"type\":\"export\",\"host\":\"a\"}\n{\"v\":1,\"type\":\"omen\"}\n{\"v\":1,\"type\":\"end\",\"lines\":1}\n"
 	if list, err := read([]byte(later)); err != nil || len(list) > 0 {
 		t.Error(list, err)
 	}
 }
 
-// FuzzRead reads anything; what it takes goes there and back.
+// FuzzRead reads arbitrary streams. What it accepts can be written and read
+// again.
 func FuzzRead(f *testing.F) {
 	f.Add(written(f, some()))
 	f.Add(written(f, nil))

@@ -49,7 +49,7 @@ func TestCarriedOver(t *testing.T) {
 	if is, err := sqliteledger.IsLedger(path); !is || err != nil {
 		t.Errorf("%t, %v", is, err)
 	}
-	for range 2 { // and it stays
+	for range 2 { // the second time, nothing changes
 		l := open(t, path)
 		receipts, err := l.Receipts(t.Context(), key)
 		if err != nil || len(receipts) != 200 {
@@ -95,8 +95,9 @@ func filledReceipts(n int) map[int]cid.Cid {
 	return receipts
 }
 
-// TestCarriedOverDamaged cuts an old ledger and flips its bits. It is carried
-// over completely, or refused, left as it is, and repaired to what is true.
+// TestCarriedOverDamaged truncates an old ledger and flips its bits. It is
+// carried over completely, or refused, left unchanged, and repaired to
+// something true.
 func TestCarriedOverDamaged(t *testing.T) {
 	t.Parallel()
 	data := oldLedger(t)

@@ -15,8 +15,8 @@ import (
 	"github.com/carload/carload/uploader/sqliteledger"
 )
 
-// TestOldLedgerInUse: while an earlier carload has it open an old ledger is not
-// carried over, for its receipts would be lost.
+// TestOldLedgerInUse: an old ledger is not carried over while an earlier
+// carload has it open, whose receipts would be lost.
 func TestOldLedgerInUse(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "ledger.db")

@@ -9,8 +9,9 @@ import (
 	"testing"
 )
 
-// FuzzBoltFile writes anything anywhere into an old ledger, and cuts it. It is
-// read to an end, no value twice, and a value that is not whole is damage.
+// FuzzBoltFile writes arbitrary bytes into an old ledger, and truncates it.
+// Reading it terminates, yields no value twice, and reports a broken value as
+// damage.
 func FuzzBoltFile(f *testing.F) {
 	z, err := os.Open(filepath.Join("testdata", "bolt.db.gz"))
 	if err != nil {

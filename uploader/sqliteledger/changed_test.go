@@ -14,9 +14,9 @@ import (
 	"github.com/carload/carload/uploader/sqliteledger"
 )
 
-// TestTruncatedWhileOpen cuts the file under an open ledger, and then calls it
-// from several goroutines: each call returns, the ones that fail say why, and
-// after the first of them all fail. Close lets go of the file.
+// TestTruncatedWhileOpen truncates the file under an open ledger, and then
+// calls the ledger from several goroutines. Each call returns; the ones that
+// fail say why, and after the first of them all fail. Close closes the file.
 func TestTruncatedWhileOpen(t *testing.T) {
 	t.Parallel()
 	calls := map[string]func(*testing.T, *sqliteledger.Ledger) error{

@@ -32,8 +32,8 @@ func export(t *testing.T, l *sqliteledger.Ledger) []byte {
 	return buf.Bytes()
 }
 
-// More than a batch of each table goes from one ledger to another, and an import
-// that is repeated, or older than what is there, changes nothing.
+// More than a batch of each table goes from one ledger to another. Repeating
+// the import, or importing something older, changes nothing.
 func TestExportAndImport(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -86,8 +86,8 @@ func TestExportAndImport(t *testing.T) {
 	}
 }
 
-// An import that fails is an error, and what is verified of a source that came
-// without is not that of the one before.
+// An import that fails is an error. If a source comes without its verification,
+// the previous one is dropped.
 func TestImportForgetsWhatIsNotKnown(t *testing.T) {
 	t.Parallel()
 	l := openAt(t, filepath.Join(t.TempDir(), "ledger"))

@@ -12,8 +12,8 @@ import (
 	"github.com/carload/carload/uploader/sqliteledger"
 )
 
-// FuzzLedger writes anything anywhere into a ledger, and cuts it anywhere. It
-// is refused, and repaired to one that can be used, or it can be used as it is.
+// FuzzLedger writes arbitrary bytes into a ledger, and truncates it. It is
+// refused and can be repaired, or it can be used as it is.
 func FuzzLedger(f *testing.F) {
 	dir := f.TempDir()
 	whole := filepath.Join(dir, "whole.db")

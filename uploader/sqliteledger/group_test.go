@@ -11,8 +11,8 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// TestChangesTogether has changes gather while another is on its way: they
-// share a transaction, and one that fails takes nothing from the others.
+// TestChangesTogether lets changes gather while another is in progress. They
+// share a transaction, and one that fails does not affect the others.
 func TestChangesTogether(t *testing.T) {
 	t.Parallel()
 	l, err := Open(t.Context(), filepath.Join(t.TempDir(), "ledger.db"), Options{})
@@ -25,7 +25,7 @@ func TestChangesTogether(t *testing.T) {
 		const n = 5
 		var transactions [n]*sql.Tx
 		errs := make(chan error, n)
-		l.mu.Lock() // as if one were on its way
+		l.mu.Lock() // as if a change were in progress
 		for i := range n {
 			go func() {
 				errs <- l.change(t.Context(), func(ctx context.Context, tx *sql.Tx) error {
@@ -75,8 +75,8 @@ func TestChangesTogether(t *testing.T) {
 	}
 }
 
-// TestBusy: who is kept out for longer than SQLite waits is locked out, and
-// what it wanted to write may be written later.
+// TestBusy: whoever is kept out for longer than SQLite waits gets
+// ErrLedgerLocked, and may write later.
 func TestBusy(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "ledger.db")

@@ -23,10 +23,10 @@ import (
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
-// sectorBytes is what a disk writes as a whole or not at all.
+// sectorBytes is what a disk writes atomically.
 const sectorBytes = 512
 
-// merge is the file a with the sectors of b that are chosen by their number.
+// merge returns the file a with the chosen sectors of b.
 func merge(a, b []byte, chosen func(sector int) bool) []byte {
 	out := make([]byte, max(len(a), len(b)))
 	copy(out, a)
@@ -51,7 +51,7 @@ func read(t *testing.T, path string) disk {
 	return disk{db, wal}
 }
 
-// write puts it at path.
+// write writes the files to path.
 func (d disk) write(t *testing.T, path string) {
 	t.Helper()
 	_ = os.Remove(path + "-shm")
@@ -60,10 +60,11 @@ func (d disk) write(t *testing.T, path string) {
 	}
 }
 
-// some is the file a with some of the sectors of b that differ, but not all.
+// some returns the file a with some of the sectors of b that differ, but not
+// all.
 func some(a, b []byte, rng *rand.Rand) []byte {
 	var changed []int
-	grown := make([]byte, max(len(a), len(b))) // with zeros
+	grown := make([]byte, max(len(a), len(b))) // padded with zeros
 	copy(grown, a)
 	for at := 0; at < len(b); at += sectorBytes {
 		if end := min(at+sectorBytes, len(b)); !bytes.Equal(grown[at:end], b[at:end]) {
@@ -77,21 +78,21 @@ func some(a, b []byte, rng *rand.Rand) []byte {
 	return merge(a, b, func(s int) bool { return s != out && rng.IntN(2) == 0 })
 }
 
-// outage is the disk as it can be after the power fails during one change.
+// outage is a possible state of the disk after a power loss during one change.
 type outage struct {
 	name string
 	disk disk
-	done bool // the change took place
+	done bool // whether the change took place
 }
 
-// kindsOfOutages is how many [outages] gives for a change that is not a
-// checkpoint.
+// kindsOfOutages is the number of results of [outages] for a change that is not
+// a checkpoint.
 const kindsOfOutages = 8
 
-// outages are disks between two that were durable. A change is pages that are
-// added to the log, or put over those that are in the database already, and a
-// sync. A checkpoint is pages of the database, a sync, and then what becomes of
-// the log: until a sync, any of the sectors may have been written.
+// outages returns states between two durable ones. A change adds pages to the
+// log, or overwrites pages that are in the database already, and syncs. A
+// checkpoint writes pages of the database, syncs, and then handles the log.
+// Before a sync, any of the sectors may have been written.
 func outages(before, after disk, rng *rand.Rand) []outage {
 	checkpoint := !bytes.Equal(before.db, after.db)
 	list := []outage{{"nothing was written", before, checkpoint}, {"all of it was written", after, true}}
@@ -111,7 +112,7 @@ func outages(before, after disk, rng *rand.Rand) []outage {
 	return list
 }
 
-// known is what a ledger says of key.
+// known is what a ledger knows of key.
 type known struct {
 	receipts    map[int]cid.Cid
 	suspects    []cid.Cid
@@ -133,7 +134,7 @@ func ask(t *testing.T, l *sqliteledger.Ledger) known {
 	return known{receipts, suspects, description}
 }
 
-// changes are writes to a ledger of every kind, small and large.
+// changes returns writes to a ledger of every kind, small and large.
 func changes(ctx context.Context, l *sqliteledger.Ledger) []func() error {
 	var list []func() error
 	for i := range 12 {
@@ -156,7 +157,7 @@ func changes(ctx context.Context, l *sqliteledger.Ledger) []func() error {
 	return list
 }
 
-// checkpoint has SQLite move what is in the log of a ledger into the database.
+// checkpoint makes SQLite move the contents of the log into the database.
 func checkpoint(t *testing.T, path, how string) {
 	t.Helper()
 	db, err := sql.Open("sqlite", path)
@@ -170,7 +171,7 @@ func checkpoint(t *testing.T, path, how string) {
 	}
 }
 
-// withCheckpoints are changes with checkpoints between them.
+// withCheckpoints returns changes with checkpoints between them.
 func withCheckpoints(t *testing.T, path string, l *sqliteledger.Ledger) []func() error {
 	var list []func() error
 	for i, c := range changes(t.Context(), l) {
@@ -185,8 +186,9 @@ func withCheckpoints(t *testing.T, path string, l *sqliteledger.Ledger) []func()
 	return list
 }
 
-// TestPowerLoss cuts the power at any point of any change. The ledger opens, it
-// has what was durable and the change wholly or not at all, and it goes on.
+// TestPowerLoss cuts the power at any point of any change. The ledger opens,
+// has everything that was durable and the change completely or not at all, and
+// can be used.
 func TestPowerLoss(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -234,16 +236,16 @@ func TestPowerLoss(t *testing.T) {
 	}
 }
 
-// TestPowerLossOnALyingDisk has a disk that reports writes as durable that it
-// keeps in any order: some of the changes' sectors are there, others are not.
-// The ledger is refused, or nothing that it says is untrue.
+// TestPowerLossOnALyingDisk: the disk reports writes as durable, but keeps them
+// in any order, so some sectors of the changes are missing. The ledger is
+// refused, or nothing in it is untrue.
 func TestPowerLossOnALyingDisk(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	path, lost := filepath.Join(dir, "ledger.db"), filepath.Join(dir, "lost.db")
 	l := open(t, path)
 	files := []disk{read(t, path)}
-	ever := map[int]map[cid.Cid]bool{} // receipts that were true at some time
+	ever := map[int]map[cid.Cid]bool{} // receipts that were true at any time
 	for _, change := range withCheckpoints(t, path, l) {
 		if err := change(); err != nil {
 			t.Fatal(err)
@@ -276,7 +278,8 @@ func TestPowerLossOnALyingDisk(t *testing.T) {
 	}
 	refused := 0
 	for round := range rounds {
-		// The disk has all that was written up to a change, and of the next few what it likes.
+		// The disk has everything up to one change, and arbitrary parts of the
+		// next few.
 		first := rng.IntN(len(files) - 1)
 		file := files[first]
 		part := func(now, old, next []byte) []byte {
@@ -342,7 +345,7 @@ func (d *doomed) Record(ctx context.Context, u uploader.UploadKey, index int, ar
 }
 
 // TestUploadAfterPowerLoss cuts the power while each of an upload's receipts is
-// recorded. The upload goes on with what was durable, sends nothing again that
+// recorded. The upload goes on with what was durable, does not send again what
 // the service has, and completes.
 func TestUploadAfterPowerLoss(t *testing.T) {
 	t.Parallel()
@@ -384,7 +387,7 @@ func TestUploadAfterPowerLoss(t *testing.T) {
 	for at := 1; at <= shards; at++ {
 		for kind := range kindsOfOutages {
 			if testing.Short() && kind > 3 {
-				break // those are of one kind
+				break // there is one kind of those
 			}
 			srv.Store.Reset()
 			d := &doomed{Ledger: open(t, filepath.Join(dir, fmt.Sprintf("ledger-%d-%d", at, kind))), t: t, left: at}

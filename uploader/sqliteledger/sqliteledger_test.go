@@ -51,7 +51,7 @@ func TestConformance(t *testing.T) {
 
 var key = uploader.UploadKey{Target: "https://api.example.org", Root: ledgertest.CID(1), MaxShardBytes: 100}
 
-// filled makes a ledger with something of everything.
+// filled makes a ledger with some of everything.
 func filled(tb testing.TB, path string, shards int) map[int]cid.Cid {
 	tb.Helper()
 	l, err := sqliteledger.Open(tb.Context(), path, sqliteledger.Options{NoSync: true})
@@ -69,7 +69,7 @@ func filled(tb testing.TB, path string, shards int) map[int]cid.Cid {
 		l.Finish(tb.Context(), uploader.UploadKey{Target: key.Target, Root: ledgertest.CID(2)}, uploader.Finished{Source: "/home/me/films"}),
 		l.SaveDescription(tb.Context(), "small", []byte("plan")),
 		l.SaveDescription(tb.Context(), "large", bytes.Repeat([]byte("p"), 30_000)),
-		// What the file falls back to if its newest page is torn is the same.
+		// If its newest page is torn, the file falls back to the same contents.
 		l.Suspect(tb.Context(), key, []cid.Cid{ledgertest.CID(5)}),
 		l.Close())
 	if err != nil {
@@ -79,7 +79,7 @@ func filled(tb testing.TB, path string, shards int) map[int]cid.Cid {
 }
 
 // TestManyHaveItOpen: several have a ledger open, and each sees what the others
-// record. It is not repaired under them.
+// record. It cannot be repaired meanwhile.
 func TestManyHaveItOpen(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "ledger.db")
@@ -108,7 +108,7 @@ func TestManyHaveItOpen(t *testing.T) {
 	}
 }
 
-// TestMadeByMany: of several that find no ledger one makes it.
+// TestMadeByMany: if several find no ledger, one of them creates it.
 func TestMadeByMany(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "state", "ledger.db")
@@ -134,8 +134,8 @@ func TestMadeByMany(t *testing.T) {
 	}
 }
 
-// TestRemovedWhileOpen: the log of a ledger that was removed under somebody is
-// not taken for that of the next one.
+// TestRemovedWhileOpen: the log of a ledger that was removed while open is not
+// taken for the next one's.
 func TestRemovedWhileOpen(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "ledger.db")
@@ -194,8 +194,8 @@ func TestReadOnly(t *testing.T) {
 	}
 }
 
-// TestTruncated cuts a ledger at every page and around: it is refused, left as
-// it is, and what a repair keeps is true.
+// TestTruncated truncates a ledger at every page and nearby. It is refused and
+// left unchanged, and what a repair keeps is true.
 func TestTruncated(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -221,7 +221,8 @@ func TestTruncated(t *testing.T) {
 	}
 }
 
-// refusedAndRepaired wants the ledger refused, and repaired to a true one.
+// refusedAndRepaired checks that a ledger is refused, and that its repair is
+// true.
 func refusedAndRepaired(t *testing.T, path string, data []byte, receipts map[int]cid.Cid) {
 	t.Helper()
 	l, err := sqliteledger.Open(t.Context(), path, sqliteledger.Options{})
@@ -265,7 +266,7 @@ func wantSubset(t *testing.T, l *sqliteledger.Ledger, receipts map[int]cid.Cid) 
 	}
 }
 
-// TestBitFlips flips bits anywhere. The ledger is refused or it is right.
+// TestBitFlips flips any bits. The ledger is refused or right.
 func TestBitFlips(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -334,7 +335,7 @@ func TestDescriptionsAreBounded(t *testing.T) {
 	}
 	defer l.Close()
 	for i := range 20 {
-		// The first is used again and again, and stays.
+		// The first one is used again and again, and stays.
 		for _, k := range []string{"0", fmt.Sprint(i)} {
 			if err := l.SaveDescription(t.Context(), k, bytes.Repeat([]byte{byte(i)}, 200)); err != nil {
 				t.Fatal(err)

@@ -14,7 +14,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// witness is a test that notes what is said to it.
+// witness is a test that records what is reported to it.
 type witness struct {
 	testing.TB
 	cleanups []func()
@@ -47,7 +47,7 @@ func get(t *testing.T, srv *uploadertest.Server, path string) int {
 	return resp.StatusCode
 }
 
-// TestFaultThatNeverHappened: a script that is not used up fails its test.
+// TestFaultThatNeverHappened: if a script is not used up, its test fails.
 func TestFaultThatNeverHappened(t *testing.T) {
 	t.Parallel()
 	const check = "/bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi"
@@ -55,7 +55,7 @@ func TestFaultThatNeverHappened(t *testing.T) {
 		w := &witness{TB: t}
 		srv := uploadertest.NewServer(w, uploadertest.Options{})
 		srv.Script(uploadertest.Check, uploadertest.Repeat(2, uploadertest.Status(503))...)
-		srv.Always(uploadertest.Block, uploadertest.Status(502)) // need not happen
+		srv.Always(uploadertest.Block, uploadertest.Status(502)) // this need not happen
 		for i := range requests {
 			if got := get(t, srv, check); (got == 503) != (i < 2) {
 				t.Errorf("request %d: status %d", i, got)

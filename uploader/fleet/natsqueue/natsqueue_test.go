@@ -64,7 +64,7 @@ func create(t *testing.T, nc *nats.Conn, name string, lease time.Duration) *nats
 	return q
 }
 
-// A worker does not take away what it does not know of a job.
+// A worker keeps fields of a job that it does not know.
 func TestUnknownFieldStays(t *testing.T) {
 	t.Parallel()
 	nc := start(t)
@@ -102,8 +102,8 @@ func TestUnknownFieldStays(t *testing.T) {
 	}
 }
 
-// A submission that was killed between the record and the message is made whole
-// by the next one; and a message without a record does no harm.
+// If a submission was killed between the record and the message, the next one
+// adds the message. A message without a record does no harm.
 func TestHalfPut(t *testing.T) {
 	t.Parallel()
 	nc := start(t)
@@ -151,8 +151,8 @@ func TestHalfPut(t *testing.T) {
 	}
 }
 
-// A fleet that is not there is told so, and one that was wiped and made again
-// has nothing of before: what an old worker acknowledges is not taken for it.
+// A missing fleet is reported as such. A fleet that was wiped and created again
+// has nothing from before: what an old worker acknowledges does not count.
 func TestWipe(t *testing.T) {
 	t.Parallel()
 	nc := start(t)

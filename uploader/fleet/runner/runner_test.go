@@ -13,12 +13,12 @@ import (
 	"github.com/carload/carload/uploader/fleet/runner"
 )
 
-// A job is done when something is known of each file at each of its targets, by
-// whatever carload up ended.
+// A job is done when each file has been reported for each of its targets,
+// however carload up ended.
 func TestEveryTargetCounts(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
-		lines int // that carload up says before it is killed
+		lines int // printed by carload up before it is killed
 		done  bool
 	}{
 		"both targets of both files": {4, true},

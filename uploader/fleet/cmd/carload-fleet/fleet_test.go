@@ -29,7 +29,7 @@ import (
 	"github.com/carload/carload/uploader/fleet/natsqueue"
 )
 
-var bin string // where the programs are
+var bin string // directory of the programs
 
 func TestMain(m *testing.M) {
 	if role := os.Getenv("FLEET_TEST_ROLE"); role != "" {
@@ -58,7 +58,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// wait polls until f reports true.
+// wait polls until f returns true.
 func wait(t *testing.T, what string, limit time.Duration, f func() bool) {
 	t.Helper()
 	deadline := time.NewTimer(limit)
@@ -74,7 +74,7 @@ func wait(t *testing.T, what string, limit time.Duration, f func() bool) {
 	}
 }
 
-// process is a program that runs.
+// process is a running program.
 type process struct {
 	cmd  *exec.Cmd
 	out  *lines
@@ -82,7 +82,7 @@ type process struct {
 	done chan struct{}
 }
 
-// lines keeps what a process prints, and tells each line to who listens.
+// lines keeps what a process prints, and passes each line to listeners.
 type lines struct {
 	mu   sync.Mutex
 	text []string
@@ -165,7 +165,7 @@ func output(t *testing.T, env []string, name string, args ...string) (string, in
 	return string(out), cmd.ProcessState.ExitCode()
 }
 
-// wire is a way to a server that can be cut. It counts what goes there.
+// wire is a connection to a server that can be cut. It counts bytes.
 type wire struct {
 	addr string
 	to   string
@@ -230,7 +230,7 @@ func (w *wire) pass(near net.Conn) {
 	w.mu.Unlock()
 }
 
-// set cuts the wire, or mends it.
+// set cuts the wire, or repairs it.
 func (w *wire) set(cut bool) {
 	w.cut.Store(cut)
 	w.mu.Lock()
@@ -242,7 +242,7 @@ func (w *wire) set(cut bool) {
 	}
 }
 
-// world is a fleet on loopback: servers of the queue, workers, and a service.
+// world is a fleet on loopback: the queue's servers, workers, and a service.
 type world struct {
 	t        *testing.T
 	dir      string
@@ -251,11 +251,11 @@ type world struct {
 	upArgs   [][]string
 	urls     []string
 	workers  []*process
-	services []*wire // of each worker
+	services []*wire // one for each worker
 	queues   []*wire
 	sent     atomic.Int64
 	env      []string
-	extra    []string // flags of carload up
+	extra    []string // additional flags of carload up
 	lease    time.Duration
 
 	mu        sync.Mutex
@@ -347,7 +347,7 @@ func (w *world) startWorker(i int) {
 	}
 }
 
-// heard takes what workers say of jobs.
+// heard processes what workers report about jobs.
 func (w *world) heard(line string) {
 	var e struct{ Type, ID, Outcome, Error string }
 	if json.Unmarshal([]byte(line), &e) != nil || e.Type != "job" {
@@ -374,7 +374,7 @@ func (w *world) startWorkers(n int, service string) {
 	}
 }
 
-// fill makes files: mostly small ones, some of several shards.
+// fill makes files: mostly small ones, and some of several shards.
 func (w *world) fill(files int) (bytes int64) {
 	w.t.Helper()
 	r := rand.New(rand.NewPCG(1, uint64(files)))
@@ -410,7 +410,8 @@ func (w *world) connect() *natsqueue.Queue {
 	return q
 }
 
-// counts counts jobs by state; nil if the queue does not tell now.
+// counts counts jobs by state. It returns nil if the queue does not respond
+// now.
 func counts(t *testing.T, q *natsqueue.Queue) map[fleet.State]int {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
@@ -439,8 +440,8 @@ func (w *world) submit() (jobs int) {
 	return e.Jobs
 }
 
-// check makes sure that everything is recorded once, under the root that carload
-// cid prints, and that the service says so, too.
+// check checks that every file is recorded once, under the root that carload
+// cid prints, and that the service agrees.
 func (w *world) check(files int, service string) {
 	t := w.t
 	t.Helper()
@@ -499,7 +500,7 @@ func (w *world) check(files int, service string) {
 	if n != files || len(roots) != files {
 		t.Errorf("%d files, %d recorded; want %d", n, len(roots), files)
 	}
-	// The service says so, too.
+	// The service agrees.
 	env := environ(w.dir, "CARLOAD_ENDPOINT=http://"+service, "CARLOAD_TOKEN_FILE="+filepath.Join(w.dir, "token"))
 	args := []string{"status", "--json"}
 	for _, root := range roots {
@@ -530,7 +531,7 @@ func newWorld(t *testing.T, servers, files int) (w *world, bytes int64) {
 	return w, bytes
 }
 
-// leader is the server that leads the index.
+// leader returns the server that leads the index.
 func (w *world) leader(q *natsqueue.Queue) int {
 	w.t.Helper()
 	info, err := q.Info(w.t.Context())
@@ -546,7 +547,8 @@ func (w *world) leader(q *natsqueue.Queue) int {
 	return 0
 }
 
-// running is a job that a host has, of a file of several shards if there is one.
+// running returns a job that a host has, preferably with a file of several
+// shards.
 func running(t *testing.T, q *natsqueue.Queue, host string) fleet.ID {
 	for r, err := range q.Records(t.Context()) {
 		if err != nil {
@@ -559,7 +561,7 @@ func running(t *testing.T, q *natsqueue.Queue, host string) fleet.ID {
 	return ""
 }
 
-// Three servers, four workers, one service; and then everything that may happen
+// Three servers, four workers and one service, and everything that may happen
 // to them. Each file is recorded once, under its root, and verified.
 func TestFleet(t *testing.T) {
 	files, kills, bw := 200, 5, "1MB"
@@ -568,7 +570,7 @@ func TestFleet(t *testing.T) {
 	}
 	w, bytes := newWorld(t, 3, files)
 	service := w.startService()
-	w.extra = []string{"--bwlimit", bw} // so that it lasts
+	w.extra = []string{"--bwlimit", bw} // to make it last
 	w.startWorkers(4, service)
 	jobs := w.submit()
 	if again := w.submit(); again != jobs {
@@ -577,12 +579,12 @@ func TestFleet(t *testing.T) {
 	q := w.connect()
 	begun := time.Now()
 
-	// A worker is stopped for longer than its lease, while it has a job.
+	// A worker is suspended for longer than its lease while it has a job.
 	var held fleet.ID
 	wait(t, "a job of w0", 30*time.Second, func() bool { held = running(t, q, "w0"); return held != "" })
 	stopped := w.workers[0]
 	stopped.signal(syscall.SIGSTOP)
-	// A worker is cut off from the queue, another one from the service.
+	// A worker is cut off from the queue, and another one from the service.
 	w.queues[1].set(true)
 	w.services[2].set(true)
 	wait(t, "another worker has the job of the one that is stopped", 60*time.Second, func() bool {
@@ -603,7 +605,7 @@ func TestFleet(t *testing.T) {
 	w.queues[1].set(false)
 	w.services[2].set(false)
 
-	// Workers are killed, and once the server that leads.
+	// Workers are killed, and once the leading server.
 	leader := -1
 	killed := 0
 	tick := time.NewTicker(time.Second)
@@ -639,10 +641,11 @@ func TestFleet(t *testing.T) {
 	}
 	w.check(files, service)
 	for _, wire := range w.services {
-		wire.set(true) // so that all is counted
+		wire.set(true) // so that everything is counted
 	}
-	// At most one shard is in flight at each worker, and each time that one is
-	// killed, stopped or cut off it is sent again. Headers and framing are extra.
+	// At most one shard is in flight at each worker, and is sent again each
+	// time the worker is killed, suspended or cut off. Headers and framing are
+	// extra.
 	again := w.sent.Load() - bytes
 	if most := int64(killed+4)*1_200_000 + bytes/20 + int64(files)*10_000; again > most {
 		t.Errorf("%d bytes were sent for %d of files: %d again, at most %d are right", w.sent.Load(), bytes, again, most)
@@ -650,8 +653,8 @@ func TestFleet(t *testing.T) {
 	t.Logf("%d files, %d jobs, %d workers killed, %d leases lost; %d bytes sent for %d of files; %s", files, jobs, killed, w.lost, w.sent.Load(), bytes, took.Round(time.Second))
 }
 
-// The state of the queue is lost in the middle: with the ledgers of the hosts it
-// is built anew, and nothing is uploaded twice.
+// The state of the queue is lost in the middle. It is rebuilt from the ledgers
+// of the hosts, and nothing is uploaded twice.
 func TestReconcile(t *testing.T) {
 	const files = 60
 	w, _ := newWorld(t, 1, files)
@@ -685,13 +688,13 @@ func TestReconcile(t *testing.T) {
 	q = w.connect()
 	wait(t, "everything is done", 2*time.Minute, func() bool { return w.allDone(q, jobs) })
 	w.mu.Lock()
-	clear(w.completed) // jobs of before the loss may have been done again
+	clear(w.completed) // jobs from before the loss may have been done again
 	w.mu.Unlock()
 	w.check(files, service)
 }
 
-// What can't succeed is put aside, and can be handed out again; a host that is
-// drained ends; status and list tell.
+// A job that cannot succeed fails, and can be handed out again. A drained host
+// ends. status and list report all this.
 func TestAside(t *testing.T) {
 	w, _ := newWorld(t, 1, 20)
 	service := w.startService()
@@ -747,7 +750,7 @@ func TestAside(t *testing.T) {
 	if n := jobs; n < 2 {
 		t.Errorf("%d jobs", n)
 	}
-	// Mistakes are told as such.
+	// Usage errors have their own exit code.
 	for _, args := range [][]string{{"work"}, {"submit", "--source", "data=/nowhere", w.data}, {"retry"}, {"retry", "x"}, {"nosuch"}, {"work", "--source", "data=/x", "stray"}} {
 		if out, code := output(t, w.env, "carload-fleet", args...); code != 2 {
 			t.Errorf("%v: %d: %s", args, code, out)

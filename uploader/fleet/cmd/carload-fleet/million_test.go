@@ -17,7 +17,7 @@ import (
 	"github.com/carload/carload/uploader/fleet/natsqueue"
 )
 
-// play is a process of TestManyJobs: one that puts jobs into the queue, or a
+// play is a process of TestManyJobs: it puts jobs into the queue, or is a
 // worker whose target discards.
 func play(role string) error {
 	nc, err := nats.Connect(os.Getenv("FLEET_TEST_URL"), nats.MaxReconnects(-1))
@@ -48,14 +48,14 @@ func play(role string) error {
 	return fleet.Work(ctx, q, q, discard{}, fleet.Options{Worker: fleet.Worker{Host: role, Sources: []string{"data"}}, Slots: 64, Lease: q.Lease()})
 }
 
-// discard does nothing, at once.
+// discard does nothing, immediately.
 type discard struct{}
 
 func (discard) Run(_ context.Context, j fleet.Job, _ <-chan struct{}, _ func(fleet.Progress)) (fleet.Receipt, error) {
 	return fleet.Receipt{Files: []fleet.FileReceipt{{Bytes: j.Bytes(), Root: "bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi", Verified: "pinned", Shards: 11}}}, nil
 }
 
-// memory is the most memory that a process has had, in bytes, and what it has.
+// memory returns the peak and the current memory of a process, in bytes.
 func memory(t *testing.T, pid int) (peak, now int64) {
 	t.Helper()
 	p, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
@@ -73,8 +73,8 @@ func memory(t *testing.T, pid int) (peak, now int64) {
 	return field("VmHWM"), field("VmRSS")
 }
 
-// Very many jobs go in, through a submission that is killed and begun again, and
-// out, by a worker whose memory does not grow.
+// Very many jobs go in, through a submission that is killed and started again,
+// and out, by a worker whose memory does not grow.
 func TestManyJobs(t *testing.T) {
 	jobs := 2000
 	if s := os.Getenv("CARLOAD_TEST_JOBS"); s != "" {

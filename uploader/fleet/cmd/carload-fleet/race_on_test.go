@@ -2,4 +2,4 @@
 
 package main_test
 
-const raceEnabled = true // it takes memory of its own
+const raceEnabled = true // the race detector takes memory itself

@@ -2,8 +2,8 @@ package cli
 
 import "testing"
 
-// A job counts as done only if every target that it names holds it: what ledgers
-// say of other targets is no proof.
+// A job counts as done only if every target that it names holds it: what
+// ledgers say of other targets is no proof.
 func TestHeldByAll(t *testing.T) {
 	t.Parallel()
 	asked := held{"home": {"r": true}, "shelf": {"r": true, "s": true}}
@@ -13,7 +13,7 @@ func TestHeldByAll(t *testing.T) {
 		root string
 		want bool
 	}{
-		{nil, nil, "r", true}, // as the ledger says
+		{nil, nil, "r", true}, // according to the ledger
 		{nil, []string{"home"}, "r", false},
 		{held{"": {"r": true}}, nil, "r", true},
 		{held{"": {"r": true}}, nil, "s", false},
