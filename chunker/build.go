@@ -385,16 +385,16 @@ type described struct {
 	file *file // nil if the file is a single leaf
 }
 
-// Bounds of a batch of small leaves: enough of them to keep the lanes busy
-// although they differ in size, in a buffer that stays in the cache. Four are
-// taken where they are large.
+// Limits of a batch of small leaves: enough to keep the lanes busy although
+// leaves differ in size, in a buffer that stays in the cache. Of large leaves,
+// a batch takes a multiple of largeLeaves.
 const (
 	batchLeaves = 64
 	batchBytes  = 256 << 10
 	largeLeaves = 4
 )
 
-// newBatch makes a batch with room for some leaves of that size.
+// newBatch makes a batch with room for a few leaves of this size.
 func newBatch(b *builder, leafBytes int) *batch {
 	return &batch{
 		b:    b,

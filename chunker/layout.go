@@ -146,7 +146,7 @@ func (l *layout) leaf(i int) (from, to int64) {
 	return from, l.ends[i]
 }
 
-// bigLeaves reports whether leaves are hashed a step at a time.
+// bigLeaves reports whether leaves are hashed in lockstep.
 func (l *layout) bigLeaves() bool { return l.profile.ChunkBytes > bigLeafBytes }
 
 // span returns the span of a node.

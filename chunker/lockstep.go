@@ -12,44 +12,43 @@ import (
 	"github.com/carload/carload/internal/sha256mb"
 )
 
-// bigLeafBytes is what leaves are bigger than that are hashed where they are, or a
-// step at a time.
+// Leaves larger than bigLeafBytes are hashed in lockstep.
 const bigLeafBytes = 64 << 10
 
-// stepBytes is how much of all leaves together is read before it is hashed, where
-// a file can't be mapped. That stays in the second-level cache of a core, so that
-// the hash does not wait for memory a second time.
+// stepBytes is how much of all lanes together is read before it is hashed, if
+// the file can't be mapped. It stays in the second-level cache of a core, so
+// the hash does not wait for memory again.
 const stepBytes = 512 << 10
 
-// columnBytes is how much of all leaves together is mapped at a time, and runBytes
-// how much of a file a worker takes, if its leaves are less: mapping costs a system
-// call or two.
+// columnBytes is how much of all lanes together is mapped at a time. runBytes
+// is how much of a file a worker takes at a time, unless one leaf for each lane
+// is more. Each mapping costs a system call or two.
 const (
 	columnBytes = 4 << 20
 	runBytes    = 4 << 20
 )
 
-// lockstep hashes big leaves of one file, as many at a time as are worth it:
-// where the page cache has them if the file is mapped, else a step of each in
-// turn. It belongs to one goroutine.
+// lockstep hashes big leaves of one file, one in each lane. If the file is
+// mapped, it hashes them in the page cache, otherwise it reads and hashes a
+// step of each in turn. It is for one goroutine.
 type lockstep struct {
 	mapped mapping
 	lanes  []lane
-	// Of those in use: what is hashed of each, in one go.
+	// For the lanes in use: what is hashed next.
 	digests []*sha256mb.Digest
 	data    [][]byte
 	extents []extent
-	buf     []byte // nil until something is read
+	buf     []byte // nil until the first read
 }
 
 // extent is the bytes from..to of a file.
 type extent struct{ from, to int64 }
 
-// lane is where a leaf is hashed.
+// lane is where one leaf is hashed.
 type lane struct {
 	digest     sha256mb.Digest
-	head, tail []byte // what is to be hashed before and after the payload
-	next, end  int64  // of the payload, in the file
+	head, tail []byte // framing to hash before and after the payload
+	next, end  int64  // rest of the payload, as offsets in the file
 }
 
 func newLockstep(m mapping) *lockstep {
@@ -77,7 +76,7 @@ func (s *lockstep) leaves(l *layout, src io.ReaderAt, name func() string, first,
 	return nil
 }
 
-// update adds something of each lane.
+// update hashes the next part of each lane.
 func (s *lockstep) update(lanes []lane, of func(*lane) []byte) {
 	s.digests, s.data = s.digests[:0], s.data[:0]
 	for i := range lanes {
@@ -86,7 +85,7 @@ func (s *lockstep) update(lanes []lane, of func(*lane) []byte) {
 	sha256mb.Update(s.digests, s.data)
 }
 
-// begin puts leaves into lanes, from first on and before end.
+// begin puts leaves into lanes, from number first up to end.
 func (s *lockstep) begin(l *layout, first, end int) []lane {
 	lanes := s.lanes[:min(len(s.lanes), end-first)]
 	for i := range lanes {
@@ -101,8 +100,8 @@ func (s *lockstep) begin(l *layout, first, end int) []lane {
 	return lanes
 }
 
-// hash hashes the leaves in the lanes, a column of them at a time, and reports
-// whether they are mapped and could be read.
+// hash hashes the leaves in the lanes, a column of them at a time. It returns
+// false if they are not mapped or could not be read.
 func (s *lockstep) hash(lanes []lane) bool {
 	s.update(lanes, func(l *lane) []byte { return l.head })
 	for {
@@ -151,7 +150,8 @@ func (s *lockstep) readAndHash(src io.ReaderAt, name func() string, lanes []lane
 	}
 }
 
-// read reads the next step of a lane into buf: nothing if it is through.
+// read reads the next step of a lane into buf. The result is empty after the
+// last.
 func (l *lane) read(buf []byte, src io.ReaderAt, name func() string) ([]byte, error) {
 	n := copy(buf, l.head)
 	l.head = l.head[n:]
@@ -182,12 +182,12 @@ func readFull(src io.ReaderAt, name func() string, p []byte, off int64) error {
 	}
 }
 
-// access is how this process reaches what is in the page cache. Which way is the
-// faster differs from one machine to the next. Of a GiB on an AMD EPYC with Linux
-// 6.18 (2026-11) reading takes 0.1 s of CPU time. Mapping takes 0.01 to 0.03 s where
-// the page cache has pieces that are larger than a page, as much as reading where it
-// has not, and 0.4 s in a virtual machine whose host has to see each page that is
-// touched for the first time. So both are tried.
+// access decides how this process reads what is in the page cache. Which way is
+// faster depends on the machine. Measured for 1 GiB on an AMD EPYC with Linux
+// 6.18 (2026-11): reading takes 0.1 s of CPU time. Mapping takes 0.01 to 0.03 s
+// if the page cache has pieces larger than a page, otherwise as much as
+// reading, and 0.4 s in a virtual machine whose host has to handle the first
+// access to each page. So both are tried.
 var access pace
 
 type way int
@@ -198,8 +198,8 @@ const (
 	ways
 )
 
-// paceTrials is how often each way is tried. The shortest time counts: others may
-// use the processor, too.
+// paceTrials is how often each way is tried. The shortest time counts, since
+// others may be using the processor too.
 const paceTrials = 3
 
 // paceBytes is the least that is timed.
@@ -208,10 +208,10 @@ const paceBytes = 1 << 20
 type pace struct {
 	mu    sync.Mutex
 	tried [ways]int
-	best  [ways]float64 // seconds a byte
+	best  [ways]float64 // in seconds per byte
 }
 
-// next is the way to go.
+// next returns the way to use.
 func (p *pace) next() way {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -226,7 +226,7 @@ func (p *pace) next() way {
 	return mapped
 }
 
-// took notes how long so many bytes took.
+// took records how long a way took for this many bytes.
 func (p *pace) took(w way, bytes int64, d time.Duration) {
 	if bytes < paceBytes {
 		return

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Each way is tried, the shortest time counts, and then the faster way is taken.
+// Each way is tried, the shortest time counts, and then the faster way is used.
 func TestPace(t *testing.T) {
 	t.Parallel()
 	const mib = 1 << 20
@@ -30,14 +30,14 @@ func TestPace(t *testing.T) {
 		if seen != [ways]int{paceTrials, paceTrials} {
 			t.Errorf("%s: tried %v times", c.name, seen)
 		}
-		p.took(c.want, mib-1, time.Hour) // too little to tell
+		p.took(c.want, mib-1, time.Hour) // too little to count
 		if got := p.next(); got != c.want {
 			t.Errorf("%s: way %d, want %d", c.name, got, c.want)
 		}
 	}
 }
 
-// A file that can't be mapped is read, and does not hinder a choice.
+// A file that can't be mapped is read, which does not affect the choice.
 func TestPaceWithoutMapping(t *testing.T) {
 	t.Parallel()
 	var p pace

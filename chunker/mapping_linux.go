@@ -37,8 +37,8 @@ func (m mapping) close() {
 // pages returns the pages of the mapping that hold the bytes from..to.
 func (m mapping) pages(from, to int64) []byte { return m.data[from&^int64(os.Getpagesize()-1) : to] }
 
-// advise gives advice about extents, which are in order: one call for those that
-// follow each other.
+// advise gives advice about extents, which are in order. Adjacent extents take
+// one call.
 func (m mapping) advise(extents []extent, advice int) error {
 	for len(extents) > 0 {
 		n := 1
@@ -53,16 +53,18 @@ func (m mapping) advise(extents []extent, advice int) error {
 	return nil
 }
 
-// populate makes extents of the file accessible and reports whether they are. What is not in memory is read here, where the scheduler sees a
-// system call and not a goroutine that computes.
+// populate makes extents of the file accessible, and reports whether it
+// succeeded. Reading from disk happens here, where the scheduler sees a system
+// call instead of a goroutine that computes.
 func (m mapping) populate(extents []extent) bool {
 	return m.data != nil && m.advise(extents, unix.MADV_POPULATE_READ) == nil
 }
 
-// use calls f with extents of the file, and then gives them up: the page cache
-// keeps them, but they count as ours no more. It reports whether f could read
-// them all. They can go any time, if the file is truncated or its
-// disk fails. It is safe for concurrent use.
+// use calls f with extents of the file and then unmaps their pages, so that
+// they no longer count as memory of this process; the page cache keeps them.
+// The bytes can disappear at any time, if the file is truncated or its disk
+// fails. use reports whether f could read them all. It is safe for concurrent
+// use.
 func (m mapping) use(extents []extent, f func([][]byte)) (ok bool) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
