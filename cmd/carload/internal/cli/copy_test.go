@@ -67,7 +67,7 @@ func TestCopyOfLies(t *testing.T) {
 	}
 	run("up", "liar.car", "--to", "store:one")
 	out := run("copy", root, "--from", "store:one", "--to", "store:two", "--to", "dir:shelf", "--max-shard-bytes", "1200000")
-	if !strings.Contains(out, "has 500000 bytes, and 499") || !strings.Contains(out, "copied: 1 input") {
+	if !strings.Contains(out, "has 500000 bytes, but should have 499") || !strings.Contains(out, "copied: 1 input") {
 		t.Errorf("the lie was not found: %s", out)
 	}
 	run("verify", root, "--full", "--to", "store:two")
