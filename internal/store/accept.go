@@ -114,10 +114,10 @@ func (st *Store) record(x *indexer, in *Incoming, up *NewUpload) error {
 	return err
 }
 
-// finish brings to its end what was interrupted when a process ended: shards that
-// were being indexed become shards that no upload has, which a collection removes.
-// They are not undone, for others may count on their blocks already. What was
-// being collected is left to the next collection.
+// finish completes what was interrupted when an earlier process ended. Shards
+// that were being indexed become shards without an upload, which a collection
+// removes. They are not undone, since others may already rely on their blocks.
+// Shards that were being collected are left to the next collection.
 func (st *Store) finish(ctx context.Context) error {
 	left, err := rowsOf(ctx, st.db.read, stagedQuery+` WHERE g.active >= 0`, nil, scanShard)
 	if err != nil {
@@ -139,9 +139,9 @@ func scanShard(scan scanRow) (sh shard, err error) {
 	return sh, err
 }
 
-// complete makes all of a shard known of which only a part is.
+// complete records the rest of a shard that is only partly recorded.
 func (x *indexer) complete(sh shard) error {
-	// One that is damaged is known as that, or will be.
+	// A damaged shard is marked as such, or will be.
 	if err := x.add(sh); err != nil && !isDamage(err) {
 		return err
 	}
@@ -149,8 +149,8 @@ func (x *indexer) complete(sh shard) error {
 	return err
 }
 
-// recordFetched gives a shard to all pins of its root whose keys have room for it.
-// The error is a [QuotaError] if there are pins, and none has.
+// recordFetched adds a shard to all pins of its root whose keys have room for
+// it. The error is a [QuotaError] if there are pins, but none has room.
 func recordFetched(ctx context.Context, tx execer, in *Incoming, now int64) error {
 	content, err := recordContent(ctx, tx, in.Root, in.DAGSize, now)
 	if err != nil {

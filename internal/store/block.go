@@ -58,7 +58,7 @@ func (st *Store) search(ctx context.Context, c cid.Cid) (bool, error) {
 			return false, err
 		}
 		if found, err := st.contains(k.shard, c); err != nil || !found {
-			continue // what is wrong with it is found by others
+			continue // examine will report what is wrong with it
 		}
 		return true, st.mark(context.WithoutCancel(ctx), func(x *indexer) error {
 			if there, err := x.has(k.shard); err != nil || !there {

@@ -21,11 +21,11 @@ type CollectReport struct {
 	Bytes  int64 // of both
 }
 
-// Collect removes the shards that no upload needs. A shard of a deleted upload
-// stays if another upload is complete only because of blocks in it. Uploads and
-// reading go on meanwhile. If all copies of a node are damaged that an upload
-// needs, nothing is removed: what it links to is not known. If the context ends,
-// what is left is for the next collection.
+// Collect removes the shards that no upload needs. It keeps a shard of a
+// deleted upload if another upload is complete only because of its blocks.
+// Uploads and reads continue meanwhile. If all copies of a node that an upload
+// needs are damaged, Collect removes nothing, since it cannot know what the
+// node links to. If the context ends, the next collection does the rest.
 func (st *Store) Collect(ctx context.Context) (CollectReport, error) {
 	done, err := st.change()
 	if err != nil {
@@ -132,16 +132,16 @@ func (st *Store) CollectRegularly(ctx context.Context, opts CollectOptions) {
 	}
 }
 
-// marker finds the shards that can go. It keeps what it has seen in tables of
-// the connection, so its memory does not grow with the store. While it looks
-// others write: what they add is looked at again, and what comes after that is
-// seen when things are taken away.
+// marker finds the shards that can be removed. It keeps what it has seen in
+// temporary tables, so its memory does not grow with the store. Others write
+// while it searches. It searches once more what they add in the meantime.
+// Whatever they add after that is checked when things are removed.
 type marker struct {
 	x     *indexer
 	bad   []suspect // found on the way
 	roots int64     // uploads up to this time have been searched
 
-	walked int64 // the last node that was
+	walked int64 // the last node that was walked
 }
 
 const markTables = `
@@ -155,16 +155,16 @@ CREATE TEMP TABLE garbage (id INTEGER PRIMARY KEY);
 INSERT INTO unowned SELECT id FROM shards WHERE id NOT IN ` + owned + `;
 `
 
-// owned are the shards of uploads, and those that are about to be.
+// owned are the shards of uploads, and those of uploads being accepted.
 const owned = `(SELECT us.shard_id FROM upload_shards us JOIN uploads u ON u.id = us.upload_id WHERE u.deleted IS NULL
 	UNION SELECT shard FROM staging WHERE active = 1)`
 
-// markPasses is how often it is marked. The last passes find what came while the
-// first went on, so they are short.
+// markPasses is the number of marking passes. The later ones only mark what
+// came during the one before, so they are short.
 const markPasses = 3
 
-// collect removes from the database what no upload needs, and returns the
-// shards that are no longer in it.
+// collect removes from the database what no upload needs. It returns the shards
+// that were removed.
 func (m *marker) collect() ([]cid.Cid, error) {
 	x := m.x
 	if _, err := x.tx.ExecContext(x.ctx, markTables); err != nil {
@@ -200,8 +200,8 @@ func (m *marker) collect() ([]cid.Cid, error) {
 	return gone, m.tidy()
 }
 
-// dontPause is for indexes with nodes that have no rows in parents: then nothing
-// may come between marking and taking away.
+// dontPause handles indexes with nodes that have no rows in parents. There,
+// marking and removing must be in one transaction.
 func (m *marker) dontPause() error {
 	parentless, err := exists(m.x.ctx, m.x.tx, `SELECT 1 FROM settings WHERE name = 'parentless'`)
 	if err != nil {
@@ -213,8 +213,7 @@ func (m *marker) dontPause() error {
 	return nil
 }
 
-// tidy removes what is said of nodes that are gone and could not be read, bit by
-// bit.
+// tidy removes the records of removed nodes that could not be read, bit by bit.
 func (m *marker) tidy() error {
 	x := m.x
 	const window = `SELECT max(child) FROM (SELECT child FROM parents WHERE child > ? ORDER BY child LIMIT 10000)`

@@ -122,7 +122,8 @@ func (st *Store) unchanged(sh shard, was os.FileInfo) bool {
 	return err == nil && was != nil && os.SameFile(was, now)
 }
 
-// has reports whether a shard is still in the index, and not about to be taken out.
+// has reports whether a shard is still in the index and not about to be
+// removed.
 func (x *indexer) has(sh shard) (bool, error) {
 	is, err := exists(x.ctx, x.tx, `SELECT 1 FROM shards s WHERE s.id = ? AND s.cid = ?
 		AND NOT EXISTS (SELECT 1 FROM staging g WHERE g.shard = s.id AND g.active = -1)`, sh.id, sh.cid.Bytes())

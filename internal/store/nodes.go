@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// batchLinks is about how many links are worked on at a time.
+// batchLinks is roughly how many links are processed at a time.
 const batchLinks = 4096
 
-// indexer makes the blocks of one shard known, within one transaction or, if it
-// may pause, one after the other.
+// indexer records the blocks of one shard. It works within one transaction, or
+// in several if it may pause.
 type indexer struct {
 	statements
 	st *Store
@@ -85,7 +85,7 @@ func hashes(keys []nodeKey) []any {
 	return out
 }
 
-// pairs are the keys as (mh, codec) of statements.
+// pairs returns the keys as arguments (mh, codec) of a statement.
 func pairs(keys []nodeKey) []any {
 	out := make([]any, 0, 2*len(keys))
 	for _, k := range keys {
@@ -94,8 +94,8 @@ func pairs(keys []nodeKey) []any {
 	return out
 }
 
-// evaluate gives nodes their state and puts them on the lists of the children
-// they wait for.
+// evaluate determines the state of nodes, and adds them to the waiting lists of
+// their incomplete children.
 func (x *indexer) evaluate(nodes []freshNode) error {
 	if len(nodes) == 0 {
 		return nil

@@ -6,11 +6,11 @@ import (
 	"fmt"
 )
 
-// schemaVersion is kept in SQLite's user_version.
+// schemaVersion is stored in SQLite's user_version.
 const schemaVersion = 6
 
-// Times are microseconds since 1970. A multihash (mh) is kept in its binary
-// form, and so is a CID where the column is a BLOB.
+// Times are in microseconds since 1970. Multihashes (mh) are binary, and so are
+// CIDs in BLOB columns.
 const schema = `
 CREATE TABLE settings (
 	name  TEXT PRIMARY KEY,
@@ -78,7 +78,7 @@ CREATE TABLE uploads (
 CREATE INDEX uploads_list ON uploads(user_id, inserted) WHERE deleted IS NULL;
 CREATE INDEX uploads_content ON uploads(content_cid);
 
--- key_id is the key that sent the shard, whose quota it counts against.
+-- key_id is the key that sent the shard. The shard counts against its quota.
 CREATE TABLE upload_shards (
 	seq       INTEGER PRIMARY KEY,
 	upload_id INTEGER NOT NULL REFERENCES uploads(id),
@@ -89,8 +89,8 @@ CREATE TABLE upload_shards (
 CREATE INDEX upload_shards_shard ON upload_shards(shard_id);
 CREATE INDEX upload_shards_key ON upload_shards(key_id);
 
--- Fetches of pinned content that is not held. Whether it is pinned is never
--- written down: that is what the nodes say.
+-- Fetches of pinned content that is not held. Whether content is pinned is not
+-- recorded here: the nodes tell.
 CREATE TABLE fetches (
 	content_cid TEXT PRIMARY KEY REFERENCES contents(cid),
 	state       TEXT NOT NULL CHECK (state IN ('queued', 'pinning', 'failed', 'done')),
@@ -119,7 +119,7 @@ CREATE INDEX nodes_ready ON nodes(id) WHERE pending = 0;
 CREATE INDEX nodes_telling ON nodes(id) WHERE pending = -4;
 CREATE INDEX nodes_unread ON nodes(id) WHERE pending = -2;
 
--- A row says that the node parent links to a block (mh as codec) that is not
+-- In each row, the node parent links to a block (mh as codec) that is not
 -- complete.
 CREATE TABLE waiting (
 	mh     BLOB NOT NULL,
@@ -129,10 +129,10 @@ CREATE TABLE waiting (
 ) WITHOUT ROWID;
 ` + damageSchema + pieceSchema + stagingSchema + sweepSchema
 
-// damageSchema is what came with version 3.
+// damageSchema was added in version 3.
 const damageSchema = `
--- Copies of blocks that are not sound. They have no row in blocks. An empty mh
--- stands for a file that is not what its CID says, whatever its blocks are.
+-- Damaged copies of blocks. They have no row in blocks. An empty mh stands for a
+-- file that does not match its CID, whatever the state of its blocks.
 CREATE TABLE damage (
 	mh    BLOB NOT NULL,
 	shard INTEGER NOT NULL,
@@ -142,8 +142,8 @@ CREATE TABLE damage (
 ) WITHOUT ROWID;
 CREATE INDEX damage_shard ON damage(shard);
 
--- Nodes that link to a block, by the last eight bytes of its multihash. Rows may
--- be out of date or match by chance: whoever uses them reads the node.
+-- Nodes that link to a block, by the last eight bytes of its multihash. A row may
+-- be out of date or match by chance, so its user must read the node.
 CREATE TABLE parents (
 	child  INTEGER NOT NULL,
 	parent INTEGER NOT NULL,
@@ -153,7 +153,7 @@ CREATE TABLE parents (
 
 // pieceSchema was added in version 4.
 const pieceSchema = `
--- The Filecoin piece commitments of shards, as far as they were asked for.
+-- The Filecoin piece commitments of shards, as far as they have been computed.
 CREATE TABLE pieces (
 	cid        BLOB PRIMARY KEY,
 	commitment BLOB NOT NULL
@@ -163,10 +163,10 @@ CREATE INDEX pieces_commitment ON pieces(commitment);
 
 // stagingSchema was added in version 5.
 const stagingSchema = `
--- Shards of which only a part of the blocks may be known, for indexing them
--- takes several transactions, and so does taking them out. What is known of them
--- is true. They count against the key. Active is 1 while a shard is indexed, 0 if
--- that was given up, and -1 if it is being collected.
+-- Shards that may be only partly recorded, since adding and removing them takes
+-- several transactions. What is recorded is true. They count against the key.
+-- active is 1 while a shard is being indexed, 0 if that was abandoned, and -1
+-- while it is being collected.
 CREATE TABLE staging (
 	shard  INTEGER PRIMARY KEY REFERENCES shards(id),
 	key_id INTEGER REFERENCES keys(id),
@@ -175,21 +175,20 @@ CREATE TABLE staging (
 CREATE INDEX IF NOT EXISTS uploads_sender ON uploads(key_id);
 `
 
-// sweepSchema is what came with version 6.
+// sweepSchema was added in version 6.
 const sweepSchema = `
 CREATE INDEX IF NOT EXISTS contents_mh ON contents(mh);
 `
 
-// upgrades lead from each older version to the next.
+// upgrades has the statements that lead from each older version to the next.
 var upgrades = []string{
-	1: `-- Until then all shards of an upload counted against the key that began it.
+	1: `-- Before, all shards of an upload counted against the key that began it.
 ALTER TABLE upload_shards ADD COLUMN key_id INTEGER REFERENCES keys(id);
 UPDATE upload_shards SET key_id = (SELECT u.key_id FROM uploads u WHERE u.id = upload_shards.upload_id);
 CREATE INDEX upload_shards_key ON upload_shards(key_id);
 DROP INDEX uploads_key;
 `,
-	2: damageSchema + `-- The nodes that are there already have no rows in parents. The setting is the
--- last of them.
+	2: damageSchema + `-- Existing nodes have no rows in parents. The setting is the last such node.
 INSERT INTO settings SELECT 'parentless', max(id) FROM nodes HAVING max(id) IS NOT NULL;
 `,
 	3: pieceSchema,

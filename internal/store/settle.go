@@ -51,11 +51,11 @@ func (x *indexer) allReady(limit int) ([]nodeKey, error) {
 	return rowsOf(x.ctx, x.tx, `SELECT mh, codec FROM nodes WHERE pending = 0 LIMIT ?`, []any{limit}, scanKey)
 }
 
-// tell is propagate for some nodes.
+// tell tells the parents of some nodes.
 func (x *indexer) tell(ready []nodeKey) error {
 	args := pairs(ready)
-	// What is said of them may have changed in a pause. The plus keeps SQLite from
-	// going through all nodes that are ready.
+	// Their state may have changed during a pause. The plus keeps SQLite from
+	// using the index of all ready nodes.
 	const still = `(mh, codec) IN (SELECT n.mh, n.codec FROM nodes n WHERE (n.mh, n.codec) IN (VALUES %s) AND +n.pending = 0)`
 	if err := x.release(still, `(?,?)`, len(ready), args); err != nil {
 		return err
@@ -201,7 +201,8 @@ func (x *indexer) demandRoot(root nodeKey) error {
 		if err := x.settle(); err != nil || x.yields == before {
 			return err
 		}
-		// A collection may have forgotten it in a pause, as no upload has it yet.
+		// A collection may have removed the node during a pause, since no
+		// upload has it yet.
 		state, err := x.states(keys)
 		if _, known := state[root]; err != nil || known {
 			return err

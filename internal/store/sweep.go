@@ -10,13 +10,15 @@ import (
 	"github.com/ipfs/go-cid"
 )
 
-// Things are taken out of the index in slices as well, and at the end of each
-// what it says is true. So nodes go from parents to children: one goes if no
-// upload has it as its root and no node links to it, and then the blocks that no
-// node is left of or links to. What was marked says where it is worth looking.
-// Something that has come since, and counts on what was to go, keeps it.
+// The index is also removed from in slices, and what it says must be true at
+// the end of each slice. So nodes are removed from parents to children: a node
+// can be removed if it is not the root of an upload and no node links to it.
+// After that, blocks are removed that have no node left and that no node links
+// to. The marks tell where it is worth looking. If something was added in the
+// meantime that relies on a node or block, that stays.
 
-// sweep takes the shards out of the index that are not needed, and returns them.
+// sweep removes the shards that are not needed from the index, and returns
+// them.
 func (m *marker) sweep() (gone []cid.Cid, err error) {
 	if err := m.doom(); err != nil {
 		return nil, fmt.Errorf("list shards to remove: %w", err)
@@ -37,12 +39,12 @@ func (m *marker) sweep() (gone []cid.Cid, err error) {
 	return gone, nil
 }
 
-// going is a condition for a shard that is to be taken out. Somebody may send it
-// again, and then it stays.
+// going is the condition that a shard is being removed. If somebody sends the
+// shard again, it no longer holds, and the shard stays.
 const going = `EXISTS (SELECT 1 FROM staging g WHERE g.shard = %s AND g.active = -1)`
 
-// doom notes which shards are to go. No upload has them from then on: one that
-// was deleted and comes back asks for them again.
+// doom marks the shards that will be removed, and takes them away from all
+// uploads. If a deleted upload comes back, it must send them again.
 func (m *marker) doom() error {
 	x := m.x
 	if _, err := x.tx.ExecContext(x.ctx, `UPDATE staging SET active = 0 WHERE active = -1`); err != nil {
@@ -75,8 +77,8 @@ func (m *marker) doom() error {
 	}
 }
 
-// removeNodes forgets the nodes that no upload reaches, so far as nothing links
-// to them.
+// removeNodes removes the nodes that no upload reaches, unless another node
+// links to them.
 func (m *marker) removeNodes() error {
 	x := m.x
 	if err := m.listGarbage(); err != nil {
@@ -84,7 +86,7 @@ func (m *marker) removeNodes() error {
 	}
 	for removed := true; removed; {
 		removed = false
-		at := int64(math.MaxInt64) // parents have higher numbers than their children, most often
+		at := int64(math.MaxInt64) // most parents have higher IDs than their children
 		more := func(limit int) ([]nodeKey, error) {
 			var keys []nodeKey
 			err := eachRow(x.ctx, x.tx, `SELECT g.id, n.mh, n.codec FROM garbage g JOIN nodes n ON n.id = g.id WHERE g.id < ? ORDER BY g.id DESC LIMIT ?`,
@@ -94,7 +96,7 @@ func (m *marker) removeNodes() error {
 					keys = append(keys, k)
 					return err
 				})
-			slices.Reverse(keys) // the last is taken first
+			slices.Reverse(keys) // take returns the last one first
 			return keys, err
 		}
 		for todo := (queue{spilled: true}); ; {
@@ -138,7 +140,7 @@ func (m *marker) listGarbage() error {
 	}
 }
 
-// doomed is a node that goes if nothing is in its way.
+// doomed is a node that is removed unless something needs it.
 type doomed struct {
 	id      int64
 	key     nodeKey
@@ -146,8 +148,9 @@ type doomed struct {
 	links   []nodeKey
 }
 
-// removeSome removes those of some nodes that nothing needs, and pushes what is
-// left to do, and the children of those that went, for these may be next.
+// removeSome removes those of some nodes that nothing needs. It pushes the ones
+// that it leaves for later, and the children of the removed ones, which may be
+// next.
 func (m *marker) removeSome(keys []nodeKey, todo *queue) (removed int, err error) {
 	x := m.x
 	free, err := m.free(keys)
@@ -201,7 +204,7 @@ func (m *marker) removeSome(keys []nodeKey, todo *queue) (removed int, err error
 	for _, n := range free {
 		for _, k := range n.links {
 			if hasLinks(k.codec) && !went[k] {
-				went[k] = true // once is enough
+				went[k] = true // push it once
 				todo.push(k)
 			}
 		}
@@ -209,7 +212,7 @@ func (m *marker) removeSome(keys []nodeKey, todo *queue) (removed int, err error
 	return len(free), nil
 }
 
-// places returns where copies of nodes are.
+// places returns where copies of the nodes are.
 func (m *marker) places(nodes []doomed) (map[string]location, error) {
 	out := make(map[string]location)
 	mhs := make([]any, 0, len(nodes))
@@ -227,7 +230,7 @@ func (m *marker) places(nodes []doomed) (map[string]location, error) {
 	return out, err
 }
 
-// data reads a node, from a file that is open if there is one.
+// data reads a node. It uses a file that is kept open, if possible.
 func (m *marker) data(k nodeKey, places map[string]location) ([]byte, error) {
 	st := m.x.st
 	if l, ok := places[k.mh]; ok {
@@ -243,14 +246,14 @@ func (m *marker) data(k nodeKey, places map[string]location) ([]byte, error) {
 	return data, err
 }
 
-// free returns those of some nodes that no upload has as its root and to which
-// no nodes link but those that it returns as well.
+// free returns those of some nodes that are not the root of an upload, and that
+// no other nodes link to than those it returns.
 func (m *marker) free(keys []nodeKey) ([]doomed, error) {
 	x := m.x
 	var all []doomed
 	var mhs []any
 	var children []int64
-	at := make(map[int64]int) // by id
+	at := make(map[int64]int) // index in all, by ID
 	err := x.query(`SELECT n.id, n.mh, n.codec, n.pending FROM nodes n JOIN garbage g ON g.id = n.id WHERE (n.mh, n.codec) IN (VALUES %s)`, `(?,?)`,
 		len(keys), pairs(keys), func(scan scanRow) error {
 			var n doomed
@@ -274,7 +277,7 @@ func (m *marker) free(keys []nodeKey) ([]doomed, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A node stays if one of its parents does.
+	// A node stays if one of its parents stays.
 	stays := make([]bool, len(all))
 	for again := true; again; {
 		again = false
@@ -299,12 +302,12 @@ func (m *marker) free(keys []nodeKey) ([]doomed, error) {
 	return out, nil
 }
 
-// manyLinks is how many links to some nodes are looked at.
+// manyLinks limits how many links to some nodes are read.
 const manyLinks = 4096
 
-// liveParents returns the nodes that link to children, as the table parents has
-// them. For one with very many there is another that does not exist: not all are
-// looked at.
+// liveParents returns the nodes that link to the children, according to the
+// table parents. If there are very many, it doesn't read all of them, but adds
+// a parent that does not exist.
 func (m *marker) liveParents(children []int64) (map[int64][]int64, error) {
 	out := make(map[int64][]int64)
 	slices.Sort(children)
@@ -318,7 +321,7 @@ func (m *marker) liveParents(children []int64) (map[int64][]int64, error) {
 			n++
 			return err
 		})
-		if n >= manyLinks { // some of them in one statement, perhaps
+		if n >= manyLinks { // this part may be incomplete
 			for _, c := range part {
 				out[c] = append(out[c], 0)
 			}
@@ -328,12 +331,12 @@ func (m *marker) liveParents(children []int64) (map[int64][]int64, error) {
 	return out, err
 }
 
-// rooted returns the hashes among some that uploads have as their roots.
+// rooted returns those of some hashes that are roots of uploads.
 func (m *marker) rooted(mhs []any) (map[string]bool, error) {
 	return m.which(`SELECT DISTINCT c.mh FROM contents c JOIN uploads u ON u.content_cid = c.cid WHERE u.deleted IS NULL AND c.mh IN (%s)`, mhs)
 }
 
-// which returns the hashes that a query of some of them returns.
+// which returns those of some hashes that a query returns.
 func (m *marker) which(query string, mhs []any) (map[string]bool, error) {
 	out := make(map[string]bool)
 	err := m.x.query(query, `?`, len(mhs), mhs, func(scan scanRow) error {
@@ -345,7 +348,7 @@ func (m *marker) which(query string, mhs []any) (map[string]bool, error) {
 	return out, err
 }
 
-// unlink removes what is said of the links of nodes.
+// unlink removes the records of the nodes' links.
 func (m *marker) unlink(nodes []doomed) error {
 	type edge struct {
 		link  nodeKey
@@ -381,8 +384,8 @@ func (m *marker) unlink(nodes []doomed) error {
 	})
 }
 
-// removeBlocks forgets the blocks of shards that are to go, but those that are
-// needed. It returns the shards that have some of these.
+// removeBlocks removes the blocks of doomed shards, except those that are
+// needed. It returns the shards that have needed blocks.
 func (m *marker) removeBlocks() (kept map[int64]bool, err error) {
 	x := m.x
 	kept = make(map[int64]bool)
@@ -446,9 +449,9 @@ func (m *marker) removeBlocks() (kept map[int64]bool, err error) {
 	}
 }
 
-// needed returns the hashes of those blocks that must stay: nodes that are left,
-// what they link to, and roots, if no other shard has them. By chance it may return
-// others.
+// needed returns the hashes of the blocks that must stay: those of remaining
+// nodes, of their children, and of roots, unless another shard has them too. By
+// chance it may return others.
 func (m *marker) needed(mhs []any) (map[string]bool, error) {
 	if len(mhs) == 0 {
 		return nil, nil
@@ -488,7 +491,7 @@ func (m *marker) needed(mhs []any) (map[string]bool, error) {
 	return out, nil
 }
 
-// removeShards takes out the shards that are to go and of which no blocks are kept.
+// removeShards removes the doomed shards without needed blocks.
 func (m *marker) removeShards(kept map[int64]bool) (gone []cid.Cid, err error) {
 	x := m.x
 	for last := int64(0); ; {
@@ -527,8 +530,8 @@ func (m *marker) removeShards(kept map[int64]bool) (gone []cid.Cid, err error) {
 	}
 }
 
-// keep makes all known again of shards that were to go, or were given up, and are
-// needed.
+// keep records everything again for needed shards that were to be removed or
+// that were abandoned while being indexed.
 func (m *marker) keep() error {
 	for {
 		left, err := rowsOf(m.x.ctx, m.x.tx, stagedQuery+` WHERE g.active = -1 OR g.active = 0 AND g.shard IN (SELECT id FROM needed) LIMIT 1`, nil, scanShard)

@@ -13,18 +13,18 @@ import (
 	"github.com/carload/carload/internal/store"
 )
 
-// estate is what uploads of a test are made of, with links of which some are to
-// blocks of others.
+// estate holds the uploads of a test. Some links lead to blocks of other
+// uploads.
 type estate struct {
 	r      *rand.Rand
 	blocks []block
-	below  map[cid.Cid][]block // a block, and all that it reaches
+	below  map[cid.Cid][]block // each block, and everything below it
 	shards map[cid.Cid][][]byte
 	n      int
 }
 
-// grow makes an upload of one or two shards. Some links are to what there is of
-// other uploads, and some of these don't come with it.
+// grow makes an upload of one or two shards. Some links lead to existing blocks
+// of other uploads, not all of which the upload includes.
 func (e *estate) grow() (root cid.Cid) {
 	e.n++
 	own := []block{raw(fmt.Sprint("leaf of ", e.n))}
@@ -50,7 +50,7 @@ func (e *estate) grow() (root cid.Cid) {
 		e.below[leaf.CID] = []block{leaf}
 		own = append(own, b, leaf)
 	}
-	anchor := raw(fmt.Sprint(e.n, " anchor")) // a shard has something that its root links to
+	anchor := raw(fmt.Sprint(e.n, " anchor")) // each shard has a block that its root links to
 	inner := own[len(own)-2]
 	top := pbNode(fmt.Sprint(e.n), anchor.CID, inner.CID)
 	e.below[top.CID] = append(slices.Clone(e.below[inner.CID]), anchor, top)
@@ -65,7 +65,7 @@ func (e *estate) grow() (root cid.Cid) {
 	return top.CID
 }
 
-// Others get their turn while an upload of many blocks is taken out.
+// Others get their turn while an upload of many blocks is being removed.
 func TestOthersWriteWhileCollected(t *testing.T) {
 	t.Parallel()
 	s := newShelf(t, store.Options{})
@@ -98,9 +98,10 @@ func TestOthersWriteWhileCollected(t *testing.T) {
 	}
 }
 
-// What is collected goes bit by bit. Whoever uploads in between and is told that
-// all is there has all, also if the process ends at that moment and what was begun
-// is done again, and the rest is gone in the end.
+// A collection removes things bit by bit. If somebody uploads in between and is
+// told that everything is held, it must be held. This must be so even if the
+// process ends at that moment and the collection starts again. In the end,
+// everything else must be gone.
 func TestCollectInSlices(t *testing.T) {
 	t.Parallel()
 	rounds := 12
@@ -111,7 +112,7 @@ func TestCollectInSlices(t *testing.T) {
 		dir := t.TempDir()
 		s := newShelf(t, store.Options{Dir: dir})
 		e := &estate{r: rand.New(rand.NewPCG(uint64(seed), 1)), below: make(map[cid.Cid][]block), shards: make(map[cid.Cid][][]byte)}
-		whole := make(map[cid.Cid]bool) // uploads that are there, and whether all of each is
+		whole := make(map[cid.Cid]bool) // existing uploads, and whether each is complete
 		all := func(s *shelf, whole map[cid.Cid]bool) {
 			t.Helper()
 			if r := fsck(t, s); len(r.Problems) > 0 {
