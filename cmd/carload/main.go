@@ -1,6 +1,6 @@
-// Command carload moves big files into content-addressed storage: it cuts them
-// into shards that fit a request, sends the shards in parallel, and verifies
-// that the far side holds what was sent.
+// Command carload uploads large files to content-addressed storage. It cuts
+// them into shards that fit one request, sends the shards in parallel, and
+// verifies that the target has everything.
 package main
 
 import (

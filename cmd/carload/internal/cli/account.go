@@ -12,7 +12,7 @@ import (
 	"github.com/carload/carload/uploader/nftstorage"
 )
 
-// withTarget connects to the target that the flags mean, for f.
+// withTarget connects to the target that the flags name, and calls f with it.
 func (a *app) withTarget(ctx context.Context, end endpointFlags, f func(*target) error) (err error) {
 	t, err := a.connect(ctx, end)
 	if err != nil {
@@ -22,7 +22,8 @@ func (a *app) withTarget(ctx context.Context, end endpointFlags, f func(*target)
 	return f(t)
 }
 
-// withTargets connects to each target that the flags mean, for f.
+// withTargets connects to all targets that the flags name, and calls f with
+// them.
 func (a *app) withTargets(ctx context.Context, end endpointFlags, f func([]*target) error) (err error) {
 	if len(end.to) < 2 {
 		return a.withTarget(ctx, end, func(t *target) error { return f([]*target{t}) })
@@ -48,11 +49,11 @@ func (a *app) withTargets(ctx context.Context, end endpointFlags, f func([]*targ
 	return f(targets)
 }
 
-// withService is withTarget for one that has the pinning API.
+// withService is withTarget for a target with the pinning API.
 func (a *app) withService(ctx context.Context, end endpointFlags, f func(*nftstorage.Target) error) error {
 	return a.withTarget(ctx, end, func(t *target) error {
 		if t.service == nil {
-			return t.lacks("has no pinning API: carload up pins what it sends there, carload rm takes the pin away")
+			return t.lacks("has no pinning API: carload up pins what it sends there, and carload rm removes the pin")
 		}
 		return f(t.service)
 	})
@@ -81,7 +82,7 @@ func (a *app) listCommand() *cobra.Command {
 			return a.withTarget(cmd.Context(), end, func(t *target) error {
 				l, ok := t.Target.(uploader.Lister)
 				if !ok {
-					return t.lacks("does not list what it holds: look into it")
+					return t.lacks("can't list its uploads: look into the directory")
 				}
 				rows := a.con.table("CID", "STATE", "SIZE", "CREATED", "NAME")
 				defer rows.flush()
@@ -100,15 +101,16 @@ func (a *app) listCommand() *cobra.Command {
 	return cmd
 }
 
-// goneEvent says that something is no more: a root at the service ("deleted")
-// or in the ledger ("forgotten"), a pin ("withdrawn") or a key ("revoked").
+// goneEvent reports that something was removed: a root at the service
+// ("deleted") or in the ledger ("forgotten"), a pin ("withdrawn") or a key
+// ("revoked").
 type goneEvent struct {
 	eventHeader
 	Root string `json:"root,omitempty"`
-	ID   string `json:"id,omitempty"` // of what is no root
+	ID   string `json:"id,omitempty"` // for things that have no root
 }
 
-// gone reports a goneEvent; its type and one of the two are set.
+// gone reports a goneEvent with its type and either a root or an ID.
 func (a *app) gone(e goneEvent) {
 	a.con.event(e)
 	a.con.result(e.Root + quotePath(e.ID) + "\t" + e.Type)
@@ -129,7 +131,7 @@ func (a *app) rmCommand() *cobra.Command {
 			return a.withTarget(cmd.Context(), end, func(t *target) error {
 				d, ok := t.Target.(uploader.Deleter)
 				if !ok {
-					return t.lacks("deletes nothing by itself: remove the files of the shards")
+					return t.lacks("can't delete: remove the files of the shards yourself")
 				}
 				for _, root := range roots {
 					if err := d.Delete(cmd.Context(), root); err != nil {
@@ -154,7 +156,6 @@ type pinEvent struct {
 	Created time.Time `json:"created"`
 }
 
-// pins is a table of pins.
 func (a *app) pins() *table { return a.con.table("CID", "STATE", "ID", "NAME") }
 
 func (a *app) pinRow(rows *table, p nftstorage.Pin) {
@@ -165,10 +166,10 @@ func (a *app) pinRow(rows *table, p nftstorage.Pin) {
 func (a *app) pinCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "pin",
-		Short: "Ask the service to hold DAGs that it has or can fetch",
-		Long: `Ask the service to hold DAGs that it has or can fetch. As with the original
-service, an upload and a pin of the same root are one thing: "carload pin rm"
-also deletes what was uploaded under that root, and "carload rm" the pin.`,
+		Short: "Ask the service to pin DAGs that it has or can fetch",
+		Long: `Ask the service to pin DAGs that it has or can fetch. As at NFT.Storage, an
+upload and a pin of the same root are one thing: "carload pin rm" also deletes
+the upload, and "carload rm" also removes the pin.`,
 		Example: `  carload pin add ROOT --name movie.mkv
   carload pin list
   carload pin rm ID`,
@@ -206,7 +207,7 @@ func (a *app) pinAddCommand() *cobra.Command {
 		},
 	}
 	end.add(cmd)
-	cmd.Flags().StringVar(&name, "name", "", "what the service calls the pin")
+	cmd.Flags().StringVar(&name, "name", "", "name of the pin at the service")
 	return cmd
 }
 
@@ -239,9 +240,9 @@ func (a *app) pinRmCommand() *cobra.Command {
 	var end endpointFlags
 	cmd := &cobra.Command{
 		Use:   "rm ID",
-		Short: "Withdraw a pin, and delete the upload of the same root",
-		Long: `Withdraw a pin. As with the original service, an upload of the same root is the
-same thing, and is deleted with it.`,
+		Short: "Remove a pin, and delete the upload of the same root",
+		Long: `Remove a pin. As at NFT.Storage, an upload and a pin of the same root are one
+thing, so this also deletes the upload.`,
 		Example: `  carload pin rm ID`,
 		Args:    oneArg(`the pin's ID, as "carload pin list" shows it`),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -22,15 +22,15 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// archiveSet is the archives that a command was given.
+// archiveSet is the archives in the arguments of a command.
 type archiveSet struct {
 	sources []car.Source
-	paths   []string // of the sources
-	root    cid.Cid  // undefined if none was named
+	paths   []string // paths of the sources
+	root    cid.Cid  // undefined if the arguments name none
 }
 
-// archives splits the arguments into an optional root and archives; of a
-// directory all .car files in it are meant.
+// archives splits the arguments into an optional root and archives. A directory
+// stands for all .car files in it.
 func (a *app) archives(cmd *cobra.Command, args []string) (*archiveSet, error) {
 	set := &archiveSet{}
 	if len(args) > 0 {
@@ -83,8 +83,8 @@ func carsIn(dir string) ([]string, error) {
 	return paths, nil
 }
 
-// index indexes the archives, and returns the roots that are meant: the one
-// that was named, or those of the headers.
+// index indexes the archives, and returns the root from the arguments, or else
+// the roots in the headers.
 func (s *archiveSet) index(ctx context.Context) (*car.Index, []cid.Cid, error) {
 	x := new(car.Index)
 	var roots []cid.Cid
@@ -105,7 +105,7 @@ func (s *archiveSet) index(ctx context.Context) (*car.Index, []cid.Cid, error) {
 	return x, roots, nil
 }
 
-// one indexes the archives for a command that wants one root.
+// one indexes the archives for a command that needs exactly one root.
 func (s *archiveSet) one(ctx context.Context) (*car.Index, cid.Cid, error) {
 	x, roots, err := s.index(ctx)
 	switch {
@@ -114,27 +114,27 @@ func (s *archiveSet) one(ctx context.Context) (*car.Index, cid.Cid, error) {
 	case len(roots) == 0:
 		return nil, cid.Undef, usagef("the archives name no root: give it as the first argument")
 	case len(roots) > 1:
-		return nil, cid.Undef, usagef("the archives have %d roots, such as %s and %s: give the one that is meant as the first argument", len(roots), roots[0], roots[1])
+		return nil, cid.Undef, usagef("the archives have %d roots, such as %s and %s: give one of them as the first argument", len(roots), roots[0], roots[1])
 	}
 	return x, roots[0], nil
 }
 
-// lacking gives an error of a DAG in archives its exit code.
+// lacking gives an error about a DAG in archives its exit code.
 func lacking(err error) error {
 	if errors.Is(err, unpack.ErrMissing) || errors.Is(err, car.ErrIncomplete) {
 		return coded{err, exitUnverified}
 	}
 	if errors.Is(err, unixfs.ErrForeign) {
-		return withHint(coded{err, exitOther}, "only files and directories of UnixFS can be listed and restored; carload verify checks DAGs of all kinds")
+		return withHint(coded{err, exitOther}, "carload can list and restore only UnixFS files and directories; carload verify checks DAGs of all kinds")
 	}
 	if errors.Is(err, unixfs.ErrInvalid) {
 		return coded{err, exitMismatch}
 	}
 	if errors.Is(err, unpack.ErrTooLarge) {
-		return withHint(coded{err, exitLimit}, "--max-bytes sets the limit of bytes")
+		return withHint(coded{err, exitLimit}, "--max-bytes sets the limit")
 	}
 	if errors.Is(err, unpack.ErrName) {
-		return withHint(usageError{error: err}, "--file-name takes a name without a directory")
+		return withHint(usageError{error: err}, "--file-name needs a name without a directory")
 	}
 	return err
 }
@@ -144,13 +144,13 @@ func (a *app) unpackCommand() *cobra.Command {
 	var opts unpack.Options
 	cmd := &cobra.Command{
 		Use:   "unpack [ROOT] -o DIR SHARD…",
-		Short: "Restore files from shards, every block checked",
-		Long: `Restore what is under a root from shards, or from one archive. Every block is
-hashed before it is used, files appear complete or not at all, and nothing is
-written outside the directory. Permissions and times that the DAG has are
-restored, setuid, setgid and sticky bits are not. Of a directory all .car files
-in it are taken.
-The root can be left out if the archives agree on it.`,
+		Short: "Restore files from shards, and check every block",
+		Long: `Restore the files under a root from shards, or from one archive. carload hashes
+every block before it uses it. Files appear complete or not at all, and nothing
+is written outside the directory. Permissions and times are restored if the DAG
+has them, but not setuid, setgid and sticky bits. If you give a directory,
+carload takes all .car files in it. You can leave out the root if all archives
+name the same one.`,
 		Example: `  carload unpack -o restored shards/
   carload unpack ROOT -o - shards/*.car > movie.mkv`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -159,19 +159,19 @@ The root can be left out if the archives agree on it.`,
 			case err != nil:
 				return err
 			case out == "":
-				return usageError{errors.New("give the directory to restore into by -o DIR"), "carload help unpack"}
+				return usageError{errors.New("give the directory to restore into with -o DIR"), "carload help unpack"}
 			case out == "-" && a.con.json:
-				return usagef("-o - and --json both want standard output")
+				return usagef("-o - and --json both write to standard output: use one of them")
 			}
 			return a.unpack(cmd.Context(), set, out, opts)
 		},
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
-	f.StringVarP(&out, "output", "o", "", "directory to restore into, made if it is not there; - writes one file to standard output")
+	f.StringVarP(&out, "output", "o", "", "directory to restore into, created if missing; - writes one file to standard output")
 	f.BoolVarP(&opts.Force, "force", "f", false, "replace files that exist")
-	f.BoolVar(&opts.KeepGoing, "keep-going", false, "restore what can be had, and report all that can't")
-	f.StringVar(&opts.Name, "file-name", "", "what to call a root that is a file (default: its CID)")
+	f.BoolVar(&opts.KeepGoing, "keep-going", false, "restore as much as possible, and report all errors")
+	f.StringVar(&opts.Name, "file-name", "", "name for a root that is a file (default: its CID)")
 	limit := (*size)(&opts.MaxBytes)
 	f.Var(limit, "max-bytes", "refuse to write more than this; 0 for no limit")
 	return cmd
@@ -216,13 +216,13 @@ func (a *app) sayRestored(made unpack.Restored) {
 	}
 }
 
-// unrestored is what a command returns after this error of Restore. Under
-// KeepGoing it tells each error by itself.
+// unrestored returns the error of a command after Restore failed. With
+// KeepGoing it prints each error.
 func (a *app) unrestored(made unpack.Restored, err error, opts unpack.Options) error {
 	explain := func(err error) error {
 		err = lacking(a.blame(err))
 		if errors.Is(err, fs.ErrExist) && !opts.Force {
-			err = withHint(err, "--force replaces files that exist")
+			err = withHint(err, "--force replaces existing files")
 		}
 		return err
 	}
@@ -248,14 +248,14 @@ type entryEvent struct {
 	Kind   string `json:"kind"`
 	Bytes  int64  `json:"bytes"`
 	Path   string `json:"path"`
-	Target string `json:"target,omitempty"` // of a symlink
-	Of     string `json:"of,omitempty"`     // the input that it is in
+	Target string `json:"target,omitempty"` // only for a symlink
+	Of     string `json:"of,omitempty"`     // the input that contains it
 }
 
 func (a *app) lsCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:     "ls [ROOT] SHARD…",
-		Short:   "List the tree inside shards: CID, type, bytes, path",
+		Short:   "List the files inside shards: CID, type, bytes, path",
 		Example: "  carload ls shards/",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			set, err := a.archives(cmd, args)
@@ -322,7 +322,7 @@ type rootEvent struct {
 	Bytes    int64    `json:"bytes,omitempty"`
 	Missing  []string `json:"missing,omitempty"`
 	Lacks    int      `json:"missingCount,omitempty"`
-	Inline   bool     `json:"inline,omitempty"` // the CID carries the root
+	Inline   bool     `json:"inline,omitempty"` // the CID contains the root block
 	Error    string   `json:"error,omitempty"`
 }
 
@@ -330,7 +330,7 @@ func (a *app) inspectCommand() *cobra.Command {
 	var pieces bool
 	cmd := &cobra.Command{
 		Use:   "inspect SHARD…",
-		Short: "Show what is in archives, and whether the DAGs in them are complete",
+		Short: "Show what archives contain, and whether their DAGs are complete",
 		Example: `  carload inspect backup.car
   carload inspect --json shards/`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -344,7 +344,7 @@ func (a *app) inspectCommand() *cobra.Command {
 			return a.pieces(set.paths)
 		},
 	}
-	cmd.Flags().BoolVar(&pieces, "piece-cids", false, "show the Filecoin piece CIDs of the archives as well")
+	cmd.Flags().BoolVar(&pieces, "piece-cids", false, "also show the Filecoin piece CIDs of the archives")
 	return cmd
 }
 
@@ -390,7 +390,7 @@ func (a *app) inspect(ctx context.Context, set *archiveSet) error {
 		}
 		if car.IsIdentity(r.Cid) {
 			e.Inline = true
-			state += "\tthe root is within its CID"
+			state += "\tthe CID contains the root block"
 		}
 		a.con.event(e)
 		a.con.result(r.Cid.String() + "\t" + state)
@@ -402,7 +402,7 @@ func (a *app) inspect(ctx context.Context, set *archiveSet) error {
 	return nil
 }
 
-// sayUnhashed says that what was shown is what archives say of themselves.
+// sayUnhashed warns that the output repeats what the archives claim.
 func (a *app) sayUnhashed() {
 	a.con.say("blocks without links were not hashed: carload verify checks them")
 }

@@ -224,7 +224,7 @@ func TestNotLookedAt(t *testing.T) {
 	if out, code := run("up", "sound.car"); code != 0 || strings.Contains(out, "was not read") {
 		t.Errorf("up of a sound one: exit code %d\n%s", code, out)
 	}
-	if out, code := run("up", "flipped.car"); code != 0 && code != 6 || code == 0 && !strings.Contains(out, "the file was not read, which carload verify does") {
+	if out, code := run("up", "flipped.car"); code != 0 && code != 6 || code == 0 && !strings.Contains(out, "it did not read the file again, which carload verify does") {
 		t.Errorf("up of a damaged one that the service holds sound: exit code %d\n%s", code, out)
 	}
 }

@@ -37,23 +37,24 @@ func (a *app) benchCommand() *cobra.Command {
 	var f benchFlags
 	cmd := &cobra.Command{
 		Use:   "bench FILE",
-		Short: "Measure this machine and your file, beside baselines",
-		Long: `Time each stage of the work on a file, in a process of its own, several rounds
-in turns, beside what the machine can do without us. Ratios are of one round:
-they hold when the speed of the machine drifts. At the end is how fast each way
-to hash was on one core when it was tried, and which are used. The scratch directory needs
-room for two copies of the file.`,
+		Short: "Measure this machine with your file, beside baselines",
+		Long: `Time each stage of an upload with a file, beside baselines without carload. Each
+stage runs in its own process, and the stages take turns for several rounds.
+Ratios compare stages of the same round, so they hold when the speed of the
+machine drifts. The last table shows how fast each hash kernel is on one core,
+and which one carload uses. The scratch directory needs room for two copies of
+the file.`,
 		Example: "  carload bench movie.mkv --rounds 5\n  carload bench movie.mkv --stage describe --stage sha256",
 		Args:    oneArg("the file to measure with"),
 		RunE:    func(cmd *cobra.Command, args []string) error { return a.bench(cmd.Context(), args[0], f) },
 	}
 	fl := cmd.Flags()
 	fl.SortFlags = false
-	fl.IntVar(&f.rounds, "rounds", 5, "rounds that count; one more warms up")
+	fl.IntVar(&f.rounds, "rounds", 5, "rounds that count, after one to warm up")
 	fl.IntVar(&f.transfers, "transfers", uploader.DefaultTransfers, "shards in flight")
-	fl.StringArrayVar(&f.stages, "stage", nil, "measure this stage only; may be repeated")
-	fl.StringVar(&f.dir, "scratch-dir", "", "where files are written (default: beside the file)")
-	fl.BoolVar(&f.peers, "peers", false, "also time ipfs, car, ipfs-car and sha256sum, where they are installed")
+	fl.StringArrayVar(&f.stages, "stage", nil, "measure only this stage; may be repeated")
+	fl.StringVar(&f.dir, "scratch-dir", "", "where to write files (default: beside the file)")
+	fl.BoolVar(&f.peers, "peers", false, "also time ipfs, car, ipfs-car and sha256sum if they are installed")
 	return cmd
 }
 
@@ -142,7 +143,7 @@ func benchTable(r bench.Report) string {
 	return strings.TrimRight(text.String(), "\n")
 }
 
-// bencher runs this program for the stages.
+// bencher runs this program once for each stage.
 type bencher struct {
 	app     *app
 	exe     string
@@ -181,18 +182,18 @@ func (b *bencher) start(ctx context.Context, args ...string) (url string, stop f
 	}
 	stop = func() error {
 		cancel()
-		_ = cmd.Wait() // it was killed
+		_ = cmd.Wait() // we killed it
 		return nil
 	}
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
-		return "", nil, errors.Join(fmt.Errorf("%s has not started: %w", args[0], err), stop())
+		return "", nil, errors.Join(fmt.Errorf("%s did not start: %w", args[0], err), stop())
 	}
 	return strings.TrimSpace(line), stop, nil
 }
 
-// prepare gives a stage an empty directory, and a service of its own if it
-// wants one.
+// prepare gives a stage an empty directory, and its own service if it needs
+// one.
 func (b *bencher) prepare(ctx context.Context, s bench.Stage, j *bench.Job) (func() error, error) {
 	dir, err := os.MkdirTemp(b.scratch, "stage-")
 	if err != nil {
@@ -219,11 +220,11 @@ func (b *bencher) prepare(ctx context.Context, s bench.Stage, j *bench.Job) (fun
 	return func() error { return errors.Join(stop(), cleanup()) }, nil
 }
 
-// benchStageCommand and benchSinkCommand are what bench runs.
+// benchStageCommand and benchSinkCommand are hidden commands that bench runs.
 func (a *app) benchStageCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:    "bench-stage NAME",
-		Short:  "Run one stage of bench, whose job is on standard input",
+		Short:  "Run one stage of bench; the job is on standard input",
 		Hidden: true,
 		Args:   oneArg("the name of a stage"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -239,7 +240,7 @@ func (a *app) benchStageCommand() *cobra.Command {
 func (a *app) benchSinkCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:    "bench-sink",
-		Short:  "Serve what drains requests for bench",
+		Short:  "Serve as a sink for the requests of bench",
 		Hidden: true,
 		Args:   noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

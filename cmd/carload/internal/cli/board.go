@@ -10,37 +10,37 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// board is what is being worked on at the moment, as the events of the engine
-// say. Its zero value is empty.
+// board shows which inputs the engine is working on, from its events. The zero
+// value is empty.
 type board struct {
 	mu     sync.Mutex
-	active []*activity // in the order in which they began
+	active []*activity // in the order they began
 	waits  map[waiting]time.Time
-	paced  int // requests that wait for the rate limit
+	paced  int // requests waiting for the rate limit
 }
 
-// activity is one input that is on its way.
+// activity is one input in progress.
 type activity struct {
-	name         string // with that of the target, if there are several
-	bytes        int64  // 0 if it is not known
+	name         string // with the name of the target if there are several
+	bytes        int64  // 0 if unknown
 	shards, done int
-	state        string // instead of what the numbers say
+	state        string // shown instead of the numbers
 }
 
-// waiting is a shard whose next try is put off.
+// waiting is a shard that waits for its next attempt.
 type waiting struct {
 	name  string
 	index int
 }
 
-// pace notes that so many requests more, or less, wait for the rate limit.
+// pace adds n to the number of requests that wait for the rate limit.
 func (b *board) pace(n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.paced += n
 }
 
-// end takes an input from the board.
+// end removes an input from the board.
 func (b *board) end(name string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -52,7 +52,8 @@ func (b *board) end(name string) {
 	}
 }
 
-// observe takes an event; name is what its input is called here.
+// observe updates the board from an event; name returns the display name of an
+// input.
 func (b *board) observe(e uploader.Event, name func(string) string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -69,25 +70,25 @@ func (b *board) observe(e uploader.Event, name func(string) string) {
 	case uploader.ShardSent:
 		b.change(name(e.Name), func(a *activity) { a.done, a.state = a.done+1, "" })
 	case uploader.Waiting:
-		b.change(name(e.Name), func(a *activity) { a.state = "waits for another upload of the same" })
+		b.change(name(e.Name), func(a *activity) { a.state = "waiting for another upload of the same data" })
 	case uploader.Mending:
 		b.change(name(e.Name), func(a *activity) { a.done, a.state = 0, "mending" })
 	}
 }
 
-// change changes what is known of an input, unless it is on its way as a part of
-// a batch. The caller holds the lock.
+// change updates the activity of an input, unless a batch contains that input.
+// The caller holds the lock.
 func (b *board) change(name string, to func(*activity)) {
 	if at := slices.IndexFunc(b.active, func(a *activity) bool { return a.name == name }); at >= 0 {
 		to(b.active[at])
 	}
 }
 
-// mostActive is how many inputs are shown by name.
+// mostActive limits the inputs that are shown by name.
 const mostActive = 4
 
-// lines say what is being worked on. Of a single input the bars tell all there is,
-// so it has no line.
+// lines describes the inputs in progress. A single input has no line, because
+// the bars show everything.
 func (b *board) lines(now time.Time, first string, several bool) (lines []string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -134,7 +135,7 @@ func (a *activity) text(first string) string {
 	return fmt.Sprintf("%d of %s", a.done, count(a.shards, "shard"))
 }
 
-// summary is lines as a part of one.
+// summary is lines joined into one.
 func (b *board) summary(now time.Time, first string, several bool) string {
 	if lines := b.lines(now, first, several); len(lines) > 0 {
 		return "; " + strings.Join(lines, ", ")

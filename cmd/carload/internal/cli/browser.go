@@ -26,10 +26,10 @@ func (a *app) consoleCommand() *cobra.Command {
 	var noBrowser bool
 	cmd := &cobra.Command{
 		Use:   "console",
-		Short: "Open the service's pages in the browser, signed in",
-		Long: `Open the pages of the service that "carload serve" runs on this machine, signed
-in with this user's key. The URL is printed as well. It has a code in it that is
-good for one sign-in within a minute.`,
+		Short: "Open the service's web console in the browser, signed in",
+		Long: `Open the web console of the service that "carload serve" runs on this machine,
+signed in with your key. carload also prints the URL. It contains a code that
+works for one sign-in within a minute.`,
 		Example: `  carload serve &
   carload console`,
 		Args: noArgs,
@@ -44,7 +44,7 @@ good for one sign-in within a minute.`,
 				return nil
 			}
 			if err := openBrowser(cmd.Context(), at); err != nil {
-				a.con.warn("no browser could be started (%v): open the URL yourself", err)
+				a.con.warn("can't start a browser (%v): open the URL yourself", err)
 			}
 			return nil
 		},
@@ -59,19 +59,19 @@ type consoleEvent struct {
 	URL string `json:"url"`
 }
 
-// consoleURL asks the service that has the store for a code to sign in with.
-// The code is in the fragment of the URL, which browsers send to nobody.
+// consoleURL asks the service that has the store for a sign-in code. The code
+// is in the fragment of the URL, which browsers don't send to servers.
 func (a *app) consoleURL(ctx context.Context, flag string) (string, error) {
 	dir, err := a.storeThere(flag)
 	if err != nil {
 		return "", err
 	}
 	down := func(err error) error {
-		return withHint(fmt.Errorf("no service runs over the store %q: %w", dir, err), `start one by "carload serve"`)
+		return withHint(fmt.Errorf("no service is running for the store %q: %w", dir, err), `start one with "carload serve"`)
 	}
 	endpoint, err := os.ReadFile(filepath.Join(dir, localEndpointFile))
 	if err != nil {
-		return "", down(errors.New("it has not said where it is"))
+		return "", down(errors.New("its address is not in the store"))
 	}
 	token, err := os.ReadFile(filepath.Join(dir, localTokenFile))
 	if err != nil {
@@ -90,7 +90,7 @@ func (a *app) consoleURL(ctx context.Context, flag string) (string, error) {
 	defer http.DefaultClient.CloseIdleConnections()
 	defer res.Body.Close()
 	if res.StatusCode == http.StatusNotFound {
-		return "", withHint(errors.New("the service has no console"), "carload serve --console; it is on by default where only this machine can reach the service")
+		return "", withHint(errors.New("the service has no console"), "carload serve --console turns it on; it is on by default where only this machine can reach the service")
 	}
 	var answer struct{ Code, Error string }
 	if err := json.NewDecoder(io.LimitReader(res.Body, 64<<10)).Decode(&answer); err != nil || answer.Code == "" {
@@ -99,9 +99,9 @@ func (a *app) consoleURL(ctx context.Context, flag string) (string, error) {
 	return at + "/#code=" + url.QueryEscape(answer.Code), nil
 }
 
-// redirect leads a browser on. The arguments of a command can be read by others
-// on this machine, so the browser is not given the URL, but a file that only
-// this user can read.
+// redirect sends the browser to the console. Other users can see the arguments
+// of a command, so carload passes the browser a file that only this user can
+// read, not the URL.
 var redirect = template.Must(template.New("").Parse(`<!doctype html>
 <meta charset="utf-8">
 <meta http-equiv="refresh" content="0; url={{.}}">
@@ -136,7 +136,8 @@ func openBrowser(ctx context.Context, at string) error {
 	return exec.CommandContext(context.WithoutCancel(ctx), name, args...).Run()
 }
 
-// freeSpace tells how much room the disk of a store has.
+// freeSpace returns a function that reports the free space on the disk of a
+// store.
 func freeSpace(dir string) func() (int64, bool) {
 	return func() (int64, bool) {
 		f, err := os.Open(dir)

@@ -15,11 +15,11 @@ func (a *app) cidCommand() *cobra.Command {
 	var explain []string
 	cmd := &cobra.Command{
 		Use:   "cid PATH…",
-		Short: "Compute root CIDs; nothing is sent or written",
+		Short: "Compute root CIDs; send and write nothing",
 		Long: `Compute the root CIDs that uploads of files, directories and standard input (-)
-would have. Of a .car file that holds a whole DAG its root is printed; the
-blocks in it are not hashed, which "carload verify" does. --as-file takes it for
-a file like any other.`,
+would have. For a .car file that contains a complete DAG, print its root without
+hashing the blocks; "carload verify" hashes them. --as-file treats it as an
+ordinary file.`,
 		Example: `  carload cid movie.mkv
   carload cid --profile unixfs-v0-2015 movie.mkv
   carload cid --list photos
@@ -39,7 +39,7 @@ a file like any other.`,
 			}
 			return a.describeAll(src, d, a.newResults(rootOnly), "hashed", func(in uploader.Input, _ uploader.DAG) error {
 				if _, ok := in.(foreign); ok {
-					a.con.say("%s: the root of the archive, whose blocks were not hashed; carload verify checks them", quotePath(in.Name()))
+					a.con.say("%s: this root is from the archive, whose blocks were not hashed; carload verify checks them", quotePath(in.Name()))
 				}
 				return nil
 			})
@@ -47,12 +47,12 @@ a file like any other.`,
 	}
 	in.add(cmd)
 	cmd.Flags().BoolVarP(&rootOnly, "root-only", "Q", false, "print the CID only")
-	cmd.Flags().StringArrayVar(&explain, "explain", nil, "say of this path, below one that is given, whether it would be taken and which rule decides; no file is read")
+	cmd.Flags().StringArrayVar(&explain, "explain", nil, "say whether this path, below a given one, would be taken, and which rule decides; reads no file")
 	return cmd
 }
 
-// describeAll describes all inputs and sends nothing. It calls then with each of
-// them and its DAG.
+// describeAll describes all inputs and sends nothing. It calls then with each
+// input and its DAG.
 func (a *app) describeAll(src *source, d *uploader.Describer, res *results, what string, then func(uploader.Input, uploader.DAG) error) (err error) {
 	defer func() { err = errors.Join(err, src.close()) }()
 	ctx := a.life.soft
@@ -73,7 +73,7 @@ func (a *app) describeAll(src *source, d *uploader.Describer, res *results, what
 	stop()
 	err = res.finish(d.Progress(), what)
 	if cause := context.Cause(ctx); err == nil && cause != nil {
-		return cause // between two inputs, so that none of them failed
+		return cause // stopped between two inputs, so none of them failed
 	}
 	return err
 }

@@ -1,8 +1,8 @@
 // Package cli is the command carload: flags, settings, terminal and exit codes
-// around the engine. It is the only place that knows them.
+// around the engine. No other package knows about these.
 //
-// Standard output carries results only; everything for people goes to standard
-// error. [Main] is the only place that turns errors into exit codes.
+// Standard output carries only results; messages for people go to standard
+// error. Only [Main] turns errors into exit codes.
 package cli
 
 import (
@@ -28,24 +28,24 @@ type Stdio struct {
 // app is one run of the command.
 type app struct {
 	stdio Stdio
-	args  []string // of the command line
+	args  []string // from the command line
 	env   environment
 	con   *console
 	log   *slog.Logger
 	life  *lifetime
-	board board // what is being worked on
+	board board // what the engine is working on
 
-	embedded  bool  // the built-in service runs in this process
-	wholeHelp bool  // not only the commonest flags
-	noHelp    error // why there is none
+	embedded  bool  // this process runs the built-in service
+	wholeHelp bool  // show all flags, not only the common ones
+	noHelp    error // why there is no help
 
 	global   globalFlags
 	settings settings
 	profiler profiler
 }
 
-// Main runs the command and returns its exit code. The arguments are those
-// after the program's name; the environment is in the form of os.Environ.
+// Main runs the command and returns its exit code. args are the arguments after
+// the program's name; environ has the form of os.Environ.
 func Main(ctx context.Context, args []string, stdio Stdio, environ []string) int {
 	a := &app{
 		stdio: stdio,
@@ -54,9 +54,9 @@ func Main(ctx context.Context, args []string, stdio Stdio, environ []string) int
 		con:   &console{out: stdio.Out, err: stdio.Err},
 		log:   slog.New(slog.DiscardHandler),
 	}
-	a.con.json = a.wantsJSON() // of a mistake in the flags as well
+	a.con.json = a.wantsJSON() // also for mistakes in the flags
 	a.life = newLifetime(ctx, a.con)
-	a.con.onErr = a.life.stop // results that nobody gets are not worth going on for
+	a.con.onErr = a.life.stop // stop working if nobody receives the results
 	defer a.life.close()
 
 	root := a.rootCommand()
@@ -68,7 +68,7 @@ func Main(ctx context.Context, args []string, stdio Stdio, environ []string) int
 	cmd, err := root.ExecuteContextC(a.life.soft)
 	for _, err := range []error{a.unlessUnwritten(err), a.noHelp, a.profiler.stop(), a.con.failure()} {
 		if errors.Is(err, syscall.EPIPE) && errors.Is(err, errUnwritten) && onlyShows(cmd) {
-			code = worse(code, exitOther) // its reader has seen enough, as head does
+			code = worse(code, exitOther) // the reader has seen enough, as with head
 			continue
 		}
 		if err != nil {
@@ -78,8 +78,8 @@ func Main(ctx context.Context, args []string, stdio Stdio, environ []string) int
 	return code
 }
 
-// onlyShows reports whether a command does nothing but print. If the reader of
-// its output has gone, as head does, nothing went wrong.
+// onlyShows reports whether a command only prints. If the reader of its output
+// has gone, as head does, that is not an error.
 func onlyShows(cmd *cobra.Command) bool {
 	switch strings.TrimPrefix(cmd.CommandPath(), "carload ") {
 	case "cid", "ls", "list", "inspect", "status", "profiles", "version", "pin list", "key list", "ledger list", "ledger show", "ledger report", "target list", "target show", "config show", "config path":
@@ -88,8 +88,8 @@ func onlyShows(cmd *cobra.Command) bool {
 	return false
 }
 
-// unlessUnwritten drops the error of results that could not be written. Main
-// prints that one itself, once.
+// unlessUnwritten drops errors from writing results. Main prints that error
+// itself, once.
 func (a *app) unlessUnwritten(err error) error {
 	if unwritten := a.con.unwritten(); unwritten != nil && errors.Is(err, unwritten) {
 		return nil
@@ -98,7 +98,7 @@ func (a *app) unlessUnwritten(err error) error {
 }
 
 // wantsJSON looks for --json in flags that may not be parsed yet, and in the
-// environment. The configuration file is not read for it.
+// environment, but not in the configuration file.
 func (a *app) wantsJSON() bool {
 	value := a.env[variable("json")]
 	for _, arg := range a.args {
@@ -132,17 +132,18 @@ func (a *app) rootCommand() *cobra.Command {
 	showVersion := false
 	root := &cobra.Command{
 		Use:   "carload",
-		Short: "Move big files into content-addressed storage, verified",
-		Long: `carload cuts files and directories into CAR shards that fit a request, sends
-them in parallel, goes on where it was interrupted, and says "done" only when
-the far side holds everything under the root CID that was computed here.
+		Short: "Upload large files to content-addressed storage, and verify them",
+		Long: `carload cuts files and directories into CAR shards that fit one request, and
+sends them in parallel. It resumes interrupted uploads. It computes the root CID
+itself, and reports success only when the target has every block under that
+root.
 
-With no endpoint configured, uploads go into a store of your own on this
-machine: "carload up FILE" needs nothing else.
+Without an endpoint, carload stores uploads on this machine: "carload up FILE"
+works without any configuration.
 
-Every flag has a twin in the environment (--max-shard-bytes is
-CARLOAD_MAX_SHARD_BYTES) and in the configuration file. A flag wins over the
-environment, which wins over the file.
+Every flag has an environment variable, such as CARLOAD_MAX_SHARD_BYTES for
+--max-shard-bytes, and the configuration file has the same names. A flag
+overrides the environment, which overrides the file.
 
 Exit codes: 0 verified, 1 other, 2 usage, 3 some sources unreadable or changed,
 4 uploaded but not verified, 5 network or service failed, 6 mismatch or
@@ -184,11 +185,11 @@ corruption, 7 not authorized, 8 limit reached, 11 locked by another process,
 	f := root.PersistentFlags()
 	g := &a.global
 	f.StringVar(&g.config, "config", "", "read settings from this TOML file instead of the user's")
-	f.CountVarP(&g.verbose, "verbose", "v", "say more (-vv: everything)")
-	f.BoolVarP(&g.quiet, "quiet", "q", false, "print errors and results only")
-	f.BoolVar(&g.json, "json", false, "print JSON lines on standard output instead of plain results")
-	f.TextVar(&g.progress, "progress", progressAuto, "how to show progress: auto, bar, plain or none")
-	f.StringVar(&g.logFormat, "log-format", "text", "form of log lines: text or json")
+	f.CountVarP(&g.verbose, "verbose", "v", "print more (-vv: everything)")
+	f.BoolVarP(&g.quiet, "quiet", "q", false, "print only errors and results")
+	f.BoolVar(&g.json, "json", false, "print JSON lines instead of plain results on standard output")
+	f.TextVar(&g.progress, "progress", progressAuto, "show progress as: auto, bar, plain or none")
+	f.StringVar(&g.logFormat, "log-format", "text", "format of log lines: text or json")
 	f.StringVar(&g.logFile, "log-file", "", "append log lines to this file instead of standard error")
 	f.StringVar(&g.cpuProfile, "cpuprofile", "", "write a CPU profile to this file")
 	f.StringVar(&g.memProfile, "memprofile", "", "write a heap profile to this file at the end")
@@ -203,7 +204,7 @@ corruption, 7 not authorized, 8 limit reached, 11 locked by another process,
 	)
 	root.AddCommand(topics()...)
 	root.AddGroup(&cobra.Group{ID: "send", Title: "Send"}, &cobra.Group{ID: "back", Title: "Check and get back"},
-		&cobra.Group{ID: "held", Title: "Look after what is held"}, &cobra.Group{ID: "own", Title: "Run your own service"})
+		&cobra.Group{ID: "held", Title: "Manage uploads"}, &cobra.Group{ID: "own", Title: "Run your own service"})
 	for _, c := range root.Commands() {
 		switch c.Name() {
 		case "up", "copy", "pack", "cid", "plan", "fleet":
@@ -217,7 +218,7 @@ corruption, 7 not authorized, 8 limit reached, 11 locked by another process,
 		}
 	}
 	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) {
-		if args := cmd.Flags().Args(); cmd.HasSubCommands() && len(args) > 0 { // --help of a command that is not there
+		if args := cmd.Flags().Args(); cmd.HasSubCommands() && len(args) > 0 { // --help for a command that does not exist
 			a.noHelp = noArgs(cmd, args)
 			return
 		}
@@ -234,7 +235,7 @@ corruption, 7 not authorized, 8 limit reached, 11 locked by another process,
 	return root
 }
 
-// cmdAt is the innermost command that the arguments name.
+// cmdAt returns the innermost command that the arguments name.
 func cmdAt(root *cobra.Command, args []string) *cobra.Command {
 	if cmd, _, err := root.Find(args); err == nil {
 		return cmd
@@ -242,7 +243,7 @@ func cmdAt(root *cobra.Command, args []string) *cobra.Command {
 	return root
 }
 
-// verbs names the commands below one.
+// verbs returns the names of the commands below one.
 func verbs(cmd *cobra.Command) []string {
 	var names []string
 	for _, c := range cmd.Commands() {
@@ -253,7 +254,7 @@ func verbs(cmd *cobra.Command) []string {
 	return names
 }
 
-// beStrict lets the commands that cobra adds refuse what they don't know.
+// beStrict makes the commands that cobra adds refuse unknown arguments.
 func (a *app) beStrict(root *cobra.Command) {
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
@@ -281,8 +282,8 @@ func (a *app) beStrict(root *cobra.Command) {
 	}
 }
 
-// prepare runs after the flags are parsed and before any command: it fills in
-// the settings from the environment and the file, and starts what they ask for.
+// prepare runs after flag parsing and before the command. It applies the
+// environment and the configuration file, and starts what the settings ask for.
 func (a *app) prepare(cmd *cobra.Command) error {
 	if err := a.applySettings(cmd); err != nil {
 		return err

@@ -15,23 +15,23 @@ import (
 	"github.com/carload/carload/uploader/sqliteledger"
 )
 
-// completer tells a shell what an argument or a flag can be.
+// completer returns the values that a shell can offer for an argument or flag.
 type completer = cobra.CompletionFunc
 
-// Bounds of a look into the ledger while a shell waits: it may be large, or in
-// use.
+// Limits for reading the ledger while a shell waits: it may be large, or
+// locked.
 const (
 	mostCompletions = 100
 	completionTime  = 2 * time.Second
 )
 
-// complete gives commands and flags the values that shells complete. What has
-// none here takes files, as shells do by themselves.
+// complete registers the values that shells offer for commands and flags. For
+// all others, shells offer files.
 func (a *app) complete(root *cobra.Command) {
 	flags := map[string]completer{
 		"progress":    oneOf("auto", "bar", "plain", "none"),
 		"log-format":  oneOf("text", "json"),
-		"verify":      oneOf("receipt\teach shard", "pinned\tthe service has all of it", "sample\trandom blocks fetched back", "full\tall fetched back"),
+		"verify":      oneOf("receipt\teach shard", "pinned\tthe service has the complete DAG", "sample\tfetch random blocks", "full\tfetch everything"),
 		"access":      oneOf(service.ModeReadWriteCreate, service.ModeReadWrite, service.ModeReadOnly, service.ModeNone),
 		"profile":     oneOf(profileNames()...),
 		"chunker":     oneOf("size-", "rabin", "buzhash"),
@@ -59,7 +59,7 @@ func (a *app) complete(root *cobra.Command) {
 	eachCommandBelow(root, func(cmd *cobra.Command) {
 		register := func(f *pflag.Flag) {
 			if values, ok := flags[f.Name]; ok {
-				_ = cmd.RegisterFlagCompletionFunc(f.Name, values) // of each flag once
+				_ = cmd.RegisterFlagCompletionFunc(f.Name, values) // each flag is registered once
 			}
 		}
 		cmd.LocalNonPersistentFlags().VisitAll(register)
@@ -74,7 +74,7 @@ func eachCommandBelow(cmd *cobra.Command, f func(*cobra.Command)) {
 	}
 }
 
-// oneOf completes fixed values, which may have a tab and what they mean.
+// oneOf completes fixed values, each with an optional tab and description.
 func oneOf(values ...string) completer {
 	return func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		return values, cobra.ShellCompDirectiveNoFileComp
@@ -92,7 +92,7 @@ func profileNames() (names []string) {
 	return names
 }
 
-// names completes the targets of the configuration.
+// names completes the targets in the configuration.
 func (a *app) names(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	var names []string
 	for _, name := range slices.Sorted(maps.Keys(a.settings.targets)) {
@@ -101,13 +101,13 @@ func (a *app) names(*cobra.Command, []string, string) ([]cobra.Completion, cobra
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
-// targets completes all that --to takes.
+// targets completes everything that --to accepts.
 func (a *app) targets(cmd *cobra.Command, args []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	names, _ := a.names(cmd, args, begun)
 	return append(names, "https://", "kubo:", "s3://", "cluster://", "dir:", "store:"), cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
 }
 
-// roots completes what the ledger knows, the newest first.
+// roots completes the roots in the ledger, newest first.
 func (a *app) roots(cmd *cobra.Command, _ []string, begun string) (roots []cobra.Completion, _ cobra.ShellCompDirective) {
 	flag := a.env[variable("ledger")]
 	if f := cmd.Flags().Lookup("ledger"); f != nil && f.Changed {
@@ -115,7 +115,7 @@ func (a *app) roots(cmd *cobra.Command, _ []string, begun string) (roots []cobra
 	}
 	ctx, cancel := context.WithTimeout(a.life.soft, completionTime)
 	defer cancel()
-	_ = a.withLedger(flag, func(l *sqliteledger.Ledger) error { // what can't be had is not completed
+	_ = a.withLedger(flag, func(l *sqliteledger.Ledger) error { // offer nothing if the ledger can't be read
 		uploads, err := l.Uploads(ctx)
 		if err != nil {
 			return err

@@ -25,7 +25,7 @@ func (a *app) configCommand() *cobra.Command {
 	return cmd
 }
 
-// settingEvent is a setting, and where its value comes from.
+// settingEvent is a setting and the origin of its value.
 type settingEvent struct {
 	eventHeader
 	Name   string   `json:"name"`
@@ -38,18 +38,18 @@ func (a *app) configShowCommand() *cobra.Command {
 	var origin, all bool
 	cmd := &cobra.Command{
 		Use:   "show",
-		Short: "Print the settings of the environment and the configuration file",
-		Long: `Print the settings that the environment and the configuration file make, in the
-form of that file. A flag on a command line still wins over them. Secrets are not
-printed, only where one comes from; carload target list has the targets.`,
+		Short: "Print the settings from the environment and the configuration file",
+		Long: `Print the settings from the environment and the configuration file, in the
+format of that file. Flags still override them. For a secret, carload prints
+only where it comes from. "carload target list" shows the targets.`,
 		Example: `  carload config show --origin
   carload config show --all --json`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.showConfig(cmd.Root(), origin, all) },
 	}
 	f := cmd.Flags()
-	f.BoolVar(&origin, "origin", false, "say where each value comes from")
-	f.BoolVar(&all, "all", false, "print the defaults of all other settings as well")
+	f.BoolVar(&origin, "origin", false, "show where each value comes from")
+	f.BoolVar(&all, "all", false, "also print the defaults of all other settings")
 	return cmd
 }
 
@@ -78,7 +78,7 @@ func (a *app) showConfig(root *cobra.Command, origin, all bool) error {
 	return nil
 }
 
-// printSetting prints a line of a configuration file.
+// printSetting prints a line in the format of the configuration file.
 func (a *app) printSetting(f *pflag.Flag, e settingEvent, origin bool) {
 	quoted := make([]string, len(e.Values))
 	for i, v := range e.Values {
@@ -102,7 +102,7 @@ func (a *app) printSetting(f *pflag.Flag, e settingEvent, origin bool) {
 	a.con.result(line)
 }
 
-// tokenOrigin names the place that has the API key where no flag says another.
+// tokenOrigin says where the API key comes from if no flag names a place.
 func (a *app) tokenOrigin() string {
 	if a.env[tokenVariable] != "" {
 		return tokenVariable
@@ -116,7 +116,7 @@ func (a *app) tokenOrigin() string {
 	return ""
 }
 
-// splitDefault is what a flag is without any setting.
+// splitDefault returns the values of a flag without any settings.
 func splitDefault(f *pflag.Flag) []string {
 	if list, ok := f.Value.(pflag.SliceValue); ok {
 		return list.GetSlice()
@@ -124,7 +124,8 @@ func splitDefault(f *pflag.Flag) []string {
 	return []string{f.DefValue}
 }
 
-// eachFlag visits the flags of all commands; one of several commands once for each.
+// eachFlag visits the flags of all commands. It visits a flag once for each
+// command that has it.
 func eachFlag(cmd *cobra.Command, visit func(*pflag.Flag)) {
 	each := func(f *pflag.Flag) {
 		if f.Name != "help" {
@@ -141,7 +142,7 @@ func eachFlag(cmd *cobra.Command, visit func(*pflag.Flag)) {
 func (a *app) configPathCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:     "path",
-		Short:   "Print where the configuration file is, or would be",
+		Short:   "Print the path of the configuration file, whether it exists or not",
 		Example: `  $EDITOR "$(carload config path)"`,
 		Args:    noArgs,
 		RunE: func(*cobra.Command, []string) error {

@@ -13,25 +13,25 @@ import (
 	"golang.org/x/term"
 )
 
-// console prints. Results go to standard output, everything for people to
+// console prints results to standard output, and everything for people to
 // standard error. It is safe for concurrent use.
 type console struct {
 	out, err    io.Writer
 	quiet, json bool
 
 	mu     sync.Mutex
-	live   *live       // what changes at the bottom of the terminal; nil for nothing
-	outErr error       // the first failure to write a result
-	onErr  func(error) // takes it; may be nil
+	live   *live       // the changing lines at the bottom of the terminal; nil if there are none
+	outErr error       // the first error from writing a result
+	onErr  func(error) // called with that error; may be nil
 }
 
 // line prints a line for people.
 func (c *console) line(s string) {
-	_, _ = c.Write([]byte(printable(s) + "\n")) // nobody is left to tell
+	_, _ = c.Write([]byte(printable(s) + "\n")) // there is nobody left to tell
 }
 
-// Write implements io.Writer: whole lines for standard error, that need no
-// escaping any more.
+// Write implements io.Writer. It takes whole lines for standard error that are
+// already escaped.
 func (c *console) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -44,7 +44,7 @@ func (c *console) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// say prints a line for people, unless they asked for quiet.
+// say prints a line for people, unless they passed --quiet.
 func (c *console) say(format string, args ...any) {
 	if !c.quiet {
 		c.line(fmt.Sprintf(format, args...))
@@ -57,7 +57,7 @@ func (c *console) warn(format string, args ...any) {
 	}
 }
 
-// errorLine prints an error, what to do about it, and in JSON mode the event.
+// errorLine prints an error and its hints, and in JSON mode the event.
 func (c *console) errorLine(err error, code int) {
 	c.line("carload: error: " + err.Error())
 	hints := hintsFor(err)
@@ -92,7 +92,7 @@ func (c *console) event(v any) {
 func (c *console) write(p []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.live != nil && isTerminal(c.out) { // it is the same one
+	if c.live != nil && isTerminal(c.out) { // both are the same terminal
 		_, _ = io.WriteString(c.err, clearBelow)
 		defer func() { _, _ = io.WriteString(c.err, c.live.draw()) }()
 	}
@@ -104,17 +104,17 @@ func (c *console) write(p []byte) {
 	}
 }
 
-// errUnwritten is wrapped by the error of results that could not be written.
+// errUnwritten is wrapped by errors from writing results.
 var errUnwritten = errors.New("write results")
 
-// unwritten is the first error of writing results, as it was.
+// unwritten returns the first error from writing results, without errUnwritten.
 func (c *console) unwritten() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.outErr
 }
 
-// failure is the first error of writing results.
+// failure returns the first error from writing results.
 func (c *console) failure() error {
 	if err := c.unwritten(); err != nil {
 		return fmt.Errorf("%w: %w", errUnwritten, err)
@@ -122,13 +122,13 @@ func (c *console) failure() error {
 	return nil
 }
 
-// isTerminal tells whether v, a reader or writer, is a terminal.
+// isTerminal reports whether v, a reader or writer, is a terminal.
 func isTerminal(v any) bool {
 	f, ok := v.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// eventHeader begins each JSON line.
+// eventHeader is the beginning of each JSON line.
 type eventHeader struct {
 	V    int       `json:"v"`
 	Type string    `json:"type"`

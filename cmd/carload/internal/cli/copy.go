@@ -13,8 +13,8 @@ import (
 	"github.com/carload/carload/uploader/gateway"
 )
 
-// copyAhead is how much is fetched ahead for each shard on its way: two requests
-// of 2 MiB. There are several shards.
+// copyAhead is how many bytes to fetch ahead for each shard in flight: two
+// requests of 2 MiB. Several shards are in flight at a time.
 const copyAhead = 5 << 20
 
 func (a *app) copyCommand() *cobra.Command {
@@ -26,19 +26,19 @@ func (a *app) copyCommand() *cobra.Command {
 	var all bool
 	cmd := &cobra.Command{
 		Use:   "copy [ROOT…] --from GATEWAY --to TARGET",
-		Short: "Copy DAGs from gateways and targets to targets, verified",
-		Long: `Copy what is under roots from one place to another, without a copy on this
-machine: from trustless gateways, or from targets that give blocks back, to any
-target. Every block is hashed before it is sent, so that where it comes from need
-not be trusted. With several --from what one does not have, or gives wrongly, is
-asked of another. The roots stay what they are, and are verified where they go.
+		Short: "Copy DAGs from gateways and targets to other targets, and verify them",
+		Long: `Copy the DAGs under some roots from trustless gateways or other targets to any
+target, without a copy on this machine. carload hashes every block before it
+sends it, so you need not trust the source. With several --from, carload asks
+another one if one lacks a block or returns wrong data. The roots stay the same,
+and carload verifies them at their destination.
 
---all copies all that the first --from lists, under the names that it has there:
-a named target, a Kubo node, a bucket or a store.
+--all copies everything that the first --from lists, and keeps the names. That
+works with a named target, a Kubo node, a bucket or a store.
 
-If a copy is interrupted, the same command goes on where it was. Nodes without
-content are fetched twice, everything else once; what is there already is neither
-fetched nor sent.`,
+If a copy is interrupted, run the same command again. carload fetches inner
+nodes twice and everything else once; it neither fetches nor sends what has
+arrived.`,
 		Example: `  carload copy ROOT --from https://gateway.example.org --to home
   carload copy --files-from roots --from https://api.example.org --from home --to s3://shards/films
   carload copy --all --from home --to s3://shards/films`,
@@ -54,7 +54,7 @@ fetched nor sent.`,
 			opts.UploadName, opts.NoBase = name, true
 			retries := send.retries
 			if retries == 0 {
-				retries = -1 // the pool's word for none
+				retries = -1 // means none to the pool
 			}
 			return a.withSources(cmd.Context(), end, from, func(sources []gateway.Source) error {
 				src.remote.pool = gateway.NewPool(gateway.Options{Retries: retries, AheadBytes: copyAhead, Observer: observer{con: a.con}, Logger: a.log}, sources...)
@@ -62,7 +62,7 @@ fetched nor sent.`,
 				if all {
 					var ok bool
 					if src.remote.list, ok = sources[0].(uploader.Lister); !ok {
-						return usagef("%s does not list what it holds: give the roots", from[0])
+						return usagef("%s can't list its uploads: give the roots", from[0])
 					}
 				}
 				if send.dryRun {
@@ -85,23 +85,23 @@ fetched nor sent.`,
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
-	f.StringArrayVar(&from, "from", nil, "where blocks come from: the URL of a trustless gateway, or a target as --to names it; may be repeated")
+	f.StringArrayVar(&from, "from", nil, "where to fetch blocks: the URL of a trustless gateway, or a target as for --to; may be repeated")
 	end.add(cmd)
-	f.StringVar(&end.files, "to-files", "", "where copies appear in the files (MFS) of a Kubo node; a directory ends with a slash")
-	f.BoolVar(&all, "all", false, "copy all that the first --from lists, under the names that it has there")
-	f.StringVar(&name, "name", "", "what the target calls the upload; what is there keeps its name")
-	f.StringVar(&in.filesFrom, "files-from", "", "read more roots from this file, one a line; lines that begin with # or ; are left out (- for standard input)")
-	f.StringVar(&in.retryFrom, "retry-from", "", "take the roots that failed from this report (- for standard input)")
-	f.StringVar(&in.report, "report", "", "write what became of each root into this file: CSV, or JSON lines if it ends in .json or .jsonl")
-	f.Var(&in.part, "part", "take only the K-th of N parts of the roots, K/N, by a hash of the root; auto/N in a Kubernetes or Slurm array job")
-	f.Var(&in.maxUploadBytes, "max-upload-bytes", "refuse roots that are larger; 0 for no limit")
+	f.StringVar(&end.files, "to-files", "", "where copies appear in the files (MFS) of a Kubo node; end a directory with a slash")
+	f.BoolVar(&all, "all", false, "copy everything that the first --from lists, and keep the names")
+	f.StringVar(&name, "name", "", "name of the upload at the target; an existing upload keeps its name")
+	f.StringVar(&in.filesFrom, "files-from", "", "read more roots from this file, one per line; skip lines that begin with # or ; (- for standard input)")
+	f.StringVar(&in.retryFrom, "retry-from", "", "copy the roots that failed in this report (- for standard input)")
+	f.StringVar(&in.report, "report", "", "write the outcome of each root to this file: JSON lines if it ends in .json or .jsonl, otherwise CSV")
+	f.Var(&in.part, "part", "take only part K of N, as K/N, by a hash of the root; auto/N in a Kubernetes or Slurm array job")
+	f.Var(&in.maxUploadBytes, "max-upload-bytes", "refuse larger roots; 0 for no limit")
 	send.add(cmd)
 	send.addRemote(cmd)
 	addLedger(cmd, &ledger)
 	return cmd
 }
 
-// remoteSource checks the flags and the arguments; nothing is opened yet.
+// remoteSource checks the flags and arguments. It opens nothing yet.
 func (a *app) remoteSource(cmd *cobra.Command, in inputFlags, args, from []string, all bool) (*source, error) {
 	s := &source{app: a, flags: in, limit: int64(in.maxUploadBytes), paths: args, remote: &remote{}}
 	if s.limit == 0 {
@@ -123,28 +123,28 @@ func (a *app) remoteSource(cmd *cobra.Command, in inputFlags, args, from []strin
 	case !all && len(args) == 0 && in.filesFrom == "" && in.retryFrom == "":
 		return nil, usageError{errors.New("give at least one root, or --all"), helpFor(cmd)}
 	case len(from) == 0:
-		return nil, usageError{errors.New("say where the blocks come from by --from"), helpFor(cmd)}
+		return nil, usageError{errors.New("say where to fetch the blocks with --from"), helpFor(cmd)}
 	}
 	return s, nil
 }
 
-// parseRoot takes a root, also as gateways write it.
+// parseRoot parses a root, also in the forms that gateways use.
 func parseRoot(arg string) (cid.Cid, error) {
 	g, err := parseWanted(arg)
 	if err == nil && g.path != "" {
-		err = usagef("%q: a root is copied, not what is below it", arg)
+		err = usagef("%q: copy takes a root, not a path below it", arg)
 	}
 	return g.root, err
 }
 
-// remote are DAGs that are held elsewhere.
+// remote is a set of DAGs at other places.
 type remote struct {
 	pool          *gateway.Pool
-	list          uploader.Lister // tells the roots and their names; nil if they are given
+	list          uploader.Lister // lists the roots and their names; nil if the user gave the roots
 	maxShardBytes int64
-	names         map[string]string // of roots that were listed
-	lies          []cid.Cid         // roots of which something is not what it was to be
-	exact         bool              // nothing is believed any more
+	names         map[string]string // names of listed roots
+	lies          []cid.Cid         // roots with something that is not what a node announced
+	exact         bool              // check every node instead of trusting announced sizes
 }
 
 // inputs yields an input for each root.
@@ -180,12 +180,11 @@ func (r *remote) inputs(s *source) iter.Seq[uploader.Input] {
 	}
 }
 
-// isListed tells whether the roots are those that a source lists, which may be
-// none.
+// isListed reports whether the roots come from a list, which may be empty.
 func (r *remote) isListed() bool { return r != nil && r.list != nil }
 
-// listed yields the roots that a source lists. What is not complete there can't be
-// copied, and gets a warning.
+// listed yields the roots that a source lists. It skips incomplete ones with a
+// warning, because they can't be copied.
 func (r *remote) listed(s *source) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		r.names = map[string]string{}
@@ -211,21 +210,21 @@ func (r *remote) input(a *app, root cid.Cid) uploader.Input {
 	return copying.NewInput(a.life.hard, r.pool, root, copying.Options{MaxShardBytes: r.maxShardBytes, Name: r.names[root.String()], Exact: r.exact})
 }
 
-// lied tells whether an input failed because something in it is not what it was
-// to be. Then it is tried again, and this outcome does not count.
+// lied reports whether an input failed because something in it is not what a
+// node announced. Then carload tries again, and this outcome does not count.
 func (r *remote) lied(a *app, res uploader.Result, err error) bool {
 	var lie *copying.SizeError
 	if r == nil || r.exact || !errors.As(err, &lie) {
 		return false
 	}
-	a.con.warn("%s: it is looked at again, block by block", err)
-	if !slices.Contains(r.lies, res.Root) { // it may be on its way to several targets
+	a.con.warn("%s: checking it again, block by block", err)
+	if !slices.Contains(r.lies, res.Root) { // it may be going to several targets
 		r.lies = append(r.lies, res.Root)
 	}
 	return true
 }
 
-// again yields the inputs that are to be tried again; nil if there are none.
+// again yields the inputs to try again, or returns nil if there are none.
 func (r *remote) again(a *app) iter.Seq[uploader.Input] {
 	if r == nil || len(r.lies) == 0 || a.life.soft.Err() != nil {
 		return nil
@@ -240,14 +239,14 @@ func (r *remote) again(a *app) iter.Seq[uploader.Input] {
 	}
 }
 
-// blame tells errors of where blocks come from from those of files.
+// blame distinguishes errors of the sources of blocks from errors of files.
 func (r *remote) blame(err error) error {
 	switch {
 	case r == nil || !errors.As(err, new(*uploader.SourceError)):
 	case errors.Is(err, uploader.ErrUnavailable):
 		return coded{err, exitTemporary}
 	case errors.Is(err, uploader.ErrNotFound):
-		return withHint(err, "nothing that --from names has it: another --from may")
+		return withHint(err, "nothing that --from names has it: try another --from")
 	}
 	return err
 }

@@ -73,7 +73,7 @@ func TestCopyOfLies(t *testing.T) {
 	run("verify", root, "--full", "--to", "store:two")
 	run("verify", root, "shelf")
 	// What was found is known from then on.
-	if out := run("copy", root, "--from", "store:one", "--to", "store:two", "--max-shard-bytes", "1200000"); !strings.Contains(out, "6 shards (6 there already)") {
+	if out := run("copy", root, "--from", "store:one", "--to", "store:two", "--max-shard-bytes", "1200000"); !strings.Contains(out, "6 shards (6 already there)") {
 		t.Errorf("again: %s", out)
 	}
 }

@@ -4,5 +4,5 @@ package cli
 
 import "math"
 
-// descriptors is how many files this process may have open.
+// descriptors returns how many files this process may have open.
 func descriptors() int { return math.MaxInt32 }

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// environment is what the process was given.
+// environment is the environment of the process.
 type environment map[string]string
 
 func parseEnvironment(environ []string) environment {
@@ -20,13 +20,13 @@ func parseEnvironment(environ []string) environment {
 	return env
 }
 
-var errNoHome = errors.New("there is no home directory to keep data in: set HOME, or name the place by a flag")
+var errNoHome = errors.New("there is no home directory to keep data in: set HOME, or name the place with a flag")
 
-// dir is a directory of this program: below the one the XDG variable names if
-// that is set, and otherwise where the system has such things.
+// dir returns a directory of this program: below the XDG variable if it is set,
+// otherwise at the usual place of the system.
 func (e environment) dir(xdg, unix, darwin, windows string) (string, error) {
 	base := e[xdg]
-	if !filepath.IsAbs(base) { // the specification: ignore relative ones
+	if !filepath.IsAbs(base) { // the specification says to ignore relative paths
 		switch home := e["HOME"]; {
 		case runtime.GOOS == "windows" && e[windows] != "":
 			base = e[windows]
@@ -41,17 +41,18 @@ func (e environment) dir(xdg, unix, darwin, windows string) (string, error) {
 	return filepath.Join(base, "carload"), nil
 }
 
-// dataDir holds what must not get lost: the store of the embedded service.
+// dataDir is for data that must not get lost: the store of the built-in
+// service.
 func (e environment) dataDir() (string, error) {
 	return e.dir("XDG_DATA_HOME", ".local/share", "Library/Application Support", "LOCALAPPDATA")
 }
 
-// stateDir holds what is kept between runs: the ledger.
+// stateDir is for state that persists between runs: the ledger.
 func (e environment) stateDir() (string, error) {
 	return e.dir("XDG_STATE_HOME", ".local/state", "Library/Application Support", "LOCALAPPDATA")
 }
 
-// cacheDir holds what a run needs for itself: the spool of a stream.
+// cacheDir is for data of a single run: the spool of a stream.
 func (e environment) cacheDir() (string, error) {
 	return e.dir("XDG_CACHE_HOME", ".cache", "Library/Caches", "LOCALAPPDATA")
 }

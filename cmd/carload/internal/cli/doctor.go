@@ -13,7 +13,7 @@ import (
 	"github.com/carload/carload/uploader/doctor"
 )
 
-// checkEvent is what a check of a target found.
+// checkEvent is the result of one check of a target.
 type checkEvent struct {
 	eventHeader
 	Target  string `json:"target"`
@@ -28,18 +28,18 @@ func (a *app) targetTestCommand() *cobra.Command {
 	var largest size
 	cmd := &cobra.Command{
 		Use:   "test NAME|TARGET",
-		Short: "Try what a target does, with a few small uploads that are removed again",
-		Long: `Try what a target does: whether a wrong secret is refused, receipts are there,
-uploads go on where they were, what is incomplete is not called done, blocks come
-back, and uploads can be listed and deleted. It sends about 18 MB of random bytes,
-in uploads that it removes again where the target lets it. With --largest it
-tries larger and larger shards, up to 100 MiB.
+		Short: "Test a target with a few small uploads, and remove them again",
+		Long: `Test a target: does it refuse a wrong secret, return receipts, resume uploads,
+not call an incomplete upload done, return blocks, and list and delete uploads?
+carload sends about 18 MB of random bytes, in uploads that it removes again if
+the target can delete. With --largest it tries larger and larger shards, up to
+100 MiB.
 
-Each line is a check, what came of it, and what was seen. The exit code is 0 if
-nothing fails; a target may lack things.`,
+Each line has a check, its result, and what carload observed. The exit code is 0
+if nothing fails; a target may lack features.`,
 		Example: `  carload target test home
   carload target test s3://shards/films --largest 100MiB`,
-		Args: oneArg("the name of a target, or a target in the form that --to takes"),
+		Args: oneArg("the name of a target, or a target in the form that --to accepts"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			end.to, end.endpoint = args, ""
 			return a.withTarget(cmd.Context(), end, func(t *target) error {
@@ -61,11 +61,11 @@ nothing fails; a target may lack things.`,
 	return cmd
 }
 
-// strangerSecret is no good one, whatever asks for it.
+// strangerSecret is a secret that no target accepts.
 const strangerSecret = "carload-target-test"
 
-// stranger is the same target with a secret that is not good; nil if it has
-// none, or one that is not ours to change.
+// stranger returns the same target with a wrong secret. It returns nil if the
+// target has no secret, or one that we can't replace.
 func (a *app) stranger(ctx context.Context, f endpointFlags, to string) (*target, error) {
 	c, name, err := a.lookUp(to)
 	if err != nil {

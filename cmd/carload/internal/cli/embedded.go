@@ -18,9 +18,9 @@ import (
 	"github.com/carload/carload/uploader/nftstorage"
 )
 
-// Files in the store beside the service's own: the key that this user's
-// commands use, where the service can be reached while it runs, and what those
-// keep locked that reach it there.
+// Files in the store beside those of the service: the key for this user's
+// commands, the address of the running service, and the file that commands lock
+// while they use the service there.
 const (
 	localTokenFile    = "local-token" //nolint:gosec // the name of the file
 	localEndpointFile = "local-endpoint"
@@ -29,7 +29,7 @@ const (
 )
 
 // embedded is the built-in service in this process, on a loopback address.
-// Other commands may be its guests.
+// Other commands may use it as guests.
 type embedded struct {
 	dir     string
 	store   *store.Store
@@ -70,18 +70,18 @@ func (a *app) embed(ctx context.Context, dir string) (_ *embedded, err error) {
 	return e, nil
 }
 
-// transient is the second line of the file that says where the service is, if it
-// is one that ends with a command.
+// transient is the second line of the address file if the service ends with a
+// command.
 const transient = "embedded"
 
 func (e *embedded) shut() error {
 	return errors.Join(e.server.Close(), e.group.Wait(), e.service.Close())
 }
 
-// close ends the service once no other command uses it any more, or this one is
-// to end at once.
+// close ends the service when no other command uses it, or when this command
+// must stop at once.
 func (a *app) closeEmbedded(e *embedded) error {
-	err := os.Remove(filepath.Join(e.dir, localEndpointFile)) // who has not read it comes too late
+	err := os.Remove(filepath.Join(e.dir, localEndpointFile)) // commands that have not read it yet come too late
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
@@ -98,16 +98,15 @@ func (a *app) closeEmbedded(e *embedded) error {
 		}), guests.Close())
 	}
 	if errors.Is(err, context.Canceled) || a.life.hard.Err() != nil {
-		err = nil // it is told elsewhere
+		err = nil // reported elsewhere
 	}
 	return errors.Join(err, e.shut(), e.store.Close())
 }
 
-// guestWait is how long a store may be in use by what can't be asked, before
-// that is an error.
+// guestWait limits how long we wait for a store whose owner does not answer.
 const guestWait = 10 * time.Second
 
-// guestPoll is how often a store that is in use is looked at.
+// guestPoll is how often we look at a store in use.
 const guestPoll = 50 * time.Millisecond
 
 // poll calls f until it reports true.
@@ -126,13 +125,13 @@ func poll(ctx context.Context, f func() (bool, error)) error {
 	}
 }
 
-// local is the built-in service over a store: in this process, or of another
-// command that has the store and lets others use it.
+// local is the built-in service over a store, either in this process or in
+// another command that shares the store.
 type local struct {
 	url   string
 	token nftstorage.Token
-	ends  bool // with a command, this one or another
-	own   bool // it is in this process
+	ends  bool // ends with a command, this one or another
+	own   bool // in this process
 	close func() error
 }
 
@@ -156,8 +155,8 @@ func (a *app) local(ctx context.Context, dir string) (l *local, err error) {
 	return l, errors.Join(err, errPoll)
 }
 
-// beGuest reaches the service of who has the store, nil if that can't be
-// reached.
+// beGuest connects to the service of the command that has the store. It returns
+// nil if that service can't be reached.
 func beGuest(dir string) *local {
 	guests, err := os.OpenFile(filepath.Join(dir, localGuestsFile), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -185,7 +184,7 @@ func findLocal(dir string, guests *os.File) *local {
 	if err != nil {
 		return nil
 	}
-	// A process that was killed has left the file behind.
+	// A killed process leaves the file behind.
 	c, err := net.DialTimeout("tcp", at.Host, time.Second)
 	if err != nil || c.Close() != nil {
 		return nil

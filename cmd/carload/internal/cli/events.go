@@ -8,7 +8,7 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// The JSON lines. Fields are only ever added.
+// The JSON lines. New versions may only add fields.
 
 type planEvent struct {
 	eventHeader
@@ -66,7 +66,7 @@ type shardEvent struct {
 	Bytes    int64  `json:"bytes"`
 	Attempts int    `json:"attempts,omitempty"`
 	Held     bool   `json:"held,omitempty"`
-	Target   string `json:"target,omitempty"` // of several
+	Target   string `json:"target,omitempty"` // if there are several
 
 	*pieceFields // with --piece-cids
 }
@@ -78,7 +78,7 @@ type retryEvent struct {
 	Attempt int     `json:"attempt"`
 	Seconds float64 `json:"waitSeconds"`
 	Message string  `json:"message"`
-	Target  string  `json:"target,omitempty"` // of several
+	Target  string  `json:"target,omitempty"` // if there are several
 }
 
 type fileEvent struct {
@@ -98,12 +98,12 @@ type fileEvent struct {
 	Sample *sampleReport `json:"sample,omitempty"`
 	Code   int           `json:"code"`
 	Error  string        `json:"error,omitempty"`
-	Target string        `json:"target,omitempty"` // of several
-	Batch  string        `json:"batch,omitempty"`  // the root of the upload that it is a part of
-	Entry  string        `json:"entry,omitempty"`  // its name there
+	Target string        `json:"target,omitempty"` // if there are several
+	Batch  string        `json:"batch,omitempty"`  // root of the upload that contains it
+	Entry  string        `json:"entry,omitempty"`  // its name in the batch
 }
 
-// batchEvent is of files that were uploaded together.
+// batchEvent reports files that were uploaded together.
 type batchEvent struct {
 	eventHeader
 	Name    string `json:"name"`
@@ -117,7 +117,7 @@ type batchEvent struct {
 	Verify  string `json:"verified,omitempty"`
 	Code    int    `json:"code"`
 	Error   string `json:"error,omitempty"`
-	Target  string `json:"target,omitempty"` // of several
+	Target  string `json:"target,omitempty"` // if there are several
 }
 
 type sampleReport struct {
@@ -156,7 +156,7 @@ type summaryEvent struct {
 	Filtered int64 `json:"filtered,omitempty"`
 }
 
-// explainedEvent says whether a path is taken, and why.
+// explainedEvent says whether carload takes a path, and why.
 type explainedEvent struct {
 	eventHeader
 	Path  string `json:"path"`
@@ -164,10 +164,10 @@ type explainedEvent struct {
 	Taken bool   `json:"taken"`
 	Kind  string `json:"kind,omitempty"`
 	Rule  string `json:"rule"`
-	At    string `json:"at"` // what the rule is about: the path, or a directory that it is in
+	At    string `json:"at"` // the path that the rule applies to: this one, or a directory above it
 }
 
-// archiveName is empty for a shard that was there and not looked at.
+// archiveName is empty for a shard that was already there and not read.
 func archiveName(c cid.Cid) string {
 	if !c.Defined() {
 		return ""
@@ -175,16 +175,16 @@ func archiveName(c cid.Cid) string {
 	return c.String()
 }
 
-// observer tells the console what the engine does.
+// observer prints the events of the engine.
 type observer struct {
 	con     *console
 	profile string
 	verbose bool
-	target  string // of several; empty if there is one
-	board   *board // nil if nobody looks at it
+	target  string // empty if there is only one
+	board   *board // nil if nobody watches
 }
 
-// name is what an upload is called in messages.
+// name returns the name of an upload in messages.
 func (o observer) name(input string) string {
 	if o.target == "" {
 		return quotePath(input)
@@ -205,7 +205,7 @@ func (o observer) Observe(e uploader.Event) {
 		}
 		if e.Base.Defined() {
 			base = e.Base.String()
-			o.con.say("%s: %d of %s are there already, in %s", quotePath(e.Name), e.Held, count(e.Blocks, "block"), e.Base)
+			o.con.say("%s: the service already has %d of %s, in %s", quotePath(e.Name), e.Held, count(e.Blocks, "block"), e.Base)
 		}
 		o.con.event(planEvent{header("plan"), e.Name, e.Root.String(), o.profile, e.Bytes, e.Blocks, e.Shards, e.Cached, base, e.Held, batch})
 		if o.verbose && batch == "" {
@@ -213,22 +213,22 @@ func (o observer) Observe(e uploader.Event) {
 		}
 	case uploader.Mending:
 		o.con.event(mendingEvent{header("mending"), e.Name, e.Root.String(), e.Missing, e.Wrong})
-		o.con.say("%s: the service lacks %s and has %d with other bytes: sending them again", quotePath(e.Name), count(e.Missing, "block"), e.Wrong)
+		o.con.say("%s: the service lacks %s and has %d with wrong data: sending them again", quotePath(e.Name), count(e.Missing, "block"), e.Wrong)
 	case uploader.Waiting:
 		o.con.event(waitingEvent{header("waiting"), e.Name, e.Root.String()})
-		o.con.say("%s: another upload sends the same to the same place (%s); waiting for it to end", o.name(e.Name), e.Root)
+		o.con.say("%s: another upload is sending the same data to the same target (%s); waiting for it to end", o.name(e.Name), e.Root)
 	case uploader.ShardSent:
 		o.con.event(shardEvent{header("shard"), e.Name, e.Root.String(), e.Index, e.Count, archiveName(e.CID), e.Bytes, e.Attempts, e.Held, o.target, fieldsOf(e.Piece)})
 		if o.verbose {
 			what := "done"
 			if e.Held {
-				what = "was there"
+				what = "already there"
 			}
-			o.con.say("%s: shard %d of %d %s: %s, %s", o.name(e.Name), e.Index+1, e.Count, what, cmp.Or(archiveName(e.CID), "as a part of the whole"), formatBytes(e.Bytes))
+			o.con.say("%s: shard %d of %d %s: %s, %s", o.name(e.Name), e.Index+1, e.Count, what, cmp.Or(archiveName(e.CID), "as part of the whole"), formatBytes(e.Bytes))
 		}
 	case uploader.Retrying:
 		o.con.event(retryEvent{header("retry"), e.Name, e.Index, e.Attempt, e.Wait.Seconds(), printable(e.Err.Error()), o.target})
-		o.con.say("%s: try %d failed: %v; again in %s", o.attempted(e), e.Attempt, e.Err, formatDuration(e.Wait))
+		o.con.say("%s: attempt %d failed: %v; next in %s", o.attempted(e), e.Attempt, e.Err, formatDuration(e.Wait))
 	case uploader.Verified:
 		if o.verbose {
 			o.con.say("%s: verified (%s)", o.name(e.Name), e.Level)

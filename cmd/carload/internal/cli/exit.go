@@ -23,7 +23,8 @@ import (
 	"github.com/carload/carload/uploader/nftstorage"
 )
 
-// Exit codes. They are a promise: scripts decide by them whether to try again.
+// Exit codes. They are a promise: scripts use them to decide whether to try
+// again.
 const (
 	exitOK          = 0
 	exitOther       = 1
@@ -40,7 +41,7 @@ const (
 	exitTerminated  = 143
 )
 
-// severity orders the codes: of several inputs the worst one counts.
+// severity orders the codes. With several inputs, the worst one counts.
 var severity = []int{
 	exitOK, exitSources, exitUnverified, exitTemporary, exitLimit, exitOther, exitUsage,
 	exitLocked, exitNoSpace, exitAuth, exitMismatch, exitInterrupted, exitTerminated,
@@ -53,8 +54,8 @@ func worse(a, b int) int {
 	return a
 }
 
-// usageError is a mistake in how the command was called. help is the command
-// that explains it, if there is one.
+// usageError is a mistake on the command line. help is the command that
+// explains the right usage, if there is one.
 type usageError struct {
 	error
 	help string
@@ -64,7 +65,7 @@ func (e usageError) Unwrap() error { return e.error }
 
 func usagef(format string, args ...any) error { return usageError{error: fmt.Errorf(format, args...)} }
 
-// hinted is an error with what to type next.
+// hinted is an error with hints that say what to type next.
 type hinted struct {
 	error
 	hints []string
@@ -79,7 +80,7 @@ func withHint(err error, hints ...string) error {
 	return hinted{err, hints}
 }
 
-// coded is an error whose exit code is known already.
+// coded is an error with a known exit code.
 type coded struct {
 	error
 	code int
@@ -87,7 +88,7 @@ type coded struct {
 
 func (e coded) Unwrap() error { return e.error }
 
-// sourceError is a failure to read what the user named.
+// sourceError is a failure to read a path that the user gave.
 type sourceError struct{ error }
 
 func (e sourceError) Unwrap() error { return e.error }
@@ -129,7 +130,7 @@ func exitCode(err error) int {
 	case errors.Is(err, uploader.ErrUnauthorized):
 		return exitAuth
 	case errors.As(err, &network):
-		return exitTemporary // whatever is in it: its numbers are those of local errors, too
+		return exitTemporary // ignore the errors inside: local errors use the same numbers
 	case isNoSpace(err), errors.As(err, &api) && api.Status == http.StatusInsufficientStorage:
 		return exitNoSpace
 	case errors.Is(err, store.ErrLocked), errors.Is(err, uploader.ErrLedgerLocked), errors.Is(err, unpack.ErrBusy):
@@ -146,7 +147,7 @@ func exitCode(err error) int {
 	return exitOther
 }
 
-// mayPass tells a refusal that the service may think better of.
+// mayPass reports whether the service may accept the same request later.
 func mayPass(e *nftstorage.APIError) bool {
 	again, _ := e.Retry()
 	return again
@@ -164,9 +165,9 @@ func isNoSpace(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG)
 }
 
-// blame gives an error the cause that it does not name: the signal that cut the
-// work short, or the store of the built-in service. That service runs in this
-// process, so that what it fails by is no failure of a network.
+// blame gives an error the cause that it does not name: the signal that
+// interrupted the work, or the store of the built-in service. That service runs
+// in this process, so its failures are not network failures.
 func (a *app) blame(err error) error {
 	err = a.life.blame(err)
 	var api *nftstorage.APIError
@@ -195,19 +196,19 @@ func hintsFor(err error) []string {
 	switch {
 	case len(hints) > 0:
 	case errors.Is(err, syscall.EMFILE):
-		hints = append(hints, "let it have more open files (ulimit -n), or give fewer --transfers")
+		hints = append(hints, "raise the limit on open files (ulimit -n), or lower --transfers")
 	case errors.Is(err, splitter.ErrBlockTooLarge):
-		hints = append(hints, "give a larger --max-shard-bytes, or smaller blocks with --chunker size-N")
+		hints = append(hints, "raise --max-shard-bytes, or make smaller blocks with --chunker size-N")
 	case errors.As(err, &api) && api.Status == http.StatusRequestEntityTooLarge:
-		hints = append(hints, "give a smaller --max-shard-bytes")
+		hints = append(hints, "lower --max-shard-bytes")
 	case errors.Is(err, uploader.ErrTooLarge):
-		hints = append(hints, "--max-upload-bytes sets the limit; the service may have one of its own")
+		hints = append(hints, "--max-upload-bytes sets the limit; the service may have its own")
 	case errors.Is(err, uploader.ErrLimit):
-		hints = append(hints, "send it to a target that takes it, or make it anew with smaller blocks, another --profile or another --max-shard-bytes")
+		hints = append(hints, "send it to a target that accepts it, or build it again with smaller blocks, another --profile or another --max-shard-bytes")
 	case errors.Is(err, uploader.ErrQuotaExceeded):
 		hints = append(hints, "make room at the service with carload rm, or ask its operator for a larger quota")
 	case errors.As(err, &api) && api.Status == http.StatusNotFound && api.Code == "":
-		hints = append(hints, "there is no such path at the service: see whether --endpoint is the address of its API")
+		hints = append(hints, "the service has no such path: check that --endpoint is the address of its API")
 	case errors.Is(err, uploader.ErrUnauthorized) && (errors.As(err, new(*bucket.Error)) || errors.Is(err, bucket.ErrNoCredentials)):
 		hints = append(hints, "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the profile in ~/.aws")
 	case errors.Is(err, uploader.ErrUnauthorized) && errors.As(err, new(*kubo.RPCError)):
@@ -215,32 +216,32 @@ func hintsFor(err error) []string {
 	case errors.Is(err, uploader.ErrUnauthorized):
 		hints = append(hints, "check the token in CARLOAD_TOKEN, --token-file or --token-command")
 	case errors.Is(err, uploader.ErrSourceChanged):
-		hints = append(hints, "run the same command again when the file is no longer written to")
+		hints = append(hints, "run the same command again when nothing writes to the file any more")
 	case errors.Is(err, uploader.ErrUnavailable):
-		hints = append(hints, "run the same command again: what has arrived is not sent again")
+		hints = append(hints, "run the same command again: carload does not send again what has arrived")
 	case errors.As(err, new(x509.UnknownAuthorityError)):
-		hints = append(hints, "if the service has a certificate authority of its own, name its certificate by --ca-cert")
+		hints = append(hints, "if the service has its own certificate authority, pass its certificate with --ca-cert")
 	case errors.As(err, new(x509.HostnameError)):
-		hints = append(hints, "give --endpoint with the name that the certificate is for")
+		hints = append(hints, "use the name in the certificate for --endpoint")
 	case errors.As(err, new(x509.CertificateInvalidError)):
-		hints = append(hints, "if the service's certificate is in order, see whether this machine's clock is right")
+		hints = append(hints, "if the certificate of the service is valid, check the clock of this machine")
 	case errors.Is(err, http.ErrSchemeMismatch):
-		hints = append(hints, "the service speaks plain HTTP there: see whether --endpoint has the right port and scheme")
+		hints = append(hints, "the service speaks plain HTTP there: check the port and scheme of --endpoint")
 	case errors.Is(err, store.ErrLocked):
-		hints = append(hints, "another carload has it: wait for it, or give it as --endpoint if it is carload serve, or name another --store")
+		hints = append(hints, "another carload is using it: wait, or pass its address as --endpoint if it is carload serve, or use another --store")
 	case errors.Is(err, store.ErrIndexMissing), errors.Is(err, store.ErrRebuilding):
-		hints = append(hints, "make the index anew from the shards by carload service fsck --rebuild")
+		hints = append(hints, "rebuild the index from the shards with carload service fsck --rebuild")
 	case errors.Is(err, store.ErrUnfinished):
-		hints = append(hints, "open it once where it can be written, by carload service status")
+		hints = append(hints, "open it once where carload can write it, with carload service status")
 	case errors.Is(err, store.ErrKeeps):
-		hints = append(hints, "give serve --discard a store of its own by --store")
+		hints = append(hints, "give serve --discard its own store with --store")
 	case errors.Is(err, store.ErrDiscards):
-		hints = append(hints, "open it by carload serve --discard, or name another --store")
+		hints = append(hints, "open it with carload serve --discard, or use another --store")
 	}
 	return hints
 }
 
-// classify gives the errors of the flag library their place.
+// classify turns the errors of the flag library into usage errors.
 func classify(err error) error {
 	// cobra has no types for these.
 	for _, prefix := range []string{"accepts ", "requires at least ", "if any flags in the group ", "at least one of the flags "} {
@@ -272,8 +273,8 @@ func oneArg(what string) cobra.PositionalArgs {
 	}
 }
 
-// noArgs is for commands that stand alone, and for those that only have others
-// below them.
+// noArgs is for commands without arguments, and for those that only have
+// subcommands.
 func noArgs(cmd *cobra.Command, args []string) error {
 	switch {
 	case len(args) == 0:
@@ -284,7 +285,7 @@ func noArgs(cmd *cobra.Command, args []string) error {
 	return usageError{fmt.Errorf("%q takes no arguments, such as %q", cmd.CommandPath(), args[0]), helpFor(cmd)}
 }
 
-// helpFor is the command that explains another one.
+// helpFor returns the command that explains another one.
 func helpFor(cmd *cobra.Command) string {
 	return "carload help" + strings.TrimPrefix(cmd.CommandPath(), "carload")
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/carload/carload/chunker"
 )
 
-// explain says of each path whether it would be taken, as a part of the inputs.
+// explain says for each path whether it would be taken as part of the inputs.
 func (s *source) explain(paths []string) error {
 	for _, path := range paths {
 		of, below, err := s.inputOf(path)
@@ -31,8 +31,8 @@ func (s *source) explain(paths []string) error {
 	return nil
 }
 
-// inputOf is the directory among the inputs that a path is in, the innermost of
-// several, and the path from there.
+// inputOf returns the innermost input directory that contains a path, and the
+// path below it.
 func (s *source) inputOf(path string) (of, below string, err error) {
 	best := -1
 	for in, err := range s.all() {
@@ -49,9 +49,9 @@ func (s *source) inputOf(path string) (of, below string, err error) {
 	}
 	switch {
 	case best < 0:
-		return "", "", usagef("--explain %s: it is in none of the directories that are given", quotePath(path))
+		return "", "", usagef("--explain %s: it is not inside any of the given directories", quotePath(path))
 	case below == ".":
-		return "", "", usagef("--explain %s: what is given is always taken; name something in it", quotePath(path))
+		return "", "", usagef("--explain %s: carload always takes what you give; name something inside it", quotePath(path))
 	}
 	return of, below, nil
 }
@@ -67,7 +67,7 @@ func relative(dir, path string) (string, error) {
 	return filepath.Rel(dir, path)
 }
 
-// ruleOf says which rule decided, where it is and how it reads.
+// ruleOf describes the rule that decided, and where it is.
 func (s *source) ruleOf(d chunker.Decision) string {
 	switch d.Kind {
 	case chunker.RuleNone:

@@ -15,24 +15,24 @@ import (
 )
 
 // filters are the patterns of --exclude, --include and --exclude-from, in the
-// order in which they were given.
+// given order.
 type filters struct{ given []filter }
 
-// filter is a pattern, or a file with patterns. Those of --include begin with
-// "!".
+// filter is a pattern, or a file with patterns. Patterns of --include begin
+// with "!".
 type filter struct{ pattern, file string }
 
-// chosen is a pattern that the chunker goes by, and where it is from.
+// chosen is a pattern for the chunker, and its origin.
 type chosen struct{ pattern, origin string }
 
-// patterns are those that the chunker is to go by. If the first one takes
-// something in, all else is left out; directories stay, so that what is in them
-// can match, and one that matches takes in what is below it.
+// patterns returns the patterns for the chunker. If the first one is an
+// --include, they exclude everything else. Directories stay, so that their
+// entries can match, and a directory that matches includes everything below it.
 func (f *filters) patterns() ([]chosen, error) {
 	var all []chosen
 	only := len(f.given) > 0 && strings.HasPrefix(f.given[0].pattern, "!")
 	if only {
-		all = append(all, chosen{"*", "no --include matches"}, chosen{"!*/", "--include may match what is in it"})
+		all = append(all, chosen{"*", "no --include matches"}, chosen{"!*/", "an --include may match something inside"})
 	}
 	for _, g := range f.given {
 		if g.file != "" {
@@ -58,7 +58,7 @@ func (f *filters) patterns() ([]chosen, error) {
 	return all, nil
 }
 
-// maxPatternBytes bounds what is read of a file of patterns.
+// maxPatternBytes limits the size of a pattern file.
 const maxPatternBytes = 1 << 20
 
 func readPatterns(name string) ([]chunker.PatternLine, error) {
@@ -76,11 +76,11 @@ func readPatterns(name string) ([]chunker.PatternLine, error) {
 	return lines, nil
 }
 
-// errNoPatterns keeps all from being taken because what writes the patterns has
-// failed, or comes later.
-var errNoPatterns = errors.New("nothing comes out of the pipe")
+// errNoPatterns prevents an upload of everything when the program that writes
+// the patterns failed or has not started.
+var errNoPatterns = errors.New("the pipe is empty")
 
-// below is a pattern of what is below the directories that match p.
+// below returns a pattern for everything below the directories that match p.
 func below(p string) string {
 	p = strings.TrimSuffix(p, "/")
 	if !strings.Contains(p, "/") {
@@ -89,7 +89,7 @@ func below(p string) string {
 	return p + "/**/*"
 }
 
-// flag is the flag that adds patterns with this prefix.
+// flag returns the flag that adds patterns with this prefix.
 func (f *filters) flag(prefix string) *filterFlag { return &filterFlag{f, prefix} }
 
 // filterFlag implements pflag.Value and pflag.SliceValue.
@@ -105,7 +105,7 @@ func (f *filterFlag) Set(pattern string) error {
 		if f.prefix == "!" {
 			other = "--exclude"
 		}
-		return fmt.Errorf("pattern %q: instead of the ! use %s %s; a name that begins with one is \\%s", pattern, other, p, pattern)
+		return fmt.Errorf("pattern %q: use %s %s instead of the !; write \\%s for a name that begins with one", pattern, other, p, pattern)
 	}
 	if err := chunker.CheckPattern(f.prefix + pattern); err != nil {
 		return err
@@ -154,11 +154,11 @@ func (f *filterFlag) owns(g filter) bool {
 	return g.file == "" && strings.HasPrefix(g.pattern, "!") == (f.prefix == "!")
 }
 
-// filterFiles is the flag that adds files of patterns. It implements pflag.Value
+// filterFiles is the flag that adds pattern files. It implements pflag.Value
 // and pflag.SliceValue.
 type filterFiles struct{ filters *filters }
 
-// Set adds a file, which is read later.
+// Set adds a file, to be read later.
 func (f *filterFiles) Set(name string) error {
 	if name == "" {
 		return errEmptyPath
@@ -203,12 +203,12 @@ func (f *filterFiles) GetSlice() []string {
 	return own
 }
 
-// age is a flag for how long ago a file was modified, or when: a duration such as
-// 90m, a number of days, weeks, months or years as 2d, 3w, 6M, 1y, or a date.
+// age is a flag for the modification time of a file: a duration such as 90m, a
+// number of days, weeks, months or years such as 2d, 3w, 6M, 1y, or a date.
 type age struct {
 	text string
 	ago  time.Duration
-	date time.Time // zero if ago is meant
+	date time.Time // zero if the flag has a duration
 }
 
 // Set implements pflag.Value.
@@ -229,7 +229,7 @@ func (v *age) Set(s string) error {
 		if n, err := strconv.ParseFloat(s[:len(s)-1], 64); err == nil {
 			hours := n * days[unit] * 24
 			if math.IsNaN(hours) || hours < 0 || hours > math.MaxInt64/float64(time.Hour) {
-				return fmt.Errorf("age %q: it has to be between now and 290 years ago", s)
+				return fmt.Errorf("age %q: it must be between now and 290 years ago", s)
 			}
 			v.ago = time.Duration(hours * float64(time.Hour))
 			return nil
@@ -237,7 +237,7 @@ func (v *age) Set(s string) error {
 	}
 	d, err := time.ParseDuration(s)
 	if err != nil || d < 0 {
-		return fmt.Errorf("age %q: use 90s, 10m, 12h, 2d, 3w, 6M or 1y, or a date as 2026-01-31", s)
+		return fmt.Errorf("age %q: use 90s, 10m, 12h, 2d, 3w, 6M or 1y, or a date such as 2026-01-31", s)
 	}
 	v.ago = d
 	return nil
@@ -249,7 +249,8 @@ func (v *age) String() string { return v.text }
 // Type implements pflag.Value.
 func (v *age) Type() string { return "age" }
 
-// before is that time ago, or the date; zero if none was given.
+// before returns the date, or now minus the duration; zero if the flag is not
+// set.
 func (v *age) before(now time.Time) time.Time {
 	switch {
 	case v.text == "":

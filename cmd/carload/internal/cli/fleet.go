@@ -9,18 +9,18 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// fleetProgram is the program behind "carload fleet". It has a server and a
-// client of NATS in it, which this one is not to carry.
+// fleetProgram is the program behind "carload fleet". It contains a NATS server
+// and client, which carload must not depend on.
 const fleetProgram = "carload-fleet"
 
 func (a *app) fleetCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "fleet COMMAND…",
-		Short: "Share the work among many hosts (a program of its own, carload-fleet)",
+		Short: "Share the work among many hosts (needs the program carload-fleet)",
 		Long: `Share the work of one list among many hosts, through a queue on NATS JetStream.
 
-The commands are those of the program carload-fleet, which is looked for beside
-this one and in PATH. It is made from the same sources:
+These are the commands of the program carload-fleet. carload looks for it beside
+itself and in PATH. Install it with:
 
   go install github.com/carload/carload/uploader/fleet/cmd/carload-fleet@latest`,
 		DisableFlagParsing: true,
@@ -31,16 +31,17 @@ this one and in PATH. It is made from the same sources:
 				return cmd.Help()
 			}
 			if program == "" {
-				return withHint(usagef("for %q the program %s is needed, which is neither beside carload nor in PATH", "carload fleet "+shellQuote(args), fleetProgram),
+				return withHint(usagef("%q needs the program %s, which is neither beside carload nor in PATH", "carload fleet "+shellQuote(args), fleetProgram),
 					"go install github.com/carload/carload/uploader/fleet/cmd/carload-fleet@latest",
-					"or, in a clone of carload: go build -C uploader/fleet -o carload-fleet ./cmd/carload-fleet, and put it into PATH")
+					"or, in a clone of carload: go build -C uploader/fleet -o carload-fleet ./cmd/carload-fleet, and move it into PATH")
 			}
 			return a.become(program, args)
 		},
 	}
 }
 
-// findFleet looks beside this program and in PATH; it is empty if it is nowhere.
+// findFleet looks beside this program and in PATH. It returns "" if the program
+// is in neither.
 func (a *app) findFleet() string {
 	dirs := filepath.SplitList(a.env["PATH"])
 	if self, err := os.Executable(); err == nil {
@@ -48,7 +49,7 @@ func (a *app) findFleet() string {
 	}
 	for _, dir := range dirs {
 		if !filepath.IsAbs(dir) {
-			continue // what lies around in the current directory is not meant
+			continue // never run a program from the current directory
 		}
 		if path, err := exec.LookPath(filepath.Join(dir, fleetProgram)); err == nil {
 			return path
@@ -57,7 +58,7 @@ func (a *app) findFleet() string {
 	return ""
 }
 
-// fleetEnviron tells the program which carload has started it.
+// fleetEnviron tells the program which carload started it.
 func (a *app) fleetEnviron() []string {
 	var environ []string
 	for k, v := range a.env {

@@ -8,7 +8,7 @@ import (
 	"os/exec"
 )
 
-// become runs another program and ends as that does.
+// become runs another program and exits with its exit code.
 func (a *app) become(program string, args []string) error {
 	cmd := exec.Command(program, args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.Env = a.stdio.In, a.stdio.Out, a.stdio.Err, a.fleetEnviron()

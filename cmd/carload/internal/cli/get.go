@@ -24,7 +24,7 @@ import (
 	"github.com/carload/carload/uploader/nftstorage"
 )
 
-// sourceFlags say where DAGs are fetched from.
+// sourceFlags say where to fetch DAGs.
 type sourceFlags struct {
 	endpointFlags
 	from    []string
@@ -34,25 +34,25 @@ type sourceFlags struct {
 func (s *sourceFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.SortFlags = false
-	f.Var(&s.gateways, "gateway", "URL of a trustless gateway; may be repeated: they are used side by side (default: the endpoint)")
-	f.StringArrayVar(&s.from, "from", nil, "fetch from this target, as up --to names it, such as s3://BUCKET/PREFIX; a URL is that of a gateway; may be repeated, and used beside --gateway")
+	f.Var(&s.gateways, "gateway", "URL of a trustless gateway; repeat it to use several at once (default: the endpoint)")
+	f.StringArrayVar(&s.from, "from", nil, "fetch from this target, named as for up --to, such as s3://BUCKET/PREFIX, or from the gateway at this URL; may be repeated, also with --gateway")
 	f.StringArrayVar(&s.to, "to", nil, "the same as --from")
-	f.StringVar(&s.endpoint, "endpoint", "", "URL of a service whose gateway is used (default: the built-in service)")
-	f.StringVar(&s.token.file, "token-file", "", "file with the API key of a target; the variable CARLOAD_TOKEN can hold it as well")
+	f.StringVar(&s.endpoint, "endpoint", "", "URL of a service whose gateway to use (default: the built-in service)")
+	f.StringVar(&s.token.file, "token-file", "", "file with the API key of a target; CARLOAD_TOKEN can also hold it")
 	f.StringVar(&s.token.command, "token-command", "", "program that prints the API key; run without a shell")
-	f.StringVar(&s.caCert, "ca-cert", "", "trust the certificate authorities in this PEM file as well as the system's")
-	f.DurationVar(&s.stall, "stall-timeout", time.Minute, "give a request up when no byte moved for so long")
-	f.IntVar(&s.retries, "retries", gateway.DefaultRetries, "tries of a block after all gateways have failed")
+	f.StringVar(&s.caCert, "ca-cert", "", "trust the certificate authorities in this PEM file too")
+	f.DurationVar(&s.stall, "stall-timeout", time.Minute, "give up a request when no byte has moved for this long")
+	f.IntVar(&s.retries, "retries", gateway.DefaultRetries, "further attempts for a block after all gateways have failed")
 	s.rate.text = "off"
-	f.Var(&s.rate, "tpslimit", "requests in a time, such as 30/10s; off for no limit")
-	f.Var(&s.share, "rate-share", "the part of --tpslimit that this host takes, such as 1/16 when 16 hosts use the key; @FILE is read anew before each request")
+	f.Var(&s.rate, "tpslimit", "limit of requests, such as 30/10s; off for no limit")
+	f.Var(&s.share, "rate-share", "this host's part of --tpslimit, such as 1/16 if 16 hosts use the key; @FILE is read again before each request")
 	addStore(cmd, &s.store)
 	group(f, groupFrom, "gateway", "from", "to", "endpoint", "token-file", "token-command", "ca-cert", "store")
 	group(f, groupSafety, "stall-timeout", "retries")
 	group(f, groupSpeed, "tpslimit", "rate-share")
 }
 
-// urlList is a flag that may be repeated. Elsewhere it is one with commas.
+// urlList is a flag that may be repeated. Elsewhere it is a list with commas.
 type urlList []string
 
 // String implements pflag.Value.
@@ -71,14 +71,14 @@ func (l *urlList) Set(text string) error {
 // Type implements pflag.Value.
 func (l *urlList) Type() string { return "string" }
 
-// withPool calls f with what the flags name.
+// withPool opens what the flags name and calls f with it.
 func (a *app) withPool(ctx context.Context, s sourceFlags, f func(*gateway.Pool) error) (err error) {
 	if s.retries < 0 {
 		return usagef("--retries %d: must not be negative", s.retries)
 	}
 	opts := gateway.Options{Retries: s.retries, Observer: observer{con: a.con}, Logger: a.log}
 	if s.retries == 0 {
-		opts.Retries = -1 // the pool's word for none
+		opts.Retries = -1 // means none to the pool
 	}
 	from := slices.Concat(s.gateways, s.from, s.to)
 	if len(from) == 0 && s.endpoint != "" {
@@ -94,8 +94,8 @@ func (a *app) withPool(ctx context.Context, s sourceFlags, f func(*gateway.Pool)
 	})
 }
 
-// withSources opens everything that blocks come from, for f. A URL is that of a
-// gateway; the rest are targets, as --to names them.
+// withSources opens all sources of blocks and calls f with them. A URL names a
+// gateway; everything else is a target as for --to.
 func (a *app) withSources(ctx context.Context, end endpointFlags, from []string, f func([]gateway.Source) error) (err error) {
 	var sources []gateway.Source
 	for _, name := range from {
@@ -106,20 +106,20 @@ func (a *app) withSources(ctx context.Context, end endpointFlags, from []string,
 		defer func() { err = errors.Join(err, t.close()) }()
 		s, ok := t.Target.(gateway.Source)
 		if !ok {
-			return t.lacks("gives no blocks back")
+			return t.lacks("can't return blocks")
 		}
 		sources = append(sources, s)
 	}
 	return f(sources)
 }
 
-// openSource opens one thing that blocks come from.
+// openSource opens one source of blocks.
 func (a *app) openSource(ctx context.Context, end endpointFlags, from string) (*target, error) {
 	c, name, err := a.lookUp(from)
 	if err != nil {
 		return nil, err
 	}
-	end.gateways, end.token, end.files = nil, tokenFlags{}, "" // those of another
+	end.gateways, end.token, end.files = nil, tokenFlags{}, "" // these belong to another target
 	if c.Type != kindService {
 		t, err := a.open(ctx, end, name, c)
 		if err == nil {
@@ -130,7 +130,7 @@ func (a *app) openSource(ctx context.Context, end endpointFlags, from string) (*
 	if end, err = end.with(c); err != nil {
 		return nil, err
 	}
-	if name != "" { // it may list what it holds to us only
+	if name != "" { // it may list its uploads only with our key
 		if secret, err := a.secretOf(ctx, end, name, c); err != nil || secret != "" {
 			if err != nil {
 				return nil, err
@@ -138,7 +138,7 @@ func (a *app) openSource(ctx context.Context, end endpointFlags, from string) (*
 			return a.openWith(end, c, secret)
 		}
 	}
-	end.insecureHTTP = true // nothing that goes there is secret
+	end.insecureHTTP = true // we send nothing secret there
 	return a.openService(end, or(c.Gateway, c.URL), nftstorage.Token{})
 }
 
@@ -149,24 +149,26 @@ func (a *app) getCommand() *cobra.Command {
 	var archive bool
 	cmd := &cobra.Command{
 		Use:   "get ROOT[/PATH]…",
-		Short: "Fetch files and directories back, every block checked",
-		Long: `Fetch what is under a root, or below it at a path, from one trustless gateway or
-several. Every block is hashed before it is written, so a gateway need not be
-trusted; what one of them does wrong costs a try at another one.
+		Short: "Fetch files and directories, and check every block",
+		Long: `Fetch what is under a root, or at a path below it, from one or more trustless
+gateways. carload hashes every block before it writes it, so you need not trust
+a gateway. If a gateway fails or returns wrong data, carload asks another one.
 
-Files appear complete or not at all. If it is interrupted, the same command goes
-on where it was: what is there and right is not fetched again. A directory
-becomes a directory, with its symlinks and, if the DAG has them, modes and times.
+Files appear complete or not at all. After an interruption, run the same command
+again: carload does not fetch again what is there and correct. A directory
+becomes a directory, with its symlinks, and with modes and times if the DAG has
+them.
 
-With --car it writes an archive instead, a CAR of all blocks, of any DAG. An
-archive is complete or not there at all, and begins anew each time.`,
+With --car, carload writes an archive instead: a CAR file with all blocks of any
+DAG. An archive appears complete or not at all, and always starts from the
+beginning.`,
 		Example: `  carload get ROOT -o movie.mkv
   carload get ROOT/photos/2024 --gateway https://gateway.example.org
   carload get ROOT -o - | tar x
   carload get ROOT --car -o backup.car`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return usageError{errors.New("give what to get: a root, or a path below one"), helpFor(cmd)}
+				return usageError{errors.New("say what to get: a root, or a path below one"), helpFor(cmd)}
 			}
 			return nil
 		},
@@ -182,7 +184,7 @@ archive is complete or not there at all, and begins anew each time.`,
 			if out == "-" {
 				switch {
 				case a.con.json:
-					return usagef("-o - and --json both want standard output")
+					return usagef("-o - and --json both write to standard output: use one of them")
 				case len(wanted) != 1:
 					return usagef("-o - takes one file")
 				}
@@ -198,21 +200,21 @@ archive is complete or not there at all, and begins anew each time.`,
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
-	f.StringVarP(&out, "output", "o", "", "file or directory to write (default: the last name of the path, or the root, in this directory); - writes one file to standard output")
-	f.BoolVar(&archive, "car", false, "write a CAR of all blocks, named NAME.car unless --output says otherwise")
-	f.BoolVarP(&opts.Force, "force", "f", false, "replace files that exist and are others")
+	f.StringVarP(&out, "output", "o", "", "file or directory to write (default: the last name of the path, or the root, in the current directory); - writes one file to standard output")
+	f.BoolVar(&archive, "car", false, "write a CAR file of all blocks, called NAME.car unless --output is set")
+	f.BoolVarP(&opts.Force, "force", "f", false, "replace existing files that differ")
 	f.Var((*size)(&opts.MaxBytes), "max-bytes", "refuse to write more than this; 0 for no limit")
 	from.add(cmd)
 	return cmd
 }
 
-// gotten is what is to be fetched: a path below a root.
+// gotten is something to fetch: a path below a root.
 type gotten struct {
 	root cid.Cid
 	path string
 }
 
-// name is what it is called where it is written.
+// name returns its name where it is written.
 func (g gotten) name() string {
 	if g.path == "" {
 		return g.root.String()
@@ -227,18 +229,19 @@ func (g gotten) String() string {
 	return g.root.String() + "/" + g.path
 }
 
-// parseWanted takes a root, a path below one, and both as gateways write them.
+// parseWanted parses a root or a path below one, also in the forms that
+// gateways use.
 func parseWanted(arg string) (gotten, error) {
 	text := strings.TrimPrefix(strings.TrimPrefix(arg, "ipfs://"), "/ipfs/")
 	first, rest, _ := strings.Cut(text, "/")
 	c, err := cid.Decode(first)
 	if err != nil {
-		return gotten{}, usagef("%q: give a root CID, and a path below it after a slash", arg)
+		return gotten{}, usagef("%q: give a root CID, or a path below it after a slash", arg)
 	}
 	rest = strings.Trim(rest, "/")
 	for name := range strings.SplitSeq(rest, "/") {
 		if name == "." || name == ".." {
-			return gotten{}, usagef("%q: the path may not have %q in it", arg, name)
+			return gotten{}, usagef("%q: the path must not contain %q", arg, name)
 		}
 	}
 	return gotten{c, rest}, nil
@@ -267,7 +270,7 @@ func (a *app) get(ctx context.Context, p *gateway.Pool, wanted []gotten, out str
 	for _, g := range wanted {
 		if err := a.getOne(ctx, p, g, out, len(wanted) > 1, &total, opts); err != nil {
 			if errors.Is(err, context.Canceled) || errors.Is(err, uploader.ErrUnavailable) {
-				defer a.con.say("what is there is not fetched again; go on with:\n  carload %s", shellQuote(a.args))
+				defer a.con.say("carload does not fetch again what is there; resume with:\n  carload %s", shellQuote(a.args))
 			}
 			return a.ungotten(g, err, opts)
 		}
@@ -275,18 +278,18 @@ func (a *app) get(ctx context.Context, p *gateway.Pool, wanted []gotten, out str
 	return nil
 }
 
-// ungotten is what get returns after an error of one thing.
+// ungotten returns the error of get after one thing failed.
 func (a *app) ungotten(g gotten, err error, opts unpack.Options) error {
 	err = a.life.blame(err)
 	if errors.Is(err, fs.ErrExist) && !opts.Force {
-		err = withHint(err, "--force replaces files that exist")
+		err = withHint(err, "--force replaces existing files")
 	}
 	return fmt.Errorf("%s: %w", quotePath(g.String()), lacking(err))
 }
 
-// frugal has memory collected sooner, until the function that it returns is
-// called: most of what is in use are buffers, which cost nothing to look through.
-// What the user says by GOGC counts.
+// frugal makes the garbage collector run sooner, until the returned function is
+// called. Most of the memory in use is buffers, which the collector need not
+// scan. GOGC in the environment overrides this.
 func frugal() (restore func()) {
 	if os.Getenv("GOGC") != "" {
 		return func() {}
@@ -297,7 +300,7 @@ func frugal() (restore func()) {
 
 const frugalPercent = 30
 
-// destination is where a thing of this name is written.
+// destination returns where to write a thing of this name.
 func destination(out, name string, several, directory bool) string {
 	info, err := os.Stat(out)
 	switch {
@@ -309,7 +312,7 @@ func destination(out, name string, several, directory bool) string {
 	return out
 }
 
-// getOne fetches one thing. With others it goes into a directory.
+// getOne fetches one thing. If there are several, it goes into a directory.
 func (a *app) getOne(ctx context.Context, p *gateway.Pool, g gotten, out string, several bool, total *atomic.Int64, opts unpack.Options) error {
 	r := p.NewReader(ctx)
 	defer r.Close()
@@ -335,7 +338,7 @@ func (a *app) getOne(ctx context.Context, p *gateway.Pool, g gotten, out string,
 	a.con.result(e.Cid.String() + "\t" + quotePath(dest))
 	said := ""
 	if made.Held > 0 {
-		said = fmt.Sprintf(" (%d there already)", made.Held)
+		said = fmt.Sprintf(" (%d already there)", made.Held)
 	}
 	a.con.say("fetched: %s%s, %s, %s, %s", count(int(made.Files), "file"), said, count(int(made.Dirs), "directory"), count(int(made.Symlinks), "symlink"), formatBytes(made.Bytes))
 	return nil

@@ -26,7 +26,7 @@ type gotArchiveEvent struct {
 	Bytes  int64  `json:"bytes"`
 }
 
-// getArchives writes an archive of each thing that is wanted.
+// getArchives writes an archive of each wanted thing.
 func (a *app) getArchives(ctx context.Context, p *gateway.Pool, wanted []gotten, out string, opts unpack.Options) error {
 	var wrote, total atomic.Int64
 	stop := a.showProgress(phases{first: "fetching"}, func() uploader.Progress {
@@ -69,7 +69,7 @@ func (a *app) getArchive(ctx context.Context, p *gateway.Pool, g gotten, out str
 // archiveWriter writes one archive.
 type archiveWriter struct {
 	wrote, total *atomic.Int64
-	limit        int64 // 0 for none
+	limit        int64 // 0 for no limit
 	blocks       int64
 	bytes        int64
 	frame        []byte

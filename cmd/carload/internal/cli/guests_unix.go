@@ -9,8 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lockGuests locks the file of the guests, for one of them or against all, or
-// reports false if that can't be had. It ends with the process.
+// lockGuests locks the guests' file, as one of the guests or to keep them all
+// out. It returns false if it can't get the lock. The lock ends with the
+// process.
 func lockGuests(f *os.File, against bool) (bool, error) {
 	how := unix.LOCK_SH
 	if against {

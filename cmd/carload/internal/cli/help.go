@@ -13,7 +13,7 @@ import (
 	"golang.org/x/term"
 )
 
-// Groups of flags, in the order in which the help shows them.
+// Groups of flags, in the order of the help.
 const (
 	groupWhat   = "What to send"
 	groupWhere  = "Where to"
@@ -32,14 +32,14 @@ const (
 	commonKey = "common"
 )
 
-// group puts flags into a group of the help. Without a group they come first.
+// group puts flags into a group of the help. Flags without a group come first.
 func group(f *pflag.FlagSet, name string, flags ...string) {
 	for _, flag := range flags {
 		f.Lookup(flag).Annotations = map[string][]string{groupKey: {name}}
 	}
 }
 
-// common marks the flags that a long list is cut to by --help.
+// common marks the flags that --help shows of a long list.
 func common(f *pflag.FlagSet, flags ...string) {
 	for _, flag := range flags {
 		fl := f.Lookup(flag)
@@ -50,11 +50,11 @@ func common(f *pflag.FlagSet, flags ...string) {
 	}
 }
 
-// helpColumns is the width of the help where nothing says how wide the
-// terminal is, and the widest that it gets.
+// helpColumns is the width of the help when the width of the terminal is
+// unknown, and its maximum.
 const helpColumns = 80
 
-// width is the columns that w shows.
+// width returns the width of w in columns.
 func width(w io.Writer) int {
 	f, ok := w.(*os.File)
 	if !ok {
@@ -67,7 +67,7 @@ func width(w io.Writer) int {
 	return min(max(columns, 40), 100)
 }
 
-// showHelp explains a command: all of it, or its commonest flags.
+// showHelp explains a command, with all its flags or only the common ones.
 func showHelp(cmd *cobra.Command, whole bool) {
 	w := &page{columns: width(cmd.OutOrStdout())}
 	defer w.print(cmd.OutOrStdout())
@@ -83,7 +83,7 @@ func showHelp(cmd *cobra.Command, whole bool) {
 	showUsage(w, cmd, whole)
 }
 
-// page is text that is written as a whole.
+// page collects text to write it at once.
 type page struct {
 	strings.Builder
 	columns int
@@ -94,9 +94,9 @@ func (p *page) line(s string) {
 	p.WriteByte('\n')
 }
 
-func (p *page) print(w io.Writer) { _, _ = io.WriteString(w, p.String()) } // its reader has seen enough
+func (p *page) print(w io.Writer) { _, _ = io.WriteString(w, p.String()) } // the reader has seen enough
 
-// showUsage prints the part of the help that is made of the flags.
+// showUsage prints the part of the help that depends on the flags.
 func showUsage(w *page, cmd *cobra.Command, whole bool) {
 	w.line("Usage:")
 	if cmd.Runnable() && cmd.HasParent() && !cmd.HasSubCommands() {
@@ -114,10 +114,10 @@ func showUsage(w *page, cmd *cobra.Command, whole bool) {
 	showCommands(w, cmd)
 	hidden := showFlags(w, cmd, whole)
 	if cmd.HasParent() && hidden > 0 {
-		w.line(fmt.Sprintf("\n%s has %d more: %s help %s shows them.", cmd.CommandPath(), hidden, cmd.Root().Name(), strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" ")))
+		w.line(fmt.Sprintf("\n%s has %d more flags: %s help %s shows them.", cmd.CommandPath(), hidden, cmd.Root().Name(), strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" ")))
 	}
 	if cmd.HasAvailableSubCommands() {
-		w.line(fmt.Sprintf("\n%s COMMAND --help says more about one.", cmd.CommandPath()))
+		w.line(fmt.Sprintf("\n%s COMMAND --help explains a command.", cmd.CommandPath()))
 	}
 }
 
@@ -199,13 +199,13 @@ func showFlags(w *page, cmd *cobra.Command, whole bool) (hidden int) {
 	return hidden
 }
 
-// showFlag prints a flag as pflag does, wrapped.
+// showFlag prints a flag as pflag does, but wrapped.
 func showFlag(w *page, f *pflag.Flag) {
 	name, usage := flagText(f)
 	column(w, name, usage, 30)
 }
 
-// flagText is how a flag is written, and what it is for.
+// flagText returns the name of a flag with its value, and its description.
 func flagText(f *pflag.Flag) (name, usage string) {
 	kind, usage := pflag.UnquoteUsage(f)
 	name = "    --" + f.Name
@@ -231,7 +231,7 @@ func flagText(f *pflag.Flag) (name, usage string) {
 	return name, usage
 }
 
-// column prints a name and, from a column on, a text that is wrapped.
+// column prints a name, and a wrapped text that begins at a column.
 func column(w *page, name, text string, at int) {
 	w.WriteString("  " + name)
 	used := 2 + utf8.RuneCountInString(name)
@@ -247,7 +247,7 @@ func column(w *page, name, text string, at int) {
 	}
 }
 
-// wrap breaks a text into lines of at most so many columns, where words allow.
+// wrap breaks a text into lines of at most this many columns, at spaces.
 func wrap(text string, columns int) []string {
 	var lines []string
 	line := ""

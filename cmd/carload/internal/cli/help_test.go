@@ -46,7 +46,7 @@ func TestHelpShowsEveryFlag(t *testing.T) {
 				t.Errorf("help %v lacks --%s", path, f.Name)
 			}
 		})
-		if grouped > 0 && !strings.Contains(short, "more: carload help "+strings.Join(path, " ")) {
+		if grouped > 0 && !strings.Contains(short, "more flags: carload help "+strings.Join(path, " ")) {
 			t.Errorf("%v --help does not say where the rest is:\n%s", path, short)
 		}
 		_, flags, _ := strings.Cut(whole, "\nUsage:")

@@ -27,8 +27,8 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// inputFlags say what is read and how it becomes a DAG. They are the same for
-// cid, pack and up.
+// inputFlags say what to read and how it becomes a DAG. The commands cid, pack
+// and up share them.
 type inputFlags struct {
 	filesFrom, filesFrom0 string
 	part                  part
@@ -62,44 +62,44 @@ func (i *inputFlags) add(cmd *cobra.Command) {
 	i.maxUploadBytes = uploader.DefaultMaxUploadBytes
 	f := cmd.Flags()
 	f.SortFlags = false
-	f.StringVar(&i.filesFrom, "files-from", "", "read more paths from this file, one a line; lines that begin with # or ; are left out (- for standard input)")
+	f.StringVar(&i.filesFrom, "files-from", "", "read more paths from this file, one per line; skip lines that begin with # or ; (- for standard input)")
 	f.StringVar(&i.filesFrom0, "files-from0", "", "the same, with paths that end in a zero byte and may begin with anything")
-	f.Var(&i.part, "part", "take only the K-th of N parts of the paths, K/N, by a hash of the path; auto/N in a Kubernetes or Slurm array job")
-	f.StringVar(&i.retryFrom, "retry-from", "", "take the paths that failed from this report (- for standard input)")
-	f.StringVar(&i.report, "report", "", "write what became of each path into this file: CSV, or JSON lines if it ends in .json or .jsonl")
-	f.BoolVar(&i.skipErrors, "skip-errors", false, "leave out entries of directories that can't be taken, and exit with 3 in the end")
-	f.StringVar(&i.root, "root", "", "take the DAG under this root from .car files, which may have several roots, or none")
-	f.BoolVar(&i.asFile, "as-file", false, "take a .car file for an ordinary file, instead of the DAG in it")
-	f.StringVar(&i.spoolDir, "spool-dir", "", "where standard input is spooled (default: the user's cache directory)")
-	f.Var(&i.maxUploadBytes, "max-upload-bytes", "refuse inputs that are larger; 0 for no limit")
+	f.Var(&i.part, "part", "take only part K of N, as K/N, by a hash of the path; auto/N in a Kubernetes or Slurm array job")
+	f.StringVar(&i.retryFrom, "retry-from", "", "take the paths that failed in this report (- for standard input)")
+	f.StringVar(&i.report, "report", "", "write the outcome of each path to this file: JSON lines if it ends in .json or .jsonl, otherwise CSV")
+	f.BoolVar(&i.skipErrors, "skip-errors", false, "leave out directory entries that can't be taken, and exit with code 3 at the end")
+	f.StringVar(&i.root, "root", "", "take the DAG under this root from .car files, which may have several roots or none")
+	f.BoolVar(&i.asFile, "as-file", false, "treat a .car file as an ordinary file, instead of taking the DAG in it")
+	f.StringVar(&i.spoolDir, "spool-dir", "", "where to spool standard input (default: the user's cache directory)")
+	f.Var(&i.maxUploadBytes, "max-upload-bytes", "refuse larger inputs; 0 for no limit")
 
-	f.StringVar(&i.profile, "profile", chunker.UnixFSv1().Name, `recipe for the CID; see "carload profiles"`)
+	f.StringVar(&i.profile, "profile", chunker.UnixFSv1().Name, `profile for the CID; see "carload profiles"`)
 	f.StringVar(&i.chunker, "chunker", "", "size-N, rabin[-MIN-AVG-MAX] or buzhash, instead of the profile's")
-	f.IntVar(&i.width, "width", 0, "links of an inner node of a file, instead of the profile's")
+	f.IntVar(&i.width, "width", 0, "links per inner node of a file, instead of the profile's")
 	f.BoolVar(&i.rawLeaves, "raw-leaves", false, "raw leaves (or not, with =false), instead of the profile's")
 	f.IntVar(&i.cidVersion, "cid-version", 0, "CID version, 0 or 1, instead of the profile's")
 	f.StringVar(&i.hamt, "hamt", "", "when a directory becomes a HAMT, RULE:N, instead of the profile's")
-	f.IntVar(&i.fanout, "fanout", 0, "buckets of a HAMT node, instead of the profile's")
+	f.IntVar(&i.fanout, "fanout", 0, "buckets per HAMT node, instead of the profile's")
 	f.BoolVar(&i.trickle, "trickle", false, "trickle layout instead of the balanced one")
 	f.BoolVar(&i.mode, "mode", false, "store permissions, as Kubo does")
 	f.BoolVar(&i.mtime, "mtime", false, "store modification times, as Kubo does")
-	f.BoolVarP(&i.hidden, "hidden", "H", false, "take names that begin with a dot, which are left out otherwise")
-	f.BoolVar(&i.dereference, "dereference", false, "store what symlinks point to instead of the symlinks")
+	f.BoolVarP(&i.hidden, "hidden", "H", false, "take names that begin with a dot")
+	f.BoolVar(&i.dereference, "dereference", false, "follow symlinks instead of storing them")
 	f.BoolVar(&i.noEmptyDirs, "no-empty-dirs", false, "leave out empty directories")
 	f.BoolVar(&i.rawNames, "raw-names", false, "take names that are not UTF-8 as they are")
 	f.BoolVar(&i.wrap, "wrap", false, "put all arguments into one directory")
 	f.Var(i.filters.flag(""), "exclude", "leave out names that match, as in a .gitignore but without !; the last match decides")
-	f.Var(i.filters.flag("!"), "include", "take in names that match; if this comes first, only those, and what is below directories that match")
-	f.Var(&filterFiles{&i.filters}, "exclude-from", "read patterns from this file, one a line, as in a .gitignore")
-	f.BoolVar(&i.noIgnore, "no-ignore", false, "take what the "+ignoreFile+" files in directories leave out")
-	f.Var(&i.minSize, "min-size", "leave out files that are smaller")
-	f.Var(&i.maxSize, "max-size", "leave out files that are larger; 0 for no limit")
-	f.Var(&i.minAge, "min-age", "leave out files that were modified since then: 90m, 2d, 3w, 6M, 1y or a date")
-	f.Var(&i.maxAge, "max-age", "leave out files that were not modified since then")
+	f.Var(i.filters.flag("!"), "include", "take names that match; if this flag comes first, take only those, and everything below directories that match")
+	f.Var(&filterFiles{&i.filters}, "exclude-from", "read patterns from this file, one per line, as in a .gitignore")
+	f.BoolVar(&i.noIgnore, "no-ignore", false, "ignore the"+ignoreFile+" files in directories")
+	f.Var(&i.minSize, "min-size", "leave out smaller files")
+	f.Var(&i.maxSize, "max-size", "leave out larger files; 0 for no limit")
+	f.Var(&i.minAge, "min-age", "leave out files modified since then: 90m, 2d, 3w, 6M, 1y or a date")
+	f.Var(&i.maxAge, "max-age", "leave out files not modified since then")
 	f.BoolVarP(&i.oneFileSystem, "one-file-system", "x", false, "leave out directories on other file systems")
-	f.IntVar(&i.hashers, "hashers", 0, "goroutines that read and hash (default: one for each core)")
+	f.IntVar(&i.hashers, "hashers", 0, "goroutines that read and hash (default: one per core)")
 	group(f, groupWhat, "files-from", "files-from0", "part", "retry-from", "root", "as-file", "spool-dir", "hidden", "dereference", "no-empty-dirs", "raw-names", "wrap", "exclude", "include", "exclude-from", "no-ignore", "min-size", "max-size", "min-age", "max-age", "one-file-system")
-	f.BoolVar(&i.list, "list", false, "print the CID of everything in directories, too: each entry before the directory that it is in, in the order of the names")
+	f.BoolVar(&i.list, "list", false, "also print the CID of everything in directories, in order of name, each entry before its directory")
 	group(f, groupOutput, "report", "list")
 	group(f, groupSafety, "skip-errors", "max-upload-bytes")
 	group(f, groupRecipe, "profile", "chunker", "width", "raw-leaves", "cid-version", "hamt", "fanout", "trickle", "mode", "mtime")
@@ -107,7 +107,7 @@ func (i *inputFlags) add(cmd *cobra.Command) {
 	common(f, "files-from", "hidden", "wrap", "exclude", "include", "exclude-from", "list", "report", "skip-errors", "profile")
 }
 
-// recipe is the profile with everything that was asked for instead.
+// recipe returns the profile with all changes that the flags ask for.
 func (i *inputFlags) recipe(flags *pflag.FlagSet) (chunker.Profile, error) {
 	p, err := chunker.ProfileNamed(i.profile)
 	if err != nil {
@@ -157,34 +157,33 @@ func (i *inputFlags) recipe(flags *pflag.FlagSet) (chunker.Profile, error) {
 	return p, nil
 }
 
-// source makes inputs of paths.
+// source makes inputs from paths.
 type source struct {
 	app     *app
 	flags   inputFlags
 	options chunker.Options
 	paths   []string
-	limit   int64              // negative for none
-	buckets map[string]*target // that inputs are read from, by name
-	remote  *remote            // what the inputs are instead of paths; nil for paths
+	limit   int64              // negative for no limit
+	buckets map[string]*target // buckets that inputs are in, by name
+	remote  *remote            // roots to copy instead of paths; nil for paths
 
-	root      cid.Cid // that archives are taken for; undefined for those of their headers
-	report    *report // nil if none is asked for
-	elsewhere int     // paths that are of other parts; known when inputs has ended
+	root      cid.Cid // the root to take from archives; undefined for the roots in their headers
+	report    *report // nil without --report
+	elsewhere int     // paths of other parts; set when inputs has ended
 
-	patterns []chosen // those of the options
+	patterns []chosen // of the options
 	ignoring sync.Once
 	filtered int64 // entries of buckets that the options left out
 }
 
-// ignoreFile is what files with patterns are called in the directories that they
-// are for.
+// ignoreFile is the name of a file with patterns for its directory.
 const ignoreFile = ".carloadignore"
 
-// choose puts into the options what is taken of directories.
+// choose sets the options that select entries of directories.
 func (s *source) choose(now time.Time) (err error) {
 	f, o := &s.flags, &s.options
 	if f.oneFileSystem && runtime.GOOS == "windows" {
-		return usagef("--one-file-system: Windows does not say which file system a directory is on")
+		return usagef("--one-file-system: Windows does not tell which file system contains a directory")
 	}
 	if s.patterns, err = f.filters.patterns(); err != nil {
 		return err
@@ -196,7 +195,7 @@ func (s *source) choose(now time.Time) (err error) {
 		o.IgnoreFile = ignoreFile
 		o.Ignoring = func(path string) {
 			s.ignoring.Do(func() {
-				s.app.con.say("%s decides what is taken below it; --no-ignore takes everything", quotePath(path))
+				s.app.con.say("%s decides what carload takes below it; --no-ignore takes everything", quotePath(path))
 			})
 		}
 	}
@@ -206,7 +205,7 @@ func (s *source) choose(now time.Time) (err error) {
 	return nil
 }
 
-// source checks the flags and the arguments; it opens nothing yet.
+// source checks the flags and arguments. It opens nothing yet.
 func (a *app) source(cmd *cobra.Command, f inputFlags, args []string) (*source, error) {
 	profile, err := f.recipe(cmd.Flags())
 	if err != nil {
@@ -239,9 +238,9 @@ func (a *app) source(cmd *cobra.Command, f inputFlags, args []string) (*source, 
 	}
 	switch {
 	case f.list && isSet(cmd, "root-only"):
-		return nil, usagef("--list prints what is in directories, and --root-only their roots alone: give one of the two")
+		return nil, usagef("--list prints what is inside directories, and --root-only only their roots: use one of them")
 	case f.wrap && f.part.text != "":
-		return nil, usagef("--wrap puts all paths into one directory, and --part takes only some of them: give one of the two")
+		return nil, usagef("--wrap puts all paths into one directory, and --part takes only some of them: use one of them")
 	case readers > 1:
 		return nil, usagef("standard input can be read only once")
 	case len(args) == 0 && f.filesFrom == "" && f.filesFrom0 == "" && f.retryFrom == "":
@@ -257,8 +256,8 @@ func isSet(cmd *cobra.Command, flag string) bool {
 	return set && err == nil
 }
 
-// inputs yields an input for each path, one at a time. What can't be opened is
-// an input that fails to describe itself.
+// inputs yields an input for each path, one at a time. If a path can't be
+// opened, its input fails when it is described.
 func (s *source) inputs() iter.Seq[uploader.Input] {
 	if s.remote != nil {
 		return s.remote.inputs(s)
@@ -309,7 +308,7 @@ func (s *source) inputs() iter.Seq[uploader.Input] {
 	}
 }
 
-// isArchive tells whether the DAGs in a file are meant, and not the file.
+// isArchive reports whether to take the DAGs in a file, and not the file.
 func (s *source) isArchive(path string) bool {
 	if s.flags.asFile || !strings.EqualFold(filepath.Ext(path), ".car") {
 		return false
@@ -333,16 +332,17 @@ func (s *source) archives(path string) (*uploader.CARSet, error) {
 	return uploader.CARSources(o)
 }
 
-// archiveGroup is archives that come one after another and have the same roots:
-// they are shards of the same DAGs.
+// archiveGroup is a run of archives with the same roots: they are shards of the
+// same DAGs.
 type archiveGroup struct {
 	open func(path string) (*uploader.CARSet, error)
-	root cid.Cid // that is meant, whatever the headers say
+	root cid.Cid // the wanted root, whatever the headers say
 	set  *uploader.CARSet
-	path string // of the first one
+	path string // path of the first one
 }
 
-// take adds an archive. What can't belong to it is yielded before.
+// take adds an archive. If it does not belong to the group, take yields the
+// group first.
 func (g *archiveGroup) take(path string, yield func(uploader.Input) bool) bool {
 	set, err := g.open(path)
 	if err != nil {
@@ -371,7 +371,7 @@ func (g *archiveGroup) flush(yield func(uploader.Input) bool) bool {
 		roots = []cid.Cid{g.root}
 	}
 	if len(roots) == 0 {
-		err := withHint(coded{fmt.Errorf("archive %q names no root", g.path), exitSources}, "say which DAG is meant by --root CID; carload inspect shows what is in it")
+		err := withHint(coded{fmt.Errorf("archive %q names no root", g.path), exitSources}, "name the DAG with --root CID; carload inspect shows what is in the archive")
 		return yield(failedInput{g.path, err})
 	}
 	for _, r := range roots {
@@ -427,7 +427,7 @@ func (s *source) retried(name string) iter.Seq2[string, error] {
 	}
 }
 
-// openList opens a file with paths in it; - is standard input.
+// openList opens a file of paths; - is standard input.
 func (s *source) openList(name string) (io.ReadCloser, error) {
 	if name == "-" {
 		return io.NopCloser(s.app.stdin()), nil
@@ -435,11 +435,11 @@ func (s *source) openList(name string) (io.ReadCloser, error) {
 	return os.Open(name)
 }
 
-// maxPathBytes bounds an entry of --files-from.
+// maxPathBytes limits an entry of --files-from.
 const maxPathBytes = 64 << 10
 
-// listed yields the paths in a list. In a list of lines, empty ones and those
-// that begin with # or ; are left out, as rclone does.
+// listed yields the paths in a list. In a list of lines it skips empty lines
+// and those that begin with # or ;, as rclone does.
 func (s *source) listed(name string, end byte) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		r, err := s.openList(name)
@@ -482,10 +482,10 @@ func (s *source) listed(name string, end byte) iter.Seq2[string, error] {
 	}
 }
 
-// errNoPaths is the mistake of lists without a path in them.
+// errNoPaths is the error for lists without a path.
 func errNoPaths() error {
 	return withHint(usagef("the list of paths is empty"),
-		"--files-from leaves out lines that begin with # or ;; --files-from0 takes all, with a zero byte at the end of each")
+		"--files-from skips lines that begin with # or ;; --files-from0 takes everything, and each path ends with a zero byte")
 }
 
 var errEmptyPath = errors.New(`"" is not a path`)
@@ -520,18 +520,18 @@ func (s *source) open(path string) (uploader.Input, error) {
 	return in, nil
 }
 
-// tree is the options for a directory: they report each entry of it that can't be
-// taken.
+// tree returns the options for a directory. They report each entry that can't
+// be taken.
 func (s *source) tree(path string) chunker.Options {
 	opts := s.options
 	opts.SkipRefused = s.flags.skipErrors
 	opts.Refused = func(r chunker.Refusal) {
 		text := printable(r.Err.Error())
 		if errors.Is(r.Err, chunker.ErrName) {
-			text += ": rename it, or give --raw-names"
+			text += ": rename it, or use --raw-names"
 		}
 		if errors.Is(r.Err, chunker.ErrRenamed) {
-			text += ": rename it, or give another --profile"
+			text += ": rename it, or use another --profile"
 		}
 		if r.Special {
 			s.app.con.event(skippedEvent{header("skipped"), r.Path, text})
@@ -545,7 +545,7 @@ func (s *source) tree(path string) chunker.Options {
 	return opts
 }
 
-// begin opens the report, if there is to be one.
+// begin opens the report, if one is wanted.
 func (s *source) begin(target string) (err error) {
 	if s.flags.report == "" {
 		return nil
@@ -557,7 +557,7 @@ func (s *source) begin(target string) (err error) {
 	return nil
 }
 
-// wrapped is one input: a directory of all the paths.
+// wrapped makes one input: a directory of all paths.
 func (s *source) wrapped() (uploader.Input, error) {
 	tree := chunker.NewTree()
 	opts := s.tree(".")
@@ -568,10 +568,10 @@ func (s *source) wrapped() (uploader.Input, error) {
 		}
 		paths++
 		if path == "-" {
-			return nil, usagef("standard input has no name to be put into a directory by")
+			return nil, usagef("standard input has no name, so --wrap can't take it")
 		}
 		if strings.HasPrefix(path, objectScheme) {
-			return nil, usagef("--wrap takes what is on this machine, and %s is in a bucket", quotePath(path))
+			return nil, usagef("--wrap takes only local files, and %s is in a bucket", quotePath(path))
 		}
 		if _, err := os.Stat(path); err != nil && !s.flags.skipErrors { // before hours of reading the others
 			lost++
@@ -590,7 +590,7 @@ func (s *source) wrapped() (uploader.Input, error) {
 		return nil, errNoPaths()
 	}
 	if lost > 0 {
-		return nil, withHint(fmt.Errorf("%s can't be taken, and --wrap makes one root of all of them: there is none", ofPaths(lost, paths)), skipHint)
+		return nil, withHint(fmt.Errorf("can't take %s; --wrap makes one root of all paths, so there is no root", ofPaths(lost, paths)), skipHint)
 	}
 	return warned{nowhere{uploader.Tree(".", tree, opts)}, s.app.con}, nil
 }
@@ -602,9 +602,9 @@ func ofPaths(n, all int) string {
 	return fmt.Sprintf("%d of the %d paths", n, all)
 }
 
-const skipHint = "--skip-errors leaves them out and takes the rest; --report FILE lists them, for --retry-from"
+const skipHint = "--skip-errors leaves them out and takes the rest; --report FILE lists them for --retry-from"
 
-// warned is a directory as an input. It warns if there is no payload in it.
+// warned is a directory as an input. It warns if the directory has no payload.
 type warned struct {
 	uploader.Input
 	con *console
@@ -620,7 +620,7 @@ func locationOf(in uploader.Input) string {
 	return ""
 }
 
-// nowhere is an input that is put together of several paths.
+// nowhere is an input that combines several paths.
 type nowhere struct{ uploader.Input }
 
 // Location implements [uploader.Located].
@@ -633,13 +633,13 @@ func (t warned) Describe(ctx context.Context, read *atomic.Int64) (uploader.DAG,
 		err = withHint(err, skipHint)
 	}
 	if d, ok := dag.(*chunker.DAG); ok && err == nil && d.Size() == 0 {
-		t.con.warn("%s: there is no file in it, or only empty ones; names that begin with a dot need --hidden", quotePath(t.Name()))
+		t.con.warn("%s: it contains no files, or only empty ones; use --hidden to take names that begin with a dot", quotePath(t.Name()))
 	}
 	return dag, err
 }
 
-// spooled is an input that needs room in a directory. That it can't have it is
-// not the source's fault.
+// spooled is an input that needs disk space. If there is none, that is not the
+// fault of the source.
 type spooled struct {
 	uploader.Input
 	dir string
@@ -650,13 +650,13 @@ func (s spooled) Describe(ctx context.Context, read *atomic.Int64) (uploader.DAG
 	dag, err := s.Input.Describe(ctx, read)
 	var at *fs.PathError
 	if errors.As(err, &at) && (strings.HasPrefix(at.Path, s.dir) || strings.HasPrefix(s.dir, at.Path)) && !isNoSpace(err) {
-		err = withHint(coded{err, exitUsage}, "name another place for it by --spool-dir")
+		err = withHint(coded{err, exitUsage}, "choose another place for it with --spool-dir")
 	}
 	return dag, err
 }
 
-// foreign is an archive that was made elsewhere. What is wrong with it is the
-// source's fault, not that of this run.
+// foreign is an archive that someone else made. If it is invalid, the source is
+// at fault, not this run.
 type foreign struct{ uploader.Input }
 
 // Location implements [uploader.Located].
@@ -671,12 +671,12 @@ func (f foreign) Describe(ctx context.Context, read *atomic.Int64) (uploader.DAG
 	return dag, err
 }
 
-// archiveError is an error of an archive, with what to do about it.
+// archiveError is an error of an archive, with a hint.
 func archiveError(err error) error {
-	hint := "--as-file takes the archive for an ordinary file"
+	hint := "--as-file treats the archive as an ordinary file"
 	var incomplete *car.IncompleteError
 	if errors.As(err, &incomplete) {
-		hint = "one shard of several does not hold the whole DAG: give all of them, one after another"
+		hint = "one shard of several does not contain the whole DAG: give all of them, one after another"
 	}
 	return withHint(coded{err, exitSources}, hint)
 }
@@ -695,5 +695,5 @@ func (f failedInput) Describe(context.Context, *atomic.Int64) (uploader.DAG, err
 	return nil, f.err
 }
 
-// stdin is standard input, whose reads end when the command is to stop.
+// stdin is standard input. Its reads end when the command must stop.
 func (a *app) stdin() io.Reader { return interruptible(a.life.soft, a.stdio.In) }

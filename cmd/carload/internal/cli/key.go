@@ -15,7 +15,7 @@ import (
 func (a *app) keyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "key",
-		Short: "Make, list and revoke the keys of the service's store",
+		Short: "Create, list and revoke the keys of the service's store",
 		Example: `  carload key new laptop
   carload key list
   carload key revoke 2`,
@@ -26,7 +26,7 @@ func (a *app) keyCommand() *cobra.Command {
 	return cmd
 }
 
-// storeThere is the directory of a store that is there already.
+// storeThere returns the directory of an existing store.
 func (a *app) storeThere(flag string) (string, error) {
 	dir, err := a.storeDir(flag)
 	if err != nil {
@@ -35,13 +35,13 @@ func (a *app) storeThere(flag string) (string, error) {
 	if is, err := store.IsStore(dir); err != nil {
 		return "", err
 	} else if !is {
-		return "", withHint(usagef("there is no store at %q", dir), "carload up, carload serve and carload key new make one; --store names another")
+		return "", withHint(usagef("there is no store at %q", dir), "carload up, carload serve and carload key new create one; --store names another")
 	}
 	return dir, nil
 }
 
-// withStore opens a store that is there for f. That needs one that is not being
-// served.
+// withStore opens an existing store and calls f with it. No service may have
+// the store open.
 func (a *app) withStore(ctx context.Context, flag string, f func(*store.Store) error) error {
 	dir, err := a.storeThere(flag)
 	if err != nil {
@@ -50,11 +50,11 @@ func (a *app) withStore(ctx context.Context, flag string, f func(*store.Store) e
 	return a.openStore(ctx, dir, f)
 }
 
-// openStore opens the store in a directory for f, or makes it.
+// openStore opens or creates the store in a directory, and calls f with it.
 func (a *app) openStore(ctx context.Context, dir string, f func(*store.Store) error) (err error) {
 	st, err := store.Open(ctx, store.Options{Dir: dir, Logger: a.log})
 	if errors.Is(err, store.ErrLocked) {
-		return withHint(err, "another process serves this store: stop it for a moment")
+		return withHint(err, "another process is serving this store: stop it for a moment")
 	}
 	if err != nil {
 		return err
@@ -71,7 +71,7 @@ type keyEvent struct {
 	Created     time.Time `json:"created"`
 	RateLimited bool      `json:"rateLimited"`
 	QuotaBytes  int64     `json:"quotaBytes"`
-	Token       string    `json:"token,omitempty"` // of a new key only
+	Token       string    `json:"token,omitempty"` // only of a new key
 }
 
 func newKeyEvent(k store.Key, token string) keyEvent {
@@ -84,9 +84,9 @@ func (a *app) keyNewCommand() *cobra.Command {
 	var quota size
 	cmd := &cobra.Command{
 		Use:     "new NAME",
-		Short:   "Make a key and print its token, which is shown this once",
+		Short:   "Create a key and print its token, which is shown only once",
 		Example: "  carload key new laptop > token && chmod 600 token",
-		Args:    oneArg("the key's name"),
+		Args:    oneArg("the name of the key"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if args[0] == "" {
 				return usagef("a key needs a name")
@@ -110,9 +110,9 @@ func (a *app) keyNewCommand() *cobra.Command {
 		},
 	}
 	addStore(cmd, &dir)
-	cmd.Flags().StringVar(&user, "user", store.DefaultUser, "whose key it is; the keys of one user share its uploads")
-	cmd.Flags().BoolVar(&rateLimited, "rate-limited", false, "30 requests in 10 seconds, as the original had it")
-	cmd.Flags().Var(&quota, "quota", "most bytes of uploads, pins and what is written down of them; 0 for no bound")
+	cmd.Flags().StringVar(&user, "user", store.DefaultUser, "owner of the key; all keys of a user share that user's uploads")
+	cmd.Flags().BoolVar(&rateLimited, "rate-limited", false, "limit the key to 30 requests in 10 seconds, as NFT.Storage did")
+	cmd.Flags().Var(&quota, "quota", "maximum bytes of uploads, pins and their records; 0 for no limit")
 	return cmd
 }
 
@@ -120,7 +120,7 @@ func (a *app) keyListCommand() *cobra.Command {
 	var dir string
 	cmd := &cobra.Command{
 		Use:     "list",
-		Short:   "List the keys that are valid: ID, user, day, name",
+		Short:   "List the valid keys: ID, user, day, name",
 		Example: `  carload key list --store /srv/carload`,
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -145,7 +145,7 @@ func (a *app) keyRevokeCommand() *cobra.Command {
 	var dir string
 	cmd := &cobra.Command{
 		Use:     "revoke ID",
-		Short:   "Make a key invalid for good; what was uploaded with it stays",
+		Short:   "Revoke a key for good; its uploads stay",
 		Example: `  carload key revoke 2`,
 		Args:    oneArg(`the key's ID, as "carload key list" shows it`),
 		RunE: func(cmd *cobra.Command, args []string) error {

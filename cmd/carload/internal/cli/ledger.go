@@ -16,11 +16,11 @@ import (
 	"github.com/carload/carload/uploader/sqliteledger"
 )
 
-// noLedger is the --ledger that keeps nothing.
+// noLedger is the value of --ledger for no ledger.
 const noLedger = "none"
 
 func addLedger(cmd *cobra.Command, path *string) {
-	cmd.Flags().StringVar(path, "ledger", "", "file that remembers what was sent (default: in the user's state directory; none keeps nothing)")
+	cmd.Flags().StringVar(path, "ledger", "", "file that records what was sent (default: in the user's state directory; none for no ledger)")
 }
 
 func (a *app) ledgerPath(flag string) (string, error) {
@@ -34,22 +34,23 @@ func (a *app) ledgerPath(flag string) (string, error) {
 	return filepath.Join(dir, "ledger.db"), nil
 }
 
-// ledgerThere is the path of a ledger that is there already.
+// ledgerThere returns the path of an existing ledger.
 func (a *app) ledgerThere(flag string) (string, error) {
 	if flag == noLedger {
-		return "", usagef("--ledger %s keeps nothing that could be looked into", noLedger)
+		return "", usagef("--ledger %s means that there is no ledger to read", noLedger)
 	}
 	path, err := a.ledgerPath(flag)
 	if err != nil {
 		return "", err
 	}
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		return "", withHint(usagef("there is no ledger at %q", path), "carload up makes one; --ledger names another")
+		return "", withHint(usagef("there is no ledger at %q", path), "carload up creates one; --ledger names another")
 	}
 	return path, nil
 }
 
-// withSomeLedger opens the ledger that the flag means, or makes it, for f.
+// withSomeLedger opens or creates the ledger that the flag names, and calls f
+// with it.
 func (a *app) withSomeLedger(flag string, f func(uploader.Ledger) error) error {
 	if flag == noLedger {
 		return f(new(uploader.MemoryLedger))
@@ -61,7 +62,7 @@ func (a *app) withSomeLedger(flag string, f func(uploader.Ledger) error) error {
 	return a.openLedger(path, func(l *sqliteledger.Ledger) error { return f(l) })
 }
 
-// withLedger opens a ledger that is there, for f.
+// withLedger opens an existing ledger, and calls f with it.
 func (a *app) withLedger(flag string, f func(*sqliteledger.Ledger) error) error {
 	path, err := a.ledgerThere(flag)
 	if err != nil {
@@ -74,12 +75,12 @@ func (a *app) openLedger(path string, f func(*sqliteledger.Ledger) error) (err e
 	l, err := sqliteledger.Open(a.life.soft, path, sqliteledger.Options{})
 	switch {
 	case errors.Is(err, uploader.ErrLedgerLocked):
-		return withHint(err, "another carload makes or repairs it, or is an older one: wait for it, or give this one another by --ledger FILE")
+		return withHint(err, "another carload is creating or repairing it, or an older carload has it open: wait for it, or use another ledger with --ledger FILE")
 	case errors.Is(err, uploader.ErrLedgerDamaged):
 		if is, errRead := sqliteledger.IsLedger(path); errRead == nil && !is {
 			return notLedger(path)
 		}
-		return withHint(err, "carload ledger repair saves what can be read")
+		return withHint(err, "carload ledger repair saves what it can read")
 	case err != nil:
 		return err
 	}
@@ -88,13 +89,13 @@ func (a *app) openLedger(path string, f func(*sqliteledger.Ledger) error) (err e
 }
 
 func notLedger(path string) error {
-	return withHint(usagef("%q is not a ledger", path), "name the ledger by --ledger; if this was one, move it away: the service is asked what it holds")
+	return withHint(usagef("%q is not a ledger", path), "name the ledger with --ledger; if this file was the ledger, move it away, and carload will ask the service what it has")
 }
 
 func (a *app) ledgerCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ledger",
-		Short: "Look into the record of what was sent where",
+		Short: "Show the record of what was sent where",
 		Example: `  carload ledger list
   carload ledger show ROOT
   carload ledger export > ledger.jsonl`,
@@ -137,7 +138,7 @@ func (a *app) ledgerListCommand() *cobra.Command {
 						state = "verified"
 					}
 					if u.Suspects > 0 {
-						state = fmt.Sprintf("%d blocks to mend", u.Suspects)
+						state = fmt.Sprintf("%d blocks to send again", u.Suspects)
 					}
 					rows.row(textCell(u.Root.String()), textCell(state), countCell(u.Receipts), bytesCell(u.MaxShardBytes), timeCell(u.Begun), textCell(quotePath(u.Target)))
 				}
@@ -217,7 +218,7 @@ func (a *app) ledgerForgetCommand() *cobra.Command {
 	var path string
 	cmd := &cobra.Command{
 		Use:     "forget CID…",
-		Short:   "Forget uploads; the service is asked what it holds the next time",
+		Short:   "Forget uploads; carload then asks the service what it has",
 		Example: `  carload ledger forget ROOT`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			roots, err := parseCIDs(args)
@@ -254,7 +255,7 @@ func (a *app) ledgerRepairCommand() *cobra.Command {
 	var path string
 	cmd := &cobra.Command{
 		Use:     "repair",
-		Short:   "Make a new ledger of what can be read of a damaged one, which is kept",
+		Short:   "Create a new ledger from what can be read of a damaged one, and keep the old file",
 		Example: `  carload ledger repair`,
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -273,7 +274,7 @@ func (a *app) ledgerRepairCommand() *cobra.Command {
 			}
 			a.con.event(repairEvent{header("repaired"), report.Kept, report.Lost, report.Old})
 			a.con.result(fmt.Sprintf("%s\t%d kept\t%d lost", quotePath(file), report.Kept, report.Lost))
-			a.con.say("the old ledger is now %s; what is lost is asked from the service", quotePath(report.Old))
+			a.con.say("the old ledger is now %s; carload asks the service for what was lost", quotePath(report.Old))
 			return nil
 		},
 	}

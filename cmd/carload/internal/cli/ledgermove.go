@@ -30,10 +30,11 @@ func (a *app) ledgerExportCommand() *cobra.Command {
 	var path, out string
 	cmd := &cobra.Command{
 		Use:   "export",
-		Short: "Write what the ledger knows as JSON lines, for another host or a report",
+		Short: "Write the ledger as JSON lines, for another host or a report",
 		Long: `Write uploads, their receipts and the last upload of each path as JSON lines.
 "ledger import" adds them to the ledger of a host that takes over the work, and
-"ledger report" makes one list of many of them. There are no secrets in it.`,
+"ledger report" merges the exports of many hosts into one list. They contain no
+secrets.`,
 		Example: `  carload ledger export -o host7.jsonl
   ssh host7 carload ledger export | carload ledger import -`,
 		Args: noArgs,
@@ -50,11 +51,12 @@ func (a *app) ledgerExportCommand() *cobra.Command {
 		},
 	}
 	addLedger(cmd, &path)
-	cmd.Flags().StringVarP(&out, "output", "o", "", "write into this file, which appears when it is complete")
+	cmd.Flags().StringVarP(&out, "output", "o", "", "write to this file, which appears when it is complete")
 	return cmd
 }
 
-// output gives f standard output, or a file that appears when f is done.
+// output calls f with standard output, or with a file that appears when f is
+// done.
 func (a *app) output(path string, f func(io.Writer) error) (err error) {
 	if path == "" || path == "-" {
 		return f(resultWriter{a.con})
@@ -73,7 +75,7 @@ func (a *app) output(path string, f func(io.Writer) error) (err error) {
 	return durable.SyncDir(filepath.Dir(path))
 }
 
-// resultWriter is standard output, for results that are made elsewhere.
+// resultWriter is standard output for results that come as a stream.
 type resultWriter struct{ con *console }
 
 // Write implements [io.Writer].
@@ -92,17 +94,17 @@ func (a *app) ledgerImportCommand() *cobra.Command {
 	var path string
 	cmd := &cobra.Command{
 		Use:   "import FILE…",
-		Short: "Add what the ledgers of other hosts know (- for standard input)",
-		Long: `Add exports of other ledgers to this one, which is made if it is not there. A file
-is checked to its end before anything of it is added. What is known already stays.
+		Short: "Add the ledgers of other hosts (- for standard input)",
+		Long: `Add exports of other ledgers to this one, which is created if it does not exist.
+carload checks a file to its end before it adds anything. Existing entries stay.
 
-An import is believed as the ledger is: a target that can be asked is still asked
-whether it holds everything, one that can't be asked is not sent what the ledger
-says that it has.`,
+carload trusts an import as it trusts its own ledger: if a target can be asked,
+carload still asks it whether it has everything; otherwise carload does not send
+what the ledger lists.`,
 		Example: `  carload ledger import host-1.jsonl host-2.jsonl`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return usageError{errors.New("give the files that carload ledger export has made"), helpFor(cmd)}
+				return usageError{errors.New("give files that carload ledger export has written"), helpFor(cmd)}
 			}
 			return nil
 		},
@@ -112,7 +114,7 @@ says that it has.`,
 				return err
 			}
 			if path == noLedger {
-				return usagef("--ledger %s keeps nothing", noLedger)
+				return usagef("--ledger %s stores nothing", noLedger)
 			}
 			return a.openLedger(file, func(l *sqliteledger.Ledger) error {
 				for _, name := range args {
@@ -131,7 +133,7 @@ says that it has.`,
 	return cmd
 }
 
-// importExport checks all of an export and then adds it.
+// importExport checks a whole export and then adds it.
 func (a *app) importExport(cmd *cobra.Command, l *sqliteledger.Ledger, name string) (n int, err error) {
 	f, err := a.rereadable(name)
 	if err != nil {
@@ -160,7 +162,8 @@ func malformed(err error) error {
 	return err
 }
 
-// rereadable opens a file, or keeps standard input in one that has no name.
+// rereadable opens a file, or copies standard input into a temporary file
+// without a name.
 func (a *app) rereadable(name string) (*os.File, error) {
 	if name != "-" {
 		f, err := os.Open(name)
@@ -181,7 +184,7 @@ func spool(r io.Reader) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	_ = os.Remove(tmp.Name()) // where that is not possible it stays behind
+	_ = os.Remove(tmp.Name()) // stays behind where this is not possible
 	_, err = io.Copy(tmp, r)
 	if err == nil {
 		_, err = tmp.Seek(0, io.SeekStart)
@@ -192,17 +195,17 @@ func spool(r io.Reader) (*os.File, error) {
 	return tmp, nil
 }
 
-// outcomeRow is a row of "ledger report". Fields are only ever added.
+// outcomeRow is a row of "ledger report". New versions may only add fields.
 type outcomeRow struct {
 	Path     string    `json:"path"`
-	Bytes    *int64    `json:"bytes"` // null if nobody knows
+	Bytes    *int64    `json:"bytes"` // null if unknown
 	Root     string    `json:"root"`
 	Target   string    `json:"target"`
 	When     time.Time `json:"when,omitzero"`
-	Verified string    `json:"verified"` // how; empty if nobody knows, or it was not
+	Verified string    `json:"verified"` // how; empty if unknown or not verified
 	State    string    `json:"state"`
 	Error    string    `json:"error"`
-	RawPath  []byte    `json:"rawPath"` // the path, if it is no text: base64
+	RawPath  []byte    `json:"rawPath"` // the path in base64, if it is not valid text
 }
 
 // The states of a path in a report.
@@ -215,55 +218,55 @@ const (
 
 var outcomeColumns = []string{"path", "bytes", "root", "target", "when", "verified", "state", "error", "rawPath"}
 
-// mostFailures bounds the failures of all reports of runs together.
+// mostFailures limits the failures in all reports together.
 const mostFailures = 1 << 20
 
 func (a *app) ledgerReportCommand() *cobra.Command {
 	var path, list, out string
 	cmd := &cobra.Command{
 		Use:   "report [EXPORT…] [RUN…]",
-		Short: "Make one list of many ledgers: path, size, root, target, when, verified how",
-		Long: `Make one list of the exports of many ledgers, or of this host's ledger if none is
-given. Reports of runs (carload up --report) may be given as well: what failed in
-them, and is in no ledger, is in the list as failed. With --files-from, the paths
-that nobody knows of are in it as missing. Uploads that were begun and never
-verified are in it as unfinished, under their root.
+		Short: "Merge many ledgers into one list: path, size, root, target, time, verification",
+		Long: `Merge the exports of many ledgers into one list. Without exports, use this
+host's ledger. You can also give reports of runs (carload up --report): paths
+that failed in them, and are in no ledger, appear as failed. With --files-from,
+paths that nobody knows appear as missing. Uploads that began but were never
+verified appear as unfinished, under their root.
 
-The list is CSV, or JSON lines with --json or into a file that ends in .jsonl.
+The list is CSV, or JSON lines with --json or if the file name ends in .jsonl.
 If anything is failed, missing or unfinished, the exit code is 3.`,
 		Example: `  carload ledger report host*.jsonl run*.csv --files-from LIST -o all.csv`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if list == "-" {
-				return usagef("--files-from - can't be used here: the list is read twice")
+				return usagef("--files-from - does not work here: carload reads the list twice")
 			}
 			r := &ledgerReport{app: a, list: list, failed: map[string]reportRow{}}
 			if len(args) == 0 {
 				return a.withLedger(path, func(l *sqliteledger.Ledger) error { return r.write(cmd, l, out) })
 			}
 			if cmd.Flags().Changed("ledger") {
-				return usagef("--ledger and exports: export that ledger, too")
+				return usagef("you gave --ledger and exports: export that ledger too")
 			}
 			return r.gather(cmd, args, out)
 		},
 	}
 	addLedger(cmd, &path)
-	cmd.Flags().StringVar(&list, "files-from", "", "the paths that should be there, one a line; relative ones are below the current directory")
-	cmd.Flags().StringVarP(&out, "output", "o", "", "write into this file, .csv or .jsonl, which appears when it is complete")
+	cmd.Flags().StringVar(&list, "files-from", "", "the expected paths, one per line; relative ones are below the current directory")
+	cmd.Flags().StringVarP(&out, "output", "o", "", "write to this file, .csv or .jsonl, which appears when it is complete")
 	return cmd
 }
 
-// ledgerReport makes one list of many ledgers.
+// ledgerReport merges many ledgers into one list.
 type ledgerReport struct {
 	app    *app
-	list   string               // of paths that should be there
+	list   string               // expected paths
 	failed map[string]reportRow // by path
-	counts map[string]int       // rows by state
+	counts map[string]int       // number of rows by state
 	csv    *csv.Writer
 	json   io.Writer
 }
 
-// gather puts exports together in a ledger that is nobody's: it merges them, and
-// sorts what does not fit into memory.
+// gather imports the exports into a temporary ledger, which merges and sorts
+// what does not fit into memory.
 func (r *ledgerReport) gather(cmd *cobra.Command, args []string, out string) (err error) {
 	dir, err := os.MkdirTemp("", "carload-report-*")
 	if err != nil {
@@ -309,7 +312,7 @@ func (r *ledgerReport) take(cmd *cobra.Command, l *sqliteledger.Ledger, name str
 	}
 	for row, err := range rows {
 		if err != nil {
-			return coded{fmt.Errorf("neither an export of a ledger nor a report of a run: %w", err), exitMismatch}
+			return coded{fmt.Errorf("neither a ledger export nor a report of a run: %w", err), exitMismatch}
 		}
 		if row.Code == exitOK || row.Of != "" {
 			continue
@@ -321,7 +324,7 @@ func (r *ledgerReport) take(cmd *cobra.Command, l *sqliteledger.Ledger, name str
 			return err
 		}
 		if len(r.failed) == mostFailures {
-			return fmt.Errorf("more than %d paths failed: make reports of fewer runs", mostFailures)
+			return fmt.Errorf("more than %d paths failed: report on fewer runs", mostFailures)
 		}
 		r.failed[row.Path] = row
 	}
@@ -334,7 +337,7 @@ func pathKey(path string) [16]byte {
 	return [16]byte(sum[:])
 }
 
-// listed yields the absolute paths that should be there.
+// listed calls f with the absolute paths that are expected.
 func (r *ledgerReport) listed(f func(path string) error) error {
 	if r.list == "" {
 		return nil
@@ -356,7 +359,7 @@ func (r *ledgerReport) listed(f func(path string) error) error {
 
 func (r *ledgerReport) write(cmd *cobra.Command, l *sqliteledger.Ledger, out string) error {
 	r.counts = map[string]int{}
-	absent := map[[16]byte]bool{} // paths of the list that no ledger had so far
+	absent := map[[16]byte]bool{} // paths of the list that no ledger has so far
 	if err := r.listed(func(p string) error { absent[pathKey(p)] = true; return nil }); err != nil {
 		return err
 	}
@@ -428,7 +431,7 @@ func (r *ledgerReport) rows(cmd *cobra.Command, l *sqliteledger.Ledger, absent m
 		if err := fail(path); err != nil || !absent[pathKey(path)] {
 			return err
 		}
-		delete(absent, pathKey(path)) // though it may be in the list again
+		delete(absent, pathKey(path)) // the list may have it again
 		return r.add(outcomeRow{Path: path, State: stateMissing})
 	})
 	for _, path := range slices.Sorted(maps.Keys(r.failed)) {

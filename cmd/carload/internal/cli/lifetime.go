@@ -17,9 +17,9 @@ import (
 // grace is how long work in flight may take after the first signal.
 const grace = 30 * time.Second
 
-// lifetime ends in two stages. The first SIGINT or SIGTERM ends soft: nothing
-// new is started. After the grace period hard ends too. A second signal kills
-// the process at once.
+// lifetime ends in two stages. The first SIGINT or SIGTERM ends soft: the
+// engine starts nothing new. After the grace period hard ends too. A second
+// signal kills the process at once.
 type lifetime struct {
 	soft, hard context.Context //nolint:containedctx // of the whole process
 
@@ -28,14 +28,15 @@ type lifetime struct {
 	group errgroup.Group
 
 	mu   sync.Mutex
-	tell func() // says how far it is; nil if nothing is under way
+	tell func() // prints progress; nil if nothing is running
 }
 
 func newLifetime(ctx context.Context, con *console) *lifetime {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	// SIGPIPE says that nobody reads the output any more. The write fails as well,
-	// which is enough: the process must not die in the middle of its work.
+	// SIGPIPE means that nobody reads the output any more. The write fails as
+	// well, which is enough: the process must not die in the middle of its
+	// work.
 	broken := make(chan os.Signal, 1)
 	signal.Notify(broken, syscall.SIGPIPE)
 	asked, suspended := make(chan os.Signal, 1), make(chan os.Signal, 1)
@@ -65,7 +66,7 @@ func newLifetime(ctx context.Context, con *console) *lifetime {
 				}
 				return nil
 			})
-			con.say("carload: %s: stopping; once more stops at once", s)
+			con.say("carload: %s: stopping; a second signal stops at once", s)
 			cancelSoft(interrupted{s})
 			timer := time.NewTimer(grace)
 			defer timer.Stop()
@@ -88,15 +89,15 @@ func newLifetime(ctx context.Context, con *console) *lifetime {
 			case <-asked:
 				l.snapshot(con)
 			case <-suspended:
-				con.without(suspend) // the shell is next to write
+				con.without(suspend) // the shell writes next
 			}
 		}
 	})
 	return l
 }
 
-// onSnapshot names what says how far it is when a signal asks, until the function
-// that it returns is called.
+// onSnapshot sets the function that prints progress when a signal asks for it,
+// until the returned function is called.
 func (l *lifetime) onSnapshot(tell func()) (forget func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -113,20 +114,20 @@ func (l *lifetime) snapshot(con *console) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.tell == nil {
-		con.line("carload: nothing is under way that has a measure")
+		con.line("carload: nothing is running that could show progress")
 		return
 	}
 	l.tell()
 }
 
-// close lets go of the signals.
+// close stops handling signals.
 func (l *lifetime) close() {
 	l.end()
-	_ = l.group.Wait() // its goroutine has no errors
+	_ = l.group.Wait() // its goroutine returns no errors
 }
 
-// blame turns an error that only says that something was cut short into the
-// signal that cut it.
+// blame replaces an error that only reports a cancellation by the signal that
+// caused it.
 func (l *lifetime) blame(err error) error {
 	var s interrupted
 	if errors.As(context.Cause(l.soft), &s) && !errors.As(err, new(interrupted)) &&

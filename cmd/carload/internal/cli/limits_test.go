@@ -48,7 +48,7 @@ func TestFewDescriptors(t *testing.T) {
 		stdout, stderr, code := up(n, ledger...)
 		switch {
 		case code == 0 && stdout == string(root):
-		case code == 0 || stdout != "" || !strings.Contains(stderr, "too many open files") || !strings.Contains(stderr, "hint: let it have more") || strings.Contains(stderr, "goroutine"):
+		case code == 0 || stdout != "" || !strings.Contains(stderr, "too many open files") || !strings.Contains(stderr, "hint: raise the limit on open files") || strings.Contains(stderr, "goroutine"):
 			t.Errorf("%d descriptors: exit code %d, %q\n%s", n, code, stdout, stderr)
 		case n == 64:
 			t.Errorf("%d descriptors: exit code %d\n%s", n, code, stderr)

@@ -10,21 +10,22 @@ import (
 	"golang.org/x/term"
 )
 
-// live is the lines at the bottom of a terminal that change while a command
-// works. After each drawing the cursor is where they begin: then all that is
-// below it can be cleared, whatever became of the lines meanwhile. A terminal
-// that is made narrower breaks each of them into several.
+// live is the changing lines at the bottom of a terminal. After each drawing
+// the cursor is where they begin, so everything below it can be cleared,
+// whatever happened to the lines. A narrower terminal breaks each of them into
+// several.
 type live struct{ lines []string }
 
 const (
-	// The space is for tmux: it takes a clearing from the first column of the first
-	// row for one of the whole screen, and keeps what was there in its history.
+	// The space is for tmux: it treats clearing from the first column of the first
+	// row as clearing the whole screen, and keeps the old content in its history.
 	clearBelow = "\r \x1b[J\r"
-	wrapOff    = "\x1b[?7l" // what does not fit is cut, also if the width is no longer the one that was asked for
+	wrapOff    = "\x1b[?7l" // the terminal cuts long lines, even if its width has changed
 	wrapOn     = "\x1b[?7h"
 )
 
-// draw is what shows the lines at the cursor, and leaves it there.
+// draw returns the output that shows the lines at the cursor, and leaves the
+// cursor there.
 func (l *live) draw() string {
 	if len(l.lines) == 0 {
 		return ""
@@ -36,8 +37,7 @@ func (l *live) draw() string {
 	return wrapOff + strings.Join(l.lines, "\n") + wrapOn + "\r" + up
 }
 
-// show draws lines at the bottom of the terminal, instead of those that are
-// there.
+// show replaces the lines at the bottom of the terminal.
 func (c *console) show(lines []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -45,7 +45,7 @@ func (c *console) show(lines []string) {
 		c.live = new(live)
 	}
 	c.live.lines = lines
-	_, _ = io.WriteString(c.err, clearBelow+c.live.draw()) // nobody is left to tell
+	_, _ = io.WriteString(c.err, clearBelow+c.live.draw()) // there is nobody left to tell
 }
 
 // hide clears the lines that show drew.
@@ -53,13 +53,13 @@ func (c *console) hide() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.live != nil {
-		_, _ = io.WriteString(c.err, clearBelow) // nobody is left to tell
+		_, _ = io.WriteString(c.err, clearBelow) // there is nobody left to tell
 	}
 	c.live = nil
 }
 
-// terminalSize is the columns and rows of w, and what most have if it is no
-// terminal.
+// terminalSize returns the columns and rows of w, or the usual ones if w is not
+// a terminal.
 func terminalSize(w io.Writer) (columns, rows int) {
 	if f, ok := w.(*os.File); ok {
 		if columns, rows, err := term.GetSize(int(f.Fd())); err == nil && columns > 0 && rows > 0 {
@@ -69,7 +69,7 @@ func terminalSize(w io.Writer) (columns, rows int) {
 	return helpColumns, 24
 }
 
-// fit cuts a line to so many columns.
+// fit cuts a line to this many columns.
 func fit(line string, columns int) string { return runewidth.Truncate(line, max(columns, 1), "…") }
 
 // without calls f while the lines are cleared and nothing is written.
@@ -77,23 +77,23 @@ func (c *console) without(f func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.live != nil {
-		_, _ = io.WriteString(c.err, clearBelow) // nobody is left to tell
+		_, _ = io.WriteString(c.err, clearBelow) // there is nobody left to tell
 	}
 	f()
 }
 
-// leaveWait bounds how long leave waits for a write to the terminal to end.
+// leaveWait limits how long leave waits for a write to the terminal.
 const leaveWait = time.Second
 
-// leave clears the lines at the bottom when the process is about to end by a
-// signal, and nothing is written after that. A terminal that takes nothing is not
-// waited for.
+// leave clears the lines at the bottom before the process ends by a signal, and
+// blocks all later output. It does not wait for a terminal that accepts
+// nothing.
 func (c *console) leave() {
 	cleared := make(chan struct{})
 	go func() {
-		c.mu.Lock() // for good
+		c.mu.Lock() // never unlocked
 		if c.live != nil {
-			_, _ = io.WriteString(c.err, clearBelow) // nobody is left to tell
+			_, _ = io.WriteString(c.err, clearBelow) // there is nobody left to tell
 		}
 		close(cleared)
 	}()

@@ -78,8 +78,8 @@ func TestSignalsOnATerminal(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.await(func(s string) bool {
-		_, after, found := strings.Cut(s, "\r \x1b[J\rcarload: interrupt: stopping; once more stops at once\r\n")
-		return found && strings.Contains(after, "\r \x1b[J\rwaiting for 1 shard on the way") && strings.Contains(after, "sending  ")
+		_, after, found := strings.Cut(s, "\r \x1b[J\rcarload: interrupt: stopping; a second signal stops at once\r\n")
+		return found && strings.Contains(after, "\r \x1b[J\rwaiting for 1 shard in flight") && strings.Contains(after, "sending  ")
 	})
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)

@@ -28,7 +28,7 @@ func (a *app) openLog(cmd *cobra.Command) error {
 		if err != nil {
 			return usageError{error: err}
 		}
-		w = f // closed by the end of the process: lines may come until then
+		w = f // the end of the process closes it, because lines may come until then
 	}
 	opts := &slog.HandlerOptions{Level: level}
 	switch a.global.logFormat {
@@ -43,8 +43,8 @@ func (a *app) openLog(cmd *cobra.Command) error {
 	return nil
 }
 
-// takeLibraryLog makes what boxo and what it stands on have to say part of a
-// log. Left alone, they write to stderr in a form of their own.
+// takeLibraryLog sends the log of boxo and its dependencies to ours. By default
+// they write to stderr in their own format.
 func takeLibraryLog(log *slog.Logger) { golog.SetPrimaryCore(libraryLog{log.Handler()}) }
 
 // libraryLog is a zapcore.Core over a slog.Handler.

@@ -19,7 +19,7 @@ import (
 	"github.com/carload/carload/uploader/nftstorage"
 )
 
-// loginFlags say which service is meant.
+// loginFlags name the service.
 type loginFlags struct {
 	end        endpointFlags
 	secretFile string
@@ -39,14 +39,14 @@ func (a *app) loginCommand() *cobra.Command {
 	var l loginFlags
 	cmd := &cobra.Command{
 		Use:   "login --endpoint URL",
-		Short: "Keep the API key of a service, so that no command has to be given it",
-		Long: `Ask for the API key of a service, see whether the service takes it, and keep it:
-in the system's keyring, or where there is none in a file that only you can read.
-Commands with this --endpoint use it then, unless CARLOAD_TOKEN, --token-file or
---token-command say another. It is never sent anywhere else.
+		Short: "Store the API key of a service, so that other commands need no token",
+		Long: `Ask for the API key of a service, check that the service accepts it, and store
+it: in the system's keyring, or, if there is none, in a file that only you can
+read. Commands with this --endpoint then use it, unless you set CARLOAD_TOKEN,
+--token-file or --token-command. carload never sends it anywhere else.
 
-The key is typed on the terminal, where it is not shown, or read by --secret-file.
-"carload target add" does the same for a target with a name.`,
+Type the key on the terminal, which does not show it, or read it from a file
+with --secret-file. "carload target add" does the same for a target with a name.`,
 		Example: `  carload login --endpoint https://api.example.org
   pass show api | carload login --endpoint https://api.example.org --secret-file -`,
 		Args: noArgs,
@@ -56,8 +56,8 @@ The key is typed on the terminal, where it is not shown, or read by --secret-fil
 	f := cmd.Flags()
 	f.StringVar(&l.secretFile, "secret-file", "", "file to read the secret from; - for standard input")
 	f.BoolVar(&l.end.insecureHTTP, "insecure-http", false, "send the key unencrypted to another machine")
-	f.StringVar(&l.end.caCert, "ca-cert", "", "trust the certificate authorities in this PEM file as well as the system's")
-	f.DurationVar(&l.end.stall, "stall-timeout", time.Minute, "give a request up when no byte moved for so long")
+	f.StringVar(&l.end.caCert, "ca-cert", "", "trust the certificate authorities in this PEM file too")
+	f.DurationVar(&l.end.stall, "stall-timeout", time.Minute, "give up a request when no byte has moved for this long")
 	return cmd
 }
 
@@ -65,7 +65,7 @@ func (a *app) logoutCommand() *cobra.Command {
 	var l loginFlags
 	cmd := &cobra.Command{
 		Use:     "logout --endpoint URL",
-		Short:   "Forget the API key that login keeps",
+		Short:   "Remove the API key that login stored",
 		Example: "  carload logout --endpoint https://api.example.org",
 		Args:    noArgs,
 		RunE: func(*cobra.Command, []string) error {
@@ -75,7 +75,7 @@ func (a *app) logoutCommand() *cobra.Command {
 			}
 			where := a.loginWhere(name)
 			if where == "" {
-				return usagef("carload login keeps no key of %s", origin)
+				return usagef("carload login has stored no key for %s", origin)
 			}
 			if err := errors.Join(a.dropSecret(name, where), a.dropMark(name)); err != nil {
 				return err
@@ -88,11 +88,11 @@ func (a *app) logoutCommand() *cobra.Command {
 	return cmd
 }
 
-// loginName is what the key of a service is kept under. It can't be the name of a
-// target.
+// loginName returns the name under which the key of a service is stored. No
+// target can have that name.
 func loginName(endpoint string) (name, origin string, err error) {
 	if endpoint == "" {
-		return "", "", usagef("say which service is meant by --endpoint")
+		return "", "", usagef("name the service with --endpoint")
 	}
 	u, err := url.Parse(endpoint)
 	if err != nil || u.Host == "" || u.User != nil || u.Scheme != "http" && u.Scheme != "https" {
@@ -132,14 +132,14 @@ func (a *app) login(ctx context.Context, l loginFlags) error {
 	if err := a.mark(name, where); err != nil {
 		return errors.Join(err, a.dropSecret(name, where))
 	}
-	if was != "" && was != where { // last, so that a failure leaves the user one of the two
+	if was != "" && was != where { // last, so that after a failure the user still has one of the two
 		if err := a.dropSecret(name, was); err != nil {
 			return err
 		}
 	}
 	a.con.event(loginEvent{header("login"), origin, where})
 	a.con.result(origin + "\t" + where)
-	a.con.say("the key is in the %s; carload logout --endpoint %s forgets it", where, origin)
+	a.con.say("the key is stored in the %s; carload logout --endpoint %s removes it", where, origin)
 	return nil
 }
 
@@ -162,16 +162,16 @@ func (a *app) readLogin(file, origin string) (secret string, err error) {
 			return "", ask.err
 		}
 	default:
-		return "", usagef("give the key by --secret-file, - for standard input")
+		return "", usagef("pass the key with --secret-file, - for standard input")
 	}
 	if secret = strings.TrimSpace(secret); secret == "" {
-		return "", usagef("there is no key in it")
+		return "", usagef("the key is empty")
 	}
 	return secret, nil
 }
 
-// isTaken tells whether a service takes a key: it is asked for the first of its
-// uploads.
+// isTaken checks whether a service accepts a key, by asking for the first of
+// its uploads.
 func isTaken(ctx context.Context, t uploader.Lister) error {
 	for _, err := range t.List(ctx) {
 		return err
@@ -179,8 +179,9 @@ func isTaken(ctx context.Context, t uploader.Lister) error {
 	return nil
 }
 
-// keyringMark ends the name of the empty file that says that a key is in the
-// keyring: a keyring is not asked, and maybe unlocked, for one that it has not.
+// keyringMark is the suffix of an empty file that records that a key is in the
+// keyring. Without the file, carload does not ask the keyring, which might have
+// to be unlocked.
 const keyringMark = ".keyring"
 
 func (a *app) mark(name, where string) error {
@@ -208,7 +209,7 @@ func (a *app) dropMark(name string) error {
 	return nil
 }
 
-// loginWhere tells where the key of a service is kept; empty if it is not.
+// loginWhere says where the key of a service is stored; empty if it is not.
 func (a *app) loginWhere(name string) string {
 	path, err := a.secretPath(name)
 	if err != nil {
@@ -223,7 +224,8 @@ func (a *app) loginWhere(name string) string {
 	return ""
 }
 
-// loginSecret is the key that login keeps of a service; empty if there is none.
+// loginSecret returns the key that login stored for a service; empty if there
+// is none.
 func (a *app) loginSecret(endpoint string) (string, error) {
 	name, origin, err := loginName(endpoint)
 	if err != nil {
@@ -235,7 +237,7 @@ func (a *app) loginSecret(endpoint string) (string, error) {
 	}
 	secret, err := a.readSecret(name, where)
 	if err != nil {
-		return "", withHint(fmt.Errorf("the key of %s: %w", origin, err), "carload login keeps it anew")
+		return "", withHint(fmt.Errorf("the key of %s: %w", origin, err), "carload login stores it again")
 	}
 	return secret, nil
 }

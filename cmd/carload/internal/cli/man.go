@@ -14,8 +14,8 @@ func (a *app) manCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "man DIR",
 		Short: "Write man pages into a directory",
-		Long: `Write the pages of the help as man pages into a directory, which is made if it
-is not there: one for each command (section 1) and each topic (section 7).`,
+		Long: `Write the help as man pages into a directory, which is created if missing: one
+page for each command (section 1) and each topic (section 7).`,
 		Example: `  carload man ~/.local/share/man/man1
   carload man pages && man pages/carload-up.1`,
 		Args: oneArg("the directory"),
@@ -108,8 +108,8 @@ func manRef(c *cobra.Command) string {
 	return `\fB` + roffText(manName(c)) + `\fR(` + manSection(c) + ")"
 }
 
-// commitDay is the day of what was built, so that the pages are the same whenever
-// they are made.
+// commitDay is the day of the commit, so that repeated builds give the same
+// pages.
 func commitDay() string {
 	info, _ := debug.ReadBuildInfo()
 	if info == nil {
@@ -135,10 +135,10 @@ func (r *roff) macro(name string, args ...string) {
 	r.WriteByte('\n')
 }
 
-// text writes a line that is troff already.
+// text writes a line of troff.
 func (r *roff) text(s string) { r.WriteString(s + "\n") }
 
-// prose writes paragraphs. Lines that are indented stay as they are.
+// prose writes paragraphs. Indented lines stay as they are.
 func (r *roff) prose(s string) {
 	for i, paragraph := range strings.Split(strings.TrimSpace(s), "\n\n") {
 		if strings.HasPrefix(paragraph, " ") || strings.Contains(paragraph, "\n ") {
@@ -159,7 +159,7 @@ func (r *roff) literal(s string) {
 	r.macro("fi")
 }
 
-// roffText is text that troff prints as it is.
+// roffText escapes text so that troff prints it unchanged.
 func roffText(s string) string {
 	s = strings.NewReplacer(`\`, `\e`, "-", `\-`, "'", `\(aq`, "`", `\(ga`, "^", `\(ha`, "~", `\(ti`).Replace(s)
 	lines := strings.Split(s, "\n")

@@ -2,10 +2,10 @@ package cli
 
 import "time"
 
-// meterWindow is how far back a rate looks.
+// meterWindow is the period over which a rate is measured.
 const meterWindow = 30 * time.Second
 
-// meter works out the rate of a counter over the last seconds.
+// meter computes the rate of a counter over the last seconds.
 type meter struct{ samples []sample }
 
 type sample struct {
@@ -13,20 +13,20 @@ type sample struct {
 	count int64
 }
 
-// add notes the counter. A counter that went back (bytes of a failed try are
-// taken back) is fine. After a clock that went back it begins anew.
+// add records the counter. The counter may go back, when bytes of a failed
+// attempt are subtracted. If the clock goes back, the meter starts again.
 func (m *meter) add(at time.Time, count int64) {
 	if n := len(m.samples); n > 0 && at.Before(m.samples[n-1].at) {
 		m.samples = m.samples[:0]
 	}
 	m.samples = append(m.samples, sample{at, count})
-	// One sample older than the window stays, to measure from.
+	// Keep one sample older than the window, to measure from.
 	for len(m.samples) > 2 && at.Sub(m.samples[1].at) >= meterWindow {
 		m.samples = m.samples[1:]
 	}
 }
 
-// rate is in units per second; it is 0 if nothing can be said.
+// rate returns units per second, or 0 if it is unknown.
 func (m *meter) rate() float64 {
 	if len(m.samples) < 2 {
 		return 0
@@ -39,14 +39,14 @@ func (m *meter) rate() float64 {
 	return float64(last.count-first.count) / seconds
 }
 
-// etaAfter is how long a rate has to be known before anything is made of it, and
-// mostETA the longest time that is worth telling.
+// etaAfter is how long a rate must be known before we estimate from it, and
+// mostETA the longest time worth showing.
 const (
 	etaAfter = 5 * time.Second
 	mostETA  = 100 * time.Hour
 )
 
-// eta is how long what is left will take at this rate, for people; empty if that
+// eta estimates how long the rest will take, for people. It is empty if that
 // would be a guess.
 func (m *meter) eta(left int64) string {
 	r := m.rate()
@@ -60,7 +60,7 @@ func (m *meter) eta(left int64) string {
 	return "about " + formatDuration(d.Round(time.Second))
 }
 
-// formatDuration is a duration for people.
+// formatDuration formats a duration for people.
 func formatDuration(d time.Duration) string {
 	switch {
 	case d < time.Second:

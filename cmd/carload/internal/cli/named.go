@@ -24,9 +24,9 @@ import (
 	"github.com/carload/carload/uploader/nftstorage"
 )
 
-// The kinds of targets, as they are called in the configuration.
+// The kinds of targets, as named in the configuration.
 const (
-	kindService = "service" // speaks the API of NFT.Storage
+	kindService = "service" // speaks the NFT.Storage API
 	kindStore   = "store"   // the built-in service over a directory
 	kindKubo    = "kubo"
 	kindBucket  = "s3"
@@ -34,7 +34,7 @@ const (
 	kindDir     = "dir"
 )
 
-// targetConfig is a target of the configuration: what is below [targets.NAME].
+// targetConfig is a target in the configuration: the table [targets.NAME].
 type targetConfig struct {
 	Type         string `toml:"type"`
 	URL          string `toml:"url,omitempty"`
@@ -43,24 +43,25 @@ type targetConfig struct {
 	Files        string `toml:"files,omitempty"` // in the files of a Kubo node
 	TokenFile    string `toml:"token-file,omitempty"`
 	TokenCommand string `toml:"token-command,omitempty"`
-	Secret       string `toml:"secret,omitempty"` // where it is kept: keyring or file
+	Secret       string `toml:"secret,omitempty"` // where the secret is stored: keyring or file
 	InsecureHTTP bool   `toml:"insecure-http,omitempty"`
 	CACert       string `toml:"ca-cert,omitempty"`
 	TPSLimit     string `toml:"tpslimit,omitempty"`
-	Allocations  string `toml:"allocations,omitempty"` // peers of a cluster, with commas between
-	Endpoint     string `toml:"endpoint,omitempty"`    // of a storage that is not AWS; as the next three for buckets
+	Allocations  string `toml:"allocations,omitempty"` // peers of a cluster, separated by commas
+	Endpoint     string `toml:"endpoint,omitempty"`    // of storage other than AWS; this and the next three are for buckets
 	Region       string `toml:"region,omitempty"`
 	Profile      string `toml:"profile,omitempty"` // of the AWS configuration
 	Import       bool   `toml:"import,omitempty"`
 }
 
-// targetsKey is the table of the configuration that holds targets.
+// targetsKey is the table of the configuration that contains targets.
 const targetsKey = "targets"
 
-// targetName is what a target may be called: nothing that could be a URL.
+// targetName matches the names that a target may have: nothing that could be a
+// URL.
 var targetName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
-// decodeTargets reads the table of targets out of a configuration.
+// decodeTargets reads the table of targets from a configuration.
 func decodeTargets(table any) (map[string]targetConfig, error) {
 	text, err := toml.Marshal(table)
 	if err != nil {
@@ -84,12 +85,12 @@ func decodeTargets(table any) (map[string]targetConfig, error) {
 	return targets, nil
 }
 
-// targetSettings are the names of a target's settings.
+// targetSettings returns the names of a target's settings.
 func targetSettings() []string {
 	return []string{"type", "url", "path", "gateway", "files", "token-file", "token-command", "secret", "insecure-http", "ca-cert", "tpslimit", "allocations", "endpoint", "region", "profile", "import"}
 }
 
-// kinds tell which settings each kind of target has, besides its type.
+// kinds lists the settings of each kind of target, besides its type.
 var kinds = map[string][]string{
 	kindService: {"url", "gateway", "token-file", "token-command", "secret", "insecure-http", "ca-cert", "tpslimit"},
 	kindStore:   {"path"},
@@ -99,14 +100,14 @@ var kinds = map[string][]string{
 	kindDir:     {"path"},
 }
 
-// validate returns what is wrong with a target of this name.
+// validate checks a target with this name.
 func (t targetConfig) validate(name string) error {
 	if !targetName.MatchString(name) {
-		return fmt.Errorf("%q is no name for a target: use letters, digits, and ._- after the first", name)
+		return fmt.Errorf("%q can't be the name of a target: use letters and digits, and after the first also ._-", name)
 	}
 	known, ok := kinds[t.Type]
 	if !ok {
-		return fmt.Errorf("target %q: the type %q is none of %s", name, t.Type, strings.Join(slices.Sorted(maps.Keys(kinds)), ", "))
+		return fmt.Errorf("target %q: %q is not a type; use one of %s", name, t.Type, strings.Join(slices.Sorted(maps.Keys(kinds)), ", "))
 	}
 	text, err := toml.Marshal(t)
 	if err != nil {
@@ -123,19 +124,19 @@ func (t targetConfig) validate(name string) error {
 	}
 	switch {
 	case slices.Contains(known, "url") && t.URL == "":
-		return fmt.Errorf("target %q: there is no url", name)
+		return fmt.Errorf("target %q: it has no url", name)
 	case t.Type == kindDir && t.Path == "":
-		return fmt.Errorf("target %q: there is no path", name)
+		return fmt.Errorf("target %q: it has no path", name)
 	case t.Secret != "" && t.Secret != secretInKeyring && t.Secret != secretInFile:
-		return fmt.Errorf("target %q: a secret is kept in the %s or in a %s, not in %q", name, secretInKeyring, secretInFile, t.Secret)
+		return fmt.Errorf("target %q: the secret can be in the %s or in a %s, but not in %q", name, secretInKeyring, secretInFile, t.Secret)
 	}
 	if u, err := url.Parse(t.URL); err != nil || u.User != nil {
-		return fmt.Errorf("target %q: the url must be one without a user name and password", name)
+		return fmt.Errorf("target %q: the url must not contain a user name and password", name)
 	}
 	return nil
 }
 
-// where is the target in the form that --to takes.
+// where returns the target in the form that --to accepts.
 func (t targetConfig) where() string {
 	switch t.Type {
 	case kindKubo, kindCluster:
@@ -146,12 +147,12 @@ func (t targetConfig) where() string {
 	return t.URL
 }
 
-// parseTarget reads what --to takes besides names.
+// parseTarget parses a --to that is not a name.
 func (a *app) parseTarget(s string) (targetConfig, error) {
 	scheme, rest, ok := strings.Cut(s, ":")
 	if !ok {
 		return targetConfig{}, withHint(usagef("there is no target called %q%s", s, suggestion(s, slices.Collect(maps.Keys(a.settings.targets)))),
-			`"carload target add" makes one; --to also takes https://…, kubo://…, s3://BUCKET/PREFIX, cluster://…, dir:PATH and store:`)
+			`"carload target add" adds one; --to also accepts https://…, kubo://…, s3://BUCKET/PREFIX, cluster://…, dir:PATH and store:`)
 	}
 	switch scheme {
 	case "http", "https":
@@ -183,8 +184,8 @@ func (a *app) parseTarget(s string) (targetConfig, error) {
 	return targetConfig{}, usagef("target %q: use https://…, kubo://…, s3://BUCKET/PREFIX, cluster://…, dir:PATH, store: or the name of a target", s)
 }
 
-// kuboAddress is the address after "kubo:" as the target takes it. Without one
-// it is the node of this user on this machine.
+// kuboAddress returns the address after "kubo:" in the form that the target
+// takes. An empty address means this user's node on this machine.
 func (a *app) kuboAddress(scheme, rest string) (string, error) {
 	if over, ok := strings.CutPrefix(scheme, "kubo+"); ok {
 		return over + ":" + rest, nil
@@ -201,12 +202,12 @@ func (a *app) kuboAddress(scheme, rest string) (string, error) {
 	}
 	p, err := os.ReadFile(filepath.Join(repo, "api"))
 	if err != nil {
-		return "", withHint(usagef("no Kubo node is running for this user: %w", err), "start it by ipfs daemon, or say where it is, as in kubo://127.0.0.1:5001")
+		return "", withHint(usagef("no Kubo node is running for this user: %w", err), "start it with ipfs daemon, or name another one, such as kubo://127.0.0.1:5001")
 	}
 	return strings.TrimSpace(string(p)), nil
 }
 
-// open makes the target of a configuration. The flags are those of the command.
+// open opens a target from the configuration, with the flags of the command.
 func (a *app) open(ctx context.Context, f endpointFlags, name string, c targetConfig) (*target, error) {
 	switch c.Type {
 	case kindStore:
@@ -235,7 +236,7 @@ func (a *app) open(ctx context.Context, f endpointFlags, name string, c targetCo
 	return a.openWith(f, c, secret)
 }
 
-// openWith makes the target of a configuration that has a secret.
+// openWith opens a target from the configuration with its secret.
 func (a *app) openWith(f endpointFlags, c targetConfig, secret string) (*target, error) {
 	f, err := f.with(c)
 	if err != nil {
@@ -294,14 +295,14 @@ func (a *app) openCluster(f endpointFlags, c targetConfig, secret string) (*targ
 	return &target{Target: t, closers: []func() error{t.Close}}, nil
 }
 
-// openBucket makes a target of a bucket. Who asks is found where the programs
-// of AWS look for it: the environment, ~/.aws, and the role of the machine.
+// openBucket opens a bucket as a target. It finds credentials where the AWS
+// tools do: in the environment, in ~/.aws, and in the role of the machine.
 func (a *app) openBucket(ctx context.Context, f endpointFlags, c targetConfig) (*target, error) {
 	return a.openBucketAs(ctx, f, c, nil)
 }
 
-// openBucketAs is openBucket with what is made of the credentials; nil for what
-// they are.
+// openBucketAs is openBucket with changed credentials; as is nil to leave them
+// as they are.
 func (a *app) openBucketAs(ctx context.Context, f endpointFlags, c targetConfig, as func(aws.Credentials) aws.Credentials) (*target, error) {
 	trust, err := f.tls()
 	if err != nil {
@@ -329,12 +330,11 @@ func (a *app) openBucketAs(ctx context.Context, f endpointFlags, c targetConfig,
 	return &target{Target: b, closers: []func() error{b.Close}}, nil
 }
 
-// kuboVariable holds the secret of a Kubo node that has no name here.
+// kuboVariable contains the secret of a Kubo node that is not a named target.
 const kuboVariable = "CARLOAD_KUBO_AUTH"
 
-// secretOf finds the secret of a target. That of one with a name comes from
-// where its configuration says, and from nowhere else: the key in the
-// environment is for another.
+// secretOf finds the secret of a target. For a named target it looks only where
+// the configuration says: the key in the environment is for another one.
 func (a *app) secretOf(ctx context.Context, f endpointFlags, name string, c targetConfig) (string, error) {
 	switch {
 	case c.TokenFile != "" || c.TokenCommand != "":

@@ -16,15 +16,17 @@ import (
 // objectScheme begins the URL of an object in a bucket, or of a prefix.
 const objectScheme = "s3://"
 
-// objectReaders is how many goroutines read objects: they wait for them more than
-// they compute. Each is somewhere else in an object, which keeps what they all need.
+// objectReaders is the number of goroutines that read objects, which wait more
+// than they compute. Each one reads elsewhere in an object, and the object
+// buffers for all of them.
 const objectReaders = 8
 
-// objectStall is how long a request for an object may move no byte.
+// objectStall is how long a request for an object may move no bytes.
 const objectStall = time.Minute
 
-// bucket is the one of that name. It is asked as a target of the configuration
-// that is in it, if there is one, and otherwise as the environment says.
+// bucket returns the bucket with this name. If a target of the configuration is
+// in it, it uses the settings of that target, otherwise those of the
+// environment.
 func (s *source) bucket(ctx context.Context, name string) (*bucket.Target, error) {
 	if t := s.buckets[name]; t != nil {
 		return t.Target.(*bucket.Target), nil
@@ -48,7 +50,7 @@ func (s *source) bucket(ctx context.Context, name string) (*bucket.Target, error
 	return t.Target.(*bucket.Target), nil
 }
 
-// close lets go of what inputs were read from.
+// close closes what inputs were read from.
 func (s *source) close() error {
 	var errs []error
 	for _, t := range s.buckets {
@@ -57,7 +59,7 @@ func (s *source) close() error {
 	return errors.Join(errs...)
 }
 
-// object finds the object of a URL.
+// object finds the object at a URL.
 func (s *source) object(url string) (*bucket.Object, error) {
 	name, key, _ := strings.Cut(strings.TrimPrefix(url, objectScheme), "/")
 	b, err := s.bucket(s.app.life.hard, name)
@@ -67,8 +69,8 @@ func (s *source) object(url string) (*bucket.Object, error) {
 	return b.Object(s.app.life.hard, key)
 }
 
-// openObject makes the input of a URL: of an object, or of all objects whose keys
-// begin with it and a slash, as a directory.
+// openObject makes the input for a URL: an object, or, as a directory, all
+// objects whose keys begin with it and a slash.
 func (s *source) openObject(url string) (uploader.Input, error) {
 	opts := s.options
 	if s.flags.hashers == 0 {
@@ -101,8 +103,8 @@ func (s *source) openObject(url string) (uploader.Input, error) {
 	return warned{uploader.Tree(strings.TrimSuffix(url, "/"), tree, treeOpts), s.app.con}, nil
 }
 
-// objectTree makes a tree of all objects below a prefix, and tells how many there
-// are.
+// objectTree makes a tree of all objects below a prefix, and returns how many
+// there are.
 func (s *source) objectTree(b *bucket.Target, prefix string) (*chunker.Tree, int, error) {
 	wanted, err := s.options.Wanted()
 	if err != nil {
@@ -128,7 +130,7 @@ func (s *source) objectTree(b *bucket.Target, prefix string) (*chunker.Tree, int
 			continue
 		}
 		if path.Clean("/" + at)[1:] != at {
-			err = fmt.Errorf("%q: its key is no path: %w", o.Name(), chunker.ErrName)
+			err = fmt.Errorf("%q: the key is not a path: %w", o.Name(), chunker.ErrName)
 		} else if isFile {
 			stat := chunker.Stat{}
 			if s.options.ModTime {

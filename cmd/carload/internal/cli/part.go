@@ -12,13 +12,12 @@ import (
 	"time"
 )
 
-// maxParts is more hosts than anybody divides a list among.
+// maxParts is more than the hosts that anybody would use.
 const maxParts = 1 << 20
 
-// part is the flag --part: which of the inputs are this run's, when several
-// runs divide them among themselves. "3/16" is the third of sixteen parts.
-// "auto/16" and "auto" take the number from the array job that the run is of.
-// The zero value takes all.
+// part is the flag --part: which inputs this run takes when several runs divide
+// them. "3/16" is the third of sixteen parts. "auto/16" and "auto" take the
+// number from the array job. The zero value takes everything.
 type part struct {
 	text  string
 	index int // from 0; negative until resolve
@@ -50,8 +49,8 @@ func (p *part) String() string { return p.text }
 // Type implements pflag.Value.
 func (p *part) Type() string { return "part" }
 
-// resolve finds the number that "auto" means: that of the pod of an indexed
-// Kubernetes job, or of the task of a Slurm array.
+// resolve finds the number for "auto": that of the pod of an indexed Kubernetes
+// job, or of the task of a Slurm array.
 func (p *part) resolve(env environment) error {
 	if p.text == "" || p.index >= 0 {
 		return nil
@@ -62,7 +61,7 @@ func (p *part) resolve(env environment) error {
 		}
 		n, err := strconv.Atoi(env[name])
 		if err != nil || n < 0 {
-			return 0, fmt.Errorf("--part %s: the variable %s is %q, which is no number", p.text, name, env[name])
+			return 0, fmt.Errorf("--part %s: the variable %s is %q, which is not a number", p.text, name, env[name])
 		}
 		return n, nil
 	}
@@ -103,8 +102,8 @@ func (p *part) resolve(env environment) error {
 	return nil
 }
 
-// takes tells whether a path is of this part. It goes by a hash of the path as
-// it was given, so that all runs agree without asking one another.
+// takes reports whether a path belongs to this part. It uses a hash of the path
+// as given, so all runs agree without asking one another.
 func (p *part) takes(path string) bool {
 	if p.count <= 1 {
 		return true
@@ -113,9 +112,9 @@ func (p *part) takes(path string) bool {
 	return binary.BigEndian.Uint64(sum[:])%uint64(p.count) == uint64(p.index) //nolint:gosec // neither is negative
 }
 
-// share is the flag --rate-share: the part of the rate of a token that this
-// run takes, when several hosts use the token. The zero value takes all. With @
-// before it is the file that the part is in, which may change during the run.
+// share is the flag --rate-share: the part of a token's rate that this run
+// uses, when several hosts use the token. The zero value uses all of it. After
+// an @, the flag names a file with the part, which may change during the run.
 type share struct {
 	text     string
 	num, den int
@@ -150,24 +149,25 @@ func (s *share) String() string { return s.text }
 // Type implements pflag.Value.
 func (s *share) Type() string { return "fraction" }
 
-// of is the share of a number of requests, rounded down: what all hosts send
-// together must not exceed the number, in whatever window one looks.
+// of returns the share of a number of requests, rounded down: all hosts
+// together must not exceed the number in any window.
 func (s *share) of(requests int) (int, error) {
 	if s.den == 0 {
 		return requests, nil
 	}
 	n := requests * s.num / s.den
 	if n == 0 {
-		return 0, fmt.Errorf("--rate-share %s of %d requests is less than one: use fewer hosts for a token, or a token for each", s.text, requests)
+		return 0, fmt.Errorf("--rate-share %s of %d requests is less than one: use fewer hosts per token, or a token for each", s.text, requests)
 	}
 	return n, nil
 }
 
-// maxShareBytes is more than any fraction has.
+// maxShareBytes is more than any fraction needs.
 const maxShareBytes = 64
 
-// now is the share that the file has, of a number of requests in a window. 0/1 is
-// none for now. Of less than one request it is one in a longer window.
+// now returns the share of a number of requests in a window that the file has
+// now. 0/1 means none for now. If the share is less than one request, now
+// returns one request in a longer window.
 func (s *share) now(requests int, window time.Duration) (int, time.Duration, error) {
 	f, err := os.Open(s.file)
 	if err != nil {

@@ -25,7 +25,8 @@ import (
 	"github.com/carload/carload/uploader/dirtarget"
 )
 
-// pieceLine is a result: both piece CIDs, both sizes, and what it is of.
+// pieceLine is a result: both piece CIDs, both sizes, and the name of the file
+// or shard.
 func pieceLine(p piece.Piece, of string) string {
 	return fmt.Sprintf("%s\t%s\t%d\t%d\t%s", p.V2(), p.V1(), p.RawSize, p.PaddedSize(), of)
 }
@@ -33,14 +34,14 @@ func pieceLine(p piece.Piece, of string) string {
 func (a *app) pieceCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "piece FILE…",
-		Short: "Compute the Filecoin piece CIDs of files as they are",
-		Long: `Compute the Filecoin piece CIDs of files, such as shards that "carload pack"
-wrote. The whole file is the piece, whatever is in it. Of a directory all .car
-files in it are taken, and - is standard input.
+		Short: "Compute the Filecoin piece CIDs of whole files",
+		Long: `Compute the Filecoin piece CIDs of files, such as shards from "carload pack".
+The whole file is the piece, whatever it contains. If you give a directory,
+carload takes all .car files in it; - is standard input.
 
-A line has the piece CID of version 2 (bafkzcib…, with the sizes in it), that of
-version 1 (baga6ea4seaq…), the size of the file, the padded size of the piece,
-and the path.`,
+Each line has the piece CID of version 2 (bafkzcib…, which contains the sizes),
+of version 1 (baga6ea4seaq…), the size of the file, the padded size of the
+piece, and the path.`,
 		Example: `  carload piece shards/
   carload pack movie.mkv -o shards --max-shard-bytes 66584576 --piece-cids`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -56,7 +57,7 @@ and the path.`,
 					}
 					paths = append(paths, cars...)
 				default:
-					paths = append(paths, arg) // what can't be opened is told then
+					paths = append(paths, arg) // errors from opening it come later
 				}
 			}
 			if len(paths) == 0 {
@@ -71,11 +72,11 @@ func (a *app) piecesOfStoreCommand() *cobra.Command {
 	var dir string
 	cmd := &cobra.Command{
 		Use:   "pieces",
-		Short: "The Filecoin piece CIDs of all shards in the store",
-		Long: `Print the Filecoin piece CIDs of all shards that are not damaged: the line of
-"carload piece", with the CAR CID in the place of the path. They are computed
-once and kept. Then "carload serve" gives the shards as /piece/PIECE_CID to
-storage providers.`,
+		Short: "Print the Filecoin piece CIDs of all shards in the store",
+		Long: `Print the Filecoin piece CIDs of all undamaged shards: lines as from "carload
+piece", with the CAR CID instead of the path. The store computes them once and
+keeps them. Then "carload serve" serves the shards to storage providers as
+/piece/PIECE_CID.`,
 		Example: `  carload service pieces --piece-manifest pieces.csv`,
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -106,8 +107,7 @@ type pieceEvent struct {
 	pieceFields
 }
 
-// pieceFields are what is said of a piece, by the names that tools for making
-// deals use.
+// pieceFields describes a piece, with the names that deal-making tools use.
 type pieceFields struct {
 	PieceCID   string `json:"pieceCid"`
 	PieceCIDV2 string `json:"pieceCidV2"`
@@ -122,8 +122,8 @@ func fieldsOf(p *piece.Piece) *pieceFields {
 	return &pieceFields{p.V1().String(), p.V2().String(), p.RawSize, p.PaddedSize()}
 }
 
-// pieces prints the piece CIDs of files. One that can't be read does not keep
-// the others from it.
+// pieces prints the piece CIDs of files. If a file can't be read, it continues
+// with the others.
 func (a *app) pieces(paths []string) error {
 	var pool piece.Pool
 	var read, total atomic.Int64
@@ -171,7 +171,7 @@ func (a *app) pieceOf(pool *piece.Pool, path string, read *atomic.Int64) (piece.
 	}
 	p, err := pool.Read(countedReader{a.life.soft, f, read})
 	if err == nil && info.Mode().IsRegular() && p.RawSize != info.Size() {
-		err = fmt.Errorf("%w: it had %d bytes, and %d were read", uploader.ErrSourceChanged, info.Size(), p.RawSize)
+		err = fmt.Errorf("%w: it had %d bytes, but carload read %d", uploader.ErrSourceChanged, info.Size(), p.RawSize)
 	}
 	return p, err
 }
@@ -192,12 +192,12 @@ func (c countedReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// manifest is a file that says which piece each shard is. It appears complete,
+// manifest is a file that says which piece each shard is. It appears complete
 // at the end, or not at all.
 type manifest struct {
 	path string
 	form manifestWriter
-	file *os.File // nil once it is written or given up
+	file *os.File // nil after it was written or discarded
 	rows []manifestRow
 }
 
@@ -205,13 +205,13 @@ type manifestRow struct {
 	RootCID  string `json:"rootCid"`
 	ShardCID string `json:"shardCid"`
 	pieceFields
-	FilePath string `json:"filePath,omitempty"` // of the shard, if it is a file, in its directory
+	FilePath string `json:"filePath,omitempty"` // path of the shard in its directory, if it is a file
 	index    int
 }
 
 type manifestWriter func(io.Writer, []manifestRow) error
 
-// manifestForm tells the form by the name of the file.
+// manifestForm returns the format for the name of the file.
 func manifestForm(path string) (manifestWriter, error) {
 	switch strings.ToLower(filepath.Ext(path)) {
 	case ".csv":
@@ -219,10 +219,10 @@ func manifestForm(path string) (manifestWriter, error) {
 	case ".jsonl", ".ndjson":
 		return writeJSONLines, nil
 	}
-	return nil, usagef("--piece-manifest %q: the name has to end in .csv or .jsonl", path)
+	return nil, usagef("--piece-manifest %q: the name must end in .csv or .jsonl", path)
 }
 
-// newManifest makes sure that the file can be written, before the work is done.
+// newManifest makes sure that the file can be written before the work begins.
 func newManifest(path string) (*manifest, error) {
 	form, err := manifestForm(path)
 	if err != nil {
@@ -235,16 +235,17 @@ func newManifest(path string) (*manifest, error) {
 	return &manifest{path: path, form: form, file: f}, nil
 }
 
-// write writes what was added, if anything was.
+// write writes the rows, if there are any.
 func (m *manifest) write() error {
 	if m == nil || m.file == nil || len(m.rows) == 0 {
 		return nil
 	}
-	// Inputs are done in any order.
+	// Inputs end in any order.
 	slices.SortFunc(m.rows, func(a, b manifestRow) int {
 		return cmp.Or(strings.Compare(a.RootCID, b.RootCID), cmp.Compare(a.index, b.index))
 	})
-	// The same DAG may have been an input twice, or gone to several targets.
+	// The same DAG may have been an input twice, or have gone to several
+	// targets.
 	m.rows = slices.CompactFunc(m.rows, func(a, b manifestRow) bool { return a.RootCID == b.RootCID && a.ShardCID == b.ShardCID })
 	f := m.file
 	err := errors.Join(f.Chmod(0o644), m.form(f, m.rows), f.Sync(), f.Close())
@@ -258,12 +259,12 @@ func (m *manifest) write() error {
 	return durable.SyncDir(filepath.Dir(m.path))
 }
 
-// discard removes what was not written.
+// discard removes an unwritten manifest.
 func (m *manifest) discard() error {
 	if m.file == nil {
 		return nil
 	}
-	_ = m.file.Close() // it has nothing
+	_ = m.file.Close() // it is empty
 	err := os.Remove(m.file.Name())
 	m.file = nil
 	if errors.Is(err, fs.ErrNotExist) {
@@ -274,7 +275,7 @@ func (m *manifest) discard() error {
 
 func writeCSV(out io.Writer, rows []manifestRow) error {
 	w := csv.NewWriter(out)
-	_ = w.Write([]string{"rootCid", "shardCid", "pieceCid", "pieceCidV2", "fileSize", "pieceSize", "filePath"}) // errors are kept
+	_ = w.Write([]string{"rootCid", "shardCid", "pieceCid", "pieceCidV2", "fileSize", "pieceSize", "filePath"}) // w keeps errors
 	for _, r := range rows {
 		_ = w.Write([]string{
 			r.RootCID, r.ShardCID, r.PieceCID, r.PieceCIDV2,
@@ -295,7 +296,7 @@ func writeJSONLines(out io.Writer, rows []manifestRow) error {
 	return nil
 }
 
-// addPieces prints the pieces of an input's shards, and puts them into the
+// addPieces prints the pieces of an input's shards, and adds them to the
 // manifest.
 func (r *results) addPieces(res uploader.Result) {
 	for i, s := range res.Pieces {

@@ -7,7 +7,7 @@ import (
 	"runtime/pprof"
 )
 
-// profiler writes what --cpuprofile and --memprofile ask for.
+// profiler writes the profiles for --cpuprofile and --memprofile.
 type profiler struct {
 	cpu *os.File
 	mem string

@@ -11,7 +11,7 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// progressMode is how progress is shown.
+// progressMode is how to show progress.
 type progressMode string
 
 const (
@@ -34,7 +34,7 @@ func (m *progressMode) UnmarshalText(text []byte) error {
 	return fmt.Errorf("%q: use auto, bar, plain or none", text)
 }
 
-// How often progress is looked at and shown.
+// How often to measure and show progress.
 const (
 	barEvery     = 200 * time.Millisecond
 	measureEvery = time.Second // without bars
@@ -42,11 +42,12 @@ const (
 	eventEvery   = 5 * time.Second
 )
 
-// phases names what the counters of progress mean to a command; an empty one is
-// not shown. The third is what is fetched back.
+// phases names what the counters of progress mean for a command. Phases without
+// a name are not shown. The third one is the bytes fetched for verification.
 type phases struct{ first, second, third string }
 
-// showProgress shows what snapshot tells until the returned function is called.
+// showProgress shows the progress from snapshot until the returned function is
+// called.
 func (a *app) showProgress(names phases, snapshot func() uploader.Progress) (stop func()) {
 	p := &progress{con: a.con, snapshot: snapshot, names: names, board: &a.board, started: time.Now()}
 	mode := a.global.progress
@@ -66,7 +67,7 @@ func (a *app) showProgress(names phases, snapshot func() uploader.Progress) (sto
 	return sync.OnceFunc(func() {
 		forget()
 		close(done)
-		_ = g.Wait() // its goroutine has no errors
+		_ = g.Wait() // its goroutine returns no errors
 	})
 }
 
@@ -78,7 +79,7 @@ type progress struct {
 	board    *board
 	started  time.Time
 
-	mu                     sync.Mutex // a signal may ask as well
+	mu                     sync.Mutex // a signal may also ask
 	hashed, sent, verified meter
 }
 
@@ -114,7 +115,7 @@ func (p *progress) run(mode progressMode, done <-chan struct{}) {
 	}
 }
 
-// measure takes a snapshot, and keeps what rates are made of.
+// measure takes a snapshot and updates the rates.
 func (p *progress) measure(now time.Time) uploader.Progress {
 	s := p.snapshot()
 	p.mu.Lock()
@@ -125,7 +126,7 @@ func (p *progress) measure(now time.Time) uploader.Progress {
 	return s
 }
 
-// tell prints where it is, because somebody asked.
+// tell prints the progress because somebody asked.
 func (p *progress) tell() {
 	now := time.Now()
 	s := p.measure(now)
@@ -133,14 +134,14 @@ func (p *progress) tell() {
 	p.con.event(newProgressEvent(s))
 }
 
-// phase is what is done, and how far it is.
+// phase is the progress of one phase.
 type phase struct {
 	name     string
 	n, total int64
 	meter    *meter
 }
 
-// shown are the phases that there is something to say about.
+// shown returns the phases with something to show.
 func (p *progress) shown(s uploader.Progress) (shown []phase) {
 	if p.names.first != "" {
 		shown = append(shown, phase{p.names.first, s.BytesHashed, s.BytesToHash, &p.hashed})
@@ -154,7 +155,7 @@ func (p *progress) shown(s uploader.Progress) (shown []phase) {
 	return shown
 }
 
-// line is all of it in one line.
+// line is the whole progress in one line.
 func (p *progress) line(now time.Time, s uploader.Progress) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -172,8 +173,8 @@ func (p *progress) line(now time.Time, s uploader.Progress) string {
 	return formatDuration(now.Sub(p.started).Round(time.Second)) + ": " + strings.Join(append(parts, counts(s)...), "; ") + p.board.summary(now, p.names.first, s.Inputs > 1)
 }
 
-// rate says how fast a phase is and how long it will take: nothing, if it is done
-// or too young to tell.
+// rate describes the speed of a phase and how long it will take. It is empty if
+// the phase is done or just began.
 func (ph phase) rate() string {
 	r := ph.meter.rate()
 	if r == 0 || ph.total > 0 && ph.n >= ph.total {
@@ -186,7 +187,7 @@ func (ph phase) rate() string {
 	return text
 }
 
-// counts are the numbers besides those of bytes.
+// counts describes the counters other than bytes.
 func counts(s uploader.Progress) (parts []string) {
 	if s.Shards > 0 {
 		parts = append(parts, fmt.Sprintf("%d of %s", s.ShardsDone, count(int(s.Shards), "shard")))
@@ -217,12 +218,12 @@ func newProgressEvent(s uploader.Progress) progressEvent {
 	}
 }
 
-// frame is the lines for a terminal of this size: a bar for each phase, the
-// numbers, and what is being worked on.
+// frame returns the lines for a terminal of this size: a bar for each phase,
+// the counters, and the inputs in progress.
 func (p *progress) frame(now time.Time, s uploader.Progress, columns, rows int) []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	columns-- // the last one is where terminals differ
+	columns-- // terminals treat the last column differently
 	shown := p.shown(s)
 	pad := 0
 	for _, ph := range shown {
@@ -250,8 +251,8 @@ const (
 	mostBar  = 40
 )
 
-// bar is a phase in one line: what there is no room for is left out, the bar
-// first.
+// bar shows a phase in one line. It leaves out what does not fit, first the bar
+// itself.
 func (ph phase) bar(columns, pad int) string {
 	name := fmt.Sprintf("%-*s  ", pad, ph.name)
 	text := formatBytes(ph.n)

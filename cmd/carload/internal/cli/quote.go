@@ -7,8 +7,8 @@ import (
 	"unicode/utf8"
 )
 
-// printable escapes what could move the cursor, change colours or break a
-// line: text of file names and services ends up in messages.
+// printable escapes everything that could move the cursor, change colours or
+// break a line, because messages contain file names and text from services.
 func printable(s string) string {
 	if isPrintable(s) {
 		return s
@@ -18,7 +18,7 @@ func printable(s string) string {
 		r, n := utf8.DecodeRuneInString(s)
 		switch {
 		case r == '\n':
-			b.WriteString("; ") // errors.Join puts one between its errors
+			b.WriteString("; ") // errors.Join separates its errors by a newline
 		case r == utf8.RuneError && n == 1, !unicode.IsPrint(r):
 			q := strconv.Quote(s[:n])
 			b.WriteString(q[1 : len(q)-1])
@@ -39,8 +39,8 @@ func isPrintable(s string) bool {
 	return utf8.ValidString(s)
 }
 
-// quotePath is a path as results show it: as it is, or quoted if it has
-// anything that is not printable or could be taken for a quoted one.
+// quotePath returns a path for results: unchanged, or quoted if it contains
+// anything unprintable or could be taken for a quoted path.
 func quotePath(path string) string {
 	if isPrintable(path) && !strings.HasPrefix(path, `"`) {
 		return path

@@ -19,9 +19,9 @@ import (
 	"unicode/utf8"
 )
 
-// report is the file of --report: a row for each input, and for each entry of a
-// directory that could not be taken. --retry-from reads it. It appears when all
-// is done. A nil report takes nothing.
+// report is the file of --report: a row for each input, and for each directory
+// entry that could not be taken. --retry-from reads it. It appears when
+// everything is done. A nil report ignores rows.
 type report struct {
 	path   string
 	target string
@@ -29,26 +29,26 @@ type report struct {
 	mu   sync.Mutex
 	file *os.File
 	buf  *bufio.Writer
-	csv  *csv.Writer // nil: JSON lines
-	err  error       // the first one of writing
+	csv  *csv.Writer // nil for JSON lines
+	err  error       // the first error from writing
 }
 
-// reportRow is a row. Fields are only ever added.
+// reportRow is a row. New versions may only add fields.
 type reportRow struct {
 	Path    string `json:"path"`
 	Bytes   int64  `json:"bytes"`
 	Root    string `json:"root"`
 	Target  string `json:"target"`
-	Code    int    `json:"code"` // the exit code it alone would give
+	Code    int    `json:"code"` // exit code for this input alone
 	Error   string `json:"error"`
-	Of      string `json:"of"`      // the input that it is an entry of; empty for an input
-	RawPath []byte `json:"rawPath"` // the path, if it is no text: base64
-	Batch   string `json:"batch"`   // the root of the upload that it is a part of; empty if it has its own
+	Of      string `json:"of"`      // the input that contains the entry; empty for an input
+	RawPath []byte `json:"rawPath"` // the path in base64, if it is not valid text
+	Batch   string `json:"batch"`   // root of the upload that contains it; empty if it has its own
 }
 
 var reportColumns = []string{"path", "bytes", "root", "target", "code", "error", "of", "rawPath", "batch"}
 
-// newReport makes the file under a temporary name.
+// newReport creates the file under a temporary name.
 func newReport(path string) (*report, error) {
 	f, err := os.CreateTemp(filepath.Dir(path), ".carload-report-*")
 	if err != nil {
@@ -69,7 +69,7 @@ func (r *report) add(row reportRow) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	row.Target = cmp.Or(row.Target, r.target)
-	if !utf8.ValidString(row.Path) || strings.Contains(row.Path, "\r") { // CSV has no "\r\n" of its own
+	if !utf8.ValidString(row.Path) || strings.Contains(row.Path, "\r") { // the CSV reader turns "\r\n" into "\n"
 		row.RawPath = []byte(row.Path)
 		row.Path = printable(row.Path)
 	}
@@ -112,10 +112,10 @@ func (r *report) close() error {
 	return nil
 }
 
-// maxRowBytes bounds a row that is read.
+// maxRowBytes limits a row.
 const maxRowBytes = 1 << 20
 
-// failedInputs yields the inputs that a report says have failed.
+// failedInputs yields the inputs that failed according to a report.
 func failedInputs(name string, in io.Reader) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		r := bufio.NewReaderSize(in, 64<<10)
@@ -179,7 +179,7 @@ func csvRows(r io.Reader) iter.Seq2[reportRow, error] {
 			at[strings.TrimPrefix(name, "\ufeff")] = i
 		}
 		if _, ok := at["path"]; !ok {
-			yield(reportRow{}, errors.New("there is no column \"path\": is it a report of carload?"))
+			yield(reportRow{}, errors.New("there is no column \"path\": is this a report of carload?"))
 			return
 		}
 		for {

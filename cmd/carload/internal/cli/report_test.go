@@ -114,7 +114,7 @@ func TestBadEntries(t *testing.T) {
 
 	stdout, stderr, code = up("--skip-errors", "--report", "report.jsonl", "folder")
 	part, _, _ := strings.Cut(stdout, "\t")
-	if code != 3 || part == "" || !strings.Contains(stderr, left+" were left out: the root is that of all others") {
+	if code != 3 || part == "" || !strings.Contains(stderr, left+" were left out: the root covers only the others") {
 		t.Errorf("--skip-errors: exit code %d, %q\n%.2000s", code, stdout, stderr)
 	}
 	first := srv.Count(uploadertest.Upload).Bytes

@@ -12,17 +12,17 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// results prints what became of each input, and sums up.
+// results prints the outcome of each input, and the summary.
 type results struct {
 	app      *app
 	rootOnly bool
-	level    uploader.VerifyLevel // of the last that was verified
-	hidden   bool                 // standard output is taken
-	verifies bool                 // what succeeds was verified, to the level that was asked for
-	newName  string               // that was asked for
+	level    uploader.VerifyLevel // of the last verified input
+	hidden   bool                 // standard output is used for something else
+	verifies bool                 // successful inputs were verified, to the requested level
+	newName  string               // the requested name
 	listed   map[string]bool      // inputs whose entries were printed, if there are several targets
-	target   string               // of several, that the next outcome is of
-	other    bool                 // it is not the first target, by which inputs are counted
+	target   string               // the target of the next outcome, if there are several
+	other    bool                 // not the first target; inputs are counted only there
 	src      *source
 	files    bool // shards are files in a directory
 	manifest *manifest
@@ -37,7 +37,7 @@ func (a *app) newResults(rootOnly bool) *results {
 	return &results{app: a, rootOnly: rootOnly, listed: map[string]bool{}, started: time.Now()}
 }
 
-// addBatch takes the outcome of a batch. Its members had outcomes of their own.
+// addBatch takes the outcome of a batch. Its members have their own outcomes.
 func (r *results) addBatch(res uploader.Result, err error) {
 	r.shards += res.Shards
 	r.held += res.Held
@@ -71,7 +71,7 @@ func (r *results) add(res uploader.Result, err error) {
 	}
 	code := exitCode(err)
 	if code == exitOther && !res.Root.Defined() {
-		code = exitSources // it could not even be described
+		code = exitSources // describing it failed
 	}
 	r.outcomes++
 	filtered := filteredOf(res)
@@ -117,17 +117,17 @@ func (r *results) add(res uploader.Result, err error) {
 		return
 	}
 	if r.newName != "" && res.Held == res.Shards && !res.Batch.Defined() {
-		r.app.con.warn("%s is there already, and keeps the name that it has", quotePath(res.Name))
+		r.app.con.warn("%s is already there, and keeps its name", quotePath(res.Name))
 	}
 	if r.verifies && res.Sent == 0 && res.Held == res.Shards && r.src.isArchive(res.Name) {
-		r.app.con.say("%s: the service has all of it already, and that was verified; the file was not read, which carload verify does", quotePath(res.Name))
+		r.app.con.say("%s: the service already has all of it, and carload verified that; it did not read the file again, which carload verify does", quotePath(res.Name))
 	}
 	if r.verifies {
 		event.Verify = res.Level.String()
 		r.level = res.Level
 	}
 	if res.Left > 0 {
-		row.Error = fmt.Sprintf("%s left out: the root is that of all others", entries(res.Left))
+		row.Error = fmt.Sprintf("%s left out: the root covers only the others", entries(res.Left))
 		event.Error = row.Error
 		r.app.con.line("carload: error: " + quotePath(res.Name) + ": " + row.Error)
 	}
@@ -136,7 +136,7 @@ func (r *results) add(res uploader.Result, err error) {
 	switch {
 	case r.hidden:
 		r.app.con.say("%s: root %s", quotePath(res.Name), res.Root)
-	case r.rootOnly && r.other: // it was printed
+	case r.rootOnly && r.other: // already printed
 	case r.rootOnly:
 		r.app.con.result(res.Root.String())
 	case r.target != "":
@@ -147,8 +147,8 @@ func (r *results) add(res uploader.Result, err error) {
 	r.addPieces(res)
 }
 
-// addEntries prints what is in a directory, if it is to be printed and was not
-// for another target.
+// addEntries prints the entries of a directory, if wanted and not already
+// printed for another target.
 func (r *results) addEntries(res uploader.Result) {
 	dag, ok := res.DAG.(*chunker.DAG)
 	if !ok || r.src == nil || !r.src.flags.list || r.listed[res.Name] {
@@ -178,8 +178,8 @@ func (r *results) addEntries(res uploader.Result) {
 	}
 }
 
-// finish sums up, and returns the error of the command. Those of the inputs
-// have been printed.
+// finish prints the summary, and returns the error of the command. The errors
+// of the inputs are already printed.
 func (r *results) finish(p uploader.Progress, what string) error {
 	if r.inputs == 0 && r.app.life.soft.Err() == nil && r.src.elsewhere == 0 && r.src.flags.retryFrom == "" && !r.src.remote.isListed() {
 		return errNoPaths()
@@ -199,8 +199,8 @@ func (r *results) finish(p uploader.Progress, what string) error {
 		line := fmt.Sprintf("%s: %s, %s", what, count(r.inputs, "input"), formatBytes(r.bytes))
 		if r.shards > 0 {
 			line += ", " + count(r.shards, "shard")
-			if r.verifies || r.held > 0 { // a directory is not asked what it has
-				line += fmt.Sprintf(" (%d there already)", r.held)
+			if r.verifies || r.held > 0 { // nobody asks a directory what it has
+				line += fmt.Sprintf(" (%d already there)", r.held)
 			}
 		}
 		if p.Retries > 0 {
@@ -216,7 +216,7 @@ func (r *results) finish(p uploader.Progress, what string) error {
 			line += ", verified (" + r.level.String() + ")"
 		}
 		line += ", in " + formatDuration(took)
-		if r.sent >= 1<<20 && took > 0 { // of less it says nothing
+		if r.sent >= 1<<20 && took > 0 { // for fewer bytes, a rate says nothing
 			line += fmt.Sprintf(", %s/s", formatBytes(int64(float64(r.sent)/took.Seconds())))
 		}
 		r.app.con.say("%s", line)
@@ -233,7 +233,7 @@ func (r *results) finish(p uploader.Progress, what string) error {
 	return silent{r.worst}
 }
 
-// filteredOf is how many entries of directories the flags left out.
+// filteredOf is how many directory entries the flags left out.
 func filteredOf(res uploader.Result) int64 {
 	if dag, ok := res.DAG.(*chunker.DAG); ok {
 		return dag.Filtered()
@@ -248,7 +248,7 @@ func entries(n int64) string {
 	return fmt.Sprintf("%d entries were", n)
 }
 
-// silent is an error of which everything has been said.
+// silent is an error that is already printed.
 type silent struct{ code int }
 
 func (e silent) Error() string { return fmt.Sprintf("failed with exit code %d", e.code) }

@@ -12,17 +12,17 @@ import (
 	"github.com/zalando/go-keyring"
 )
 
-// Where the secrets of named targets are kept.
+// Where the secrets of named targets are stored.
 const (
 	secretInKeyring = "keyring"
-	secretInFile    = "file" // in the directory of the configuration, for this user only
+	secretInFile    = "file" // in the configuration directory, readable only by this user
 )
 
-// keyringService is what the secrets are filed under in the keyring.
+// keyringService is the name of the service in the keyring.
 const keyringService = "carload target"
 
-// keepSecret keeps the secret of a target: in the keyring of the system, where
-// there is one that takes it, or else in a file. It returns which it was.
+// keepSecret stores the secret of a target: in the system's keyring if there is
+// a usable one, otherwise in a file. It returns which.
 func (a *app) keepSecret(name, secret string) (string, error) {
 	if a.hasKeyring() && keyring.Set(keyringService, name, secret) == nil {
 		return secretInKeyring, nil
@@ -37,12 +37,12 @@ func (a *app) keepSecret(name, secret string) (string, error) {
 	return secretInFile, writePrivate(path, secret+"\n")
 }
 
-// readSecret gives back what keepSecret kept.
+// readSecret returns what keepSecret stored.
 func (a *app) readSecret(name, where string) (string, error) {
 	if where == secretInKeyring {
 		secret, err := keyring.Get(keyringService, name)
 		if err != nil {
-			return "", withHint(usagef("the secret of target %q is not to be had from the keyring: %w", name, err),
+			return "", withHint(usagef("can't read the secret of target %q from the keyring: %w", name, err),
 				"unlock the keyring, or keep the secret elsewhere with token-file or token-command in the configuration")
 		}
 		return secret, nil
@@ -53,12 +53,12 @@ func (a *app) readSecret(name, where string) (string, error) {
 	}
 	text, err := a.readTokenFile(path)
 	if err != nil {
-		return "", withHint(usageError{error: fmt.Errorf("the secret of target %q: %w", name, err)}, "carload target add makes it anew")
+		return "", withHint(usageError{error: fmt.Errorf("the secret of target %q: %w", name, err)}, "carload target add stores it again")
 	}
 	return strings.TrimSpace(text), nil
 }
 
-// dropSecret removes what keepSecret kept.
+// dropSecret removes what keepSecret stored.
 func (a *app) dropSecret(name, where string) error {
 	if where == secretInKeyring {
 		if err := keyring.Delete(keyringService, name); !errors.Is(err, keyring.ErrNotFound) {
@@ -84,8 +84,8 @@ func (a *app) secretPath(name string) (string, error) {
 	return filepath.Join(dir, "secrets", name), nil
 }
 
-// hasKeyring tells whether there may be a keyring. On Linux it is on the bus of
-// the session; asking for one that is not there would start it.
+// hasKeyring reports whether there may be a keyring. On Linux it is on the
+// session bus; asking for one when there is no bus would start it.
 func (a *app) hasKeyring() bool {
 	switch runtime.GOOS {
 	case "darwin", "windows":

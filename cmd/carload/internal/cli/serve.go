@@ -23,17 +23,17 @@ import (
 	"github.com/carload/carload/internal/store"
 )
 
-// defaultListen is where the service listens if nothing else is said.
+// defaultListen is the default address of the service.
 const defaultListen = "127.0.0.1:5080"
 
-// defaultScrub is slow enough to be noticed by nobody: 350 GB a day.
+// defaultScrub is slow enough that nobody notices it: 350 GB a day.
 const defaultScrub = 4 << 20
 
-// metricsConns bounds the connections of those that only read metrics.
+// metricsConns limits the connections of clients that only read metrics.
 const metricsConns = 16
 
-// maxConns is how many connections a service takes. Each has a file as well
-// while it uploads, and the store has some of its own.
+// maxConns returns how many connections a service accepts. Each one also has a
+// file open while it uploads, and the store has some of its own.
 func maxConns() int {
 	const own, most = 100, service.DefaultMaxConns
 	return max(16, min((descriptors()-own)/2, most))
@@ -55,22 +55,23 @@ type serveFlags struct {
 	scrub             byteRate
 	collect           time.Duration
 	console           bool
-	consoleSet        bool // it was asked for, or refused
+	consoleSet        bool // the user turned it on or off
 }
 
 func (a *app) serveCommand() *cobra.Command {
 	var f serveFlags
 	cmd := &cobra.Command{
 		Use:   "serve",
-		Short: "Run the service: NFT.Storage's API, and a gateway to what it holds",
-		Long: `Run the service: NFT.Storage's API under /, an IPFS gateway under /ipfs/ to what
-the store holds, and /metrics, /healthz and /readyz. Writing needs a key; make
-one by "carload key new". Its URL is printed when it is ready.
+		Short: "Run the service: the NFT.Storage API and an IPFS gateway",
+		Long: `Run the service: the NFT.Storage API under /, an IPFS gateway to the store under
+/ipfs/, and /metrics, /healthz and /readyz. Writing needs a key; create one with
+"carload key new". The service prints its URL when it is ready.
 
-It listens on this machine only, unless it is told otherwise and has
-certificates. There it answers requests for localhost, for IP addresses, and
-for the names given by --host and --gateway-host; others get 421, so that no
-website can act as the service by leading its own name here. SIGINT or SIGTERM finishes the requests it has and ends it.`,
+By default it listens only on this machine; other addresses need certificates.
+It answers requests for localhost, for IP addresses, and for the names given
+with --host and --gateway-host. It answers others with 421, so that no website
+can act as the service by pointing its own name here. SIGINT or SIGTERM ends it
+after the current requests.`,
 		Example: `  carload serve
   carload serve --listen :443 --tls-cert cert.pem --tls-key key.pem --store /srv/carload`,
 		Args: noArgs,
@@ -81,44 +82,44 @@ website can act as the service by leading its own name here. SIGINT or SIGTERM f
 	}
 	fl := cmd.Flags()
 	fl.SortFlags = false
-	fl.StringVar(&f.listen, "listen", defaultListen, "address and port to listen on; port 0 takes any")
+	fl.StringVar(&f.listen, "listen", defaultListen, "address and port to listen on; port 0 takes any free one")
 	addStore(cmd, &f.store)
-	fl.StringArrayVar(&f.hosts, "host", nil, "name that the service is known as; may be repeated. Without any, a service that other machines reach answers to all")
-	fl.StringVar(&f.tlsCert, "tls-cert", "", "file with the certificate, in PEM form")
-	fl.StringVar(&f.tlsKey, "tls-key", "", "file with its key")
-	fl.BoolVar(&f.insecure, "insecure", false, "listen on other addresses than loopback without TLS")
+	fl.StringArrayVar(&f.hosts, "host", nil, "name of the service; may be repeated. Without one, a service that other machines can reach answers to any name")
+	fl.StringVar(&f.tlsCert, "tls-cert", "", "certificate file, in PEM format")
+	fl.StringVar(&f.tlsKey, "tls-key", "", "file with its private key")
+	fl.BoolVar(&f.insecure, "insecure", false, "listen on addresses other than loopback without TLS")
 	f.maxBodyBytes = service.DefaultMaxBodyBytes
 	fl.Var(&f.maxBodyBytes, "max-body-bytes", "largest request body")
-	fl.StringVar(&f.access, "access", service.ModeReadWriteCreate, "what is allowed: rwc, rw- (nothing new), r-- or --- (maintenance)")
+	fl.StringVar(&f.access, "access", service.ModeReadWriteCreate, "what to allow: rwc, rw- (nothing new), r-- or --- (maintenance)")
 	fl.BoolVar(&f.readOnly, "read-only", false, "write nothing to the store, which may be on read-only media: uploads get 503")
 	fl.StringArrayVar(&f.fetchFrom, "fetch-from", nil, "URL of a trustless gateway to fetch pinned content from; may be repeated")
-	fl.StringArrayVar(&f.gatewayHosts, "gateway-host", nil, "name under which each CID gets a name of its own, CID.ipfs.NAME; may be repeated")
-	fl.StringVar(&f.metricsAddr, "metrics-addr", "", "address and port for /metrics alone, open to who can reach it; elsewhere it is for this machine only")
-	fl.Var(&f.maxResponseBytes, "max-response-bytes", "largest file or archive that the gateway sends at once; 0 for no limit")
+	fl.StringArrayVar(&f.gatewayHosts, "gateway-host", nil, "name below which each CID has its own name, CID.ipfs.NAME; may be repeated")
+	fl.StringVar(&f.metricsAddr, "metrics-addr", "", "separate address and port for /metrics, open to everyone who can reach it; without it, only this machine can read metrics")
+	fl.Var(&f.maxResponseBytes, "max-response-bytes", "largest file or archive in one gateway response; 0 for no limit")
 	f.scrub.size = defaultScrub
-	fl.Var(&f.scrub, "scrub", "bytes per second at which the store is read and hashed in the background, once a day; off for never")
-	fl.DurationVar(&f.collect, "gc-interval", 10*time.Minute, "how often shards that no upload needs any more are removed meanwhile; 0 for never")
-	fl.BoolVar(&f.console, "console", true, "pages for browsers at the service's URL; by default only where nobody but this machine can reach it")
-	fl.BoolVar(&f.discard, "discard", false, "check uploads but keep no payload; for load tests")
+	fl.Var(&f.scrub, "scrub", "bytes per second to read and hash in the background, which covers the store once a day; off for never")
+	fl.DurationVar(&f.collect, "gc-interval", 10*time.Minute, "how often to remove shards that no upload needs; 0 for never")
+	fl.BoolVar(&f.console, "console", true, "web console at the service's URL; by default only if nobody but this machine can reach it")
+	fl.BoolVar(&f.discard, "discard", false, "check uploads but store no payload; for load tests")
 	return cmd
 }
 
 func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 	if (f.tlsCert == "") != (f.tlsKey == "") {
-		return usagef("--tls-cert and --tls-key go together")
+		return usagef("--tls-cert and --tls-key must be given together")
 	}
 	if err := checkListen(f); err != nil {
 		return err
 	}
 	if f.collect < 0 {
-		return usagef("--gc-interval %v: it cannot be negative", f.collect)
+		return usagef("--gc-interval %v: it must not be negative", f.collect)
 	}
 	if modes := []string{service.ModeReadWriteCreate, service.ModeReadWrite, service.ModeReadOnly, service.ModeNone}; !slices.Contains(modes, f.access) {
 		return usagef("--access %q: use one of %s", f.access, strings.Join(modes, ", "))
 	}
 	if f.readOnly {
 		if f.discard || len(f.fetchFrom) > 0 || f.consoleSet && f.console {
-			return usagef("--read-only does not go with --discard, --fetch-from and --console")
+			return usagef("--read-only does not work with --discard, --fetch-from and --console")
 		}
 		f.access, f.console = service.ModeReadOnly, false
 	}
@@ -140,7 +141,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 	}
 	st, err := open(ctx, store.Options{Dir: dir, Discard: f.discard, Logger: a.log})
 	if errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission) {
-		return withHint(err, "serve what is there by --read-only")
+		return withHint(err, "serve what is there with --read-only")
 	}
 	if err != nil {
 		return err
@@ -198,7 +199,7 @@ func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
 	if f.scrub.size > 0 && !f.discard && !f.readOnly {
 		g.Go(func() error {
 			if err := st.Scrub(background, store.ScrubOptions{BytesPerSecond: int64(f.scrub.size)}); err != nil {
-				a.log.Error("the scrub ended", "error", err) // the service goes on
+				a.log.Error("the scrub failed", "error", err) // the service continues
 			}
 			return nil
 		})
@@ -258,8 +259,8 @@ func certificate(cert, key string) (tls.Certificate, error) {
 
 func listen(flag, addr string) (net.Listener, error) {
 	l, err := net.Listen("tcp", addr)
-	if err != nil { // not a failure of the network: trying again does not help
-		return nil, withHint(coded{err, exitOther}, fmt.Sprintf("give an address of this machine that is free by %s; port 0 takes any that is", flag))
+	if err != nil { // not a network failure: a retry does not help
+		return nil, withHint(coded{err, exitOther}, fmt.Sprintf("choose a free address of this machine with %s; port 0 takes any free port", flag))
 	}
 	return l, nil
 }
@@ -275,7 +276,7 @@ func (a *app) sayServing(url string, f serveFlags, pages bool) {
 		up += " --store " + shellQuote([]string{f.store})
 	}
 	if f.anyHost() || len(f.hosts) > 0 {
-		up += ", elsewhere with --endpoint and the token that carload key new makes"
+		up += ", from elsewhere with --endpoint and the token from carload key new"
 	}
 	a.con.say("upload to it: %s", up)
 	look := "fetch from it: " + url + "/ipfs/CID"
@@ -294,27 +295,28 @@ type servingEvent struct {
 	Store string `json:"store"`
 }
 
-// anyHost tells whether the service answers to any name: others reach it, and it
-// was given none.
+// anyHost reports whether the service answers to any name: others can reach it,
+// and it has no name.
 func (f serveFlags) anyHost() bool {
 	host, _, err := net.SplitHostPort(f.listen)
 	return err == nil && !isLoopbackHost(host) && len(f.hosts) == 0
 }
 
-// pages makes the console, unless it is off: where others can reach the service
-// it has to be asked for.
+// pages creates the console unless it is off. If others can reach the service,
+// the user must turn it on.
 func (a *app) pages(st *store.Store, f serveFlags, dir string, metrics prometheus.Gatherer) (*webconsole.Console, error) {
 	host, _, err := net.SplitHostPort(f.listen)
 	if err != nil || !f.console || !f.consoleSet && !isLoopbackHost(host) {
 		return nil, err
 	}
 	if f.anyHost() {
-		return nil, withHint(usagef("--console: the service answers to any name, so that any website could act as the console"), "name it by --host NAME")
+		return nil, withHint(usagef("--console: the service answers to any name, so any website could act as the console"), "name it with --host NAME")
 	}
 	return webconsole.New(st, webconsole.Options{Metrics: metrics, Free: freeSpace(dir), Logger: a.log})
 }
 
-// checkListen keeps the service away from others' reach unless that is meant.
+// checkListen makes sure that other machines can reach the service only if the
+// user wants that.
 func checkListen(f serveFlags) error {
 	host, _, err := net.SplitHostPort(f.listen)
 	if err != nil {
@@ -328,6 +330,6 @@ func checkListen(f serveFlags) error {
 	if isLoopbackHost(host) || f.tlsCert != "" || f.insecure {
 		return nil
 	}
-	return withHint(usagef("--listen %s: others can reach that address, and could read the keys on their way", f.listen),
-		"give --tls-cert and --tls-key, or --insecure if something before it does TLS")
+	return withHint(usagef("--listen %s: others can reach that address, and could read the keys in transit", f.listen),
+		"pass --tls-cert and --tls-key, or --insecure if a proxy in front does TLS")
 }

@@ -28,11 +28,11 @@ const (
 const tokenSetting = "token"
 
 func errTokenSetting(origin string) error {
-	return withHint(usagef("%s: the API key itself is no setting", origin),
-		"put it into the variable CARLOAD_TOKEN, or name a file by token-file or a program by token-command")
+	return withHint(usagef("%s: the API key itself is not a setting", origin),
+		"put it into the variable CARLOAD_TOKEN, or name a file with token-file or a program with token-command")
 }
 
-// badValue says in our words what is wrong with the value of a flag.
+// badValue explains in our words what is wrong with the value of a flag.
 func badValue(err error) error {
 	var invalid *pflag.InvalidValueError
 	if !errors.As(err, &invalid) {
@@ -55,19 +55,19 @@ func badValue(err error) error {
 	return fmt.Errorf("%q: %s", invalid.GetValue(), use)
 }
 
-// settings are what was found besides the flags.
+// settings are the settings other than flags.
 type settings struct {
 	warnings []string
-	targets  map[string]targetConfig // of the configuration file, by name
+	targets  map[string]targetConfig // in the configuration file, by name
 }
 
-// variable is the twin of a flag in the environment.
+// variable returns the environment variable of a flag.
 func variable(flag string) string {
 	return envPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
-// applySettings gives every flag that is not on the command line the value
-// that the environment, or else the configuration file, has for it.
+// applySettings sets every flag that is not on the command line from the
+// environment, or else from the configuration file.
 func (a *app) applySettings(cmd *cobra.Command) error {
 	known := knownFlags(cmd.Root())
 	a.settings.warnings = unknownVariables(a.env, known)
@@ -120,14 +120,14 @@ func (a *app) applySettings(cmd *cobra.Command) error {
 	return errors.Join(errs...)
 }
 
-// rivals are the flags that lost against another: one of --to and --endpoint
-// says where to, so one on the command line outdoes the other in the environment,
-// and one in the environment the other in the file.
+// rivals returns the flags that another flag overrides. --to and --endpoint
+// both name a target, so one of them on the command line overrides the other in
+// the environment, and one in the environment overrides the other in the file.
 func rivals(flags *pflag.FlagSet) map[string]bool {
 	return map[string]bool{"endpoint": flags.Changed("to"), "to": flags.Changed("endpoint")}
 }
 
-// splitValue is the values of a variable: a list has one on each line.
+// splitValue returns the values of a variable: a list has one on each line.
 func splitValue(f *pflag.Flag, v string) []string {
 	if _, list := f.Value.(pflag.SliceValue); list {
 		return strings.FieldsFunc(v, func(r rune) bool { return r == '\n' })
@@ -135,7 +135,7 @@ func splitValue(f *pflag.Flag, v string) []string {
 	return []string{v}
 }
 
-// knownFlags lists the names of the flags of all commands.
+// knownFlags returns the names of the flags of all commands.
 func knownFlags(cmd *cobra.Command) []string {
 	var names []string
 	eachFlag(cmd, func(f *pflag.Flag) { names = append(names, f.Name) })
@@ -143,7 +143,8 @@ func knownFlags(cmd *cobra.Command) []string {
 	return slices.Compact(names)
 }
 
-// unknownVariables warns of variables that look like settings and are none.
+// unknownVariables returns warnings for variables that look like settings but
+// are not.
 func unknownVariables(env environment, flags []string) []string {
 	names := []string{tokenVariable, kuboVariable}
 	for _, f := range flags {
@@ -159,8 +160,8 @@ func unknownVariables(env environment, flags []string) []string {
 	return warnings
 }
 
-// suggestion names the closest of the names, if one is close, or one that goes
-// on from s.
+// suggestion names the closest of the names, if one is close, or one that
+// begins with s.
 func suggestion(s string, names []string) string {
 	best, at := "", min(4, max(2, len(s)))
 	for _, n := range names {
@@ -199,8 +200,8 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
-// readConfig reads the file that --config names, or the user's if there is
-// one. The values are in the form in which flags take them.
+// readConfig reads the file that --config names, or the user's if there is one.
+// It returns the values in the form that flags take.
 func (a *app) readConfig() (path string, _ map[string][]string, err error) {
 	path = a.global.config
 	if path == "" {
@@ -210,7 +211,7 @@ func (a *app) readConfig() (path string, _ map[string][]string, err error) {
 		}
 		path = filepath.Join(dir, "config.toml")
 	}
-	info, err := os.Stat(path) // before it is opened: a FIFO would be waited for
+	info, err := os.Stat(path) // before opening: opening a FIFO would block
 	if errors.Is(err, fs.ErrNotExist) && a.global.config == "" {
 		return "", nil, nil
 	}
@@ -222,7 +223,7 @@ func (a *app) readConfig() (path string, _ map[string][]string, err error) {
 	case info.Size() > maxConfigBytes:
 		return "", nil, fmt.Errorf("configuration: %q is larger than %d bytes", path, maxConfigBytes)
 	case runtime.GOOS != "windows" && info.Mode().Perm()&0o002 != 0:
-		return "", nil, fmt.Errorf("configuration: anyone can write to %q, and it can name commands to run; take that right away (chmod o-w)", path)
+		return "", nil, fmt.Errorf("configuration: anyone can write to %q, which can name commands to run; remove that permission (chmod o-w)", path)
 	}
 	f, err := os.Open(path)
 	if err != nil {

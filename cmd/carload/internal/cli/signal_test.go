@@ -162,7 +162,7 @@ func TestStopSaysWhatItWaitsFor(t *testing.T) {
 	}
 	said := false
 	for lines := bufio.NewScanner(stderr); lines.Scan(); {
-		if strings.Contains(lines.Text(), "waiting for 1 shard on") && strings.Contains(lines.Text(), "MiB left, about ") {
+		if strings.Contains(lines.Text(), "waiting for 1 shard in flight") && strings.Contains(lines.Text(), "MiB left, about ") {
 			said = true
 			close(goOn)
 		}
@@ -283,7 +283,7 @@ func secondSignal(t *testing.T, ignored bool) {
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
-	for lines := bufio.NewScanner(stderr); lines.Scan() && !strings.Contains(lines.Text(), "once more"); {
+	for lines := bufio.NewScanner(stderr); lines.Scan() && !strings.Contains(lines.Text(), "a second signal"); {
 	}
 	started := time.Now()
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {

@@ -7,5 +7,5 @@ import (
 	"syscall"
 )
 
-// snapshotSignals are those that ask how far it is. SIGINFO is Ctrl-T.
+// snapshotSignals are the signals that ask for progress. SIGINFO is Ctrl-T.
 func snapshotSignals() []os.Signal { return []os.Signal{syscall.SIGUSR1, syscall.SIGINFO} }

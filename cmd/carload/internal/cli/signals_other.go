@@ -4,7 +4,7 @@ package cli
 
 import "os"
 
-// notifySuspend has nothing to tell here.
+// notifySuspend does nothing here.
 func notifySuspend(chan<- os.Signal) {}
 
 // suspend is never called here.
@@ -13,5 +13,5 @@ func suspend() {}
 // die ends this process after a signal.
 func die(s os.Signal) { os.Exit(interrupted{s}.code()) }
 
-// snapshotSignals are those that ask how far it is: there are none here.
+// snapshotSignals are the signals that ask for progress: there are none here.
 func snapshotSignals() []os.Signal { return nil }

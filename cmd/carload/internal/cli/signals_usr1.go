@@ -7,5 +7,5 @@ import (
 	"syscall"
 )
 
-// snapshotSignals are those that ask how far it is.
+// snapshotSignals are the signals that ask for progress.
 func snapshotSignals() []os.Signal { return []os.Signal{syscall.SIGUSR1} }

@@ -8,15 +8,15 @@ import (
 	"strings"
 )
 
-// units are the spellings of sizes that leave no doubt.
+// units are the unambiguous units of sizes.
 var units = map[string]int64{
 	"": 1, "b": 1,
 	"kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "pb": 1e15,
 	"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40, "pib": 1 << 50,
 }
 
-// parseSize reads a number of bytes: 1000, 100MB (decimal) or 100MiB (binary).
-// What people and programs read in two ways (100M) is refused.
+// parseSize parses a number of bytes: 1000, 100MB (decimal) or 100MiB (binary).
+// It refuses what could mean either (100M).
 func parseSize(s string) (int64, error) {
 	text := strings.TrimSpace(s)
 	end := strings.LastIndexAny(text, "0123456789.") + 1
@@ -25,7 +25,7 @@ func parseSize(s string) (int64, error) {
 	if !ok {
 		if len(unit) == 1 && strings.Contains("kmgtp", unit) && number != "" {
 			u := strings.ToUpper(unit)
-			return 0, fmt.Errorf("size %q can be read in two ways: write %s%sB (decimal) or %s%siB (binary)", s, number, u, number, u)
+			return 0, fmt.Errorf("size %q is ambiguous: write %s%sB (decimal) or %s%siB (binary)", s, number, u, number, u)
 		}
 		return 0, fmt.Errorf("size %q: use a number of bytes, or a unit such as MB (decimal) or MiB (binary)", s)
 	}
@@ -38,7 +38,7 @@ func parseSize(s string) (int64, error) {
 	}
 	r.Mul(r, new(big.Rat).SetInt64(scale))
 	if scale == 1 && !r.IsInt() {
-		return 0, fmt.Errorf("size %q: there are no parts of bytes", s)
+		return 0, fmt.Errorf("size %q: it must be a whole number of bytes", s)
 	}
 	n := new(big.Int).Quo(r.Num(), r.Denom())
 	if !n.IsInt64() {
@@ -86,7 +86,7 @@ func (v *byteRate) Set(s string) error {
 // Type implements pflag.Value.
 func (v *byteRate) Type() string { return "size/s" }
 
-// formatBytes is a number of bytes for people.
+// formatBytes formats a number of bytes for people.
 func formatBytes(n int64) string {
 	if n < 1<<10 {
 		return strconv.FormatInt(n, 10) + " B"

@@ -8,9 +8,9 @@ import (
 	"syscall"
 )
 
-// readSmall reads a file that the user named. It may be a pipe, as shells make
-// them for <(command), or a device without end. A pipe that nobody has open for
-// writing is empty, and not waited for.
+// readSmall reads a file that the user named. It may be a pipe, as from
+// <(command) in a shell, or an endless device. A pipe that nobody has open for
+// writing counts as empty, and readSmall does not wait for it.
 func readSmall(path string, limit int64) ([]byte, fs.FileInfo, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {

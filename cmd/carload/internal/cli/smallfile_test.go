@@ -70,7 +70,7 @@ func TestTokenFromAPipe(t *testing.T) {
 	defer r.Close()
 	cmd.Stdin = r
 	out, err := cmd.CombinedOutput()
-	if err == nil || bytes.Contains(out, []byte("there is no token")) || !bytes.Contains(out, []byte("/dev/stdin")) {
+	if err == nil || bytes.Contains(out, []byte("contains no token")) || !bytes.Contains(out, []byte("/dev/stdin")) {
 		t.Errorf("%v, %s", err, out)
 	}
 }

@@ -22,10 +22,10 @@ func (a *app) statusCommand() *cobra.Command {
 	var end endpointFlags
 	cmd := &cobra.Command{
 		Use:   "status CID…",
-		Short: "Ask the service what it holds of a DAG",
+		Short: "Ask the service what it has of a DAG",
 		Long: `Ask the service for the state of uploads: pinned (complete), pinning (blocks are
-missing), queued or failed, and how many shards it has. The exit code is 0 if
-all are pinned, and 4 if not.`,
+missing), queued or failed, and for the number of shards. The exit code is 0 if
+all are pinned, otherwise 4.`,
 		Example: `  carload status ROOT
   carload status --to home ROOT`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -43,7 +43,7 @@ all are pinned, and 4 if not.`,
 func (a *app) status(ctx context.Context, t *target, roots []cid.Cid) error {
 	checker, ok := t.Target.(uploader.StatusChecker)
 	if !ok {
-		return t.lacks("does not tell what it holds: carload verify looks at the shards in a directory")
+		return t.lacks("can't report what it has: carload verify checks the shards in a directory")
 	}
 	worst := exitOK
 	rows := a.con.table("CID", "STATE", "SHARDS")

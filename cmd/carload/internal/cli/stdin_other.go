@@ -7,5 +7,5 @@ import (
 	"io"
 )
 
-// interruptible returns the reader: here nothing can end its reads.
+// interruptible returns the reader unchanged: here nothing can end its reads.
 func interruptible(_ context.Context, r io.Reader) io.Reader { return r }

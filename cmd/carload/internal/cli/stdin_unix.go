@@ -11,11 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pollMillis is how soon a waiting read sees that it is to end.
+// pollMillis is how soon a waiting read notices that it must end.
 const pollMillis = 100
 
-// interruptible is a reader whose reads end with the context, if it is a file
-// that may block.
+// interruptible returns a reader whose reads end with the context, if it is a
+// file that may block.
 func interruptible(ctx context.Context, r io.Reader) io.Reader {
 	if f, ok := r.(*os.File); ok {
 		return pollReader{ctx, f}
@@ -37,7 +37,7 @@ func (p pollReader) Read(b []byte) (int, error) {
 		}
 		n, err := unix.Poll(fds, pollMillis)
 		if err != nil && !errors.Is(err, unix.EINTR) || n > 0 {
-			return p.f.Read(b) // it tells what is wrong, if anything is
+			return p.f.Read(b) // it reports what is wrong, if anything is
 		}
 	}
 }

@@ -20,7 +20,7 @@ import (
 func (a *app) serviceCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "service",
-		Short: "Look after the service's store",
+		Short: "Maintain the service's store",
 		Example: `  carload service status
   carload service fsck
   carload service gc`,
@@ -40,9 +40,9 @@ func (a *app) statusOfStoreCommand() *cobra.Command {
 	var dir string
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "What is in the store, what is damaged, and how far the scrub is",
-		Long: `Print what is in the store, what is known to be damaged, and how far the scrub
-of "carload serve" is. The store may be in use by it.`,
+		Short: "Show what the store contains, what is damaged, and the progress of the scrub",
+		Long: `Print what the store contains, what is known to be damaged, and the progress of
+the scrub of "carload serve". The service may be running.`,
 		Example: `  carload service status --store /srv/carload`,
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -77,12 +77,12 @@ func (a *app) storeStatus(s store.Status) error {
 	a.con.result("scrub\t" + scrub)
 	if s.DamagedShards+s.LostBlocks > 0 {
 		return withHint(coded{fmt.Errorf("the store has %s and lacks %s", count(s.DamagedShards, "damaged shard"), count(s.LostBlocks, "block")), exitMismatch},
-			"carload up of the same files sends what was lost again; carload service fsck names the shards")
+			"carload up of the same files sends again what was lost; carload service fsck names the shards")
 	}
 	return nil
 }
 
-// servedStatus asks the service that has the store.
+// servedStatus asks the service that has the store open.
 func (a *app) servedStatus(ctx context.Context, flag string) (s store.Status, err error) {
 	dir, err := a.storeDir(flag)
 	if err != nil {
@@ -91,14 +91,14 @@ func (a *app) servedStatus(ctx context.Context, flag string) (s store.Status, er
 	url, errURL := os.ReadFile(filepath.Join(dir, localEndpointFile))
 	token, errToken := os.ReadFile(filepath.Join(dir, localTokenFile))
 	if err := errors.Join(errURL, errToken); err != nil {
-		return s, withHint(store.ErrLocked, "another command has the store: wait for it")
+		return s, withHint(store.ErrLocked, "another command has the store open: wait for it")
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSpace(string(url))+"/internal/status", nil)
 	if err != nil {
 		return s, err
 	}
 	req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
-	client := &http.Client{Timeout: time.Minute} // whatever has that port now may say nothing
+	client := &http.Client{Timeout: time.Minute} // whatever has that port now may not answer
 	defer client.CloseIdleConnections()
 	res, err := client.Do(req)
 	if err != nil {
@@ -129,10 +129,10 @@ func (a *app) fsckCommand() *cobra.Command {
 	var rebuild bool
 	cmd := &cobra.Command{
 		Use:   "fsck",
-		Short: "Hash everything in the store and compare the index with it",
-		Long: `Hash everything in the store and compare the index with it. What is damaged
-counts as not held from then on, and what was thought damaged and is sound
-counts again. Shards are left as they are.`,
+		Short: "Hash everything in the store, and compare the index with it",
+		Long: `Hash everything in the store, and compare the index with it. Damaged blocks no
+longer count as stored, and blocks that were wrongly marked as damaged count
+again. Shards are not changed.`,
 		Example: `  carload service fsck
   carload service fsck --rebuild`,
 		Args: noArgs,
@@ -158,7 +158,7 @@ counts again. Shards are left as they are.`,
 		},
 	}
 	addStore(cmd, &dir)
-	cmd.Flags().BoolVar(&rebuild, "rebuild", false, "make the index anew from the shards")
+	cmd.Flags().BoolVar(&rebuild, "rebuild", false, "rebuild the index from the shards")
 	return cmd
 }
 
@@ -187,9 +187,9 @@ func (a *app) gcCommand() *cobra.Command {
 	var dir string
 	cmd := &cobra.Command{
 		Use:   "gc",
-		Short: "Remove the shards that no upload needs any more",
-		Long: `Remove the shards that no upload needs any more, in a store that no service has
-open. A service that runs does so by itself: see --gc-interval of "carload serve".`,
+		Short: "Remove the shards that no upload needs",
+		Long: `Remove the shards that no upload needs, from a store that no service has open. A
+running service does this itself: see --gc-interval of "carload serve".`,
 		Example: `  carload service gc`,
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -199,7 +199,7 @@ open. A service that runs does so by itself: see --gc-interval of "carload serve
 			}
 			st, err := store.Open(cmd.Context(), store.Options{Dir: there, Logger: a.log})
 			if errors.Is(err, store.ErrLocked) {
-				return withHint(err, "nothing was removed: if carload serve has it, that removes what no upload needs every --gc-interval")
+				return withHint(err, "nothing was removed; a running carload serve removes what no upload needs every --gc-interval")
 			}
 			if err != nil {
 				return err

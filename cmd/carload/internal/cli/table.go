@@ -7,10 +7,10 @@ import (
 	"unicode/utf8"
 )
 
-// cell is a value of a table: as programs read it, and as people do.
+// cell is a value of a table, in one form for programs and one for people.
 type cell struct {
 	plain, human string
-	right        bool // people compare it from the right
+	right        bool // align right, to compare numbers
 }
 
 func textCell(s string) cell { return cell{plain: s, human: s} }
@@ -20,7 +20,7 @@ func countCell(n int) cell { return cell{itoa(n), itoa(n), true} }
 func bytesCell(n int64) cell { return cell{strconv.FormatInt(n, 10), formatBytes(n), true} }
 
 // timeCell is in UTC for programs, and in local time for people. A zero time is
-// not known.
+// unknown.
 func timeCell(t time.Time) cell {
 	if t.IsZero() {
 		return cell{human: "-"}
@@ -28,19 +28,19 @@ func timeCell(t time.Time) cell {
 	return cell{plain: t.UTC().Format(time.RFC3339), human: t.Local().Format("2006-01-02 15:04")} //nolint:gosmopolitan // people live somewhere
 }
 
-// table prints results that are rows. A program gets them with tabs between the
-// values. On a terminal they are columns under a heading, as wide as the first
-// rows want them; nothing is cut.
+// table prints results as rows. Programs get values separated by tabs. On a
+// terminal they are columns with headings, as wide as the first rows need;
+// nothing is cut.
 type table struct {
 	con     *console
 	heading []string
 	people  bool
-	rows    [][]cell // that wait for the widths
-	widths  []int    // nil as long as they do
+	rows    [][]cell // waiting until the widths are known
+	widths  []int    // nil while rows wait
 	right   []bool
 }
 
-// widthRows is how many rows are looked at before the first is printed.
+// widthRows is the number of rows that determine the widths.
 const widthRows = 500
 
 func (c *console) table(heading ...string) *table {
@@ -65,7 +65,7 @@ func (t *table) row(cells ...cell) {
 	t.print(cells)
 }
 
-// flush prints the rows that wait. It is called after the last one.
+// flush prints the waiting rows. Call it after the last row.
 func (t *table) flush() {
 	if len(t.rows) == 0 {
 		return

@@ -20,12 +20,12 @@ import (
 	"github.com/carload/carload/uploader/nftstorage"
 )
 
-// endpointFlags say which target is meant.
+// endpointFlags name the target.
 type endpointFlags struct {
 	to           []string
 	files        string
 	endpoint     string
-	gateways     urlList // that give blocks back; one, but for those who only read
+	gateways     urlList // that return blocks; only commands that read may have several
 	store        string
 	token        tokenFlags
 	insecureHTTP bool
@@ -38,25 +38,25 @@ type endpointFlags struct {
 func (e *endpointFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.SortFlags = false
-	f.StringArrayVar(&e.to, "to", nil, "a target: the name of one, https://…, kubo://HOST:PORT, kubo: (this user's node), s3://BUCKET/PREFIX, cluster://HOST:PORT, dir:PATH or store:[PATH]")
+	f.StringArrayVar(&e.to, "to", nil, "target: a name, https://…, kubo://HOST:PORT, kubo: (this user's node), s3://BUCKET/PREFIX, cluster://HOST:PORT, dir:PATH or store:[PATH]")
 	f.StringVar(&e.endpoint, "endpoint", "", "URL of the service's API (default: the built-in service)")
 	e.addHow(cmd)
 	group(f, groupWhere, "to", "endpoint")
 	common(f, "to", "endpoint", "token-file")
 }
 
-// addHow adds the flags of how a target is asked.
+// addHow adds the flags that say how to connect to a target.
 func (e *endpointFlags) addHow(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.Var(&e.gateways, "gateway", "URL of the gateway that gives blocks back (default: the endpoint)")
-	f.StringVar(&e.token.file, "token-file", "", "file with the API key; the variable CARLOAD_TOKEN can hold it as well")
+	f.Var(&e.gateways, "gateway", "URL of the gateway to fetch blocks from (default: the endpoint)")
+	f.StringVar(&e.token.file, "token-file", "", "file with the API key; CARLOAD_TOKEN can also hold it")
 	f.StringVar(&e.token.command, "token-command", "", "program that prints the API key; run without a shell")
 	f.BoolVar(&e.insecureHTTP, "insecure-http", false, "send the key unencrypted to another machine")
-	f.StringVar(&e.caCert, "ca-cert", "", "trust the certificate authorities in this PEM file as well as the system's")
-	f.DurationVar(&e.stall, "stall-timeout", time.Minute, "give a request up when no byte moved for so long")
+	f.StringVar(&e.caCert, "ca-cert", "", "trust the certificate authorities in this PEM file too")
+	f.DurationVar(&e.stall, "stall-timeout", time.Minute, "give up a request when no byte has moved for this long")
 	e.rate.text = rateAuto
-	f.Var(&e.rate, "tpslimit", "requests in a time, such as 30/10s; off for no limit; auto is 30/10s, and off on this machine")
-	f.Var(&e.share, "rate-share", "the part of --tpslimit that this host takes, such as 1/16 when 16 hosts use the key; @FILE is read anew before each request")
+	f.Var(&e.rate, "tpslimit", "limit of requests, such as 30/10s; off for no limit; auto is 30/10s, but off for this machine")
+	f.Var(&e.share, "rate-share", "this host's part of --tpslimit, such as 1/16 if 16 hosts use the key; @FILE is read again before each request")
 	addStore(cmd, &e.store)
 	group(f, groupWhere, "gateway", "token-file", "token-command", "insecure-http", "ca-cert", "store")
 	group(f, groupSafety, "stall-timeout")
@@ -67,7 +67,7 @@ func addStore(cmd *cobra.Command, store *string) {
 	cmd.Flags().StringVar(store, "store", "", "directory of the built-in service (default: in the user's data directory)")
 }
 
-// storeDir is where the built-in service keeps what it holds.
+// storeDir returns the directory of the built-in service.
 func (a *app) storeDir(flag string) (string, error) {
 	if flag != "" {
 		return filepath.Abs(flag)
@@ -79,21 +79,21 @@ func (a *app) storeDir(flag string) (string, error) {
 	return filepath.Join(dir, "store"), nil
 }
 
-// target is where a command sends to, or asks, under the name by which the
-// ledger knows it. The caller closes it.
+// target is what a command sends to, or asks, with the name that the ledger
+// uses for it. The caller closes it.
 type target struct {
 	uploader.Target
-	name    string             // what the user calls it; empty for none
-	service *nftstorage.Target // the same, if it speaks the API of NFT.Storage
-	local   bool               // it is the built-in service, and ends with a command
-	store   string             // its directory, if the service is the built-in one
+	name    string             // what the user calls it; may be empty
+	service *nftstorage.Target // the same target, if it speaks the NFT.Storage API
+	local   bool               // the built-in service, which ends with a command
+	store   string             // directory of the built-in service
 	url     string             // of the service
-	gateway string             // of the service, or what gives back what is there
+	gateway string             // of the service, or of another place that returns the blocks
 	closers []func() error
 }
 
-// storeTarget is the built-in service. It has another port each time, but it is
-// the same one.
+// storeTarget is the built-in service. Its port differs each time, but it is
+// the same target.
 type storeTarget struct {
 	*nftstorage.Target
 	dir string
@@ -110,7 +110,7 @@ func (t *target) close() error {
 	return errors.Join(errs...)
 }
 
-// label is what a target is called in messages.
+// label returns the name of a target in messages.
 func (t *target) label() string {
 	if t.name != "" {
 		return t.name
@@ -118,10 +118,10 @@ func (t *target) label() string {
 	return t.String()
 }
 
-// lacks says that a target can't do something.
+// lacks returns the error for something that a target can't do.
 func (t *target) lacks(what string) error { return usagef("%s %s", t, what) }
 
-// sayWhere tells how to fetch what was uploaded.
+// sayWhere says how to fetch an upload.
 func (t *target) sayWhere(a *app, root string) {
 	switch {
 	case t.local:
@@ -129,21 +129,20 @@ func (t *target) sayWhere(a *app, root string) {
 		if dir, err := a.storeDir(""); err != nil || dir != t.store {
 			command = append(command, "--store", t.store)
 		}
-		a.con.say("stored in %s; to fetch it back: %s, then http://%s/ipfs/%s", quotePath(t.store), shellQuote(command), defaultListen, root)
+		a.con.say("stored in %s; to fetch it, run %s, then open http://%s/ipfs/%s", quotePath(t.store), shellQuote(command), defaultListen, root)
 	case t.store != "":
-		a.con.say("stored in %s, fetch it from %s/ipfs/%s", quotePath(t.store), t.url, root)
+		a.con.say("stored in %s; fetch it from %s/ipfs/%s", quotePath(t.store), t.url, root)
 	case t.gateway != "":
 		a.con.say("fetch it from %s/ipfs/%s", strings.TrimSuffix(t.gateway, "/"), root)
 	default:
 		if _, gives := t.Target.(gateway.Source); gives {
-			a.con.say("fetch it back: %s", shellQuote([]string{"carload", "get", root, "--from", t.label()}))
+			a.con.say("fetch it with: %s", shellQuote([]string{"carload", "get", root, "--from", t.label()}))
 		}
 	}
 }
 
-// connect makes the target that the flags mean. Without any that is the
-// built-in service: one that is serving the store already, or else one in this
-// process.
+// connect opens the target that the flags name. By default this is the built-in
+// service: one that is already serving the store, or one in this process.
 func (a *app) connect(ctx context.Context, f endpointFlags) (*target, error) {
 	switch {
 	case len(f.to) > 1:
@@ -156,10 +155,10 @@ func (a *app) connect(ctx context.Context, f endpointFlags) (*target, error) {
 	return a.open(ctx, f, "", targetConfig{Type: kindStore, Path: f.store})
 }
 
-// connectTo makes the target that a --to names.
+// connectTo opens the target that a --to names.
 func (a *app) connectTo(ctx context.Context, f endpointFlags, to string) (*target, error) {
 	if f.endpoint != "" {
-		return nil, usagef("give --to or --endpoint, not both")
+		return nil, usagef("use --to or --endpoint, not both")
 	}
 	c, name, err := a.lookUp(to)
 	if err != nil {
@@ -176,8 +175,8 @@ func (a *app) connectTo(ctx context.Context, f endpointFlags, to string) (*targe
 	return t, nil
 }
 
-// lookUp finds what a --to means: a target of the configuration, with its name,
-// or one without.
+// lookUp returns the target that a --to means: from the configuration with its
+// name, or without a name.
 func (a *app) lookUp(to string) (c targetConfig, name string, err error) {
 	if c, ok := a.settings.targets[to]; ok {
 		return c, to, nil
@@ -188,10 +187,10 @@ func (a *app) lookUp(to string) (c targetConfig, name string, err error) {
 
 func noToken(endpoint string) error {
 	return withHint(usagef("there is no API key for %s", endpoint),
-		"carload login keeps it; or put it into the variable CARLOAD_TOKEN, or name a file by --token-file or a program by --token-command")
+		"store it with carload login, put it into the variable CARLOAD_TOKEN, or name a file with --token-file or a program with --token-command")
 }
 
-// openStoreTarget makes a target of the built-in service over a store.
+// openStoreTarget opens the built-in service over a store.
 func (a *app) openStoreTarget(ctx context.Context, f endpointFlags, store string) (*target, error) {
 	local, err := a.local(ctx, store)
 	if err != nil {
@@ -208,10 +207,10 @@ func (a *app) openStoreTarget(ctx context.Context, f endpointFlags, store string
 	return t, nil
 }
 
-// openService makes a target of the service at a URL.
+// openService opens the service at a URL.
 func (a *app) openService(f endpointFlags, url string, token nftstorage.Token) (*target, error) {
 	if len(f.gateways) > 1 {
-		return nil, usagef("give one --gateway for the blocks of %s, not %d", url, len(f.gateways))
+		return nil, usagef("use one --gateway for the blocks of %s, not %d", url, len(f.gateways))
 	}
 	transport := nftstorage.NewTransport()
 	trust, err := f.tls()
@@ -233,7 +232,7 @@ func (a *app) openService(f endpointFlags, url string, token nftstorage.Token) (
 	return &target{Target: t, service: t, url: url, gateway: or(f.gateways.String(), url), closers: []func() error{t.Close}}, nil
 }
 
-// with are the flags with what the configuration of a target says.
+// with returns the flags with the settings of a target applied.
 func (e endpointFlags) with(c targetConfig) (endpointFlags, error) {
 	if c.Gateway != "" {
 		e.gateways = urlList{c.Gateway}
@@ -247,7 +246,7 @@ func (e endpointFlags) with(c targetConfig) (endpointFlags, error) {
 	return e, nil
 }
 
-// tls is how far sides are trusted; nil for the system's way.
+// tls returns which certificates to trust; nil means the system's.
 func (e *endpointFlags) tls() (*tls.Config, error) {
 	if e.caCert == "" {
 		return nil, nil //nolint:nilnil // the system's way needs no configuration
@@ -259,11 +258,11 @@ func (e *endpointFlags) tls() (*tls.Config, error) {
 	return &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, nil
 }
 
-// maxCertBytes is more than all the authorities that systems trust.
+// maxCertBytes is more than all certificate authorities of a system have.
 const maxCertBytes = 4 << 20
 
-// rootsAnd is the certificate authorities that the system trusts and those in
-// a PEM file.
+// rootsAnd returns the certificate authorities of the system and those in a PEM
+// file.
 func rootsAnd(path string) (*x509.CertPool, error) {
 	p, _, err := readSmall(path, maxCertBytes)
 	if err != nil {
@@ -274,13 +273,13 @@ func rootsAnd(path string) (*x509.CertPool, error) {
 		roots = x509.NewCertPool() // the system has none
 	}
 	if !roots.AppendCertsFromPEM(p) {
-		return nil, fmt.Errorf("%q has no certificate in PEM form", path)
+		return nil, fmt.Errorf("%q contains no certificate in PEM format", path)
 	}
 	return roots, nil
 }
 
-// localToken is the key of this user's own commands. It is made when there is
-// none, or when the one in the file is no longer valid.
+// localToken returns the key for this user's own commands. It creates one if
+// there is none, or if the one in the file is no longer valid.
 func localToken(ctx context.Context, st *store.Store, dir string) (string, error) {
 	path := filepath.Join(dir, localTokenFile)
 	keys, err := st.Keys(ctx, 0)
@@ -312,7 +311,7 @@ func localToken(ctx context.Context, st *store.Store, dir string) (string, error
 // writePrivate replaces a file that only this user may read.
 func writePrivate(path, text string) error { return writeFile(path, text, 0o600) }
 
-// writeFile replaces a file. It appears complete or not at all.
+// writeFile replaces a file, which appears complete or not at all.
 func writeFile(path, text string, mode fs.FileMode) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
 	if err != nil {

@@ -23,7 +23,7 @@ import (
 func (a *app) targetCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "target",
-		Short: "Name the places to send to, for --to",
+		Short: "Give names to targets, for --to",
 		Example: `  carload target add home kubo://127.0.0.1:5001
   carload target test home
   carload up --to home movie.mkv`,
@@ -34,7 +34,7 @@ func (a *app) targetCommand() *cobra.Command {
 	return cmd
 }
 
-// targetEvent is a target of the configuration. Its secret is not shown.
+// targetEvent is a target in the configuration, without its secret.
 type targetEvent struct {
 	eventHeader
 	Name     string         `json:"name"`
@@ -49,17 +49,18 @@ func (a *app) targetAddCommand() *cobra.Command {
 	var rate requestRate
 	cmd := &cobra.Command{
 		Use:   "add [NAME TARGET]",
-		Short: "Name a target in the configuration",
-		Long: `Name a target, which is given in the form that --to takes: https://… for a
-service that speaks the API of NFT.Storage, kubo://HOST:PORT, kubo: for this
-user's node, s3://BUCKET/PREFIX, cluster://HOST:PORT, or dir:PATH. On a terminal
-it asks for what is left out.
+		Short: "Add a named target to the configuration",
+		Long: `Add a named target to the configuration. Give the target in the form that --to
+accepts: https://… for a service with the NFT.Storage API, kubo://HOST:PORT,
+kubo: for this user's node, s3://BUCKET/PREFIX, cluster://HOST:PORT, or
+dir:PATH. On a terminal, carload asks for what you leave out.
 
-The credentials of a bucket are looked for where the programs of AWS look:
-in the environment, in ~/.aws (--s3-profile), and in the role of the machine. Any
-other secret is read from standard input with --secret-file -, or asked for.
-It is kept in the system's keyring, or in a file for this user only where there
-is no keyring. --token-command names a program that prints it, and nothing is kept.`,
+carload finds the credentials of a bucket where the AWS tools do: in the
+environment, in ~/.aws (--s3-profile), or in the role of the machine. It asks
+for any other secret, or reads it from standard input with --secret-file -. It
+stores the secret in the system's keyring, or in a private file if there is no
+keyring. With --token-command, a program prints the secret and carload stores
+nothing.`,
 		Example: `  carload target add home kubo://127.0.0.1:5001 --to-files /carload/
   carload target add cold s3://shards/films --s3-endpoint https://s3.example.org
   carload target add work https://api.example.org --secret-file - < token`,
@@ -79,16 +80,16 @@ is no keyring. --token-command names a program that prints it, and nothing is ke
 	f.StringVar(&secretFile, "secret-file", "", "file to read the secret from; - for standard input")
 	f.StringVar(&c.TokenFile, "token-file", "", "file with the secret, read at each use")
 	f.StringVar(&c.TokenCommand, "token-command", "", "program that prints the secret at each use; run without a shell")
-	f.StringVar(&c.Gateway, "gateway", "", "URL of the gateway that gives blocks back (default: the target)")
-	f.StringVar(&c.Allocations, "allocations", "", "peers of an IPFS Cluster that shall have what is sent, with commas between (default: the one that is asked, and those that it chooses)")
-	f.StringVar(&c.Endpoint, "s3-endpoint", "", "URL of a storage that is not AWS")
-	f.StringVar(&c.Region, "s3-region", "", "region of a bucket (default: that of the environment or the profile)")
+	f.StringVar(&c.Gateway, "gateway", "", "URL of the gateway to fetch blocks from (default: the target)")
+	f.StringVar(&c.Allocations, "allocations", "", "peers of an IPFS Cluster that should pin uploads, separated by commas (default: the contacted peer, and those that it chooses)")
+	f.StringVar(&c.Endpoint, "s3-endpoint", "", "URL of S3 storage other than AWS")
+	f.StringVar(&c.Region, "s3-region", "", "region of a bucket (default: from the environment or the profile)")
 	f.StringVar(&c.Profile, "s3-profile", "", "profile of the AWS configuration")
-	f.BoolVar(&c.Import, "s3-import", false, "have the storage import each CAR into IPFS (Filebase): a DAG goes up as one object")
-	f.StringVar(&c.Files, "to-files", "", "where uploads appear in the files (MFS) of a Kubo node; a directory ends with a slash")
-	f.StringVar(&c.CACert, "ca-cert", "", "trust the certificate authorities in this PEM file as well as the system's")
+	f.BoolVar(&c.Import, "s3-import", false, "let the storage import each CAR into IPFS (Filebase): each DAG goes up as one object")
+	f.StringVar(&c.Files, "to-files", "", "where uploads appear in the files (MFS) of a Kubo node; end a directory with a slash")
+	f.StringVar(&c.CACert, "ca-cert", "", "trust the certificate authorities in this PEM file too")
 	f.BoolVar(&c.InsecureHTTP, "insecure-http", false, "send the secret unencrypted to another machine")
-	f.Var(&rate, "tpslimit", "requests in a time, such as 30/10s; off for no limit")
+	f.Var(&rate, "tpslimit", "limit of requests, such as 30/10s; off for no limit")
 	return cmd
 }
 
@@ -111,7 +112,7 @@ func (a *app) targetAdd(args []string, options targetConfig, secretFile string) 
 		return usageError{error: err}
 	}
 	if _, ok := a.settings.targets[name]; ok {
-		return usagef("there is a target called %q already: remove it first by carload target rm %s", name, name)
+		return usagef("there is already a target called %q: remove it first with carload target rm %s", name, name)
 	}
 	secret := ""
 	switch {
@@ -149,9 +150,9 @@ func (a *app) targetAdd(args []string, options targetConfig, secretFile string) 
 	a.con.event(targetEvent{header("target"), name, c.Type, c.where(), nil})
 	a.con.result(fmt.Sprintf("%s\t%s\t%s", name, c.Type, quotePath(c.where())))
 	if c.Secret != "" {
-		a.con.say("its secret is in the %s", c.Secret)
+		a.con.say("its secret is stored in the %s", c.Secret)
 	}
-	a.con.say("see whether it works: carload target test %s", name)
+	a.con.say("test it with: carload target test %s", name)
 	return nil
 }
 
@@ -159,7 +160,7 @@ func (a *app) targetAdd(args []string, options targetConfig, secretFile string) 
 type asker struct {
 	a   *app
 	in  *bufio.Reader
-	err error // the first one
+	err error // the first error
 }
 
 func (q *asker) line(prompt string) string {
@@ -172,7 +173,7 @@ func (q *asker) line(prompt string) string {
 	return strings.TrimSpace(s)
 }
 
-// secret does not show what is typed.
+// secret asks without showing what the user types.
 func (q *asker) secret(prompt string) string {
 	f, ok := q.a.stdio.In.(*os.File)
 	if q.err != nil || !ok {
@@ -187,7 +188,7 @@ func (q *asker) secret(prompt string) string {
 func (a *app) targetListCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:     "list",
-		Short:   "List the named targets: name, type, where",
+		Short:   "List the named targets: name, type, address",
 		Example: `  carload target list`,
 		Args:    noArgs,
 		RunE: func(*cobra.Command, []string) error {
@@ -203,7 +204,7 @@ func (a *app) targetListCommand() *cobra.Command {
 	}
 }
 
-// named is the target of the configuration with this name.
+// named returns the target of the configuration with this name.
 func (a *app) named(name string) (targetConfig, error) {
 	c, ok := a.settings.targets[name]
 	if !ok {
@@ -215,7 +216,7 @@ func (a *app) named(name string) (targetConfig, error) {
 func (a *app) targetShowCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:     "show NAME",
-		Short:   "Show the settings of a target, but for its secret",
+		Short:   "Show the settings of a target, except its secret",
 		Example: `  carload target show home`,
 		Args:    oneArg("the name of a target"),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -245,7 +246,7 @@ func (a *app) targetShowCommand() *cobra.Command {
 func (a *app) targetRmCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:     "rm NAME",
-		Short:   "Forget a target and its secret; what was sent there stays",
+		Short:   "Remove a target and its secret; uploads there stay",
 		Example: `  carload target rm home`,
 		Args:    oneArg("the name of a target"),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -267,7 +268,7 @@ func (a *app) targetRmCommand() *cobra.Command {
 	}
 }
 
-// configPath is the file that --config names, or the user's.
+// configPath returns the file that --config names, or the user's.
 func (a *app) configPath() (string, error) {
 	if a.global.config != "" {
 		return a.global.config, nil
@@ -279,7 +280,7 @@ func (a *app) configPath() (string, error) {
 	return filepath.Join(dir, "config.toml"), nil
 }
 
-// editConfig replaces the configuration file by what edit makes of it.
+// editConfig replaces the configuration file by the result of edit.
 func (a *app) editConfig(edit func([]byte) ([]byte, error)) error {
 	path, err := a.configPath()
 	if err != nil {
@@ -310,8 +311,8 @@ func (a *app) editConfig(edit func([]byte) ([]byte, error)) error {
 	return writeFile(path, string(text), mode)
 }
 
-// addTarget adds a target to the text of a configuration, at its end: what is
-// there stays as people wrote it.
+// addTarget appends a target to the text of a configuration. The existing text
+// stays as people wrote it.
 func addTarget(text []byte, name string, c targetConfig) ([]byte, error) {
 	table, err := toml.Marshal(c)
 	if err != nil {
@@ -329,7 +330,7 @@ func addTarget(text []byte, name string, c targetConfig) ([]byte, error) {
 	return out.Bytes(), differsBy(text, out.Bytes(), name, &c)
 }
 
-// tomlKey quotes a name that has a dot in it.
+// tomlKey quotes a name that contains a dot.
 func tomlKey(name string) string {
 	if strings.Contains(name, ".") {
 		return `"` + name + `"`
@@ -339,9 +340,9 @@ func tomlKey(name string) string {
 
 var tableHeader = regexp.MustCompile(`^\s*\[`)
 
-// removeTarget takes the table of a target out of the text.
+// removeTarget removes the table of a target from the text.
 func removeTarget(text []byte, name string) ([]byte, error) {
-	var out, between bytes.Buffer // remarks at the end of the table are for what follows
+	var out, between bytes.Buffer // comments at the end of the table belong to what follows
 	inside := false
 	for line := range bytes.Lines(text) {
 		if tableHeader.Match(line) {
@@ -367,7 +368,7 @@ func removeTarget(text []byte, name string) ([]byte, error) {
 	return kept, differsBy(text, kept, name, nil)
 }
 
-// isTableOf tells whether a line begins the table of a target.
+// isTableOf reports whether a line begins the table of a target.
 func isTableOf(line []byte, name string) bool {
 	var v map[string]map[string]any
 	if err := toml.Unmarshal(line, &v); err != nil {
@@ -377,8 +378,8 @@ func isTableOf(line []byte, name string) bool {
 	return ok
 }
 
-// differsBy checks that two configurations are the same but for one target:
-// what was edited is text that people may have written in any way.
+// differsBy checks that two configurations differ only by one target, because
+// people may have written the edited text in any way.
 func differsBy(before, after []byte, name string, c *targetConfig) error {
 	var was, is map[string]any
 	err := errors.Join(toml.Unmarshal(before, &was), toml.Unmarshal(after, &is))
@@ -396,13 +397,13 @@ func differsBy(before, after []byte, name string, c *targetConfig) error {
 		}
 	}
 	if !ok {
-		return withHint(usagef("the configuration is written in a way that can't be changed here"), fmt.Sprintf("change its table [%s.%s] by hand", targetsKey, name))
+		return withHint(usagef("carload can't edit the configuration as it is written"), fmt.Sprintf("edit its table [%s.%s] by hand", targetsKey, name))
 	}
 	return nil
 }
 
-// without takes a target out of a configuration. No table of targets is the
-// same as an empty one.
+// without removes a target from a configuration. A missing table of targets
+// counts as an empty one.
 func without(config map[string]any, name string) (target any, ok bool) {
 	targets, isTable := config[targetsKey].(map[string]any)
 	if !isTable {

@@ -4,6 +4,6 @@ package cli
 
 import "io"
 
-// movesCursor reports whether a terminal understands the sequences that move the
-// cursor. TERM=dumb, which the caller looks at, is the one that does not.
+// movesCursor reports whether a terminal understands sequences that move the
+// cursor. The only one that does not is TERM=dumb, which the caller checks.
 func movesCursor(io.Writer) bool { return true }

@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// movesCursor reports whether a terminal understands the sequences that move the
-// cursor. Consoles of Windows have to be asked to.
+// movesCursor reports whether a terminal understands sequences that move the
+// cursor. Windows consoles must be switched to them.
 func movesCursor(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok {

@@ -7,7 +7,7 @@ import (
 
 func itoa(n int) string { return strconv.Itoa(n) }
 
-// count is a number of things for people.
+// count formats a number of things for people.
 func count(n int, thing string) string {
 	if n == 1 {
 		return "1 " + thing
@@ -18,7 +18,7 @@ func count(n int, thing string) string {
 	return itoa(n) + " " + thing + "s"
 }
 
-// shellQuote is a command line that a shell reads as these words.
+// shellQuote returns a command line that a shell parses into these words.
 func shellQuote(words []string) string {
 	quoted := make([]string, len(words))
 	for i, w := range words {

@@ -21,22 +21,22 @@ const (
 	credentialName   = "carload.token" // in $CREDENTIALS_DIRECTORY, which systemd sets
 )
 
-// tokenFlags say where the API key comes from. There is no flag for the key
-// itself: other users can see the arguments of a process.
+// tokenFlags say where the API key comes from. No flag takes the key itself,
+// because other users can see the arguments of a process.
 type tokenFlags struct {
 	file    string
 	command string
 }
 
-// secret finds a secret: by --token-command, --token-file, and if it is looked
-// for around, in CARLOAD_TOKEN or among the credentials that systemd passes. It
-// is empty if there is none.
+// secret finds a secret: from --token-command, from --token-file, or, if around
+// is set, from CARLOAD_TOKEN or the credentials that systemd passes. It is
+// empty if there is none.
 func (a *app) secret(ctx context.Context, f tokenFlags, around bool) (string, error) {
 	var text, origin string
 	var err error
 	switch dir := a.env["CREDENTIALS_DIRECTORY"]; {
 	case f.file != "" && f.command != "":
-		return "", usagef("give --token-file or --token-command, not both")
+		return "", usagef("use --token-file or --token-command, not both")
 	case f.command != "":
 		origin = "--token-command"
 		text, err = a.runTokenCommand(ctx, f.command)
@@ -59,7 +59,7 @@ func (a *app) secret(ctx context.Context, f tokenFlags, around bool) (string, er
 	}
 	text = strings.TrimSpace(text)
 	if text == "" {
-		return "", usagef("%s: there is no token in it", origin)
+		return "", usagef("%s: it contains no token", origin)
 	}
 	if _, err := nftstorage.NewToken(text); err != nil {
 		return "", usagef("%s: %w", origin, err)
@@ -73,13 +73,13 @@ func (a *app) readTokenFile(path string) (string, error) {
 		return "", fmt.Errorf("token file: %w", err)
 	}
 	if runtime.GOOS != "windows" && info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
-		a.con.warn("others can read the token in %q; chmod 600 it", path)
+		a.con.warn("others can read the token in %q; run chmod 600 on it", path)
 	}
 	return string(p), nil
 }
 
-// runTokenCommand runs a program, without a shell, and returns what it prints.
-// Its own words to standard error are shown.
+// runTokenCommand runs a program without a shell, and returns its output. It
+// shows the program's standard error.
 func (a *app) runTokenCommand(ctx context.Context, command string) (string, error) {
 	argv, err := splitCommand(command)
 	if err != nil {
@@ -97,8 +97,8 @@ func (a *app) runTokenCommand(ctx context.Context, command string) (string, erro
 }
 
 // splitCommand splits a command line at spaces. Single and double quotes keep
-// words together, a backslash keeps the next character; there are no variables
-// and no patterns.
+// words together, and a backslash keeps the next character; there are no
+// variables and no patterns.
 func splitCommand(s string) ([]string, error) {
 	var argv []string
 	var word strings.Builder
@@ -141,9 +141,9 @@ func splitCommand(s string) ([]string, error) {
 	return argv, nil
 }
 
-// cappedBuffer keeps the first bytes that are written to it.
+// cappedBuffer keeps the first bytes written to it.
 type cappedBuffer struct {
-	buf   bytes.Buffer // not embedded: io.Copy would go round Write by its ReadFrom
+	buf   bytes.Buffer // not embedded: io.Copy would bypass Write through its ReadFrom
 	limit int
 }
 

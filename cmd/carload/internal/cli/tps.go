@@ -13,9 +13,9 @@ import (
 	"github.com/carload/carload/uploader/nftstorage"
 )
 
-// requestRate is a flag for how many requests are sent in a time: "30/10s",
-// "off", or "auto", which is what hosted NFT.Storage takes, and off for a
-// service on this machine.
+// requestRate is a flag for a limit of requests per time: "30/10s", "off", or
+// "auto", which is the limit of the hosted NFT.Storage, and off for a service
+// on this machine.
 type requestRate struct {
 	text     string
 	requests int
@@ -50,8 +50,8 @@ func (r *requestRate) String() string { return r.text }
 // Type implements pflag.Value.
 func (r *requestRate) Type() string { return "rate" }
 
-// pacer is what keeps the rate towards an endpoint; nil for none. Processes of
-// this user that use the same key share it.
+// pacer returns what limits the requests to an endpoint; nil for no limit.
+// Processes of this user that use the same key share it.
 func (a *app) pacer(r requestRate, s share, endpoint string, token nftstorage.Token) (nftstorage.Pacer, error) {
 	if r.text == rateAuto {
 		r.requests, r.window = nftstorage.HostedRequests, nftstorage.HostedWindow
@@ -91,7 +91,7 @@ func (p pacedRequests) Wait(ctx context.Context) error {
 
 func (r *requestRate) windowFor(a *app, token nftstorage.Token) (*nftstorage.Window, error) {
 	dir, err := a.env.stateDir()
-	if err != nil { // nothing to share it through
+	if err != nil { // there is nothing to share it through
 		return nftstorage.NewWindow(r.requests, r.window)
 	}
 	return nftstorage.NewSharedWindow(filepath.Join(dir, "rate"), token, r.requests, r.window)

@@ -18,7 +18,7 @@ import (
 	"github.com/carload/carload/uploader/dirtarget"
 )
 
-// sendFlags are the knobs of the engine.
+// sendFlags are the settings of the engine.
 type sendFlags struct {
 	transfers     int
 	retries       int
@@ -39,12 +39,12 @@ type sendFlags struct {
 func (s *sendFlags) add(cmd *cobra.Command) {
 	s.maxShardBytes = splitter.DefaultMaxShardBytes
 	f := cmd.Flags()
-	f.IntVar(&s.transfers, "transfers", uploader.DefaultTransfers, "shards in flight; above 1, an upload of less than 256 KiB counts as an eighth")
+	f.IntVar(&s.transfers, "transfers", uploader.DefaultTransfers, "shards in flight; if above 1, an upload of less than 256 KiB counts as an eighth")
 	f.Var(&s.maxShardBytes, "max-shard-bytes", "largest shard")
-	f.BoolVar(&s.pieceCIDs, "piece-cids", false, "compute the Filecoin piece CIDs of the shards as they are written or sent, and print them; 66584576 as --max-shard-bytes fills pieces of 64 MiB")
-	f.StringVar(&s.pieceManifest, "piece-manifest", "", "write the piece CIDs of all shards into this file, .csv or .jsonl, at the end")
+	f.BoolVar(&s.pieceCIDs, "piece-cids", false, "compute and print the Filecoin piece CIDs of the shards while writing or sending them; --max-shard-bytes 66584576 fills pieces of 64 MiB")
+	f.StringVar(&s.pieceManifest, "piece-manifest", "", "write the piece CIDs of all shards to this file, .csv or .jsonl, at the end")
 	f.BoolVarP(&s.rootOnly, "root-only", "Q", false, "print the CID only")
-	f.BoolVarP(&s.dryRun, "dry-run", "n", false, "say what would be done; send, write and ask nothing")
+	f.BoolVarP(&s.dryRun, "dry-run", "n", false, "say what would be sent; send and write nothing, and ask no service")
 	group(f, groupSpeed, "transfers")
 	group(f, groupRecipe, "max-shard-bytes")
 	group(f, groupOutput, "piece-cids", "piece-manifest", "root-only", "dry-run")
@@ -53,28 +53,28 @@ func (s *sendFlags) add(cmd *cobra.Command) {
 
 func (s *sendFlags) addRemote(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.IntVar(&s.retries, "retries", uploader.DefaultRetries, "tries of a shard after the first one")
+	f.IntVar(&s.retries, "retries", uploader.DefaultRetries, "further attempts for a shard after the first")
 	f.Var(&s.bwlimit, "bwlimit", "bytes per second of all transfers together; off for no limit")
-	f.TextVar(&s.verify, "verify", uploader.VerifyPinned, "what is checked before it is called done: receipt, pinned, sample or full")
-	f.DurationVar(&s.verifyTimeout, "verify-timeout", uploader.DefaultVerifyTimeout, "how long the service may take to have it complete")
-	f.IntVar(&s.sample, "sample", uploader.DefaultSampleBlocks, "blocks to fetch back with --verify sample")
-	f.BoolVar(&s.noResume, "no-resume", false, "send everything, also what is there")
-	f.BoolVar(&s.checksum, "checksum", false, "hash again what looks unchanged")
+	f.TextVar(&s.verify, "verify", uploader.VerifyPinned, "what to check before an upload is done: receipt, pinned, sample or full")
+	f.DurationVar(&s.verifyTimeout, "verify-timeout", uploader.DefaultVerifyTimeout, "how long to wait until the service has the complete DAG")
+	f.IntVar(&s.sample, "sample", uploader.DefaultSampleBlocks, "blocks to fetch with --verify sample")
+	f.BoolVar(&s.noResume, "no-resume", false, "send everything, even what is already there")
+	f.BoolVar(&s.checksum, "checksum", false, "hash files again that look unchanged")
 	group(f, groupSpeed, "bwlimit")
 	group(f, groupSafety, "retries", "verify", "verify-timeout", "sample", "no-resume", "checksum")
 	common(f, "transfers", "bwlimit", "verify")
 }
 
-// options are those of the engine.
+// options returns the options of the engine.
 func (s *sendFlags) options(a *app, src *source) (uploader.Options, error) {
 	if s.transfers < 1 {
-		return uploader.Options{}, usagef("--transfers %d: must be at least 1", s.transfers)
+		return uploader.Options{}, usagef("--transfers %d: it must be at least 1", s.transfers)
 	}
 	if s.retries < 0 {
-		return uploader.Options{}, usagef("--retries %d: must not be negative", s.retries)
+		return uploader.Options{}, usagef("--retries %d: it must not be negative", s.retries)
 	}
 	if s.maxShardBytes == 0 {
-		return uploader.Options{}, usagef("--max-shard-bytes: must not be 0")
+		return uploader.Options{}, usagef("--max-shard-bytes: it must not be 0")
 	}
 	if s.pieceManifest != "" {
 		s.pieceCIDs = true
@@ -86,7 +86,7 @@ func (s *sendFlags) options(a *app, src *source) (uploader.Options, error) {
 		return uploader.Options{}, usagef("--max-shard-bytes %d: the largest Filecoin piece has room for %d", s.maxShardBytes, int64(piece.MaxRawSize))
 	}
 	if s.verify == uploader.VerifySample && s.sample < 1 {
-		return uploader.Options{}, usagef("--sample %d: must be at least 1", s.sample)
+		return uploader.Options{}, usagef("--sample %d: it must be at least 1", s.sample)
 	}
 	opts := uploader.Options{
 		Transfers: s.transfers, MaxShardBytes: int64(s.maxShardBytes), MaxUploadBytes: src.limit,
@@ -96,7 +96,7 @@ func (s *sendFlags) options(a *app, src *source) (uploader.Options, error) {
 		Logger:   a.log,
 	}
 	if s.retries == 0 {
-		opts.Retries = -1 // the engine's word for none
+		opts.Retries = -1 // means none to the engine
 	}
 	if err := opts.Validate(); err != nil {
 		return opts, usageError{error: err}
@@ -104,8 +104,8 @@ func (s *sendFlags) options(a *app, src *source) (uploader.Options, error) {
 	return opts, nil
 }
 
-// leaveLimit leaves the size of shards to the target, unless somebody asked for
-// one: there are targets that want a DAG in one.
+// leaveLimit lets the target choose the size of shards, unless the user set
+// one: some targets want a DAG in one shard.
 func (s *sendFlags) leaveLimit(cmd *cobra.Command, opts *uploader.Options) {
 	if !cmd.Flags().Changed("max-shard-bytes") {
 		opts.MaxShardBytes = 0
@@ -120,23 +120,23 @@ func (a *app) upCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "up PATH…",
 		Aliases: []string{"upload"},
-		Short:   "Upload files and directories, verified",
-		Long: `Upload files, directories, standard input (-) or existing CAR archives to a
-service that speaks the API of NFT.Storage, a Kubo node, a bucket or a directory,
-and verify that they are held there. s3://BUCKET/KEY is an object in a bucket, or
-all that is below it as a directory.
+		Short:   "Upload files and directories, and verify them",
+		Long: `Upload files, directories, standard input (-) or CAR files to a service with the
+NFT.Storage API, a Kubo node, a bucket or a directory, and verify that the
+target has them. s3://BUCKET/KEY is an object in a bucket, or everything below
+it as a directory.
 
-Without --to or --endpoint they go into the store of this user on this machine,
-through the built-in service. With several --to each file is read for all of them
-at once; a target that fails does not stop the others. If an upload is
-interrupted, the same command goes on where it was. Of what has changed since it
-was last sent from the same path, only the blocks that are new are sent.
+Without --to or --endpoint, uploads go to your own store on this machine,
+through the built-in service. With several --to, carload reads each file once
+for all targets; a target that fails does not stop the others. If an upload is
+interrupted, run the same command again to resume it. If a path has changed
+since you last sent it, carload sends only the new blocks.
 
-Thousands of small files cost a request each. With --batch-below 1MiB those that are
-smaller go together, as entries of a directory, in a few requests. The CID of each
-file is printed, is the same as without it, and can be retrieved by itself; but the
-service lists the directory, and to remove one file is to remove all that it was
-sent with. The next time only files that are new or changed are sent.`,
+Thousands of small files cost a request each. With --batch-below 1MiB, smaller
+files go up together, as entries of a directory, in a few requests. Each file
+keeps the CID that it has alone, and you can fetch it by that CID. But the
+service lists only the directory, and removing one file removes all that were
+sent with it. The next run sends only new and changed files.`,
 		Example: `  carload up movie.mkv
   CARLOAD_TOKEN=… carload up --endpoint https://api.example.org movie.mkv photos
   carload up --to home --to s3://shards/films movie.mkv
@@ -152,7 +152,7 @@ sent with. The next time only files that are new or changed are sent.`,
 				return err
 			}
 			if in.wrap && send.batchBelow > 0 {
-				return usagef("--wrap puts all paths into one directory, and --batch-below the small ones: give one of the two")
+				return usagef("--wrap puts all paths into one directory, and --batch-below the small ones: use one of them")
 			}
 			if err := setBase(&opts, base); err != nil {
 				return err
@@ -181,10 +181,10 @@ sent with. The next time only files that are new or changed are sent.`,
 		},
 	}
 	end.add(cmd)
-	cmd.Flags().StringVar(&end.files, "to-files", "", "where uploads appear in the files (MFS) of a Kubo node; a directory ends with a slash")
-	cmd.Flags().StringVar(&base, "base", "", "root at the service whose blocks are not sent again (default: what was last sent from the same path; none for none)")
-	cmd.Flags().StringVar(&name, "name", "", "what the service calls the upload (default: the name of the file); what is there keeps its name")
-	cmd.Flags().Var(&send.batchBelow, "batch-below", "upload files that are smaller than this together, many in one upload; 0 for each by itself")
+	cmd.Flags().StringVar(&end.files, "to-files", "", "where uploads appear in the files (MFS) of a Kubo node; end a directory with a slash")
+	cmd.Flags().StringVar(&base, "base", "", "root at the service whose blocks need not be sent again (default: the last upload of the same path; none turns this off)")
+	cmd.Flags().StringVar(&name, "name", "", "name of the upload at the service (default: the name of the file); an existing upload keeps its name")
+	cmd.Flags().Var(&send.batchBelow, "batch-below", "upload files smaller than this together, many in one upload; 0 for each by itself")
 	send.add(cmd)
 	send.addRemote(cmd)
 	addLedger(cmd, &ledger)
@@ -196,7 +196,7 @@ sent with. The next time only files that are new or changed are sent.`,
 	return cmd
 }
 
-// noBase is the value of --base for no base at all.
+// noBase is the value of --base for no base.
 const noBase = "none"
 
 func setBase(opts *uploader.Options, base string) error {
@@ -215,8 +215,8 @@ func setBase(opts *uploader.Options, base string) error {
 	return nil
 }
 
-// ship runs the engine over the inputs, for each target. The roots it returns
-// are those of the last input that succeeded there.
+// ship runs the engine over the inputs, for each target. It returns the roots
+// of the last input that succeeded there.
 func (a *app) ship(src *source, targets []*target, opts uploader.Options, send sendFlags, names phases, what string) (roots map[*target]string, err error) {
 	defer frugal()()
 	only := ""
@@ -242,7 +242,7 @@ func (a *app) ship(src *source, targets []*target, opts uploader.Options, send s
 	}
 	p, err := a.round(inputs, targets, opts, names, res, roots)
 	if again := src.remote.again(a); err == nil && again != nil {
-		opts.NoResume = true // what was sent are shards of another plan
+		opts.NoResume = true // the ledger has shards of another plan
 		var more uploader.Progress
 		more, err = a.round(again, targets, opts, names, res, roots)
 		p.Retries, p.BytesResent = p.Retries+more.Retries, p.BytesResent+more.BytesResent
@@ -252,13 +252,13 @@ func (a *app) ship(src *source, targets []*target, opts uploader.Options, send s
 	}
 	err = res.finish(p, what)
 	if err != nil && a.life.soft.Err() != nil {
-		a.con.say("what has arrived is not sent again; go on with:")
+		a.con.say("carload does not send again what has arrived; resume with:")
 		a.con.say("  carload %s", shellQuote(a.args))
 	}
 	return roots, err
 }
 
-// round sends inputs, and adds what became of them to the results.
+// round sends inputs, and adds their outcomes to the results.
 func (a *app) round(inputs iter.Seq[uploader.Input], targets []*target, opts uploader.Options, names phases, res *results, roots map[*target]string) (uploader.Progress, error) {
 	several := len(targets) > 1
 	var uploaders []*uploader.Uploader
@@ -271,7 +271,7 @@ func (a *app) round(inputs iter.Seq[uploader.Input], targets []*target, opts upl
 		}
 		u, err := uploader.New(t.Target, mine)
 		if errors.Is(err, uploader.ErrLimit) {
-			err = withHint(usageError{error: err}, "give a smaller --max-shard-bytes")
+			err = withHint(usageError{error: err}, "lower --max-shard-bytes")
 		}
 		if err != nil {
 			return uploader.Progress{}, err
@@ -319,11 +319,11 @@ func (a *app) sayWhatIsLeft(p uploader.Progress, took time.Duration, limit int64
 	if limit > 0 {
 		rate = float64(limit)
 	}
-	line := fmt.Sprintf("waiting for %s on the way: %s left", count(int(p.ShardsOnTheirWay), "shard"), formatBytes(p.BytesOnTheirWay))
+	line := fmt.Sprintf("waiting for %s in flight: %s left", count(int(p.ShardsOnTheirWay), "shard"), formatBytes(p.BytesOnTheirWay))
 	if left := time.Duration(float64(p.BytesOnTheirWay) / rate * float64(time.Second)); rate > 0 && left < time.Hour {
 		line += ", about " + formatDuration(left)
 		if left > grace {
-			line += fmt.Sprintf("; what is not done in %s is sent again the next time", formatDuration(grace))
+			line += fmt.Sprintf("; shards that are not done in %s will be sent again next time", formatDuration(grace))
 		}
 	}
 	a.con.say("%s", line)
@@ -344,7 +344,7 @@ func (a *app) dryRun(src *source, opts uploader.Options, rootOnly bool) error {
 		for i, s := range plan.Shards {
 			a.con.event(shardEvent{eventHeader: header("shard"), Path: name, Root: dag.Root().String(), Index: i, Count: len(plan.Shards), Bytes: s.Size})
 		}
-		a.con.say("%s: would send at most %s, in %s of at most %s; what is there is not sent again", quotePath(name), formatBytes(plan.Size()), count(len(plan.Shards), "shard"), formatBytes(plan.MaxShardBytes))
+		a.con.say("%s: would send at most %s, in %s of at most %s, and nothing that is already there", quotePath(name), formatBytes(plan.Size()), count(len(plan.Shards), "shard"), formatBytes(plan.MaxShardBytes))
 		return nil
 	})
 }
@@ -357,7 +357,7 @@ func (a *app) packCommand() *cobra.Command {
 		Use:   "pack PATH… -o DIR",
 		Short: "Write the shards into a directory instead of sending them",
 		Long: `Write the shards of files and directories into a directory, as CAR files called
-ROOT-00001-of-00335.car. They appear complete or not at all. With -o - a single
+ROOT-00001-of-00335.car. They appear complete or not at all. With -o -, a single
 archive of one input goes to standard output.`,
 		Example: `  carload pack movie.mkv -o shards
   carload pack movie.mkv -o - | ssh host 'ipfs dag import'`,
@@ -374,7 +374,7 @@ archive of one input goes to standard output.`,
 			case send.dryRun:
 				return a.dryRun(src, opts, send.rootOnly)
 			case out == "":
-				return usageError{errors.New("give the directory for the shards by -o DIR"), "carload help pack"}
+				return usageError{errors.New("give the directory for the shards with -o DIR"), "carload help pack"}
 			case out == "-":
 				return a.packToStdout(src, opts, send)
 			}
@@ -386,13 +386,13 @@ archive of one input goes to standard output.`,
 			return err
 		},
 	}
-	cmd.Flags().StringVarP(&out, "output", "o", "", "directory for the shards, made if it is not there; - for standard output")
+	cmd.Flags().StringVarP(&out, "output", "o", "", "directory for the shards, created if missing; - for standard output")
 	send.add(cmd)
 	in.add(cmd)
 	return cmd
 }
 
-var errTerminal = errors.New("an archive is not for a terminal: redirect standard output, or give a directory by -o DIR")
+var errTerminal = errors.New("can't write an archive to the terminal: redirect standard output, or give a directory with -o DIR")
 
 // packToStdout writes one archive of one input.
 func (a *app) packToStdout(src *source, opts uploader.Options, send sendFlags) error {
@@ -400,16 +400,16 @@ func (a *app) packToStdout(src *source, opts uploader.Options, send sendFlags) e
 		return usageError{error: errTerminal}
 	}
 	if a.con.json {
-		return usagef("-o - and --json both want standard output")
+		return usagef("-o - and --json both write to standard output: use one of them")
 	}
 	if src.flags.list {
-		return usagef("-o - and --list both want standard output")
+		return usagef("-o - and --list both write to standard output: use one of them")
 	}
 	if len(src.paths) != 1 || src.flags.filesFrom != "" || src.flags.filesFrom0 != "" {
 		return usagef("-o - takes one input")
 	}
 	if send.pieceManifest != "" {
-		return usagef("-o - and --piece-manifest: --piece-cids says what the piece CID is")
+		return usagef("-o - does not work with --piece-manifest: use --piece-cids to print the piece CID")
 	}
 	d, err := uploader.NewDescriber(opts)
 	if err != nil {
@@ -418,7 +418,7 @@ func (a *app) packToStdout(src *source, opts uploader.Options, send sendFlags) e
 	packed := false
 	return a.describeAll(src, d, &results{app: a, started: time.Now(), hidden: true}, "packed", func(_ uploader.Input, dag uploader.DAG) error {
 		if packed {
-			return withHint(usagef("-o - takes one input, and the archive has several roots"), "--root CID picks one")
+			return withHint(usagef("-o - takes one input, but the archive has several roots"), "--root CID picks one")
 		}
 		packed = true
 		packer := car.Packer{Pieces: send.pieceCIDs}

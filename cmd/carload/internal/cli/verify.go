@@ -42,20 +42,21 @@ func (a *app) verifyCommand() *cobra.Command {
 	var ledger string
 	cmd := &cobra.Command{
 		Use:   "verify [ROOT] SHARD… | verify ROOT",
-		Short: "Check shards on disk, or what a service holds",
-		Long: `With shards, or a directory of them: check that they hold the whole DAG under the
-root and that every block matches its CID. The root can be left out if the
-archives agree on it.
+		Short: "Check shards on disk, or an upload at a service",
+		Long: `With shards, or a directory of them: check that they contain the complete DAG
+under the root, and that every block matches its CID. You can leave out the root
+if all archives name the same one.
 
-With a root alone: check that the service holds it. It has to call the DAG
-complete, and random blocks are fetched back and hashed: 300 of them, or as many
-as --sample says. --sample 0 asks the service only; --full fetches and hashes all
-of it. What is missing or wrong is remembered, so that "carload up" of the same
-source mends it.
+With a root alone: check that the service has it. The service must report the
+DAG complete, and carload fetches random blocks and hashes them: 300, or as many
+as you set with --sample. --sample 0 only asks the service; --full fetches and
+hashes everything. carload records what is missing or wrong, and "carload up" of
+the same source then sends it again.
 
-With --from, or with --gateway and no service, blocks are fetched from there: any
-trustless gateway will do, and no key is needed. Both may be repeated: then a
-block is right if one of them has it. Nothing is remembered then.`,
+With --from, or with --gateway and no service, carload fetches the blocks from
+there: any trustless gateway works, and no key is needed. You can repeat both; a
+block is then correct if one of them has it. carload records nothing in this
+case.`,
 		Example: `  carload verify shards/
   carload verify ROOT
   carload verify ROOT --sample 0
@@ -65,17 +66,17 @@ block is right if one of them has it. Nothing is remembered then.`,
 			if len(args) == 1 {
 				if root, err := cid.Decode(args[0]); err == nil {
 					if sample < 0 {
-						return usagef("--sample %d: must not be negative", sample)
+						return usagef("--sample %d: it must not be negative", sample)
 					}
 					if retries < 0 {
-						return usagef("--retries %d: must not be negative", retries)
+						return usagef("--retries %d: it must not be negative", retries)
 					}
 					if len(from) > 0 && (cmd.Flags().Changed("to") || cmd.Flags().Changed("endpoint")) {
-						return usagef("--from is for places that are not asked as a service: leave --to and --endpoint out")
+						return usagef("--from checks other places than a service: leave out --to and --endpoint")
 					}
 					if len(from) > 0 || len(end.gateways) > 0 && end.endpoint == "" && len(end.to) == 0 && end.store == "" {
 						if !full && sample == 0 {
-							return usagef("--sample 0 asks a service only, and none is given: say how many blocks, or --full")
+							return usagef("--sample 0 only asks a service, and there is none: say how many blocks, or use --full")
 						}
 						end.to = nil
 						return a.withPool(cmd.Context(), sourceFlags{endpointFlags: end, from: from, retries: retries}, func(p *gateway.Pool) error {
@@ -111,14 +112,14 @@ block is right if one of them has it. Nothing is remembered then.`,
 		},
 	}
 	end.add(cmd)
-	cmd.Flags().StringArrayVar(&from, "from", nil, "check what this gives: the URL of a trustless gateway, or a target as --to names it; may be repeated")
+	cmd.Flags().StringArrayVar(&from, "from", nil, "check this: the URL of a trustless gateway, or a target as for --to; may be repeated")
 	group(cmd.Flags(), groupWhere, "from")
 	common(cmd.Flags(), "from")
-	cmd.Flags().IntVar(&sample, "sample", uploader.DefaultSampleBlocks, "fetch this many random blocks back from the service; 0 asks it only")
-	cmd.Flags().IntVar(&retries, "retries", uploader.DefaultRetries, "tries of a request after the first one")
-	cmd.Flags().DurationVar(&timeout, "verify-timeout", 5*time.Second, "how long the service may take to have it complete")
+	cmd.Flags().IntVar(&sample, "sample", uploader.DefaultSampleBlocks, "number of random blocks to fetch from the service; 0 only asks it")
+	cmd.Flags().IntVar(&retries, "retries", uploader.DefaultRetries, "further attempts for a request after the first")
+	cmd.Flags().DurationVar(&timeout, "verify-timeout", 5*time.Second, "how long to wait until the service has the complete DAG")
 	addLedger(cmd, &ledger)
-	cmd.Flags().BoolVar(&full, "full", false, "fetch everything back from the service, whatever --sample says")
+	cmd.Flags().BoolVar(&full, "full", false, "fetch everything from the service, whatever --sample says")
 	return cmd
 }
 
@@ -169,11 +170,11 @@ func (a *app) verifyArchives(ctx context.Context, set *archiveSet) error {
 	return nil
 }
 
-// verifyRemote checks what a service holds.
+// verifyRemote checks what a service has.
 func (a *app) verifyRemote(ctx context.Context, t *target, root cid.Cid, opts uploader.Options) error {
 	opts.Observer, opts.Logger = observer{con: a.con}, a.log
 	if opts.Retries == 0 {
-		opts.Retries = -1 // the engine's word for none
+		opts.Retries = -1 // means none to the engine
 	}
 	if err := opts.Validate(); err != nil {
 		return usageError{error: err}
@@ -183,7 +184,7 @@ func (a *app) verifyRemote(ctx context.Context, t *target, root cid.Cid, opts up
 		return usageError{error: err}
 	}
 	if _, ok := t.Target.(uploader.StatusChecker); !ok && opts.Verify < uploader.VerifySample {
-		return t.lacks("does not tell what it holds: carload verify looks at the shards in a directory")
+		return t.lacks("can't report what it has: carload verify checks the shards in a directory")
 	}
 	defer context.AfterFunc(a.life.soft, u.Drain)()
 	stop := func() {}
@@ -211,8 +212,8 @@ func (a *app) verifyRemote(ctx context.Context, t *target, root cid.Cid, opts up
 	return nil
 }
 
-// fetched is what sources give together, as a target that takes nothing. They
-// have tried again already.
+// fetched combines sources as a target that accepts nothing. The sources have
+// already retried.
 type fetched struct{ pool *gateway.Pool }
 
 // String implements [uploader.Target].
@@ -228,7 +229,7 @@ func (f fetched) FetchBlock(ctx context.Context, c cid.Cid, _ int) ([]byte, erro
 	return f.pool.Block(ctx, c)
 }
 
-// verifyFetched checks what gateways give.
+// verifyFetched checks what gateways return.
 func (a *app) verifyFetched(ctx context.Context, p *gateway.Pool, root cid.Cid) error {
 	var checked, total, blocks atomic.Int64
 	finding := &uploader.VerifyError{Root: root}
@@ -269,7 +270,7 @@ func (a *app) verifyFetched(ctx context.Context, p *gateway.Pool, root cid.Cid) 
 	return nil
 }
 
-// mostFaults bounds the list of what gateways lack.
+// mostFaults limits the list of missing and wrong blocks.
 const mostFaults = 1000
 
 // mendHints say what to type to send again what a service lacks of a root.
@@ -279,7 +280,7 @@ func (a *app) mendHints(cmd *cobra.Command, err error, t *target, root cid.Cid, 
 	}
 	sources, errLedger := l.Sources(context.WithoutCancel(cmd.Context()), t.String(), root)
 	if errLedger != nil {
-		return []string{"the ledger can't say what this is: " + printable(errLedger.Error())}
+		return []string{"the ledger does not know what this is:" + printable(errLedger.Error())}
 	}
 	words := []string{"carload", "up"}
 	for _, name := range []string{"endpoint", "gateway", "store", "token-file", "token-command", "insecure-http", "ca-cert", "ledger"} {
@@ -292,22 +293,22 @@ func (a *app) mendHints(cmd *cobra.Command, err error, t *target, root cid.Cid, 
 			words = append(words, "--to="+name)
 		}
 	}
-	const say = "to send again what is missing: "
+	const say = "to send again what is missing:"
 	if len(sources) == 0 {
-		return []string{say + shellQuote(append(words, "PATH")) + ", with the PATH and the flags that it was sent with, which this ledger does not know"}
+		return []string{say + shellQuote(append(words, "PATH")) + ", with the PATH and flags of the upload, which this ledger does not have"}
 	}
 	var hints []string
 	for _, source := range sources[:min(len(sources), mostSources)] {
 		hint := say + shellQuote(append(words[:len(words):len(words)], source))
 		if _, err := os.Stat(source); err != nil {
-			hint += ", which is no longer there"
+			hint += ", which no longer exists"
 		}
 		hints = append(hints, hint)
 	}
 	return hints
 }
 
-// mostSources of what was sent from several places are named.
+// mostSources limits how many sources of an upload are named.
 const mostSources = 3
 
 func (a *app) faults(root cid.Cid, blocks []cid.Cid, what string) {

@@ -26,8 +26,8 @@ func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
-		Long: `Print the version. With -v also how fast each way to hash is on this machine,
-tried for less than a millisecond, and which are used.`,
+		Long: `Print the version. With -v, also print how fast each hash kernel is on this
+machine, measured in less than a millisecond, and which ones carload uses.`,
 		Example: `  carload version -v`,
 		Args:    noArgs,
 		RunE: func(*cobra.Command, []string) error {
@@ -51,7 +51,7 @@ func (a *app) printVersion() {
 	}
 }
 
-// hashingTable shows the ways to hash on one core.
+// hashingTable shows the hash kernels on one core.
 func hashingTable(ways []sha256mb.Way) string {
 	var text strings.Builder
 	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
@@ -70,7 +70,7 @@ func hashingTable(ways []sha256mb.Way) string {
 	return strings.TrimRight(text.String(), "\n")
 }
 
-// version is that of the module, as the Go tool knows it.
+// version returns the version of the module from the build info.
 func version() string {
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
 		return info.Main.Version
@@ -100,20 +100,20 @@ type profileEvent struct {
 func (a *app) profilesCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "profiles",
-		Short: "List the recipes for CIDs, and the programs they match",
-		Long: `List the recipes for CIDs, and the programs they match.
+		Short: "List the CID profiles, and the programs they match",
+		Long: `List the CID profiles, and the programs they match.
 
 A CID depends on more than the bytes: how a file is cut into blocks, how many
-links a node has, which version of CIDs it is, and when a directory becomes a
-tree of hashes (a HAMT). A profile is all of that under a name. The same bytes
-have the same CID under the same profile in every program, and another CID under
-another one.
+links a node has, the version of the CID, and when a directory becomes a tree of
+hashes (a HAMT). A profile is a name for all of these. With the same profile,
+the same bytes have the same CID in every program; with another profile they
+have another CID.
 
---profile takes a name, and a name with parts that change it, as in
-kubo-cidv1+width-1024; --chunker, --width, --raw-leaves, --cid-version, --hamt,
---fanout and --trickle change a part each. What a name stands for never changes.
-To get the CID that "ipfs add" prints by default, use unixfs-v0-2015; for "ipfs
-add --cid-version=1", kubo-cidv1.`,
+--profile takes a name, or a name with changes, such as kubo-cidv1+width-1024.
+--chunker, --width, --raw-leaves, --cid-version, --hamt, --fanout and --trickle
+change one part each. The meaning of a name never changes. To get the CID that
+"ipfs add" prints by default, use unixfs-v0-2015; for "ipfs add
+--cid-version=1", use kubo-cidv1.`,
 		Example: `  carload profiles
   carload cid --profile kubo-cidv1 movie.mkv`,
 		Args: noArgs,
