@@ -256,11 +256,11 @@ func TestConsole(t *testing.T) {
 	waitFor(t, b, has("1 upload")+" && document.querySelectorAll('a.upload-row').length === 1")
 	b.do(t, chromedp.Click(chromedp.CSS("a.upload-row")))
 	waitFor(t, b, "document.querySelector('main h1')?.textContent === 'movie.bin'")
-	waitFor(t, b, has("pinned: all of it is held"))
+	waitFor(t, b, has("pinned: complete"))
 	b.do(t, chromedp.Click(chromedp.CSS("#sample")))
-	waitFor(t, b, has("300 random blocks are sound"))
+	waitFor(t, b, has("300 random blocks are intact"))
 	b.do(t, chromedp.Click(chromedp.CSS("#full")))
-	waitFor(t, b, has("Everything is sound"))
+	waitFor(t, b, has("Everything is intact"))
 	if n := eval[int](t, b, "document.querySelectorAll('.map .held').length"); n != 1 {
 		t.Errorf("the map has %d squares of shards that are held", n)
 	}
@@ -279,12 +279,12 @@ func TestConsole(t *testing.T) {
 	}
 
 	h.page(b, "#/service", "Service")
-	waitFor(t, b, has("No damage is known"))
+	waitFor(t, b, has("No known damage"))
 	waitFor(t, b, "document.querySelector('#chart-stored strong').textContent === '12.0 MB' && document.querySelector('.facts dd').textContent === '2'")
 	h.page(b, "#/keys", "Keys")
 	waitFor(t, b, has("this session"))
 	b.do(t, chromedp.SendKeys(chromedp.CSS("#key-name"), "second"), chromedp.Click(chromedp.CSS("form.inline .primary")))
-	waitFor(t, b, has("It is not shown again"))
+	waitFor(t, b, has("You will not see it again"))
 	second := eval[string](t, b, "document.querySelector('main .line code').textContent")
 	clean(t, b)
 
@@ -339,7 +339,7 @@ func TestConsoleIsKilled(t *testing.T) {
 	b = open(t, profile)
 	h.signIn(b)
 	h.page(b, "#/add", "Upload")
-	waitFor(t, b, has("Not finished"))
+	waitFor(t, b, has("Unfinished"))
 	before := len(h.requests())
 	h.pick(b, "#files", path)
 	waitFor(t, b, has("Done."))
@@ -405,7 +405,7 @@ func TestLive(t *testing.T) {
 		post(i)
 		waitFor(t, b, fmt.Sprintf("document.querySelectorAll('.map .held').length === %d", i+1))
 	}
-	waitFor(t, b, has("pinned: all of it is held")+" && document.querySelectorAll('.map .missing').length === 0")
+	waitFor(t, b, has("pinned: complete")+" && document.querySelectorAll('.map .missing').length === 0")
 	clean(t, b)
 }
 

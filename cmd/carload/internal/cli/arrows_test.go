@@ -11,9 +11,8 @@ import (
 	"testing"
 )
 
-// The arrows fail closed: a package that no rule of the linter names may import
-// anything, so there must be none. Commands and benchmarks are at the top and
-// may.
+// A package without a linter rule may import anything, so every package must
+// have one. Commands and benchmarks are at the top and may import everything.
 func TestEveryPackageHasArrows(t *testing.T) {
 	t.Parallel()
 	root := os.DirFS("../../../..")
@@ -53,8 +52,8 @@ func TestEveryPackageHasArrows(t *testing.T) {
 	}
 }
 
-// What the library says is for programs that have no command line: the names of
-// flags are this package's.
+// Messages of the library are also for programs without a command line, so only
+// this package may name flags.
 func TestLibraryNamesNoFlags(t *testing.T) {
 	t.Parallel()
 	inText := regexp.MustCompile("[\"`][^\"`\n]*(^|[ \"(])--[a-z]")
@@ -64,7 +63,7 @@ func TestLibraryNamesNoFlags(t *testing.T) {
 				return err
 			}
 			if entry.IsDir() && (entry.Name() == "fleet" || entry.Name() == "targettest") {
-				return fs.SkipDir // they call commands
+				return fs.SkipDir // they run commands
 			}
 			if !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
 				return nil
@@ -75,7 +74,7 @@ func TestLibraryNamesNoFlags(t *testing.T) {
 			}
 			for line := range strings.Lines(string(text)) {
 				code, _, _ := strings.Cut(line, "//")
-				if inText.MatchString(code) && !strings.Contains(code, "Kubo --") { // the names of profiles are those of its flags
+				if inText.MatchString(code) && !strings.Contains(code, "Kubo --") { // Kubo's profiles are named after Kubo's flags
 					t.Errorf("%s: %s", path, strings.TrimSpace(line))
 				}
 			}

@@ -20,12 +20,12 @@ import (
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
-// Roots and contents are those of Kubo 0.43, which made or read these archives.
+// Kubo 0.43 made or read these archives, and computed these roots and contents.
 const (
 	hello = "bafkreifjjcie6lypi6ny7amxnfftagclbuxndqonfipmb64f2km2devei4"
 	other = "bafkreid6j6roxdd2ycexhhk557cerh5nncqqbwjaqlfdlrvubjcsjaq7q4"
 	split = "bafybeiabrguh7r4rrzhqveeavqcyjbxpkj3od5723uvl2gvlx6m55iobny"
-	// identity-root.car: a file of two leaves whose node is within its CID.
+	// identity-root.car: a file of two leaves whose CID contains its node.
 	inlineFile = "bafyaazysfmfciakvciqmfzugqi2ittwsaf7wawnywi4tdc3dmt3nzwbv2csrsec2d2w5nzasaamoqbysfmfciakvciqdoofc7wujsjqilxxxxhj4vj5amxd3xarta3ajrdux25qauhwzx3isaampiaykbmeaegg4bmqoqbza6qbq"
 )
 
@@ -48,7 +48,7 @@ func carOf(t *testing.T, roots []string, sections ...[]byte) []byte {
 	return out
 }
 
-// block is a CID of this codec and hash, and a section of its block.
+// block returns a CID with this codec and hash, and the section of its block.
 func block(t *testing.T, codec, hash uint64, data string) (name string, section []byte) {
 	t.Helper()
 	mh, err := multihash.Sum([]byte(data), hash, -1)
@@ -71,7 +71,8 @@ func inlineDir(t *testing.T, entry string) string {
 	return string(append(append([]byte{0x12, byte(len(link))}, link...), 0x0a, 2, 8, 1))
 }
 
-// Archives as they are found: each is uploaded and verified, or refused by name.
+// Every archive found in the wild is uploaded and verified, or refused with a
+// clear error.
 func TestAwkwardArchives(t *testing.T) {
 	t.Parallel()
 	home := t.TempDir()
@@ -118,7 +119,7 @@ func TestAwkwardArchives(t *testing.T) {
 
 	for name, tt := range map[string]struct {
 		args  []string
-		roots string // that are uploaded and verified
+		roots string // uploaded and verified roots
 		code  int
 		says  string
 	}{
@@ -174,11 +175,11 @@ func TestAwkwardArchives(t *testing.T) {
 			if tt.code != 0 || len(tt.args) > 1 {
 				return
 			}
-			// All commands that read archives take them alike.
+			// All commands that read archives treat them alike.
 			for _, verb := range []string{"cid", "verify", "inspect", "ls"} {
 				args := []string{verb, tt.args[0]}
 				if verb == "ls" && (len(want) > 1 || strings.HasPrefix(tt.roots, "bafyrei")) {
-					continue // it takes one root, and CBOR has no files
+					continue // unpack takes one root, and CBOR has no files
 				}
 				var stderr bytes.Buffer
 				cmd := newCommand(t, home, args...)
@@ -192,7 +193,7 @@ func TestAwkwardArchives(t *testing.T) {
 	}
 }
 
-// What was not hashed is not called sound.
+// carload does not call a block intact that it has not hashed.
 func TestNotLookedAt(t *testing.T) {
 	t.Parallel()
 	home := t.TempDir()
@@ -229,8 +230,8 @@ func TestNotLookedAt(t *testing.T) {
 	}
 }
 
-// What is no UnixFS is said to be that, and not corrupt; a name or a target that
-// no file can have is an error of this machine.
+// What is not UnixFS is reported as such, and not as corrupt. A name or target
+// that no file can have is an error of this machine.
 func TestAwkwardTrees(t *testing.T) {
 	t.Parallel()
 	home := t.TempDir()
@@ -267,7 +268,7 @@ func TestAwkwardTrees(t *testing.T) {
 			t.Errorf("%v: exit code %d, want %d with %q\n%s", tt.args, code, tt.code, tt.says, out)
 		}
 	}
-	// Listings that nobody reads to the end say nothing.
+	// A listing that nobody reads to the end prints no error.
 	for _, args := range [][]string{{"ls", filepath.Join(cases, "ti20.car")}, {"inspect", "cbor.car"}, {"profiles"}, {"version", "--json"}} {
 		var stderr bytes.Buffer
 		cmd := newCommand(t, home, append(args, "-q")...)
@@ -278,7 +279,7 @@ func TestAwkwardTrees(t *testing.T) {
 	}
 }
 
-// The name that the service gets is the same at each try, and never the path.
+// The service gets the same name at each attempt, and never the path.
 func TestNameOfARetry(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {

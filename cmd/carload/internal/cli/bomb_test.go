@@ -17,7 +17,7 @@ import (
 	"github.com/carload/carload/car"
 )
 
-// bomb is an archive of a MiB whose file has 2^60 bytes: forty layers of a node
+// bomb is an archive of 1 MiB whose file has 2^60 bytes: forty layers of a node
 // that links twice to the one below.
 func bomb(t *testing.T) (root string, archive []byte) {
 	t.Helper()
@@ -46,14 +46,15 @@ func bomb(t *testing.T) (root string, archive []byte) {
 	}
 	top := nodes[len(nodes)-1].Cid()
 	archive = car.AppendHeader(nil, top)
-	for _, n := range slices.Backward(nodes) { // as a walk from the root meets them
+	for _, n := range slices.Backward(nodes) { // in the order of a walk from the root
 		archive = binary.AppendUvarint(archive, uint64(n.Cid().ByteLen()+len(n.RawData())))
 		archive = append(append(archive, n.Cid().Bytes()...), n.RawData()...)
 	}
 	return top.String(), archive
 }
 
-// TestBomb: what a restore takes is known before its first byte.
+// TestBomb checks that carload knows the size of a restore before it writes the
+// first byte.
 func TestBomb(t *testing.T) {
 	t.Parallel()
 	home := t.TempDir()
@@ -89,7 +90,7 @@ func TestBomb(t *testing.T) {
 			t.Errorf("%q leaves %v, %v", row.args, left, err)
 		}
 	}
-	// The blocks themselves are few.
+	// There are only a few blocks.
 	if out, err := newCommand(t, home, "get", root, "--car", "-o", "again.car").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}

@@ -20,7 +20,7 @@ import (
 	"github.com/carload/carload/cmd/carload/internal/cli"
 )
 
-// leakChecked fails a run of tests that leaves goroutines behind.
+// leakChecked fails a test run that leaves goroutines behind.
 type leakChecked struct{ *testing.M }
 
 func (m leakChecked) Run() int {
@@ -57,7 +57,7 @@ func TestScripts(t *testing.T) {
 				env.Setenv(name, value)
 			}
 			env.Setenv("HOME", env.WorkDir+"/home")
-			env.Setenv("GORACE", "atexit_sleep_ms=50") // not a second at the end of each process
+			env.Setenv("GORACE", "atexit_sleep_ms=50") // avoids a second of waiting at the end of each process
 			return os.Mkdir(env.WorkDir+"/home", 0o700)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -73,7 +73,7 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// cmdCode runs a program that has to end with this code: code 3 carload cid x.
+// cmdCode runs a program that must exit with this code: code 3 carload cid x.
 func cmdCode(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: code N program args…")
@@ -93,7 +93,7 @@ func cmdCode(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// cmdRandom writes a file of so many bytes that are the same in each run.
+// cmdRandom writes a file of this many bytes, the same in each run.
 func cmdRandom(ts *testscript.TestScript, _ bool, args []string) {
 	n, err := strconv.ParseInt(args[1], 10, 64)
 	ts.Check(err)
@@ -103,7 +103,7 @@ func cmdRandom(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(errors.Join(err, f.Close()))
 }
 
-// cmdAwait waits until there is a file.
+// cmdAwait waits until a file exists.
 func cmdAwait(ts *testscript.TestScript, _ bool, args []string) {
 	poll := time.NewTicker(10 * time.Millisecond)
 	defer poll.Stop()
@@ -120,7 +120,7 @@ func cmdAwait(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// cmdEnvfile sets a variable to what is in a file.
+// cmdEnvfile sets a variable to the contents of a file.
 func cmdEnvfile(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile(args[1])))
 }
@@ -149,7 +149,7 @@ func cmdDamage(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// cmdEmpty checks that directories have nothing in them, or are not there.
+// cmdEmpty checks that directories are empty or missing.
 func cmdEmpty(ts *testscript.TestScript, _ bool, args []string) {
 	for _, name := range args {
 		entries, err := os.ReadDir(ts.MkAbs(name))

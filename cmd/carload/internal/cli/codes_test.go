@@ -26,8 +26,8 @@ func upTo(t *testing.T, srv *uploadertest.Server, home string, args ...string) *
 	return cmd
 }
 
-// What a service does wrong is told by the exit code, and no root is printed
-// for what is not there.
+// The exit code says what a service did wrong, and no root is printed for an
+// upload that is not there.
 func TestExitCodesOfAService(t *testing.T) {
 	t.Parallel()
 	const other = "bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi"
@@ -76,8 +76,8 @@ func TestExitCodesOfAService(t *testing.T) {
 	}
 }
 
-// Two uploads of a file at once: the second one waits for the first, unless it
-// has no ledger. Meanwhile others may use the ledger.
+// Of two uploads of a file at once, the second one waits for the first, unless
+// it has no ledger. Meanwhile others can use the ledger.
 func TestTwoUploadsAtOnce(t *testing.T) {
 	t.Parallel()
 	srv := uploadertest.NewServer(t, uploadertest.Options{})
@@ -144,8 +144,8 @@ func TestTwoUploadsAtOnce(t *testing.T) {
 	}
 }
 
-// While a command has the store of this user, others use it through that one,
-// which waits for them before it ends.
+// While a command has this user's store open, others use the store through that
+// command, which waits for them before it exits.
 func TestStoreIsShared(t *testing.T) {
 	t.Parallel()
 	home := t.TempDir()

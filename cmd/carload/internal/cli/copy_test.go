@@ -26,8 +26,8 @@ import (
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
-// TestCopyOfLies copies a file whose node has wrong sizes of its leaves. That is
-// found, and the copy is complete all the same.
+// TestCopyOfLies copies a file whose node has wrong sizes for its leaves.
+// carload notices, and the copy is still complete.
 func TestCopyOfLies(t *testing.T) {
 	t.Parallel()
 	home := t.TempDir()
@@ -72,7 +72,7 @@ func TestCopyOfLies(t *testing.T) {
 	}
 	run("verify", root, "--full", "--to", "store:two")
 	run("verify", root, "shelf")
-	// What was found is known from then on.
+	// The ledger now knows the right sizes.
 	if out := run("copy", root, "--from", "store:one", "--to", "store:two", "--max-shard-bytes", "1200000"); !strings.Contains(out, "6 shards (6 already there)") {
 		t.Errorf("again: %s", out)
 	}
@@ -101,7 +101,7 @@ func closing(t *testing.T, home string, n int) (url string, roots []string, file
 		path := filepath.Join(home, "here", fmt.Sprint(i))
 		size := int64(1) << (i * most / n)
 		size += rng.Int64N(size)
-		if i%4 == 3 { // a tree, with a file that others have as well
+		if i%4 == 3 { // a tree with a file that others have too
 			for k := range 1 + rng.IntN(60) {
 				write(filepath.Join(path, fmt.Sprint("d", k%5), fmt.Sprint("f", k)), rng.Int64N(1+size/10))
 			}
@@ -139,17 +139,16 @@ func closing(t *testing.T, home string, n int) (url string, roots []string, file
 	return startService(t, home, "serve", "-q", "--store", store, "--listen", "127.0.0.1:0"), slices.Compact(roots), files
 }
 
-// TestTargetCopy copies all that a service has to a real Kubo node by one
-// command, which is killed twice. Every root is pinned there, complete, and has
-// the bytes that it had; what was sent again are the shards that were on their
-// way.
+// TestTargetCopy copies everything from a service to a real Kubo node with one
+// command, which is killed twice. In the end every root is pinned there,
+// complete and with the same bytes, and only shards in flight were sent again.
 func TestTargetCopy(t *testing.T) {
 	t.Parallel()
 	home := t.TempDir()
 	node := targettest.StartKubo(t)
 	n, transfers, most := 12, 1, 1 // shards in flight
 	if os.Getenv("CARLOAD_TEST_LONG") != "" {
-		n, transfers, most = 200, 3, 3*8 // eight small ones in each
+		n, transfers, most = 200, 3, 3*8 // eight small ones in each transfer
 	}
 	url, roots, files := closing(t, home, n)
 	front := uploadertest.NewServer(t, uploadertest.Options{Handler: uploadertest.Forward(t, node.URL), Kind: kuboKind})
@@ -162,13 +161,13 @@ func TestTargetCopy(t *testing.T) {
 			"--max-shard-bytes", "8000000", "--transfers", fmt.Sprint(transfers),
 		}, extra...)...)
 	}
-	for _, after := range []int{n / 4, n / 2} { // shards of this run
+	for _, after := range []int{n / 4, n / 2} { // counted in shards of this run
 		cmd := command("-q")
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr
 		killed := make(chan struct{})
 		front.Script(uploadertest.Upload, append(uploadertest.Repeat(after, uploadertest.Pass), func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
-			_ = cmd.Process.Kill() // it can't have ended: it waits for this reply
+			_ = cmd.Process.Kill() // it can't have ended, because it waits for this reply
 			uploadertest.Reset(w)
 			close(killed)
 		})...)

@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// keepDescriptors keeps what this process was started with from the processes
-// that it starts: a shell may have files open, and some tests count.
+// keepDescriptors makes inherited descriptors close on exec: a shell may have
+// files open, and some tests count descriptors of their children.
 func keepDescriptors() {
 	for fd := 3; fd < 256; fd++ {
 		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil {

@@ -34,7 +34,7 @@ import (
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
-// numbers are all errors of the system that there may be.
+// numbers yields all possible system errors.
 func numbers() iter.Seq[syscall.Errno] {
 	return func(yield func(syscall.Errno) bool) {
 		for n := range syscall.Errno(140) {
@@ -45,7 +45,7 @@ func numbers() iter.Seq[syscall.Errno] {
 	}
 }
 
-// codeOf is the exit code for an error that ends an upload, as its results give it.
+// codeOf returns the exit code for an error that ends an upload.
 func codeOf(t *testing.T, err error) int {
 	t.Helper()
 	if err == nil {
@@ -54,14 +54,14 @@ func codeOf(t *testing.T, err error) int {
 	a := &app{life: &lifetime{soft: t.Context(), hard: t.Context()}, con: &console{out: io.Discard, err: io.Discard}}
 	r := a.newResults(false)
 	r.src = &source{}
-	r.add(uploader.Result{Root: car.CID([32]byte{})}, err) // a root: an error of pass 1 may be worse
+	r.add(uploader.Result{Root: car.CID([32]byte{})}, err) // with a root, because an error of pass 1 may be worse
 	if code := exitCode(a.blame(err)); code != r.worst {
 		t.Errorf("%v: exit code %d for an input and %d by itself", err, r.worst, code)
 	}
 	return r.worst
 }
 
-// engine uploads with one try.
+// engine uploads without retries.
 func engine(t *testing.T, target uploader.Target, opts uploader.Options) *uploader.Uploader {
 	t.Helper()
 	opts.Retries = -1
@@ -93,7 +93,7 @@ func someFile(t *testing.T) uploader.Input {
 	return in
 }
 
-// failing is an [http.RoundTripper] that has one error for all requests.
+// failing is an [http.RoundTripper] that returns one error for all requests.
 type failing struct{ err *error }
 
 func (f failing) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -118,7 +118,8 @@ func serviceAt(t *testing.T, url string, transport http.RoundTripper) *nftstorag
 	return target
 }
 
-// asked is the error of each kind of request to a service, uploads among them.
+// asked returns the error of each kind of request to a service, including
+// uploads.
 func asked(t *testing.T, target *nftstorage.Target, u *uploader.Uploader) map[string]error {
 	t.Helper()
 	ctx, c := t.Context(), car.CID([32]byte{1})
@@ -142,8 +143,8 @@ func asked(t *testing.T, target *nftstorage.Target, u *uploader.Uploader) map[st
 	return errs
 }
 
-// An error of the network says "try again", whatever number of the system is in
-// it and whichever request met it.
+// A network error means "try again", whatever system error it contains and
+// whichever request it hit.
 func TestNetworkErrorsExitCode(t *testing.T) {
 	t.Parallel()
 	var err error
@@ -163,7 +164,7 @@ func TestNetworkErrorsExitCode(t *testing.T) {
 	}
 }
 
-// What happens between here and a service, for real.
+// Real failures between carload and a service.
 func TestWayExitCode(t *testing.T) {
 	t.Parallel()
 	answer := func(f func(w http.ResponseWriter, r *http.Request)) func(t *testing.T) *nftstorage.Target {
@@ -249,7 +250,8 @@ func TestWayExitCode(t *testing.T) {
 			http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusTemporaryRedirect)
 		}), 5, ""},
 		"stall": {answer(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }), 5, ""},
-		// Blocks and archives are any bytes; that they are wrong is found by whoever asked.
+		// Blocks and archives may contain any bytes; the caller finds out that
+		// they are wrong.
 		"web page": {answer(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/html")
 			fmt.Fprint(w, "<html>log in")
@@ -266,7 +268,7 @@ func TestWayExitCode(t *testing.T) {
 		"500": {status(500), 5, ""}, "502": {status(502), 5, ""}, "503": {status(503), 5, ""}, "504": {status(504), 5, ""},
 		"429": {status(429), 5, ""}, "408": {status(408), 5, ""}, "425": {status(425), 5, ""},
 		"507": {status(507), 28, ""}, "401": {status(401), 7, ""}, "403": {status(403), 7, ""}, "413": {status(413), 8, ""},
-		// A refusal in the service's own words is no failure of the network.
+		// A refusal by the service itself is not a network failure.
 		"400": {status(400), 1, ""}, "405": {status(405), 1, ""}, "501": {status(501), 1, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -288,8 +290,8 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
-// An error of this machine never says "the network; try again", whatever its
-// number and whichever layer met it.
+// An error of this machine never means "network; try again", whatever its
+// number and whichever layer it hit.
 func TestLocalErrorsExitCode(t *testing.T) {
 	t.Parallel()
 	store := uploadertest.NewServer(t, uploadertest.Options{})
@@ -344,7 +346,7 @@ func TestLocalErrorsExitCode(t *testing.T) {
 	}
 }
 
-// paced is a target whose requests can't be counted.
+// paced is a target whose rate limiter fails.
 func paced(t *testing.T, url string, err *error) *nftstorage.Target {
 	token, _ := nftstorage.NewToken("test-token")
 	target, e := nftstorage.New(nftstorage.Options{Endpoint: url, Token: token, Pacer: brokenPacer{err}})
@@ -361,7 +363,7 @@ func (p brokenPacer) Wait(context.Context) error {
 	return fmt.Errorf("share the request rate: %w", *p.err)
 }
 
-// brokenInput fails to describe itself, or to be read again.
+// brokenInput fails when it is described, or when it is read again.
 type brokenInput struct{ describe, read error }
 
 func (brokenInput) Name() string       { return "movie" }
@@ -376,7 +378,7 @@ func (b brokenInput) Describe(ctx context.Context, _ *atomic.Int64) (uploader.DA
 	return chunker.Build(ctx, brokenSource{b.read, &opened}, chunker.Options{})
 }
 
-// brokenSource can be opened once.
+// brokenSource can be opened only once.
 type brokenSource struct {
 	err    error
 	opened *int
@@ -396,7 +398,7 @@ type readerFile struct{ *strings.Reader }
 
 func (readerFile) Close() error { return nil }
 
-// brokenTarget fails without a word on why.
+// brokenTarget fails with a bare error.
 type brokenTarget struct{ err *error }
 
 func (brokenTarget) String() string { return "broken" }
@@ -431,7 +433,7 @@ func (l *brokenLedger) Finish(context.Context, uploader.UploadKey, uploader.Fini
 	return l.fail("finish")
 }
 
-// What the os package can fail by, for real.
+// Real errors of the os package.
 func TestFileOperationsExitCode(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -482,8 +484,8 @@ func TestFileOperationsExitCode(t *testing.T) {
 	}
 }
 
-// The store of the built-in service fails behind an HTTP server, and is on this
-// machine all the same.
+// The store of the built-in service fails behind an HTTP server, but still on
+// this machine.
 func TestOwnStoreExitCode(t *testing.T) {
 	t.Parallel()
 	for _, status := range []int{500, 502, 503} {

@@ -16,8 +16,8 @@ import (
 	"testing"
 )
 
-// The store and the service are large rooms. Arrows between their files run down
-// only: no file needs one that needs it.
+// The store and the service are large packages. Dependencies between their
+// files must not form cycles.
 func TestFilesOfLargeRoomsHaveAnOrder(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -29,7 +29,7 @@ func TestFilesOfLargeRoomsHaveAnOrder(t *testing.T) {
 			t.Fatalf("%s: files were not found: %v", dir, needs)
 		}
 		for len(needs) > 0 {
-			var free []string // need none of those that are left
+			var free []string // files that need none of the remaining ones
 			for file, of := range needs {
 				if !slices.ContainsFunc(slices.Collect(maps.Keys(of)), func(f string) bool { _, left := needs[f]; return left }) {
 					free = append(free, file)
@@ -49,8 +49,8 @@ func TestFilesOfLargeRoomsHaveAnOrder(t *testing.T) {
 	}
 }
 
-// fileNeeds returns what each file of a package needs of the others: for each of
-// these one name that it has.
+// fileNeeds returns what each file of a package needs from the others: for each
+// of these, one name in it.
 func fileNeeds(t *testing.T, dir string) map[string]map[string]string {
 	t.Helper()
 	list := exec.CommandContext(t.Context(), "go", "list", "-export", "-deps", "-f", "{{.ImportPath}}\t{{.Export}}\t{{.Dir}}\t{{.GoFiles}}", ".")

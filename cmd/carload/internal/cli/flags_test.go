@@ -31,7 +31,7 @@ func eachCommand(cmd *cobra.Command, f func(*cobra.Command)) {
 	}
 }
 
-// valueFor is a value for the flag other than its default.
+// valueFor returns a value for the flag other than its default.
 func valueFor(f *pflag.Flag) string {
 	switch f.Value.Type() {
 	case "bool":
@@ -59,8 +59,8 @@ func valueFor(f *pflag.Flag) string {
 	return "seven"
 }
 
-// Every flag of every command has a twin in the environment, a help text in
-// our style, and a home in the configuration file under its own name.
+// Every flag of every command has an environment variable, a help text in our
+// style, and a key of the same name in the configuration file.
 func TestFlags(t *testing.T) {
 	t.Parallel()
 	a := newTestApp(t)
@@ -98,7 +98,7 @@ func TestFlags(t *testing.T) {
 				t.Fatal(err)
 			}
 			if f.Name == "config" {
-				return // it would be read
+				return // it names a file that would be read
 			}
 			if err := one.applySettings(twin); err != nil {
 				t.Errorf("%s: %s=%s: %v", cmd.CommandPath(), variable(f.Name), want, err)
@@ -119,14 +119,14 @@ func TestFlags(t *testing.T) {
 	}
 }
 
-// Every command explains itself on standard output, and refuses what it does
-// not know as a mistake of usage.
+// Every command prints its help on standard output, and refuses what it does
+// not know with a usage error.
 func TestHelpAndUnknownFlag(t *testing.T) {
 	t.Parallel()
 	eachCommand(newTestApp(t).rootCommand(), func(cmd *cobra.Command) {
 		path := strings.Fields(cmd.CommandPath())[1:]
 		if cmd.IsAdditionalHelpTopicCommand() {
-			return // a page, no command
+			return // a topic, not a command
 		}
 		environ := []string{"HOME=" + t.TempDir()}
 		var out, errOut bytes.Buffer

@@ -14,8 +14,8 @@ import (
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
-// A get that is killed again and again goes on each time with what is there, and
-// no file ever has its name before it is complete.
+// A get that is killed again and again resumes each time, and no file gets its
+// name before it is complete.
 func TestGetIsKilled(t *testing.T) {
 	t.Parallel()
 	kills := 8
@@ -32,7 +32,7 @@ func TestGetIsKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A line on which the file takes a second or so.
+	// A connection on which the file takes about a second.
 	for _, op := range []uploadertest.Op{uploadertest.Archive, uploadertest.Block} {
 		srv.Always(op, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 			next.ServeHTTP(&slowWriter{w}, r)
@@ -85,7 +85,7 @@ func TestGetIsKilled(t *testing.T) {
 	}
 }
 
-// slowWriter takes its time for each write.
+// slowWriter delays each write.
 type slowWriter struct{ http.ResponseWriter }
 
 func (w *slowWriter) Write(p []byte) (int, error) {
@@ -103,8 +103,8 @@ func (w *slowWriter) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// What a lying gateway gives is never written, and an honest one beside it is
-// enough.
+// carload never writes what a lying gateway sends, and one honest gateway
+// beside it is enough.
 func TestGetFromALiar(t *testing.T) {
 	t.Parallel()
 	honest := uploadertest.NewServer(t, uploadertest.Options{})

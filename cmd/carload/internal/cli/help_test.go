@@ -20,9 +20,9 @@ func help(t *testing.T, args ...string) string {
 	return out.String()
 }
 
-// The whole help shows every flag of a command once, the short one those that
-// are common, and no line is wider than a terminal of 80 columns but for words
-// that can't be broken and what its author broke.
+// The whole help shows every flag of a command once, and the short help the
+// common ones. No line is wider than 80 columns, except for long words and
+// lines that the author broke.
 func TestHelpShowsEveryFlag(t *testing.T) {
 	t.Parallel()
 	eachCommand(newTestApp(t).rootCommand(), func(cmd *cobra.Command) {

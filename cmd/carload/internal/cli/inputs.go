@@ -91,7 +91,7 @@ func (i *inputFlags) add(cmd *cobra.Command) {
 	f.Var(i.filters.flag(""), "exclude", "leave out names that match, as in a .gitignore but without !; the last match decides")
 	f.Var(i.filters.flag("!"), "include", "take names that match; if this flag comes first, take only those, and everything below directories that match")
 	f.Var(&filterFiles{&i.filters}, "exclude-from", "read patterns from this file, one per line, as in a .gitignore")
-	f.BoolVar(&i.noIgnore, "no-ignore", false, "ignore the"+ignoreFile+" files in directories")
+	f.BoolVar(&i.noIgnore, "no-ignore", false, "ignore the "+ignoreFile+" files in directories")
 	f.Var(&i.minSize, "min-size", "leave out smaller files")
 	f.Var(&i.maxSize, "max-size", "leave out larger files; 0 for no limit")
 	f.Var(&i.minAge, "min-age", "leave out files modified since then: 90m, 2d, 3w, 6M, 1y or a date")

@@ -15,8 +15,8 @@ import (
 	"testing"
 )
 
-// A collection beside a service that runs does nothing, and says that the
-// service does it.
+// A collection beside a running service does nothing, and says that the service
+// does it.
 func TestCollectBesideAService(t *testing.T) {
 	t.Parallel()
 	home := t.TempDir()
@@ -36,7 +36,7 @@ func TestCollectBesideAService(t *testing.T) {
 	}
 }
 
-// A store that is only to be read is served without a change of it.
+// serve --read-only does not change the store.
 func TestServeReadOnly(t *testing.T) {
 	t.Parallel()
 	home := t.TempDir()

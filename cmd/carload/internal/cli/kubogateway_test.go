@@ -16,9 +16,9 @@ import (
 	"github.com/carload/carload/uploader/targettest"
 )
 
-// TestTargetKuboGateway: what Kubo made comes back from Kubo's gateway as it was:
-// a file of several levels, a tree, a sharded directory, symlinks; and all of it
-// is verified, also beside a gateway that has nothing.
+// TestTargetKuboGateway fetches from Kubo's gateway what Kubo made: a file of
+// several levels, a tree, a sharded directory and symlinks come back unchanged,
+// and can be verified, even beside a gateway that has nothing.
 func TestTargetKuboGateway(t *testing.T) {
 	t.Parallel()
 	gateway := "http://" + freeAddress(t)
@@ -80,7 +80,7 @@ func TestTargetKuboGateway(t *testing.T) {
 			}
 		})
 	}
-	// What it lacks is told.
+	// verify reports what the gateway lacks.
 	if code := exitCode(newCommand(t, home, "verify", "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy", "--full", "--gateway", gateway).Run()); code != 4 {
 		t.Errorf("exit code %d for what is not there", code)
 	}

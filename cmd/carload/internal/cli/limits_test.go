@@ -16,9 +16,9 @@ import (
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
-// With few descriptors (Go needs seven to begin) an upload does its work or
-// says what it lacks: no root is printed for what is not there, and nothing is
-// in the way of the same command with more of them.
+// With few descriptors (Go needs seven to start), an upload works or says what
+// it lacks. It prints no root for an incomplete upload, and the same command
+// works with more descriptors.
 func TestFewDescriptors(t *testing.T) {
 	t.Parallel()
 	srv := uploadertest.NewServer(t, uploadertest.Options{})
@@ -64,7 +64,7 @@ func TestFewDescriptors(t *testing.T) {
 	}
 }
 
-// An upload keeps within a budget of memory that is far smaller than the file.
+// An upload keeps within a memory budget that is far smaller than the file.
 func TestMemoryLimit(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux tells how much memory a program took, without what its parent had when it began")
@@ -73,7 +73,7 @@ func TestMemoryLimit(t *testing.T) {
 	const budget = 48 << 20
 	size := int64(256 << 20)
 	if underRace {
-		size = 32 << 20 // and memory is not what it is
+		size = 32 << 20 // the race detector uses more memory
 	}
 	home := t.TempDir()
 	file := randomFile(t, home, size)
@@ -97,15 +97,15 @@ func TestMemoryLimit(t *testing.T) {
 	if peak == 0 {
 		t.Fatal("its memory was never looked at")
 	}
-	// Beside what Go counts there is the program itself.
+	// Go does not count the program itself.
 	if most := int64(budget + 48<<20); peak > most && !underRace {
 		t.Errorf("%d MiB at most, want %d", peak>>20, most>>20)
 	}
 	t.Logf("%d MiB at most, for a file of %d MiB and GOMEMLIMIT of %d MiB", peak>>20, size>>20, budget>>20)
 }
 
-// peakMemory is the most memory that a process had until it ended, as far as one
-// can see that from outside.
+// peakMemory returns the peak memory of a process until it ended, as far as it
+// can be observed from outside.
 func peakMemory(pid int, ended <-chan struct{}) (peak int64) {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -117,7 +117,7 @@ func peakMemory(pid int, ended <-chan struct{}) (peak int64) {
 		}
 		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 		if err != nil {
-			continue // it has ended
+			continue // the process has ended
 		}
 		for line := range strings.Lines(string(status)) {
 			var kilobytes int64

@@ -32,8 +32,8 @@ func blocked(t *testing.T, args ...string) (cmd *exec.Cmd, reached <-chan struct
 	return upTo(t, srv, home, append(args, randomFile(t, home, 16<<20))...), at, arrive
 }
 
-// On a terminal, Ctrl-C is told on a line of its own, and a second one leaves
-// nothing of the bars.
+// On a terminal, the message for Ctrl-C has its own line, and a second Ctrl-C
+// leaves nothing of the bars.
 func TestSignalsOnATerminal(t *testing.T) {
 	t.Parallel()
 	cmd, reached, _ := blocked(t)
@@ -52,8 +52,8 @@ func TestSignalsOnATerminal(t *testing.T) {
 	})
 	m.resize(40, 20)
 
-	// Ctrl-Z leaves the terminal to the shell. What was written before it stopped
-	// is there when a mark is that is written after that.
+	// Ctrl-Z leaves the terminal to the shell. A mark written after the stop
+	// shows that everything before it has arrived.
 	if err := cmd.Process.Signal(syscall.SIGTSTP); err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +85,7 @@ func TestSignalsOnATerminal(t *testing.T) {
 		t.Fatal(err)
 	}
 	var exit *exec.ExitError
-	// Where SIGINT was ignored when the tests began, it exits with the code.
+	// If SIGINT was ignored when the tests began, carload exits with the code.
 	if err := cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 130 && !exit.Sys().(syscall.WaitStatus).Signaled() { //nolint:forcetypeassert // of this system
 		t.Errorf("it ended with %v, and not by the signal", err)
 	}
@@ -111,8 +111,7 @@ func awaitStopped(t *testing.T, pid int) {
 	}
 }
 
-// A snapshot can be had of a command that is not on a terminal, and of one that
-// is quiet.
+// A signal prints a snapshot also without a terminal and with --quiet.
 func TestSnapshot(t *testing.T) {
 	t.Parallel()
 	cmd, reached, arrive := blocked(t, "--quiet", "--json")

@@ -14,7 +14,8 @@ import (
 	"github.com/carload/carload/uploader"
 )
 
-// screenOf is what a terminal shows of an output. It knows what live lines use.
+// screenOf returns what a terminal shows after this output. It knows the
+// sequences that live lines use.
 func screenOf(t *testing.T, output string) []string {
 	t.Helper()
 	lines, at, column := []string{""}, 0, 0
@@ -53,8 +54,8 @@ func screenOf(t *testing.T, output string) []string {
 	return lines
 }
 
-// Messages and results stay above the lines that change, and nothing is left of
-// what those said before.
+// Messages and results stay above the changing lines, and no old text of these
+// remains.
 func TestLiveLines(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
@@ -82,8 +83,8 @@ func TestLiveLines(t *testing.T) {
 	}
 }
 
-// A frame has room in the terminal, however small that is and whatever files are
-// called, and says who is at work if there are several.
+// A frame fits into the terminal, however small that is and however long file
+// names are, and names the active inputs if there are several.
 func TestFrame(t *testing.T) {
 	t.Parallel()
 	b := &board{}
@@ -143,7 +144,7 @@ func TestFrame(t *testing.T) {
 	}
 }
 
-// A time is told once the rate is known for a while.
+// The ETA appears when the rate has been known for a while.
 func TestETAWaits(t *testing.T) {
 	t.Parallel()
 	var m meter

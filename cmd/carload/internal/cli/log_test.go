@@ -9,9 +9,9 @@ import (
 	golog "github.com/ipfs/go-log/v2"
 )
 
-// What boxo has to say is in our log, in its form, and not on stderr.
+// Messages of boxo go to our log, in its format, and not to stderr.
 func TestLibraryLog(t *testing.T) {
-	library := golog.Logger("boxo/gateway") // made before there is a log, as all of them are
+	library := golog.Logger("boxo/gateway") // created before there is a log, as all of them are
 	var out bytes.Buffer
 	takeLibraryLog(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelWarn})))
 	t.Cleanup(func() { takeLibraryLog(slog.New(slog.DiscardHandler)) })

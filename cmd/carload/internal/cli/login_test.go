@@ -7,7 +7,7 @@ import (
 	"github.com/zalando/go-keyring"
 )
 
-// Where there is a keyring, a key is in it and in no file.
+// If there is a keyring, the key is in it and in no file.
 func TestLoginInKeyring(t *testing.T) { //nolint:paralleltest // the keyring is that of the process
 	keyring.MockInit()
 	a := newTestApp(t, "HOME="+t.TempDir(), "DBUS_SESSION_BUS_ADDRESS=there")

@@ -12,8 +12,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Every command and topic has a page, which troff has nothing to say about and
-// in which the examples are as they are in the help.
+// Every command and topic has a page without troff warnings, with the same
+// examples as the help.
 func TestManPages(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

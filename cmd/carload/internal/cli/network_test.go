@@ -14,9 +14,8 @@ import (
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
-// What is wrong with the way to a service is told by the exit code and a
-// message that says what to do, and the same command gets through once it is
-// put right.
+// The exit code and a message say what is wrong with the connection to a
+// service and what to do, and the same command succeeds once it is fixed.
 func TestWayToAService(t *testing.T) {
 	t.Parallel()
 	ca := uploadertest.NewAuthority(t)
@@ -24,7 +23,8 @@ func TestWayToAService(t *testing.T) {
 	if err := os.WriteFile(pem, ca.PEM, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	// The proxy leads to the test's service whatever the name; a loopback address is never asked of a proxy.
+	// The proxy connects to the test's service whatever the name, because a
+	// proxy is never used for loopback addresses.
 	const host, user = "api.example.org", "me:proxy-password"
 	valid := ca.Certificate(host, time.Now().Add(time.Hour))
 	expired := ca.Certificate(host, time.Now().Add(-time.Hour))
@@ -34,7 +34,7 @@ func TestWayToAService(t *testing.T) {
 		certificate *tls.Certificate // nil for plain HTTP
 		scheme      string           // of the endpoint; empty for that of the service
 		host        string           // empty for the one above
-		proxy       string           // user and password for it; - for one that is not there
+		proxy       string           // user and password for the proxy; - for a proxy that does not exist
 		args        []string
 		code        int
 		says        []string

@@ -19,9 +19,9 @@ import (
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
-// TestTargetBucketAsSource uploads what lies in a bucket of a real server: an
-// object, a prefix as a tree, an archive. The roots are those of the same files on
-// disk, and an object that changes on the way is found out by name.
+// TestTargetBucketAsSource uploads from a bucket of a real server: an object, a
+// prefix as a tree, an archive. The roots are those of the same files on disk,
+// and the error for an object that changes meanwhile names it.
 func TestTargetBucketAsSource(t *testing.T) {
 	t.Parallel()
 	home := t.TempDir()
@@ -117,7 +117,7 @@ func TestTargetBucketAsSource(t *testing.T) {
 		t.Errorf("the archive is of %s, want %s", root, want)
 	}
 	run("verify", root, "--full", "--to", "s3://shards/up")
-	// Straight from the bucket, to a file and to another place.
+	// Straight from the bucket, to a file and to another target.
 	run("get", root, "--from", "s3://shards/up", "-o", "back")
 	if out, err := exec.CommandContext(t.Context(), "diff", "-r", filepath.Join(home, "photos"), filepath.Join(home, "back"), "--exclude=.*").CombinedOutput(); err != nil {
 		t.Errorf("%v: %s", err, out)
@@ -130,7 +130,7 @@ func TestTargetBucketAsSource(t *testing.T) {
 		t.Errorf("a wrong secret: %s", out)
 	}
 	fails(2, "in a bucket", "up", "--wrap", "s3://shards/movie", "--to", "store:here")
-	// It is another one by the time that it is sent.
+	// The object is replaced before it is sent.
 	front.Script(uploadertest.Block, append(uploadertest.Repeat(6, uploadertest.Pass), func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		put("movie", append([]byte("changed"), movie[7:]...))
 		next.ServeHTTP(w, r)
@@ -138,8 +138,9 @@ func TestTargetBucketAsSource(t *testing.T) {
 	fails(3, `"s3://shards/movie" changed`, "up", "s3://shards/movie", "--to", "store:there", "--ledger", "none")
 }
 
-// TestTargetImport: where a storage imports CARs, a DAG is one object, whatever
-// its size is, and one that can't be is refused before anything is sent.
+// TestTargetImport checks a storage that imports CARs: a DAG is one object,
+// whatever its size, and a DAG that can't be one object is refused before
+// anything is sent.
 func TestTargetImport(t *testing.T) {
 	t.Parallel()
 	home := t.TempDir()
@@ -161,7 +162,7 @@ func TestTargetImport(t *testing.T) {
 	if left, err := os.ReadDir(s.Dir); err != nil || len(left) > 0 {
 		t.Errorf("there is %v, %v", left, err)
 	}
-	// This storage does not import anything, and that is found.
+	// This storage does not import anything, and carload notices.
 	out, code = run("up", "movie", "--to", "base", "--json", "--retries", "0")
 	if code == 0 || !strings.Contains(out, `"shards":1,`) || !strings.Contains(out, "it does not import CARs") {
 		t.Errorf("in one: %d, %s", code, out)

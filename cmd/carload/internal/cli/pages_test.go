@@ -14,24 +14,23 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// updateVariable makes the pages of the help anew:
+// updateVariable rewrites the help pages:
 //
 //	CARLOAD_TEST_UPDATE=1 go test ./cmd/carload/internal/cli -run TestHelpPages
 const updateVariable = "CARLOAD_TEST_UPDATE"
 
-// pages are all that people can ask for help about.
+// pages returns everything that has a help page.
 func pages(root *cobra.Command) (paths []string) {
 	eachCommand(root, func(cmd *cobra.Command) {
 		path := strings.TrimPrefix(strings.TrimPrefix(cmd.CommandPath(), "carload"), " ")
-		if !cmd.Hidden && path != "help" && !strings.HasPrefix(path, "completion ") { // those are cobra's
+		if !cmd.Hidden && path != "help" && !strings.HasPrefix(path, "completion ") { // cobra writes those
 			paths = append(paths, path)
 		}
 	})
 	return paths
 }
 
-// The pages of the help are what they were. A change of one is deliberate: it is
-// seen in the page.
+// The help pages match the golden files, so that every change shows in a diff.
 func TestHelpPages(t *testing.T) {
 	t.Parallel()
 	update := os.Getenv(updateVariable) != ""
@@ -73,7 +72,7 @@ func TestHelpPages(t *testing.T) {
 	}
 }
 
-// session is a command line of a script, a page of the documentation or a test.
+// session is a command line in a script, a documentation page or a test.
 type session struct{ words []string }
 
 var (
@@ -81,8 +80,8 @@ var (
 	quotedWord = regexp.MustCompile(`"((?:[^"\\]|\\.)*)"`)
 )
 
-// sessions are all command lines of carload: those of scripts and pages word by
-// word, and those of tests in Go as the texts of each function.
+// sessions returns all command lines of carload: in scripts and pages word by
+// word, in Go tests as the strings of each function.
 func sessions(t *testing.T) (all []session) {
 	t.Helper()
 	read := func(pattern string) (texts []string) {
@@ -131,8 +130,7 @@ func sessions(t *testing.T) (all []session) {
 	return all
 }
 
-// Every command and every flag of it is used by a script, a page of the
-// documentation or a test.
+// A script, a documentation page or a test uses every command and every flag.
 func TestEveryFlagIsUsed(t *testing.T) {
 	t.Parallel()
 	used := map[string]bool{}
@@ -180,8 +178,8 @@ func TestEveryFlagIsUsed(t *testing.T) {
 	}
 }
 
-// named tells whether words begin with those of a command, or have them as a
-// test in Go has.
+// named reports whether words begin with the words of a command, or contain
+// them, as in a Go test.
 func named(words, path []string) bool {
 	for i := range words {
 		if len(words)-i >= len(path) && slices.Equal(words[i:i+len(path)], path) {
@@ -191,8 +189,8 @@ func named(words, path []string) bool {
 	return false
 }
 
-// Every exit code is one that a script, or a test that is named here, ends with,
-// and the help and the README tell all of them.
+// A script, or a test that is named here, ends with every exit code, and the
+// help and the README list all of them.
 func TestEveryExitCodeIsMet(t *testing.T) {
 	t.Parallel()
 	elsewhere := map[int]string{exitNoSpace: "TestExitCodesOfAService", exitInterrupted: "TestStopAndGoOn", exitTerminated: "TestStopAndGoOn"}

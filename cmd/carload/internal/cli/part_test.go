@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// Each path is of one part, and the parts are about as large.
+// Each path belongs to exactly one part, and the parts have about the same
+// size.
 func TestPartsDivide(t *testing.T) {
 	t.Parallel()
 	const parts, paths = 16, 16_000
@@ -78,7 +79,7 @@ func TestPartOfAnArrayJob(t *testing.T) {
 	}
 }
 
-// All hosts together never send more than the token may.
+// All hosts together never exceed the limit of the token.
 func TestRateShare(t *testing.T) {
 	t.Parallel()
 	for hosts := 1; hosts <= 30; hosts++ {
@@ -105,7 +106,8 @@ func TestRateShare(t *testing.T) {
 	}
 }
 
-// A share in a file is read anew, and may be none or less than one request.
+// A share in a file is read again each time, and may be zero or less than one
+// request.
 func TestRateShareInAFile(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "share")

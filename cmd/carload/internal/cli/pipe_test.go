@@ -26,8 +26,8 @@ func brokenPipe(t *testing.T) *os.File {
 	return w
 }
 
-// An upload whose messages nobody reads any more goes on to its end. One whose
-// results nobody reads stops as if it was told to, and is no success.
+// An upload continues if nobody reads its messages. If nobody reads its
+// results, it stops as after a signal, and does not succeed.
 func TestBrokenPipe(t *testing.T) {
 	t.Parallel()
 	srv := uploadertest.NewServer(t, uploadertest.Options{})
@@ -61,7 +61,7 @@ func TestBrokenPipe(t *testing.T) {
 		t.Errorf("%d shards were sent, want each once", n)
 	}
 
-	// What only shows something has been seen enough of.
+	// For commands that only print, that is not an error.
 	if err := newCommand(t, home, "up", "--quiet", file).Run(); err != nil {
 		t.Fatal(err)
 	}

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// terminal is a pseudo-terminal: what commands write to it is kept.
+// terminal is a pseudo-terminal that keeps what commands write to it.
 type terminal struct {
 	t        *testing.T
 	pty, tty *os.File
@@ -21,7 +21,7 @@ type terminal struct {
 
 	mu     sync.Mutex
 	wrote  bytes.Buffer
-	change chan struct{} // closed, and made anew, with each write
+	change chan struct{} // closed and replaced at each write
 }
 
 func newTerminal(t *testing.T, columns, rows uint16) *terminal {
@@ -71,7 +71,7 @@ func (m *terminal) read() {
 	}
 }
 
-// hangUp lets go of this side, and waits for the last that others wrote.
+// hangUp closes this side, and waits for the last output of others.
 func (m *terminal) hangUp() string {
 	_ = m.tty.Close()
 	<-m.done
@@ -84,7 +84,7 @@ func (m *terminal) text() string {
 	return m.wrote.String()
 }
 
-// await waits until what was written fulfils a condition.
+// await waits until the output fulfils a condition.
 func (m *terminal) await(is func(string) bool) {
 	for {
 		m.mu.Lock()

@@ -2,5 +2,5 @@
 
 package cli_test
 
-// underRace tells tests that measure to leave it.
+// underRace makes tests that measure skip the measurement.
 const underRace = true

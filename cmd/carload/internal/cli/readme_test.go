@@ -27,8 +27,9 @@ import (
 
 const repository = "../../../.."
 
-// readme is the README and the pages that it was made short by, in the order in
-// which their examples build on one another. The fleet is a program of its own.
+// readme returns the README and the pages that continue it, in the order in
+// which their examples build on one another. The fleet is not among them: it is
+// a separate program.
 func readme(t *testing.T) string {
 	t.Helper()
 	var all strings.Builder
@@ -42,7 +43,7 @@ func readme(t *testing.T) string {
 	return all.String()
 }
 
-// fenced is what is in the blocks of a language.
+// fenced returns the code blocks of a language.
 func fenced(text, language string) (blocks []string) {
 	for _, m := range regexp.MustCompile("(?ms)^```"+language+"\n(.*?)^```$").FindAllStringSubmatch(text, -1) {
 		blocks = append(blocks, m[1])
@@ -50,14 +51,14 @@ func fenced(text, language string) (blocks []string) {
 	return blocks
 }
 
-// startService runs a command line of carload serve until the test ends, and
+// startService runs a carload serve command line until the test ends, and
 // returns the URL that it prints when it is ready.
 func startService(t *testing.T, home string, args ...string) string {
 	t.Helper()
 	return startCommand(t, newCommand(t, home, args...))
 }
 
-// startLimited starts a service that may have so many files open.
+// startLimited starts a service that may have this many files open.
 func startLimited(t *testing.T, home string, descriptors int, args ...string) string {
 	t.Helper()
 	cmd := newCommand(t, home, args...)
@@ -96,16 +97,17 @@ func startCommand(t *testing.T, cmd *exec.Cmd) string {
 	return strings.TrimSpace(url)
 }
 
-// Every example in the README and its pages runs: the shell's as one session of a shell, from
-// top to bottom, and Go's as a program. What they leave open is filled in:
+// Every example in the README and its pages runs: those in shell as one session
+// from top to bottom, those in Go as programs. The test fills in what they
+// leave open:
 //
 //	https://api.example.org    a service of this test, and … its token
-//	movie.mkv, photos, ROOT    files made here, and the root of the first
+//	movie.mkv, photos, ROOT    files of this test, and the root of the first
 //	/srv/carload, :8080        a directory of this test, and any port
 //	carload serve …            runs beside the shell
 //	go run ./cmd/carload       carload as it is tested
-//	go install …@latest        go list: that the package is where it is said to be
-//	go test ./...              nothing: it is what runs this
+//	go install …@latest        go list: checks that the package exists
+//	go test ./...              nothing: it runs this test
 //	kubo://…, --to home        a node of this test, if CARLOAD_KUBO names the program
 //	s3://films, --to cold      a bucket of this test, if CARLOAD_VERSITYGW does
 func TestReadme(t *testing.T) {
@@ -142,7 +144,7 @@ func TestReadme(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	node := "" // without the program these lines are left out
+	node := "" // empty without the program: then these lines are left out
 	if os.Getenv("CARLOAD_KUBO") != "" {
 		node = strings.TrimPrefix(targettest.StartKubo(t).URL, "http://")
 	}
@@ -192,7 +194,7 @@ func TestReadme(t *testing.T) {
 		startService(t, home, strings.Fields(line)[1:]...)
 	}
 
-	// What the README says comes of it.
+	// Check the results that the README promises.
 	resp, err := http.Get(url + "/ipfs/" + rootCID)
 	if err != nil {
 		t.Fatal(err)
@@ -215,7 +217,7 @@ func TestReadme(t *testing.T) {
 		t.Fatal("the README has no example in Go")
 	}
 	for i, source := range examples {
-		// It is a module of its own, as that of a stranger is.
+		// Build it in its own module, as a stranger would.
 		program := filepath.Join(home, fmt.Sprintf("example%d", i))
 		sums, err := os.ReadFile(filepath.Join(repository, "go.sum"))
 		if err != nil {
@@ -247,7 +249,7 @@ func TestReadme(t *testing.T) {
 	}
 }
 
-// goEnv lets go find its caches from another home.
+// goEnv lets go find its caches with another home directory.
 func goEnv(t *testing.T) []string {
 	t.Helper()
 	env := []string{"PATH=" + os.Getenv("PATH")}
@@ -257,7 +259,7 @@ func goEnv(t *testing.T) []string {
 			t.Fatal(err)
 		}
 		text := strings.TrimSpace(string(value))
-		if name == "GOFLAGS" { // the repository may be another user's
+		if name == "GOFLAGS" { // another user may own the repository
 			text = strings.TrimSpace(text + " -buildvcs=false")
 		}
 		env = append(env, name+"="+text)
@@ -265,7 +267,7 @@ func goEnv(t *testing.T) []string {
 	return env
 }
 
-// The tests that the README names as proof are there.
+// The tests that the README names exist.
 func TestReadmeNamesTests(t *testing.T) {
 	t.Parallel()
 	var sources strings.Builder
@@ -291,7 +293,7 @@ func TestReadmeNamesTests(t *testing.T) {
 	}
 }
 
-// The README has every type of JSON line, and no other.
+// The documentation lists every type of JSON line, and no other.
 func TestReadmeNamesEvents(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("*.go")

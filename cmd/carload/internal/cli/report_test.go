@@ -18,7 +18,7 @@ import (
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
-// badEntry makes an entry that can't be taken; there are six ways.
+// badEntry creates an entry that can't be taken; there are six kinds.
 func badEntry(i int, path string) (made string, err error) {
 	switch i % 6 {
 	case 0:
@@ -37,9 +37,9 @@ func badEntry(i int, path string) (made string, err error) {
 	}
 }
 
-// One run names all entries of a folder that can't be taken. --skip-errors takes
-// the others, and once the bad ones are mended the report fed back sends just
-// those.
+// One run names all entries of a folder that can't be taken. --skip-errors
+// takes the others. When the bad ones are fixed, feeding the report back sends
+// just those.
 func TestBadEntries(t *testing.T) {
 	t.Parallel()
 	files, bad := 600, 60
@@ -148,7 +148,7 @@ func TestBadEntries(t *testing.T) {
 	}
 }
 
-// pathsOf is the paths of the entries in a report that have this code.
+// pathsOf returns the paths of the entries in a report that have this code.
 func pathsOf(t *testing.T, report, code string) map[string]bool {
 	t.Helper()
 	f, err := os.Open(report)
@@ -195,7 +195,7 @@ func compare(t *testing.T, want, got map[string]bool) {
 	}
 }
 
-// What a report names can be any path, and what it is can be no report.
+// A report may contain any path, and what is given as one may not be a report.
 func TestRetryFrom(t *testing.T) {
 	t.Parallel()
 	home := t.TempDir()

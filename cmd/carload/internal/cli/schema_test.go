@@ -17,11 +17,11 @@ import (
 
 var updateSchemas = flag.Bool("update-schemas", false, "write docs/schema")
 
-// schemaDir has a file for each type of line. A field that goes, or that means
-// something else, would be a new version: a directory beside it.
+// schemaDir has a file for each type of line. If a field is removed or changes
+// its meaning, that needs a new version: another directory beside this one.
 const schemaDir = "../../../../docs/schema/v1"
 
-// lines are what each type of JSON line is made from; "report" and "outcome" are
+// lines maps each type of JSON line to its struct; "report" and "outcome" are
 // the rows of --report and of "ledger report", which have no type.
 func lines() map[string]any {
 	return map[string]any{
@@ -38,8 +38,8 @@ func lines() map[string]any {
 	}
 }
 
-// Every type of line has a schema in docs, which says what its fields are. That
-// what is printed keeps to them is checked as the scripts of this package run.
+// Every type of line has a schema in docs, which describes its fields. The
+// scripts of this package check that the output conforms.
 func TestSchemas(t *testing.T) {
 	t.Parallel()
 	all := lines()
@@ -88,7 +88,7 @@ func TestSchemas(t *testing.T) {
 	}
 }
 
-// descriptions are the rows of docs/json.md, by type.
+// descriptions returns the rows of docs/json.md, by type.
 func descriptions(t *testing.T) map[string]string {
 	t.Helper()
 	page, err := os.ReadFile("../../../../docs/json.md")
@@ -135,7 +135,7 @@ func schemaOf(kind, what string, typ reflect.Type) *schema {
 	return s
 }
 
-// valueSchema is what encoding/json makes of a type.
+// valueSchema describes what encoding/json makes of a type.
 func valueSchema(typ reflect.Type) *schema {
 	switch {
 	case typ == reflect.TypeFor[time.Time]():
@@ -179,8 +179,8 @@ func valueSchema(typ reflect.Type) *schema {
 	}
 }
 
-// addFields adds the fields of a struct. Those of an embedded pointer need not be
-// there.
+// addFields adds the fields of a struct. Those of an embedded pointer are
+// optional.
 func (s *schema) addFields(typ reflect.Type, required bool) {
 	for i := range typ.NumField() {
 		f := typ.Field(i)
@@ -200,7 +200,7 @@ func (s *schema) addFields(typ reflect.Type, required bool) {
 		v := valueSchema(f.Type)
 		omitted := strings.Contains(opts, "omit")
 		if types, ok := v.Type.([]string); ok && omitted {
-			v.Type = types[0] // it is left out rather than null
+			v.Type = types[0] // omitted rather than null
 		}
 		s.Properties[name] = v
 		if required && !omitted {

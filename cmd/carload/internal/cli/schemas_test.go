@@ -14,14 +14,15 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 )
 
-// The scripts' carload checks the JSON that it prints if these variables are set.
+// In scripts, carload checks the JSON that it prints if these variables are
+// set.
 const (
-	schemaVar = "SCHEMA_DIR"   // of the schemas
-	seenVar   = "SCHEMAS_SEEN" // file for what was found: a line for each JSON line
+	schemaVar = "SCHEMA_DIR"   // directory of the schemas
+	seenVar   = "SCHEMAS_SEEN" // file for the findings, one line per JSON line
 )
 
-// schemaSetup has the commands of a script check what they print, and returns
-// what they found, when all scripts are done.
+// schemaSetup makes the commands of a script check their output, and reports
+// what they found when all scripts are done.
 func schemaSetup(t *testing.T) (env map[string]string) {
 	t.Helper()
 	dir, err := filepath.Abs("../../../../docs/schema/v1")
@@ -54,8 +55,8 @@ func schemaSetup(t *testing.T) (env map[string]string) {
 			switch kind := strings.TrimSuffix(filepath.Base(f), ".json"); {
 			case met[kind] > 0:
 			case slices.Contains([]string{"console", "mending", "progress", "retry", "waiting"}, kind):
-				// They take a browser, time, or a service that fails: tests of
-				// their own have them, and TestSchemas compares their structs.
+				// They take a browser, time, or a failing service: they have
+				// their own tests, and TestSchemas compares their structs.
 			default:
 				t.Errorf("no script prints a line of type %s", kind)
 			}
@@ -64,7 +65,7 @@ func schemaSetup(t *testing.T) (env map[string]string) {
 	return map[string]string{schemaVar: dir, seenVar: seen}
 }
 
-// checker is standard output, and checks the lines of JSON that go there.
+// checker is standard output that checks JSON lines.
 type checker struct {
 	io.Writer
 	dir     string
@@ -73,14 +74,14 @@ type checker struct {
 	known   map[string]*jsonschema.Schema
 }
 
-// checked is standard output, with a look at it if the test asks for that.
+// checked returns standard output, with a checker if the test asks for it.
 func checked() (out io.Writer, done func()) {
 	dir, seen := os.Getenv(schemaVar), os.Getenv(seenVar)
 	if dir == "" {
 		return os.Stdout, func() {}
 	}
 	if info, err := os.Stdout.Stat(); err != nil || info.Mode()&os.ModeCharDevice != 0 {
-		return os.Stdout, func() {} // a terminal has to be one
+		return os.Stdout, func() {} // a terminal must stay a terminal
 	}
 	c := &checker{Writer: os.Stdout, dir: dir, known: map[string]*jsonschema.Schema{}}
 	return c, func() {
@@ -90,7 +91,7 @@ func checked() (out io.Writer, done func()) {
 		}
 		f, err := os.OpenFile(seen, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 		if err == nil {
-			_, err = f.Write(c.found.Bytes()) // in one, as others do so, too
+			_, err = f.Write(c.found.Bytes()) // in one write, because other processes append too
 		}
 		if err != nil {
 			panic(err)
@@ -117,7 +118,7 @@ func (c *checker) Write(p []byte) (int, error) {
 // line checks a line of standard output.
 func (c *checker) line(line []byte) {
 	switch {
-	case bytes.HasPrefix(line, []byte(`{"v":`)) && bytes.Contains(line[:min(len(line), 80)], []byte(`,"time":`)): // those of a ledger's export have none
+	case bytes.HasPrefix(line, []byte(`{"v":`)) && bytes.Contains(line[:min(len(line), 80)], []byte(`,"time":`)): // the lines of a ledger export have none
 		var head struct {
 			Type string `json:"type"`
 		}
@@ -131,7 +132,7 @@ func (c *checker) line(line []byte) {
 	}
 }
 
-// reports checks the JSON lines that --report has written.
+// reports checks the JSON lines of --report.
 func (c *checker) reports(args []string) {
 	for i, arg := range args {
 		name, ok := strings.CutPrefix(arg, "--report=")
@@ -151,7 +152,8 @@ func (c *checker) reports(args []string) {
 	}
 }
 
-// check holds a line against a schema, which has to have each of its fields.
+// check checks a line against a schema, which must have every field of the
+// line.
 func (c *checker) check(kind string, line []byte) {
 	err := func() error {
 		s := c.known[kind]

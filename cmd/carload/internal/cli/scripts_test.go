@@ -13,7 +13,7 @@ import (
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
-// marked is the script after a mark in a page.
+// marked returns the script after a mark in a page.
 func marked(t *testing.T, page, name string) string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(repository, "docs", page))
@@ -28,8 +28,9 @@ func marked(t *testing.T, page, name string) string {
 	return scripts[0]
 }
 
-// The scripts of docs/scripts.md do what the page says, by standard output and
-// exit codes alone: they try again on 5, verify later, and raise an alarm on 6.
+// The scripts in docs/scripts.md do what the page says, using only standard
+// output and exit codes: they retry on 5, verify later, and raise an alarm on
+// 6.
 func TestScriptsOfTheDocs(t *testing.T) {
 	t.Parallel()
 	srv := uploadertest.NewServer(t, uploadertest.Options{})
@@ -85,14 +86,14 @@ func TestScriptsOfTheDocs(t *testing.T) {
 		t.Errorf("verify-list: exit code %d, alerts %q", code, read("alerts"))
 	}
 
-	// It is down for good, and that is not known of what it holds.
+	// The service is down for good, so nothing is known about its uploads.
 	srv.Always(uploadertest.Check, uploadertest.Status(http.StatusServiceUnavailable))
 	if code := run("verify-list"); code != 5 || read("alerts") != "" {
 		t.Errorf("verify-list while the service is down: exit code %d, alerts %q", code, read("alerts"))
 	}
 	srv.Always(uploadertest.Check, nil)
 
-	// It gives other bytes back.
+	// The service returns wrong data.
 	srv.Always(uploadertest.Block, func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
 		_, _ = w.Write([]byte("six")) // of the same size
 	})
@@ -100,7 +101,7 @@ func TestScriptsOfTheDocs(t *testing.T) {
 		t.Errorf("verify-list of what is damaged: exit code %d, alerts %q", code, alerts)
 	}
 
-	// A path that is not there is for people, and nothing to wait for.
+	// A missing path is reported to people, and not retried.
 	srv.Always(uploadertest.Block, nil)
 	for _, name := range []string{"alerts", "slept", "two.mkv"} {
 		if err := os.Remove(filepath.Join(home, name)); err != nil {

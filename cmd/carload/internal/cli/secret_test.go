@@ -31,8 +31,8 @@ func tattler(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(w, `{"ok":false,"error":{"code":"%s","message":"your key %s is wrong","reason":"%s","details":"%s"}}`, token, token, token, token)
 }
 
-// No command lets the token out, however it was given, at the highest level of
-// logging, with a service that repeats it.
+// No command reveals the token, wherever it came from, with the most verbose
+// log, and with a service that repeats it.
 func TestTokenStaysSecret(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(http.HandlerFunc(tattler))

@@ -14,7 +14,8 @@ import (
 	"time"
 )
 
-// What the service answers to is a matter of where it listens and of its names.
+// Where the service listens and its names decide which host names it answers
+// to.
 func TestServeHosts(t *testing.T) {
 	t.Parallel()
 	get := func(url, host string) (int, string) {
@@ -74,9 +75,9 @@ func TestServeHosts(t *testing.T) {
 	}
 }
 
-// Three hundred connections that have been refused, each with a body of which
-// it sends no more, and a service that may have 256 files open: health is told,
-// and an upload is taken.
+// A service that may have 256 files open has refused three hundred connections,
+// each with an unfinished body. It still reports its health and accepts an
+// upload.
 func TestRefusedTakeNoDescriptors(t *testing.T) {
 	t.Parallel()
 	home := t.TempDir()
@@ -88,7 +89,7 @@ func TestRefusedTakeNoDescriptors(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { _ = conn.Close() }) // the service may have
+		t.Cleanup(func() { _ = conn.Close() }) // the service may have closed it
 		if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 			t.Fatal(err)
 		}
@@ -99,7 +100,7 @@ func TestRefusedTakeNoDescriptors(t *testing.T) {
 			t.Fatalf("connection %d: %q, %v", i, line, err)
 		}
 	}
-	// Nothing waits for those to be hung up on.
+	// The client does not wait until these are closed.
 	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	res, err := client.Get(url + "/healthz")
 	if err != nil {

@@ -23,7 +23,7 @@ import (
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
-// line is what the tests read of a JSON line.
+// line is the part of a JSON line that the tests read.
 type line struct {
 	V     int       `json:"v"`
 	Type  string    `json:"type"`
@@ -33,7 +33,7 @@ type line struct {
 	Root  string    `json:"root"`
 }
 
-// newCommand is carload in a home of its own.
+// newCommand is carload with its own home directory.
 func newCommand(t *testing.T, home string, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command("carload", args...)
@@ -67,8 +67,8 @@ func exitCode(err error) int {
 	return 0
 }
 
-// An upload that is told to stop finishes what is in flight, says how to go
-// on, and the same command goes on from there.
+// An upload that must stop finishes what is in flight and says how to resume,
+// and the same command then continues.
 func TestStopAndGoOn(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -173,7 +173,7 @@ func TestStopSaysWhatItWaitsFor(t *testing.T) {
 }
 
 // A signal while the source is hashed, or while the service is asked whether it
-// has everything, ends the command soon; the same command again completes.
+// has everything, ends the command soon; the same command then completes.
 func TestStopBeforeAndAfterSending(t *testing.T) {
 	t.Parallel()
 	for _, phase := range []string{"hashing", "verifying"} {
@@ -186,7 +186,7 @@ func TestStopBeforeAndAfterSending(t *testing.T) {
 			var once sync.Once
 			args := []string{"--json", file}
 			if phase == "hashing" {
-				// While the first input is sent and after that, the next one is
+				// While and after the first input is sent, the next one is
 				// hashed: zeros, for seconds.
 				large := file + "-large"
 				if err := errors.Join(os.WriteFile(large, nil, 0o600), os.Truncate(large, 31<<30)); err != nil {
@@ -243,8 +243,8 @@ func TestStopBeforeAndAfterSending(t *testing.T) {
 	}
 }
 
-// A second signal does not wait, also if the signal was ignored when the command
-// began, as in what scripts start in the background.
+// A second signal ends the command at once, even if the signal was ignored when
+// the command began, as for background processes of scripts.
 func TestSecondSignal(t *testing.T) {
 	t.Parallel()
 	for _, ignored := range []bool{false, true} {
@@ -298,7 +298,7 @@ func secondSignal(t *testing.T, ignored bool) {
 	}
 }
 
-// Waiting for standard input ends with a signal, and leaves nothing.
+// Waiting for standard input ends with a signal, and leaves nothing behind.
 func TestStopReading(t *testing.T) {
 	t.Parallel()
 	home := t.TempDir()
@@ -318,7 +318,7 @@ func TestStopReading(t *testing.T) {
 	if _, err := out.WriteString("the beginning"); err != nil {
 		t.Fatal(err)
 	}
-	// The spool's directory appears when it begins to read.
+	// The spool directory appears when carload begins to read.
 	spool := filepath.Join(home, ".cache", "carload", "spool")
 	poll := time.NewTicker(5 * time.Millisecond)
 	defer poll.Stop()

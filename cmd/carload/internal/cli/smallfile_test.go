@@ -22,8 +22,8 @@ import (
 	"time"
 )
 
-// Files that the command reads whole may be pipes and devices: they are neither
-// waited for without end nor read without end.
+// Files that the command reads whole may be pipes and devices: carload neither
+// waits nor reads forever.
 func TestEndlessFiles(t *testing.T) {
 	t.Parallel()
 	home := t.TempDir()
@@ -75,7 +75,7 @@ func TestTokenFromAPipe(t *testing.T) {
 	}
 }
 
-// TLS before 1.2, and what is broken of 1.2, is refused.
+// The service refuses TLS before 1.2, and the broken parts of 1.2.
 func TestServeTLS(t *testing.T) {
 	t.Parallel()
 	home := t.TempDir()

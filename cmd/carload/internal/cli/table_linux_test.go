@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// On a terminal, lists have a heading, columns, sizes for people and local time;
-// elsewhere they are what they always were.
+// On a terminal, lists have a heading, columns, sizes for people and local
+// time; elsewhere they stay as they were.
 func TestTablesOnATerminal(t *testing.T) {
 	t.Parallel()
 	home := t.TempDir()

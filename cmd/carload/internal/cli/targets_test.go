@@ -20,12 +20,12 @@ import (
 	"github.com/carload/carload/uploader/uploadertest"
 )
 
-// mortal is a place to send to, for commands that are killed.
+// mortal is a target for commands that are killed.
 type mortal struct {
-	front *uploadertest.Server // nil if it is no server
+	front *uploadertest.Server // nil if it is not a server
 	to    string
 	env   []string
-	asks  bool // it tells what it holds
+	asks  bool // it can report what it has
 	ends  bool // an upload ends with a commit
 	check func(t *testing.T, root string, data []byte)
 }
@@ -50,7 +50,7 @@ func bucketKind(r *http.Request) uploadertest.Op {
 	return uploadertest.Other
 }
 
-// mortals are the kinds of targets, by name.
+// mortals returns the kinds of targets, by name.
 func mortals(t *testing.T, home string) map[string]*mortal {
 	t.Helper()
 	service := startService(t, home, "serve", "-q", "--store", "service", "--listen", "127.0.0.1:0")
@@ -84,8 +84,9 @@ func mortals(t *testing.T, home string) map[string]*mortal {
 	return all
 }
 
-// TestTargetsKilled kills commands at random moments, and at each side of each
-// commit. What is called complete is, and the next command completes the rest.
+// TestTargetsKilled kills commands at random moments, and just before and after
+// each commit. What a target calls complete is complete, and the next command
+// completes the rest.
 func TestTargetsKilled(t *testing.T) {
 	t.Parallel()
 	moments := 3
@@ -153,9 +154,9 @@ func (k *killing) command(args ...string) *exec.Cmd {
 	return cmd
 }
 
-// run uploads file number n, kills the command, looks at what is called
-// complete, uploads again, and looks at what arrived. It reports whether the
-// first command had come to its end.
+// run uploads file number n, kills the command, checks what is called complete,
+// uploads again, and checks what arrived. It reports whether the first command
+// had ended.
 func (k *killing) run(n int, kill func(*exec.Cmd)) (done bool) {
 	t := k.t
 	t.Helper()

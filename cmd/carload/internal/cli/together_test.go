@@ -28,7 +28,7 @@ type together struct {
 
 	mu    sync.Mutex
 	done  map[string]bool // roots that an upload has called done
-	count map[string]int  // what happened how often
+	count map[string]int  // how often each thing happened
 }
 
 const (
@@ -36,9 +36,9 @@ const (
 	togetherFiles    = 12
 )
 
-// TestManyCommandsWithKills: whatever is killed in the middle, nothing that was
-// sent is sent again once an upload was done, nothing is called done that is not
-// there, and nobody is locked out.
+// TestManyCommandsWithKills checks that, whatever is killed, nothing is sent
+// again after an upload was done, nothing is called done that is not there, and
+// nobody is locked out.
 func TestManyCommandsWithKills(t *testing.T) {
 	t.Parallel()
 	length, rounds := time.Duration(0), 4
@@ -75,7 +75,7 @@ func TestManyCommandsWithKills(t *testing.T) {
 	if err := g.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	// Once all is quiet, all of it can be done, and the ledger knows it.
+	// Without kills, everything can be done, and the ledger knows it.
 	for i, root := range w.roots {
 		if err := w.up(i, 0); err != nil {
 			t.Error(err)
@@ -114,8 +114,8 @@ func (w *together) file(name string, seed uint64, size int64) {
 	}
 }
 
-// run runs a command with the ledger, and kills it after a time if there is
-// one. The exit code of what was killed is -1.
+// run runs a command with the ledger, and kills it after a time if one is
+// given. The exit code of a killed command is -1.
 func (w *together) run(life time.Duration, args ...string) (out string, code int) {
 	cmd := newCommand(w.t, w.home, append(args, "--ledger", "shared.db")...)
 	var stdout, stderr bytes.Buffer
@@ -139,7 +139,7 @@ func (w *together) counted(what string) {
 	w.count[what]++
 }
 
-// command is one of those that people run.
+// command runs one of the commands that people run.
 func (w *together) command(rng *rand.Rand, worker, round int) error {
 	var life time.Duration
 	if rng.IntN(3) == 0 {
@@ -165,7 +165,7 @@ func (w *together) command(rng *rand.Rand, worker, round int) error {
 	return w.judge("list", out, code, true, 0)
 }
 
-// judge takes success, a kill, and, unless it must succeed, one other code.
+// judge accepts success, a kill, and, unless must is set, one other code.
 func (w *together) judge(what, out string, code int, must bool, may int) error {
 	switch {
 	case code == -1:
@@ -180,7 +180,7 @@ func (w *together) judge(what, out string, code int, must bool, may int) error {
 	return nil
 }
 
-// up uploads a file, and looks whether what it says is true.
+// up uploads a file, and checks whether its output is true.
 func (w *together) up(i int, life time.Duration) error {
 	root := w.roots[i]
 	w.mu.Lock()
@@ -219,7 +219,7 @@ func (w *together) up(i int, life time.Duration) error {
 	return nil
 }
 
-// grow adds a file to a folder of the worker's own, and uploads that.
+// grow adds a file to the worker's folder, and uploads the folder.
 func (w *together) grow(worker, round int, life time.Duration) error {
 	dir := fmt.Sprintf("folder-%d", worker)
 	if err := os.MkdirAll(filepath.Join(w.home, dir), 0o700); err != nil {

@@ -200,13 +200,13 @@ func TestMeter(t *testing.T) {
 	if len(m.samples) > int(meterWindow/time.Second)+2 {
 		t.Errorf("%d samples are kept", len(m.samples))
 	}
-	m.add(at.Add(101*time.Second), 0) // all of it was taken back
+	m.add(at.Add(101*time.Second), 0) // all of it was subtracted
 	if r := m.rate(); r != 0 {
 		t.Errorf("rate %v after the counter went back", r)
 	}
 }
 
-// A clock that is set back a day costs the meter its samples and nothing else.
+// If the clock is set back a day, the meter loses its samples and nothing else.
 func TestMeterAfterTheClockWasSet(t *testing.T) {
 	t.Parallel()
 	for _, jump := range []time.Duration{-24 * time.Hour, -time.Second, 24 * time.Hour} {
@@ -310,8 +310,8 @@ func TestAges(t *testing.T) {
 	}
 }
 
-// A connection that a client made and did not use yet must not be closed by the
-// server while the client may still take it.
+// The server must not close a connection that a client opened but has not used
+// yet, as long as the client may still use it.
 func TestServerOutwaitsClients(t *testing.T) {
 	t.Parallel()
 	if idle := nftstorage.NewTransport().IdleConnTimeout; service.HeaderTimeout <= idle || service.IdleTimeout <= idle {

@@ -280,7 +280,7 @@ func (a *app) mendHints(cmd *cobra.Command, err error, t *target, root cid.Cid, 
 	}
 	sources, errLedger := l.Sources(context.WithoutCancel(cmd.Context()), t.String(), root)
 	if errLedger != nil {
-		return []string{"the ledger does not know what this is:" + printable(errLedger.Error())}
+		return []string{"the ledger does not know what this is: " + printable(errLedger.Error())}
 	}
 	words := []string{"carload", "up"}
 	for _, name := range []string{"endpoint", "gateway", "store", "token-file", "token-command", "insecure-http", "ca-cert", "ledger"} {
@@ -293,7 +293,7 @@ func (a *app) mendHints(cmd *cobra.Command, err error, t *target, root cid.Cid, 
 			words = append(words, "--to="+name)
 		}
 	}
-	const say = "to send again what is missing:"
+	const say = "to send again what is missing: "
 	if len(sources) == 0 {
 		return []string{say + shellQuote(append(words, "PATH")) + ", with the PATH and flags of the upload, which this ledger does not have"}
 	}

@@ -1,10 +1,10 @@
 import { words } from './words.js'
 
-/** What an upload can fail with. The code is for programs; the message is a
- * sentence for people. */
+/** An error of an upload. The code is for programs; the message is a sentence
+ * for people. */
 export class PackError extends Error {
   /** @param {string} code one of those in words.js
-   * @param {Record<string, any>} [about] what the sentence is about: path, status, detail …
+   * @param {Record<string, any>} [about] values for the sentence: path, status, detail …
    * @param {{retryable?: boolean, retryAfter?: number, cause?: unknown}} [options] */
   constructor(code, about = {}, options = {}) {
     super(words[code](about), { cause: options.cause })
@@ -12,9 +12,9 @@ export class PackError extends Error {
     this.code = code
     /** HTTP status of the reply, or 0. */
     this.status = /** @type {number} */ (about.status ?? 0)
-    /** What the service said. */
+    /** The message of the service. */
     this.detail = /** @type {string} */ (about.detail ?? '')
-    /** The file it is about, if it is about one. */
+    /** The file that failed, if it was one. */
     this.path = /** @type {string} */ (about.path ?? '')
     /** Whether the same request can succeed later. */
     this.retryable = options.retryable ?? false
