@@ -1,4 +1,4 @@
-// Bytes as the formats below want them: varints, protobuf fields, and a buffer
+// Bytes for the formats below: varints, protobuf fields, and a buffer
 // that grows.
 
 /** How many bytes a varint of n takes. n may be beyond 32 bits.
@@ -14,7 +14,7 @@ export class Writer {
   #buf
   #length = 0
 
-  /** @param {number} [capacity] how many bytes there will be, if that is known */
+  /** @param {number} [capacity] the number of bytes, if known */
   constructor(capacity = 256) {
     this.#buf = new Uint8Array(capacity)
   }
@@ -69,7 +69,7 @@ export class Writer {
     return this.byte((field << 3) | 2).varint(p.length).bytes(p)
   }
 
-  /** The bytes written; the writer begins anew. */
+  /** Returns the bytes written, and resets the writer. */
   take() {
     const p = this.#buf.slice(0, this.#length)
     this.#length = 0

@@ -1,4 +1,4 @@
-// CIDs of version 1 with a SHA-256 digest: the only ones there are here.
+// CIDs of version 1 with a SHA-256 digest, the only ones in use here.
 
 export const DIGEST_BYTES = 32
 export const CID_BYTES = 4 + DIGEST_BYTES

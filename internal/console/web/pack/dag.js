@@ -14,13 +14,13 @@ import { PackError, throwIfAborted } from './errors.js'
 /** @typedef {import('./tree.js').DirNode} DirNode */
 /** @typedef {import('./hamt.js').Shard} Shard */
 
-/** A block: whose it is, and which one of a file's.
+/** A block: its owner, and which block of a file it is.
  * @typedef {object} Ref
  * @property {Node|Shard} owner
  * @property {number} number of a file's node
  * @property {number} depth links between the root and this block */
 
-/** How many links deep a DAG can be for all that read it. */
+/** The greatest depth that all readers support, in links. */
 const maxDepth = 512
 
 /** How many digests of directories are computed at a time. */
@@ -36,13 +36,13 @@ export class DAG {
     this.files = files
     /** Bytes of all files. */
     this.bytes = bytes
-    /** Digests of the leaves of all files, to be filled in by who hashes them. */
+    /** Digests of the leaves of all files, to be filled in while hashing. */
     this.leaves = new Uint8Array(leaves * DIGEST_BYTES)
     /** @type {Ref[]} the blocks, once build has run */
     this.blocks = []
   }
 
-  /** Builds all nodes, once the digests of leaves are there.
+  /** Builds all nodes from the digests of the leaves.
    * @param {AbortSignal} [signal] */
   async build(signal) {
     for (const file of this.files) {
@@ -120,7 +120,7 @@ export class DAG {
     return encodeHAMT(shard, (to) => this.#target(to))
   }
 
-  /** What a link to something says, but for the name.
+  /** A link to a node, except for the name.
    * @param {Node|Shard} to */
   #target(to) {
     const number = this.#rootNumber(to)
@@ -152,7 +152,7 @@ export class DAG {
     return owner.kind === 'file' && owner.layout.raw(number)
   }
 
-  /** Works out the order of the blocks, and leaves out what was met before. */
+  /** Determines the order of the blocks, and leaves out repeated ones. */
   #list() {
     /** @type {Set<string>} */
     const seen = new Set()
@@ -161,7 +161,7 @@ export class DAG {
     this.blocks = []
     for (let ref = stack.pop(); ref; ref = stack.pop()) {
       const key = String.fromCharCode(this.#raw(ref.owner, ref.number) ? 1 : 0, ...this.#digest(ref.owner, ref.number))
-      if (seen.has(key)) continue // and neither are its children new
+      if (seen.has(key)) continue // its children are not new either
       seen.add(key)
       if (ref.depth > maxDepth) throw new PackError('deep', { path: this.files[0]?.path ?? '', limit: maxDepth })
       this.blocks.push(ref)
@@ -198,7 +198,7 @@ export class DAG {
     return cidText(this.cid(this.blocks[0]))
   }
 
-  /** How many bytes a block has.
+  /** The size of a block.
    * @param {Ref} ref */
   size({ owner, number }) {
     if (owner.kind === 'file') return owner.layout.span(number).block

@@ -1,5 +1,5 @@
-// The first phase: every byte is read once and hashed, and 32 bytes of each leaf
-// are kept.
+// The first phase reads and hashes every byte once, and keeps 32 bytes of each
+// leaf.
 
 import { DAG } from './dag.js'
 import { DIGEST_BYTES } from './cid.js'
@@ -10,7 +10,7 @@ import { readError, throwIfAborted } from './errors.js'
 /** @typedef {import('./hash.js').Piece} Piece */
 /** @typedef {import('./pool.js').Pool} Pool */
 
-/** What a worker gets at a time: so many bytes, or so many files. */
+/** The most that a worker gets at a time, in bytes and in files. */
 const taskBytes = 32 << 20
 const taskPieces = 64
 
@@ -51,8 +51,8 @@ function* runs(dag) {
  * @param {object} options
  * @param {AbortSignal} [options.signal]
  * @param {Uint8Array} [options.done] a byte for each leaf, 1 if its digest is there
- * @param {() => Promise<void>|void} [options.gate] is waited for before each run
- * @param {(run: {bytes: number, files: number}) => void} [options.onprogress] is told of each run */
+ * @param {() => Promise<void>|void} [options.gate] awaited before each run
+ * @param {(run: {bytes: number, files: number}) => void} [options.onprogress] called after each run */
 export async function describe(dag, pool, { signal, done = new Uint8Array(dag.leaves.length / DIGEST_BYTES), gate, onprogress }) {
   const all = runs(dag)
   const failed = new AbortController()

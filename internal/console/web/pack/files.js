@@ -1,11 +1,11 @@
-// What people drop or pick, as inputs. A file stays a reference to what is on
-// disk; nothing is read here but lists of folders.
+// Dropped and picked files as inputs. A file stays a reference to the one on
+// disk; this module reads only the lists of folders.
 
 /** @typedef {import('./tree.js').Entry} Entry */
 /** @typedef {import('./tree.js').Input} Input */
 
 /** @typedef {object} Options
- * @property {boolean} [hidden] take names that begin with a dot as well */
+ * @property {boolean} [hidden] also take names that begin with a dot */
 
 /** @param {string} name
  * @param {Options} options */
@@ -13,8 +13,8 @@ function wanted(name, { hidden = false }) {
   return hidden || !name.startsWith('.')
 }
 
-/** What was dropped: an input for each file and folder. It is to be called while
- * the drop event is handled, for what was dropped is gone afterwards.
+/** Dropped files and folders, an input for each. Call this while
+ * handling the drop event: afterwards they are gone.
  * @param {DataTransfer} transfer
  * @param {Options} [options]
  * @returns {Promise<Input[]>} */
@@ -36,7 +36,7 @@ function fileOf(entry) {
 }
 
 /** @param {FileSystemDirectoryEntry} dir
- * @param {string} path of the folder with a slash, or nothing
+ * @param {string} path of the folder with a slash, or empty
  * @param {Entry[]} entries
  * @param {Options} options */
 async function readEntry(dir, path, entries, options) {
@@ -57,8 +57,8 @@ async function readEntry(dir, path, entries, options) {
   if (empty && path !== '') entries.push({ path: path.slice(0, -1), file: null })
 }
 
-/** What was picked: an input for each file, or for each folder if the element
- * picks folders. Browsers don't tell of empty folders there.
+/** Picked files, an input for each, or for each folder if the element
+ * picks folders. Browsers don't report empty folders there.
  * @param {Iterable<File>} files
  * @param {Options} [options]
  * @returns {Input[]} */
@@ -84,7 +84,7 @@ export function fromPicker(files, options = {}) {
   return inputs
 }
 
-/** What a handle of the File System Access API stands for.
+/** The input for a handle of the File System Access API.
  * @param {FileSystemHandle} handle
  * @param {Options} [options]
  * @returns {Promise<Input>} */

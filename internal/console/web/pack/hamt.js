@@ -1,6 +1,6 @@
 // Directories that are too big for one block are HAMTs: trees of nodes in which
-// the hash of a name says where it is. The shape follows from the names alone,
-// so nothing is ever inserted: names are sorted by their hashes and split.
+// the hash of a name determines its place. The shape depends on the names alone,
+// so there are no insertions: this module sorts the names by hash and splits them.
 
 import { PackError } from './errors.js'
 import { compareBytes, utf8 } from './bytes.js'
@@ -9,7 +9,7 @@ import { nameHash } from './murmur3.js'
 
 /** @typedef {import('./tree.js').Node} Node */
 
-/** A node of a HAMT. Its links are sorted by bucket: each leads to an entry of
+/** A node of a HAMT. Its links are sorted by bucket: each points to an entry of
  * the directory, or to a shard below.
  * @typedef {object} Shard
  * @property {'shard'} kind
@@ -23,7 +23,7 @@ import { nameHash } from './murmur3.js'
 
 const prefixes = Array.from({ length: FANOUT }, (_, i) => utf8(i.toString(16).toUpperCase().padStart(2, '0')))
 
-/** The shape of the HAMT of a directory. Digests are for who builds it.
+/** The shape of the HAMT of a directory, without digests.
  * @param {Node[]} children
  * @returns {Shard} */
 export function shapeHAMT(children) {

@@ -1,19 +1,19 @@
-// What a worker does: read pieces of files and hash their leaves. Only digests
-// come out of it.
+// A worker reads pieces of files and hashes their leaves. It returns only
+// digests.
 
 import { DIGEST_BYTES } from './cid.js'
 import { SHA256 } from './sha256.js'
 
-/** A range of a file whose leaves are to be hashed. It begins with a leaf.
+/** A range of a file to hash. It begins at a leaf.
  * @typedef {{file: Blob, from: number, to: number}} Piece */
 
-/** What a worker is asked: the digests of leaves, or that of a whole blob.
+/** A task for a worker: the digests of leaves, or that of a whole blob.
  * @typedef {{id: number, pieces: Piece[], chunkBytes: number}|{id: number, blob: Blob}} Task */
 
-/** What it answers. An error is about the piece of that number.
+/** Its answer. An error names the piece by its number.
  * @typedef {{id: number, digests: Uint8Array}|{id: number, error: unknown, piece: number}} Answer */
 
-/** The error of a file that has fewer bytes than it had. */
+/** The error for a file that has become shorter. */
 export class ShortRead extends Error {
   /** @param {number} want
    * @param {number} got */
@@ -57,7 +57,7 @@ export async function work(task) {
   return failed ?? { id, digests }
 }
 
-/** How many files are read at a time: a small one is all waiting. */
+/** How many files are read at a time: reading a small one is mostly waiting. */
 const filesTogether = 8
 
 /** How many leaves a piece has; an empty file has one.
@@ -75,7 +75,7 @@ async function digestPiece(piece, chunkBytes, digests, at) {
   /** @type {Promise<void>[]} */
   const running = []
   for await (const leaf of leavesIn(piece, chunkBytes)) {
-    // A digest is of a copy, so the next leaf is read while it is computed.
+    // WebCrypto hashes a copy, so the next leaf can be read meanwhile.
     const into = at
     running.push(crypto.subtle.digest('SHA-256', leaf).then((sum) => digests.set(new Uint8Array(sum), into)))
     at += DIGEST_BYTES
@@ -87,9 +87,9 @@ async function digestPiece(piece, chunkBytes, digests, at) {
 /** How many digests are computed while a leaf is read. */
 const together = 2
 
-/** The bytes of leaves, one after another, each in the place of the one before.
- * A stream into a buffer of ours is half as dear as slices in buffers of their
- * own, and leaves nothing behind that has to be collected.
+/** The bytes of leaves, one after another, in the same buffer.
+ * Streaming into one buffer costs half as much as slices with their own
+ * buffers, and leaves no garbage.
  * @param {Piece} piece
  * @param {number} chunkBytes
  * @returns {AsyncGenerator<Uint8Array<ArrayBuffer>>} */
@@ -106,7 +106,7 @@ async function* leavesIn({ file, from, to }, chunkBytes) {
         got += value.length
       }
     } else {
-      // A slice is one more thing that the browser keeps a list of.
+      // The browser keeps a list of slices.
       buffer = await (size === file.size ? file : file.slice(offset, offset + size)).arrayBuffer()
       if (buffer.byteLength !== size) throw new ShortRead(size, buffer.byteLength)
     }
@@ -115,7 +115,7 @@ async function* leavesIn({ file, from, to }, chunkBytes) {
   }
 }
 
-/** A reader that fills buffers of ours, where the browser has them.
+/** A reader that fills our buffers, if the browser has such readers.
  * @param {Blob} blob */
 function byteReader(blob) {
   try {

@@ -1,5 +1,5 @@
-// What makes an input the same as one that was seen before: names, sizes, dates
-// and the recipe. Content is not looked at; that is what the digests are for.
+// The identity of an input, to recognize it later: names, sizes, dates
+// and the recipe. It does not depend on the content; the digests do.
 
 import { SHA256 } from './sha256.js'
 import { recipeText } from './layout.js'
@@ -7,7 +7,7 @@ import { utf8 } from './bytes.js'
 
 /** @typedef {import('./tree.js').Input} Input */
 
-/** An input as the ledger knows it.
+/** An input in the ledger.
  * @typedef {object} Identity
  * @property {string} key
  * @property {string} name
@@ -23,7 +23,7 @@ export function identify(input, recipe) {
   const kind = 'file' in input ? 'file' : 'directory'
   const entries = 'file' in input ? [{ path: '', file: input.file }] : input.entries
   const sorted = [...entries].sort((a, b) => (a.path < b.path ? -1 : 1))
-  // Lengths go first, so that no two inputs are written alike.
+  // Lengths come first, so that no two inputs have the same encoding.
   const hash = new SHA256().update(utf8(JSON.stringify([recipeText(recipe), kind, input.name, sorted.length])))
   let bytes = 0
   let files = 0

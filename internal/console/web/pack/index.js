@@ -15,11 +15,11 @@ export { PackError } from './errors.js'
 export { Upload } from './upload.js'
 export { fromDrop, fromHandle, fromPicker } from './files.js'
 
-/** The root and the plan of an input; nothing is sent.
+/** Computes the root and the plan of an input, and sends nothing.
  * @param {import('./tree.js').Input} input
  * @param {object} [options]
  * @param {AbortSignal} [options.signal]
- * @param {(done: {bytes: number, files: number}) => void} [options.onprogress] is told of each part that was hashed
+ * @param {(done: {bytes: number, files: number}) => void} [options.onprogress] called after each hashed part
  * @param {number} [options.workers]
  * @param {string|URL} [options.workerURL]
  * @param {import('./layout.js').Recipe} [options.recipe]

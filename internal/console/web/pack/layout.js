@@ -1,4 +1,4 @@
-// The shape of the DAG of a file. All of it but the digests follows from the
+// The shape of the DAG of a file. Everything except the digests follows from the
 // size of the file: where each leaf begins, which nodes there are, how many
 // bytes each of them takes.
 
@@ -16,13 +16,13 @@ import { varintSize } from './bytes.js'
  * @type {Recipe} */
 export const DEFAULT_RECIPE = Object.freeze({ chunkBytes: 1 << 20, width: 1024, hamtBytes: 256 << 10 })
 
-/** The recipe as a part of keys that are kept.
+/** The recipe as a part of keys in the ledger.
  * @param {Recipe} recipe */
 export function recipeText(recipe) {
   return `size-${recipe.chunkBytes}+width-${recipe.width}+hamt-block-bytes>${recipe.hamtBytes}`
 }
 
-/** What lies under a node.
+/** The part of a file under a node.
  * @typedef {object} Span
  * @property {number} content bytes of the file
  * @property {number} block bytes of the node's own block
@@ -44,7 +44,7 @@ export class Layout {
     this.leaves = Math.max(1, Math.ceil(size / recipe.chunkBytes))
     /** @type {Inner[]} */
     this.inner = []
-    // Every group becomes a node, also a last group of one.
+    // Every group becomes a node, even a last group of one.
     for (let from = 0, to = this.leaves; to - from > 1; from = to, to = this.nodes) {
       for (let i = from; i < to; i += recipe.width) this.#add(i, Math.min(i + recipe.width, to))
     }

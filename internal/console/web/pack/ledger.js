@@ -1,30 +1,30 @@
 // The ledger: what was hashed and what was sent, in IndexedDB, so that a tab
-// that was closed goes on where it was. It holds names, sizes, dates and
-// digests; no keys, and nothing of what is in files. It is never ahead of the
-// service, and the service is asked before it is believed.
+// that was closed can resume. It contains names, sizes, dates and
+// digests, but no keys and no contents of files. It is never ahead of the
+// service, and the engine asks the service before it trusts the ledger.
 
 import { DEFAULT_RECIPE } from './layout.js'
 import { identify } from './identity.js'
 
 /** @typedef {import('./identity.js').Identity} Identity */
 
-/** What is known of the leaves of an input: a digest for each, and a byte that
- * tells whether it is there.
+/** The known leaves of an input: a digest for each, and a byte that
+ * says whether the digest is known.
  * @typedef {{leaves: Uint8Array, done: Uint8Array, root: string|null}} Described */
 
-/** Where shards go: the same input can go to several places.
+/** Where shards go: an input can go to several places.
  * @typedef {{key: string, endpoint: string, limit: number}} Way */
 
-/** What became of shards, a byte for each.
+/** The states of shards, a byte for each.
  * @typedef {{shards: Uint8Array, sentBytes: number, totalBytes: number}} Sent */
 
-/** States of a shard. Of one that was begun it is not known whether it arrived. */
+/** States of a shard. A shard whose upload began may have arrived or not. */
 export const SHARD = Object.freeze({ waiting: 0, begun: 1, sent: 2 })
 
-/** An upload that is not done.
+/** An unfinished upload.
  * @typedef {Identity & {root: string|null, endpoint: string, sentBytes: number, totalBytes: number, updated: Date}} Pending */
 
-/** Records that nobody has touched for so long are removed. */
+/** The ledger removes records that nobody has touched for this long. */
 const maxAgeMs = 60 * 24 * 3600 * 1000
 
 const stores = /** @type {const} */ (['inputs', 'described', 'sent'])
@@ -64,7 +64,7 @@ export class Ledger extends EventTarget {
     this.#channel.close()
   }
 
-  /** What is known of the leaves of an input.
+  /** The known leaves of an input.
    * @param {Identity} input
    * @returns {Promise<Described|null>} */
   async described({ key }) {
@@ -80,7 +80,7 @@ export class Ledger extends EventTarget {
     })
   }
 
-  /** What was sent that way.
+  /** What was sent to that place.
    * @param {Way} way
    * @returns {Promise<Sent|null>} */
   async sent({ key, endpoint, limit }) {
@@ -93,8 +93,8 @@ export class Ledger extends EventTarget {
     await this.#write(['sent'], (tx) => tx.objectStore('sent').put({ ...way, ...sent, updated: Date.now() }))
   }
 
-  /** The upload is done: nothing of it is kept, unless it is on its way to
-   * another place as well.
+  /** The upload is done: forgets it, unless it is also going to
+   * another place.
    * @param {Way} way */
   async finish({ key, endpoint, limit }) {
     await this.#write(stores, async (tx) => {
@@ -106,7 +106,7 @@ export class Ledger extends EventTarget {
     })
   }
 
-  /** Forgets all of an input.
+  /** Forgets an input.
    * @param {string} key */
   async forget(key) {
     await this.#write(stores, (tx) => {
@@ -123,7 +123,7 @@ export class Ledger extends EventTarget {
     })
   }
 
-  /** Uploads that are not done, the newest first.
+  /** Unfinished uploads, the newest first.
    * @returns {Promise<Pending[]>} */
   async list() {
     const tx = this.#db.transaction(['inputs', 'sent'])
@@ -137,7 +137,7 @@ export class Ledger extends EventTarget {
     return pending.sort((a, b) => b.updated.getTime() - a.updated.getTime())
   }
 
-  /** The pending upload that an input goes on with; null if there is none.
+  /** The pending upload that an input resumes; null if there is none.
    * @param {import('./tree.js').Input} input
    * @param {import('./layout.js').Recipe} [recipe] */
   async matches(input, recipe = DEFAULT_RECIPE) {

@@ -1,4 +1,4 @@
-// MurmurHash3 x64, of whose 128 bits a HAMT takes the first 64. Only names are
+// MurmurHash3 x64. A HAMT uses the first 64 of its 128 bits. Only names are
 // hashed, so big integers are fast enough.
 
 const mask = (1n << 64n) - 1n

@@ -1,5 +1,5 @@
-// A plan says how the blocks of a DAG are spread over shards: archives that a
-// service takes in one request each. Every shard carries the root and the path
+// A plan assigns the blocks of a DAG to shards: archives that a
+// service accepts in one request each. Every shard has the root and the path
 // to its first new block, so that it stands on its own, and then new blocks,
 // depth first, up to a limit of bytes that counts every byte sent. The rules are
 // those of carload's splitter: same blocks, same limit, same shards.
@@ -10,7 +10,7 @@ import { Writer, varintSize } from './bytes.js'
 
 /** @typedef {import('./dag.js').DAG} DAG */
 
-/** The limit that services with one of "100 MB" take, however they read that. */
+/** A limit that services with a limit of "100 MB" accept, whichever unit they mean. */
 export const DEFAULT_SHARD_BYTES = 100_000_000
 
 /** An archive: the blocks of path, then those from first to before end.
@@ -68,8 +68,8 @@ export class Plan {
       const size = sectionSize(this.dag.size(block))
       path.length = Math.min(block.depth, path.length)
       if (cur.size + size > this.limit) {
-        // A shard of the root alone is one that services refuse, so the second
-        // block has to fit where the root is.
+        // Services refuse a shard with only the root, so the second
+        // block must fit beside the root.
         if (cur.end > cur.first && i > 1) {
           this.shards.push(cur)
           cur = { path: path.map((a) => a.index), first: i, end: i, size: path.reduce((sum, a) => sum + a.size, this.#header.length) }
@@ -83,7 +83,7 @@ export class Plan {
     this.shards.push(cur)
   }
 
-  /** The files that a shard has leaves of.
+  /** The files whose leaves are in a shard.
    * @param {number} i */
   files(i) {
     const { first, end } = this.shards[i]
@@ -95,7 +95,7 @@ export class Plan {
     return [...files]
   }
 
-  /** The bytes of a shard, as a recipe: what is of files stays on disk until it
+  /** The bytes of a shard, as a recipe: parts of files stay on disk until the shard
    * is read.
    * @param {number} i
    * @returns {Blob} */

@@ -1,4 +1,4 @@
-// Workers that hash. Without workers, as under Node, hashing happens here.
+// Workers that hash. Without workers, as in Node, this module hashes itself.
 
 import { PackError } from './errors.js'
 import { work } from './hash.js'
@@ -27,7 +27,7 @@ export class Pool {
   constructor({ workers, workerURL = new URL('./hash-worker.js', import.meta.url) } = {}) {
     const many = typeof Worker === 'undefined' ? 0 : workers ?? Math.min(8, globalThis.navigator?.hardwareConcurrency || 2)
     for (let i = 0; i < many; i++) this.#members.push(this.#start(workerURL))
-    /** How many tasks it is worth giving out at a time: while one is hashed, the
+    /** How many tasks to give out at a time: while one is hashed, the
      * next is read. */
     this.width = Math.max(1, 2 * many)
   }
@@ -79,7 +79,7 @@ export class Pool {
     })
   }
 
-  /** Ends the workers; what they were doing is forgotten. */
+  /** Ends the workers and drops their tasks. */
   close() {
     for (const { worker } of this.#members) worker.terminate()
     this.#members = []

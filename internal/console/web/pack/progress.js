@@ -1,13 +1,13 @@
-// How fast something goes, and how long it takes yet.
+// Rate and remaining time.
 
-/** What is looked back at. */
+/** The period over which the rate is measured. */
 const windowMs = 10_000
 
 export class Rate {
   /** @type {{at: number, done: number}[]} */
   #samples = []
 
-  /** Begins anew, at another amount.
+  /** Restarts at another amount.
    * @param {number} done */
   restart(done) {
     this.#samples = [{ at: performance.now(), done }]
@@ -17,11 +17,11 @@ export class Rate {
   sample(done) {
     const now = performance.now()
     this.#samples.push({ at: now, done })
-    // One sample that is older stays, so that there is always a span.
+    // Keep one older sample, so that there is always a span.
     while (this.#samples.length > 2 && now - this.#samples[1].at > windowMs) this.#samples.shift()
   }
 
-  /** Bytes a second. */
+  /** Bytes per second. */
   get perSecond() {
     const first = this.#samples[0]
     const last = this.#samples[this.#samples.length - 1]

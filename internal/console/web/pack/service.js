@@ -1,5 +1,5 @@
-// The HTTP API of NFT.Storage, as far as an upload needs it: sending a shard,
-// and asking what is held.
+// The parts of the NFT.Storage HTTP API that an upload needs: sending a shard,
+// and asking what the service has.
 
 import { PackError } from './errors.js'
 
@@ -9,10 +9,10 @@ import { PackError } from './errors.js'
  * @property {string} [token] API key, sent as a bearer
  * @property {Record<string, string>|(() => Record<string, string>)} [headers] more headers of each request
  * @property {'omit'|'same-origin'|'include'} [credentials] whether cookies go along; not by default
- * @property {number} [stallSeconds] a request that moves nothing for so long has failed; 120 by default */
+ * @property {number} [stallSeconds] a request that moves no bytes for this long has failed; 120 by default */
 
-/** What a service says of an upload: whether it has all of it, and the CIDs of
- * the archives that it holds for it.
+/** The state of an upload at a service: whether it is complete, and the CIDs of
+ * its archives.
  * @typedef {{root: string, pinned: boolean, parts: Set<string>}} Status */
 
 /** @typedef {{status: number, header: (name: string) => string|null, text: string}} Reply */
@@ -25,16 +25,16 @@ import { PackError } from './errors.js'
  * @property {AbortSignal} [signal]
  * @property {(sent: number) => void} [onprogress] bytes of the body that were sent */
 
-/** A reply is read on the word of a service, so there is a bound. */
+/** The most that is read of a reply, because a service may send anything. */
 const maxReplyBytes = 4 << 20
 
-/** How long the original service blocks a key that sends too much. */
+/** How long NFT.Storage blocks a key that sends too many requests. */
 const blockSeconds = 30
 
-/** Messages with status 500 by which the API refuses an archive for good. */
+/** Messages with status 500 that refuse an archive for good. */
 const refusals = ['missing roots', 'too many roots', 'block too big', 'empty CAR', 'missing root block', 'CAR must contain at least one non-root block']
 
-/** The code for a block whose bytes are not those of its CID. */
+/** The code for a block that does not match its CID. */
 const damaged = 'ERROR_INVALID_CAR'
 
 export class Service {
@@ -61,7 +61,7 @@ export class Service {
     return asStatus(reply)
   }
 
-  /** What the service has of an upload; null if it knows nothing of it.
+  /** The state of an upload at the service; null if the service does not know it.
    * @param {string} root
    * @param {AbortSignal} [signal]
    * @returns {Promise<Status|null>} */
@@ -71,7 +71,7 @@ export class Service {
   }
 
   /** @param {Request} request
-   * @param {number[]} [fine] statuses that are no failure */
+   * @param {number[]} [fine] statuses that are not errors */
   async #send(request, fine = []) {
     const more = typeof this.#headers === 'function' ? this.#headers() : this.#headers
     Object.assign(request.headers, more)
@@ -83,7 +83,7 @@ export class Service {
   }
 }
 
-/** XMLHttpRequest is the only way to learn how much of a body was sent.
+/** Sends with XMLHttpRequest, the only way to learn how much of a body was sent.
  * @param {Request} request
  * @param {'omit'|'same-origin'|'include'} credentials
  * @param {number} stallMs
@@ -113,7 +113,7 @@ function sendByXHR({ method, url, headers, body, signal, onprogress }, credentia
       }, stallMs)
     }
     xhr.open(method, url)
-    // Cookies of the page's own origin always go along; those of others if asked.
+    // The browser always sends cookies of the page's origin, others only if asked.
     xhr.withCredentials = credentials === 'include'
     for (const [name, value] of Object.entries(headers)) xhr.setRequestHeader(name, value)
     xhr.upload.onprogress = ({ loaded }) => {
@@ -134,7 +134,7 @@ function sendByXHR({ method, url, headers, body, signal, onprogress }, credentia
   })
 }
 
-/** Where there is no XMLHttpRequest, as under Node.
+/** Sends without XMLHttpRequest, as in Node.
  * @param {Request} request
  * @param {'omit'|'same-origin'|'include'} credentials
  * @param {number} stallMs
@@ -162,7 +162,7 @@ function asStatus({ header, text }) {
   if (header('Content-Type')?.includes('text/html')) throw new PackError('wrong-reply')
   const value = parse(text)?.value
   if (typeof value?.cid !== 'string') {
-    // It may have been cut on its way, though the service took what was sent.
+    // The reply may have been cut short although the service accepted the request.
     throw new PackError('wrong-reply', {}, { retryable: true })
   }
   const parts = Array.isArray(value.parts) ? value.parts.filter((/** @type {unknown} */ p) => typeof p === 'string') : []
@@ -170,7 +170,7 @@ function asStatus({ header, text }) {
 }
 
 /** @param {string} text
- * @returns {any} null if it is no JSON */
+ * @returns {any} null if it is not JSON */
 function parse(text) {
   try {
     return JSON.parse(text)
@@ -179,13 +179,13 @@ function parse(text) {
   }
 }
 
-/** What a service said, fit to be shown: bounded, on one line.
+/** The message of a service for display: shortened, on one line.
  * @param {unknown} message */
 function shown(message) {
   return typeof message === 'string' ? message.replace(/[\p{C}\s]+/gu, ' ').trim().slice(0, 300) : ''
 }
 
-/** The error of a reply that is no success: what it means for people, and whether
+/** The error for a reply: its message for people, and whether
  * the same request can succeed later.
  * @param {Reply} reply */
 function refusal({ status, header, text }) {

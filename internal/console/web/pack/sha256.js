@@ -1,7 +1,7 @@
-// SHA-256 of a stream. WebCrypto hashes only what is in memory as a whole, which
-// is right for leaves; an archive of 100 MB is hashed here, a piece at a time.
-// That is several times slower, and done only when it has to be found out which
-// of our archives a service holds.
+// SHA-256 of a stream. WebCrypto hashes only data that is in memory as a whole, which
+// is fine for leaves; this module hashes an archive of 100 MB piece by piece.
+// That is several times slower, and needed only to find out which
+// archives a service already has.
 
 const k = new Int32Array(64)
 const initial = new Int32Array(8)

@@ -8,11 +8,11 @@ import { nameFaults } from './words.js'
 
 /** @typedef {import('./layout.js').Recipe} Recipe */
 
-/** An entry of a directory that is to be uploaded. A path has slashes; without
+/** An entry of a directory to upload. A path has slashes; without
  * a file it is an empty directory.
  * @typedef {{path: string, file: File|null}} Entry */
 
-/** A thing to upload: a file, or a directory with all that is in it.
+/** Something to upload: a file, or a directory with its entries.
  * @typedef {{name: string, file: File}} FileInput
  * @typedef {{name: string, entries: Entry[]}} TreeInput
  * @typedef {FileInput|TreeInput} Input */
@@ -33,17 +33,17 @@ import { nameFaults } from './words.js'
  * @property {string} path
  * @property {Uint8Array} name
  * @property {Node[]} children
- * @property {Uint8Array} digest of its block, once it is known
+ * @property {Uint8Array} digest of its block, when known
  * @property {number} size of its block
  * @property {number} tsize
  * @property {import('./hamt.js').Shard|null} shard its HAMT, if it is one */
 
 /** @typedef {FileNode|DirNode} Node */
 
-/** How deep a DAG can be for all that read it. */
+/** The greatest depth that all readers support. */
 const maxDepth = 512
 
-/** The largest upload that services of this kind take. */
+/** The largest upload that services of this kind accept. */
 export const MAX_UPLOAD_GIB = 31
 
 const noDigest = new Uint8Array(0)
@@ -125,7 +125,7 @@ function checkPath(path, elements) {
   if (elements.length > maxDepth) throw new PackError('deep', { path, limit: maxDepth })
 }
 
-/** Half of a surrogate pair has no UTF-8: another name would be written.
+/** Reports half a surrogate pair, which has no UTF-8 encoding and would change the name.
  * @param {string} text */
 function wellFormed(text) {
   return !/[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/.test(text)

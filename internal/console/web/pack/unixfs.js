@@ -1,4 +1,4 @@
-// Nodes of files and directories: dag-pb with a UnixFS message in it, byte for
+// Nodes of files and directories: dag-pb with a UnixFS message, byte for
 // byte as carload's chunker writes them. Links come first, in the order given.
 
 import { CID_BYTES, cidBytes } from './cid.js'
@@ -14,7 +14,7 @@ const murmur3x64 = 0x22
  * @property {boolean} raw
  * @property {Uint8Array} digest
  * @property {Uint8Array} name
- * @property {number} tsize bytes of all blocks that the link leads to */
+ * @property {number} tsize bytes of all blocks under the link */
 
 /** @param {number} nameBytes
  * @param {number} tsize */
@@ -22,7 +22,7 @@ function linkBody(nameBytes, tsize) {
   return 2 + CID_BYTES + 1 + varintSize(nameBytes) + nameBytes + 1 + varintSize(tsize)
 }
 
-/** How many bytes a link takes in a node.
+/** The size of a link in a node.
  * @param {number} nameBytes
  * @param {number} tsize */
 export function linkSize(nameBytes, tsize) {
@@ -57,7 +57,7 @@ export function encodeFile(links, sizes, content, size) {
   return encodeNode(links, message.take(), size)
 }
 
-/** How many bytes an inner node of a file takes.
+/** The size of an inner node of a file.
  * @param {number} linkBytes of its links together
  * @param {number} sizeBytes of the varints of its sizes together, with a byte for each
  * @param {number} content */
@@ -66,14 +66,14 @@ export function fileNodeSize(linkBytes, sizeBytes, content) {
   return linkBytes + 1 + varintSize(message) + message
 }
 
-/** A directory that is no HAMT. Links are sorted by name.
+/** A directory that is not a HAMT. Links are sorted by name.
  * @param {Iterable<Link>} links
  * @param {number} size of the node */
 export function encodeDirectory(links, size) {
   return encodeNode(links, new Writer().number(1, typeDirectory).take(), size)
 }
 
-/** How many bytes a directory takes whose links take that many.
+/** The size of a directory, from the size of its links.
  * @param {number} linkBytes */
 export function directorySize(linkBytes) {
   return linkBytes + 4

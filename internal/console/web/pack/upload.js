@@ -1,5 +1,5 @@
-// An upload from beginning to end: hash, send what the service lacks, and call it
-// done only when the service does.
+// An upload from beginning to end: hash, send what the service lacks, and report
+// success only when the service has everything.
 
 import { DAG } from './dag.js'
 import { DEFAULT_RECIPE } from './layout.js'
@@ -19,34 +19,34 @@ import { identify } from './identity.js'
 /** @typedef {Pick<import('./ledger.js').Ledger, 'described'|'keepDescribed'|'sent'|'keepSent'|'finish'|'forget'>} Memory */
 
 /** @typedef {object} UploadOptions
- * @property {string} [name] what the upload is called at the service; the input's name by default
- * @property {Memory|null} [ledger] where it is remembered; null: nowhere
- * @property {{requests: number, seconds: number}|null} [rate] how many requests the service takes
+ * @property {string} [name] name of the upload at the service; the input's name by default
+ * @property {Memory|null} [ledger] where to record progress; null for nowhere
+ * @property {{requests: number, seconds: number}|null} [rate] how many requests the service allows
  * @property {number} [parallel] shards in flight
  * @property {number} [maxShardBytes]
- * @property {number} [tries] of a request, the first included
- * @property {number} [backoffSeconds] the first pause between tries
- * @property {number} [keepSeconds] how often digests go into the ledger while they are computed; 5 by default
- * @property {number} [completeSeconds] how long the service has to call an upload complete once all was sent
+ * @property {number} [tries] attempts for a request, including the first
+ * @property {number} [backoffSeconds] the first pause between attempts
+ * @property {number} [keepSeconds] how often to save digests in the ledger while hashing; 5 by default
+ * @property {number} [completeSeconds] how long to wait until the service reports the upload complete
  * @property {number} [workers]
  * @property {string|URL} [workerURL]
  * @property {import('./layout.js').Recipe} [recipe] */
 
 /** @typedef {'hashing'|'sending'|'checking'|'done'|'failed'} Phase */
 
-/** A shard as people see it. The service had known ones before.
+/** A shard for display. A known shard was already at the service.
  * @typedef {{index: number, size: number, state: 'waiting'|'sending'|'sent'|'known', sent: number, tries: number}} ShardProgress */
 
 /** @typedef {object} Progress
  * @property {Phase} phase
  * @property {boolean} paused
- * @property {number} waiting seconds until the next try, or 0
+ * @property {number} waiting seconds until the next attempt, or 0
  * @property {number} done bytes of the phase
  * @property {number} total
- * @property {number} files that were hashed
+ * @property {number} files hashed so far
  * @property {number} filesTotal
- * @property {number} rate bytes a second
- * @property {number|null} left seconds of this phase; null while nobody can tell
+ * @property {number} rate bytes per second
+ * @property {number|null} left seconds left in this phase; null if unknown
  * @property {ShardProgress[]} shards
  * @property {string|null} root
  * @property {string} name
@@ -57,16 +57,16 @@ import { identify } from './identity.js'
 const progressMs = 200
 const maxBackoffSeconds = 60
 
-/** Bytes that the service finds damaged were changed in the file, if they are so
- * again. */
+/** If the service reports the same damage twice, the file has
+ * changed. */
 const triesOfChanged = 3
 
-/** Why requests in flight were aborted: somebody said pause. */
+/** The reason for aborting requests in flight on pause. */
 const paused = new Error('paused')
 
-/** One upload. It tells of its progress by events: 'progress' with a
+/** One upload. It reports its progress by events: 'progress' with a
  * {@link Progress} as detail, 'root' once the root is known, and 'warning' with
- * a {@link PackError} for what does not end the upload. */
+ * a {@link PackError} that does not end the upload. */
 export class Upload extends EventTarget {
   /** @param {Input} input
    * @param {UploadOptions & import('./service.js').Endpoint} options */
@@ -97,7 +97,7 @@ export class Upload extends EventTarget {
   #gate = new Gate()
   /** Aborted by pause: requests in flight end. */
   #flight = new AbortController()
-  /** When the service wants the next request, at the earliest. */
+  /** The earliest time for the next request. */
   #holdUntil = 0
 
   /** @type {Phase} */
@@ -121,9 +121,9 @@ export class Upload extends EventTarget {
   #states = new Uint8Array(0)
   /** Shards that this run sent. @type {Set<number>} */
   #mine = new Set()
-  /** The service said that it has all. */
+  /** The service reported the upload complete. */
   #complete = false
-  /** Archives that the service said it holds. @type {Set<string>} */
+  /** Archives that the service reported. @type {Set<string>} */
   #held = new Set()
   /** Shards are looked up in #held by their digest before they are sent. */
   #lookUp = false
@@ -144,7 +144,7 @@ export class Upload extends EventTarget {
     }
   }
 
-  /** Stops until resume is called. Shards in flight are sent again then. */
+  /** Pauses until resume is called, which sends shards in flight again. */
   pause() {
     this.#gate.shut()
     this.#flight.abort(paused)
@@ -158,7 +158,7 @@ export class Upload extends EventTarget {
     this.#emit(true)
   }
 
-  /** Ends the upload. What was sent is remembered. */
+  /** Ends the upload, and keeps what was sent in the ledger. */
   cancel() {
     this.#cancel.abort(new PackError('cancelled'))
   }
@@ -229,14 +229,14 @@ export class Upload extends EventTarget {
         void this.#remember((memory) => memory.keepDescribed(this.#identity, { leaves: dag.leaves, done, root: null }))
       },
     })
-    this.#pool.close() // and what it has in memory
+    this.#pool.close() // and frees its memory
     this.#pool = null
     const plan = new Plan(dag, this.#options.maxShardBytes ?? DEFAULT_SHARD_BYTES)
     await this.#remember((memory) => memory.keepDescribed(this.#identity, { leaves: dag.leaves, done, root: plan.root }))
     return plan
   }
 
-  /** Sends what the service lacks, until it calls the DAG complete.
+  /** Sends what the service lacks, until it reports the DAG complete.
    * @param {Plan} plan */
   async #send(plan) {
     this.#shards = plan.shards.map(({ size }, index) => ({ index, size, state: 'waiting', sent: 0, tries: 0 }))
@@ -245,8 +245,8 @@ export class Upload extends EventTarget {
     await this.#recall(plan, status)
     await this.#sendAll(plan)
     if (await this.#isComplete(plan)) return
-    // What the ledger and the service count may differ: the service may have
-    // lost a shard. Now each of them is looked for by its digest.
+    // The counts of ledger and service may differ: the service may have
+    // lost a shard. Look for each one by its digest.
     this.#lookUp = true
     for (const shard of this.#shards) this.#mark(plan, shard.index, SHARD.waiting)
     this.#enter('sending', 0, plan.bytes)
@@ -254,14 +254,14 @@ export class Upload extends EventTarget {
     if (!(await this.#isComplete(plan))) throw new PackError('incomplete')
   }
 
-  /** Finds out which shards need not be sent. The ledger is believed if the
-   * service holds as many archives as it says.
+  /** Finds out which shards need not be sent. It trusts the ledger if the
+   * service has as many archives as the ledger says.
    * @param {Plan} plan
    * @param {Status|null} status */
   async #recall(plan, status) {
     this.#states = new Uint8Array(plan.shards.length)
     this.#heard(plan, status)
-    if (!status) return // nothing is held, whatever the ledger says
+    if (!status) return // the service has nothing, whatever the ledger says
     const before = await this.#remember((memory) => memory.sent(this.#way(plan)))
     const sent = before?.shards.length === this.#states.length ? before.shards : this.#states
     const count = sent.reduce((n, s) => n + (s === SHARD.sent ? 1 : 0), 0)
@@ -339,8 +339,8 @@ export class Upload extends EventTarget {
     }
   }
 
-  /** Requests tell only that they failed. If it was for a file that can't be read
-   * as it was, there is no use in another try.
+  /** Requests report only that they failed. If a file could not be read
+   * as before, another attempt is useless.
    * @param {Plan} plan
    * @param {number} i
    * @param {unknown} err */
@@ -355,7 +355,7 @@ export class Upload extends EventTarget {
     }
   }
 
-  /** Does a request again until it succeeds, or can't.
+  /** Repeats a request until it succeeds, or can't succeed.
    * @template T
    * @param {(signal: AbortSignal) => Promise<T>} request
    * @returns {Promise<T>} */
@@ -379,14 +379,14 @@ export class Upload extends EventTarget {
     }
   }
 
-  /** The pause before another try.
-   * @param {number} n of tries
+  /** The pause before the next attempt.
+   * @param {number} n attempts so far
    * @param {PackError} err
    * @param {AbortSignal} signal */
   async #pause(n, err, signal) {
     const backoff = Math.min(maxBackoffSeconds, (this.#options.backoffSeconds ?? 1) * 2 ** (n - 1)) * (0.5 + Math.random())
     const seconds = Math.max(err.retryAfter, backoff)
-    // What the service says is for all requests; our own guess for this one.
+    // The pause that the service asks for applies to all requests, our own only to this one.
     if (err.retryAfter > 0) this.#holdUntil = Math.max(this.#holdUntil, performance.now() + seconds * 1000)
     this.#emit(true)
     try {
@@ -397,7 +397,7 @@ export class Upload extends EventTarget {
     }
   }
 
-  /** Asks until the service calls the DAG complete, or too much time is over.
+  /** Asks until the service reports the DAG complete, or time is up.
    * @param {Plan} plan */
   async #isComplete(plan) {
     this.#enter('checking', this.#done, this.#total)
@@ -405,7 +405,7 @@ export class Upload extends EventTarget {
     for (let wait = 250; !this.#complete; wait = Math.min(2 * wait, 8000)) {
       this.#heard(plan, await this.#try((signal) => this.#service.status(plan.root, signal)))
       if (this.#complete) break
-      // A service that decides while it answers has decided now.
+      // A service that decides while it answers has now decided.
       if (performance.now() + wait > deadline) return false
       await sleep(wait, this.#cancel.signal)
     }
@@ -451,7 +451,7 @@ export class Upload extends EventTarget {
     this.#emit()
   }
 
-  /** The ledger makes going on cheaper; without it an upload works all the same.
+  /** Calls the ledger. An error is only a warning, because an upload works without it.
    * @template T
    * @param {(memory: Memory) => Promise<T>} use
    * @returns {Promise<T|null>} */
@@ -479,7 +479,7 @@ export class Upload extends EventTarget {
     this.#emit(true)
   }
 
-  /** Tells of the progress, but not too often.
+  /** Reports the progress, but not too often.
    * @param {boolean} [now] */
   #emit(now = false) {
     this.#rate.sample(this.#done)
@@ -503,15 +503,15 @@ export class Upload extends EventTarget {
     return new PackError('bug', { detail: String(err) }, { cause: err })
   }
 
-  /** The service found bytes that are not those that were hashed: the digests are
-   * of no use any more. */
+  /** Handles bytes at the service that differ from the hashed ones: the digests are
+   * useless now. */
   #forgetChanged() {
     void this.#remember((memory) => memory.forget(this.#identity.key))
     return new PackError('changed', { path: this.#name })
   }
 }
 
-/** Runs something unless another tab does so at this time.
+/** Runs something unless another tab is doing so.
  * @template T
  * @param {string} what
  * @param {() => Promise<T>} run
@@ -525,7 +525,7 @@ async function exclusively(what, run) {
   })
 }
 
-/** Waits until the machine has a network, or somebody says stop.
+/** Waits until the machine is online, or the signal is aborted.
  * @param {AbortSignal} signal
  * @returns {Promise<void>} */
 function online(signal) {
@@ -542,7 +542,7 @@ function online(signal) {
   })
 }
 
-/** A CID that a service sent, fit to be shown.
+/** A CID from a service, for display.
  * @param {string} cid */
 function shownCID(cid) {
   return /^[A-Za-z0-9]{1,120}$/.test(cid) ? cid : '?'

@@ -1,4 +1,4 @@
-// Ways to wait that end when somebody says stop.
+// Ways to wait that end when a signal is aborted.
 
 /** Waits, or rejects with the reason of the signal.
  * @param {number} ms
@@ -19,7 +19,7 @@ export function sleep(ms, signal) {
   })
 }
 
-/** What pause and resume open and shut. */
+/** A gate that pause closes and resume opens. */
 export class Gate {
   /** @type {Promise<void>|null} */
   #opened = null
@@ -65,23 +65,23 @@ function orAborted(promise, signal) {
   })
 }
 
-/** No more than so many requests in so many seconds: services of this kind shut
- * a key out for a while that sends more. */
+/** Limits requests to a number per time window: services of this kind block
+ * a key for a while if it sends more. */
 export class Pacer {
   /** @type {number[]} */
   #sent = []
 
-  /** @param {{requests: number, seconds: number}|null} rate null: as many as there are */
+  /** @param {{requests: number, seconds: number}|null} rate null for no limit */
   constructor(rate) {
     this.rate = rate
   }
 
-  /** Waits for the turn of a request.
+  /** Waits until a request may be sent.
    * @param {AbortSignal} [signal] */
   async turn(signal) {
     if (!this.rate) return
     const { requests, seconds } = this.rate
-    const window = seconds * 1050 // the service counts when they arrive
+    const window = seconds * 1050 // the service counts requests when they arrive
     for (;;) {
       const now = performance.now()
       this.#sent = this.#sent.filter((at) => now - at < window)

@@ -1,5 +1,5 @@
-// Packs what standard input names with the packing engine, under Node: a line of
-// JSON for each case, and one of its root and shards for each on standard output.
+// Packs inputs from standard input with the packing engine, in Node: a line of
+// JSON for each case, and a line with its root and shards on standard output.
 import { openAsBlob } from 'node:fs'
 import { createHash } from 'node:crypto'
 import { createInterface } from 'node:readline'

@@ -1,5 +1,5 @@
-// Uploads what standard input names with the packing engine, under Node: a line
-// of JSON for each upload, and one of its result for each on standard output.
+// Uploads inputs from standard input with the packing engine, in Node: a line
+// of JSON for each upload, and a line with its result on standard output.
 import { copyFileSync, openAsBlob } from 'node:fs'
 import { createInterface } from 'node:readline'
 import { PackError, Upload } from '../pack/index.js'
@@ -25,7 +25,7 @@ for await (const line of createInterface({ input: process.stdin })) {
   const { file, name, pause, cancel, content, stopHashing, remember, ...options } = JSON.parse(line)
   if (content) copyFileSync(content, file)
   const upload = new Upload({ name, file: await openAsBlob(file) }, { workers: 0, ledger: remember ? memory : null, ...options })
-  memory.kept = stopHashing ? () => upload.cancel() : () => {} // while most is still to be hashed
+  memory.kept = stopHashing ? () => upload.cancel() : () => {} // while most of it is not hashed yet
   const phases = new Set()
   let pauses = 0
   let most = 0

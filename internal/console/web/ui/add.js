@@ -1,4 +1,4 @@
-// Uploading: the packing engine does it, and goes on while other pages are shown.
+// Uploading. The packing engine continues while other pages are shown.
 
 import { base, headers } from './api.js'
 import { bar, h, say } from './dom.js'
@@ -11,15 +11,15 @@ import { words } from './words.js'
  * @typedef {import('../pack/tree.js').Input} Input
  * @typedef {import('../pack/ledger.js').Ledger} Ledger */
 
-/** An upload that was begun on this page.
+/** An upload that began on this page.
  * @typedef {object} Transfer
  * @property {Input} input
- * @property {boolean} limited by the rate that the key has
+ * @property {boolean} whether the key has a rate limit
  * @property {Upload|null} upload null until its turn comes
  * @property {'queued'|'running'|'done'|'failed'} state
  * @property {Progress|null} progress
  * @property {string} message
- * @property {boolean} known the service had all of it
+ * @property {boolean} known the service already had everything
  * @property {(() => void)|null} changed */
 
 /** @type {Transfer[]} */
@@ -27,12 +27,12 @@ const transfers = []
 /** @type {(() => void)[]} */
 const watchers = []
 
-/** How many are hashed and sent at a time; each has several shards in flight. */
+/** How many uploads run at a time; each has several shards in flight. */
 const atOnce = 2
 
 export const running = () => transfers.filter((t) => t.state === 'running' || t.state === 'queued').length
 
-/** @param {() => void} f is called when the number may be another */
+/** @param {() => void} f called when the number may have changed */
 export function whenRunning(f) {
   watchers.push(f)
 }
@@ -40,12 +40,12 @@ export function whenRunning(f) {
 /** @type {Promise<{pack: Pack, ledger: Ledger|null}>|null} */
 let loaded = null
 
-/** The engine is loaded when it is needed: the first page is quick. */
+/** Loads the engine when it is needed, so that the first page loads quickly. */
 function engine() {
   loaded ??= (async () => {
-    // @ts-expect-error it is a bundle of its own, beside this one
+    // @ts-expect-error a separate bundle, beside this one
     const pack = /** @type {Pack} */ (await import('./pack.js'))
-    const ledger = await pack.Ledger.open().catch(() => null) // without it closed tabs begin anew
+    const ledger = await pack.Ledger.open().catch(() => null) // without it, a closed tab starts over
     return { pack, ledger }
   })()
   loaded.catch(() => { loaded = null })
@@ -102,7 +102,7 @@ async function run(t) {
 export async function addPage(main, { signal, session }) {
   const w = words.add
   main.append(h('div', { class: 'head' }, h('h1', null, w.title)))
-  const { pack, ledger } = await engine() // what is dropped has to be taken at once
+  const { pack, ledger } = await engine() // dropped files must be read at once
   if (signal.aborted) return
   const problem = h('p', { class: 'problem', role: 'alert', hidden: true })
   const files = h('input', { type: 'file', multiple: true, id: 'files', class: 'away', tabindex: -1, 'aria-label': w.files })
@@ -151,7 +151,7 @@ export async function addPage(main, { signal, session }) {
       input.value = ''
     })
   }
-  // Wherever something is dropped, the browser must not open it in place of the page.
+  // The browser must not open a dropped file in place of the page, wherever it lands.
   let over = 0
   addEventListener('dragenter', (event) => { event.preventDefault(); zone.classList.toggle('over', ++over > 0) }, { signal })
   addEventListener('dragleave', () => zone.classList.toggle('over', --over > 0), { signal })

@@ -1,10 +1,10 @@
-// What the pages ask the service.
+// The requests of the pages to the service.
 
 import { words } from './words.js'
 
 export const base = '/console/'
 
-// The proof is of no use without the session's cookie, which scripts can't read.
+// The proof is useless without the session's cookie, which scripts can't read.
 const place = 'carload-console-proof'
 
 let proof = read()
@@ -28,10 +28,10 @@ function remember(value) {
   }
 }
 
-/** What requests need besides the cookie. */
+/** The headers that requests need besides the cookie. */
 export const headers = () => ({ 'X-Carload-Console': proof || 'none' })
 
-/** A reply that is not what was asked for. */
+/** An error reply. */
 export class Refused extends Error {
   /** @param {string} message @param {number} status */
   constructor(message, status) {
@@ -43,7 +43,7 @@ export class Refused extends Error {
 /** @type {() => void} */
 let onSignedOut = () => {}
 
-/** @param {() => void} f is called when the session has ended */
+/** @param {() => void} f called when the session has ended */
 export function whenSignedOut(f) {
   onSignedOut = f
 }
@@ -64,7 +64,7 @@ export async function request(path, init = {}) {
     const answer = await res.json()
     message = typeof answer.error === 'string' ? answer.error : answer.error?.message ?? message
   } catch {
-    // It is not JSON.
+    // not JSON
   }
   if (res.status === 401 && path !== 'session') onSignedOut()
   throw new Refused(message, res.status)
@@ -101,7 +101,7 @@ export async function signOut() {
 /** @returns {Promise<Session>} */
 export const session = () => json('session')
 
-/** The lines of a reply, as they come. @param {Response} res */
+/** The lines of a reply, as they arrive. @param {Response} res */
 export async function* lines(res) {
   if (!res.body) return
   const reader = res.body.pipeThrough(new TextDecoderStream()).getReader()
@@ -116,8 +116,8 @@ export async function* lines(res) {
   if (rest) yield rest
 }
 
-/** Server-sent events. They are read by fetch, since EventSource can't send the
- * proof. It begins again when the connection is lost, and says so by "ready".
+/** Server-sent events, read with fetch, because EventSource can't send the
+ * proof. It reconnects after a lost connection, and reports that as "ready".
  * @param {(name: string) => void} told @param {AbortSignal} signal */
 export async function events(told, signal) {
   let pause = 500

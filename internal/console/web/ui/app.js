@@ -10,12 +10,12 @@ import { signInPage } from './signin.js'
 import { uploadPage } from './upload.js'
 import { forgetWanted, uploadsPage } from './uploads.js'
 
-/** What a page is given.
+/** What a page receives.
  * @typedef {object} Context
- * @property {AbortSignal} signal is aborted when another page is shown
+ * @property {AbortSignal} signal aborted when another page is shown
  * @property {import('./api.js').Session} session
  * @property {(f: (name: string) => void) => void} listen calls f when something may have changed
- * @property {string} param what stands behind the page's name */
+ * @property {string} param what follows the page's name */
 
 /** @typedef {(main: HTMLElement, context: Context) => void|Promise<void>} Page */
 
@@ -76,12 +76,12 @@ function show() {
   })
 }
 
-/** Shows the pages, or the one for signing in. */
+/** Shows the pages, or the sign-in page. */
 async function start() {
   const code = /^#code=([\w-]+)$/.exec(location.hash)?.[1]
   let problem = ''
   if (code) {
-    history.replaceState(null, '', '#/') // it is of no use any more, and belongs into no history
+    history.replaceState(null, '', '#/') // the code is used up, and must not stay in the history
     try {
       await signIn({ code })
     } catch (e) {

@@ -2,8 +2,8 @@
 
 /** @typedef {Node|string|null|undefined|false} Child */
 
-/** An element. Properties that begin with "on" are listeners, those in `data`
- * data attributes; booleans are attributes that are there or not.
+/** Makes an element. Properties that begin with "on" are listeners, those in `data`
+ * data attributes; booleans add or omit an attribute.
  * @template {keyof HTMLElementTagNameMap} T
  * @param {T} tag
  * @param {Record<string, any>|null} [props]
@@ -33,13 +33,13 @@ export function s(tag, props, ...children) {
   return e
 }
 
-/** Changes the text of an element only if it is another: what people select stays.
+/** Changes the text of an element only if it differs, which keeps a selection.
  * @param {Element} e @param {string} text */
 export function say(e, text) {
   if (e.textContent !== text) e.textContent = text
 }
 
-/** A question that takes the whole attention. It resolves to true if the answer was yes.
+/** A modal question. It resolves to true if the answer is yes.
  * @param {string} title @param {string} text @param {string} yes @param {string} no @param {Node} [extra] @param {boolean} [danger] */
 export function ask(title, text, yes, no, extra, danger = false) {
   return new Promise((/** @type {(answer: boolean) => void} */ resolve) => {
@@ -49,7 +49,7 @@ export function ask(title, text, yes, no, extra, danger = false) {
         h('div', { class: 'buttons end' },
           h('button', { value: '', autofocus: true }, no),
           h('button', { value: 'yes', class: danger ? 'danger' : 'primary' }, yes))))
-    // Forms go nowhere by the policy of the page, dialogs included.
+    // The policy of the page forbids to submit forms, even in dialogs.
     dialog.addEventListener('submit', (event) => {
       event.preventDefault()
       dialog.close(/** @type {HTMLButtonElement|null} */ (event.submitter)?.value)
@@ -78,10 +78,10 @@ export function bar(label) {
   }
 }
 
-/** A list of any length, of which only what is seen is in the page. Rows are of
- * one height; the window scrolls. */
+/** A list of any length. Only visible rows are in the page. All rows have
+ * the same height; the window scrolls. */
 export class Rows {
-  /** @param {HTMLElement} element it holds the rows
+  /** @param {HTMLElement} element contains the rows
    * @param {number} height of a row
    * @param {(index: number) => HTMLElement} render
    * @param {(first: number, last: number) => void} [seen] */
@@ -106,7 +106,7 @@ export class Rows {
     cancelAnimationFrame(this.waiting)
   }
 
-  /** Says how many rows there are, and that those shown may be others.
+  /** Sets the number of rows, and renders the visible ones again.
    * @param {number} count */
   reset(count) {
     const focused = this.focused()
@@ -118,7 +118,7 @@ export class Rows {
     if (focused >= 0) this.focus(Math.min(focused, count - 1))
   }
 
-  /** Shows a row anew. @param {number} index */
+  /** Renders a row again. @param {number} index */
   refresh(index) {
     const old = this.shown.get(index)
     if (!old) return
@@ -140,7 +140,7 @@ export class Rows {
   update() {
     const top = this.element.getBoundingClientRect().top
     const margin = 12
-    // Some are there even if none is seen, for those who come by the keyboard.
+    // Some rows exist even if none is visible, for keyboard users.
     const first = Math.max(0, Math.min(Math.floor(-top / this.height), this.count) - margin)
     const last = Math.min(this.count - 1, Math.max(Math.ceil((innerHeight - top) / this.height), 0) + margin)
     for (const [i, e] of this.shown) {
@@ -152,7 +152,7 @@ export class Rows {
     for (let i = first; i <= last; i++) {
       if (this.shown.has(i)) continue
       const e = this.row(i)
-      let next = null // rows are in order, for those who go through them by the keyboard or hear them
+      let next = null // rows stay in order, for keyboards and screen readers
       for (let j = i + 1; j <= last && !next; j++) next = this.shown.get(j) ?? null
       this.element.insertBefore(e, next)
     }
@@ -163,7 +163,7 @@ export class Rows {
     return this.indexOf(document.activeElement)
   }
 
-  /** The row that something is in, or -1. @param {EventTarget|null} node */
+  /** The row that contains a node, or -1. @param {EventTarget|null} node */
   indexOf(node) {
     for (const [i, e] of this.shown) if (node instanceof Node && e.contains(node)) return i
     return -1
@@ -180,7 +180,7 @@ export class Rows {
     this.shown.get(index)?.focus({ preventScroll: true })
   }
 
-  /** Moves the focus as the keys for that say. @param {KeyboardEvent} event */
+  /** Moves the focus with the keyboard. @param {KeyboardEvent} event */
   key(event) {
     const at = this.focused()
     const page = Math.max(1, Math.floor(innerHeight / this.height) - 2)
@@ -198,7 +198,7 @@ export function copier(text, label, done) {
     try {
       await navigator.clipboard.writeText(text)
     } catch {
-      // Without TLS there is no clipboard but this one.
+      // Without TLS this is the only clipboard.
       const area = h('textarea', { class: 'away', readonly: true })
       area.value = text
       document.body.append(area)

@@ -1,18 +1,18 @@
-// Where content can be had.
+// Where to get content.
 
-/** A path of the gateway. Names are whatever they are in the directory.
+/** A path of the gateway. Names may be anything that a directory allows.
  * @param {string} root @param {string[]} [names] */
 export function gatewayPath(root, names = []) {
   return ['/ipfs', root, ...names.map(encodeURIComponent)].join('/')
 }
 
-/** The root under a name of its own, if the service is reached by one.
+/** The root on its own subdomain, if the service is reached by a host name.
  * @param {string} root */
 export function subdomain(root) {
-  if (!root.startsWith('b')) return null // names have no capital letters
+  if (!root.startsWith('b')) return null // host names ignore case
   const host = location.hostname
   if (/^[\d.]+$/.test(host) || host.startsWith('[')) {
-    // Browsers lead localhost and what is below it to this machine.
+    // Browsers resolve localhost and names below it to this machine.
     return host === '127.0.0.1' || host === '[::1]' ? `${location.protocol}//${root}.ipfs.localhost${port()}/` : null
   }
   return `${location.protocol}//${root}.ipfs.${host}${port()}/`
@@ -20,7 +20,7 @@ export function subdomain(root) {
 
 const port = () => (location.port ? ':' + location.port : '')
 
-/** A path for a URL of IPFS, null if it is another. @param {unknown} url */
+/** The path for an ipfs:// URL, or null for another URL. @param {unknown} url */
 export function ipfsPath(url) {
   if (typeof url !== 'string') return null
   const m = /^ipfs:\/\/(?:ipfs\/)?([A-Za-z0-9]+)((?:\/.*)?)$/s.exec(url)

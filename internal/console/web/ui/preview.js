@@ -1,6 +1,6 @@
-// What a file looks like. Content is never part of this page: images and videos
-// are shown by the elements for that, everything else as plain text. An SVG in an
-// image runs no scripts, and what is text here is text.
+// Previews of files. Content is never part of this page: images and videos
+// have their own elements, and everything else is plain text. An SVG in an
+// image element runs no scripts, and text stays text.
 
 import { h } from './dom.js'
 import { bytes } from './format.js'
@@ -55,7 +55,7 @@ async function text(body, path, size, signal) {
   try {
     parsed = cut ? undefined : JSON.parse(content)
   } catch {
-    // It is text.
+    // not JSON: plain text
   }
   if (parsed !== null && typeof parsed === 'object') content = JSON.stringify(parsed, null, 2)
   const source = h('pre', { tabindex: 0 }, content)
@@ -65,7 +65,7 @@ async function text(body, path, size, signal) {
   else body.replaceChildren(...(note ? [source, note] : [source]))
 }
 
-/** Metadata of an NFT as such, null if it is none: ERC-721 and ERC-1155 have a
+/** The metadata of an NFT, or null if this is none: ERC-721 and ERC-1155 have a
  * name, a description and an image.
  * @param {any} v */
 function metadata(v) {

@@ -1,4 +1,4 @@
-// What the service does and has, for who runs it.
+// What the service does and stores, for its operator.
 
 import { bytes, number, rate } from './format.js'
 import { h, s, say } from './dom.js'
@@ -33,7 +33,7 @@ export async function servicePage(main, { signal }) {
   async function load() {
     /** @type {{samples: Sample[]}} */
     const { samples } = await json('figures', { signal })
-    // The one taken now is near the last one; a rate over so short a time jumps.
+    // This sample is close to the last one, and a rate over so short a time jumps.
     if (samples.length > 2 && samples[samples.length - 1].time - samples[samples.length - 2].time < 1500) samples.splice(-2, 1)
     for (const c of charts) c.update(samples)
     const now = samples[samples.length - 1]

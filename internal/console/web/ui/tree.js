@@ -1,4 +1,4 @@
-// The files of an upload, loaded as they are looked at.
+// The files of an upload, loaded when they are shown.
 
 import { Rows, h } from './dom.js'
 import { bytes } from './format.js'
@@ -9,14 +9,14 @@ import { words } from './words.js'
 /** @typedef {import('./api.js').Entry} Entry
  * @typedef {import('./api.js').Tree} Tree */
 
-/** A line of the tree: an entry, or the place where more of them will be.
+/** A line of the tree: an entry, or a place for entries that are not loaded yet.
  * @typedef {{depth: number, names: string[], entry: Entry|null, open: boolean, parent: Line|null, cid: string, next: number, busy: boolean, failed: boolean}} Line */
 
 /** @typedef {(box: HTMLElement, name: string, path: string, size: number) => void} Preview */
 
 const pageSize = 500
 
-/** Shows what is below a root: a preview if that is a file, else a tree.
+/** Shows what is below a root: a preview of a file, or a tree.
  * @param {HTMLElement} box @param {string} root @param {string} name @param {AbortSignal} signal @param {Preview} preview */
 export async function tree(box, root, name, signal, preview) {
   const w = words.tree
@@ -49,7 +49,7 @@ export async function tree(box, root, name, signal, preview) {
   let all = []
   /** @type {Line|null} */
   let chosen = null
-  let active = 0 // the row that Tab comes to
+  let active = 0 // the row that Tab focuses
   const rows = new Rows(list, 34, (i) => row(i), (first, last) => {
     for (let i = first; i <= last && i < all.length; i++) if (!all[i].entry && !all[i].failed) more(all[i])
   })
@@ -71,7 +71,7 @@ export async function tree(box, root, name, signal, preview) {
     counted.textContent = w.loaded(n, all.some((l) => l.depth === 0 && !l.entry))
   }
 
-  /** @param {Line} at the line to put others in place of */
+  /** @param {Line} at the line to replace */
   async function more(at) {
     if (at.busy) return
     at.busy = true
@@ -135,7 +135,7 @@ export async function tree(box, root, name, signal, preview) {
     rows.refresh(i)
     side.hidden = false
     side.replaceChildren()
-    // A name that is not UTF-8 leads nowhere; the CID does.
+    // A link by a name that is not UTF-8 does not work; one by CID does.
     const path = line.entry.odd || hasOdd(line) ? gatewayPath(line.entry.cid) + '?filename=' + encodeURIComponent(line.entry.name) : gatewayPath(root, line.names)
     preview(side, line.entry.name, path, size)
   }

@@ -1,4 +1,4 @@
-// All about one upload.
+// The page of one upload.
 
 import { Refused, json, lines, request } from './api.js'
 import { ask, bar, copier, h, say } from './dom.js'
@@ -184,7 +184,7 @@ function shardMap() {
       if (u.size) level.set(Math.min(u.shardBytes / u.size, 0.99))
       const open = Math.min(missing < 0 ? 1 : missing, maxSquares)
       const shown = u.shards.slice(0, maxSquares)
-      // Squares stay what they are: only those at the end come and go.
+      // Squares keep their meaning: only those at the end come and go.
       while (squares.childElementCount > shown.length + open) squares.lastElementChild?.remove()
       while (squares.childElementCount < shown.length + open) squares.append(h('i'))
       shown.forEach((p, i) => mark(squares.children[i], p.damaged ? 'damaged' : 'held',

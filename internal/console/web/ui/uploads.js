@@ -1,4 +1,4 @@
-// The list of uploads: any number, of which only what is seen is in the page.
+// The list of uploads, of any length. Only visible rows are in the page.
 
 import { Rows, h, say } from './dom.js'
 import { bytes, date, dateTime, shortCID } from './format.js'
@@ -10,7 +10,7 @@ import { words } from './words.js'
 
 const pageSize = 200
 
-/** What was looked for last, for when people come back. */
+/** The last search, for when people come back. */
 const wanted = { search: '', state: '', until: '' }
 
 export function forgetWanted() {
@@ -22,7 +22,7 @@ export async function uploadsPage(main, { signal, listen }) {
   const w = words.uploads
   /** @type {Item[]} */
   let items = []
-  let complete = false // all are there
+  let complete = false // all are loaded
   let generation = 0
   /** @type {Promise<void>|null} */
   let loading = null
@@ -111,7 +111,7 @@ export async function uploadsPage(main, { signal, listen }) {
     }
   }
 
-  // What is new or has changed since comes to the top, or in its place.
+  // New uploads go to the top, and changed ones stay in their place.
   let refreshing = false
   let again = false
   async function refresh() {
