@@ -1,7 +1,7 @@
 //go:build linux
 
-// Command recording makes the picture of the command at work that the README
-// shows: a session in a shell on a pseudo-terminal, as an SVG that moves by itself.
+// Command recording makes the picture in the README of carload at work: it runs
+// a session in a shell on a pseudo-terminal and writes an animated SVG.
 //
 //	go build -o /tmp/bin/carload ./cmd/carload
 //	PATH=/tmp/bin:$PATH go run ./docs/recording > docs/terminal.svg
@@ -46,7 +46,7 @@ func record(w io.Writer) (err error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), deadline)
 	defer cancel()
-	// The rate is that of a line, not of this machine: the picture is the same on any.
+	// Limit the rate, so that the picture does not depend on this machine.
 	sh, err := start(ctx, home, "CARLOAD_BWLIMIT=60MB", "CARLOAD_TRANSFERS=2")
 	if err != nil {
 		return err
@@ -72,7 +72,7 @@ func record(w io.Writer) (err error) {
 	return writeSVG(w, thin(sh.frames))
 }
 
-// writeMovie writes what nobody can compress, and what is the same each time.
+// writeMovie writes incompressible bytes, the same each time.
 func writeMovie(name string) error {
 	f, err := os.Create(name)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// The screen shows what a terminal does.
+// The screen behaves as a terminal does.
 func TestScreen(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -41,8 +41,8 @@ func TestScreen(t *testing.T) {
 	}
 }
 
-// Pictures are XML that any browser reads, those of the documentation are such,
-// and they name no place on the machine that they were made on.
+// Pictures are XML that any browser can show, including the one in docs, and
+// that one names no path of the machine that made it.
 func TestPictures(t *testing.T) {
 	t.Parallel()
 	var made bytes.Buffer
@@ -71,16 +71,16 @@ func TestPictures(t *testing.T) {
 				}
 				if ok && e.Name.Local == "use" && a.Name.Local == "href" {
 					if used++; !defined[a.Value] {
-						t.Errorf("line %s is shown and not there", a.Value)
+						t.Errorf("line %s is used but not defined", a.Value)
 					}
 				}
 			}
 		}
 		if used == 0 {
-			t.Error("no line is shown")
+			t.Error("the picture has no lines")
 		}
 	}
-	for _, want := range []string{"carload up movie.mkv", "sending", "interrupt: stopping", "go on with", "there already), verified", "carload verify --full"} {
+	for _, want := range []string{"carload up movie.mkv", "sending", "interrupt: stopping", "resume with", "already there), verified", "carload verify --full"} {
 		if !bytes.Contains(picture, []byte(want)) {
 			t.Errorf("the picture does not show %q", want)
 		}

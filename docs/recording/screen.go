@@ -8,12 +8,12 @@ import (
 	"strings"
 )
 
-// screen is a terminal that knows what carload and a shell use.
+// screen is a terminal that knows the sequences of carload and a shell.
 type screen struct {
 	columns, rows int
 	lines         [][]rune
 	x, y          int
-	cut           bool // lines that are too long are cut, and not wrapped
+	cut           bool // long lines are cut, not wrapped
 }
 
 func newScreen(columns, rows int) *screen {
@@ -101,7 +101,7 @@ func (s *screen) control(arg string, final byte) error {
 	return nil
 }
 
-// text is a copy of the lines.
+// text returns a copy of the lines.
 func (s *screen) text() (lines []string) {
 	for _, line := range s.lines {
 		lines = append(lines, strings.TrimRight(string(line), " "))
@@ -109,7 +109,7 @@ func (s *screen) text() (lines []string) {
 	return lines
 }
 
-// String is the lines, with the space before the cursor.
+// String returns the lines, with the space before the cursor.
 func (s *screen) String() string {
 	lines := s.text()
 	last := []rune(lines[s.y])

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// shell is a shell on a pseudo-terminal, and what was seen there.
+// shell is a shell on a pseudo-terminal, with its recorded frames.
 type shell struct {
 	ctx    context.Context //nolint:containedctx // of the session
 	pty    *os.File
@@ -28,11 +28,11 @@ type shell struct {
 	frames []frame
 }
 
-// frame is the screen from a time on.
+// frame is the screen from a point in time.
 type frame struct {
 	at    time.Duration
 	lines []string
-	x, y  int // of the cursor
+	x, y  int // position of the cursor
 }
 
 // publicHome is the home directory in the picture.
@@ -74,7 +74,7 @@ func (s *shell) read() {
 		chunk := make([]byte, 64<<10)
 		n, err := s.pty.Read(chunk)
 		if err != nil {
-			return // the shell is gone
+			return // the shell has ended
 		}
 		select {
 		case s.chunks <- chunk[:n]:
@@ -132,8 +132,8 @@ func (s *shell) close() error {
 	return s.pty.Close()
 }
 
-// thin leaves out what nobody could follow: frames that stand for less than a
-// moment, and all but a moment of those where nothing happens.
+// thin leaves out frames that nobody could follow: those shorter than a moment,
+// and all but a moment of those in which nothing happens.
 func thin(frames []frame) (thinned []frame) {
 	const shortest, longest = 200 * time.Millisecond, 1500 * time.Millisecond
 	var now time.Duration

@@ -15,18 +15,18 @@ import (
 const (
 	charWidth, lineHeight = 8.4, 19.0
 	fontSize, margin      = 14, 14
-	rest                  = 5 * time.Second // of the last frame, before it begins again
+	rest                  = 5 * time.Second // how long the last frame stays before the animation restarts
 )
 
 // writeSVG writes a picture of the frames: they lie below one another, and a
-// window moves over them. What does not move pictures shows the last one.
+// window moves over them. Viewers without animation show the last frame.
 func writeSVG(w io.Writer, frames []frame) error {
 	b := new(strings.Builder)
 	last := frames[len(frames)-1]
 	all := last.at + rest
 	width, height := columns*charWidth, rows*lineHeight
 	fmt.Fprintf(b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %.0f %.0f" font-family="ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace" font-size="%d">
-<title>carload up is interrupted, goes on, and verifies what it sent</title>
+<title>carload up is interrupted, resumes, and verifies the upload</title>
 <style>
 text { white-space: pre; fill: #c9d1d9 }
 .typed { fill: #fff; font-weight: 600 }
