@@ -59,7 +59,7 @@ type Options struct {
 	// since it mostly waits.
 	Transfers      int
 	UploadName     string // name of every upload at the target; empty means the name of each input
-	MaxShardBytes  int64  // 0 means splitter.DefaultMaxShardBytes, or the target's limit if that is smaller
+	MaxShardBytes  int64  // 0 means splitter.DefaultMaxShardBytes, or the target's limit if that is smaller or each DAG has to fit into one shard
 	MaxUploadBytes int64  // limit for the payload of an input; 0 means DefaultMaxUploadBytes, negative no limit
 	Retries        int    // attempts for a shard after the first; 0 means DefaultRetries, negative none
 	BytesPerSecond int64  // rate limit for all shards together; 0 means no limit
