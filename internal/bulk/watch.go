@@ -57,7 +57,7 @@ type Watchdog struct {
 	moved  time.Time // when the last byte moved or the last wait for the source ended
 	conn   net.Conn
 	last   *line // state at the last look; nil if bytes were handed over since
-	source int   // reads of the source that are under way
+	source int   // waits under way that are not for the network: reads of the source, readers of the reply
 }
 
 // line is how far the kernel got with the data written to a connection.
@@ -116,8 +116,9 @@ func (w *Watchdog) look() {
 }
 
 // Reply wraps the body of a reply. Each read that returns bytes counts as
-// progress.
+// progress. The time between two reads does not count: it is the reader's.
 func (w *Watchdog) Reply(body io.ReadCloser) io.ReadCloser {
+	w.waits(+1)
 	return &aliveBody{ReadCloser: body, dog: w, begun: time.Now()}
 }
 
@@ -129,9 +130,10 @@ type aliveBody struct {
 }
 
 func (b *aliveBody) Read(p []byte) (int, error) {
+	b.dog.waits(-1)
 	n, err := b.ReadCloser.Read(p)
+	b.dog.waits(+1)
 	if n > 0 {
-		b.dog.Alive()
 		b.n += int64(n)
 		if took := time.Since(b.begun); took > b.dog.stall && float64(b.n) < leastRate*took.Seconds() {
 			b.dog.crawl()
