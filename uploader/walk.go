@@ -47,7 +47,7 @@ func newWalk(u *Uploader, name string, known car.List) *walk {
 	return w
 }
 
-// aheadBytes is how much a full walk fetches ahead: three requests.
+// aheadBytes is how much a full walk fetches ahead: three requests, or two long ones.
 const aheadBytes = 14 << 20
 
 // all fetches everything below these blocks, except what it fetched before.

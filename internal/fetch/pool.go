@@ -61,7 +61,8 @@ type Options struct {
 type Pool struct {
 	opts    Options
 	members []*member
-	unit    int64 // what one request is for
+	unit    int64         // what a part of an archive is
+	quick   time.Duration // see quick
 	bufs    buffers
 
 	mu      sync.Mutex    // of the members' state and what follows
@@ -74,6 +75,7 @@ type member struct {
 	bare      bool // archives of it are of no use
 	rangeless bool // those of ranges are of none
 	vain      int  // archives in a row that brought nothing
+	gaps      int  // ranges in a row that did not bring all
 
 	busy  int       // requests under way
 	fails int       // in a row
@@ -86,7 +88,7 @@ func (m *member) ranges() bool   { return m.Range != nil && !m.rangeless }
 
 // NewPool makes a pool of one source or more.
 func NewPool(opts Options, sources ...Source) *Pool {
-	p := &Pool{opts: opts, unit: min(max(opts.AheadBytes/2>>20, 1)<<20, unitBytes)}
+	p := &Pool{opts: opts, unit: min(max(opts.AheadBytes/2>>20, 1)<<20, unitBytes), quick: quick}
 	for _, s := range sources {
 		p.members = append(p.members, &member{Source: s})
 	}
@@ -237,7 +239,11 @@ func race[T any](ctx context.Context, p *Pool, members []*member, f func(context
 	defer func() {
 		cancel()
 		for ; running > 0; running-- {
-			p.end((<-answers).m)
+			late := <-answers
+			p.end(late.m)
+			if c, ok := any(late.v).(io.Closer); ok && late.err == nil {
+				_ = c.Close() // nobody waits for it
+			}
 		}
 	}()
 	patience := p.patience()
@@ -290,7 +296,24 @@ func (p *Pool) patience() time.Duration {
 func (p *Pool) learn(took time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.typical == 0 {
+		p.typical = took
+	}
 	p.typical += (took - p.typical) / 8
+}
+
+// quick is how long a request takes at most, or its first part, where it costs
+// more to make many of them than is gained by having several under way.
+const quick = 250 * time.Millisecond
+
+// spanBytes is how much of a file one request is for.
+func (p *Pool) spanBytes() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.typical > p.quick {
+		return p.unit
+	}
+	return longUnits * p.unit
 }
 
 var errSlow = errors.New("another source was quicker")
@@ -352,8 +375,24 @@ func (p *Pool) unable(m *member, ranged bool) {
 	m.rangeless, m.bare = true, m.bare || !ranged
 }
 
-// mostVain is how many archives in a row may bring nothing.
-const mostVain = 3
+// How many archives in a row may bring nothing, and how many ranges not all.
+const (
+	mostVain = 3
+	mostGaps = 16
+)
+
+// lacked notes whether a range of a member lacked a block.
+func (p *Pool) lacked(m *member, gap bool) {
+	p.mu.Lock()
+	if m.gaps++; !gap {
+		m.gaps = 0
+	}
+	useless := m.gaps >= mostGaps
+	p.mu.Unlock()
+	if useless {
+		p.unable(m, true)
+	}
+}
 
 // judge notes how a member did with an archive. One that refuses them has single
 // blocks to give, which are quicker then.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -15,7 +16,8 @@ import (
 
 // How much a [Reader] fetches ahead.
 const (
-	unitBytes  = 4 << 20 // what one request is for at most: four leaves of 1 MiB fill the lanes of a core
+	unitBytes  = 4 << 20 // what is hashed at once: four leaves of 1 MiB fill the lanes of a core
+	longUnits  = 8       // what one request is for at most
 	aheadUnits = 256
 )
 
@@ -38,6 +40,7 @@ type Reader struct {
 	pending  int   // those units
 	fetching atomic.Int64
 	out      [][]byte
+	lone     car.Section // the last block that was fetched by itself
 }
 
 // frame is a node whose children are walked.
@@ -48,7 +51,9 @@ type frame struct {
 	at    int     // where the walk is
 	next  int     // the first child that was not asked for
 	file  bool    // they are parts of a file
+	from  int64   // where the first begins in that; negative if it is not known
 	inert bool    // nothing is to be asked for
+	whole bool    // the kid comes with all below it, though that is much
 }
 
 // window is a file that is read from somewhere to its end.
@@ -56,15 +61,57 @@ type window struct {
 	cid        cid.Cid
 	next, size int64
 	units      []*unit // in order; the walk is in the first one
+	vain       int     // times in a row that it was asked again from where the walk is, for nothing
 }
 
 // unit is what one request is for.
 type unit struct {
-	size    int64
-	block   bool // it is one block: there is no other way to it
-	done    chan struct{}
-	archive *archive
-	err     error
+	size  int64
+	from  int64 // of a file: where it begins
+	block bool  // it is one block: there is no other way to it
+	all   bool  // it is all below a node, and may be much
+	end   context.CancelFunc
+
+	member *member // that it is from; nil for none
+
+	done chan struct{} // closed when the first part is there
+	part *part         // that the walk is in; nil if none came
+	err  error
+	on   func()               // has what comes after that be read
+	more chan *part           // the parts after it
+	over bool                 // there are no more
+	past map[cid.Cid]struct{} // what the parts before it had
+}
+
+// lacks tells whether a block that it should have does not come.
+func (u *unit) lacks(c cid.Cid) bool {
+	_, past := u.past[c]
+	return u.over && !past
+}
+
+// next goes on to the next part. It returns false if there is none.
+func (u *unit) next(ctx context.Context, bufs *buffers) (bool, error) {
+	if u.over {
+		return false, nil
+	}
+	select {
+	case p, ok := <-u.more:
+		if !ok {
+			u.over = true
+			return false, nil
+		}
+		if u.past == nil {
+			u.past = map[cid.Cid]struct{}{}
+		}
+		for _, s := range u.part.sections {
+			u.past[s.Cid] = struct{}{}
+		}
+		bufs.put(u.part.buf)
+		u.part = p
+		return true, nil
+	case <-ctx.Done():
+		return false, context.Cause(ctx)
+	}
 }
 
 // NewReader makes a reader. What it fetches ahead ends with ctx.
@@ -89,7 +136,7 @@ func (r *Reader) Pause(paused bool) { r.paused = paused }
 // how much the node says there is below each of them: the children of a file's
 // node, or of a directory or a part of one.
 func (r *Reader) Enter(kids []cid.Cid, sizes []int64, file bool) {
-	f := &frame{kids: kids, sizes: sizes, file: file}
+	f := &frame{kids: kids, sizes: sizes, file: file, from: r.begins(sizes)}
 	// What lies within a unit that is here was asked for with it.
 	f.inert = len(kids) == 0 || r.has(kids[0])
 	if !f.inert {
@@ -98,9 +145,36 @@ func (r *Reader) Enter(kids []cid.Cid, sizes []int64, file bool) {
 	r.frames = append(r.frames, f)
 }
 
-// has tells whether a block lies within the unit that the walk is in.
+// begins tells where in the file those begin that are walked next.
+func (r *Reader) begins(sizes []int64) int64 {
+	if n := len(r.frames); n > 0 && r.frames[n-1].file {
+		return r.frames[n-1].offset(r.frames[n-1].at)
+	}
+	if r.file == nil || sum(sizes) != r.file.size {
+		return -1 // they are not all of it
+	}
+	return 0
+}
+
+// offset is where the i-th kid begins in the file.
+func (f *frame) offset(i int) int64 {
+	if f.from < 0 {
+		return -1
+	}
+	return f.from + sum(f.sizes[:i])
+}
+
+func sum(sizes []int64) (n int64) {
+	for _, size := range sizes {
+		n += size
+	}
+	return n
+}
+
+// has tells whether a block lies within the unit that the walk is in, as far as
+// is known.
 func (r *Reader) has(c cid.Cid) bool {
-	return r.unit != nil && r.unit.archive != nil && r.unit.archive.has(c)
+	return r.unit != nil && (!r.unit.over || r.unit.part.has(c))
 }
 
 // At tells that the walk is at this child of the node that was entered last.
@@ -115,6 +189,24 @@ func (r *Reader) At(i int) {
 	f.next = max(f.next, f.at)
 }
 
+// enterWhole is Enter for a node which is to come once more, with all below it
+// in one archive, however many parts that has. If it does not, nothing was
+// entered.
+func (r *Reader) enterWhole(ctx context.Context, c cid.Cid, size int64) bool {
+	f := &frame{kids: []cid.Cid{c}, sizes: []int64{size}, units: make([]*unit, 1), whole: true}
+	r.frames = append(r.frames, f)
+	r.recycle()
+	r.fill() //nolint:contextcheck // what is fetched ahead outlives the call
+	if u := f.units[0]; u != nil {
+		if p, _ := r.wait(ctx, u); p != nil {
+			r.unit = u
+			return true
+		}
+	}
+	r.Leave()
+	return false
+}
+
 // Leave ends what Enter began.
 func (r *Reader) Leave() {
 	f := r.frames[len(r.frames)-1]
@@ -125,7 +217,7 @@ func (r *Reader) Leave() {
 // OpenFile tells that the content of a file is read next, from an offset to its
 // end.
 func (r *Reader) OpenFile(c cid.Cid, from, size int64) {
-	if size <= r.pool.unit && r.has(c) {
+	if r.has(c) && (size <= r.pool.unit || r.unit.all && !r.unit.over) {
 		return
 	}
 	r.file = &window{cid: c, next: from, size: size}
@@ -148,6 +240,10 @@ func (r *Reader) spend(u *unit) {
 	r.reserved -= u.size
 	r.pending--
 	r.spent = append(r.spent, u)
+	u.end()
+	if u == r.unit && !u.over {
+		r.unit = nil
+	}
 }
 
 // Peek returns a block without regard to the walk.
@@ -155,8 +251,8 @@ func (r *Reader) Peek(ctx context.Context, c cid.Cid) ([]byte, error) {
 	if data, ok := links.Identity(c); ok {
 		return data, nil
 	}
-	if r.unit != nil && r.unit.archive != nil {
-		if data, ok := r.unit.archive.find(c); ok {
+	if r.unit != nil {
+		if data, ok := r.unit.part.find(c); ok {
 			return data, nil
 		}
 	}
@@ -174,13 +270,13 @@ func (r *Reader) Len(ctx context.Context, c cid.Cid) (int64, error) {
 // are valid until the next call of Load.
 func (r *Reader) Load(ctx context.Context, cids ...cid.Cid) ([][]byte, error) {
 	r.recycle()
-	r.fill()
+	r.fill() //nolint:contextcheck // as in enterWhole
 	clear(r.out)
 	r.out = r.out[:0]
 	for i, c := range cids {
 		data, ok, err := r.find(ctx, c, i == 0)
 		if err == nil && !ok && i == 0 {
-			data, err = r.pool.Block(ctx, c)
+			data, err = r.block(ctx, c)
 		}
 		switch {
 		case err != nil && i == 0:
@@ -193,6 +289,19 @@ func (r *Reader) Load(ctx context.Context, cids ...cid.Cid) ([][]byte, error) {
 	return r.out, nil
 }
 
+// block fetches a block by itself. If the last one comes once more it comes
+// often: a block of zeros, in an archive that has each once.
+func (r *Reader) block(ctx context.Context, c cid.Cid) ([]byte, error) {
+	if c == r.lone.Cid {
+		return r.lone.Data, nil
+	}
+	data, err := r.pool.Block(ctx, c)
+	if err == nil {
+		r.lone = car.Section{Cid: c, Data: data}
+	}
+	return data, err
+}
+
 // recycle makes room of what was handed out before.
 func (r *Reader) recycle() {
 	for i, u := range r.spent {
@@ -201,9 +310,9 @@ func (r *Reader) recycle() {
 		}
 		select {
 		case <-u.done:
-			if u.archive != nil {
-				r.pool.bufs.put(u.archive.buf)
-				u.archive = nil
+			if u.part != nil {
+				r.pool.bufs.put(u.part.buf)
+				u.part = nil
 			}
 		default: // it is of no use when it comes
 		}
@@ -225,30 +334,113 @@ func (r *Reader) find(ctx context.Context, c cid.Cid, first bool) (data []byte, 
 	if data, ok := links.Identity(c); ok {
 		return data, true, nil
 	}
-	if w := r.file; w != nil {
-		for i := 0; i < len(w.units) && i < 2 && (first || i == 0); i++ {
-			a, err := r.wait(ctx, w.units[i])
-			if err != nil {
-				return nil, false, err
-			}
-			if a == nil {
-				continue
-			}
-			if data, ok := a.find(c); ok {
-				for _, u := range w.units[:i] {
-					r.spend(u)
-				}
-				w.units = w.units[i:]
-				return data, true, nil
-			}
+	if r.file != nil {
+		if data, ok, err := r.findInFile(ctx, c, first); ok || err != nil {
+			return data, ok, err
 		}
 	}
-	if r.unit != nil && r.unit.archive != nil {
-		if data, ok := r.unit.archive.find(c); ok {
-			return data, true, nil
+	if r.unit != nil {
+		if data, ok, err := r.seek(ctx, r.unit, c, first); ok || err != nil {
+			return data, ok, err
+		}
+		if first && r.unit.all && r.unit.lacks(c) {
+			r.reopen()
 		}
 	}
 	return r.findKid(ctx, c)
+}
+
+// findInFile looks for a block in what was asked for of the file.
+func (r *Reader) findInFile(ctx context.Context, c cid.Cid, first bool) (data []byte, ok bool, err error) {
+	w := r.file
+	for i := 0; i < len(w.units) && i < 2 && (first || i == 0); i++ {
+		data, ok, err := r.seek(ctx, w.units[i], c, first && i == 0)
+		if err != nil {
+			return nil, false, err
+		}
+		if !ok {
+			continue
+		}
+		for _, u := range w.units[:i] {
+			r.spend(u)
+		}
+		if i > 0 && w.units[0].member != nil {
+			r.pool.lacked(w.units[0].member, false)
+		}
+		w.units, w.vain = w.units[i:], 0
+		return data, true, nil
+	}
+	if first && len(w.units) > 0 && w.units[0].lacks(c) {
+		r.askAgain(c)
+	}
+	return nil, false, nil
+}
+
+// mostAgain is how often in a row the rest of a file is asked for again with none
+// of it coming.
+const mostAgain = 2
+
+// askAgain gives up what was asked for of the file, which broke off or lacks a
+// block. It is asked for again from there on, without that block if it is a
+// leaf: most likely, an archive would break off there again.
+func (r *Reader) askAgain(c cid.Cid) {
+	w := r.file
+	u := w.units[0]
+	w.next = u.from
+	if f := r.frames[len(r.frames)-1]; f.at < len(f.kids) && f.kids[f.at] == c {
+		at := f.at
+		if !links.Possible(c.Prefix().Codec) {
+			at++
+		}
+		w.next = max(w.next, f.offset(at))
+	}
+	if u.member != nil {
+		r.pool.lacked(u.member, true)
+	}
+	for _, u := range w.units {
+		r.spend(u)
+	}
+	w.units = nil
+	if w.vain++; w.vain > mostAgain {
+		w.next = w.size // block by block
+	}
+}
+
+// reopen has the blocks that the walk is among be asked for by themselves: what
+// was to bring them broke off.
+func (r *Reader) reopen() {
+	r.unit = nil
+	for _, f := range slices.Backward(r.frames) {
+		if f.whole {
+			return
+		}
+		if f.inert {
+			f.inert, f.units, f.next = false, make([]*unit, len(f.kids)), f.at+1
+		}
+	}
+}
+
+// seek looks for a block in a unit, and in what comes next of it if the walk may
+// be there.
+func (r *Reader) seek(ctx context.Context, u *unit, c cid.Cid, on bool) (data []byte, ok bool, err error) {
+	p, err := r.wait(ctx, u)
+	if p == nil {
+		return nil, false, err
+	}
+	if on {
+		u.on()
+	}
+	for {
+		if data, ok := u.part.find(c); ok {
+			return data, true, nil
+		}
+		if _, past := u.past[c]; past || !on {
+			return nil, false, nil
+		}
+		if ok, err := u.next(ctx, &r.pool.bufs); !ok {
+			return nil, false, err
+		}
+	}
 }
 
 // findKid looks for a block among the children of where the walk is.
@@ -269,20 +461,20 @@ func (r *Reader) findKid(ctx context.Context, c cid.Cid) (data []byte, ok bool, 
 		if u == nil {
 			return nil, false, nil
 		}
-		a, err := r.wait(ctx, u)
-		if a == nil {
+		p, err := r.wait(ctx, u)
+		if p == nil {
 			return nil, false, err
 		}
 		r.unit = u
-		data, ok := a.find(c)
+		data, ok := p.find(c)
 		return data, ok, nil
 	}
 	return nil, false, nil
 }
 
-// wait waits for a unit. It has no archive if its blocks have to be asked for
-// by themselves. The error is one that they would have, too.
-func (r *Reader) wait(ctx context.Context, u *unit) (*archive, error) {
+// wait waits for a unit. It has no part if its blocks have to be asked for by
+// themselves. The error is one that they would have, too.
+func (r *Reader) wait(ctx context.Context, u *unit) (*part, error) {
 	select {
 	case <-u.done:
 	case <-ctx.Done():
@@ -290,7 +482,7 @@ func (r *Reader) wait(ctx context.Context, u *unit) (*archive, error) {
 	}
 	switch {
 	case u.err == nil:
-		return u.archive, nil
+		return u.part, nil
 	case u.block, r.ctx.Err() != nil:
 		return nil, u.err
 	}
@@ -310,17 +502,22 @@ func missing(err error) error {
 func (r *Reader) fill() {
 	archives, ranges := r.pool.canAny()
 	if w := r.file; w != nil && ranges {
-		for w.next < w.size && r.room(int64(framed(min(r.pool.unit, w.size-w.next)))) {
-			from := w.next
-			w.next = min(w.size, (from/r.pool.unit+1)*r.pool.unit)
-			to := w.next
-			w.units = append(w.units, r.request(int64(framed(to-from)), false, func(ctx context.Context) (*archive, error) {
-				return r.pool.span(ctx, w.cid, from, to)
+		for w.next < w.size {
+			from, step := w.next, r.pool.spanBytes()
+			to := min(w.size, (from/step+1)*step)
+			reserve, room := int64(framed(min(to-from, r.pool.unit))), int64(0)
+			if to-from > r.pool.unit {
+				room = reserve // the walk has a part, and the next one comes in
+			}
+			if !r.room(reserve + room) {
+				return
+			}
+			w.next = to
+			w.units = append(w.units, r.request(&unit{size: reserve, from: from}, func(ctx context.Context) (*part, *archive, error) {
+				return begun(r.pool.span(ctx, w.cid, from, to))
 			}))
 		}
-		if w.next < w.size {
-			return
-		}
+		ranges = w.vain <= mostAgain
 	}
 	for i := len(r.frames) - 1; i >= 0; i-- {
 		f := r.frames[i]
@@ -333,27 +530,36 @@ func (r *Reader) fill() {
 		for f.next < len(f.kids) {
 			c, size := f.kids[f.next], f.sizes[f.next]
 			leaf := !links.Possible(c.Prefix().Codec)
-			whole := !leaf && !f.file && archives && !r.paused && size > 0 && size <= r.pool.unit
-			reserve := int64(framed(size))
+			whole := !leaf && !f.file && archives && !r.paused && size > 0 && (size <= r.pool.unit || f.whole)
+			reserve := int64(framed(min(size, r.pool.unit)))
 			if !whole {
 				reserve = min(max(size, 0), car.MaxBlockBytes)
 			}
-			if !r.room(reserve) {
+			if !r.room(reserve) && !f.whole { // which the walk waits for
 				return
 			}
 			_, inline := links.Identity(c)
 			if !inline && (!leaf || !r.paused) {
-				f.units[f.next] = r.request(reserve, !whole, func(ctx context.Context) (*archive, error) {
+				u := &unit{size: reserve, block: !whole, all: f.whole}
+				f.units[f.next] = r.request(u, func(ctx context.Context) (*part, *archive, error) {
 					if whole {
-						return r.pool.whole(ctx, c, size)
+						return begun(r.pool.whole(ctx, c, size))
 					}
 					data, err := r.pool.Block(ctx, c)
-					return &archive{sections: []car.Section{{Cid: c, Data: data}}}, err
+					return &part{sections: []car.Section{{Cid: c, Data: data}}}, nil, err
 				})
 			}
 			f.next++
 		}
 	}
+}
+
+// begun is an archive with its first part.
+func begun(a *archive, err error) (*part, *archive, error) {
+	if err != nil {
+		return nil, nil, err
+	}
+	return a.first, a, nil
 }
 
 // room tells whether so much more may be asked for.
@@ -362,17 +568,28 @@ func (r *Reader) room(size int64) bool {
 }
 
 // request fetches a unit in the background.
-func (r *Reader) request(size int64, block bool, fetch func(context.Context) (*archive, error)) *unit {
-	u := &unit{size: size, block: block, done: make(chan struct{})}
-	r.reserved += size
+func (r *Reader) request(u *unit, fetch func(context.Context) (*part, *archive, error)) *unit {
+	u.done, u.more = make(chan struct{}), make(chan *part)
+	on := make(chan struct{})
+	u.on = sync.OnceFunc(func() { close(on) })
+	var ctx context.Context
+	ctx, u.end = context.WithCancel(r.ctx)
+	r.reserved += u.size
 	r.pending++
 	r.fetching.Add(1)
 	r.units.Go(func() {
-		defer close(u.done)
 		defer r.fetching.Add(-1)
-		u.archive, u.err = fetch(r.ctx)
-		if u.err != nil {
-			u.archive = nil
+		p, a, err := fetch(ctx)
+		if err == nil {
+			u.part = p
+		}
+		u.err, u.over = err, a == nil || a.ended()
+		if a != nil {
+			u.member = a.m
+		}
+		close(u.done)
+		if a != nil {
+			a.rest(ctx, on, u.more)
 		}
 	})
 	return u

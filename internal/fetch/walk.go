@@ -151,12 +151,10 @@ func (s *Walker) together(ctx context.Context, c cid.Cid, n *node) (done func())
 		}
 		total += n.totals[i]
 	}
-	if archives, _ := s.pool.canAny(); !archives || leaves < 2 || total == 0 || total > s.pool.unit || s.r.has(n.cids[0]) {
+	if archives, _ := s.pool.canAny(); !archives || leaves < 2 || total == 0 || total > longUnits*s.pool.unit || s.r.has(n.cids[0]) {
 		return func() {}
 	}
-	s.r.Enter([]cid.Cid{c}, []int64{total}, false)
-	if _, err := s.r.Load(ctx, c); err != nil {
-		s.r.Leave()
+	if !s.r.enterWhole(ctx, c, total) {
 		return func() {} // the blocks themselves will tell
 	}
 	return s.r.Leave
