@@ -1,6 +1,6 @@
 // split CAR SIZE DIR: cuts an archive into shards with carbites' treewalk.
 // join OUT SHARD…: reads shards with @ipld/car, checks each block's digest, and joins them with carbites.
-// Both print JSON: the names of the shards; what was read of each shard.
+// Both print JSON: split the names of the shards, join what it read of each shard.
 import { createHash } from 'node:crypto'
 import { createReadStream, createWriteStream } from 'node:fs'
 import { readFile } from 'node:fs/promises'

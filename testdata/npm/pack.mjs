@@ -5,7 +5,7 @@ import * as ipfsCar1 from 'ipfs-car-1'
 import { NFTStorage } from 'nft.storage'
 import { openPool, readJSON } from './pool.mjs'
 
-// What nft.storage packs into; its own is a file for each block.
+// nft.storage packs into this; its own blockstore has a file for each block.
 class MemoryBlockstore {
   #blocks = new Map()
 

@@ -1,4 +1,4 @@
-// Reads {pool, ranges: [{offset, length}]} and prints the piece CIDs, of version 2, of those ranges of a file, by @web3-storage/data-segment.
+// Reads {pool, ranges: [{offset, length}]} and prints the version 2 piece CIDs of those ranges of a file, computed by @web3-storage/data-segment.
 import { readFile } from 'node:fs/promises'
 import { Piece } from '@web3-storage/data-segment'
 

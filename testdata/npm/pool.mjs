@@ -1,5 +1,5 @@
-// Files of a case are ranges of one pool of random bytes that the Go side
-// wrote; a range that runs over the end goes on at the start.
+// The files of a case are ranges of one pool of random bytes, written by the
+// Go side. A range that reaches the end continues at the start.
 import { readFile } from 'node:fs/promises'
 
 export async function openPool (path) {
