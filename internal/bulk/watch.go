@@ -57,7 +57,7 @@ type Watchdog struct {
 	moved  time.Time // when the last byte moved or the last wait for the source ended
 	conn   net.Conn
 	last   *line // state at the last look; nil if bytes were handed over since
-	source int   // waits under way that are not for the network: reads of the source, readers of the reply
+	source int   // waits that are not the network's: reads of the source, and pauses of the reply's reader
 }
 
 // line is how far the kernel got with the data written to a connection.
@@ -75,9 +75,8 @@ func (w *Watchdog) gotConn(info httptrace.GotConnInfo) {
 // Alive tells the watchdog that the request made progress.
 func (w *Watchdog) Alive() { w.waits(0) }
 
-// waits notes that a read of the request's source begins (+1) or ends (-1).
-// While a source is being read, the request may wait: that time is not the
-// network's fault.
+// waits notes that a wait begins (+1) or ends (-1) that is not the network's
+// fault: for the request's source, or for the reader of the reply.
 func (w *Watchdog) waits(n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

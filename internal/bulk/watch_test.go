@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// long has a watchdog believe that nothing moved for a long time, and look.
+// long makes a watchdog believe that nothing has moved for a long time, and
+// look.
 func long(w *Watchdog) {
 	w.mu.Lock()
 	w.moved = w.moved.Add(-time.Hour)
@@ -19,8 +20,8 @@ type during func()
 
 func (d during) Read([]byte) (int, error) { d(); return 0, io.EOF }
 
-// TestWatchdogWaitsForReader: a reply that nobody reads for a while does not
-// stand still; one that is read and does not come does.
+// TestWatchdogWaitsForReader: a reply that nobody reads for a while has not
+// stalled. A reply has stalled if it is being read but does not come.
 func TestWatchdogWaitsForReader(t *testing.T) {
 	t.Parallel()
 	barks := 0

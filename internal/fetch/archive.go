@@ -17,17 +17,18 @@ import (
 	"github.com/carload/carload/internal/bulk"
 )
 
-// part is some blocks of a DAG that came together. Each was hashed.
+// part is a group of blocks of a DAG that arrived together. Every block has
+// been hashed.
 type part struct {
 	buf      []byte
-	sections []car.Section // whose data is in buf
-	next     int           // the section that is asked for next, most likely
+	sections []car.Section // their data are slices of buf
+	next     int           // index of the section that will probably be asked for next
 	byCid    map[cid.Cid]int
 }
 
 // find returns the payload of a block, if the part has it.
 func (p *part) find(c cid.Cid) ([]byte, bool) {
-	for range 2 { // in between there may be one that was asked for already
+	for range 2 { // one block that was already asked for may come in between
 		if p.next < len(p.sections) && p.sections[p.next].Cid == c {
 			p.next++
 			return p.sections[p.next-1].Data, true
@@ -48,7 +49,7 @@ func (p *part) find(c cid.Cid) ([]byte, bool) {
 	return p.sections[i].Data, true
 }
 
-// has tells whether the part has a block.
+// has reports whether the part has a block.
 func (p *part) has(c cid.Cid) bool {
 	next := p.next
 	_, ok := p.find(c)
@@ -56,16 +57,16 @@ func (p *part) has(c cid.Cid) bool {
 	return ok
 }
 
-// overrun is what an archive may have beyond the payload that is wanted and its
-// framing: leaves that reach out of a range.
+// overrun is how many bytes an archive may have in addition to the wanted
+// payload and its framing: a range may cut through leaves, which come whole.
 const overrun = 4 << 20
 
-// framed is how much room an archive of so much payload needs, with CIDs,
-// lengths and nodes that lead to the payload.
+// framed returns the space that an archive with this much payload needs,
+// including CIDs, lengths, and the nodes that lead to the payload.
 func framed(size int64) int { return int(size) + int(size/16) + 64<<10 }
 
-// buffers are for parts of archives, of all readers of a pool. A few are kept,
-// those that one reader has.
+// buffers holds buffers for parts of archives, for all readers of a pool. It
+// keeps as many as one reader uses.
 type buffers struct {
 	mu   sync.Mutex
 	free [][]byte
@@ -96,9 +97,9 @@ func (b *buffers) put(p []byte) {
 	}
 }
 
-// whole begins to fetch all that is below c, which is to be no more than size
-// bytes. It is not tried again: what no source gives at once is fetched block by
-// block.
+// whole begins to fetch everything below c, which should be no more than size
+// bytes. There are no retries: if no source delivers it at once, it is fetched
+// block by block.
 func (p *Pool) whole(ctx context.Context, c cid.Cid, size int64) (*archive, error) {
 	return try(ctx, p, c, 0, (*member).archives, func(race context.Context, m *member) (*archive, error) {
 		return p.receive(ctx, race, &archive{m: m, root: c}, size, func(ctx context.Context) (io.ReadCloser, error) {
@@ -107,8 +108,8 @@ func (p *Pool) whole(ctx context.Context, c cid.Cid, size int64) (*archive, erro
 	})
 }
 
-// span begins to fetch what the bytes from..to-1 of the file under c are made
-// of. It is not tried again, either.
+// span begins to fetch the blocks with the bytes from..to-1 of the file under
+// c. There are no retries either.
 func (p *Pool) span(ctx context.Context, c cid.Cid, from, to int64) (*archive, error) {
 	return try(ctx, p, c, 0, (*member).ranges, func(race context.Context, m *member) (*archive, error) {
 		return p.receive(ctx, race, &archive{m: m, root: c, ranged: true}, to-from, func(ctx context.Context) (io.ReadCloser, error) {
@@ -117,22 +118,22 @@ func (p *Pool) span(ctx context.Context, c cid.Cid, from, to int64) (*archive, e
 	})
 }
 
-// archive is one that comes in part by part.
+// archive is an archive that arrives part by part.
 type archive struct {
 	m      *member
 	root   cid.Cid
 	ranged bool
 
 	pool   *Pool
-	first  *part // which was there when it began
+	first  *part // arrived when the archive was opened
 	body   io.ReadCloser
 	in     *bufio.Reader
-	room   int    // of the buffer of a part
-	full   int    // bytes that are enough for one
-	left   int    // bytes that may come still
-	blocks int    // that may
-	length uint64 // of the section that comes next, if it is known
-	err    error  // comes after the parts
+	room   int    // size of the buffer for a part
+	full   int    // a part with this many bytes is complete
+	left   int    // bytes that may still come
+	blocks int    // blocks that may still come
+	length uint64 // of the next section, if it has been read
+	err    error  // error to report after the parts
 	cancel context.CancelFunc
 }
 
@@ -143,21 +144,21 @@ const (
 )
 
 var (
-	// errTooMuch means that an archive is longer than what was asked for can be.
-	errTooMuch = errors.New("the archive is longer than what was asked for")
-	// errEnough means that an archive is given up because of what would have to
-	// be remembered of it.
+	// errTooMuch says that an archive is longer than the request allows.
+	errTooMuch = errors.New("the archive is longer than requested")
+	// errEnough says that an archive was given up, because too many of its
+	// blocks would have to be remembered.
 	errEnough = errors.New("the archive has too many blocks")
 )
 
-// receive asks a member for an archive of about so many bytes. It returns when
-// the first part is there, which ends the race; the rest comes as long as ctx
-// lasts.
+// receive asks a member for an archive of about size bytes. It returns when the
+// first part has arrived, which decides the race. The rest keeps coming until
+// ctx ends.
 func (p *Pool) receive(ctx, race context.Context, a *archive, size int64, open func(context.Context) (io.ReadCloser, error)) (_ *archive, err error) {
 	a.pool, a.left, a.blocks = p, framed(size)+overrun, mostBlocks
 	a.room = framed(min(size, p.unit))
 	if a.full = a.room; size > p.unit {
-		a.full = int(p.unit) // and not what comes in between: the lanes of the hash are to be full
+		a.full = int(p.unit) // leave out the overhead, so that the part fills the hashing lanes
 	}
 	ctx, a.cancel = context.WithCancel(ctx)
 	stop := context.AfterFunc(race, a.cancel)
@@ -177,7 +178,7 @@ func (p *Pool) receive(ctx, race context.Context, a *archive, size int64, open f
 	return a, nil
 }
 
-// Close ends the receiving.
+// Close stops receiving.
 func (a *archive) Close() error {
 	a.cancel()
 	if a.body == nil {
@@ -194,9 +195,9 @@ func (a *archive) begin() (*part, error) {
 		a.pool.unable(a.m, a.ranged)
 		return nil, bulk.Permanent(fmt.Errorf("%s: %w", a.m.Name, err))
 	case errors.Is(err, io.EOF):
-		return nil, fmt.Errorf("archive of %s: it is empty", a.root)
+		return nil, fmt.Errorf("archive of %s: it has no blocks", a.root)
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		if _, end := a.in.ReadByte(); errors.Is(end, io.EOF) { // it is not the line that broke
+		if _, end := a.in.ReadByte(); errors.Is(end, io.EOF) { // the connection is not to blame
 			err = bulk.Permanent(fmt.Errorf("%w: %s sent an archive that ends within a section", car.ErrCorrupt, a.m.Name))
 		}
 		return nil, err
@@ -207,17 +208,17 @@ func (a *archive) begin() (*part, error) {
 		if !a.ended() {
 			a.pool.unable(a.m, a.ranged) // it could go on for ever
 		}
-		return nil, bulk.Permanent(fmt.Errorf("%w: %s sent an archive without the block that was asked for, %s", car.ErrCorrupt, a.m.Name, a.root))
+		return nil, bulk.Permanent(fmt.Errorf("%w: %s sent an archive without the requested block %s", car.ErrCorrupt, a.m.Name, a.root))
 	}
 	return p, nil
 }
 
-// ended tells whether all of it is there, well or not.
+// ended reports whether the archive has ended, completely or not.
 func (a *archive) ended() bool { return a.err != nil }
 
-// rest hands out the parts that come after the first one from when they are
-// wanted on, until ctx is done or an error comes. What it lacks then is fetched
-// otherwise.
+// rest sends the parts after the first one, beginning when they are wanted,
+// until ctx ends or an error occurs. Blocks that are missing then are fetched
+// in another way.
 func (a *archive) rest(ctx context.Context, wanted <-chan struct{}, parts chan<- *part) {
 	defer close(parts)
 	defer a.Close()
@@ -247,7 +248,7 @@ func (a *archive) rest(ctx context.Context, wanted <-chan struct{}, parts chan<-
 	}
 }
 
-// broke notes why an archive ended.
+// broke records why an archive ended.
 func (a *archive) broke(err error) {
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, errEnough):
@@ -257,12 +258,12 @@ func (a *archive) broke(err error) {
 	default:
 		a.pool.settle(a.m, err)
 	}
-	a.pool.opts.Logger.Warn("an archive broke off; what it lacks is fetched once more", "source", a.m.Name, "root", a.root, "err", err)
+	a.pool.opts.Logger.Warn("an archive broke off; the missing blocks will be fetched again", "source", a.m.Name, "root", a.root, "err", err)
 }
 
-// next reads a part that begins with so many bytes of a header, or with the
-// archive's own, and checks all that is in it. After the last one comes io.EOF.
-// An archive that is cut is as good as far as it goes.
+// next reads a part and checks all its blocks. The part's buffer begins with
+// the given header, or else with the archive's own. After the last part, next
+// returns io.EOF. The complete blocks of a truncated archive are good.
 func (a *archive) next(header []byte) (*part, error) {
 	if a.err != nil {
 		return nil, a.err
@@ -283,8 +284,8 @@ func (a *archive) next(header []byte) (*part, error) {
 	return p, nil
 }
 
-// read reads sections until there are enough for a part, and returns what comes
-// after them.
+// read reads enough sections for a part, and returns the error that came after
+// them.
 func (a *archive) read(p *part) error {
 	for n := 0; n < partBlocks && (len(p.buf) < a.full || n == 0); n++ {
 		if a.length == 0 {
@@ -299,7 +300,7 @@ func (a *archive) read(p *part) error {
 		}
 		need := varint.UvarintSize(a.length) + int(a.length)
 		if len(p.buf)+need > cap(p.buf) && n > 0 {
-			return nil // it is the first of the next part
+			return nil // the section begins the next part
 		}
 		if a.left -= need; a.left < 0 {
 			return errTooMuch
@@ -327,10 +328,10 @@ func unexpected(err error) error {
 	return err
 }
 
-// checkedAtOnce is how many blocks are hashed side by side.
+// checkedAtOnce is how many blocks are hashed together.
 const checkedAtOnce = 64
 
-// check finds the sections that are there to the end, and hashes them.
+// check finds the complete sections and hashes them.
 func (p *part) check(m *member) error {
 	for s, err := range car.Sections(p.buf) {
 		if errors.Is(err, io.ErrUnexpectedEOF) {

@@ -2,5 +2,5 @@ package fetch
 
 import "math"
 
-// BeQuick has the pool make long requests, however slow the machine is.
+// BeQuick makes the pool use long requests, however slow the machine is.
 func (p *Pool) BeQuick() { p.quick = math.MaxInt64 }

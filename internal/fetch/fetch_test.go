@@ -27,11 +27,11 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// shelf is blocks in memory, and how they are given out.
+// shelf has blocks in memory, and options on how to serve them.
 type shelf struct {
 	name    string
 	blocks  map[cid.Cid][]byte
-	archive func(n int64, r io.Reader) io.Reader // what becomes of the n-th archive, from 1
+	archive func(n int64, r io.Reader) io.Reader // changes the n-th archive, counting from 1
 
 	singles, archives, sent atomic.Int64
 }
@@ -52,8 +52,8 @@ func (s *shelf) source() fetch.Source {
 	}
 }
 
-// open makes an archive of a range, which has each block once and breaks off at
-// one that is missing.
+// open makes an archive of a range. It has each block once, and breaks off at a
+// missing one.
 func (s *shelf) open(c cid.Cid, from, to int64) (io.ReadCloser, error) {
 	pieces := []io.Reader{bytes.NewReader(car.AppendHeader(nil, c))}
 	if err := s.write(&pieces, c, from, to, map[cid.Cid]bool{}); err != nil {
@@ -112,14 +112,14 @@ func (c *counted) Read(p []byte) (int, error) {
 
 func (*counted) Close() error { return nil }
 
-// broken is a line that breaks.
+// broken is a connection that breaks at once.
 type broken struct{}
 
 var errBroken = errors.New("the line broke")
 
 func (broken) Read([]byte) (int, error) { return 0, errBroken }
 
-// cut breaks an archive off after so many bytes.
+// cut breaks an archive off after this many bytes.
 func cut(n int64) func(int64, io.Reader) io.Reader {
 	return func(_ int64, r io.Reader) io.Reader { return io.MultiReader(io.LimitReader(r, n), broken{}) }
 }
@@ -182,8 +182,8 @@ func noise(seed byte, n int) []byte {
 	return p
 }
 
-// The sizes below are a quarter of what they are otherwise: leaves of 256 KiB,
-// parts of 1 MiB, long requests of 8 MiB.
+// The sizes below are a quarter of the usual ones: leaves of 256 KiB, parts of
+// 1 MiB, long requests of 8 MiB.
 const ahead = 14 << 18
 
 func pool(shelves ...*shelf) *fetch.Pool {
@@ -200,9 +200,9 @@ func pool(shelves ...*shelf) *fetch.Pool {
 	return p
 }
 
-// TestLongRanges: a large file comes by few requests, each read no further than
-// there is room; where one goes wrong midway, what it brought is kept and the
-// rest comes by another.
+// TestLongRanges: a large file takes few requests, and each is read only as far
+// as there is room. If one fails midway, what it brought is kept, and another
+// brings the rest.
 func TestLongRanges(t *testing.T) {
 	t.Parallel()
 	part := noise(1, 11<<18)
@@ -250,7 +250,7 @@ func TestLongRanges(t *testing.T) {
 	}
 }
 
-// same takes what is wanted, and nothing else.
+// same expects the given contents and nothing else.
 type same struct{ want []byte }
 
 func (s *same) Write(p []byte) (int, error) {
@@ -268,8 +268,8 @@ func once(n int64, r io.Reader, f func(int64, io.Reader) io.Reader) io.Reader {
 	return f(n, r)
 }
 
-// TestAhead: what is read ahead of a walk is bounded, also in an archive that is
-// longer than that.
+// TestAhead: reading ahead of a walk is limited, even within an archive that is
+// longer than the limit.
 func TestAhead(t *testing.T) {
 	t.Parallel()
 	root, blocks := file(t, noise(5, 60<<18))
@@ -288,8 +288,8 @@ func TestAhead(t *testing.T) {
 	}
 }
 
-// TestMissingFromRanges: blocks that are nowhere are told of, and all others
-// come, most of them in archives.
+// TestMissingFromRanges: missing blocks are reported, and all others arrive,
+// most of them in archives.
 func TestMissingFromRanges(t *testing.T) {
 	t.Parallel()
 	root, blocks := file(t, noise(6, 60<<18))
@@ -317,8 +317,8 @@ func TestMissingFromRanges(t *testing.T) {
 	}
 }
 
-// TestPlainDirectory: one whose files are blocks of their own comes as one
-// archive; if that breaks off, the rest comes block by block.
+// TestPlainDirectory: a directory whose files are single blocks arrives as one
+// archive. If that breaks off, the rest is fetched block by block.
 func TestPlainDirectory(t *testing.T) {
 	t.Parallel()
 	tree := chunker.NewTree()

@@ -1,7 +1,7 @@
-// Package fetch gets the blocks of DAGs from sources that need not be trusted:
-// several side by side, in parallel, ahead of a walk and bounded in bytes. What
-// it hands out was hashed. Package uploader/gateway is its face to the outside;
-// the engine verifies what a target holds by it.
+// Package fetch gets the blocks of DAGs from untrusted sources: from several at
+// once, in parallel, ahead of a walk, and with limited memory. It hashes
+// everything that it hands out. Package uploader/gateway offers it to other
+// modules, and the engine uses it to verify what a target holds.
 package fetch
 
 import (
@@ -23,32 +23,32 @@ import (
 )
 
 var (
-	// ErrNotFound means that a source does not know the DAG or block.
+	// ErrNotFound means that a source does not have the DAG or block.
 	ErrNotFound = errors.New("not found")
-	// ErrUnavailable means that retries were used up.
+	// ErrUnavailable means that all retries failed.
 	ErrUnavailable = errors.New("the service could not be reached or kept failing")
 )
 
-// Source is where blocks come from. The bytes are checked, whatever it gives.
+// Source is a source of blocks. What it delivers is always checked.
 type Source struct {
-	Name  string // in messages
+	Name  string // for messages
 	Block func(ctx context.Context, c cid.Cid, limit int) ([]byte, error)
-	// Archive gives all below a block as a CAR, and Range what a part of a file is
-	// made of. A source without them is nil there, and slower.
+	// Archive returns everything below a block as a CAR. Range returns the
+	// blocks with a part of a file. They may be nil; the source is then slower.
 	Archive func(ctx context.Context, c cid.Cid) (io.ReadCloser, error)
 	Range   func(ctx context.Context, c cid.Cid, from, to int64) (io.ReadCloser, error)
 }
 
-// Options are the knobs of [NewPool]. All of them have to be set.
+// Options configure [NewPool]. All fields are required.
 type Options struct {
-	Retries    int           // how often all sources are asked again after all have failed
-	AheadBytes int64         // how much each [Reader] fetches ahead, by two requests or more
-	Fetches    int           // requests at a time
-	Hedge      time.Duration // how long one may take before another source is asked as well
-	// Retryable tells whether trying again can help, and how long the source asked
-	// to wait.
+	Retries    int           // how often to ask all sources again after all have failed
+	AheadBytes int64         // how much each [Reader] fetches ahead, with at least two requests
+	Fetches    int           // concurrent requests
+	Hedge      time.Duration // how long to wait for one source before asking another as well
+	// Retryable reports whether trying again can help, and how long the source
+	// asked to wait.
 	Retryable func(error) (bool, time.Duration)
-	// Retrying is told of each try after the first.
+	// Retrying is called before each retry.
 	Retrying func(c cid.Cid, attempt int, wait time.Duration, err error)
 	Logger   *slog.Logger
 	Clock    interface {
@@ -57,36 +57,36 @@ type Options struct {
 	}
 }
 
-// Pool is sources of the same blocks. It is safe for concurrent use.
+// Pool is a set of sources of the same blocks. It is safe for concurrent use.
 type Pool struct {
 	opts    Options
 	members []*member
-	unit    int64         // what a part of an archive is
-	quick   time.Duration // see quick
+	unit    int64         // size of a part of an archive
+	quick   time.Duration // the constant quick, except in tests
 	bufs    buffers
 
-	mu      sync.Mutex    // of the members' state and what follows
-	typical time.Duration // of a request that succeeded
+	mu      sync.Mutex    // guards the members' state and the fields below
+	typical time.Duration // average duration of successful requests
 }
 
-// member is a source, and how it behaves.
+// member is a source, and how it has behaved.
 type member struct {
 	Source
-	bare      bool // archives of it are of no use
-	rangeless bool // those of ranges are of none
+	bare      bool // don't ask it for archives
+	rangeless bool // don't ask it for ranges
 	vain      int  // archives in a row that brought nothing
-	gaps      int  // ranges in a row that did not bring all
+	gaps      int  // ranges in a row that were incomplete
 
-	busy  int       // requests under way
-	fails int       // in a row
-	until time.Time // others come first until then
+	busy  int       // running requests
+	fails int       // failures in a row
+	until time.Time // until then, others come first
 }
 
 func (m *member) any() bool      { return true }
 func (m *member) archives() bool { return m.Archive != nil && !m.bare }
 func (m *member) ranges() bool   { return m.Range != nil && !m.rangeless }
 
-// NewPool makes a pool of one source or more.
+// NewPool makes a pool of one or more sources.
 func NewPool(opts Options, sources ...Source) *Pool {
 	p := &Pool{opts: opts, unit: min(max(opts.AheadBytes/2>>20, 1)<<20, unitBytes), quick: quick}
 	for _, s := range sources {
@@ -95,10 +95,9 @@ func NewPool(opts Options, sources ...Source) *Pool {
 	return p
 }
 
-// Block returns the payload of a block. An error matches
-// [ErrNotFound] if no source has the block, [car.ErrCorrupt] if those
-// that say so have other bytes, [ErrUnavailable] if retries were used
-// up.
+// Block returns the payload of a block. The error matches [ErrNotFound] if no
+// source has the block, [car.ErrCorrupt] if the sources that have it deliver
+// wrong bytes, and [ErrUnavailable] if all retries failed.
 func (p *Pool) Block(ctx context.Context, c cid.Cid) ([]byte, error) {
 	data, err := try(ctx, p, c, p.opts.Retries, (*member).any, func(ctx context.Context, m *member) ([]byte, error) {
 		data, err := m.Block(ctx, c, car.MaxBlockBytes)
@@ -117,10 +116,10 @@ func (p *Pool) Block(ctx context.Context, c cid.Cid) ([]byte, error) {
 	return data, nil
 }
 
-// errNoSource means that no source is able to do what is wanted.
-var errNoSource = errors.New("no source for this")
+// errNoSource means that no source supports the request.
+var errNoSource = errors.New("no source supports the request")
 
-// Waits between rounds, and how long a source that failed comes last.
+// The waits between rounds, and how long a source comes last after a failure.
 const (
 	firstWait = time.Second
 	mostWait  = time.Minute
@@ -129,8 +128,9 @@ const (
 	slowed    = 10 * time.Second
 )
 
-// try calls f with the able members, one after the other, until one succeeds;
-// and again after a wait while that can help, so many times.
+// try calls f with the suitable members, one after another, until one succeeds.
+// If that can help, it waits and tries all of them again, up to the given
+// number of times.
 func try[T any](ctx context.Context, p *Pool, c cid.Cid, retries int, able func(*member) bool, f func(context.Context, *member) (T, error)) (v T, err error) {
 	waits := backoff.ExponentialBackOff{InitialInterval: firstWait, RandomizationFactor: 1, Multiplier: 2, MaxInterval: mostWait}
 	waits.Reset()
@@ -164,8 +164,8 @@ func try[T any](ctx context.Context, p *Pool, c cid.Cid, retries int, able func(
 	}
 }
 
-// summary is the most telling one of several errors, and whether trying again
-// can help.
+// summary returns the most informative of several errors, and whether trying
+// again can help.
 func (p *Pool) summary(failures []error) (again bool, asked time.Duration, err error) {
 	rank := -1
 	for _, e := range failures {
@@ -190,7 +190,7 @@ func (p *Pool) summary(failures []error) (again bool, asked time.Duration, err e
 	return again, asked, err
 }
 
-// order is the able members, the one to ask first at the front.
+// order returns the suitable members in the order in which to ask them.
 func (p *Pool) order(able func(*member) bool) []*member {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -210,9 +210,9 @@ func (p *Pool) order(able func(*member) bool) []*member {
 	return members
 }
 
-// race calls f with one member, with the next one as soon as that has failed or
-// takes long, and so on, and returns the first success. Otherwise it returns
-// what went wrong at each. What is still under way is cancelled and waited for.
+// race calls f with one member. Each time the last one has failed or takes too
+// long, it starts another. It returns the first success, or else the errors of
+// all. It cancels what is still running, and waits for it.
 func race[T any](ctx context.Context, p *Pool, members []*member, f func(context.Context, *member) (T, error)) (v T, failures []error) {
 	type answer struct {
 		m    *member
@@ -223,7 +223,7 @@ func race[T any](ctx context.Context, p *Pool, members []*member, f func(context
 	ctx, cancel := context.WithCancel(ctx)
 	answers := make(chan answer)
 	running := 0
-	var slow []*member // that were not waited for
+	var slow []*member // those that were started, in order
 	next := func() {
 		m := members[0]
 		members = members[1:]
@@ -242,7 +242,7 @@ func race[T any](ctx context.Context, p *Pool, members []*member, f func(context
 			late := <-answers
 			p.end(late.m)
 			if c, ok := any(late.v).(io.Closer); ok && late.err == nil {
-				_ = c.Close() // nobody waits for it
+				_ = c.Close() // too late: nobody needs it
 			}
 		}
 	}()
@@ -285,8 +285,8 @@ func race[T any](ctx context.Context, p *Pool, members []*member, f func(context
 	return v, failures
 }
 
-// patience is how long a request may take before another source is asked, too.
-// Where all are slow, nothing is gained by that.
+// patience returns how long a request may take before another source is asked
+// as well. If all sources are slow, asking more of them gains nothing.
 func (p *Pool) patience() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -302,11 +302,11 @@ func (p *Pool) learn(took time.Duration) {
 	p.typical += (took - p.typical) / 8
 }
 
-// quick is how long a request takes at most, or its first part, where it costs
-// more to make many of them than is gained by having several under way.
+// quick is the duration of a request, or of its first part, up to which making
+// many requests costs more than having several in parallel gains.
 const quick = 250 * time.Millisecond
 
-// spanBytes is how much of a file one request is for.
+// spanBytes returns how much of a file to ask for in one request.
 func (p *Pool) spanBytes() int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -330,14 +330,15 @@ func (p *Pool) end(m *member) {
 	m.busy--
 }
 
-// hasFailed tells whether others come before a member at the moment.
+// hasFailed reports whether a member comes last at the moment because of a
+// failure.
 func (p *Pool) hasFailed(m *member) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return m.until.After(p.opts.Clock.Now())
 }
 
-// settle notes how a member did.
+// settle records how a member did.
 func (p *Pool) settle(m *member, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -348,7 +349,7 @@ func (p *Pool) settle(m *member, err error) {
 	case errors.Is(err, errSlow):
 		m.fails++
 		m.until = now.Add(slowed << min(m.fails-1, 5))
-	case errors.Is(err, ErrNotFound): // what it lacks says nothing of the rest
+	case errors.Is(err, ErrNotFound): // a missing block says nothing about others
 	case errors.Is(err, car.ErrCorrupt):
 		m.until = now.Add(lied)
 	default:
@@ -357,7 +358,7 @@ func (p *Pool) settle(m *member, err error) {
 	}
 }
 
-// canAny tells whether there is any member with archives, and any with ranges.
+// canAny reports whether any member has archives, and whether any has ranges.
 func (p *Pool) canAny() (archives, ranges bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -368,20 +369,21 @@ func (p *Pool) canAny() (archives, ranges bool) {
 	return archives, ranges
 }
 
-// unable notes that a member's archives, or only those of ranges, are of no use.
+// unable records that a member's archives are useless, or only those of ranges.
 func (p *Pool) unable(m *member, ranged bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	m.rangeless, m.bare = true, m.bare || !ranged
 }
 
-// How many archives in a row may bring nothing, and how many ranges not all.
+// How many archives in a row may bring nothing, and how many ranges may be
+// incomplete.
 const (
 	mostVain = 3
 	mostGaps = 16
 )
 
-// lacked notes whether a range of a member lacked a block.
+// lacked records whether a member's range lacked a block.
 func (p *Pool) lacked(m *member, gap bool) {
 	p.mu.Lock()
 	if m.gaps++; !gap {
@@ -394,8 +396,8 @@ func (p *Pool) lacked(m *member, gap bool) {
 	}
 }
 
-// judge notes how a member did with an archive. One that refuses them has single
-// blocks to give, which are quicker then.
+// judge records how a member did with an archive. If it refuses archives,
+// single blocks are quicker.
 func (p *Pool) judge(ctx context.Context, m *member, err error, ranged bool) {
 	if again, _ := p.opts.Retryable(err); again || ctx.Err() != nil {
 		return

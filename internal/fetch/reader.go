@@ -16,80 +16,80 @@ import (
 
 // How much a [Reader] fetches ahead.
 const (
-	unitBytes  = 4 << 20 // what is hashed at once: four leaves of 1 MiB fill the lanes of a core
-	longUnits  = 8       // what one request is for at most
+	unitBytes  = 4 << 20 // bytes hashed at once: four leaves of 1 MiB fill a core's lanes
+	longUnits  = 8       // units in one request, at most
 	aheadUnits = 256
 )
 
-// Reader gives the blocks of DAGs to one goroutine that walks them. It is told
-// where the walk is, and what comes next it fetches ahead: a few MiB, in
-// parallel. Being told nothing, or wrongly, costs no more than speed. A Reader
-// is closed when it is no longer used.
+// Reader supplies the blocks of DAGs to one goroutine that walks them. The walk
+// tells it where it is. The reader then fetches the blocks that come next, a
+// few MiB ahead and in parallel. If it is told nothing, or something wrong, it
+// is only slower. The caller closes the reader.
 type Reader struct {
 	pool   *Pool
-	ctx    context.Context //nolint:containedctx // of what is fetched ahead, which outlives calls
+	ctx    context.Context //nolint:containedctx // for fetching ahead, which outlives calls
 	cancel context.CancelFunc
 	units  sync.WaitGroup
 
-	frames   []*frame // from the root of the walk to where it is
-	file     *window  // of the file that is read; nil for none
-	unit     *unit    // what the walk is in, below an entry of a frame; nil for none
-	spent    []*unit  // no longer needed once the next blocks are asked for
+	frames   []*frame // from the root of the walk to the current node
+	file     *window  // the file that is being read, if any
+	unit     *unit    // the unit that the walk is in, below an entry of a frame; nil if none
+	spent    []*unit  // not needed any more after the next call of Load
 	paused   bool
 	reserved int64 // bytes of units that are not spent
-	pending  int   // those units
+	pending  int   // number of those units
 	fetching atomic.Int64
 	out      [][]byte
 	lone     car.Section // the last block that was fetched by itself
 }
 
-// frame is a node whose children are walked.
+// frame is a node whose children are being walked.
 type frame struct {
 	kids  []cid.Cid
-	sizes []int64 // of all below each, as the node says
-	units []*unit // of kids, nil for those that were not asked for
-	at    int     // where the walk is
-	next  int     // the first child that was not asked for
-	file  bool    // they are parts of a file
-	from  int64   // where the first begins in that; negative if it is not known
-	inert bool    // nothing is to be asked for
-	whole bool    // the kid comes with all below it, though that is much
+	sizes []int64 // of everything below each, as the node claims
+	units []*unit // for each kid, nil if it was not asked for
+	at    int     // index of the current kid
+	next  int     // index of the first kid that was not asked for
+	file  bool    // the kids are parts of a file
+	from  int64   // offset of the first kid in the file; negative if unknown
+	inert bool    // ask for nothing
+	whole bool    // the kid comes together with everything below it, however much that is
 }
 
-// window is a file that is read from somewhere to its end.
+// window is a file that is read from some offset to its end.
 type window struct {
 	cid        cid.Cid
 	next, size int64
 	units      []*unit // in order; the walk is in the first one
-	vain       int     // times in a row that it was asked again from where the walk is, for nothing
+	vain       int     // times in a row that the rest was asked for again in vain
 }
 
-// unit is what one request is for.
+// unit is what one request fetches.
 type unit struct {
 	size  int64
-	from  int64 // of a file: where it begins
-	block bool  // it is one block: there is no other way to it
-	all   bool  // it is all below a node, and may be much
+	from  int64 // offset in the file
+	block bool  // a single block: there is no other way to get it
+	all   bool  // everything below a node, which may be much
 	end   context.CancelFunc
 
-	member *member // that it is from; nil for none
+	member *member // the source; nil for none
 
-	done chan struct{} // closed when the first part is there
-	part *part         // that the walk is in; nil if none came
+	done chan struct{} // closed when the first part has arrived
+	part *part         // the part that the walk is in; nil if none arrived
 	err  error
-	on   func()               // has what comes after that be read
-	more chan *part           // the parts after it
-	over bool                 // there are no more
-	past map[cid.Cid]struct{} // what the parts before it had
+	on   func()               // starts reading the parts after the first
+	more chan *part           // the parts after this one
+	over bool                 // there are no more parts
+	past map[cid.Cid]struct{} // blocks in earlier parts
 }
 
-// lacks tells whether a block that it should have does not come.
+// lacks reports whether the unit will not bring a block that it should have.
 func (u *unit) lacks(c cid.Cid) bool {
 	_, past := u.past[c]
 	return u.over && !past
 }
 
-// next goes on to the next part. It returns false if there is none.
+// next moves on to the next part. It returns false if there is none.
 func (u *unit) next(ctx context.Context, bufs *buffers) (bool, error) {
 	if u.over {
 		return false, nil
@@ -114,30 +114,31 @@ func (u *unit) next(ctx context.Context, bufs *buffers) (bool, error) {
 	}
 }
 
-// NewReader makes a reader. What it fetches ahead ends with ctx.
+// NewReader makes a reader. It stops fetching when ctx ends.
 func (p *Pool) NewReader(ctx context.Context) *Reader {
 	r := &Reader{pool: p}
 	r.ctx, r.cancel = context.WithCancel(ctx)
 	return r
 }
 
-// Close ends what is fetched ahead.
+// Close stops fetching.
 func (r *Reader) Close() error {
 	r.cancel()
 	r.units.Wait()
 	return nil
 }
 
-// Pause stops fetching ahead, but for blocks that may have links, or goes on
-// with it. It is for a walk that finds much of the content elsewhere.
+// Pause stops or resumes fetching ahead. While paused, only blocks that may
+// have links are fetched ahead. It is for a walk that finds much of the content
+// elsewhere.
 func (r *Reader) Pause(paused bool) { r.paused = paused }
 
-// Enter tells that the children of a node are walked next, in this order, and
-// how much the node says there is below each of them: the children of a file's
-// node, or of a directory or a part of one.
+// Enter says that the walk will visit the children of a node, in this order.
+// The sizes are those that the node claims for them. The node is one of a file,
+// or else a directory or part of one.
 func (r *Reader) Enter(kids []cid.Cid, sizes []int64, file bool) {
 	f := &frame{kids: kids, sizes: sizes, file: file, from: r.begins(sizes)}
-	// What lies within a unit that is here was asked for with it.
+	// If the kids are in the current unit, they have been asked for already.
 	f.inert = len(kids) == 0 || r.has(kids[0])
 	if !f.inert {
 		f.units = make([]*unit, len(kids))
@@ -145,18 +146,18 @@ func (r *Reader) Enter(kids []cid.Cid, sizes []int64, file bool) {
 	r.frames = append(r.frames, f)
 }
 
-// begins tells where in the file those begin that are walked next.
+// begins returns the offset in the file of the nodes that are walked next.
 func (r *Reader) begins(sizes []int64) int64 {
 	if n := len(r.frames); n > 0 && r.frames[n-1].file {
 		return r.frames[n-1].offset(r.frames[n-1].at)
 	}
 	if r.file == nil || sum(sizes) != r.file.size {
-		return -1 // they are not all of it
+		return -1 // they are not the whole file
 	}
 	return 0
 }
 
-// offset is where the i-th kid begins in the file.
+// offset returns the offset of the i-th kid in the file.
 func (f *frame) offset(i int) int64 {
 	if f.from < 0 {
 		return -1
@@ -171,13 +172,13 @@ func sum(sizes []int64) (n int64) {
 	return n
 }
 
-// has tells whether a block lies within the unit that the walk is in, as far as
-// is known.
+// has reports whether a block is in the unit that the walk is in, as far as is
+// known.
 func (r *Reader) has(c cid.Cid) bool {
 	return r.unit != nil && (!r.unit.over || r.unit.part.has(c))
 }
 
-// At tells that the walk is at this child of the node that was entered last.
+// At says that the walk has reached child i of the node entered last.
 func (r *Reader) At(i int) {
 	f := r.frames[len(r.frames)-1]
 	for ; f.at < i; f.at++ {
@@ -189,9 +190,9 @@ func (r *Reader) At(i int) {
 	f.next = max(f.next, f.at)
 }
 
-// enterWhole is Enter for a node which is to come once more, with all below it
-// in one archive, however many parts that has. If it does not, nothing was
-// entered.
+// enterWhole is Enter for a node that is fetched again, in one archive with
+// everything below it, however many parts that takes. It returns false, and
+// enters nothing, if no archive comes.
 func (r *Reader) enterWhole(ctx context.Context, c cid.Cid, size int64) bool {
 	f := &frame{kids: []cid.Cid{c}, sizes: []int64{size}, units: make([]*unit, 1), whole: true}
 	r.frames = append(r.frames, f)
@@ -207,14 +208,14 @@ func (r *Reader) enterWhole(ctx context.Context, c cid.Cid, size int64) bool {
 	return false
 }
 
-// Leave ends what Enter began.
+// Leave ends the visit that Enter began.
 func (r *Reader) Leave() {
 	f := r.frames[len(r.frames)-1]
 	r.At(len(f.kids))
 	r.frames = r.frames[:len(r.frames)-1]
 }
 
-// OpenFile tells that the content of a file is read next, from an offset to its
+// OpenFile says that the content of a file will be read, from an offset to its
 // end.
 func (r *Reader) OpenFile(c cid.Cid, from, size int64) {
 	if r.has(c) && (size <= r.pool.unit || r.unit.all && !r.unit.over) {
@@ -223,7 +224,7 @@ func (r *Reader) OpenFile(c cid.Cid, from, size int64) {
 	r.file = &window{cid: c, next: from, size: size}
 }
 
-// CloseFile ends what OpenFile began.
+// CloseFile ends the reading that OpenFile began.
 func (r *Reader) CloseFile() {
 	if r.file == nil {
 		return
@@ -234,8 +235,8 @@ func (r *Reader) CloseFile() {
 	r.file = nil
 }
 
-// spend lets go of a unit when the next blocks are asked for: what was handed
-// out of it is still in use.
+// spend releases a unit at the next call of Load. Until then, blocks from it
+// are still in use.
 func (r *Reader) spend(u *unit) {
 	r.reserved -= u.size
 	r.pending--
@@ -246,7 +247,7 @@ func (r *Reader) spend(u *unit) {
 	}
 }
 
-// Peek returns a block without regard to the walk.
+// Peek returns a block, wherever the walk is.
 func (r *Reader) Peek(ctx context.Context, c cid.Cid) ([]byte, error) {
 	if data, ok := links.Identity(c); ok {
 		return data, nil
@@ -260,13 +261,13 @@ func (r *Reader) Peek(ctx context.Context, c cid.Cid) ([]byte, error) {
 	return data, missing(err)
 }
 
-// Len returns how long a block is.
+// Len returns the length of a block.
 func (r *Reader) Len(ctx context.Context, c cid.Cid) (int64, error) {
 	data, err := r.Peek(ctx, c)
 	return int64(len(data)), err
 }
 
-// Load returns the payloads of the first of these blocks, one or more, which
+// Load returns the payloads of the first of these blocks: of one or more. They
 // are valid until the next call of Load.
 func (r *Reader) Load(ctx context.Context, cids ...cid.Cid) ([][]byte, error) {
 	r.recycle()
@@ -289,8 +290,9 @@ func (r *Reader) Load(ctx context.Context, cids ...cid.Cid) ([][]byte, error) {
 	return r.out, nil
 }
 
-// block fetches a block by itself. If the last one comes once more it comes
-// often: a block of zeros, in an archive that has each once.
+// block fetches a single block. It keeps the last one, because a block that
+// comes twice in a row often comes many times: a block of zeros, for example,
+// which an archive contains only once.
 func (r *Reader) block(ctx context.Context, c cid.Cid) ([]byte, error) {
 	if c == r.lone.Cid {
 		return r.lone.Data, nil
@@ -302,7 +304,7 @@ func (r *Reader) block(ctx context.Context, c cid.Cid) ([]byte, error) {
 	return data, err
 }
 
-// recycle makes room of what was handed out before.
+// recycle releases the buffers of what was handed out before.
 func (r *Reader) recycle() {
 	for i, u := range r.spent {
 		if u == r.unit {
@@ -314,7 +316,7 @@ func (r *Reader) recycle() {
 				r.pool.bufs.put(u.part.buf)
 				u.part = nil
 			}
-		default: // it is of no use when it comes
+		default: // it will not be used when it arrives
 		}
 		r.spent[i] = nil
 	}
@@ -327,9 +329,9 @@ func (r *Reader) recycle() {
 	r.spent = kept
 }
 
-// find looks for a block in what was fetched ahead, and waits for it if it is
-// under way. The first block of a call may be in another unit than the one
-// before it; for others it is better to hand out what there is.
+// find looks for a block in what was fetched ahead. If the block is on its way,
+// find waits. The first block of a call may be in another unit than the block
+// before it. For the others, it is better to return what there is.
 func (r *Reader) find(ctx context.Context, c cid.Cid, first bool) (data []byte, ok bool, err error) {
 	if data, ok := links.Identity(c); ok {
 		return data, true, nil
@@ -350,7 +352,7 @@ func (r *Reader) find(ctx context.Context, c cid.Cid, first bool) (data []byte, 
 	return r.findKid(ctx, c)
 }
 
-// findInFile looks for a block in what was asked for of the file.
+// findInFile looks for a block in what was requested of the file.
 func (r *Reader) findInFile(ctx context.Context, c cid.Cid, first bool) (data []byte, ok bool, err error) {
 	w := r.file
 	for i := 0; i < len(w.units) && i < 2 && (first || i == 0); i++ {
@@ -376,13 +378,14 @@ func (r *Reader) findInFile(ctx context.Context, c cid.Cid, first bool) (data []
 	return nil, false, nil
 }
 
-// mostAgain is how often in a row the rest of a file is asked for again with none
-// of it coming.
+// mostAgain is how often in a row the rest of a file is requested again
+// although nothing of it arrives.
 const mostAgain = 2
 
-// askAgain gives up what was asked for of the file, which broke off or lacks a
-// block. It is asked for again from there on, without that block if it is a
-// leaf: most likely, an archive would break off there again.
+// askAgain discards the requests for a file, because the current one broke off
+// or lacks a block. It requests the file again from that block on. It skips the
+// block itself if it is a leaf, as an archive would probably break off there
+// again.
 func (r *Reader) askAgain(c cid.Cid) {
 	w := r.file
 	u := w.units[0]
@@ -402,12 +405,12 @@ func (r *Reader) askAgain(c cid.Cid) {
 	}
 	w.units = nil
 	if w.vain++; w.vain > mostAgain {
-		w.next = w.size // block by block
+		w.next = w.size // continue block by block
 	}
 }
 
-// reopen has the blocks that the walk is among be asked for by themselves: what
-// was to bring them broke off.
+// reopen makes the reader request the blocks around the walk one by one,
+// because the archive that should have brought them broke off.
 func (r *Reader) reopen() {
 	r.unit = nil
 	for _, f := range slices.Backward(r.frames) {
@@ -420,8 +423,8 @@ func (r *Reader) reopen() {
 	}
 }
 
-// seek looks for a block in a unit, and in what comes next of it if the walk may
-// be there.
+// seek looks for a block in a unit. If on is set, the walk may have reached the
+// unit's next parts, so it looks there too.
 func (r *Reader) seek(ctx context.Context, u *unit, c cid.Cid, on bool) (data []byte, ok bool, err error) {
 	p, err := r.wait(ctx, u)
 	if p == nil {
@@ -443,7 +446,7 @@ func (r *Reader) seek(ctx context.Context, u *unit, c cid.Cid, on bool) (data []
 	}
 }
 
-// findKid looks for a block among the children of where the walk is.
+// findKid looks for a block among the children of the current node.
 func (r *Reader) findKid(ctx context.Context, c cid.Cid) (data []byte, ok bool, err error) {
 	if len(r.frames) == 0 {
 		return nil, false, nil
@@ -472,8 +475,9 @@ func (r *Reader) findKid(ctx context.Context, c cid.Cid) (data []byte, ok bool, 
 	return nil, false, nil
 }
 
-// wait waits for a unit. It has no part if its blocks have to be asked for by
-// themselves. The error is one that they would have, too.
+// wait waits for a unit. It returns no part if the unit's blocks must be
+// fetched one by one. It returns an error only if fetching them would fail in
+// the same way.
 func (r *Reader) wait(ctx context.Context, u *unit) (*part, error) {
 	select {
 	case <-u.done:
@@ -486,11 +490,11 @@ func (r *Reader) wait(ctx context.Context, u *unit) (*part, error) {
 	case u.block, r.ctx.Err() != nil:
 		return nil, u.err
 	}
-	return nil, nil //nolint:nilnil // that is what it says
+	return nil, nil //nolint:nilnil // see the comment of the function
 }
 
-// missing has an error of a block that no source has match what those who unpack
-// DAGs look for, too.
+// missing makes the error for a block that no source has also match the error
+// that package unpack looks for.
 func missing(err error) error {
 	if errors.Is(err, ErrNotFound) {
 		return fmt.Errorf("%w: %w", links.ErrMissing, err)
@@ -498,7 +502,7 @@ func missing(err error) error {
 	return err
 }
 
-// fill asks for what comes next, as far as there is room for it.
+// fill requests what comes next, as far as there is room.
 func (r *Reader) fill() {
 	archives, ranges := r.pool.canAny()
 	if w := r.file; w != nil && ranges {
@@ -507,7 +511,7 @@ func (r *Reader) fill() {
 			to := min(w.size, (from/step+1)*step)
 			reserve, room := int64(framed(min(to-from, r.pool.unit))), int64(0)
 			if to-from > r.pool.unit {
-				room = reserve // the walk has a part, and the next one comes in
+				room = reserve // for the walk's part and the one arriving
 			}
 			if !r.room(reserve + room) {
 				return
@@ -535,7 +539,7 @@ func (r *Reader) fill() {
 			if !whole {
 				reserve = min(max(size, 0), car.MaxBlockBytes)
 			}
-			if !r.room(reserve) && !f.whole { // which the walk waits for
+			if !r.room(reserve) && !f.whole { // the walk waits for a whole one
 				return
 			}
 			_, inline := links.Identity(c)
@@ -554,7 +558,7 @@ func (r *Reader) fill() {
 	}
 }
 
-// begun is an archive with its first part.
+// begun returns an archive and its first part.
 func begun(a *archive, err error) (*part, *archive, error) {
 	if err != nil {
 		return nil, nil, err
@@ -562,7 +566,7 @@ func begun(a *archive, err error) (*part, *archive, error) {
 	return a.first, a, nil
 }
 
-// room tells whether so much more may be asked for.
+// room reports whether size more bytes may be requested.
 func (r *Reader) room(size int64) bool {
 	return r.pending == 0 || r.reserved+size <= r.pool.opts.AheadBytes && r.pending < aheadUnits && r.fetching.Load() < int64(r.pool.opts.Fetches)
 }

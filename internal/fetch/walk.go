@@ -14,29 +14,31 @@ import (
 	"github.com/carload/carload/internal/unixfs"
 )
 
-// Walk says what is done with the blocks of a DAG.
+// Walk says what to do with the blocks of a DAG.
 type Walk struct {
-	// Visit is called with each block once, before those that it links to and in
-	// the order of its links: the order of an archive. The bytes are lent until it
-	// returns. Its error ends the walk.
+	// Visit is called once with each block, before those that it links to, in
+	// the order of its links. That is the order of an archive. The bytes are
+	// valid only during the call. An error ends the walk.
 	Visit func(c cid.Cid, data []byte) error
-	// Fault is called with a block that no source has, or none as its CID says,
-	// or that can't be decoded. What is below it is left out. It may be nil: then
-	// the first such block ends the walk, as does an error that Fault returns.
+	// Fault is called with a block that no source has, that no source delivers
+	// unchanged, or that does not decode. The walk skips what is below it. If
+	// Fault is nil, the first such block ends the walk, as does an error from
+	// Fault.
 	Fault func(c cid.Cid, err error) error
-	// Total, if it is not nil, is kept at the number of bytes of all blocks, as far
-	// as the nodes tell that have links to them.
+	// Total, if not nil, is kept at the total size of all blocks, as far as the
+	// nodes with links to them tell.
 	Total *atomic.Int64
 }
 
-// Walk fetches everything below a block of any kind that package links knows,
-// ahead and in parallel. It remembers the CIDs that it met. An error is that of
-// a block or a call, or matches [ErrUnavailable] if no source answers.
+// Walk fetches everything below a block, ahead and in parallel. The block may
+// be of any kind that package links knows. It remembers the CIDs of all blocks.
+// An error is about a block, comes from a callback, or matches [ErrUnavailable]
+// if no source answers.
 func (p *Pool) Walk(ctx context.Context, root cid.Cid, w Walk) error {
 	return p.NewWalker(w).Below(ctx, root)
 }
 
-// NewWalker makes a walk that can have several roots, one after the other.
+// NewWalker makes a walk that can visit several roots, one after another.
 func (p *Pool) NewWalker(w Walk) *Walker {
 	if w.Total == nil {
 		w.Total = new(atomic.Int64)
@@ -47,7 +49,8 @@ func (p *Pool) NewWalker(w Walk) *Walker {
 	return &Walker{Walk: w, pool: p, met: map[cid.Cid]struct{}{}}
 }
 
-// Below fetches a block and everything below it, but for what was met before.
+// Below fetches a block and everything below it, except what was visited
+// before.
 func (s *Walker) Below(ctx context.Context, root cid.Cid) error {
 	s.r = s.pool.NewReader(ctx)
 	defer s.r.Close()
@@ -66,16 +69,16 @@ func (s *Walker) Below(ctx context.Context, root cid.Cid) error {
 	return err
 }
 
-// Walker is a walk under way.
+// Walker is a walk in progress.
 type Walker struct {
 	Walk
 	pool  *Pool
 	r     *Reader
 	met   map[cid.Cid]struct{}
-	total bool // that of the root is known
+	total bool // the total size of the root is known
 
-	// The file that the walk is in. Content that was met before is skipped, and
-	// what would be fetched ahead is kept close to the walk.
+	// The file that the walk is in. The walk skips content that was visited
+	// before, so it must keep the reader from fetching far from where it is.
 	file    cid.Cid
 	size    int64
 	off     int64
@@ -92,7 +95,7 @@ func (s *Walker) visit(c cid.Cid, data []byte) error {
 	return s.Visit(c, data)
 }
 
-// fault tells errors of one block from those that end the walk.
+// fault handles an error about one block. It returns errors that end the walk.
 func (s *Walker) fault(ctx context.Context, c cid.Cid, err error) error {
 	s.met[c] = struct{}{}
 	switch {
@@ -104,7 +107,7 @@ func (s *Walker) fault(ctx context.Context, c cid.Cid, err error) error {
 	return err
 }
 
-// below goes through what a block links to, and tells whether there was any.
+// below visits what a block links to. It returns false if there is nothing.
 func (s *Walker) below(ctx context.Context, c cid.Cid, data []byte, inFile bool, depth int) (bool, error) {
 	if !links.Possible(c.Prefix().Codec) {
 		return false, nil
@@ -138,8 +141,9 @@ func (s *Walker) below(ctx context.Context, c cid.Cid, data []byte, inFile bool,
 	return true, s.each(ctx, n, depth)
 }
 
-// together fetches a node once more, with all below it, where that is little and
-// would be asked for block by block. The caller calls done when it leaves it.
+// together fetches a node again, with everything below it, if that is little
+// and would otherwise be fetched block by block. The caller calls done when it
+// leaves the node.
 func (s *Walker) together(ctx context.Context, c cid.Cid, n *node) (done func()) {
 	leaves, total := 0, int64(0)
 	for i, k := range n.cids {
@@ -155,14 +159,14 @@ func (s *Walker) together(ctx context.Context, c cid.Cid, n *node) (done func())
 		return func() {}
 	}
 	if !s.r.enterWhole(ctx, c, total) {
-		return func() {} // the blocks themselves will tell
+		return func() {} // fetching the blocks will report the error
 	}
 	return s.r.Leave
 }
 
 var errTooDeep = errors.New("the DAG is nested too deep")
 
-// each goes through the links of a node.
+// each visits the links of a node.
 func (s *Walker) each(ctx context.Context, n *node, depth int) error {
 	for i := 0; i < len(n.cids); {
 		if err := context.Cause(ctx); err != nil {
@@ -205,14 +209,15 @@ func (s *Walker) each(ctx context.Context, n *node, depth int) error {
 				s.off = before + n.sizes[i]
 			}
 			if i++; inner {
-				break // the payloads of its siblings are overwritten
+				break // the payloads of its siblings have been overwritten
 			}
 		}
 	}
 	return nil
 }
 
-// group is the next links of a node that are loaded together, none of them met.
+// group returns the next links to load together. None of them was visited
+// before.
 func (s *Walker) group(n *node, from int) []cid.Cid {
 	to, bytes := from, int64(0)
 	for to < len(n.cids) && to-from < groupBlocks {
@@ -222,8 +227,8 @@ func (s *Walker) group(n *node, from int) []cid.Cid {
 		if _, ok := s.met[n.cids[to]]; ok {
 			break
 		}
-		// What is below a node comes with it, in a request that the walk is in when
-		// it is loaded by itself.
+		// What is below a node arrives together with the node. The walk is in
+		// that unit only if it loads the node alone.
 		if !n.file && to > from && (links.Possible(n.cids[to].Prefix().Codec) || links.Possible(n.cids[from].Prefix().Codec)) {
 			break
 		}
@@ -237,10 +242,10 @@ func (s *Walker) group(n *node, from int) []cid.Cid {
 	return n.cids[from:to]
 }
 
-// node is what a block says of what it links to.
+// node is what a block says about the blocks that it links to.
 type node struct {
 	cids   []cid.Cid
-	sizes  []int64 // below each; of a file's node, of the content
+	sizes  []int64 // of everything below each, or of the content for a file's node
 	totals []int64 // of all blocks below each
 	file   bool
 	size   int64 // of a file
@@ -258,7 +263,7 @@ func parse(c cid.Cid, data []byte) (*node, error) {
 	}
 	u, err := unixfs.Decode(links.DagPB, data)
 	if err != nil || len(u.Links) != len(n.cids) {
-		return n, nil //nolint:nilerr // a node of another kind, or with blocks in CIDs, says nothing of sizes
+		return n, nil //nolint:nilerr // a node of another kind, or with blocks in CIDs, does not state sizes
 	}
 	n.totals = make([]int64, len(n.cids))
 	for i, l := range u.Links {
