@@ -126,6 +126,11 @@ func (b *backend) GetAll(ctx context.Context, p path.ImmutablePath) (boxo.Conten
 			}
 		}
 	}
+	x := exchangeOf(ctx)
+	if err := x.hold(ctx, tarBytes); err != nil {
+		return boxo.ContentPathMetadata{}, nil, forBoxo(err)
+	}
+	x.tar = true
 	md, n, err := b.BlocksBackend.GetAll(ctx, p)
 	if err == nil {
 		b.whole(ctx, md.LastSegment.RootCid())
@@ -359,6 +364,16 @@ func (b blockstore) GetSize(ctx context.Context, c cid.Cid) (int, error) {
 
 // Get returns a block that was checked against its CID.
 func (b blockstore) Get(ctx context.Context, c cid.Cid) (blocks.Block, error) {
+	x := exchangeOf(ctx)
+	if !x.tar {
+		n, err := b.GetSize(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		if err := x.hold(ctx, int64(n)); err != nil {
+			return nil, forBoxo(err)
+		}
+	}
 	data, err := b.r.Block(ctx, c)
 	if errors.Is(err, walk.ErrMissing) {
 		return nil, ipld.ErrNotFound{Cid: c}
@@ -366,7 +381,7 @@ func (b blockstore) Get(ctx context.Context, c cid.Cid) (blocks.Block, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := exchangeOf(ctx).budget.take(len(data)); err != nil {
+	if err := x.budget.take(len(data)); err != nil {
 		return nil, fmt.Errorf("at block %s: %w", c, err)
 	}
 	return blocks.NewBlockWithCid(data, c)

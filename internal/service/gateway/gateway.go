@@ -74,6 +74,7 @@ type Gateway struct {
 
 	mu      sync.Mutex
 	replies map[*reply]struct{} // guarded by mu
+	unsent  int64               // guarded by mu; bytes that replies of boxo may hold beyond what they hold
 }
 
 // stallTime is how long a client may take to receive writeBytes of a reply.
@@ -98,7 +99,7 @@ func New(st Store, opts Options, next http.Handler) (http.Handler, error) {
 		}
 	}
 	g := &Gateway{
-		store: st, reader: walk.NewReader(st, opts.Walk), replies: make(map[*reply]struct{}), log: opts.Logger, stall: stallTime, most: opts.MaxBytes,
+		store: st, reader: walk.NewReader(st, opts.Walk), replies: make(map[*reply]struct{}), unsent: unsentBytes, log: opts.Logger, stall: stallTime, most: opts.MaxBytes,
 		hosts: slices.Concat([]string{localhost}, opts.Hosts),
 	}
 	if opts.MaxRequests > 0 {
@@ -167,7 +168,7 @@ func (g *Gateway) enter() bool {
 		return true
 	default:
 	}
-	if !g.makePlace() {
+	if !g.makePlace(func(*reply) bool { return true }) {
 		return false
 	}
 	wait := time.NewTimer(leaveTime)
@@ -180,15 +181,16 @@ func (g *Gateway) enter() bool {
 	}
 }
 
-// makePlace hangs up on the client that has stood still for longest. It returns
-// false if there is none.
-func (g *Gateway) makePlace() bool {
+// makePlace hangs up on the client that has stood still for longest, of those
+// whose replies are of the kind that is asked for. It returns false if there is
+// none.
+func (g *Gateway) makePlace(of func(*reply) bool) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var slowest *reply
 	before := time.Now().Add(-standTime).UnixNano()
 	for o := range g.replies {
-		if t := o.since.Load(); t > 0 && t <= before {
+		if t := o.since.Load(); t > 0 && t <= before && of(o) {
 			slowest, before = o, t
 		}
 	}
@@ -208,6 +210,7 @@ func (g *Gateway) note(o *reply) (forget func()) {
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		delete(g.replies, o)
+		o.x.drop(o.x.held)
 	}
 }
 
@@ -269,6 +272,8 @@ type exchange struct {
 	file    *file // the file that boxo asked about last
 	failed  error // why there is no file, if boxo could find out no more
 	budget  budget
+	tar     bool  // boxo makes a tar file, and what it may hold is counted already
+	held    int64 // guarded by the mutex of the gateway; see hold
 	err     error // why the reply broke off
 }
 

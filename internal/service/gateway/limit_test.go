@@ -2,18 +2,22 @@ package gateway_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/ipfs/boxo/ipld/merkledag"
 	ft "github.com/ipfs/boxo/ipld/unixfs"
 	ipld "github.com/ipfs/go-ipld-format"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/carload/carload/internal/service/gateway"
 )
@@ -160,6 +164,119 @@ func TestPlaceIsMade(t *testing.T) {
 	}
 	if a.status != 200 || a.err != nil {
 		t.Errorf("%d, %v", a.status, a.err)
+	}
+}
+
+// TestStalledStreams: the streams of one connection of HTTP/2 are no different
+// from connections.
+func TestStalledStreams(t *testing.T) {
+	t.Parallel()
+	m := newMemory()
+	b := made{m, t}
+	big := b.file(noise(10, 24<<20), 256<<10, 174, true)
+	small := b.add(merkledag.NewRawNode([]byte("small")))
+	h, err := gateway.New(m, gateway.Options{MaxRequests: 4, Logger: slog.New(slog.DiscardHandler)}, http.NotFoundHandler())
+	b.check(err)
+	s := httptest.NewUnstartedServer(h)
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	path := "/ipfs/" + small.Cid().String()
+	var bodies []io.ReadCloser
+	a := ask(t, s, "GET", path)
+	for i := 0; a.status == 200 && i < 100; i++ {
+		req, err := http.NewRequestWithContext(t.Context(), "GET", s.URL+"/ipfs/"+big.Cid().String()+[]string{"", "?format=car", "?format=tar"}[i%3], nil)
+		b.check(err)
+		res, err := s.Client().Do(req) //nolint:bodyclose // closed at the end
+		b.check(err)
+		if res.ProtoMajor != 2 {
+			t.Fatal(res.Proto)
+		}
+		bodies = append(bodies, res.Body)
+		a = ask(t, s, "GET", path)
+	}
+	if a.status != 503 {
+		t.Fatalf("%d when there are too many", a.status)
+	}
+	for deadline := time.Now().Add(30 * time.Second); a.status == 503 && time.Now().Before(deadline); {
+		a = ask(t, s, "GET", path)
+	}
+	if a.status != 200 || a.err != nil {
+		t.Errorf("%d, %v", a.status, a.err)
+	}
+	broken := 0
+	for _, body := range bodies {
+		if _, err := io.Copy(io.Discard, body); err != nil {
+			broken++
+		}
+		_ = body.Close() // of what was reset
+	}
+	if broken == 0 || broken == len(bodies) {
+		t.Errorf("%d of %d streams were reset", broken, len(bodies))
+	}
+}
+
+// TestStalledBlocks: the blocks and tar files of clients that read nothing are
+// bounded in bytes, and others are answered.
+func TestStalledBlocks(t *testing.T) {
+	t.Parallel()
+	m := newMemory()
+	b := made{m, t}
+	large := b.add(merkledag.NewRawNode(noise(8, 2<<20)))
+	file := b.file(noise(9, 8<<20), 1<<20, 174, true)
+	small := b.add(merkledag.NewRawNode([]byte("small")))
+	h, err := gateway.New(m, gateway.Options{Logger: slog.New(slog.DiscardHandler)}, http.NotFoundHandler())
+	b.check(err)
+	s := httptest.NewUnstartedServer(h)
+	s.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		b.check(c.(*net.TCPConn).SetWriteBuffer(16 << 10)) // so that the system doesn't take it all
+		return ctx
+	}
+	s.Start()
+	t.Cleanup(s.Close)
+	const clients = 140
+	for _, path := range []string{large.Cid().String() + "?format=raw", file.Cid().String() + "?format=tar"} {
+		var conns []net.Conn
+		for range clients {
+			conn, err := net.Dial("tcp", s.Listener.Addr().String())
+			b.check(err)
+			b.check(conn.(*net.TCPConn).SetReadBuffer(16 << 10))
+			_, err = fmt.Fprintf(conn, "GET /ipfs/%s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", path)
+			b.check(err)
+			conns = append(conns, conn)
+		}
+		var begun errgroup.Group
+		for _, conn := range conns {
+			begun.Go(func() error {
+				_, _ = io.ReadFull(conn, make([]byte, len("HTTP/1.1 "))) // the gateway may have hung up
+				return nil
+			})
+		}
+		b.check(begun.Wait())
+		// Until there is room for these, the gateway hangs up on others.
+		for _, honest := range []string{small.Cid().String() + "?format=raw", small.Cid().String() + "?format=tar"} {
+			var a answer
+			for deadline := time.Now().Add(2 * time.Minute); a.status != 200 && time.Now().Before(deadline); {
+				a = ask(t, s, "GET", "/ipfs/"+honest)
+			}
+			if a.status != 200 || a.err != nil {
+				t.Errorf("%s: %d, %v", honest, a.status, a.err)
+			}
+		}
+		var hungUp atomic.Int64
+		var g errgroup.Group
+		for _, conn := range conns {
+			g.Go(func() error {
+				if _, err := io.CopyN(io.Discard, conn, 256<<10); err != nil { // more than the system has
+					hungUp.Add(1)
+				}
+				return conn.Close()
+			})
+		}
+		b.check(g.Wait())
+		if hungUp.Load() == 0 {
+			t.Errorf("%s: the replies of all %d clients are kept for them", path, clients)
+		}
 	}
 }
 

@@ -140,6 +140,9 @@ func (o *reply) Write(p []byte) (int, error) {
 		o.since.Store(0)
 		n += k
 		o.x.budget.sent.Add(int64(k))
+		if !o.x.tar {
+			o.x.release(int64(k))
+		}
 		if err != nil {
 			return n, err
 		}
