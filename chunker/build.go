@@ -80,7 +80,7 @@ func (o Options) withDefaults() Options {
 	if o.Profile == (Profile{}) {
 		o.Profile = UnixFSv1()
 	}
-	o.Profile = o.Profile.renamed()
+	o.Profile = o.Profile.Renamed()
 	if o.Workers <= 0 {
 		o.Workers = runtime.GOMAXPROCS(0)
 	}
@@ -178,7 +178,7 @@ func (b *builder) oneLeaf(size int64) bool {
 
 // finishLeaf completes a node whose only leaf has been hashed.
 func (b *builder) finishLeaf(n *node) {
-	p := b.dag.recipe(n)
+	p := b.dag.profileOf(n)
 	n.raw, n.tsize = p.RawLeaves, n.size
 	if !n.raw {
 		n.tsize += int64(leafFrameSize(n.size, n.meta()))
@@ -220,7 +220,7 @@ func (b *builder) describe(ctx context.Context, n *node, src io.ReaderAt) error 
 	if err := b.checkEmpty(n, src); err != nil {
 		return err
 	}
-	p := b.dag.recipe(n)
+	p := b.dag.profileOf(n)
 	switch {
 	case b.oneLeaf(n.size):
 		// Room for more than this one leaf would be most of a small file's

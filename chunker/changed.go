@@ -96,7 +96,7 @@ func (d *DAG) leaves(n *node) iter.Seq[car.Block] {
 			}
 			return
 		}
-		p := d.recipe(n)
+		p := d.profileOf(n)
 		yield(p.leafBlock(car.Block{Cid: makeCID(p.cidPrefix(n.raw), n.digest[:])}, d.source(n), 0, n.size, n.meta()))
 	}
 }

@@ -45,7 +45,7 @@ func (c *cutLeaves) file(p *Profile, n *node) *file {
 // that it fills.
 func (b *builder) cut(ctx context.Context, n *node, src io.ReaderAt) error {
 	var (
-		p      = b.dag.recipe(n)
+		p      = b.dag.profileOf(n)
 		leaves cutLeaves
 		full   = make(chan *batch)
 		free   = make(chan *batch, b.opts.Workers+1) // has room for all batches, so that returning one never blocks

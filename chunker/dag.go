@@ -22,8 +22,8 @@ import (
 // concurrent use.
 type DAG struct {
 	profile Profile
-	plain   Profile // recipe of nodes without metadata
-	framed  Profile // recipe of nodes with metadata, which never have raw leaves
+	plain   Profile // of nodes without metadata
+	framed  Profile // of nodes with metadata, which never have raw leaves
 
 	nodes   nodes
 	entries []uint32 // indexes of nodes, directory by directory, in the order of links
@@ -126,10 +126,6 @@ func (d *DAG) Root() cid.Cid {
 // Size is the number of payload bytes.
 func (d *DAG) Size() int64 { return d.nodes.at(0).size }
 
-// TotalSize is the cumulative size of all blocks, duplicates included: IPFS
-// calls it Tsize.
-func (d *DAG) TotalSize() int64 { return d.nodes.at(0).tsize }
-
 // Skipped lists what was found on disk and left out because it is neither a
 // file nor a directory nor a symlink, ordered by path. If [Options.Refused] is
 // set, it is empty: Refused is called instead.
@@ -165,7 +161,7 @@ func (d *DAG) At(i int) car.Block {
 		b.Cid = makeCID(d.plain.cidPrefix(false), n.digest[:])
 		b.Head = appendSymlink(nil, n)
 	default:
-		p := d.recipe(n)
+		p := d.profileOf(n)
 		b.Cid = makeCID(p.cidPrefix(n.raw), n.digest[:])
 		b = p.leafBlock(b, d.source(n), 0, n.size, n.meta())
 	}
@@ -176,8 +172,8 @@ func (d *DAG) At(i int) car.Block {
 	return b
 }
 
-// recipe returns the profile that applies to a node.
-func (d *DAG) recipe(n *node) *Profile {
+// profileOf returns the profile that applies to a node.
+func (d *DAG) profileOf(n *node) *Profile {
 	if n.stat != nil {
 		return &d.framed
 	}
@@ -286,7 +282,7 @@ func (d *DAG) entriesBelow(path string, n *node, yield func(Entry) bool) bool {
 }
 
 func (d *DAG) entry(dir string, n *node) Entry {
-	e := Entry{Name: n.name, Path: n.name, Cid: makeCID(d.recipe(n).cidPrefix(n.raw), n.digest[:]), Size: n.size}
+	e := Entry{Name: n.name, Path: n.name, Cid: makeCID(d.profileOf(n).cidPrefix(n.raw), n.digest[:]), Size: n.size}
 	if dir != "" {
 		e.Path = dir + "/" + n.name
 	}

@@ -10,6 +10,19 @@ import (
 	"github.com/carload/carload/car"
 )
 
+// BuildTree describes what is at name on disk.
+func BuildTree(ctx context.Context, name string, opts Options) (*DAG, error) {
+	t := NewTree()
+	if err := t.AddDisk("", name); err != nil {
+		return nil, err
+	}
+	return t.Build(ctx, opts)
+}
+
+// TotalSize is the cumulative size of all blocks, duplicates included: IPFS
+// calls it Tsize.
+func (d *DAG) TotalSize() int64 { return d.nodes.at(0).tsize }
+
 // BuildFromLeaves is like Build for a source whose leaf digests are known, so
 // that a test can describe 31 GiB of a repeating pattern quickly.
 func BuildFromLeaves(src car.Source, p Profile, leaf func(i int, content int64, head, tail []byte) [32]byte) *DAG {
@@ -48,7 +61,7 @@ func BuildMadeUp(ctx context.Context, n int, opts Options) (*DAG, error) {
 		}
 		content := strconv.AppendInt(nil, int64(i), 10)
 		f := d.nodes.add(node{name: fmt.Sprintf("file-%08d.json", i), parent: dir, size: int64(len(content))})
-		if err := h.add(d.recipe(f), f, bytes.NewReader(content), 0, f.size, f.digest[:]); err != nil {
+		if err := h.add(d.profileOf(f), f, bytes.NewReader(content), 0, f.size, f.digest[:]); err != nil {
 			return nil, err
 		}
 		h.done = append(h.done, described{node: f})

@@ -117,15 +117,6 @@ func (t *Tree) dir(path string) (*node, error) {
 	return n, nil
 }
 
-// BuildTree describes the file or directory name on disk. See [Tree.Build].
-func BuildTree(ctx context.Context, name string, opts Options) (*DAG, error) {
-	t := NewTree()
-	if err := t.AddDisk("", name); err != nil {
-		return nil, err
-	}
-	return t.Build(ctx, opts)
-}
-
 // Build describes the tree. It walks the directories on disk, reads every file
 // once, many small ones in parallel, and keeps about 200 bytes for each. The
 // first file that cannot be read ends the build with an error that names it,
@@ -290,7 +281,7 @@ func (w *walker) describeSmall(h *batch, n *node, src car.SourceFile) error {
 	if err := w.checkEmpty(n, src); err != nil {
 		return err
 	}
-	p := w.dag.recipe(n)
+	p := w.dag.profileOf(n)
 	if w.oneLeaf(n.size) {
 		err := h.add(p, n, src, 0, n.size, n.digest[:])
 		h.done = append(h.done, described{node: n})

@@ -188,12 +188,9 @@ func TestFolderThatGrew(t *testing.T) {
 // are fetched in a few requests, even if an archive of them breaks off.
 func TestBaseIsSharded(t *testing.T) {
 	t.Parallel()
-	profile := chunker.UnixFSv1()
-	for _, part := range []string{"hamt-links-count>50", "fanout-16"} {
-		var err error
-		if profile, err = profile.With(part); err != nil {
-			t.Fatal(err)
-		}
+	profile, err := chunker.ProfileNamed(chunker.UnixFSv1().Name + "+hamt-links-count>50+fanout-16")
+	if err != nil {
+		t.Fatal(err)
 	}
 	for name, fault := range map[string]uploadertest.Fault{"whole": nil, "broken": uploadertest.Break(9000), "refused": uploadertest.Status(http.StatusBadRequest)} {
 		t.Run(name, func(t *testing.T) {

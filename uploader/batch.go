@@ -259,7 +259,7 @@ func (r *batchRun) keep(ctx context.Context, takes func(i int) bool) {
 			if !takes(i) {
 				return false
 			}
-			if !roots[i].Defined() || r.u.checkSize("", before.members[i].Size()) != nil {
+			if !roots[i].Defined() || r.u.opts.checkSize("", before.members[i].Size()) != nil {
 				r.alone = append(r.alone, before.members[i])
 				return false
 			}

@@ -42,11 +42,11 @@ func keyWith(source string, profile chunker.Profile) string {
 	if profile == (chunker.Profile{}) {
 		profile = chunker.UnixFSv1()
 	}
-	recipe, err := json.Marshal(profile)
+	text, err := json.Marshal(profile)
 	if source == "" || err != nil {
 		return ""
 	}
-	return source + " profile " + string(recipe)
+	return source + " profile " + string(text)
 }
 
 // CacheKey implements [Cacheable].

@@ -53,27 +53,42 @@ func (d *Describer) Describe(ctx context.Context, in Input, then func(DAG) error
 }
 
 func (d *Describer) describe(ctx context.Context, in Input, then func(DAG) error) (Result, error) {
-	r := Result{Name: in.Name()}
-	d.opts.observe(beginning(in))
-	sized, known := in.(Sized)
-	if known {
-		d.progress.toHash.Add(sized.Size())
-		if err := d.opts.checkSize(in.Name(), sized.Size()); err != nil {
-			return r, err
-		}
-	}
-	dag, err := in.Describe(ctx, &d.progress.hashed)
+	dag, r, err := d.opts.describe(in, &d.progress, func() (DAG, error) { return in.Describe(ctx, &d.progress.hashed) })
 	if err != nil {
 		return r, err
 	}
-	r.Root, r.Bytes, r.Blocks, r.Left, r.DAG = dag.Root(), dag.Size(), dag.Len(), LeftOut(dag), dag
-	if !known {
-		d.progress.toHash.Add(dag.Size())
-		if err := d.opts.checkSize(in.Name(), dag.Size()); err != nil {
-			return r, err
-		}
-	}
+	r.Blocks, r.Left, r.DAG = dag.Len(), LeftOut(dag), dag
 	return r, then(dag)
+}
+
+// describe runs pass 1 of an input, which is f, and checks its size. If there is an
+// error, the result holds what is known so far.
+func (o *Options) describe(in Input, progress *counters, f func() (DAG, error)) (DAG, Result, error) {
+	r := Result{Name: in.Name()}
+	o.observe(beginning(in))
+	sized, known := in.(Sized)
+	if known {
+		if err := o.checkSize(in.Name(), sized.Size()); err != nil {
+			return nil, r, err
+		}
+		progress.toHash.Add(sized.Size())
+	}
+	dag, err := f()
+	if err != nil {
+		return nil, r, err
+	}
+	r.Root, r.Bytes = dag.Root(), dag.Size()
+	if !known {
+		progress.toHash.Add(dag.Size())
+	}
+	return dag, r, o.checkSize(in.Name(), dag.Size())
+}
+
+func (o *Options) checkSize(name string, size int64) error {
+	if limit := o.MaxUploadBytes; limit > 0 && size > limit {
+		return fmt.Errorf("%w: %q has %d bytes, but the limit is %d", ErrTooLarge, name, size, limit)
+	}
+	return nil
 }
 
 // Split plans the shards in which a DAG would be sent to a target that holds

@@ -73,6 +73,8 @@ func (u *Uploader) send(ctx context.Context, name, uploadName, source string, l 
 		uploadName = u.opts.UploadName
 	}
 	job := newJob(u, name, uploadName, l, &r)
+	u.progress.toSend.Add(l.plan.Size())
+	u.progress.shards.Add(int64(len(l.plan.Shards)))
 	receipts, err := job.known(ctx)
 	if receipts == nil && err == nil {
 		var end func()
@@ -139,8 +141,6 @@ type job struct {
 }
 
 func newJob(u *Uploader, name, uploadName string, l layout, r *Result) *job {
-	u.progress.toSend.Add(l.plan.Size())
-	u.progress.shards.Add(int64(len(l.plan.Shards)))
 	j := &job{
 		u: u, name: name, uploadName: uploadName, layout: l, root: l.key.Root, result: r,
 		archives: make([]cid.Cid, len(l.plan.Shards)), there: map[int]bool{}, again: map[int]bool{},
@@ -646,10 +646,7 @@ func (j *job) makeWhole() error {
 	if err != nil {
 		return err
 	}
-	j.rest = &job{
-		u: j.u, name: j.name, uploadName: j.uploadName, layout: l, root: j.root, result: j.result,
-		archives: make([]cid.Cid, len(l.plan.Shards)), there: map[int]bool{}, again: map[int]bool{},
-	}
+	j.rest = newJob(j.u, j.name, j.uploadName, l, j.result)
 	return nil
 }
 

@@ -168,28 +168,17 @@ func (u *Uploader) done(in Input, r Result, err error) outcome {
 // describe runs pass 1 of one input and plans its shards. If there is an error,
 // the result holds what is known so far.
 func (u *Uploader) describe(ctx context.Context, in Input) (l layout, dag DAG, r Result, err error) {
-	r.Name = in.Name()
-	u.observe(beginning(in))
-	if s, ok := in.(Sized); ok {
-		if err := u.checkSize(in.Name(), s.Size()); err != nil {
-			return l, nil, r, err
-		}
-		u.progress.toHash.Add(s.Size())
-	}
 	ctx, stop := u.untilDrained(ctx)
 	defer stop()
-	dag, cached, err := u.dag(ctx, in)
-	if err != nil {
-		return l, nil, r, err
-	}
-	r.Root, r.Bytes = dag.Root(), dag.Size()
-	if _, ok := in.(Sized); !ok {
-		u.progress.toHash.Add(dag.Size())
-	}
-	if err = u.checkSize(in.Name(), dag.Size()); err == nil {
+	cached := false
+	dag, r, err = u.opts.describe(in, &u.progress, func() (dag DAG, err error) {
+		dag, cached, err = u.dag(ctx, in)
+		return dag, err
+	})
+	if err == nil {
 		l, err = u.plan(ctx, in, dag, cached)
 	}
-	if err != nil {
+	if err != nil && dag != nil {
 		u.fan.leave(u, r.Root)
 	}
 	return l, dag, r, err
@@ -238,13 +227,4 @@ func (u *Uploader) dag(ctx context.Context, in Input) (dag DAG, cached bool, err
 		return nil, false, fmt.Errorf("describe %q: %w", in.Name(), err)
 	}
 	return dag, false, u.keep(ctx, in, key, dag)
-}
-
-func (u *Uploader) checkSize(name string, size int64) error { return u.opts.checkSize(name, size) }
-
-func (o *Options) checkSize(name string, size int64) error {
-	if limit := o.MaxUploadBytes; limit > 0 && size > limit {
-		return fmt.Errorf("%w: %q has %d bytes, but the limit is %d", ErrTooLarge, name, size, limit)
-	}
-	return nil
 }

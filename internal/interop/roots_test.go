@@ -126,7 +126,11 @@ func TestTreeRoots(t *testing.T) {
 			}
 			for j, packer := range packers {
 				opts := chunker.Options{Profile: profileNamed(t, packer)}
-				d, err := chunker.BuildTree(t.Context(), dir, opts)
+				disk := chunker.NewTree()
+				if err := disk.AddDisk("", dir); err != nil {
+					t.Fatal(err)
+				}
+				d, err := disk.Build(t.Context(), opts)
 				if err != nil {
 					t.Fatal(err)
 				}

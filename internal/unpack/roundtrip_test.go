@@ -58,7 +58,11 @@ func TestRoundTrip(t *testing.T) {
 			t.Fatal(err)
 		}
 		write(t, in, tr)
-		d, err := chunker.BuildTree(ctx, in, chunker.Options{Profile: profile, Hidden: true, RawNames: true})
+		tree := chunker.NewTree()
+		if err := tree.AddDisk("", in); err != nil {
+			t.Fatal(err)
+		}
+		d, err := tree.Build(ctx, chunker.Options{Profile: profile, Hidden: true, RawNames: true})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -139,11 +140,9 @@ func readAll(t *testing.T, s *car.Stream) []byte {
 
 func with(t *testing.T, p chunker.Profile, parts ...string) chunker.Profile {
 	t.Helper()
-	for _, part := range parts {
-		var err error
-		if p, err = p.With(part); err != nil {
-			t.Fatal(err)
-		}
+	p, err := chunker.ProfileNamed(p.Name + "+" + strings.Join(parts, "+"))
+	if err != nil {
+		t.Fatal(err)
 	}
 	return p
 }

@@ -266,9 +266,10 @@ func orAny(n int64) string {
 
 // tooLarge offers a block that exceeds the limit.
 func (x *exam) tooLarge(ctx context.Context, limit int) error {
-	profile, err := chunker.UnixFSv1().With(fmt.Sprintf("size-%d", limit+1))
-	if err != nil {
-		return nil //nolint:nilerr // we make no such blocks
+	profile := chunker.UnixFSv1()
+	profile.ChunkBytes = limit + 1
+	if profile.Validate() != nil {
+		return nil // we make no such blocks
 	}
 	in := uploader.Stream("carload-test-large", io.LimitReader(rand.Reader, int64(limit)+1), uploader.StreamOptions{Dir: x.opts.Dir, Chunker: chunker.Options{Profile: profile}})
 	u, err := x.uploader(x.opts.Target, uploader.Options{})

@@ -9,7 +9,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"io"
 	"iter"
 	"log/slog"
@@ -156,10 +155,8 @@ const (
 
 // sample makes an upload of n bytes in shards of at most this size.
 func (x *exam) sample(ctx context.Context, n, shard int64) (*sample, error) {
-	profile, err := chunker.UnixFSv1().With(fmt.Sprintf("size-%d", leafBytes))
-	if err != nil {
-		return nil, err
-	}
+	profile := chunker.UnixFSv1()
+	profile.ChunkBytes = leafBytes
 	if t, ok := x.opts.Target.(uploader.Limited); ok && t.Limits().OneShard {
 		shard = t.Limits().ShardBytes
 	}

@@ -362,7 +362,11 @@ func TestConsoleIsKilled(t *testing.T) {
 func TestLive(t *testing.T) {
 	h := newHome(t)
 	dir := write(t, map[string][]byte{"movie.bin": random(3, 9_000_000)})
-	d, err := chunker.BuildTree(t.Context(), filepath.Join(dir, "movie.bin"), chunker.Options{})
+	source, err := chunker.OpenFile(filepath.Join(dir, "movie.bin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := chunker.Build(t.Context(), source, chunker.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -155,7 +155,11 @@ func random(seed uint64, n int) []byte {
 // plan returns what the Go engine makes from a file or folder.
 func plan(t *testing.T, path string) (*chunker.DAG, *splitter.Plan) {
 	t.Helper()
-	d, err := chunker.BuildTree(t.Context(), path, chunker.Options{})
+	tree := chunker.NewTree()
+	if err := tree.AddDisk("", path); err != nil {
+		t.Fatal(err)
+	}
+	d, err := tree.Build(t.Context(), chunker.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

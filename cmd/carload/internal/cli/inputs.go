@@ -107,54 +107,49 @@ func (i *inputFlags) add(cmd *cobra.Command) {
 	common(f, "files-from", "hidden", "wrap", "exclude", "include", "exclude-from", "list", "report", "skip-errors", "profile")
 }
 
-// recipe returns the profile with all changes that the flags ask for.
-func (i *inputFlags) recipe(flags *pflag.FlagSet) (chunker.Profile, error) {
+// changed returns the profile with all changes that the flags ask for.
+func (i *inputFlags) changed(flags *pflag.FlagSet) (chunker.Profile, error) {
 	p, err := chunker.ProfileNamed(i.profile)
 	if err != nil {
 		return p, withHint(usageError{error: fmt.Errorf("--profile: %w%s", err, suggestion(i.profile, profileNames()))}, "carload profiles lists them")
 	}
-	with := func(flag, part string) {
-		if err == nil && flags.Changed(flag) {
-			if p, err = p.With(part); err != nil {
-				err = usageError{error: fmt.Errorf("--%s: %w", flag, err)}
+	if flags.Changed("chunker") {
+		p.Chunker, p.ChunkBytes = i.chunker, 0
+		if n, ok := strings.CutPrefix(i.chunker, "size-"); ok {
+			bytes, err := parseSize(n)
+			if err != nil {
+				return p, usageError{error: fmt.Errorf("--chunker: %w", err)}
 			}
+			p.Chunker, p.ChunkBytes = "", int(bytes)
 		}
 	}
-	switch cut, _, _ := strings.Cut(i.chunker, "-"); {
-	case i.cidVersion != 0 && i.cidVersion != 1:
-		return p, usagef("--cid-version %d: use 0 or 1", i.cidVersion)
-	case flags.Changed("chunker") && cut != "size" && cut != "rabin" && cut != "buzhash":
-		return p, usagef("--chunker %q: use size-N, rabin[-MIN-AVG-MAX] or buzhash", i.chunker)
-	}
-	cut := i.chunker
-	if n, ok := strings.CutPrefix(cut, "size-"); ok {
-		bytes, err := parseSize(n)
-		if err != nil {
-			return p, usageError{error: fmt.Errorf("--chunker: %w", err)}
+	if flags.Changed("hamt") {
+		if err := p.HAMT.UnmarshalText([]byte(i.hamt)); err != nil {
+			return p, usageError{error: fmt.Errorf("--hamt: %w", err)}
 		}
-		cut = fmt.Sprintf("size-%d", bytes)
 	}
-	leaves, layout := "dag-pb-leaves", "balanced"
-	if i.rawLeaves {
-		leaves = "raw-leaves"
+	if flags.Changed("trickle") {
+		p.Layout = chunker.Balanced
+		if i.trickle {
+			p.Layout = chunker.Trickle
+		}
 	}
-	if i.trickle {
-		layout = "trickle"
+	if flags.Changed("cid-version") {
+		p.CidVersion = i.cidVersion
 	}
-	with("cid-version", fmt.Sprintf("cidv%d", i.cidVersion))
-	with("chunker", cut)
-	with("trickle", layout)
-	with("width", fmt.Sprintf("width-%d", i.width))
-	with("raw-leaves", leaves)
-	with("hamt", "hamt-"+i.hamt)
-	with("fanout", fmt.Sprintf("fanout-%d", i.fanout))
-	if err != nil {
-		return p, err
+	if flags.Changed("width") {
+		p.Width = i.width
+	}
+	if flags.Changed("raw-leaves") {
+		p.RawLeaves = i.rawLeaves
+	}
+	if flags.Changed("fanout") {
+		p.Fanout = i.fanout
 	}
 	if err := p.Validate(); err != nil {
 		return p, usageError{error: err}
 	}
-	return p, nil
+	return p.Renamed(), nil
 }
 
 // source makes inputs from paths.
@@ -207,7 +202,7 @@ func (s *source) choose(now time.Time) (err error) {
 
 // source checks the flags and arguments. It opens nothing yet.
 func (a *app) source(cmd *cobra.Command, f inputFlags, args []string) (*source, error) {
-	profile, err := f.recipe(cmd.Flags())
+	profile, err := f.changed(cmd.Flags())
 	if err != nil {
 		return nil, err
 	}

@@ -35,19 +35,6 @@ func (p Profile) parts() []string {
 // between releases, so it can be part of a key on disk.
 func (p Profile) Fingerprint() string { return strings.Join(p.parts(), "+") }
 
-// With returns the profile with one part changed: cidv0, cidv1, size-BYTES,
-// rabin, rabin-AVG, rabin-MIN-AVG-MAX, buzhash, balanced, trickle, width-LINKS,
-// raw-leaves, dag-pb-leaves, hamt-RULE (see [ParseSharding]) or fanout-BUCKETS.
-func (p Profile) With(part string) (Profile, error) {
-	if err := p.set(part); err != nil {
-		return Profile{}, err
-	}
-	if err := p.Validate(); err != nil {
-		return Profile{}, fmt.Errorf("%q: %w", part, err)
-	}
-	return p.renamed(), nil
-}
-
 func (p *Profile) set(part string) error {
 	number := func(prefix string, into *int) error {
 		n, err := strconv.Atoi(strings.TrimPrefix(part, prefix))
@@ -85,8 +72,10 @@ func (p *Profile) set(part string) error {
 }
 
 // ProfileNamed finds a profile by its name. Parts may follow the name of one of
-// [Profiles] and change it, as in "kubo-cidv1+width-1024"; see [Profile.With].
-// A [Profile.Fingerprint] is a name as well.
+// [Profiles] and change it, as in "kubo-cidv1+width-1024": cidv0, cidv1,
+// size-BYTES, rabin, rabin-AVG, rabin-MIN-AVG-MAX, buzhash, balanced, trickle,
+// width-LINKS, raw-leaves, dag-pb-leaves, hamt-RULE (see [ParseSharding]) and
+// fanout-BUCKETS. A [Profile.Fingerprint] is a name as well.
 func ProfileNamed(name string) (Profile, error) {
 	parts := strings.Split(name, "+")
 	p, ok := frozenNamed(parts[0])
@@ -103,7 +92,7 @@ func ProfileNamed(name string) (Profile, error) {
 	if err := p.Validate(); err != nil {
 		return Profile{}, fmt.Errorf("profile %q: %w", name, err)
 	}
-	return p.renamed(), nil
+	return p.Renamed(), nil
 }
 
 func frozenNamed(name string) (Profile, bool) {
@@ -115,9 +104,12 @@ func frozenNamed(name string) (Profile, bool) {
 	return Profile{}, false
 }
 
-// renamed returns the profile under its true name: a frozen name only if it is
-// that profile.
-func (p Profile) renamed() Profile {
+// Renamed returns the profile under its true name, for a profile whose fields
+// have been changed: a frozen name only if it is that profile.
+func (p Profile) Renamed() Profile {
+	if c, err := parseCutter(p.Chunker); err == nil {
+		p.Chunker = c.spec
+	}
 	base, _, _ := strings.Cut(p.Name, "+")
 	was, ok := frozenNamed(base)
 	switch {
