@@ -127,17 +127,23 @@ func (l *Ledger) exportedReceipts(ctx context.Context, u uploader.UploadKey) ite
 func (l *Ledger) exportedSources(ctx context.Context) iter.Seq2[receipts.Source, error] {
 	last := []byte{}
 	return batches(func() (list []receipts.Source, err error) {
-		err = l.each(ctx, tableSources, `WHERE id > ? ORDER BY id LIMIT ?`, []any{last, exportBatch}, func(r row) error {
+		first, at := last, map[string]int{}
+		err = l.each(ctx, tableSources, `WHERE id > ? ORDER BY id LIMIT ?`, []any{first, exportBatch}, func(r row) error {
 			s, err := sourceOf(r)
-			list, last = append(list, s), r[0].([]byte)
+			last = r[0].([]byte)
+			at[string(last)] = len(list)
+			list = append(list, s)
 			return err
 		})
-		for i := range list {
-			if err == nil {
-				err = l.verified(ctx, &list[i])
-			}
+		if err != nil || len(list) == 0 {
+			return list, err
 		}
-		return list, err
+		return list, l.each(ctx, tableVerified, `WHERE id > ? AND id <= ?`, []any{first, last}, func(r row) error {
+			if i, ok := at[string(r[0].([]byte))]; ok {
+				return addVerification(&list[i], r)
+			}
+			return nil
+		})
 	})
 }
 
@@ -173,9 +179,13 @@ func (l *Ledger) LastSources(ctx context.Context) iter.Seq2[receipts.Source, err
 // verified adds what else is known of a source.
 func (l *Ledger) verified(ctx context.Context, s *receipts.Source) error {
 	return l.each(ctx, tableVerified, `WHERE id = ?`, []any{sourceID(s.Target, s.Source)}, func(r row) error {
-		s.Bytes, s.Known = r[1].(int64), true
-		return s.Level.UnmarshalText([]byte(r[2].(string)))
+		return addVerification(s, r)
 	})
+}
+
+func addVerification(s *receipts.Source, r row) error {
+	s.Bytes, s.Known = r[1].(int64), true
+	return s.Level.UnmarshalText([]byte(r[2].(string)))
 }
 
 // Import adds records of another ledger and returns how many. What this ledger

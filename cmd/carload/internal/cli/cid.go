@@ -26,7 +26,7 @@ ordinary file.`,
   carload cid --explain photos/2019/draft.jpg photos
   tar c photos | carload cid -`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			src, err := a.source(cmd, in, args)
+			src, err := a.inputs(cmd, in, args)
 			if err != nil {
 				return err
 			}
@@ -53,7 +53,7 @@ ordinary file.`,
 
 // describeAll describes all inputs and sends nothing. It calls then with each
 // input and its DAG.
-func (a *app) describeAll(src *source, d *uploader.Describer, res *results, what string, then func(uploader.Input, uploader.DAG) error) (err error) {
+func (a *app) describeAll(src *inputs, d *uploader.Describer, res *results, what string, then func(uploader.Input, uploader.DAG) error) (err error) {
 	defer func() { err = errors.Join(err, src.close()) }()
 	ctx := a.life.soft
 	stop := a.showProgress(phases{first: "hashing"}, d.Progress)
@@ -62,7 +62,7 @@ func (a *app) describeAll(src *source, d *uploader.Describer, res *results, what
 	if err := src.begin(""); err != nil {
 		return err
 	}
-	for in := range src.inputs() {
+	for in := range src.each() {
 		r, err := d.Describe(ctx, in, func(dag uploader.DAG) error { return then(in, dag) })
 		a.board.end(quotePath(in.Name()))
 		res.add(r, err)

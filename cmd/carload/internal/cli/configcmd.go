@@ -3,7 +3,6 @@ package cli
 import (
 	"cmp"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -72,7 +71,7 @@ func (a *app) showConfig(root *cobra.Command, origin, all bool) error {
 		}
 		a.printSetting(f, e, origin)
 	}
-	if where := a.tokenOrigin(); where != "" {
+	if where, _ := a.secretAround(); where != "" {
 		a.con.result("# the API key comes from " + where)
 	}
 	return nil
@@ -100,20 +99,6 @@ func (a *app) printSetting(f *pflag.Flag, e settingEvent, origin bool) {
 	}
 	a.con.event(e)
 	a.con.result(line)
-}
-
-// tokenOrigin says where the API key comes from if no flag names a place.
-func (a *app) tokenOrigin() string {
-	if a.env[tokenVariable] != "" {
-		return tokenVariable
-	}
-	if dir := a.env["CREDENTIALS_DIRECTORY"]; dir != "" {
-		path := filepath.Join(dir, credentialName)
-		if _, err := os.Stat(path); err == nil {
-			return quotePath(path)
-		}
-	}
-	return ""
 }
 
 // splitDefault returns the values of a flag without any settings.

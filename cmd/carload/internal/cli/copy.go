@@ -43,7 +43,7 @@ arrived.`,
   carload copy --files-from roots --from https://api.example.org --from home --to s3://shards/films
   carload copy --all --from home --to s3://shards/films`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			src, err := a.remoteSource(cmd, in, args, from, all)
+			src, err := a.remoteInputs(cmd, in, args, from, all)
 			if err != nil {
 				return err
 			}
@@ -101,9 +101,9 @@ arrived.`,
 	return cmd
 }
 
-// remoteSource checks the flags and arguments. It opens nothing yet.
-func (a *app) remoteSource(cmd *cobra.Command, in inputFlags, args, from []string, all bool) (*source, error) {
-	s := &source{app: a, flags: in, limit: int64(in.maxUploadBytes), paths: args, remote: &remote{}}
+// remoteInputs checks the flags and arguments. It opens nothing yet.
+func (a *app) remoteInputs(cmd *cobra.Command, in inputFlags, args, from []string, all bool) (*inputs, error) {
+	s := &inputs{app: a, flags: in, limit: int64(in.maxUploadBytes), paths: args, remote: &remote{}}
 	if s.limit == 0 {
 		s.limit = -1
 	}
@@ -148,7 +148,7 @@ type remote struct {
 }
 
 // inputs yields an input for each root.
-func (r *remote) inputs(s *source) iter.Seq[uploader.Input] {
+func (r *remote) inputs(s *inputs) iter.Seq[uploader.Input] {
 	return func(yield func(uploader.Input) bool) {
 		seen := map[string]bool{}
 		roots := s.all()
@@ -185,7 +185,7 @@ func (r *remote) isListed() bool { return r != nil && r.list != nil }
 
 // listed yields the roots that a source lists. It skips incomplete ones with a
 // warning, because they can't be copied.
-func (r *remote) listed(s *source) iter.Seq2[string, error] {
+func (r *remote) listed(s *inputs) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		r.names = map[string]string{}
 		for held, err := range r.list.List(s.app.life.soft) {

@@ -53,7 +53,7 @@ func codeOf(t *testing.T, err error) int {
 	}
 	a := &app{life: &lifetime{soft: t.Context(), hard: t.Context()}, con: &console{out: io.Discard, err: io.Discard}}
 	r := a.newResults(false)
-	r.src = &source{}
+	r.src = &inputs{}
 	r.add(uploader.Result{Root: car.CID([32]byte{})}, err) // with a root, because an error of pass 1 may be worse
 	if code := exitCode(a.blame(err)); code != r.worst {
 		t.Errorf("%v: exit code %d for an input and %d by itself", err, r.worst, code)

@@ -8,7 +8,7 @@ import (
 )
 
 // explain says for each path whether it would be taken as part of the inputs.
-func (s *source) explain(paths []string) error {
+func (s *inputs) explain(paths []string) error {
 	for _, path := range paths {
 		of, below, err := s.inputOf(path)
 		if err != nil {
@@ -33,7 +33,7 @@ func (s *source) explain(paths []string) error {
 
 // inputOf returns the innermost input directory that contains a path, and the
 // path below it.
-func (s *source) inputOf(path string) (of, below string, err error) {
+func (s *inputs) inputOf(path string) (of, below string, err error) {
 	best := -1
 	for in, err := range s.all() {
 		if err != nil {
@@ -68,7 +68,7 @@ func relative(dir, path string) (string, error) {
 }
 
 // ruleOf describes the rule that decided, and where it is.
-func (s *source) ruleOf(d chunker.Decision) string {
+func (s *inputs) ruleOf(d chunker.Decision) string {
 	switch d.Kind {
 	case chunker.RuleNone:
 		return "no rule leaves it out"

@@ -152,8 +152,8 @@ func (i *inputFlags) changed(flags *pflag.FlagSet) (chunker.Profile, error) {
 	return p.Renamed(), nil
 }
 
-// source makes inputs from paths.
-type source struct {
+// inputs makes inputs from paths.
+type inputs struct {
 	app     *app
 	flags   inputFlags
 	options chunker.Options
@@ -175,7 +175,7 @@ type source struct {
 const ignoreFile = ".carloadignore"
 
 // choose sets the options that select entries of directories.
-func (s *source) choose(now time.Time) (err error) {
+func (s *inputs) choose(now time.Time) (err error) {
 	f, o := &s.flags, &s.options
 	if f.oneFileSystem && runtime.GOOS == "windows" {
 		return usagef("--one-file-system: Windows does not tell which file system contains a directory")
@@ -200,13 +200,13 @@ func (s *source) choose(now time.Time) (err error) {
 	return nil
 }
 
-// source checks the flags and arguments. It opens nothing yet.
-func (a *app) source(cmd *cobra.Command, f inputFlags, args []string) (*source, error) {
+// inputs checks the flags and arguments. It opens nothing yet.
+func (a *app) inputs(cmd *cobra.Command, f inputFlags, args []string) (*inputs, error) {
 	profile, err := f.changed(cmd.Flags())
 	if err != nil {
 		return nil, err
 	}
-	s := &source{app: a, flags: f, limit: int64(f.maxUploadBytes), paths: args}
+	s := &inputs{app: a, flags: f, limit: int64(f.maxUploadBytes), paths: args}
 	if s.limit == 0 {
 		s.limit = -1
 	}
@@ -251,9 +251,9 @@ func isSet(cmd *cobra.Command, flag string) bool {
 	return set && err == nil
 }
 
-// inputs yields an input for each path, one at a time. If a path can't be
+// each yields an input for each path, one at a time. If a path can't be
 // opened, its input fails when it is described.
-func (s *source) inputs() iter.Seq[uploader.Input] {
+func (s *inputs) each() iter.Seq[uploader.Input] {
 	if s.remote != nil {
 		return s.remote.inputs(s)
 	}
@@ -304,7 +304,7 @@ func (s *source) inputs() iter.Seq[uploader.Input] {
 }
 
 // isArchive reports whether to take the DAGs in a file, and not the file.
-func (s *source) isArchive(path string) bool {
+func (s *inputs) isArchive(path string) bool {
 	if s.flags.asFile || !strings.EqualFold(filepath.Ext(path), ".car") {
 		return false
 	}
@@ -316,7 +316,7 @@ func (s *source) isArchive(path string) bool {
 }
 
 // archives opens an archive.
-func (s *source) archives(path string) (*uploader.CARSet, error) {
+func (s *inputs) archives(path string) (*uploader.CARSet, error) {
 	if !strings.HasPrefix(path, objectScheme) {
 		return uploader.CARs(path)
 	}
@@ -378,7 +378,7 @@ func (g *archiveGroup) flush(yield func(uploader.Input) bool) bool {
 }
 
 // all yields the paths of the arguments and then those of the lists.
-func (s *source) all() iter.Seq2[string, error] {
+func (s *inputs) all() iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		for _, p := range s.paths {
 			if !yield(p, nil) {
@@ -410,7 +410,7 @@ func (s *source) all() iter.Seq2[string, error] {
 }
 
 // retried yields the paths that failed according to a report.
-func (s *source) retried(name string) iter.Seq2[string, error] {
+func (s *inputs) retried(name string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		r, err := s.openList(name)
 		if err != nil {
@@ -423,7 +423,7 @@ func (s *source) retried(name string) iter.Seq2[string, error] {
 }
 
 // openList opens a file of paths; - is standard input.
-func (s *source) openList(name string) (io.ReadCloser, error) {
+func (s *inputs) openList(name string) (io.ReadCloser, error) {
 	if name == "-" {
 		return io.NopCloser(s.app.stdin()), nil
 	}
@@ -435,7 +435,7 @@ const maxPathBytes = 64 << 10
 
 // listed yields the paths in a list. In a list of lines it skips empty lines
 // and those that begin with # or ;, as rclone does.
-func (s *source) listed(name string, end byte) iter.Seq2[string, error] {
+func (s *inputs) listed(name string, end byte) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		r, err := s.openList(name)
 		if err != nil {
@@ -486,7 +486,7 @@ func errNoPaths() error {
 var errEmptyPath = errors.New(`"" is not a path`)
 
 // open makes the input of one path.
-func (s *source) open(path string) (uploader.Input, error) {
+func (s *inputs) open(path string) (uploader.Input, error) {
 	if path == "-" {
 		dir := s.flags.spoolDir
 		if dir == "" {
@@ -517,7 +517,7 @@ func (s *source) open(path string) (uploader.Input, error) {
 
 // tree returns the options for a directory. They report each entry that can't
 // be taken.
-func (s *source) tree(path string) chunker.Options {
+func (s *inputs) tree(path string) chunker.Options {
 	opts := s.options
 	opts.SkipRefused = s.flags.skipErrors
 	opts.Refused = func(r chunker.Refusal) {
@@ -541,7 +541,7 @@ func (s *source) tree(path string) chunker.Options {
 }
 
 // begin opens the report, if one is wanted.
-func (s *source) begin(target string) (err error) {
+func (s *inputs) begin(target string) (err error) {
 	if s.flags.report == "" {
 		return nil
 	}
@@ -553,7 +553,7 @@ func (s *source) begin(target string) (err error) {
 }
 
 // wrapped makes one input: a directory of all paths.
-func (s *source) wrapped() (uploader.Input, error) {
+func (s *inputs) wrapped() (uploader.Input, error) {
 	tree := chunker.NewTree()
 	opts := s.tree(".")
 	paths, lost := 0, 0

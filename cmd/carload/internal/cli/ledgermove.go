@@ -342,7 +342,7 @@ func (r *ledgerReport) listed(f func(path string) error) error {
 	if r.list == "" {
 		return nil
 	}
-	src := &source{app: r.app}
+	src := &inputs{app: r.app}
 	for p, err := range src.listed(r.list, '\n') {
 		if err == nil {
 			p, err = filepath.Abs(p)

@@ -27,7 +27,7 @@ const objectStall = time.Minute
 // bucket returns the bucket with this name. If a target of the configuration is
 // in it, it uses the settings of that target, otherwise those of the
 // environment.
-func (s *source) bucket(ctx context.Context, name string) (*bucket.Target, error) {
+func (s *inputs) bucket(ctx context.Context, name string) (*bucket.Target, error) {
 	if t := s.buckets[name]; t != nil {
 		return t.Target.(*bucket.Target), nil
 	}
@@ -51,7 +51,7 @@ func (s *source) bucket(ctx context.Context, name string) (*bucket.Target, error
 }
 
 // close closes what inputs were read from.
-func (s *source) close() error {
+func (s *inputs) close() error {
 	var errs []error
 	for _, t := range s.buckets {
 		errs = append(errs, t.close())
@@ -60,7 +60,7 @@ func (s *source) close() error {
 }
 
 // object finds the object at a URL.
-func (s *source) object(url string) (*bucket.Object, error) {
+func (s *inputs) object(url string) (*bucket.Object, error) {
 	name, key, _ := strings.Cut(strings.TrimPrefix(url, objectScheme), "/")
 	b, err := s.bucket(s.app.life.hard, name)
 	if err != nil {
@@ -71,7 +71,7 @@ func (s *source) object(url string) (*bucket.Object, error) {
 
 // openObject makes the input for a URL: an object, or, as a directory, all
 // objects whose keys begin with it and a slash.
-func (s *source) openObject(url string) (uploader.Input, error) {
+func (s *inputs) openObject(url string) (uploader.Input, error) {
 	opts := s.options
 	if s.flags.hashers == 0 {
 		opts.Workers = objectReaders
@@ -105,7 +105,7 @@ func (s *source) openObject(url string) (uploader.Input, error) {
 
 // objectTree makes a tree of all objects below a prefix, and returns how many
 // there are.
-func (s *source) objectTree(b *bucket.Target, prefix string) (*chunker.Tree, int, error) {
+func (s *inputs) objectTree(b *bucket.Target, prefix string) (*chunker.Tree, int, error) {
 	wanted, err := s.options.Wanted()
 	if err != nil {
 		return nil, 0, err

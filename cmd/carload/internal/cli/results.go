@@ -23,7 +23,7 @@ type results struct {
 	listed   map[string]bool      // inputs whose entries were printed, if there are several targets
 	target   string               // the target of the next outcome, if there are several
 	other    bool                 // not the first target; inputs are counted only there
-	src      *source
+	src      *inputs
 	files    bool // shards are files in a directory
 	manifest *manifest
 	started  time.Time

@@ -34,7 +34,7 @@ type tokenFlags struct {
 func (a *app) secret(ctx context.Context, f tokenFlags, around bool) (string, error) {
 	var text, origin string
 	var err error
-	switch dir := a.env["CREDENTIALS_DIRECTORY"]; {
+	switch {
 	case f.file != "" && f.command != "":
 		return "", usagef("use --token-file or --token-command, not both")
 	case f.command != "":
@@ -43,14 +43,12 @@ func (a *app) secret(ctx context.Context, f tokenFlags, around bool) (string, er
 	case f.file != "":
 		origin = fmt.Sprintf("token file %q", f.file)
 		text, err = a.readTokenFile(f.file)
-	case around && a.env[tokenVariable] != "":
-		origin, text = tokenVariable, a.env[tokenVariable]
-	case around && dir != "":
-		path := filepath.Join(dir, credentialName)
-		origin = fmt.Sprintf("credential %q", path)
-		if text, err = a.readTokenFile(path); errors.Is(err, os.ErrNotExist) {
+	case around:
+		var read func() (string, error)
+		if origin, read = a.secretAround(); origin == "" {
 			return "", nil
 		}
+		text, err = read()
 	default:
 		return "", nil
 	}
@@ -65,6 +63,21 @@ func (a *app) secret(ctx context.Context, f tokenFlags, around bool) (string, er
 		return "", usagef("%s: %w", origin, err)
 	}
 	return text, nil
+}
+
+// secretAround is the place that has the API key where no flag names another, and
+// what reads it there. The place is empty if there is none.
+func (a *app) secretAround() (origin string, read func() (string, error)) {
+	if v := a.env[tokenVariable]; v != "" {
+		return tokenVariable, func() (string, error) { return v, nil }
+	}
+	if dir := a.env["CREDENTIALS_DIRECTORY"]; dir != "" {
+		path := filepath.Join(dir, credentialName)
+		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+			return fmt.Sprintf("credential %q", path), func() (string, error) { return a.readTokenFile(path) }
+		}
+	}
+	return "", nil
 }
 
 func (a *app) readTokenFile(path string) (string, error) {

@@ -66,7 +66,7 @@ func (s *sendFlags) addRemote(cmd *cobra.Command) {
 }
 
 // options returns the options of the engine.
-func (s *sendFlags) options(a *app, src *source) (uploader.Options, error) {
+func (s *sendFlags) options(a *app, src *inputs) (uploader.Options, error) {
 	if s.transfers < 1 {
 		return uploader.Options{}, usagef("--transfers %d: it must be at least 1", s.transfers)
 	}
@@ -143,7 +143,7 @@ sent with it. The next run sends only new and changed files.`,
   tar c photos | carload up --name photos.tar -
   cid=$(carload up -Q movie.mkv)`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			src, err := a.source(cmd, in, args)
+			src, err := a.inputs(cmd, in, args)
 			if err != nil {
 				return err
 			}
@@ -217,7 +217,7 @@ func setBase(opts *uploader.Options, base string) error {
 
 // ship runs the engine over the inputs, for each target. It returns the roots
 // of the last input that succeeded there.
-func (a *app) ship(src *source, targets []*target, opts uploader.Options, send sendFlags, names phases, what string) (roots map[*target]string, err error) {
+func (a *app) ship(src *inputs, targets []*target, opts uploader.Options, send sendFlags, names phases, what string) (roots map[*target]string, err error) {
 	defer frugal()()
 	only := ""
 	if len(targets) == 1 {
@@ -236,7 +236,7 @@ func (a *app) ship(src *source, targets []*target, opts uploader.Options, send s
 	}
 	defer func() { err = errors.Join(err, src.close()) }()
 	roots = map[*target]string{}
-	inputs := src.inputs()
+	inputs := src.each()
 	if send.batchBelow > 0 {
 		inputs = uploader.Batches(inputs, int64(send.batchBelow))
 	}
@@ -330,7 +330,7 @@ func (a *app) sayWhatIsLeft(p uploader.Progress, took time.Duration, limit int64
 }
 
 // dryRun describes the inputs and says what would be sent.
-func (a *app) dryRun(src *source, opts uploader.Options, rootOnly bool) error {
+func (a *app) dryRun(src *inputs, opts uploader.Options, rootOnly bool) error {
 	d, err := uploader.NewDescriber(opts)
 	if err != nil {
 		return usageError{error: err}
@@ -362,7 +362,7 @@ archive of one input goes to standard output.`,
 		Example: `  carload pack movie.mkv -o shards
   carload pack movie.mkv -o - | ssh host 'ipfs dag import'`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			src, err := a.source(cmd, in, args)
+			src, err := a.inputs(cmd, in, args)
 			if err != nil {
 				return err
 			}
@@ -395,7 +395,7 @@ archive of one input goes to standard output.`,
 var errTerminal = errors.New("can't write an archive to the terminal: redirect standard output, or give a directory with -o DIR")
 
 // packToStdout writes one archive of one input.
-func (a *app) packToStdout(src *source, opts uploader.Options, send sendFlags) error {
+func (a *app) packToStdout(src *inputs, opts uploader.Options, send sendFlags) error {
 	if isTerminal(a.stdio.Out) {
 		return usageError{error: errTerminal}
 	}
