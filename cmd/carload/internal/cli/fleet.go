@@ -13,6 +13,9 @@ import (
 // and client, which carload must not depend on.
 const fleetProgram = "carload-fleet"
 
+// fleetPrefix is what the variables of its settings begin with.
+const fleetPrefix = envPrefix + "FLEET_"
+
 func (a *app) fleetCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "fleet COMMAND…",

@@ -152,7 +152,7 @@ func unknownVariables(env environment, flags []string) []string {
 	}
 	var warnings []string
 	for k := range env {
-		if strings.HasPrefix(k, envPrefix) && !slices.Contains(names, k) {
+		if strings.HasPrefix(k, envPrefix) && !strings.HasPrefix(k, fleetPrefix) && !slices.Contains(names, k) {
 			warnings = append(warnings, fmt.Sprintf("the variable %s is not a setting%s", k, suggestion(k, names)))
 		}
 	}

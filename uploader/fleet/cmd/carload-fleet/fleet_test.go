@@ -759,8 +759,14 @@ func TestAside(t *testing.T) {
 	if out, code := output(t, environ(w.dir), "carload-fleet", "up", "--listen", "0.0.0.0:0"); code != 2 {
 		t.Errorf("up for others: %d: %s", code, out)
 	}
-	if _, code := output(t, environ(w.dir), "carload-fleet", "status", "--nats", "nats://127.0.0.1:1"); code != 5 {
+	nowhere := environ(w.dir, "CARLOAD_FLEET_NATS=nats://127.0.0.1:1")
+	if _, code := output(t, nowhere, "carload-fleet", "status"); code != 5 {
 		t.Errorf("no server: %d", code)
+	}
+	for _, args := range [][]string{{"submit"}, {"reconcile"}, {"statsu"}} {
+		if out, code := output(t, nowhere, "carload-fleet", args...); code != 2 {
+			t.Errorf("%v without a server: %d: %s", args, code, out)
+		}
 	}
 	if out, code := output(t, w.env, "carload", "fleet", "status"); code != 0 || !strings.Contains(out, "done") {
 		t.Errorf("by way of carload: %d: %s", code, out)

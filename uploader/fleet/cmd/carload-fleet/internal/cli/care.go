@@ -42,6 +42,9 @@ each file, but no uploads.`,
 		Example: `  carload fleet reconcile --source data=/mnt/data /mnt/data
   carload fleet reconcile --source data=/mnt/data --ledger-export host7.jsonl /mnt/data`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := s.check(args); err != nil {
+				return err
+			}
 			ctx, cancel := a.stopped(cmd.Context())
 			defer cancel()
 			known, err := a.known(ctx, program, exports)

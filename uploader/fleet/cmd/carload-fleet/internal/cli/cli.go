@@ -34,12 +34,14 @@ type Stdio struct {
 
 // Exit codes, the same as carload's.
 const (
-	exitOK         = 0
-	exitOther      = 1
-	exitUsage      = 2
-	exitFailed     = 3
-	exitTemporary  = 5
-	exitTerminated = 143
+	exitOK        = 0
+	exitOther     = 1
+	exitUsage     = 2
+	exitFailed    = 3
+	exitTemporary = 5
+
+	exitInterrupted = 130
+	exitTerminated  = 143
 )
 
 // app is one run of the command.
@@ -48,6 +50,7 @@ type app struct {
 	env   map[string]string
 	log   *slog.Logger
 	stop  <-chan struct{} // closed by the first signal
+	code  int             // the exit code for the first signal, once stop is closed
 	hard  context.Context //nolint:containedctx // of the whole process; the second signal ends it
 
 	json    bool
@@ -97,6 +100,10 @@ func Main(ctx context.Context, args []string, stdio Stdio, environ []string) int
 		case s := <-signals:
 			signal.Stop(signals) // the next one kills
 			a.say("carload-fleet: %s: stopping; press again to stop at once", s)
+			a.code = exitTerminated
+			if s == os.Interrupt {
+				a.code = exitInterrupted
+			}
 			close(stop)
 		case <-ended:
 		}
@@ -120,7 +127,13 @@ func Main(ctx context.Context, args []string, stdio Stdio, environ []string) int
 			a.fail(err)
 		}
 		return known.code
-	case errors.As(err, &usage), strings.HasPrefix(err.Error(), "unknown command"):
+	case strings.HasPrefix(err.Error(), "unknown command"):
+		if near := root.SuggestionsFor(args[0]); len(near) > 0 {
+			err = fmt.Errorf("%w; did you mean %s?", err, near[0])
+		}
+		a.fail(err)
+		return exitUsage
+	case errors.As(err, &usage):
 		a.fail(err)
 		return exitUsage
 	}
@@ -147,8 +160,8 @@ host: they never leave it. If it is killed, another worker goes on.
 Every flag can be set in the environment: --nats is CARLOAD_FLEET_NATS.
 
 Exit codes: 0 done, 1 other, 2 usage, 3 jobs failed or are missing, 5 the queue
-can't be reached.`,
-		SilenceErrors: true, SilenceUsage: true, Args: cobra.NoArgs,
+can't be reached, 130 or 143 stopped by Ctrl-C or SIGTERM.`,
+		SilenceErrors: true, SilenceUsage: true, Args: cobra.NoArgs, SuggestionsMinimumDistance: 2,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return a.prepare(cmd) },
 		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -266,7 +279,7 @@ func (a *app) stopped(ctx context.Context) (context.Context, func()) {
 	go func() {
 		select {
 		case <-a.stop:
-			cancel(coded{errors.New("stopped by a signal"), exitTerminated})
+			cancel(coded{errors.New("stopped by a signal"), a.code})
 		case <-ended:
 		}
 	}()

@@ -49,13 +49,18 @@ func (s *submission) add(cmd *cobra.Command) {
 	f.IntVar(&s.batch.Files, "batch-files", fleet.DefaultBatchFiles, "group small files into jobs of about this many files")
 }
 
+// check checks that there is something to submit.
+func (s *submission) check(paths []string) error {
+	if len(paths) == 0 && s.filesFrom == "" {
+		return usagef("give the files and directories to submit, or a list of them with --files-from")
+	}
+	return nil
+}
+
 // jobs calls put for every job.
 func (s *submission) jobs(ctx context.Context, paths []string, put func(fleet.Job) error) (err error) {
 	if s.sources, err = parseSources(s.source); err != nil {
 		return err
-	}
-	if len(paths) == 0 && s.filesFrom == "" {
-		return usagef("give the files and directories to submit, or a list of them with --files-from")
 	}
 	s.batch.Job, s.batch.Bytes = s.job, int64(s.bytes)
 	all := func(list []fleet.Job) error {
@@ -214,6 +219,9 @@ files were added, give the same command again. A file that has changed since is
 a new job.`,
 		Example: `  carload fleet submit --source data=/mnt/data /mnt/data/2026`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := s.check(args); err != nil {
+				return err
+			}
 			ctx, cancel := a.stopped(cmd.Context())
 			defer cancel()
 			return a.withQueue(ctx, "carload fleet submit", func(q *natsqueue.Queue, _ *nats.Conn) error {
