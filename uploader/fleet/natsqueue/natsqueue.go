@@ -134,18 +134,23 @@ func Create(ctx context.Context, nc *nats.Conn, o Options) (*Queue, error) {
 	}); err != nil {
 		return nil, fmt.Errorf("create the stream of jobs: %w", err)
 	}
-	for _, b := range []jetstream.KeyValueConfig{
-		{Bucket: q.name + "-index", Description: "what became of jobs", MaxValueSize: 1 << 20},
-		{Bucket: q.name + "-hosts", Description: "who is there", TTL: fleet.Presence, Storage: jetstream.MemoryStorage},
-		{Bucket: q.name + "-control", Description: "what all have to know"},
+	for _, b := range []struct {
+		bucket *jetstream.KeyValue
+		jetstream.KeyValueConfig
+	}{
+		{&q.index, jetstream.KeyValueConfig{Bucket: q.name + "-index", Description: "what became of jobs", MaxValueSize: 1 << 20}},
+		{&q.hosts, jetstream.KeyValueConfig{Bucket: q.name + "-hosts", Description: "who is there", TTL: fleet.Presence, Storage: jetstream.MemoryStorage}},
+		{&q.control, jetstream.KeyValueConfig{Bucket: q.name + "-control", Description: "what all have to know"}},
 	} {
 		b.Replicas = r
-		if _, err := retry(ctx, func(ctx context.Context) (jetstream.KeyValue, error) {
+		// They are not looked up again: of three servers that begin, one may not know
+		// yet what another one made.
+		if *b.bucket, err = retry(ctx, func(ctx context.Context) (jetstream.KeyValue, error) {
 			kv, err := q.js.KeyValue(ctx, b.Bucket)
 			if !errors.Is(err, jetstream.ErrBucketNotFound) {
 				return kv, err
 			}
-			return q.js.CreateKeyValue(ctx, b)
+			return q.js.CreateKeyValue(ctx, b.KeyValueConfig)
 		}); err != nil {
 			return nil, fmt.Errorf("create the bucket %s: %w", b.Bucket, err)
 		}
@@ -159,11 +164,7 @@ func Create(ctx context.Context, nc *nats.Conn, o Options) (*Queue, error) {
 		return nil, err
 	}
 	if _, err = retry(ctx, func(ctx context.Context) (uint64, error) {
-		kv, err := q.js.KeyValue(ctx, q.name+"-control")
-		if err != nil {
-			return 0, err
-		}
-		rev, err := kv.Create(ctx, configKey, p)
+		rev, err := q.control.Create(ctx, configKey, p)
 		if errors.Is(err, jetstream.ErrKeyExists) {
 			return 0, nil
 		}
@@ -171,7 +172,7 @@ func Create(ctx context.Context, nc *nats.Conn, o Options) (*Queue, error) {
 	}); err != nil {
 		return nil, fmt.Errorf("set up the fleet: %w", err)
 	}
-	return q, q.open(ctx)
+	return q, q.configure(ctx)
 }
 
 // Open opens an existing fleet.
