@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -94,11 +93,14 @@ func TestPage(t *testing.T) {
 				if strings.HasPrefix(line, "carload fleet report") {
 					line = "carload fleet status --wait && " + line
 				}
-				if strings.HasPrefix(line, "carload fleet reconcile") { // the queue is lost, and another host has exported nothing
+				if strings.HasPrefix(line, "carload fleet reconcile") { // the queue is lost, and the other host did nothing
 					queue.kill()
 					lost := filepath.Join(home, ".local/share/carload/fleet")
-					if err := errors.Join(os.Rename(lost, lost+".lost"), os.WriteFile(filepath.Join(home, "host8.jsonl"), nil, 0o600)); err != nil {
+					if err := os.Rename(lost, lost+".lost"); err != nil {
 						t.Fatal(err)
+					}
+					if out, code := output(t, environ(t.TempDir()), "carload", "ledger", "export", "-o", filepath.Join(home, "host8.jsonl")); code != 0 {
+						t.Fatalf("the export of a host that did nothing ends with %d: %s", code, out)
 					}
 					queue = start(asServer, "carload fleet up")
 					ready(queue, "carload fleet up")
