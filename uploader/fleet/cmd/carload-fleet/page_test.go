@@ -93,14 +93,14 @@ func TestPage(t *testing.T) {
 				if strings.HasPrefix(line, "carload fleet report") {
 					line = "carload fleet status --wait && " + line
 				}
-				if strings.HasPrefix(line, "carload fleet reconcile") { // the queue is lost, and the other host did nothing
+				if strings.HasPrefix(line, "carload fleet reconcile") { // the queue is lost, and two hosts know the same
 					queue.kill()
 					lost := filepath.Join(home, ".local/share/carload/fleet")
 					if err := os.Rename(lost, lost+".lost"); err != nil {
 						t.Fatal(err)
 					}
-					if out, code := output(t, environ(t.TempDir()), "carload", "ledger", "export", "-o", filepath.Join(home, "host8.jsonl")); code != 0 {
-						t.Fatalf("the export of a host that did nothing ends with %d: %s", code, out)
+					if err := os.Link(filepath.Join(home, "host7.jsonl"), filepath.Join(home, "host8.jsonl")); err != nil {
+						t.Fatal(err)
 					}
 					queue = start(asServer, "carload fleet up")
 					ready(queue, "carload fleet up")
