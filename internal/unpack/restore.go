@@ -301,6 +301,9 @@ func (r *restorer) file(ctx context.Context, dir *os.Root, e dirEntry, n *unixfs
 		case !r.opts.Force:
 			return fmt.Errorf("%q: %w", path, fs.ErrExist)
 		}
+		if err := replaceable(info); err != nil {
+			return fmt.Errorf("%q: %w", path, err)
+		}
 	}
 	r.store.Pause(false)
 	r.claim(e.name)
@@ -362,8 +365,10 @@ func (w named) Write(p []byte) (int, error) {
 // place renames a complete file to its final name.
 func place(dir *os.Root, tmp, name string, replace bool) error {
 	if replace {
-		if info, err := dir.Lstat(name); err == nil && info.IsDir() {
-			return fmt.Errorf("%w and is a directory", fs.ErrExist)
+		if info, err := dir.Lstat(name); err == nil {
+			if err := replaceable(info); err != nil {
+				return err
+			}
 		}
 		return dir.Rename(tmp, name)
 	}
@@ -377,6 +382,18 @@ func place(dir *os.Root, tmp, name string, replace bool) error {
 		return fs.ErrExist
 	}
 	return dir.Rename(tmp, name)
+}
+
+// replaceable returns an error for what a file must never replace. A rename
+// would turn even /dev/null into a regular file.
+func replaceable(info fs.FileInfo) error {
+	switch {
+	case info.IsDir():
+		return fmt.Errorf("%w and is a directory", fs.ErrExist)
+	case !info.Mode().IsRegular() && info.Mode()&fs.ModeSymlink == 0:
+		return errors.New("not a regular file: it stays as it is")
+	}
+	return nil
 }
 
 // strip counts an entry whose mode is not fully restored.
@@ -410,8 +427,13 @@ func WriteNew(dir, name string, replace bool, write func(io.Writer) error) (err 
 		return err
 	}
 	defer top.Close()
-	if _, err := top.Lstat(name); err == nil && !replace {
-		return fmt.Errorf("%q: %w", name, fs.ErrExist)
+	if info, err := top.Lstat(name); err == nil {
+		if !replace {
+			return fmt.Errorf("%q: %w", name, fs.ErrExist)
+		}
+		if err := replaceable(info); err != nil {
+			return fmt.Errorf("%q: %w", name, err)
+		}
 	}
 	tmp := tempName()
 	f, err := top.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)

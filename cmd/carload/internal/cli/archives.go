@@ -61,7 +61,7 @@ func (a *app) archives(cmd *cobra.Command, args []string) (*archiveSet, error) {
 		}
 	}
 	if len(set.sources) == 0 {
-		return nil, usageError{errors.New("give at least one archive, or a directory of archives"), helpFor(cmd)}
+		return nil, usageError{errors.New("give a root, an archive, or a directory of archives"), helpFor(cmd)}
 	}
 	return set, nil
 }

@@ -207,14 +207,14 @@ func hintsFor(err error) []string {
 		hints = append(hints, "send it to a target that accepts it, or build it again with smaller blocks, another --profile or another --max-shard-bytes")
 	case errors.Is(err, uploader.ErrQuotaExceeded):
 		hints = append(hints, "make room at the service with carload rm, or ask its operator for a larger quota")
-	case errors.As(err, &api) && api.Status == http.StatusNotFound && api.Code == "":
+	case errors.As(err, &api) && api.Status == http.StatusNotFound && api.Code == "" && !errors.Is(err, unpack.ErrMissing):
 		hints = append(hints, "the service has no such path: check that --endpoint is the address of its API")
 	case errors.Is(err, uploader.ErrUnauthorized) && (errors.As(err, new(*bucket.Error)) || errors.Is(err, bucket.ErrNoCredentials)):
 		hints = append(hints, "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the profile in ~/.aws")
 	case errors.Is(err, uploader.ErrUnauthorized) && errors.As(err, new(*kubo.RPCError)):
 		hints = append(hints, "check the secret in CARLOAD_KUBO_AUTH, or that of the target (carload target show)")
 	case errors.Is(err, uploader.ErrUnauthorized):
-		hints = append(hints, "check the token in CARLOAD_TOKEN, --token-file or --token-command")
+		hints = append(hints, "check the key: carload takes it from CARLOAD_TOKEN, --token-file, --token-command or carload login")
 	case errors.Is(err, uploader.ErrSourceChanged):
 		hints = append(hints, "run the same command again when nothing writes to the file any more")
 	case errors.Is(err, uploader.ErrUnavailable):

@@ -301,15 +301,17 @@ func frugal() (restore func()) {
 const frugalPercent = 30
 
 // destination returns where to write a thing of this name.
-func destination(out, name string, several, directory bool) string {
+func destination(out, name string, several, directory bool) (string, error) {
 	info, err := os.Stat(out)
 	switch {
 	case out == "":
-		return name
+		return name, nil
+	case err == nil && !info.Mode().IsRegular() && !info.IsDir():
+		return "", usagef("%s is a device or a pipe: -o - writes to standard output", quotePath(out))
 	case several, strings.HasSuffix(out, string(filepath.Separator)), err == nil && info.IsDir() && !directory:
-		return filepath.Join(out, name)
+		return filepath.Join(out, name), nil
 	}
-	return out
+	return out, nil
 }
 
 // getOne fetches one thing. If there are several, it goes into a directory.
@@ -325,7 +327,10 @@ func (a *app) getOne(ctx context.Context, p *gateway.Pool, g gotten, out string,
 		_, err := unpack.WriteFileFrom(ctx, r, e.Cid, a.stdio.Out, opts)
 		return err
 	}
-	dest := destination(out, g.name(), several, e.Type == unixfs.Directory)
+	dest, err := destination(out, g.name(), several, e.Type == unixfs.Directory)
+	if err != nil {
+		return err
+	}
 	dir := dest
 	if e.Type != unixfs.Directory {
 		dir, opts.Name = filepath.Dir(dest), filepath.Base(dest)

@@ -56,7 +56,10 @@ func (a *app) getArchive(ctx context.Context, p *gateway.Pool, g gotten, out str
 	if out == "-" {
 		return write(a.stdio.Out)
 	}
-	dest := destination(out, g.name()+".car", several, false)
+	dest, err := destination(out, g.name()+".car", several, false)
+	if err != nil {
+		return err
+	}
 	if err := unpack.WriteNew(filepath.Dir(dest), filepath.Base(dest), replace, write); err != nil {
 		return err
 	}

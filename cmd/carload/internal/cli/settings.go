@@ -28,8 +28,8 @@ const (
 const tokenSetting = "token"
 
 func errTokenSetting(origin string) error {
-	return withHint(usagef("%s: the API key itself is not a setting", origin),
-		"put it into the variable CARLOAD_TOKEN, or name a file with token-file or a program with token-command")
+	return withHint(usagef("%s: carload does not take the API key itself here", origin),
+		"put it into the variable CARLOAD_TOKEN, or name a file with --token-file or a program with --token-command")
 }
 
 // badValue explains in our words what is wrong with the value of a flag.
@@ -73,6 +73,10 @@ func (a *app) applySettings(cmd *cobra.Command) error {
 	a.settings.warnings = unknownVariables(a.env, known)
 
 	flags := cmd.Flags()
+	store := flags.Changed("store")
+	if store && flags.Changed("endpoint") {
+		return usagef("use --store or --endpoint, not both")
+	}
 	var errs []error
 	set := func(f *pflag.Flag, origin string, values ...string) {
 		for _, v := range values {
@@ -81,7 +85,7 @@ func (a *app) applySettings(cmd *cobra.Command) error {
 			}
 		}
 	}
-	decided := rivals(flags)
+	decided := rivals(flags, store)
 	fromEnvironment := func(f *pflag.Flag) {
 		name := variable(f.Name)
 		if v := a.env[name]; v != "" && !f.Changed && f.Name != "help" && !decided[f.Name] {
@@ -105,7 +109,7 @@ func (a *app) applySettings(cmd *cobra.Command) error {
 			return usageError{error: fmt.Errorf("%q: unknown setting %q%s", path, key, suggestion(key, known))}
 		}
 	}
-	decided = rivals(flags)
+	decided = rivals(flags, store)
 	flags.VisitAll(func(f *pflag.Flag) {
 		v, ok := config[f.Name]
 		if decided[f.Name] {
@@ -123,8 +127,10 @@ func (a *app) applySettings(cmd *cobra.Command) error {
 // rivals returns the flags that another flag overrides. --to and --endpoint
 // both name a target, so one of them on the command line overrides the other in
 // the environment, and one in the environment overrides the other in the file.
-func rivals(flags *pflag.FlagSet) map[string]bool {
-	return map[string]bool{"endpoint": flags.Changed("to"), "to": flags.Changed("endpoint")}
+// --store on the command line also names a target. Elsewhere it only says where
+// the store is.
+func rivals(flags *pflag.FlagSet, store bool) map[string]bool {
+	return map[string]bool{"endpoint": store || flags.Changed("to"), "to": store || flags.Changed("endpoint")}
 }
 
 // splitValue returns the values of a variable: a list has one on each line.

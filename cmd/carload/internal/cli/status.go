@@ -24,8 +24,8 @@ func (a *app) statusCommand() *cobra.Command {
 		Use:   "status CID…",
 		Short: "Ask the service what it has of a DAG",
 		Long: `Ask the service for the state of uploads: pinned (complete), pinning (blocks are
-missing), queued or failed, and for the number of shards. The exit code is 0 if
-all are pinned, otherwise 4.`,
+missing), queued, failed, or unknown (the service does not have it), and for the
+number of shards. The exit code is 0 if all are pinned, otherwise 4.`,
 		Example: `  carload status ROOT
   carload status --to home ROOT`,
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -11,7 +11,8 @@ func topics() []*cobra.Command {
     1  any other error
     2  a mistake on the command line or in the configuration
     3  some sources could not be read, or changed: fix them, then run it again
-    4  uploaded, but not verified: check again with carload verify
+    4  the target does not have all blocks, or carload could not verify that it
+       has them: upload again, or check again with carload verify
     5  the network or the service failed: run the same command again
     6  a mismatch: something is corrupt; don't retry, find the cause
     7  the service did not accept the token
