@@ -121,6 +121,8 @@ func (a *app) rmCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rm CID…",
 		Short: "Delete uploads at the service",
+		Long: `Delete uploads at the service. carload serve still returns their blocks until it
+frees the space, within ten minutes unless --gc-interval says otherwise.`,
 		Example: `  carload rm ROOT
   carload rm --endpoint https://api.example.org ROOT`,
 		RunE: func(cmd *cobra.Command, args []string) error {
