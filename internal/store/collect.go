@@ -190,7 +190,7 @@ func (m *marker) collect() ([]cid.Cid, error) {
 			return nil, err
 		}
 	}
-	gone, err := m.sweep()
+	gone, err := (&sweeper{x}).sweep()
 	if err != nil {
 		return gone, err
 	}

@@ -17,23 +17,26 @@ import (
 // to. The marks tell where it is worth looking. If something was added in the
 // meantime that relies on a node or block, that stays.
 
+// sweeper removes what the marker did not mark.
+type sweeper struct{ x *indexer }
+
 // sweep removes the shards that are not needed from the index, and returns
 // them.
-func (m *marker) sweep() (gone []cid.Cid, err error) {
-	if err := m.doom(); err != nil {
+func (w *sweeper) sweep() (gone []cid.Cid, err error) {
+	if err := w.doom(); err != nil {
 		return nil, fmt.Errorf("list shards to remove: %w", err)
 	}
-	if err := m.removeNodes(); err != nil {
+	if err := w.removeNodes(); err != nil {
 		return nil, fmt.Errorf("remove nodes from the index: %w", err)
 	}
-	kept, err := m.removeBlocks()
+	kept, err := w.removeBlocks()
 	if err != nil {
 		return nil, fmt.Errorf("remove blocks from the index: %w", err)
 	}
-	if gone, err = m.removeShards(kept); err != nil {
+	if gone, err = w.removeShards(kept); err != nil {
 		return nil, fmt.Errorf("remove shards from the index: %w", err)
 	}
-	if err := m.keep(); err != nil {
+	if err := w.keep(); err != nil {
 		return nil, fmt.Errorf("keep shards: %w", err)
 	}
 	return gone, nil
@@ -45,8 +48,8 @@ const going = `EXISTS (SELECT 1 FROM staging g WHERE g.shard = %s AND g.active =
 
 // doom marks the shards that will be removed, and takes them away from all
 // uploads. If a deleted upload comes back, it must send them again.
-func (m *marker) doom() error {
-	x := m.x
+func (w *sweeper) doom() error {
+	x := w.x
 	if _, err := x.tx.ExecContext(x.ctx, `UPDATE staging SET active = 0 WHERE active = -1`); err != nil {
 		return err
 	}
@@ -79,9 +82,9 @@ func (m *marker) doom() error {
 
 // removeNodes removes the nodes that no upload reaches, unless another node
 // links to them.
-func (m *marker) removeNodes() error {
-	x := m.x
-	if err := m.listGarbage(); err != nil {
+func (w *sweeper) removeNodes() error {
+	x := w.x
+	if err := w.listGarbage(); err != nil {
 		return err
 	}
 	for removed := true; removed; {
@@ -107,7 +110,7 @@ func (m *marker) removeNodes() error {
 			if len(keys) == 0 {
 				break
 			}
-			n, err := m.removeSome(keys, &todo)
+			n, err := w.removeSome(keys, &todo)
 			if err != nil {
 				return err
 			}
@@ -121,8 +124,8 @@ func (m *marker) removeNodes() error {
 }
 
 // listGarbage lists the nodes that are not marked.
-func (m *marker) listGarbage() error {
-	x := m.x
+func (w *sweeper) listGarbage() error {
+	x := w.x
 	for last := int64(0); ; {
 		var end int64
 		err := x.tx.QueryRowContext(x.ctx, `SELECT COALESCE(max(id), 0) FROM (SELECT id FROM nodes WHERE id > ? ORDER BY id LIMIT 4096)`, last).Scan(&end)
@@ -151,13 +154,13 @@ type doomed struct {
 // removeSome removes those of some nodes that nothing needs. It pushes the ones
 // that it leaves for later, and the children of the removed ones, which may be
 // next.
-func (m *marker) removeSome(keys []nodeKey, todo *queue) (removed int, err error) {
-	x := m.x
-	free, err := m.free(keys)
+func (w *sweeper) removeSome(keys []nodeKey, todo *queue) (removed int, err error) {
+	x := w.x
+	free, err := w.free(keys)
 	if err != nil {
 		return 0, err
 	}
-	places, err := m.places(free)
+	places, err := w.places(free)
 	if err != nil {
 		return 0, err
 	}
@@ -171,7 +174,7 @@ func (m *marker) removeSome(keys []nodeKey, todo *queue) (removed int, err error
 			break
 		}
 		n := &free[i]
-		data, err := m.data(n.key, places)
+		data, err := w.data(n.key, places)
 		switch {
 		case errors.Is(err, ErrDamaged), errors.Is(err, ErrNotHeld): // tidy does the rest
 			if err = nil; n.pending > 0 {
@@ -185,7 +188,7 @@ func (m *marker) removeSome(keys []nodeKey, todo *queue) (removed int, err error
 			return 0, err
 		}
 	}
-	if err := m.unlink(free); err != nil {
+	if err := w.unlink(free); err != nil {
 		return 0, err
 	}
 	ids := make([]any, 0, len(free))
@@ -213,13 +216,13 @@ func (m *marker) removeSome(keys []nodeKey, todo *queue) (removed int, err error
 }
 
 // places returns where copies of the nodes are.
-func (m *marker) places(nodes []doomed) (map[string]location, error) {
+func (w *sweeper) places(nodes []doomed) (map[string]location, error) {
 	out := make(map[string]location)
 	mhs := make([]any, 0, len(nodes))
 	for _, n := range nodes {
 		mhs = append(mhs, []byte(n.key.mh))
 	}
-	err := m.x.query(`SELECT b.mh, s.id, s.cid, b.off, b.len FROM blocks b JOIN shards s ON s.id = b.shard WHERE b.mh IN (%s)`, `?`,
+	err := w.x.query(`SELECT b.mh, s.id, s.cid, b.off, b.len FROM blocks b JOIN shards s ON s.id = b.shard WHERE b.mh IN (%s)`, `?`,
 		len(mhs), mhs, func(scan scanRow) error {
 			var mh string
 			var l location
@@ -231,8 +234,8 @@ func (m *marker) places(nodes []doomed) (map[string]location, error) {
 }
 
 // data reads a node. It uses a file that is kept open, if possible.
-func (m *marker) data(k nodeKey, places map[string]location) ([]byte, error) {
-	st := m.x.st
+func (w *sweeper) data(k nodeKey, places map[string]location) ([]byte, error) {
+	st := w.x.st
 	if l, ok := places[k.mh]; ok {
 		if f, err := st.files.open.get(l.shard, st.files.path(l.shard)); err == nil {
 			defer st.files.open.put(f)
@@ -242,14 +245,14 @@ func (m *marker) data(k nodeKey, places map[string]location) ([]byte, error) {
 			}
 		}
 	}
-	data, _, _, err := st.readCopy(m.x.ctx, m.x.tx, k.cid(), copiesQuery)
+	data, _, _, err := st.readCopy(w.x.ctx, w.x.tx, k.cid(), copiesQuery)
 	return data, err
 }
 
 // free returns those of some nodes that are not the root of an upload, and that
 // no other nodes link to than those it returns.
-func (m *marker) free(keys []nodeKey) ([]doomed, error) {
-	x := m.x
+func (w *sweeper) free(keys []nodeKey) ([]doomed, error) {
+	x := w.x
 	var all []doomed
 	var mhs []any
 	var children []int64
@@ -269,11 +272,11 @@ func (m *marker) free(keys []nodeKey) ([]doomed, error) {
 	if err != nil || len(all) == 0 {
 		return nil, err
 	}
-	held, err := m.rooted(mhs)
+	held, err := w.rooted(mhs)
 	if err != nil {
 		return nil, err
 	}
-	parents, err := m.liveParents(children)
+	parents, err := w.liveParents(children)
 	if err != nil {
 		return nil, err
 	}
@@ -308,12 +311,12 @@ const manyLinks = 4096
 // liveParents returns the nodes that link to the children, according to the
 // table parents. If there are very many, it doesn't read all of them, but adds
 // a parent that does not exist.
-func (m *marker) liveParents(children []int64) (map[int64][]int64, error) {
+func (w *sweeper) liveParents(children []int64) (map[int64][]int64, error) {
 	out := make(map[int64][]int64)
 	slices.Sort(children)
 	err := chunks(children, func(part []int64) error {
 		n, last := 0, int64(0)
-		err := m.x.query(`SELECT p.child, p.parent FROM parents p JOIN nodes n ON n.id = p.parent WHERE p.child IN (%s)
+		err := w.x.query(`SELECT p.child, p.parent FROM parents p JOIN nodes n ON n.id = p.parent WHERE p.child IN (%s)
 			ORDER BY p.child, p.parent LIMIT `+fmt.Sprint(manyLinks), `?`, len(part), anys(part), func(scan scanRow) error {
 			var parent int64
 			err := scan(&last, &parent)
@@ -332,14 +335,14 @@ func (m *marker) liveParents(children []int64) (map[int64][]int64, error) {
 }
 
 // rooted returns those of some hashes that are roots of uploads.
-func (m *marker) rooted(mhs []any) (map[string]bool, error) {
-	return m.which(`SELECT DISTINCT c.mh FROM contents c JOIN uploads u ON u.content_cid = c.cid WHERE u.deleted IS NULL AND c.mh IN (%s)`, mhs)
+func (w *sweeper) rooted(mhs []any) (map[string]bool, error) {
+	return w.which(`SELECT DISTINCT c.mh FROM contents c JOIN uploads u ON u.content_cid = c.cid WHERE u.deleted IS NULL AND c.mh IN (%s)`, mhs)
 }
 
 // which returns those of some hashes that a query returns.
-func (m *marker) which(query string, mhs []any) (map[string]bool, error) {
+func (w *sweeper) which(query string, mhs []any) (map[string]bool, error) {
 	out := make(map[string]bool)
-	err := m.x.query(query, `?`, len(mhs), mhs, func(scan scanRow) error {
+	err := w.x.query(query, `?`, len(mhs), mhs, func(scan scanRow) error {
 		var mh string
 		err := scan(&mh)
 		out[mh] = true
@@ -349,7 +352,7 @@ func (m *marker) which(query string, mhs []any) (map[string]bool, error) {
 }
 
 // unlink removes the records of the nodes' links.
-func (m *marker) unlink(nodes []doomed) error {
+func (w *sweeper) unlink(nodes []doomed) error {
 	type edge struct {
 		link  nodeKey
 		child int64
@@ -368,7 +371,7 @@ func (m *marker) unlink(nodes []doomed) error {
 		for _, e := range part {
 			args = append(args, e.child, e.node)
 		}
-		return m.x.exec(`DELETE FROM parents WHERE (child, parent) IN (VALUES %s)`, `(?,?)`, len(part), args)
+		return w.x.exec(`DELETE FROM parents WHERE (child, parent) IN (VALUES %s)`, `(?,?)`, len(part), args)
 	})
 	if err != nil {
 		return err
@@ -380,14 +383,14 @@ func (m *marker) unlink(nodes []doomed) error {
 		for _, e := range part {
 			args = append(args, []byte(e.link.mh), e.link.codec, e.node)
 		}
-		return m.x.exec(`DELETE FROM waiting WHERE (mh, codec, parent) IN (VALUES %s)`, `(?,?,?)`, len(part), args)
+		return w.x.exec(`DELETE FROM waiting WHERE (mh, codec, parent) IN (VALUES %s)`, `(?,?,?)`, len(part), args)
 	})
 }
 
 // removeBlocks removes the blocks of doomed shards, except those that are
 // needed. It returns the shards that have needed blocks.
-func (m *marker) removeBlocks() (kept map[int64]bool, err error) {
-	x := m.x
+func (w *sweeper) removeBlocks() (kept map[int64]bool, err error) {
+	x := w.x
 	kept = make(map[int64]bool)
 	type row struct {
 		mh    []byte
@@ -417,7 +420,7 @@ func (m *marker) removeBlocks() (kept map[int64]bool, err error) {
 		for _, r := range rows {
 			mhs = append(mhs, r.mh)
 		}
-		needed, err := m.needed(mhs)
+		needed, err := w.needed(mhs)
 		if err != nil {
 			return nil, err
 		}
@@ -452,15 +455,15 @@ func (m *marker) removeBlocks() (kept map[int64]bool, err error) {
 // needed returns the hashes of the blocks that must stay: those of remaining
 // nodes, of their children, and of roots, unless another shard has them too. By
 // chance it may return others.
-func (m *marker) needed(mhs []any) (map[string]bool, error) {
+func (w *sweeper) needed(mhs []any) (map[string]bool, error) {
 	if len(mhs) == 0 {
 		return nil, nil
 	}
-	nodes, err := m.which(`SELECT DISTINCT mh FROM nodes WHERE mh IN (%s)`, mhs)
+	nodes, err := w.which(`SELECT DISTINCT mh FROM nodes WHERE mh IN (%s)`, mhs)
 	if err != nil {
 		return nil, err
 	}
-	roots, err := m.rooted(mhs)
+	roots, err := w.rooted(mhs)
 	if err != nil {
 		return nil, err
 	}
@@ -468,7 +471,7 @@ func (m *marker) needed(mhs []any) (map[string]bool, error) {
 	for _, mh := range mhs {
 		children = append(children, childOf(string(mh.([]byte))))
 	}
-	parents, err := m.liveParents(children)
+	parents, err := w.liveParents(children)
 	if err != nil {
 		return nil, err
 	}
@@ -478,7 +481,7 @@ func (m *marker) needed(mhs []any) (map[string]bool, error) {
 			asked = append(asked, mh)
 		}
 	}
-	others, err := m.which(`SELECT DISTINCT b.mh FROM blocks b WHERE b.mh IN (%s) AND NOT `+fmt.Sprintf(going, `b.shard`), asked)
+	others, err := w.which(`SELECT DISTINCT b.mh FROM blocks b WHERE b.mh IN (%s) AND NOT `+fmt.Sprintf(going, `b.shard`), asked)
 	if err != nil {
 		return nil, err
 	}
@@ -492,8 +495,8 @@ func (m *marker) needed(mhs []any) (map[string]bool, error) {
 }
 
 // removeShards removes the doomed shards without needed blocks.
-func (m *marker) removeShards(kept map[int64]bool) (gone []cid.Cid, err error) {
-	x := m.x
+func (w *sweeper) removeShards(kept map[int64]bool) (gone []cid.Cid, err error) {
+	x := w.x
 	for last := int64(0); ; {
 		var ids []any
 		var cids []any
@@ -532,16 +535,16 @@ func (m *marker) removeShards(kept map[int64]bool) (gone []cid.Cid, err error) {
 
 // keep records everything again for needed shards that were to be removed or
 // that were abandoned while being indexed.
-func (m *marker) keep() error {
+func (w *sweeper) keep() error {
 	for {
-		left, err := rowsOf(m.x.ctx, m.x.tx, stagedQuery+` WHERE g.active = -1 OR g.active = 0 AND g.shard IN (SELECT id FROM needed) LIMIT 1`, nil, scanShard)
+		left, err := rowsOf(w.x.ctx, w.x.tx, stagedQuery+` WHERE g.active = -1 OR g.active = 0 AND g.shard IN (SELECT id FROM needed) LIMIT 1`, nil, scanShard)
 		if err != nil || len(left) == 0 {
 			return err
 		}
-		if err := m.x.complete(left[0]); err != nil {
+		if err := w.x.complete(left[0]); err != nil {
 			return err
 		}
-		if err := m.x.rest(); err != nil {
+		if err := w.x.rest(); err != nil {
 			return err
 		}
 	}
