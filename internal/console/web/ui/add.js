@@ -14,7 +14,7 @@ import { words } from './words.js'
 /** An upload that began on this page.
  * @typedef {object} Transfer
  * @property {Input} input
- * @property {boolean} whether the key has a rate limit
+ * @property {boolean} limited whether the key has a rate limit
  * @property {Upload|null} upload null until its turn comes
  * @property {'queued'|'running'|'done'|'failed'} state
  * @property {Progress|null} progress
