@@ -162,6 +162,11 @@ func TestCollectInSlices(t *testing.T) {
 			}
 			inside = true
 			defer func() { inside = false }()
+			for root, is := range whole {
+				if is && s.state(root) != complete {
+					t.Fatalf("round %d: an upload is not complete while others are removed", seed)
+				}
+			}
 			if e.r.IntN(4) > 0 {
 				return
 			}
