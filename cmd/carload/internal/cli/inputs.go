@@ -107,8 +107,8 @@ func (i *inputFlags) add(cmd *cobra.Command) {
 	common(f, "files-from", "hidden", "wrap", "exclude", "include", "exclude-from", "list", "report", "skip-errors", "profile")
 }
 
-// changed returns the profile with all changes that the flags ask for.
-func (i *inputFlags) changed(flags *pflag.FlagSet) (chunker.Profile, error) {
+// chosenProfile returns the profile with all changes that the flags ask for.
+func (i *inputFlags) chosenProfile(flags *pflag.FlagSet) (chunker.Profile, error) {
 	p, err := chunker.ProfileNamed(i.profile)
 	if err != nil {
 		return p, withHint(usageError{error: fmt.Errorf("--profile: %w%s", err, suggestion(i.profile, profileNames()))}, "carload profiles lists them")
@@ -202,7 +202,7 @@ func (s *inputs) choose(now time.Time) (err error) {
 
 // inputs checks the flags and arguments. It opens nothing yet.
 func (a *app) inputs(cmd *cobra.Command, f inputFlags, args []string) (*inputs, error) {
-	profile, err := f.changed(cmd.Flags())
+	profile, err := f.chosenProfile(cmd.Flags())
 	if err != nil {
 		return nil, err
 	}
