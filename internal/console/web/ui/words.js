@@ -62,7 +62,7 @@ export const words = {
     }),
     links: 'Links',
     gateway: 'Gateway',
-    subdomain: 'Own subdomain',
+    subdomain: 'Subdomain',
     native: 'IPFS',
     download: 'Download',
     archive: 'CAR',
