@@ -8,18 +8,18 @@ import (
 	"github.com/carload/carload/internal/walk"
 )
 
-// Bounds of what the replies hold that boxo makes: blocks, tar files, archives of
-// other codecs. What walks hold is bounded by package walk.
+// Limits on the memory of replies that boxo makes: blocks, tar files, and archives
+// of other codecs. Package walk limits the memory of walks.
 const (
-	unsentBytes = 200 << 20 // all of them together
+	unsentBytes = 200 << 20 // of all these replies
 	tarBytes    = 20 << 20  // boxo reads ten blocks ahead for a tar file
 	unsentWait  = 5 * time.Second
 	unsentTick  = 50 * time.Millisecond
 )
 
-// hold counts bytes that a reply is about to hold. If all replies hold too much,
-// the first bytes of a reply wait until there is room: the gateway hangs up on
-// those whose clients stand still.
+// hold reserves memory for bytes of a reply. If all replies together hold too
+// much, a reply that has not begun waits, while the gateway hangs up on clients
+// that have stopped reading.
 func (x *exchange) hold(ctx context.Context, n int64) error {
 	if x.g == nil || x.tryHold(n) {
 		return nil
