@@ -22,6 +22,7 @@ func Open(path string, params ...string) (*sql.DB, error) {
 		"_pragma=journal_mode(WAL)",
 		"_pragma=synchronous(FULL)",
 		"_pragma=foreign_keys(1)",
+		"_pragma=trusted_schema(0)", // the file may come from someone else
 		"_pragma=journal_size_limit(67108864)",
 		"_pragma=wal_autocheckpoint(4000)",
 	}, params...)

@@ -28,7 +28,12 @@ const (
 
 const (
 	sqliteMagic = "SQLite format 3\x00"
-	pageBytes   = 4096 // SQLite's default, which new ledgers use
+
+	// journalSuffix is for the journal of databases that are not in WAL mode,
+	// which no ledger ever has. SQLite would play it back.
+	journalSuffix = "-journal"
+
+	pageBytes = 4096 // SQLite's default, which new ledgers use
 
 	// Offsets in the header of a database.
 	headerBytes = 100
@@ -37,18 +42,36 @@ const (
 	appIDAt     = 68
 )
 
+// checkFiles returns an error if the ledger, or a file that belongs to it, is
+// not a regular file. Opening a FIFO would wait, and a link might lead to a file
+// that nobody wants changed.
+func checkFiles(path string) error {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return errors.New("not a regular file")
+	}
+	for _, suffix := range []string{lockSuffix, claimSuffix, "-wal", "-shm", journalSuffix} {
+		if info, err := os.Lstat(path + suffix); err == nil && (!info.Mode().IsRegular() || suffix == journalSuffix) {
+			return fmt.Errorf("%q is not from carload: move it away", path+suffix)
+		}
+	}
+	return nil
+}
+
 // kindOf looks at the beginning of a file. A file that looks like a ledger only
 // after its first page is a damaged ledger.
 func kindOf(path string) (kind, error) {
+	info, err := os.Stat(path)
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%q is not a regular file", path)
+	}
+	if err != nil {
+		return other, err
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return other, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return other, err
-	}
 	p := make([]byte, maxBoltPage+boltHead)
 	n, err := io.ReadFull(f, p)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
@@ -196,7 +219,12 @@ func buildAt(ctx context.Context, path string, fill func(*sql.Tx) error) (err er
 	// The last connection to close writes the log into the file and removes it.
 	defer func() { err = errors.Join(err, db.Close()) }()
 	return sqlite.Update(ctx, db, func(tx *sql.Tx) error {
-		if _, err := tx.ExecContext(ctx, schema+fmt.Sprintf(`PRAGMA application_id = %d; PRAGMA user_version = %d`, applicationID, version)); err != nil {
+		for _, t := range tables {
+			if _, err := tx.ExecContext(ctx, t.schema); err != nil {
+				return err
+			}
+		}
+		if _, err := tx.ExecContext(ctx, fmt.Sprintf(`PRAGMA application_id = %d; PRAGMA user_version = %d`, applicationID, version)); err != nil {
 			return err
 		}
 		if fill == nil {

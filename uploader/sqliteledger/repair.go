@@ -35,6 +35,9 @@ func repair(ctx context.Context, path string) (r Report, err error) {
 	if _, err := os.Stat(path); err != nil {
 		return r, err
 	}
+	if err := checkFiles(path); err != nil {
+		return r, err
+	}
 	l, err := openLock(path + lockSuffix)
 	if err != nil {
 		return r, err
@@ -91,24 +94,32 @@ func (r *Report) salvage(ctx context.Context, from string, tx *sql.Tx) (there bo
 		return false, err
 	}
 	defer db.Close()
-	for _, table := range tables {
-		if table == tableVerified && !hasVerified(ctx, db) {
+	for _, t := range tables {
+		if t.name == tableVerified && !hasVerified(ctx, db) {
 			continue // not in earlier versions
+		}
+		if !t.isTrue(ctx, db) {
+			r.Lost++
+			continue
 		}
 		seen := map[string]bool{}
 		var failed error
 		// An unreadable page ends a query. Read what is behind it from the
 		// other end.
-		for _, order := range []string{"", "ORDER BY 1 DESC, 2 DESC"} {
+		for _, order := range []string{"", fmt.Sprintf("ORDER BY %s DESC, %s DESC", t.columns[0].name, t.columns[1].name)} {
 			lost := 0
-			err := each(ctx, db, table, order, nil, func(values row) error {
+			err := each(ctx, db, t.name, order, nil, func(values row) error {
 				key := fmt.Sprint(values[:2])
 				if seen[key] {
 					return nil
 				}
 				seen[key] = true
+				if t.sound(values) != nil {
+					lost++
+					return nil
+				}
 				r.Kept++
-				failed = put(ctx, tx, table, values...)
+				failed = put(ctx, tx, t.name, values...)
 				return failed
 			}, func(error) error { lost++; return nil })
 			if failed != nil {
@@ -125,6 +136,13 @@ func (r *Report) salvage(ctx context.Context, from string, tx *sql.Tx) (there bo
 		}
 	}
 	return there, nil
+}
+
+// isTrue reports whether the database has the table as carload makes it.
+func (t table) isTrue(ctx context.Context, db *sqlite.Reader) bool {
+	var is bool
+	err := db.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ? AND octet_length(sql) < 4096 AND sql = ?)`, t.name, t.schema).Scan(&is)
+	return is && err == nil
 }
 
 // newHead replaces the first page of a file with that of a new ledger, adjusted

@@ -14,6 +14,7 @@ import (
 	"github.com/ipfs/go-cid"
 
 	"github.com/carload/carload/uploader"
+	"github.com/carload/carload/uploader/receipts"
 )
 
 // The database header says that this is a ledger, and of which version.
@@ -26,8 +27,8 @@ const (
 // CIDs are in binary form, empty for none. Times are microseconds since 1970, 0
 // for never. The last column of each table is a checksum of the others; see
 // sum. There are no separate indexes, which might contradict their tables.
-const schema = `
-CREATE TABLE uploads (
+const (
+	uploadsSchema = `CREATE TABLE uploads (
 	id              BLOB PRIMARY KEY,
 	target          TEXT NOT NULL,
 	root            BLOB NOT NULL,
@@ -36,27 +37,27 @@ CREATE TABLE uploads (
 	begun           INTEGER NOT NULL,
 	finished        INTEGER NOT NULL,
 	sum             INTEGER NOT NULL
-) WITHOUT ROWID;
+) WITHOUT ROWID`
 
-CREATE TABLE receipts (
+	receiptsSchema = `CREATE TABLE receipts (
 	upload  BLOB NOT NULL,
 	shard   INTEGER NOT NULL,
 	archive BLOB NOT NULL,
 	sum     INTEGER NOT NULL,
 	PRIMARY KEY (upload, shard)
-) WITHOUT ROWID;
+) WITHOUT ROWID`
 
--- blocks is CIDs one after the other, each after its length.
-CREATE TABLE suspects (
+	// blocks is CIDs one after the other, each after its length.
+	suspectsSchema = `CREATE TABLE suspects (
 	id     BLOB PRIMARY KEY,
 	target TEXT NOT NULL,
 	root   BLOB NOT NULL,
 	blocks BLOB NOT NULL,
 	sum    INTEGER NOT NULL
-) WITHOUT ROWID;
+) WITHOUT ROWID`
 
--- The last upload of a source that was finished.
-CREATE TABLE sources (
+	// The last upload of a source that was finished.
+	sourcesSchema = `CREATE TABLE sources (
 	id              BLOB PRIMARY KEY,
 	target          TEXT NOT NULL,
 	source          TEXT NOT NULL,
@@ -65,28 +66,26 @@ CREATE TABLE sources (
 	base            BLOB NOT NULL,
 	finished        INTEGER NOT NULL,
 	sum             INTEGER NOT NULL
-) WITHOUT ROWID;
+) WITHOUT ROWID`
 
--- Descriptions, under the name that they had first. seq is in the order in which
--- they were saved.
-CREATE TABLE plans (
+	// Descriptions, under the name that they had first. seq is in the order in
+	// which they were saved.
+	plansSchema = `CREATE TABLE plans (
 	id   BLOB PRIMARY KEY,
 	seq  INTEGER NOT NULL,
 	plan BLOB NOT NULL,
 	sum  INTEGER NOT NULL
-) WITHOUT ROWID;
-` + verifiedSchema
+) WITHOUT ROWID`
 
-// More about the last upload of a source, under the same id. Ledgers of earlier
-// versions do not have this table; it is added when they are opened.
-const verifiedSchema = `
-CREATE TABLE verified (
+	// More about the last upload of a source, under the same id. Ledgers of
+	// earlier versions do not have this table; it is added when they are opened.
+	verifiedSchema = `CREATE TABLE verified (
 	id    BLOB PRIMARY KEY,
 	bytes INTEGER NOT NULL,
 	level TEXT NOT NULL,
 	sum   INTEGER NOT NULL
-) WITHOUT ROWID;
-`
+) WITHOUT ROWID`
+)
 
 const (
 	tableUploads      = "uploads"
@@ -97,7 +96,138 @@ const (
 	tableDescriptions = "plans"
 )
 
-var tables = [...]string{tableUploads, tableReceipts, tableSuspects, tableSources, tableDescriptions, tableVerified}
+// table is a table as carload makes it, and its columns except the sum.
+type table struct {
+	name    string
+	schema  string
+	columns []column
+}
+
+// column is a column, and the type of its values.
+type column struct {
+	name string
+	kind kindOfValue
+}
+
+type kindOfValue int
+
+const (
+	blobValue kindOfValue = iota
+	textValue
+	integerValue
+)
+
+func (k kindOfValue) fits(v any) (ok bool) {
+	switch k {
+	case blobValue:
+		_, ok = v.([]byte)
+	case textValue:
+		_, ok = v.(string)
+	case integerValue:
+		_, ok = v.(int64)
+	}
+	return ok
+}
+
+var tables = [...]table{
+	{tableUploads, uploadsSchema, []column{
+		{"id", blobValue}, {"target", textValue}, {"root", blobValue}, {"max_shard_bytes", integerValue}, {"base", blobValue}, {"begun", integerValue}, {"finished", integerValue},
+	}},
+	{tableReceipts, receiptsSchema, []column{{"upload", blobValue}, {"shard", integerValue}, {"archive", blobValue}}},
+	{tableSuspects, suspectsSchema, []column{{"id", blobValue}, {"target", textValue}, {"root", blobValue}, {"blocks", blobValue}}},
+	{tableSources, sourcesSchema, []column{
+		{"id", blobValue}, {"target", textValue}, {"source", textValue}, {"root", blobValue}, {"max_shard_bytes", integerValue}, {"base", blobValue}, {"finished", integerValue},
+	}},
+	{tableDescriptions, plansSchema, []column{{"id", blobValue}, {"seq", integerValue}, {"plan", blobValue}}},
+	{tableVerified, verifiedSchema, []column{{"id", blobValue}, {"bytes", integerValue}, {"level", textValue}}},
+}
+
+func tableOf(name string) table {
+	for _, t := range tables {
+		if t.name == name {
+			return t
+		}
+	}
+	panic("there is no table " + name)
+}
+
+// maxValueBytes limits a value, which is in memory several times while it is
+// read.
+const maxValueBytes = 64 << 20
+
+// selection is the beginning of a query for whole rows. A value that is too
+// large is NULL instead: SQLite knows its size without reading it.
+func (t table) selection() string {
+	var b strings.Builder
+	b.WriteString("SELECT ")
+	for _, c := range t.columns {
+		fmt.Fprintf(&b, "CASE WHEN octet_length(%[1]s) <= %[2]d THEN %[1]s END, ", c.name, maxValueBytes)
+	}
+	return b.String() + "sum FROM " + t.name + " "
+}
+
+// whole returns an error if the values of a row are not what belongs into its
+// columns, or do not match its checksum.
+func (t table) whole(r row, s any) error {
+	for i, c := range t.columns {
+		if !c.kind.fits(r[i]) {
+			return fmt.Errorf("%w: %s", errValue, c.name)
+		}
+	}
+	if s != any(sum(t.name, r)) {
+		return errSum
+	}
+	return nil
+}
+
+// sound returns an error if a row can't have come from carload. Anyone who can
+// write the file can make the checksum match.
+func (t table) sound(r row) (err error) {
+	switch t.name {
+	case tableUploads:
+		var u Upload
+		if u, err = uploadOf(r); err == nil {
+			err = errors.Join(soundKey(u.UploadKey), soundTime(u.Begun), soundTime(u.Finished))
+		}
+	case tableReceipts:
+		var archive cid.Cid
+		if archive, err = cidOf(r[2]); err == nil && !isShard(r[1].(int64), archive) {
+			err = fmt.Errorf("shard %d with the CID %s", r[1], archive)
+		}
+	case tableSuspects:
+		_, err = decodeCIDs(r[3].([]byte))
+	case tableSources:
+		var s receipts.Source
+		if s, err = sourceOf(r); err == nil {
+			err = errors.Join(soundKey(s.UploadKey), soundTime(s.At))
+		}
+	case tableVerified:
+		err = addVerification(new(receipts.Source), r)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", errValue, err)
+	}
+	return nil
+}
+
+func soundKey(u uploader.UploadKey) error {
+	if !u.Root.Defined() || u.MaxShardBytes < 0 {
+		return errors.New("not an upload")
+	}
+	return nil
+}
+
+// soundTime refuses a time that JSON can't express.
+func soundTime(t time.Time) error {
+	if y := t.Year(); y < 0 || y > 9999 {
+		return fmt.Errorf("the year %d", y)
+	}
+	return nil
+}
+
+func isShard(index int64, archive cid.Cid) bool {
+	return 0 <= index && index <= 1<<31-1 && archive.Defined()
+}
 
 // row is the columns of a table except the sum: int64, string or []byte.
 type row []any
@@ -131,38 +261,34 @@ type querier interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 }
 
-// errSum reports one damaged row. Others may be intact.
-var errSum = errors.New("a row does not match its checksum")
+// Errors of one damaged row. Others may be intact.
+var (
+	errSum   = errors.New("a row does not match its checksum")
+	errValue = errors.New("a row has a value that carload does not write")
+)
 
 // each visits rows of a table. rest is the end of the query. A damaged row is
-// not visited, but is an error that matches errSum; lost, if not nil, may
-// ignore it.
-func each(ctx context.Context, q querier, table, rest string, args []any, visit func(row) error, lost func(error) error) (err error) {
-	rows, err := q.QueryContext(ctx, `SELECT * FROM `+table+` `+rest, args...)
+// not visited, but is an error; lost, if not nil, may ignore it.
+func each(ctx context.Context, q querier, name, rest string, args []any, visit func(row) error, lost func(error) error) (err error) {
+	t := tableOf(name)
+	rows, err := q.QueryContext(ctx, t.selection()+rest, args...)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, rows.Close()) }()
-	columns, err := rows.Columns()
-	if err != nil {
-		return err
-	}
-	values, into := make(row, len(columns)), make([]any, len(columns))
+	last := len(t.columns)
+	values, into := make(row, last+1), make([]any, last+1)
 	for i := range values {
 		into[i] = &values[i]
 	}
-	last := len(columns) - 1
 	for rows.Next() {
 		if err := rows.Scan(into...); err != nil {
 			return err
 		}
-		if values[last] != any(sum(table, values[:last])) {
-			err = damaged("%s: %w", table, errSum)
-			if lost != nil {
-				err = lost(err)
-			}
-		} else {
+		if err = t.whole(values[:last], values[last]); err == nil {
 			err = visit(values[:last])
+		} else if err = damaged("%s: %w", name, err); lost != nil {
+			err = lost(err)
 		}
 		if err != nil {
 			return err

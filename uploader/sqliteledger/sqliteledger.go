@@ -84,8 +84,8 @@ func Open(ctx context.Context, path string, opts Options) (*Ledger, error) {
 }
 
 func (l *Ledger) open(ctx context.Context) (err error) {
-	if info, err := os.Stat(l.path); err == nil && !info.Mode().IsRegular() {
-		return errors.New("not a regular file") // opening a FIFO would wait
+	if err := checkFiles(l.path); err != nil {
+		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(l.path), 0o700); err != nil {
 		return err
@@ -155,6 +155,12 @@ func check(ctx context.Context, db *sqlite.Reader) error {
 	if err := tx.QueryRowContext(ctx, `SELECT application_id, user_version FROM pragma_application_id, pragma_user_version`).Scan(&id, &v); err != nil {
 		return err
 	}
+	if id == applicationID && v == version {
+		// Checking a page of another schema might evaluate what it says.
+		if err := checkSchema(ctx, tx); err != nil {
+			return err
+		}
+	}
 	var found string
 	if err := tx.QueryRowContext(ctx, `PRAGMA quick_check(1)`).Scan(&found); err != nil {
 		return err
@@ -167,15 +173,55 @@ func check(ctx context.Context, db *sqlite.Reader) error {
 	case v != version:
 		return fmt.Errorf("it was written by another version of carload (format %d, not %d): use that version", v, version)
 	}
-	for _, table := range tables {
-		if table == tableVerified && !hasVerified(ctx, tx) {
+	for _, t := range tables {
+		if t.name == tableVerified && !hasVerified(ctx, tx) {
 			continue
 		}
-		if err := each(ctx, tx, table, "", nil, func(row) error { return nil }, nil); err != nil {
+		if err := each(ctx, tx, t.name, "", nil, t.soundOrDamaged, nil); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (t table) soundOrDamaged(r row) error {
+	if err := t.sound(r); err != nil {
+		return damaged("%s: %w", t.name, err)
+	}
+	return nil
+}
+
+// checkSchema returns an error unless the database has the tables that carload
+// makes, and nothing else: views and triggers would do what someone else wrote.
+func checkSchema(ctx context.Context, q querier) (err error) {
+	missing := map[string]string{}
+	for _, t := range tables {
+		missing[t.name] = t.schema
+	}
+	rows, err := q.QueryContext(ctx, `SELECT type, substr(name, 1, 64), CASE WHEN octet_length(sql) < 4096 THEN sql END FROM sqlite_schema`)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		var kind, name string
+		var made sql.NullString
+		if err := rows.Scan(&kind, &name, &made); err != nil {
+			return damaged("its schema: %w", err)
+		}
+		switch want, known := missing[name]; {
+		case !known:
+			return damaged("it has the %s %q, which this version of carload does not know", kind, name)
+		case made.String != want:
+			return damaged("its %s %q is not the table that carload makes", kind, name)
+		}
+		delete(missing, name)
+	}
+	delete(missing, tableVerified)
+	for name := range missing {
+		err = damaged("it has no table %q", name)
+	}
+	return errors.Join(err, rows.Err())
 }
 
 func isDamage(err error) bool {
@@ -370,7 +416,7 @@ func (l *Ledger) Receipts(ctx context.Context, u uploader.UploadKey) (map[int]ci
 // Record implements [uploader.Ledger]. Concurrent calls may share a
 // transaction.
 func (l *Ledger) Record(ctx context.Context, u uploader.UploadKey, index int, archive cid.Cid) error {
-	if index < 0 || index > 1<<31-1 || !archive.Defined() {
+	if !isShard(int64(index), archive) {
 		return fmt.Errorf("record shard %d as %s: not a shard", index, archive)
 	}
 	return l.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
@@ -494,7 +540,11 @@ func suspect(ctx context.Context, tx *sql.Tx, u uploader.UploadKey, blocks []cid
 	if len(blocks) == 0 {
 		return remove(ctx, tx, tableSuspects, rootID(u))
 	}
-	return put(ctx, tx, tableSuspects, rootID(u), u.Target, u.Root.Bytes(), encodeCIDs(blocks))
+	list := encodeCIDs(blocks)
+	if len(list) > maxValueBytes {
+		return fmt.Errorf("%d blocks of %s are missing or wrong, more than a ledger records: make it forget the upload, and send all of it again", len(blocks), u.Root)
+	}
+	return put(ctx, tx, tableSuspects, rootID(u), u.Target, u.Root.Bytes(), list)
 }
 
 // Description implements [uploader.Ledger].
@@ -507,9 +557,9 @@ func (l *Ledger) Description(ctx context.Context, key string) (description []byt
 }
 
 // SaveDescription implements [uploader.Ledger]. It does not keep a description
-// that is larger than the limit for all descriptions.
+// that is larger than the limit for all descriptions, or than 64 MiB.
 func (l *Ledger) SaveDescription(ctx context.Context, key string, description []byte) error {
-	if int64(len(description)) > l.opts.MaxDescriptionBytes {
+	if int64(len(description)) > min(l.opts.MaxDescriptionBytes, maxValueBytes) {
 		return nil
 	}
 	return l.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
