@@ -15,9 +15,11 @@ type plan struct {
 	// all the work.
 	width   int
 	kernels [maxLanes + 1]candidate // by number of messages; a kernel may have more lanes
-	// advance says, for each number of busy lanes, how many to advance at once
-	// for the highest speed. Having more busy lanes never makes hashing slower.
+	// advance says, for each number of busy lanes, how many to advance at once,
+	// so that all of them are done soonest if they are equally long.
 	advance [maxLanes + 1]int
+	// least is the shortest time to do so, for each number of messages.
+	least [maxLanes + 1]float64
 
 	ways []Way
 }
@@ -72,9 +74,15 @@ const (
 	trialBlocks = 64
 	trials      = 10
 
-	// worthIt is the least gain that justifies a further lane. A smaller gain
+	// A kernel that is hopeless is timed for fewer blocks. An Intel core
+	// with AMX takes 100 times as long as it should when a kernel uses the SHA
+	// instructions beside registers that only AVX-512 has.
+	tasteBlocks = 4
+	hopeless    = 8 // times as long as crypto/sha256
+
+	// worthIt is the least gain that justifies further lanes. A smaller gain
 	// might disappear in the next measurement.
-	worthIt = 1.03
+	worthIt = 1.01
 )
 
 // measure returns how long crypto/sha256 took for the trial's blocks, and how
@@ -89,20 +97,35 @@ func measure(cs []candidate) (std time.Duration, took []time.Duration) {
 	for i := range h {
 		h[i], p[i] = &states[i], &data[0]
 	}
+	ref := sha256.New()
+	reference := func(n int) time.Duration {
+		start := time.Now()
+		_, _ = ref.Write(data[:n*blockSize])
+		return time.Since(start)
+	}
+	run := func(c candidate, n int) time.Duration {
+		start := time.Now()
+		blocks(c.kernel, &h, &p, n)
+		return time.Since(start)
+	}
+	// The first run of each also loads its code.
+	_, taste := reference(tasteBlocks), reference(tasteBlocks)
 	std = time.Hour
 	took = make([]time.Duration, len(cs))
-	for i := range took {
+	var rest []int
+	for i, c := range cs {
+		d := min(run(c, tasteBlocks), run(c, tasteBlocks))
+		if d > hopeless*time.Duration(c.lanes)*taste {
+			took[i] = d * trialBlocks / tasteBlocks
+			continue
+		}
 		took[i] = std
+		rest = append(rest, i)
 	}
-	ref := sha256.New()
 	for range trials {
-		start := time.Now()
-		_, _ = ref.Write(data[:])
-		std = min(std, time.Since(start))
-		for i, c := range cs {
-			start := time.Now()
-			blocks(c.kernel, &h, &p, trialBlocks)
-			took[i] = min(took[i], time.Since(start))
+		std = min(std, reference(trialBlocks))
+		for _, i := range rest {
+			took[i] = min(took[i], run(cs[i], trialBlocks))
 		}
 	}
 	return std, took
@@ -139,24 +162,27 @@ func choose(cs []candidate, std time.Duration, took []time.Duration) *plan {
 			}
 		}
 	}
-	best := 1
+	var rate [maxLanes + 1]float64
 	for n := 1; n <= maxLanes; n++ {
-		if speed[n] > speed[best]*worthIt {
-			best = n
+		pl.least[n] = math.Inf(1)
+		for w := 1; w <= n && speed[w] > 0; w++ {
+			d := float64(w)/speed[w] + pl.least[n-w]
+			if same := math.Abs(d-pl.least[n]) < 1e-9*d; d < pl.least[n] && !same || same && speed[w] > speed[pl.advance[n]] {
+				pl.least[n], pl.advance[n] = d, w
+			}
 		}
-		pl.advance[n] = best
+		rate[n] = float64(n) / pl.least[n]
 	}
+	best := slices.IndexFunc(rate[:], func(r float64) bool { return r*worthIt > slices.Max(rate[:]) })
 	// A single lane is about as fast as crypto/sha256, but takes more overhead
 	// to get to.
-	if !coarse && (best == 1 || speed[best] < of(1, std)) {
+	if !coarse && (best == 1 || rate[best] < of(1, std)) {
 		pl.ways[0].Taken = true
 		return &plan{ways: pl.ways}
 	}
 	pl.width = best
-	for n := 1; n <= maxLanes; n++ {
-		if pl.advance[n] == n {
-			pl.ways[1+taken[n]].Taken = true
-		}
+	for _, n := range pl.advance[1:] {
+		pl.ways[1+taken[n]].Taken = true
 	}
 	return &pl
 }

@@ -1,6 +1,7 @@
 package sha256mb
 
 import (
+	"math"
 	"runtime"
 	"slices"
 	"sync"
@@ -65,6 +66,13 @@ func (w *Write) Wait() {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if len(p.waiting) < current().crew() && p.leaders == 0 {
+		// Whoever is about to start a write, or to call Sum, goes first: alone,
+		// this write would leave lanes empty.
+		p.mu.Unlock()
+		runtime.Gosched()
+		p.mu.Lock()
+	}
 	w.awake = false
 	at := slices.Index(p.waiting, w)
 	// If there are enough waiting writes for another leader, start one rather
@@ -171,8 +179,8 @@ func (p *Pool) Sum(out [][Size]byte, msgs [][]byte) {
 // share lets go of those of the n guests that are done, and takes in waiting
 // writes instead: at most room of them in all, and only as many as go well with
 // the messages. When no message is left, it puts all guests back. It returns
-// the new number of guests.
-func (p *Pool) share(guests *[maxLanes]*Write, n, room, messages, width int) int {
+// the new number of guests, and how many messages should be in lanes at once.
+func (p *Pool) share(pl *plan, guests *[maxLanes]*Write, n, room, messages int) (_, lanes int) {
 	for _, w := range guests[:n] {
 		if w.idle() {
 			w.finish()
@@ -182,33 +190,43 @@ func (p *Pool) share(guests *[maxLanes]*Write, n, room, messages, width int) int
 	defer p.mu.Unlock()
 	n = settle(guests[:n], nil)
 	if messages > 0 {
-		most := goodCompany(messages, min(room, n+len(p.waiting)), width)
-		took := copy(guests[n:max(n, most)], p.waiting)
+		most, lanes := pl.company(messages, n+len(p.waiting))
+		took := copy(guests[n:max(n, min(most, room))], p.waiting)
 		p.waiting = slices.Delete(p.waiting, 0, took)
-		return n + took
+		return n + took, lanes
 	}
 	p.waiting = slices.Insert(p.waiting, 0, guests[:n]...)
 	if p.leaders == 0 && p.handOver() {
 		p.leaders++
 	}
-	return 0
+	return 0, 0
 }
 
-// goodCompany returns how many of the available streams should run beside
-// messages of equal length so that the fewest lanes are idle. With four lanes
-// and four messages, two streams are good: the messages take two turns in two
-// lanes. One stream is not: the messages would take one turn of three, and then
-// one of a single message.
-func goodCompany(messages, streams, width int) int {
-	best, least := 0, 1.0
-	for n := 0; n <= min(streams, width-1); n++ {
-		turns := (messages + width - n - 1) / (width - n)
-		idle := 1 - float64(messages+n*turns)/float64(width*turns)
-		if idle <= max(least, 1./16) {
-			best, least = n, min(idle, least)
+// company returns how many of the available streams should run beside messages
+// of equal length, and how many of the messages at a time, for the least time
+// in all. The streams have to be hashed anyway. If they wait, others may have
+// come by then, or none, so company reckons with the mean of both. A stream
+// that might be alone later is worth that messages wait for their turn.
+func (p *plan) company(messages, available int) (streams, lanes int) {
+	later := 0.
+	if n := min(available, p.crew()); n > 0 {
+		later = (p.least[n]/float64(n) + p.least[p.crew()]/float64(p.crew())) / 2
+	}
+	least := math.Inf(1)
+	for s := 0; s <= available && s < p.width; s++ {
+		for m := 1; m <= messages && m <= p.width-s; m++ {
+			turns, rest := messages/m, messages%m
+			d := float64(turns) * p.least[s+m]
+			if rest > 0 {
+				turns++
+				d += p.least[s+rest]
+			}
+			if d -= float64(s*turns) * later; d < least {
+				least, streams, lanes = d, s, m
+			}
 		}
 	}
-	return best
+	return streams, lanes
 }
 
 // run advances the writes of a crew until one of them is done, or by maxStep

@@ -54,9 +54,10 @@ func sum(p *plan, pool *Pool, out [][Size]byte, msgs [][]byte) {
 			out   *[Size]byte // nil if the lane is free
 		}
 		guests [maxLanes]*Write
-		loaded int // messages put into lanes so far
-		active int // messages in lanes now
-		n      int // guests: writes of the pool in lanes now
+		loaded int       // messages put into lanes so far
+		active int       // messages in lanes now
+		n      int       // guests: writes of the pool in lanes now
+		most   = p.width // messages in lanes at a time
 		since  = maxStep
 	)
 	for {
@@ -69,13 +70,13 @@ func sum(p *plan, pool *Pool, out [][Size]byte, msgs [][]byte) {
 		}
 		left := active + len(msgs) - loaded
 		if pool != nil && (left == 0 || since >= maxStep || anyIdle(guests[:n])) {
-			n = pool.share(&guests, n, p.width-active, left, p.width)
+			n, most = pool.share(p, &guests, n, p.width-active, left)
 			since = 0
 		}
 		if left == 0 {
 			return
 		}
-		for i := 0; i < len(work) && loaded < len(msgs) && n+active < p.width; i++ {
+		for i := 0; i < len(work) && loaded < len(msgs) && active < min(most, p.width-n); i++ {
 			if work[i].out != nil {
 				continue
 			}
