@@ -124,7 +124,6 @@ func BenchmarkMeasure(b *testing.B) {
 }
 
 // Streams run beside messages if they would hardly run better later.
-
 func TestCompany(t *testing.T) {
 	of := func(speeds ...float64) *plan {
 		var cs []candidate

@@ -3,19 +3,17 @@
 package sqlite
 
 import (
-	"context"
 	"database/sql"
 	"errors"
-	"fmt"
 	"net/url"
 	"strings"
 
 	_ "modernc.org/sqlite" // the driver
 )
 
-// Open opens the database at path. Params are further parameters for the
+// open opens the database at path. Params are further parameters for the
 // driver. If a pragma is given twice, the last one wins.
-func Open(path string, params ...string) (*sql.DB, error) {
+func open(path string, params ...string) (*sql.DB, error) {
 	u := url.URL{Scheme: "file", Path: path}
 	params = append([]string{
 		"_pragma=busy_timeout(30000)",
@@ -29,49 +27,16 @@ func Open(path string, params ...string) (*sql.DB, error) {
 	return sql.Open("sqlite", "file:"+u.EscapedPath()+"?"+strings.Join(params, "&"))
 }
 
-// OpenWriter opens the database at path for [Update]. It uses one connection,
-// whose transactions take the write lock when they begin.
-func OpenWriter(path string, params ...string) (*sql.DB, error) {
-	db, err := Open(path, append([]string{"_txlock=immediate"}, params...)...)
-	if err == nil {
-		db.SetMaxOpenConns(1)
-	}
-	return db, err
-}
-
 // OpenReader opens the database at path read-only, for as many concurrent
 // readers as given.
 func OpenReader(path string, readers int, params ...string) (*Reader, error) {
-	db, err := Open(path, append([]string{"_pragma=query_only(1)"}, params...)...)
+	db, err := open(path, append([]string{"_pragma=query_only(1)"}, params...)...)
 	if err != nil {
 		return nil, err
 	}
 	db.SetMaxOpenConns(readers)
 	db.SetMaxIdleConns(readers)
 	return &Reader{DB: db, stmts: make(map[string]*sql.Stmt)}, nil
-}
-
-// Update runs f in a transaction. If Update returns nil, the transaction is
-// committed and on the disk; if it returns an error, it is rolled back.
-func Update(ctx context.Context, db *sql.DB, f func(*sql.Tx) error) (err error) {
-	tx, err := db.BeginTx(ctx, nil)
-	if err != nil {
-		return fmt.Errorf("begin transaction: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			if undo := tx.Rollback(); undo != nil && !errors.Is(undo, sql.ErrTxDone) {
-				err = errors.Join(err, undo)
-			}
-		}
-	}()
-	if err := f(tx); err != nil {
-		return err
-	}
-	if err := tx.Commit(); err != nil {
-		return fmt.Errorf("commit: %w", err)
-	}
-	return nil
 }
 
 // Primary result codes, as [Code] returns them.

@@ -25,12 +25,11 @@ func openDatabase(ctx context.Context, path string) (database, error) {
 	if err := private(path); err != nil {
 		return database{}, err
 	}
-	db, err := sqlite.OpenWriter(path, "_pragma=cache_size(-65536)", "_pragma=wal_autocheckpoint(16000)")
+	db, err := sqlite.OpenWriter(ctx, path, "_pragma=cache_size(-65536)", "_pragma=wal_autocheckpoint(16000)")
 	if err != nil {
 		return database{}, fmt.Errorf("open index: %w", err)
 	}
-	write, err := newWriter(ctx, db)
-	return database{write: write}, err
+	return database{write: newWriter(db)}, nil
 }
 
 // private makes sure that no other user can read the index, which contains all

@@ -2,21 +2,19 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/carload/carload/internal/sqlite"
 )
 
 // writer owns the only connection that writes. Jobs that come at the same time
 // share a transaction, and so the cost of making it durable.
 type writer struct {
-	db    *sql.DB
-	conn  *sql.Conn
-	stmts map[string]*sql.Stmt
+	db    *sqlite.Writer
 	jobs  chan *job
 	ended chan struct{}
 
@@ -48,15 +46,11 @@ const (
 	defaultGroupTime = 20 * time.Millisecond
 )
 
-// newWriter starts to serve jobs. The caller closes it.
-func newWriter(ctx context.Context, db *sql.DB) (*writer, error) {
-	conn, err := db.Conn(context.WithoutCancel(ctx))
-	if err != nil {
-		return nil, fmt.Errorf("open index: %w", errors.Join(err, db.Close()))
-	}
-	w := &writer{db: db, conn: conn, stmts: make(map[string]*sql.Stmt), jobs: make(chan *job, groupJobs), ended: make(chan struct{}), groupTime: defaultGroupTime}
-	go w.serve() //nolint:contextcheck // jobs have contexts of their own
-	return w, nil
+// newWriter starts to serve jobs. The caller closes it, which closes db.
+func newWriter(db *sqlite.Writer) *writer {
+	w := &writer{db: db, jobs: make(chan *job, groupJobs), ended: make(chan struct{}), groupTime: defaultGroupTime}
+	go w.serve()
+	return w
 }
 
 // close waits for the jobs that were handed over, and closes the database.
@@ -66,11 +60,7 @@ func (w *writer) close() error {
 	w.mu.Unlock()
 	close(w.jobs)
 	<-w.ended
-	var errs []error
-	for _, s := range w.stmts {
-		errs = append(errs, s.Close())
-	}
-	return errors.Join(append(errs, w.conn.Close(), w.db.Close())...)
+	return w.db.Close()
 }
 
 // update runs f in a transaction. If update returns nil, the changes are on the
@@ -140,7 +130,7 @@ func (w *writer) next() *job {
 // takes a job that does not belong to the transaction, it returns it as next.
 func (w *writer) group(j *job) (group []*job, next *job) {
 	group = []*job{j}
-	t := &tx{w}
+	t := &tx{w.db}
 	if err := t.run(`BEGIN IMMEDIATE`); err != nil {
 		j.err = fmt.Errorf("begin transaction: %w", err)
 		return group, nil
@@ -197,7 +187,7 @@ func (w *writer) commit(t *tx, group []*job) {
 // fail rolls a transaction back. Jobs that failed by themselves keep their
 // errors.
 func (w *writer) fail(group []*job, err error) {
-	_ = (&tx{w}).run(`ROLLBACK`) // SQLite may have rolled it back already
+	_ = (&tx{w.db}).run(`ROLLBACK`) // SQLite may have rolled it back already
 	for _, j := range group {
 		if j.err == nil && j.panic == nil {
 			j.err = err
@@ -208,8 +198,11 @@ func (w *writer) fail(group []*job, err error) {
 // run runs a job in a savepoint, so that it can be undone without the others.
 // It returns an error if the transaction cannot continue.
 func (j *job) run(t *tx) error {
-	if j.err = ended(j.ctx); j.err != nil {
+	select {
+	case <-j.ctx.Done():
+		j.err = j.ctx.Err()
 		return nil
+	default:
 	}
 	if err := t.run(`SAVEPOINT job`); err != nil {
 		return err
@@ -228,81 +221,10 @@ func (j *job) call(t *tx) {
 	j.err = j.f(t)
 }
 
-// tx is a write transaction. It keeps prepared statements for reuse.
-type tx struct{ w *writer }
-
-// keptStatements is the most statements that are kept prepared. There are
-// fewer, not counting those whose text depends on the arguments.
-const keptStatements = 512
-
-// prepared returns the prepared statement, or nil if it is not kept prepared.
-func (t *tx) prepared(ctx context.Context, query string) (*sql.Stmt, error) {
-	if s, ok := t.w.stmts[query]; ok {
-		return s, nil
-	}
-	if len(t.w.stmts) >= keptStatements || isScript(query) {
-		return nil, nil //nolint:nilnil // as the comment says
-	}
-	s, err := t.w.conn.PrepareContext(context.WithoutCancel(ctx), query)
-	if err != nil {
-		return nil, fmt.Errorf("prepare %.40q: %w", query, err)
-	}
-	t.w.stmts[query] = s
-	return s, nil
-}
+// tx is a write transaction.
+type tx struct{ *sqlite.Writer }
 
 func (t *tx) run(query string) error {
 	_, err := t.ExecContext(context.Background(), query)
 	return err
 }
-
-// ExecContext runs a statement. It checks the context beforehand.
-func (t *tx) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	if err := ended(ctx); err != nil {
-		return nil, err
-	}
-	s, err := t.prepared(ctx, query)
-	switch {
-	case err != nil:
-		return nil, err
-	case s == nil:
-		return t.w.conn.ExecContext(context.WithoutCancel(ctx), query, args...)
-	}
-	return s.ExecContext(context.WithoutCancel(ctx), args...)
-}
-
-// QueryContext is like ExecContext, for many rows.
-func (t *tx) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	if err := ended(ctx); err != nil {
-		return nil, err
-	}
-	s, err := t.prepared(ctx, query)
-	switch {
-	case err != nil:
-		return nil, err
-	case s == nil:
-		return t.w.conn.QueryContext(context.WithoutCancel(ctx), query, args...)
-	}
-	return s.QueryContext(context.WithoutCancel(ctx), args...)
-}
-
-// QueryRowContext is like ExecContext, for one row.
-func (t *tx) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	if s, err := t.prepared(ctx, query); err == nil && s != nil && ended(ctx) == nil {
-		return s.QueryRowContext(context.WithoutCancel(ctx), args...)
-	}
-	return t.w.conn.QueryRowContext(ctx, query, args...)
-}
-
-// ended returns the context's error if it has ended, or nil.
-func ended(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	default:
-		return nil
-	}
-}
-
-// isScript reports whether a query has several statements.
-func isScript(query string) bool { return strings.Contains(query, ";") }

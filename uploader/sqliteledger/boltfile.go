@@ -3,7 +3,6 @@ package sqliteledger
 import (
 	"bytes"
 	"context"
-	"database/sql"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/ipfs/go-cid"
 
+	"github.com/carload/carload/internal/sqlite"
 	"github.com/carload/carload/uploader"
 )
 
@@ -75,7 +75,7 @@ func carryOver(ctx context.Context, path string, salvage bool) (r Report, err er
 	if err != nil {
 		return r, err
 	}
-	tmp, err := build(ctx, path, func(tx *sql.Tx) error {
+	tmp, err := build(ctx, path, func(tx *sqlite.Writer) error {
 		b := &boltFile{r: old, size: info.Size()}
 		if err := b.carry(ctx, tx); err != nil {
 			return err
@@ -117,7 +117,7 @@ func (b *boltFile) damage(f string, args ...any) {
 }
 
 // carry copies the contents of the file into a transaction.
-func (b *boltFile) carry(ctx context.Context, tx *sql.Tx) error {
+func (b *boltFile) carry(ctx context.Context, tx *sqlite.Writer) error {
 	format := ""
 	b.visit = func(bucket string, k, v []byte) (damage, fatal error) {
 		data, err := boltUnseal(k, v)

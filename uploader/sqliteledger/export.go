@@ -23,11 +23,11 @@ func hasVerified(ctx context.Context, q interface {
 }
 
 // addVerified adds the table to a ledger of an earlier version.
-func addVerified(ctx context.Context, read *sqlite.Reader, write *sql.DB) error {
+func addVerified(ctx context.Context, read *sqlite.Reader, write *sqlite.Writer) error {
 	if hasVerified(ctx, read) {
 		return nil
 	}
-	return sqlite.Update(ctx, write, func(tx *sql.Tx) error {
+	return write.Update(ctx, func(tx *sqlite.Writer) error {
 		if hasVerified(ctx, tx) { // another process was faster
 			return nil
 		}
@@ -39,7 +39,7 @@ func addVerified(ctx context.Context, read *sqlite.Reader, write *sql.DB) error 
 	})
 }
 
-func putSource(ctx context.Context, tx *sql.Tx, s receipts.Source) error {
+func putSource(ctx context.Context, tx *sqlite.Writer, s receipts.Source) error {
 	id := sourceID(s.Target, s.Source)
 	return errors.Join(
 		put(ctx, tx, tableSources, id, s.Target, s.Source, s.Root.Bytes(), s.MaxShardBytes, s.Base.Bytes(), micro(s.At)),
@@ -210,7 +210,7 @@ func (l *Ledger) Import(ctx context.Context, records iter.Seq2[receipts.Record, 
 		if err := context.Cause(ctx); err != nil {
 			return n, err
 		}
-		err := l.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		err := l.change(ctx, func(ctx context.Context, tx *sqlite.Writer) error {
 			for _, r := range batch {
 				if err := take(ctx, tx, r); err != nil {
 					return err
@@ -227,7 +227,7 @@ func (l *Ledger) Import(ctx context.Context, records iter.Seq2[receipts.Record, 
 }
 
 // take merges a record.
-func take(ctx context.Context, tx *sql.Tx, r receipts.Record) error {
+func take(ctx context.Context, tx *sqlite.Writer, r receipts.Record) error {
 	switch r := r.(type) {
 	case receipts.Upload:
 		return takeUpload(ctx, tx, Upload{UploadKey: r.UploadKey, Begun: r.Begun, Finished: r.Verified})
@@ -262,7 +262,7 @@ func take(ctx context.Context, tx *sql.Tx, r receipts.Record) error {
 }
 
 // takeUpload adds an upload, or what is new in it.
-func takeUpload(ctx context.Context, tx *sql.Tx, u Upload) error {
+func takeUpload(ctx context.Context, tx *sqlite.Writer, u Upload) error {
 	known := false
 	err := each(ctx, tx, tableUploads, `WHERE id = ?`, []any{uploadID(u.UploadKey)}, func(r row) error {
 		here, err := uploadOf(r)

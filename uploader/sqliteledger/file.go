@@ -2,7 +2,6 @@ package sqliteledger
 
 import (
 	"context"
-	"database/sql"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -196,7 +195,7 @@ func setAside(path, why, tmp string) (kept string, err error) {
 }
 
 // build makes a durable ledger beside path, and calls fill to fill it.
-func build(ctx context.Context, path string, fill func(*sql.Tx) error) (tmp string, err error) {
+func build(ctx context.Context, path string, fill func(*sqlite.Writer) error) (tmp string, err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), ".ledger-*.tmp") // mode 0600
 	if err != nil {
 		return "", err
@@ -211,14 +210,14 @@ func build(ctx context.Context, path string, fill func(*sql.Tx) error) (tmp stri
 	return tmp, nil
 }
 
-func buildAt(ctx context.Context, path string, fill func(*sql.Tx) error) (err error) {
-	db, err := sqlite.OpenWriter(path)
+func buildAt(ctx context.Context, path string, fill func(*sqlite.Writer) error) (err error) {
+	db, err := sqlite.OpenWriter(ctx, path)
 	if err != nil {
 		return err
 	}
 	// The last connection to close writes the log into the file and removes it.
 	defer func() { err = errors.Join(err, db.Close()) }()
-	return sqlite.Update(ctx, db, func(tx *sql.Tx) error {
+	return db.Update(ctx, func(tx *sqlite.Writer) error {
 		for _, t := range tables {
 			if _, err := tx.ExecContext(ctx, t.schema); err != nil {
 				return err

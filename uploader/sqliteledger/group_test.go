@@ -2,12 +2,13 @@ package sqliteledger
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"testing"
 
+	"github.com/carload/carload/internal/sqlite"
 	"github.com/carload/carload/uploader"
 )
 
@@ -23,13 +24,16 @@ func TestChangesTogether(t *testing.T) {
 	bad := errors.New("bad")
 	for _, fails := range []bool{false, true} {
 		const n = 5
-		var transactions [n]*sql.Tx
+		var committed [n]int // rows that were committed when a change was made
 		errs := make(chan error, n)
 		l.mu.Lock() // as if a change were in progress
 		for i := range n {
 			go func() {
-				errs <- l.change(t.Context(), func(ctx context.Context, tx *sql.Tx) error {
-					transactions[i] = tx
+				errs <- l.change(t.Context(), func(ctx context.Context, tx *sqlite.Writer) error {
+					committed[i] = 0
+					if err := each(ctx, l.read, tableDescriptions, "", nil, func(row) error { committed[i]++; return nil }, nil); err != nil {
+						return err
+					}
 					if fails && i == 2 {
 						return bad
 					}
@@ -54,8 +58,8 @@ func TestChangesTogether(t *testing.T) {
 		if fails != (failed == 1) || failed > 1 {
 			t.Errorf("%d failed", failed)
 		}
-		if shared := transactions[0] == transactions[n-1]; shared == fails {
-			t.Errorf("transactions %v", transactions)
+		if shared := slices.Max(committed[:]) == 0; shared == fails {
+			t.Errorf("rows committed before each: %v", committed)
 		}
 		there := map[byte]bool{}
 		if err := l.each(t.Context(), tableDescriptions, "", nil, func(r row) error { there[r[0].([]byte)[0]] = true; return nil }); err != nil {
@@ -66,7 +70,7 @@ func TestChangesTogether(t *testing.T) {
 				t.Errorf("change %d: %t", i, there[i])
 			}
 		}
-		if err := l.change(t.Context(), func(ctx context.Context, tx *sql.Tx) error {
+		if err := l.change(t.Context(), func(ctx context.Context, tx *sqlite.Writer) error {
 			_, err := tx.ExecContext(ctx, `DELETE FROM plans`)
 			return err
 		}); err != nil {
@@ -94,7 +98,7 @@ func TestBusy(t *testing.T) {
 		t.Fatal(err)
 	}
 	save := func() error { return other.SaveDescription(t.Context(), "x", []byte("plan")) }
-	if err := l.change(t.Context(), func(context.Context, *sql.Tx) error {
+	if err := l.change(t.Context(), func(context.Context, *sqlite.Writer) error {
 		if err := save(); !errors.Is(err, uploader.ErrLedgerLocked) {
 			t.Errorf("error %v", err)
 		}

@@ -1,7 +1,6 @@
 package sqliteledger
 
 import (
-	"database/sql"
 	"errors"
 	"os"
 	"path/filepath"
@@ -57,7 +56,7 @@ func TestHostileLedger(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			path := filepath.Join(t.TempDir(), "ledger.db")
-			tmp, err := build(t.Context(), path, func(tx *sql.Tx) error {
+			tmp, err := build(t.Context(), path, func(tx *sqlite.Writer) error {
 				for _, s := range tt.statements {
 					if _, err := tx.ExecContext(t.Context(), s); err != nil {
 						return err
@@ -135,7 +134,7 @@ func TestTablesAreTrue(t *testing.T) {
 // SQLite must not run what the schema of a file says.
 func TestSchemaIsNotTrusted(t *testing.T) {
 	t.Parallel()
-	db, err := sqlite.Open(filepath.Join(t.TempDir(), "x.db"))
+	db, err := sqlite.OpenWriter(t.Context(), filepath.Join(t.TempDir(), "x.db"))
 	if err != nil {
 		t.Fatal(err)
 	}

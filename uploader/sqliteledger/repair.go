@@ -2,7 +2,6 @@ package sqliteledger
 
 import (
 	"context"
-	"database/sql"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -65,7 +64,7 @@ func repair(ctx context.Context, path string) (r Report, err error) {
 			return r, err
 		}
 	}
-	tmp, err := build(ctx, path, func(tx *sql.Tx) error {
+	tmp, err := build(ctx, path, func(tx *sqlite.Writer) error {
 		there, err := r.salvage(ctx, copied, tx)
 		if there || err != nil {
 			return err
@@ -88,7 +87,7 @@ func repair(ctx context.Context, path string) (r Report, err error) {
 
 // salvage copies the intact rows. It returns false if there is not even a
 // table.
-func (r *Report) salvage(ctx context.Context, from string, tx *sql.Tx) (there bool, err error) {
+func (r *Report) salvage(ctx context.Context, from string, tx *sqlite.Writer) (there bool, err error) {
 	db, err := sqlite.OpenReader(from, 1)
 	if err != nil {
 		return false, err

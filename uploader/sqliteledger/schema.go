@@ -13,6 +13,7 @@ import (
 
 	"github.com/ipfs/go-cid"
 
+	"github.com/carload/carload/internal/sqlite"
 	"github.com/carload/carload/uploader"
 	"github.com/carload/carload/uploader/receipts"
 )
@@ -298,7 +299,7 @@ func each(ctx context.Context, q querier, name, rest string, args []any, visit f
 }
 
 // put adds a row, or replaces the one with the same key.
-func put(ctx context.Context, tx *sql.Tx, table string, values ...any) error {
+func put(ctx context.Context, tx *sqlite.Writer, table string, values ...any) error {
 	args := append(values[:len(values):len(values)], sum(table, values))
 	for i, v := range args {
 		if p, ok := v.([]byte); ok && len(p) == 0 {
@@ -345,7 +346,7 @@ type Upload struct {
 	Finished time.Time // time of verification; zero if not verified
 }
 
-func (u *Upload) put(ctx context.Context, tx *sql.Tx) error {
+func (u *Upload) put(ctx context.Context, tx *sqlite.Writer) error {
 	return put(ctx, tx, tableUploads, uploadID(u.UploadKey), u.Target, u.Root.Bytes(), u.MaxShardBytes, u.Base.Bytes(), micro(u.Begun), micro(u.Finished))
 }
 

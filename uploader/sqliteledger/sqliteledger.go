@@ -59,7 +59,7 @@ type Ledger struct {
 	queue   []*change
 
 	mu    sync.Mutex // held while write is used
-	write *sql.DB
+	write *sqlite.Writer
 
 	brokenMu sync.Mutex
 	broken   error       // the first damage found
@@ -128,7 +128,7 @@ func (l *Ledger) connect(ctx context.Context) (err error) {
 	if l.opts.NoSync {
 		params = []string{"_pragma=synchronous(OFF)"}
 	}
-	if l.write, err = sqlite.OpenWriter(l.path, params...); err != nil {
+	if l.write, err = sqlite.OpenWriter(ctx, l.path, params...); err != nil {
 		return err
 	}
 	if l.read, err = sqlite.OpenReader(l.path, 2); err != nil {
@@ -348,7 +348,7 @@ func (l *Ledger) each(ctx context.Context, table, rest string, args []any, visit
 
 // change is something to do in a transaction.
 type change struct {
-	f    func(context.Context, *sql.Tx) error
+	f    func(context.Context, *sqlite.Writer) error
 	done bool // done and err are guarded by Ledger.mu
 	err  error
 }
@@ -356,7 +356,7 @@ type change struct {
 // change runs f in a transaction, which may be shared with concurrent calls:
 // while one transaction is synced, the next changes gather. If one of them
 // fails, each is run again by itself. Cancelling ctx does not interrupt it.
-func (l *Ledger) change(ctx context.Context, f func(context.Context, *sql.Tx) error) error {
+func (l *Ledger) change(ctx context.Context, f func(context.Context, *sqlite.Writer) error) error {
 	c := &change{f: f}
 	l.queueMu.Lock()
 	l.queue = append(l.queue, c)
@@ -392,7 +392,7 @@ func (l *Ledger) update(ctx context.Context, batch []*change) error {
 	if err := l.look(); err != nil {
 		return err
 	}
-	return sqlite.Update(ctx, l.write, func(tx *sql.Tx) error {
+	return l.write.Update(ctx, func(tx *sqlite.Writer) error {
 		for _, c := range batch {
 			if err := c.f(ctx, tx); err != nil {
 				return err
@@ -419,7 +419,7 @@ func (l *Ledger) Record(ctx context.Context, u uploader.UploadKey, index int, ar
 	if !isShard(int64(index), archive) {
 		return fmt.Errorf("record shard %d as %s: not a shard", index, archive)
 	}
-	return l.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	return l.change(ctx, func(ctx context.Context, tx *sqlite.Writer) error {
 		id := uploadID(u)
 		var known bool
 		if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM uploads WHERE id = ?)`, id).Scan(&known); err != nil {
@@ -464,7 +464,7 @@ func (l *Ledger) Finish(ctx context.Context, u uploader.UploadKey, f uploader.Fi
 	if known, err := l.isFinished(ctx, u, f); known || err != nil {
 		return err
 	}
-	return l.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	return l.change(ctx, func(ctx context.Context, tx *sqlite.Writer) error {
 		var found []Upload
 		err := each(ctx, tx, tableUploads, `WHERE id = ?`, []any{uploadID(u)}, func(r row) error {
 			known, err := uploadOf(r)
@@ -504,17 +504,17 @@ func (l *Ledger) Sources(ctx context.Context, target string, root cid.Cid) (list
 }
 
 // remove removes a row from a table, if it is there.
-func remove(ctx context.Context, tx *sql.Tx, table string, id []byte) error {
+func remove(ctx context.Context, tx *sqlite.Writer, table string, id []byte) error {
 	_, err := tx.ExecContext(ctx, `DELETE FROM `+table+` WHERE id = ?`, id)
 	return err
 }
 
 // Forget implements [uploader.Ledger].
 func (l *Ledger) Forget(ctx context.Context, u uploader.UploadKey) error {
-	return l.change(ctx, func(ctx context.Context, tx *sql.Tx) error { return forget(ctx, tx, u) })
+	return l.change(ctx, func(ctx context.Context, tx *sqlite.Writer) error { return forget(ctx, tx, u) })
 }
 
-func forget(ctx context.Context, tx *sql.Tx, u uploader.UploadKey) error {
+func forget(ctx context.Context, tx *sqlite.Writer, u uploader.UploadKey) error {
 	id := uploadID(u)
 	if _, err := tx.ExecContext(ctx, `DELETE FROM receipts WHERE upload = ?`, id); err != nil {
 		return err
@@ -533,10 +533,10 @@ func (l *Ledger) Suspects(ctx context.Context, u uploader.UploadKey) (blocks []c
 
 // Suspect implements [uploader.Ledger].
 func (l *Ledger) Suspect(ctx context.Context, u uploader.UploadKey, blocks []cid.Cid) error {
-	return l.change(ctx, func(ctx context.Context, tx *sql.Tx) error { return suspect(ctx, tx, u, blocks) })
+	return l.change(ctx, func(ctx context.Context, tx *sqlite.Writer) error { return suspect(ctx, tx, u, blocks) })
 }
 
-func suspect(ctx context.Context, tx *sql.Tx, u uploader.UploadKey, blocks []cid.Cid) error {
+func suspect(ctx context.Context, tx *sqlite.Writer, u uploader.UploadKey, blocks []cid.Cid) error {
 	if len(blocks) == 0 {
 		return remove(ctx, tx, tableSuspects, rootID(u))
 	}
@@ -562,14 +562,14 @@ func (l *Ledger) SaveDescription(ctx context.Context, key string, description []
 	if int64(len(description)) > min(l.opts.MaxDescriptionBytes, maxValueBytes) {
 		return nil
 	}
-	return l.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	return l.change(ctx, func(ctx context.Context, tx *sqlite.Writer) error {
 		return saveDescription(ctx, tx, descriptionID(key), description, l.opts.MaxDescriptionBytes)
 	})
 }
 
 // saveDescription appends a description to the queue, and removes old ones from
 // its head until the limit holds.
-func saveDescription(ctx context.Context, tx *sql.Tx, id, description []byte, limit int64) error {
+func saveDescription(ctx context.Context, tx *sqlite.Writer, id, description []byte, limit int64) error {
 	if len(description) == 0 {
 		return remove(ctx, tx, tableDescriptions, id)
 	}
@@ -623,7 +623,7 @@ func (l *Ledger) ForgetRoot(ctx context.Context, root cid.Cid) (int, error) {
 			continue
 		}
 		n++
-		if err := l.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		if err := l.change(ctx, func(ctx context.Context, tx *sqlite.Writer) error {
 			_, err := tx.ExecContext(ctx, `DELETE FROM sources WHERE target = ? AND root = ?`, u.Target, u.Root.Bytes())
 			return errors.Join(err, forget(ctx, tx, u.UploadKey), suspect(ctx, tx, u.UploadKey, nil))
 		}); err != nil {
