@@ -81,8 +81,9 @@ func (a *app) showConfig(root *cobra.Command, origin, all bool) error {
 func (a *app) printSetting(f *pflag.Flag, e settingEvent, origin bool) {
 	quoted := make([]string, len(e.Values))
 	for i, v := range e.Values {
-		switch quoted[i] = v; f.Value.Type() {
-		case "bool", "int", "count":
+		switch kind := f.Value.Type(); {
+		case isPrintable(v) && (kind == "bool" || kind == "int" || kind == "count"):
+			quoted[i] = v
 		default:
 			quoted[i] = quotePath(v)
 			if !strings.HasPrefix(quoted[i], `"`) {
@@ -95,7 +96,7 @@ func (a *app) printSetting(f *pflag.Flag, e settingEvent, origin bool) {
 		line = e.Name + " = [" + strings.Join(quoted, ", ") + "]"
 	}
 	if origin {
-		line += "  # " + cmp.Or(e.Where, e.Origin)
+		line += "  # " + quotePath(cmp.Or(e.Where, e.Origin))
 	}
 	a.con.event(e)
 	a.con.result(line)
@@ -140,7 +141,7 @@ func (a *app) configPathCommand() *cobra.Command {
 				path = filepath.Join(dir, "config.toml")
 			}
 			a.con.event(settingEvent{header("setting"), "config", []string{path}, "default", ""})
-			a.con.result(path)
+			a.con.result(quotePath(path))
 			return nil
 		},
 	}

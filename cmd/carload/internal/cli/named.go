@@ -63,6 +63,9 @@ var targetName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
 // decodeTargets reads the table of targets from a configuration.
 func decodeTargets(table any) (map[string]targetConfig, error) {
+	if err := flatTargets(table); err != nil {
+		return nil, err
+	}
 	text, err := toml.Marshal(table)
 	if err != nil {
 		return nil, err
@@ -83,6 +86,28 @@ func decodeTargets(table any) (map[string]targetConfig, error) {
 		}
 	}
 	return targets, nil
+}
+
+// flatTargets returns an error unless the table has only tables of single
+// values. Writing deeper ones again would take the square of their size.
+func flatTargets(table any) error {
+	targets, ok := table.(map[string]any)
+	if !ok {
+		return fmt.Errorf("%s must be a table", targetsKey)
+	}
+	for _, name := range slices.Sorted(maps.Keys(targets)) {
+		values, ok := targets[name].(map[string]any)
+		if !ok {
+			return fmt.Errorf("target %q must be a table: [%s.NAME]", name, targetsKey)
+		}
+		for _, key := range slices.Sorted(maps.Keys(values)) {
+			switch values[key].(type) {
+			case map[string]any, []any:
+				return fmt.Errorf("target %q: %q must be a single value", name, key)
+			}
+		}
+	}
+	return nil
 }
 
 // targetSettings returns the names of a target's settings.

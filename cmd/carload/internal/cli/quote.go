@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -28,6 +30,27 @@ func printable(s string) string {
 		s = s[n:]
 	}
 	return b.String()
+}
+
+// asciiJSON escapes in JSON what [json.Marshal] leaves and a terminal might act
+// on. The values stay the same.
+func asciiJSON(p []byte) []byte {
+	if isPrintable(string(p)) {
+		return p
+	}
+	var out []byte
+	for _, r := range string(p) {
+		switch {
+		case unicode.IsPrint(r):
+			out = utf8.AppendRune(out, r)
+		case r > 0xffff:
+			high, low := utf16.EncodeRune(r)
+			out = fmt.Appendf(out, `\u%04x\u%04x`, high, low)
+		default:
+			out = fmt.Appendf(out, `\u%04x`, r)
+		}
+	}
+	return out
 }
 
 func isPrintable(s string) bool {

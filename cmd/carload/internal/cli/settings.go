@@ -3,7 +3,6 @@ package cli
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -21,7 +20,7 @@ import (
 const (
 	envPrefix      = "CARLOAD_"
 	tokenVariable  = "CARLOAD_TOKEN" //nolint:gosec // the name of the variable, not a token
-	maxConfigBytes = 1 << 20
+	maxConfigBytes = 256 << 10
 )
 
 // tokenSetting is a name that people look for. There is no such setting.
@@ -231,12 +230,7 @@ func (a *app) readConfig() (path string, _ map[string][]string, err error) {
 	case runtime.GOOS != "windows" && info.Mode().Perm()&0o002 != 0:
 		return "", nil, fmt.Errorf("configuration: anyone can write to %q, which can name commands to run; remove that permission (chmod o-w)", path)
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return "", nil, fmt.Errorf("configuration: %w", err)
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxConfigBytes))
+	text, _, err := readSmall(path, maxConfigBytes)
 	if err != nil {
 		return "", nil, fmt.Errorf("configuration: %w", err)
 	}
