@@ -412,7 +412,7 @@ func (s *inputs) all() iter.Seq2[string, error] {
 // retried yields the paths that failed according to a report.
 func (s *inputs) retried(name string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
-		r, err := s.openList(name)
+		r, err := s.app.openStream(name)
 		if err != nil {
 			yield(name, err)
 			return
@@ -422,14 +422,6 @@ func (s *inputs) retried(name string) iter.Seq2[string, error] {
 	}
 }
 
-// openList opens a file of paths; - is standard input.
-func (s *inputs) openList(name string) (io.ReadCloser, error) {
-	if name == "-" {
-		return io.NopCloser(s.app.stdin()), nil
-	}
-	return os.Open(name)
-}
-
 // maxPathBytes limits an entry of --files-from.
 const maxPathBytes = 64 << 10
 
@@ -437,7 +429,7 @@ const maxPathBytes = 64 << 10
 // and those that begin with # or ;, as rclone does.
 func (s *inputs) listed(name string, end byte) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
-		r, err := s.openList(name)
+		r, err := s.app.openStream(name)
 		if err != nil {
 			yield(name, err)
 			return
@@ -462,6 +454,10 @@ func (s *inputs) listed(name string, end byte) iter.Seq2[string, error] {
 				if strings.HasPrefix(p, "#") || strings.HasPrefix(p, ";") {
 					continue
 				}
+			}
+			if p == "" && end == 0 { // as in /dev/zero
+				yield(name, fmt.Errorf("list of paths %q, path %d: %w", name, entry, errEmptyPath))
+				return
 			}
 			if p != "" && !yield(p, nil) {
 				return

@@ -59,9 +59,9 @@ secrets.`,
 // done.
 func (a *app) output(path string, f func(io.Writer) error) (err error) {
 	if path == "" || path == "-" {
-		return f(resultWriter{a.con})
+		return f(resultWriter{a.con, isTerminal(a.con.out)})
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".carload-*") // mode 0600
+	tmp, path, err := newFile(path, ".carload-*") // mode 0600
 	if err != nil {
 		return err
 	}
@@ -75,12 +75,24 @@ func (a *app) output(path string, f func(io.Writer) error) (err error) {
 	return durable.SyncDir(filepath.Dir(path))
 }
 
-// resultWriter is standard output for results that come as a stream.
-type resultWriter struct{ con *console }
+// resultWriter is standard output for results that come as a stream. A terminal
+// gets them without what it would act on.
+type resultWriter struct {
+	con      *console
+	terminal bool
+}
 
 // Write implements [io.Writer].
 func (w resultWriter) Write(p []byte) (int, error) {
-	w.con.write(p)
+	shown := p
+	if w.terminal {
+		lines := strings.Split(string(p), "\n")
+		for i := range lines {
+			lines[i] = printable(lines[i])
+		}
+		shown = []byte(strings.Join(lines, "\n"))
+	}
+	w.con.write(shown)
 	return len(p), w.con.failure()
 }
 
@@ -133,14 +145,24 @@ what the ledger lists.`,
 	return cmd
 }
 
-// importExport checks a whole export and then adds it.
+// importExport checks a whole export and then adds it. It keeps what can be
+// read only once in a temporary file without a name.
 func (a *app) importExport(cmd *cobra.Command, l *sqliteledger.Ledger, name string) (n int, err error) {
-	f, err := a.rereadable(name)
+	in, err := a.openStream(name)
 	if err != nil {
 		return 0, err
 	}
-	defer f.Close()
-	for _, err := range receipts.Read(f) {
+	defer in.Close()
+	f := in.regular
+	if f == nil {
+		if f, err = os.CreateTemp("", "carload-import-*"); err != nil {
+			return 0, err
+		}
+		defer f.Close()
+		_ = os.Remove(f.Name()) // stays behind where this is not possible
+		in.Reader = io.TeeReader(in.Reader, f)
+	}
+	for _, err := range receipts.Read(in) {
 		if err == nil {
 			err = cmd.Context().Err()
 		}
@@ -160,39 +182,6 @@ func malformed(err error) error {
 		return coded{err, exitMismatch}
 	}
 	return err
-}
-
-// rereadable opens a file, or copies standard input into a temporary file
-// without a name.
-func (a *app) rereadable(name string) (*os.File, error) {
-	if name != "-" {
-		f, err := os.Open(name)
-		if err != nil {
-			return nil, err
-		}
-		if info, err := f.Stat(); err != nil || info.Mode().IsRegular() {
-			return f, err
-		}
-		defer f.Close()
-		return spool(f)
-	}
-	return spool(a.stdin())
-}
-
-func spool(r io.Reader) (*os.File, error) {
-	tmp, err := os.CreateTemp("", "carload-import-*")
-	if err != nil {
-		return nil, err
-	}
-	_ = os.Remove(tmp.Name()) // stays behind where this is not possible
-	_, err = io.Copy(tmp, r)
-	if err == nil {
-		_, err = tmp.Seek(0, io.SeekStart)
-	}
-	if err != nil {
-		return nil, errors.Join(err, tmp.Close())
-	}
-	return tmp, nil
 }
 
 // outcomeRow is a row of "ledger report". New versions may only add fields.
@@ -288,26 +277,22 @@ func (r *ledgerReport) gather(cmd *cobra.Command, args []string, out string) (er
 
 // take adds an export, or the report of a run.
 func (r *ledgerReport) take(cmd *cobra.Command, l *sqliteledger.Ledger, name string) error {
-	f, err := r.app.rereadable(name)
+	f, err := r.app.openStream(name)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	head := make([]byte, 64)
-	n, err := io.ReadFull(f, head)
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+	in := bufio.NewReaderSize(f, 64<<10)
+	head, err := in.Peek(64)
+	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
-	if receipts.IsExport(head[:n]) {
-		_, err := l.Import(cmd.Context(), receipts.Read(f))
+	if receipts.IsExport(head) {
+		_, err := l.Import(cmd.Context(), receipts.Read(in))
 		return malformed(err)
 	}
-	in := bufio.NewReaderSize(f, 64<<10)
 	rows := csvRows(in)
-	if n > 0 && head[0] == '{' {
+	if len(head) > 0 && head[0] == '{' {
 		rows = jsonRows(in)
 	}
 	for row, err := range rows {

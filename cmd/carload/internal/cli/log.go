@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"syscall"
 
 	golog "github.com/ipfs/go-log/v2"
 	"github.com/spf13/cobra"
@@ -24,7 +25,7 @@ func (a *app) openLog(cmd *cobra.Command) error {
 	}
 	var w io.Writer = a.con
 	if a.global.logFile != "" {
-		f, err := os.OpenFile(a.global.logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		f, err := os.OpenFile(a.global.logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY|syscall.O_NONBLOCK, 0o600) // don't wait for a reader of a FIFO
 		if err != nil {
 			return usageError{error: err}
 		}

@@ -4,8 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -169,12 +167,7 @@ const maxShareBytes = 64
 // now. 0/1 means none for now. If the share is less than one request, now
 // returns one request in a longer window.
 func (s *share) now(requests int, window time.Duration) (int, time.Duration, error) {
-	f, err := os.Open(s.file)
-	if err != nil {
-		return 0, 0, err
-	}
-	defer f.Close()
-	p, err := io.ReadAll(io.LimitReader(f, maxShareBytes))
+	p, _, err := readSmall(s.file, maxShareBytes)
 	if err != nil {
 		return 0, 0, err
 	}

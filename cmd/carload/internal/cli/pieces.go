@@ -160,17 +160,25 @@ func (a *app) pieceOf(pool *piece.Pool, path string, read *atomic.Int64) (piece.
 	if path == "-" {
 		return pool.Read(countedReader{a.life.soft, a.stdio.In, read})
 	}
+	info, err := os.Stat(path) // before opening: opening a FIFO would wait
+	if err != nil {
+		return piece.Piece{}, err
+	}
+	if !info.Mode().IsRegular() {
+		return piece.Piece{}, errors.New("it is not a regular file: pass its content on standard input (-)")
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return piece.Piece{}, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return piece.Piece{}, err
-	}
-	p, err := pool.Read(countedReader{a.life.soft, f, read})
-	if err == nil && info.Mode().IsRegular() && p.RawSize != info.Size() {
+	// A file that grows while it is read might never end.
+	p, err := pool.Read(countedReader{a.life.soft, io.LimitReader(f, info.Size()+1), read})
+	switch {
+	case err != nil:
+	case p.RawSize > info.Size():
+		err = fmt.Errorf("%w: it has more than the %d bytes that it had", uploader.ErrSourceChanged, info.Size())
+	case p.RawSize < info.Size():
 		err = fmt.Errorf("%w: it had %d bytes, but carload read %d", uploader.ErrSourceChanged, info.Size(), p.RawSize)
 	}
 	return p, err
@@ -228,11 +236,11 @@ func newManifest(path string) (*manifest, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".carload-*.tmp")
+	f, to, err := newFile(path, ".carload-*.tmp")
 	if err != nil {
 		return nil, fmt.Errorf("--piece-manifest: %w", err)
 	}
-	return &manifest{path: path, form: form, file: f}, nil
+	return &manifest{path: to, form: form, file: f}, nil
 }
 
 // write writes the rows, if there are any.

@@ -23,7 +23,7 @@ import (
 // entry that could not be taken. --retry-from reads it. It appears when
 // everything is done. A nil report ignores rows.
 type report struct {
-	path   string
+	path   string // a link is followed
 	target string
 
 	mu   sync.Mutex
@@ -50,11 +50,11 @@ var reportColumns = []string{"path", "bytes", "root", "target", "code", "error",
 
 // newReport creates the file under a temporary name.
 func newReport(path string) (*report, error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".carload-report-*")
+	f, to, err := newFile(path, ".carload-report-*")
 	if err != nil {
 		return nil, err
 	}
-	r := &report{path: path, file: f, buf: bufio.NewWriter(f)}
+	r := &report{path: to, file: f, buf: bufio.NewWriter(f)}
 	if ext := filepath.Ext(path); !strings.EqualFold(ext, ".json") && !strings.EqualFold(ext, ".jsonl") {
 		r.csv = csv.NewWriter(r.buf)
 		r.err = r.csv.Write(reportColumns)
@@ -165,7 +165,8 @@ func jsonRows(r *bufio.Reader) iter.Seq2[reportRow, error] {
 
 func csvRows(r io.Reader) iter.Seq2[reportRow, error] {
 	return func(yield func(reportRow, error) bool) {
-		in := csv.NewReader(r)
+		limited := &limitedRow{r: r, left: maxRowBytes}
+		in := csv.NewReader(limited)
 		in.ReuseRecord = true
 		head, err := in.Read()
 		if err != nil {
@@ -183,6 +184,7 @@ func csvRows(r io.Reader) iter.Seq2[reportRow, error] {
 			return
 		}
 		for {
+			limited.left = maxRowBytes
 			rec, err := in.Read()
 			if errors.Is(err, io.EOF) {
 				return
@@ -196,6 +198,22 @@ func csvRows(r io.Reader) iter.Seq2[reportRow, error] {
 			}
 		}
 	}
+}
+
+// limitedRow reads no more than is left for a row.
+type limitedRow struct {
+	r    io.Reader
+	left int
+}
+
+// Read implements [io.Reader].
+func (l *limitedRow) Read(p []byte) (int, error) {
+	if l.left <= 0 {
+		return 0, fmt.Errorf("a row of more than %d bytes", maxRowBytes)
+	}
+	n, err := l.r.Read(p[:min(len(p), l.left)])
+	l.left -= n
+	return n, err
 }
 
 func csvRow(at map[string]int, rec []string) (row reportRow, err error) {

@@ -40,6 +40,12 @@ func TestEndlessFiles(t *testing.T) {
 			{"cid", "--files-from", "/dev/zero"},
 			{"cid", "--exclude-from", file, home},
 			{"cid", file},
+			{"piece", file},
+			{"cid", "--files-from0", "/dev/zero"},
+			{"cid", "--retry-from", "/dev/zero"},
+			{"ledger", "report", "/dev/zero"},
+			{"ledger", "import", "/dev/zero"},
+			{"cid", home, "--log-file", pipe},
 			{"up", home, "--to", "dir:" + filepath.Join(home, "out"), "--ledger", file},
 		} {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

@@ -403,6 +403,9 @@ func (a *app) output(path string, f func(io.Writer) error) error {
 	if path == "" || path == "-" {
 		return f(a.stdio.Out)
 	}
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return usagef("%q is not a regular file: carload-fleet would replace it", path)
+	}
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".carload-fleet-*")
 	if err != nil {
 		return err
