@@ -22,6 +22,9 @@ type database struct {
 // openDatabase opens a database for writing. Call openReaders once the tables
 // exist.
 func openDatabase(ctx context.Context, path string) (database, error) {
+	if err := regularFiles(path); err != nil {
+		return database{}, err
+	}
 	if err := private(path); err != nil {
 		return database{}, err
 	}
@@ -30,6 +33,21 @@ func openDatabase(ctx context.Context, path string) (database, error) {
 		return database{}, fmt.Errorf("open index: %w", err)
 	}
 	return database{write: newWriter(db)}, nil
+}
+
+// regularFiles returns an error if the index, or a file that SQLite looks for
+// beside it, is not a regular file: opening a FIFO would wait.
+func regularFiles(path string) error {
+	for _, suffix := range []string{"", "-wal", "-shm", "-journal"} {
+		stat := os.Lstat
+		if suffix == "" {
+			stat = os.Stat // it may be a link to a faster disk
+		}
+		if info, err := stat(path + suffix); err == nil && !info.Mode().IsRegular() {
+			return fmt.Errorf("open index: %q is not a regular file: move it away", path+suffix)
+		}
+	}
+	return nil
 }
 
 // private makes sure that no other user can read the index, which contains all

@@ -26,6 +26,9 @@ func OpenReadOnly(ctx context.Context, opts Options) (_ *Store, err error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, err
 	}
+	if err := regularFiles(path); err != nil {
+		return nil, err
+	}
 	if st.lock, err = shareDir(opts.Dir); err != nil {
 		return nil, err
 	}
@@ -42,6 +45,9 @@ func OpenReadOnly(ctx context.Context, opts Options) (_ *Store, err error) {
 	}
 	if version != schemaVersion {
 		return nil, fmt.Errorf("the index has version %d and would have to be upgraded to %d: %w", version, schemaVersion, ErrReadOnly)
+	}
+	if err := onlyTables(ctx, st.db.read); err != nil {
+		return nil, err
 	}
 	rebuilding, err := exists(ctx, st.db.read, `SELECT 1 FROM settings WHERE name = ?`, settingRebuilding)
 	if err == nil && rebuilding {

@@ -210,6 +210,9 @@ func (as opening) migrate(ctx context.Context, db *database, shards files) (salt
 		if err := tx.QueryRowContext(ctx, `PRAGMA user_version`).Scan(&version); err != nil {
 			return fmt.Errorf("read version of index: %w", err)
 		}
+		if err := onlyTables(ctx, tx); err != nil {
+			return err
+		}
 		switch version {
 		case 0:
 			// The database may exist without tables if its creation was
@@ -241,6 +244,18 @@ func (as opening) migrate(ctx context.Context, db *database, shards files) (salt
 		return as.admit(ctx, tx)
 	})
 	return salt, err
+}
+
+// onlyTables returns an error if the index has views, triggers or virtual
+// tables: they would do what someone else wrote.
+func onlyTables(ctx context.Context, q querier) error {
+	return eachRow(ctx, q, `SELECT type, substr(name, 1, 64) FROM sqlite_schema WHERE type NOT IN ('table', 'index') OR sql LIKE 'CREATE VIRTUAL%'`, nil, func(scan scanRow) error {
+		var kind, name string
+		if err := scan(&kind, &name); err != nil {
+			return fmt.Errorf("read schema of index: %w", err)
+		}
+		return fmt.Errorf("the index has the %s %q, which is not from carload: move the index away, and rebuild it from the shards", kind, name)
+	})
 }
 
 func createIndex(ctx context.Context, tx execer) error {
