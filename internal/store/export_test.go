@@ -7,7 +7,7 @@ import (
 
 // Between makes slices and runs as short as possible. It calls f after each
 // slice, while the index is free for others.
-func (st *Store) Between(f func()) { st.turns = turns{run: 310, between: f} }
+func (st *Store) Between(f func()) { st.turns = turns{run: 310, links: 3, between: f} }
 
 // Hold blocks the index until the caller releases it.
 func (st *Store) Hold(ctx context.Context) (letGo func() error) {

@@ -96,7 +96,7 @@ func (st *Store) fsckNodes(ctx context.Context, r *FsckReport) error {
 	for _, check := range []struct{ what, query string }{
 		{"%d nodes count more or fewer missing children than they wait for", `SELECT count(*) FROM nodes n
 			LEFT JOIN (SELECT parent, count(*) AS n FROM waiting GROUP BY parent) w ON w.parent = n.id
-			WHERE max(n.pending, 0) <> COALESCE(w.n, 0)`},
+			WHERE n.pending <> -2 AND max(n.pending, 0) <> COALESCE(w.n, 0)`},
 		{"%d nodes wait for leaves that are held", `SELECT count(*) FROM waiting w
 			WHERE w.codec NOT IN ` + innerCodecs + ` AND EXISTS (SELECT 1 FROM blocks b WHERE b.mh = w.mh)`},
 		{"%d nodes wait for nodes that are complete", `SELECT count(*) FROM waiting w

@@ -89,6 +89,10 @@ func (l *loss) takeNodes() error {
 
 const parentless = `id <= (SELECT value FROM settings WHERE name = 'parentless') AND EXISTS (SELECT 1 FROM lost)`
 
+// waiters are nodes whose rows in the table waiting become wrong.
+const waiters = `SELECT n.id FROM doubted d JOIN nodes n ON n.id = d.id WHERE n.pending > 0
+	OR n.pending = -2 AND n.mh IN (SELECT mh FROM lost WHERE held = 0)`
+
 // end finds all nodes that relied on what was removed.
 func (l *loss) end() error {
 	x := l.x
@@ -127,8 +131,7 @@ func (l *loss) end() error {
 		`INSERT OR IGNORE INTO doubted SELECT id FROM nodes WHERE mh IN (SELECT mh FROM lost WHERE held = 0)`,
 		// Skip this if none of them was waiting: going through all of waiting
 		// may take a while.
-		`DELETE FROM waiting WHERE parent IN (SELECT d.id FROM doubted d JOIN nodes n ON n.id = d.id WHERE n.pending > 0)
-			AND EXISTS (SELECT 1 FROM doubted d JOIN nodes n ON n.id = d.id WHERE n.pending > 0)`,
+		`DELETE FROM waiting WHERE parent IN (` + waiters + `) AND EXISTS (` + waiters + `)`,
 		`UPDATE nodes SET pending = -2 WHERE id IN (SELECT id FROM doubted)`,
 		`DELETE FROM nodes WHERE mh IN (SELECT mh FROM lost WHERE held = 0)`,
 		`DELETE FROM settings WHERE name = 'parentless' AND EXISTS (SELECT 1 FROM doubted WHERE id <= value)`,

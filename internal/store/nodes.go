@@ -3,6 +3,8 @@ package store
 import (
 	"cmp"
 	"context"
+	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -95,11 +97,165 @@ func pairs(keys []nodeKey) []any {
 }
 
 // evaluate determines the state of nodes, and adds them to the waiting lists of
-// their incomplete children.
+// their incomplete children. It may pause.
 func (x *indexer) evaluate(nodes []freshNode) error {
+	var wide []freshNode
+	nodes = slices.DeleteFunc(nodes, func(n freshNode) bool {
+		is := x.yield != nil && !n.broken && len(n.links) > x.st.turns.links
+		if is {
+			wide = append(wide, n)
+		}
+		return is
+	})
+	if err := x.evaluateAtOnce(nodes); err != nil {
+		return err
+	}
+	for _, n := range wide {
+		if err := x.evaluateInParts(n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (x *indexer) evaluateAtOnce(nodes []freshNode) error {
 	if len(nodes) == 0 {
 		return nil
 	}
+	if err := x.restart(nodes); err != nil {
+		return err
+	}
+	done, err := x.done(nodes)
+	if err != nil {
+		return err
+	}
+	for i := range nodes {
+		nodes[i].links = slices.DeleteFunc(nodes[i].links, done)
+	}
+	resolve(nodes)
+	return chunks(nodes, x.insert)
+}
+
+// evaluateInParts does the same for one node with many links, and pauses
+// meanwhile. Until the end the index has the node as unread, so that nobody
+// counts what it waits for. Each part is a range of a table, so that no page is
+// written in many of the transactions.
+func (x *indexer) evaluateInParts(n freshNode) error {
+	w := x.st.db.write
+	losses := w.losses
+	res, err := x.tx.ExecContext(x.ctx, `INSERT OR IGNORE INTO nodes (mh, codec, pending) VALUES (?,?,-2)`, pairs([]nodeKey{n.key})...)
+	if err != nil {
+		return fmt.Errorf("index nodes: %w", err)
+	}
+	fresh, err := res.RowsAffected()
+	if err != nil {
+		return fmt.Errorf("index nodes: %w", err)
+	}
+	children := slices.Sorted(slices.Values(n.children))
+	links := slices.SortedFunc(slices.Values(n.links), func(a, b nodeKey) int { return cmp.Compare(a.mh, b.mh) })
+	var missing []edge
+	for {
+		id, err := x.unreadID(n.key)
+		switch {
+		case errors.Is(err, sql.ErrNoRows): // another upload has it too, and was faster
+			return nil
+		case err != nil:
+			return fmt.Errorf("look up nodes: %w", err)
+		case w.losses != losses: // what is recorded may be gone again
+			return x.evaluateAtOnce([]freshNode{n})
+		}
+		if part := children[:min(x.st.turns.links, len(children))]; len(part) > 0 {
+			for _, c := range part {
+				x.parents = append(x.parents, [2]int64{c, id})
+			}
+			children = children[len(part):]
+		} else {
+			part := links[:min(x.st.turns.links, len(links))]
+			done, err := x.done([]freshNode{{key: n.key, links: part}})
+			if err != nil {
+				return err
+			}
+			var edges, old []edge
+			for _, k := range part {
+				if !done(k) {
+					edges = append(edges, edge{k, id})
+				} else if fresh == 0 { // somebody began before, and maybe did not finish
+					old = append(old, edge{k, id})
+				}
+			}
+			if err := errors.Join(x.await(edges), x.unawait(old)); err != nil {
+				return err
+			}
+			missing, links = append(missing, edges...), links[len(part):]
+		}
+		if len(links) == 0 {
+			return x.count(n.key, id, missing)
+		}
+		if err := x.pause(); err != nil {
+			return err
+		}
+	}
+}
+
+// restart removes what was recorded of unread nodes that somebody began to
+// evaluate in parts.
+func (x *indexer) restart(nodes []freshNode) error {
+	var begun []edge
+	err := chunks(nodes, func(part []freshNode) error {
+		keys := make([]nodeKey, 0, len(part))
+		links := make(map[nodeKey][]nodeKey, len(part))
+		for _, n := range part {
+			keys = append(keys, n.key)
+			links[n.key] = n.links
+		}
+		return x.query(`SELECT id, mh, codec FROM nodes WHERE (mh, codec) IN (VALUES %s) AND +pending = -2`, `(?,?)`, len(keys), pairs(keys), func(scan scanRow) error {
+			var id int64
+			var k nodeKey
+			err := scan(&id, &k.mh, &k.codec)
+			for _, l := range links[k] {
+				begun = append(begun, edge{l, id})
+			}
+			return err
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("look up nodes: %w", err)
+	}
+	return x.unawait(begun)
+}
+
+// unreadID returns the ID of a node that has not been read.
+func (x *indexer) unreadID(k nodeKey) (id int64, err error) {
+	err = x.tx.QueryRowContext(x.ctx, `SELECT id FROM nodes WHERE mh = ? AND codec = ? AND +pending = -2`, []byte(k.mh), k.codec).Scan(&id)
+	return id, err
+}
+
+// count sets the state of a node that waits for those of some children that
+// have not come since.
+func (x *indexer) count(k nodeKey, id int64, missing []edge) error {
+	pending := 0
+	err := chunks(missing, func(part []edge) error {
+		return x.query(`SELECT count(*) FROM waiting WHERE (mh, codec, parent) IN (VALUES %s)`, `(?,?,?)`, len(part), edgeArgs(part), func(scan scanRow) error {
+			var n int
+			err := scan(&n)
+			pending += n
+			return err
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("count links: %w", err)
+	}
+	if pending == nodeReady {
+		x.ready.push(k)
+	}
+	if _, err := x.tx.ExecContext(x.ctx, `UPDATE nodes SET pending = ? WHERE id = ?`, pending, id); err != nil {
+		return fmt.Errorf("index nodes: %w", err)
+	}
+	return nil
+}
+
+// done returns a function that reports whether a link of the nodes is complete.
+func (x *indexer) done(nodes []freshNode) (func(nodeKey) bool, error) {
 	var leaves, inner []nodeKey
 	seen := make(map[nodeKey]bool)
 	near := x.run.losses == x.st.db.write.losses // if nothing was lost since, the blocks of the run are known to be held
@@ -118,27 +274,22 @@ func (x *indexer) evaluate(nodes []freshNode) error {
 	}
 	lacks, err := x.lacks(leaves)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	state, err := x.states(inner)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := x.demand(nodes, inner, state); err != nil {
-		return err
+		return nil, err
 	}
-	done := func(k nodeKey) bool {
+	return func(k nodeKey) bool {
 		if !hasLinks(k.codec) {
 			return !lacks[k.mh]
 		}
 		s, known := state[k]
 		return known && (s == nodeComplete || s == nodeReady || s == nodeTelling)
-	}
-	for i := range nodes {
-		nodes[i].links = slices.DeleteFunc(nodes[i].links, done)
-	}
-	resolve(nodes)
-	return chunks(nodes, x.insert)
+	}, nil
 }
 
 // resolve removes links that other nodes in the same batch complete.
@@ -242,10 +393,6 @@ func (x *indexer) insert(nodes []freshNode) error {
 	if err != nil {
 		return fmt.Errorf("index nodes: %w", err)
 	}
-	type edge struct {
-		child  nodeKey
-		parent int64
-	}
 	var missing []edge
 	for _, n := range nodes {
 		id := ids[n.key]
@@ -261,12 +408,39 @@ func (x *indexer) insert(nodes []freshNode) error {
 			return err
 		}
 	}
+	return x.await(missing)
+}
+
+// edge is a link from a node to a child that is not complete.
+type edge struct {
+	child  nodeKey
+	parent int64
+}
+
+func edgeArgs(edges []edge) []any {
+	args := make([]any, 0, 3*len(edges))
+	for _, e := range edges {
+		args = append(args, []byte(e.child.mh), e.child.codec, e.parent)
+	}
+	return args
+}
+
+// await adds parents to the waiting lists of children. A node that is read
+// again may be there already.
+func (x *indexer) await(missing []edge) error {
 	return chunks(missing, func(part []edge) error {
-		args := make([]any, 0, 3*len(part))
-		for _, e := range part {
-			args = append(args, []byte(e.child.mh), e.child.codec, e.parent)
+		if err := x.exec(`INSERT OR IGNORE INTO waiting (mh, codec, parent) VALUES %s`, `(?,?,?)`, len(part), edgeArgs(part)); err != nil {
+			return fmt.Errorf("index links: %w", err)
 		}
-		if err := x.exec(`INSERT INTO waiting (mh, codec, parent) VALUES %s`, `(?,?,?)`, len(part), args); err != nil {
+		return nil
+	})
+}
+
+// unawait removes parents from the waiting lists of children.
+func (x *indexer) unawait(edges []edge) error {
+	slices.SortFunc(edges, func(a, b edge) int { return cmp.Compare(a.child.mh, b.child.mh) })
+	return chunks(edges, func(part []edge) error {
+		if err := x.exec(`DELETE FROM waiting WHERE (mh, codec, parent) IN (VALUES %s)`, `(?,?,?)`, len(part), edgeArgs(part)); err != nil {
 			return fmt.Errorf("index links: %w", err)
 		}
 		return nil

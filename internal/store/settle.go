@@ -66,25 +66,24 @@ func (x *indexer) tell(ready []nodeKey) error {
 // releaseRows is how many rows of the table waiting are processed at a time.
 const releaseRows = "4096"
 
-// release removes children that meet a condition from the waiting lists.
+// release removes children that meet a condition from the waiting lists. It does
+// not count for nodes that are unread: see evaluateInParts.
 func (x *indexer) release(cond, row string, n int, args []any) error {
 	some := `SELECT mh, codec, parent FROM waiting WHERE ` + cond + ` ORDER BY mh, codec, parent LIMIT ` + releaseRows
 	return sized(some, row, n, args, func(some string, args []any) error {
 		for {
-			told, complete := 0, 0
 			err := eachRow(x.ctx, x.tx, `UPDATE nodes SET pending = pending - w.n FROM
 				(SELECT parent, count(*) AS n FROM (`+some+`) GROUP BY parent) AS w
-				WHERE nodes.id = w.parent RETURNING mh, codec, pending`, args, func(scan scanRow) error {
+				WHERE nodes.id = w.parent AND nodes.pending > 0 RETURNING mh, codec, pending`, args, func(scan scanRow) error {
 				var k nodeKey
 				var pending int64
 				err := scan(&k.mh, &k.codec, &pending)
-				if told++; pending == nodeReady {
-					complete++
+				if pending == nodeReady {
 					x.ready.push(k)
 				}
 				return err
 			})
-			if err != nil || told == 0 {
+			if err != nil {
 				return err
 			}
 			res, err := x.tx.ExecContext(x.ctx, `DELETE FROM waiting WHERE (mh, codec, parent) IN (`+some+`)`, args...)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"testing"
@@ -297,5 +298,99 @@ func TestOneOfAGroupFails(t *testing.T) {
 	}
 	if r := fsck(t, s); len(r.Problems) > 0 || r.Orphans > 0 || r.Shards != 5 {
 		t.Errorf("%+v", r)
+	}
+}
+
+// The links of one node may take several slices, too. Children that come or go
+// in the meantime count, also if the process ends at that moment.
+func TestManyLinksInSlices(t *testing.T) {
+	t.Parallel()
+	rounds := 30
+	if testing.Short() {
+		rounds = 6
+	}
+	for seed := range rounds {
+		r := rand.New(rand.NewPCG(uint64(seed), 2))
+		dir := t.TempDir()
+		s := newShelf(t, store.Options{Dir: dir})
+		var children []block
+		var links []cid.Cid
+		for i := range 40 {
+			child := raw(fmt.Sprint(seed, " child ", i))
+			if i%4 == 0 {
+				child = pbNode(fmt.Sprint(seed, " child ", i), links[max(0, i-1):]...)
+			}
+			children, links = append(children, child), append(links, child.CID)
+		}
+		root := pbNode(fmt.Sprint(seed, " root"), links...)
+		some := func() (list []block) {
+			for _, child := range children {
+				if r.IntN(12) == 0 {
+					list = append(list, child)
+				}
+			}
+			return list
+		}
+		gone := s.put(carOf(pbNode("x", children[5].CID), children[5])).Root
+		early := s.put(carOf(children[1], children[2]))
+		var images []string
+		between, inside := 0, false
+		s.drop(gone)
+		s.Between(func() {
+			if between++; between > 60 {
+				return
+			}
+			if r.IntN(3) == 0 {
+				s.put(carOf(append([]block{raw(fmt.Sprint(seed, " other ", between))}, some()...)...))
+			}
+			if between == 2*seed {
+				damage(t, dir, early.Parts[0], children[1])
+				s.has(children[1])
+			}
+			if r.IntN(12) == 0 && !inside {
+				inside = true
+				if _, err := s.Collect(t.Context()); err != nil {
+					t.Error(err)
+				}
+				inside = false
+			}
+			if r.IntN(12) == 0 {
+				image := t.TempDir()
+				if err := os.CopyFS(image, os.DirFS(dir)); err != nil {
+					t.Error(err)
+				}
+				images = append(images, image)
+			}
+		})
+		s.put(carOf(append([]block{root, children[3]}, some()...)...))
+		s.Between(nil)
+		if between < 10 {
+			t.Errorf("round %d: %d slices", seed, between)
+		}
+		finish := func(s *shelf) {
+			t.Helper()
+			s.put(carOf(children[1], children[2])) // which may be damaged
+			if p := fsck(t, s).Problems; len(p) > 0 {
+				t.Fatalf("round %d: %+v", seed, p)
+			}
+			s.put(carOf(append([]block{root}, children[:20]...)...))
+			s.put(carOf(append([]block{children[20]}, children[21:]...)...))
+			if s.state(root.CID) != complete {
+				t.Fatalf("round %d: incomplete with all children", seed)
+			}
+			if p := fsck(t, s).Problems; len(p) > 0 {
+				t.Fatalf("round %d: at the end: %+v", seed, p)
+			}
+		}
+		lacks := slices.ContainsFunc(children, func(b block) bool { return !s.has(b) })
+		if whole := s.state(root.CID) == complete; whole == lacks {
+			t.Errorf("round %d: complete: %t, lacks children: %t", seed, whole, lacks)
+		}
+		finish(s)
+		for _, image := range images {
+			again := newShelf(t, store.Options{Dir: image})
+			finish(again)
+			again.close()
+		}
 	}
 }

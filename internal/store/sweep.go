@@ -151,6 +151,9 @@ type doomed struct {
 	links   []nodeKey
 }
 
+// waits reports whether the table waiting may have rows of the node.
+func (n *doomed) waits() bool { return n.pending > 0 || n.pending == nodeUnread }
+
 // removeSome removes those of some nodes that nothing needs. It pushes the ones
 // that it leaves for later, and the children of the removed ones, which may be
 // next.
@@ -177,7 +180,7 @@ func (w *sweeper) removeSome(keys []nodeKey, todo *queue) (removed int, err erro
 		data, err := w.data(n.key, places)
 		switch {
 		case errors.Is(err, ErrDamaged), errors.Is(err, ErrNotHeld): // tidy does the rest
-			if err = nil; n.pending > 0 {
+			if err = nil; n.waits() {
 				_, err = x.tx.ExecContext(x.ctx, `DELETE FROM waiting WHERE parent = ?`, n.id)
 			}
 		case err == nil:
@@ -190,6 +193,9 @@ func (w *sweeper) removeSome(keys []nodeKey, todo *queue) (removed int, err erro
 	}
 	if err := w.unlink(free); err != nil {
 		return 0, err
+	}
+	if len(free) > 0 {
+		x.st.db.write.losses++
 	}
 	ids := make([]any, 0, len(free))
 	for _, n := range free {
@@ -353,38 +359,28 @@ func (w *sweeper) which(query string, mhs []any) (map[string]bool, error) {
 
 // unlink removes the records of the nodes' links.
 func (w *sweeper) unlink(nodes []doomed) error {
-	type edge struct {
-		link  nodeKey
-		child int64
-		node  int64
-		waits bool
-	}
-	var edges []edge
+	var parents [][2]int64
+	var waits []edge
 	for _, n := range nodes {
 		for _, k := range n.links {
-			edges = append(edges, edge{k, childOf(k.mh), n.id, n.pending > 0})
+			parents = append(parents, [2]int64{childOf(k.mh), n.id})
+			if n.waits() {
+				waits = append(waits, edge{k, n.id})
+			}
 		}
 	}
-	slices.SortFunc(edges, func(a, b edge) int { return cmp.Or(cmp.Compare(a.child, b.child), cmp.Compare(a.node, b.node)) })
-	err := chunks(edges, func(part []edge) error {
+	slices.SortFunc(parents, func(a, b [2]int64) int { return cmp.Or(cmp.Compare(a[0], b[0]), cmp.Compare(a[1], b[1])) })
+	err := chunks(parents, func(part [][2]int64) error {
 		args := make([]any, 0, 2*len(part))
 		for _, e := range part {
-			args = append(args, e.child, e.node)
+			args = append(args, e[0], e[1])
 		}
 		return w.x.exec(`DELETE FROM parents WHERE (child, parent) IN (VALUES %s)`, `(?,?)`, len(part), args)
 	})
 	if err != nil {
 		return err
 	}
-	edges = slices.DeleteFunc(edges, func(e edge) bool { return !e.waits })
-	slices.SortFunc(edges, func(a, b edge) int { return cmp.Compare(a.link.mh, b.link.mh) })
-	return chunks(edges, func(part []edge) error {
-		args := make([]any, 0, 3*len(part))
-		for _, e := range part {
-			args = append(args, []byte(e.link.mh), e.link.codec, e.node)
-		}
-		return w.x.exec(`DELETE FROM waiting WHERE (mh, codec, parent) IN (VALUES %s)`, `(?,?,?)`, len(part), args)
-	})
+	return w.x.unawait(waits)
 }
 
 // removeBlocks removes the blocks of doomed shards, except those that are

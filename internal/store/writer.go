@@ -22,7 +22,7 @@ type writer struct {
 	groupTime time.Duration // a transaction starts no job later than this
 	commits   atomic.Int64
 	urgent    atomic.Int64 // waiting jobs that are not patient
-	losses    int64        // counts how often rows of blocks were removed; only jobs use it
+	losses    int64        // counts how often rows of blocks or nodes were removed; only jobs use it
 
 	mu     sync.RWMutex // held for reading while a job is handed over
 	closed bool         // guarded by mu
