@@ -212,7 +212,7 @@ func (b *bencher) prepare(ctx context.Context, s bench.Stage, j *bench.Job) (fun
 	if err != nil {
 		return nil, errors.Join(err, cleanup())
 	}
-	token, err := os.ReadFile(filepath.Join(store, localTokenFile))
+	token, err := readLocal(store, localTokenFile)
 	if err != nil {
 		return nil, errors.Join(err, stop(), cleanup())
 	}

@@ -69,11 +69,11 @@ func (a *app) consoleURL(ctx context.Context, flag string) (string, error) {
 	down := func(err error) error {
 		return withHint(fmt.Errorf("no service is running for the store %q: %w", dir, err), `start one with "carload serve"`)
 	}
-	endpoint, err := os.ReadFile(filepath.Join(dir, localEndpointFile))
+	endpoint, err := readLocal(dir, localEndpointFile)
 	if err != nil {
 		return "", down(errors.New("its address is not in the store"))
 	}
-	token, err := os.ReadFile(filepath.Join(dir, localTokenFile))
+	token, err := readLocal(dir, localTokenFile)
 	if err != nil {
 		return "", err
 	}

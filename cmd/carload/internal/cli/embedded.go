@@ -174,8 +174,8 @@ func findLocal(dir string, guests *os.File) *local {
 	if ok, err := lockGuests(guests, false); err != nil || !ok {
 		return nil // it is about to end
 	}
-	p, err := os.ReadFile(filepath.Join(dir, localEndpointFile))
-	secret, errToken := os.ReadFile(filepath.Join(dir, localTokenFile))
+	p, err := readLocal(dir, localEndpointFile)
+	secret, errToken := readLocal(dir, localTokenFile)
 	lines := strings.Fields(string(p))
 	if err != nil || errToken != nil || len(lines) == 0 {
 		return nil

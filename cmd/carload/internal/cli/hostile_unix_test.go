@@ -4,6 +4,7 @@ package cli_test
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -97,5 +98,30 @@ func TestListFromLatePipe(t *testing.T) {
 	}
 	if err := cmd.Wait(); err != nil || !strings.Contains(stdout.String(), source) {
 		t.Errorf("%v, %s", err, stdout.String())
+	}
+}
+
+// A store may be from someone else, and so may the address of a node.
+func TestEndlessLocalFiles(t *testing.T) {
+	t.Parallel()
+	home := t.TempDir()
+	source, dir, node := filepath.Join(home, "source"), filepath.Join(home, "store"), filepath.Join(home, ".ipfs")
+	if err := errors.Join(os.WriteFile(source, []byte("x"), 0o600), os.Mkdir(node, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	up := []string{"up", source, "--ledger", "none", "--retries", "0", "--to"}
+	if out, err := hostileAt(t, home, append(up, "store:"+dir)...); err != nil {
+		t.Fatal(err, out)
+	}
+	for _, file := range []string{mkfifo(t), "/dev/zero"} {
+		for target, path := range map[string]string{"store:" + dir: filepath.Join(dir, "local-token"), "kubo:": filepath.Join(node, "api")} {
+			_ = os.Remove(path)
+			if err := os.Symlink(file, path); err != nil {
+				t.Fatal(err)
+			}
+			if out, err := hostileAt(t, home, append(up, target)...); err == nil {
+				t.Errorf("%s from %s: %s", target, file, out)
+			}
+		}
 	}
 }

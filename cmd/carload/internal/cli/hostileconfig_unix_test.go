@@ -17,9 +17,14 @@ import (
 // prints.
 func hostile(t *testing.T, args ...string) (out string, err error) {
 	t.Helper()
+	return hostileAt(t, t.TempDir(), args...)
+}
+
+func hostileAt(t *testing.T, home string, args ...string) (out string, err error) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	cmd := newCommand(t, t.TempDir(), args...)
+	cmd := newCommand(t, home, args...)
 	limited := exec.CommandContext(ctx, cmd.Path, cmd.Args[1:]...)
 	limited.Env, limited.Dir = cmd.Env, cmd.Dir
 	p, err := limited.CombinedOutput()

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"net/url"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -225,7 +224,7 @@ func (a *app) kuboAddress(scheme, rest string) (string, error) {
 	if repo == "" {
 		repo = filepath.Join(a.env["HOME"], ".ipfs")
 	}
-	p, err := os.ReadFile(filepath.Join(repo, "api"))
+	p, err := readLocal(repo, "api")
 	if err != nil {
 		return "", withHint(usagef("no Kubo node is running for this user: %w", err), "start it with ipfs daemon, or name another one, such as kubo://127.0.0.1:5001")
 	}

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -88,8 +86,8 @@ func (a *app) servedStatus(ctx context.Context, flag string) (s store.Status, er
 	if err != nil {
 		return s, err
 	}
-	url, errURL := os.ReadFile(filepath.Join(dir, localEndpointFile))
-	token, errToken := os.ReadFile(filepath.Join(dir, localTokenFile))
+	url, errURL := readLocal(dir, localEndpointFile)
+	token, errToken := readLocal(dir, localTokenFile)
 	if err := errors.Join(errURL, errToken); err != nil {
 		return s, withHint(store.ErrLocked, "another command has the store open: wait for it")
 	}

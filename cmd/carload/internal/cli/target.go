@@ -290,7 +290,7 @@ func localToken(ctx context.Context, st *store.Store, dir string) (string, error
 		if k.Name != localKeyName {
 			continue
 		}
-		p, err := os.ReadFile(path)
+		p, err := readLocal(dir, localTokenFile)
 		if err == nil {
 			return strings.TrimSpace(string(p)), nil
 		}

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -54,8 +55,9 @@ type natsContext struct {
 // mostFileBytes limits files with settings and secrets.
 const mostFileBytes = 64 << 10
 
+// readSmall does not wait for somebody to write to a FIFO.
 func readSmall(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
