@@ -1,6 +1,8 @@
 package sqliteledger
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -171,5 +173,32 @@ func TestFilesBesideLedger(t *testing.T) {
 		if _, err := os.Lstat(victim); err == nil {
 			t.Errorf("%s: something was written through it", suffix)
 		}
+	}
+}
+
+// Repairing copies the file, which may have a hole of 1 TiB: that can be stopped.
+func TestRepairStops(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "ledger.db")
+	l, err := Open(t.Context(), path, Options{NoSync: true})
+	if err == nil {
+		err = l.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	stopped := errors.New("stopped")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(stopped)
+	if err := copyFile(ctx, path, path+".copy"); !errors.Is(err, stopped) {
+		t.Error(err)
+	}
+	if err := copyFile(t.Context(), path, path+".whole"); err != nil {
+		t.Error(err)
+	}
+	want, err := os.ReadFile(path)
+	got, errGot := os.ReadFile(path + ".whole")
+	if err := errors.Join(err, errGot); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%d bytes, not %d: %v", len(got), len(want), err)
 	}
 }

@@ -60,7 +60,7 @@ func repair(ctx context.Context, path string) (r Report, err error) {
 	defer os.RemoveAll(dir) //nolint:errcheck // only a copy
 	copied := filepath.Join(dir, "ledger")
 	for _, suffix := range []string{"", "-wal"} {
-		if err := copyFile(path+suffix, copied+suffix); err != nil && (suffix == "" || !errors.Is(err, os.ErrNotExist)) {
+		if err := copyFile(ctx, path+suffix, copied+suffix); err != nil && (suffix == "" || !errors.Is(err, os.ErrNotExist)) {
 			return r, err
 		}
 	}
@@ -174,7 +174,9 @@ func newHead(ctx context.Context, path string) error {
 	return errors.Join(err, old.Close())
 }
 
-func copyFile(from, to string) (err error) {
+// copyFile copies a file until ctx is done: a sparse one may be far larger than
+// the disk.
+func copyFile(ctx context.Context, from, to string) (err error) {
 	src, err := os.Open(from)
 	if err != nil {
 		return err
@@ -184,6 +186,13 @@ func copyFile(from, to string) (err error) {
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(dst, src)
+	for err == nil {
+		if err = context.Cause(ctx); err == nil {
+			_, err = io.CopyN(dst, src, 64<<20)
+		}
+	}
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
 	return errors.Join(err, dst.Close())
 }
