@@ -32,7 +32,7 @@ func openDatabase(ctx context.Context, path string) (database, error) {
 	if err != nil {
 		return database{}, fmt.Errorf("open index: %w", err)
 	}
-	return database{write: newWriter(db)}, nil
+	return database{write: newWriter(db)}, nil //nolint:contextcheck // jobs have contexts of their own
 }
 
 // regularFiles returns an error if the index, or a file that SQLite looks for

@@ -120,7 +120,7 @@ func TestTablesAreTrue(t *testing.T) {
 			t.Fatal(err)
 		}
 		columns, err := rows.Columns()
-		if err := errors.Join(err, rows.Close()); err != nil {
+		if err := errors.Join(err, rows.Close(), rows.Err()); err != nil {
 			t.Fatal(err)
 		}
 		var known []string
