@@ -61,7 +61,10 @@ func (d *Digest) Sum256() [Size]byte {
 		state = d.state
 	)
 	last := pad(&tail, d.buf[:d.length%blockSize], d.length)
-	blocks(current().kernels[1].kernel, &[maxLanes]*[8]uint32{&state}, &[maxLanes]*byte{&last[0]}, len(last)/blockSize)
+	lanes := [maxLanes]*stream{{h: &state, now: last}}
+	for p := current(); !lanes[0].idle(); {
+		p.move(&lanes, maxStep)
+	}
 	putDigest(&out, &state)
 	return out
 }

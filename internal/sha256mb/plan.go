@@ -78,7 +78,7 @@ const (
 	// with AMX takes 100 times as long as it should when a kernel uses the SHA
 	// instructions beside registers that only AVX-512 has.
 	tasteBlocks = 4
-	hopeless    = 8 // times as long as crypto/sha256
+	hopeless    = 30 // times as long as crypto/sha256
 
 	// worthIt is the least gain that justifies further lanes. A smaller gain
 	// might disappear in the next measurement.
@@ -109,12 +109,12 @@ func measure(cs []candidate) (std time.Duration, took []time.Duration) {
 		return time.Since(start)
 	}
 	// The first run of each also loads its code.
-	_, taste := reference(tasteBlocks), reference(tasteBlocks)
+	_, taste := reference(tasteBlocks), min(reference(tasteBlocks), reference(tasteBlocks))
 	std = time.Hour
 	took = make([]time.Duration, len(cs))
 	var rest []int
 	for i, c := range cs {
-		d := min(run(c, tasteBlocks), run(c, tasteBlocks))
+		d := min(run(c, tasteBlocks), run(c, tasteBlocks), run(c, tasteBlocks))
 		if d > hopeless*time.Duration(c.lanes)*taste {
 			took[i] = d * trialBlocks / tasteBlocks
 			continue
