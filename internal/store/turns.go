@@ -14,3 +14,6 @@ type turns struct {
 }
 
 var defaultTurns = turns{waited: 20 * time.Millisecond, alone: time.Second, steps: 4, run: 64 << 10, links: batchLinks}
+
+// batchLinks is roughly how many links are processed at a time.
+const batchLinks = 4096
