@@ -70,12 +70,12 @@ const (
 	// Each kernel is timed for so many blocks per lane, so many times. The
 	// shortest time counts, and the kernels take turns, so neither an interrupt
 	// nor a processor that is still waking up distorts the result. It all takes
-	// about 300 µs.
+	// 300 to 600 µs.
 	trialBlocks = 64
 	trials      = 10
 
-	// A kernel that is hopeless is timed for fewer blocks. An Intel core
-	// with AMX takes 100 times as long as it should when a kernel uses the SHA
+	// A kernel that is hopeless is timed for fewer blocks. An Intel core with
+	// AMX takes 100 times as long as it should when a kernel uses the SHA
 	// instructions beside registers that only AVX-512 has.
 	tasteBlocks = 4
 	hopeless    = 30 // times as long as crypto/sha256

@@ -70,19 +70,16 @@ func (w *Writer) Update(ctx context.Context, f func(*Writer) error) (err error) 
 
 // prepared returns the prepared statement, or nil if the Writer does not keep
 // it prepared.
-func (w *Writer) prepared(ctx context.Context, query string) (*sql.Stmt, error) {
-	if s, ok := w.stmts[query]; ok {
-		return s, nil
+func (w *Writer) prepared(ctx context.Context, query string) *sql.Stmt {
+	if s := w.stmts[query]; s != nil || len(w.stmts) >= keptStatements || isScript(query) {
+		return s
 	}
-	if len(w.stmts) >= keptStatements || isScript(query) {
-		return nil, nil //nolint:nilnil // as the comment says
-	}
-	s, err := w.conn.PrepareContext(context.WithoutCancel(ctx), query)
+	s, err := w.conn.PrepareContext(ctx, query)
 	if err != nil {
-		return nil, fmt.Errorf("prepare %.40q: %w", query, err)
+		return nil // running the statement unprepared will report the error
 	}
 	w.stmts[query] = s
-	return s, nil
+	return s
 }
 
 // ExecContext runs a statement.
@@ -90,14 +87,11 @@ func (w *Writer) ExecContext(ctx context.Context, query string, args ...any) (sq
 	if err := ended(ctx); err != nil {
 		return nil, err
 	}
-	s, err := w.prepared(ctx, query)
-	switch {
-	case err != nil:
-		return nil, err
-	case s == nil:
-		return w.conn.ExecContext(context.WithoutCancel(ctx), query, args...)
+	ctx = context.WithoutCancel(ctx)
+	if s := w.prepared(ctx, query); s != nil {
+		return s.ExecContext(ctx, args...)
 	}
-	return s.ExecContext(context.WithoutCancel(ctx), args...)
+	return w.conn.ExecContext(ctx, query, args...)
 }
 
 // QueryContext runs a statement that returns rows.
@@ -105,20 +99,21 @@ func (w *Writer) QueryContext(ctx context.Context, query string, args ...any) (*
 	if err := ended(ctx); err != nil {
 		return nil, err
 	}
-	s, err := w.prepared(ctx, query)
-	switch {
-	case err != nil:
-		return nil, err
-	case s == nil:
-		return w.conn.QueryContext(context.WithoutCancel(ctx), query, args...)
+	ctx = context.WithoutCancel(ctx)
+	if s := w.prepared(ctx, query); s != nil {
+		return s.QueryContext(ctx, args...)
 	}
-	return s.QueryContext(context.WithoutCancel(ctx), args...)
+	return w.conn.QueryContext(ctx, query, args...)
 }
 
 // QueryRowContext runs a statement that returns one row.
 func (w *Writer) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	if s, err := w.prepared(ctx, query); err == nil && s != nil && ended(ctx) == nil {
-		return s.QueryRowContext(context.WithoutCancel(ctx), args...)
+	if ended(ctx) != nil {
+		return w.conn.QueryRowContext(ctx, query, args...) // its Scan reports the error
+	}
+	ctx = context.WithoutCancel(ctx)
+	if s := w.prepared(ctx, query); s != nil {
+		return s.QueryRowContext(ctx, args...)
 	}
 	return w.conn.QueryRowContext(ctx, query, args...)
 }

@@ -337,7 +337,7 @@ const manyParents = 32 << 10
 
 // flush writes rows that were put off.
 func (x *indexer) flush() error {
-	slices.SortFunc(x.parents, func(a, b [2]int64) int { return cmp.Or(cmp.Compare(a[0], b[0]), cmp.Compare(a[1], b[1])) })
+	slices.SortFunc(x.parents, func(a, b [2]int64) int { return slices.Compare(a[:], b[:]) })
 	err := chunks(x.parents, func(part [][2]int64) error {
 		args := make([]any, 0, 2*len(part))
 		for _, e := range part {

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -369,7 +368,7 @@ func (w *sweeper) unlink(nodes []doomed) error {
 			}
 		}
 	}
-	slices.SortFunc(parents, func(a, b [2]int64) int { return cmp.Or(cmp.Compare(a[0], b[0]), cmp.Compare(a[1], b[1])) })
+	slices.SortFunc(parents, func(a, b [2]int64) int { return slices.Compare(a[:], b[:]) })
 	err := chunks(parents, func(part [][2]int64) error {
 		args := make([]any, 0, 2*len(part))
 		for _, e := range part {

@@ -86,7 +86,7 @@ func (c *console) event(v any) {
 	if err != nil {
 		p = []byte(`{"v":1,"type":"error","message":` + strconv.Quote(err.Error()) + `}`)
 	}
-	c.write(append(asciiJSON(p), '\n'))
+	c.write(append(printableJSON(p), '\n'))
 }
 
 func (c *console) write(p []byte) {

@@ -32,9 +32,9 @@ func printable(s string) string {
 	return b.String()
 }
 
-// asciiJSON escapes in JSON what [json.Marshal] leaves and a terminal might act
+// printableJSON escapes in JSON what [json.Marshal] leaves and a terminal might act
 // on. The values stay the same.
-func asciiJSON(p []byte) []byte {
+func printableJSON(p []byte) []byte {
 	if isPrintable(string(p)) {
 		return p
 	}
