@@ -64,6 +64,10 @@ type source struct {
 	err  error
 }
 
+// bufferBytes is the size of the buffer of a source, unless the whole archive
+// is shorter.
+const bufferBytes = 64 << 10
+
 func (s *source) fill() error {
 	if s.err != nil {
 		return s.err
@@ -124,7 +128,7 @@ func NewReader(r io.Reader, opts ReaderOptions) (*Reader, error) {
 	if opts.MaxSectionBytes == 0 {
 		opts.MaxSectionBytes = DefaultMaxSectionBytes
 	}
-	rd := &Reader{src: source{buf: make([]byte, 64<<10)}, opts: opts}
+	rd := &Reader{opts: opts}
 	if err := rd.Reset(r); err != nil {
 		return nil, err
 	}
@@ -134,6 +138,13 @@ func NewReader(r io.Reader, opts ReaderOptions) (*Reader, error) {
 // Reset makes r read another archive with the same options, as [NewReader]
 // does, and keeps its buffers. It can be called again after an error.
 func (r *Reader) Reset(src io.Reader) error {
+	n := bufferBytes
+	if l, ok := src.(interface{ Len() int }); ok { // in memory
+		n = min(n, l.Len()+1)
+	}
+	if len(r.src.buf) < n {
+		r.src.buf = make([]byte, n)
+	}
 	r.src = source{r: src, buf: r.src.buf}
 	r.base, r.payload, r.offset = 0, -1, 0
 	r.batch.reset()

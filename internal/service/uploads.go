@@ -47,8 +47,13 @@ func (s *Service) asNFT(ctx context.Context, u store.Upload) (*nft, error) {
 		Files: json.RawMessage(u.Files), Name: u.Name, Deals: []struct{}{},
 		Pin: pin{CID: u.SourceCID, Created: timestamp(u.Content.Created), Size: new(int64), Status: statuses[u.Content.State]},
 	}
-	if kind := map[store.Kind]string{store.KindNFT: "nft", store.KindDirectory: "directory", store.KindPin: "remote"}[u.Kind]; kind != "" {
-		n.Type = kind
+	switch u.Kind {
+	case store.KindNFT:
+		n.Type = "nft"
+	case store.KindDirectory:
+		n.Type = "directory"
+	case store.KindPin:
+		n.Type = "remote"
 	}
 	if u.KeyName != nil {
 		n.Scope = *u.KeyName

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -84,10 +85,13 @@ func (st *Store) record(x *indexer, in *Incoming, up *NewUpload) error {
 		_, err := x.tx.ExecContext(x.ctx, `INSERT OR REPLACE INTO staging (shard, key_id, active) VALUES (?, ?, 1)`, id, key)
 		return err
 	}
-	if fresh {
-		err = x.add(in.shard)
-	} else {
+	switch {
+	case !fresh:
 		err = x.again(in.shard)
+	case in.small != nil:
+		err = x.addFrom(in.shard, bytes.NewReader(in.small))
+	default:
+		err = x.add(in.shard)
 	}
 	if err != nil {
 		return err

@@ -94,6 +94,9 @@ func (st *Store) receive(ctx context.Context, in *Incoming, src io.Reader, lengt
 	if ok {
 		res, err := st.scan(&fastOnly{src: src}, buf, in, nil)
 		release()
+		if err == nil && len(buf) < scanBufferBytes && res.size < int64(len(buf)) {
+			in.small = buf[:res.size] // nobody else gets a buffer of this size
+		}
 		if !errors.Is(err, errSlow) {
 			return res, err
 		}
@@ -176,7 +179,11 @@ func (in *Incoming) keep(off int64, p []byte) error {
 // secure makes the file durable, or reads its bytes back for the journal.
 func (in *Incoming) secure() error {
 	if !in.st.journal.room(in.Bytes) {
+		in.small = nil
 		return in.sync()
+	}
+	if in.small != nil {
+		return nil
 	}
 	// A file this short went through the page cache, so it can be read before a
 	// sync.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 )
@@ -20,6 +21,11 @@ func (x *indexer) add(sh shard) (err error) {
 		return fmt.Errorf("index shard: %w", err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
+	return x.addFrom(sh, f)
+}
+
+// addFrom is add for a shard whose bytes are in f.
+func (x *indexer) addFrom(sh shard, f io.ReaderAt) error {
 	in, err := newSections(f, sh.payload, sh.end)
 	if err != nil {
 		return err

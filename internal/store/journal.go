@@ -40,6 +40,7 @@ type journal struct {
 	dirty bool     // f has bytes that are not durable yet
 	cur   segment  // describes f
 	next  int      // number of the next segment
+	out   []byte   // what append writes; kept for the next call
 
 	bytes    atomic.Int64 // in all segments
 	settling sync.WaitGroup
@@ -73,15 +74,16 @@ func (j *journal) room(n int64) bool {
 
 // append writes a shard to the journal. The next sync makes it durable.
 func (j *journal) append(c cid.Cid, data []byte) error {
-	var p []byte
+	p := j.out[:0]
 	if j.f == nil {
 		if err := j.begin(); err != nil {
 			return fmt.Errorf("begin a segment of the journal: %w", err)
 		}
-		p = car.AppendHeader(nil, c)
+		p = car.AppendHeader(p, c)
 	}
 	p = append(p, varint.ToUvarint(uint64(c.ByteLen()+len(data)))...)
 	p = append(append(p, c.Bytes()...), data...)
+	j.out = p
 	if _, err := j.f.WriteAt(p, j.cur.bytes); err != nil {
 		// The next shard will overwrite what was written of this one. The
 		// segment stays open if others still wait for its earlier shards to be

@@ -163,28 +163,21 @@ func (st *Store) Authenticate(ctx context.Context, token string) (*Caller, error
 		return nil, ErrTokenInvalid
 	}
 	c := new(Caller)
-	err := st.db.read.QueryRowContext(ctx,
-		`SELECT id, name, restricted, delete_restricted, pinning FROM users WHERE issuer = ?`, issuer).
-		Scan(&c.UserID, &c.UserName, &c.Restricted, &c.DeleteRestricted, &c.Pinning)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, ErrUserNotFound
-	}
-	if err != nil {
-		return nil, fmt.Errorf("look up user: %w", err)
-	}
 	hash := sha256.Sum256([]byte(token))
 	var stored []byte
 	var deleted, blocked bool
-	err = st.db.read.QueryRowContext(ctx,
-		`SELECT id, name, hash, deleted IS NOT NULL, blocked, rate_limited, quota FROM keys WHERE hash = ? AND user_id = ?`,
-		hash[:], c.UserID).
-		Scan(&c.KeyID, &c.KeyName, &stored, &deleted, &blocked, &c.RateLimited, &c.QuotaBytes)
+	err := st.db.read.QueryRowContext(ctx,
+		`SELECT u.id, u.name, u.restricted, u.delete_restricted, u.pinning,
+			COALESCE(k.id, 0), COALESCE(k.name, ''), k.hash, k.deleted IS NOT NULL, COALESCE(k.blocked, 0), COALESCE(k.rate_limited, 0), COALESCE(k.quota, 0)
+		FROM users u LEFT JOIN keys k ON k.hash = ? AND k.user_id = u.id WHERE u.issuer = ?`, hash[:], issuer).
+		Scan(&c.UserID, &c.UserName, &c.Restricted, &c.DeleteRestricted, &c.Pinning,
+			&c.KeyID, &c.KeyName, &stored, &deleted, &blocked, &c.RateLimited, &c.QuotaBytes)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
-		return nil, ErrKeyNotFound
+		return nil, ErrUserNotFound
 	case err != nil:
 		return nil, fmt.Errorf("look up key: %w", err)
-	case subtle.ConstantTimeCompare(stored, hash[:]) != 1:
+	case subtle.ConstantTimeCompare(stored, hash[:]) != 1: // nil if there is no such key
 		return nil, ErrKeyNotFound
 	case blocked:
 		return nil, ErrKeyBlocked

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"slices"
 
 	"github.com/ipfs/go-cid"
 	"github.com/multiformats/go-multihash"
@@ -271,10 +272,8 @@ func (s *scanner) verify() error {
 			s.msgs = append(s.msgs, b.data)
 		}
 	}
-	if cap(s.sums) < len(s.msgs) {
-		s.sums = make([][sha256mb.Size]byte, scanBatch)
-	}
-	sums := s.sums[:len(s.msgs)]
+	s.sums = slices.Grow(s.sums[:0], len(s.msgs))[:len(s.msgs)]
+	sums := s.sums
 	s.pool.Sum(sums, s.msgs)
 	for _, b := range s.pending {
 		var sum []byte

@@ -48,7 +48,7 @@ const windowBytes = 64 << 10
 
 // newSections starts at the first block of the CARv1 in f.
 func newSections(f io.ReaderAt, payload, end int64) (*sections, error) {
-	s := &sections{f: f, off: payload, end: end, window: make([]byte, 0, windowBytes)}
+	s := &sections{f: f, off: payload, end: end, window: make([]byte, 0, max(0, min(windowBytes, end-payload)))}
 	p, err := s.peek(varint.MaxLenUvarint63)
 	if err != nil {
 		return nil, err

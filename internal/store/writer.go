@@ -135,26 +135,14 @@ func (w *writer) group(j *job) (group []*job, next *job) {
 		j.err = fmt.Errorf("begin transaction: %w", err)
 		return group, nil
 	}
-	if j.patient {
-		// The job has the transaction to itself, so there is no need for a
-		// savepoint, which would make SQLite copy pages.
-		if j.call(t); j.err != nil || j.panic != nil {
-			w.fail(group, nil)
-			return group, nil
-		}
-		w.commit(t, group)
+	begun := time.Now()
+	// The first job needs no savepoint, which would make SQLite copy pages: if
+	// it fails, there is nothing else in the transaction.
+	if j.call(t); j.failed() {
+		w.fail(group, nil)
 		return group, nil
 	}
-	begun := time.Now()
-	for {
-		if err := j.run(t); err != nil {
-			// The whole transaction is lost.
-			w.fail(group, err)
-			return group, nil
-		}
-		if len(group) == groupJobs || time.Since(begun) > w.groupTime {
-			break
-		}
+	for !j.patient && len(group) < groupJobs && time.Since(begun) <= w.groupTime {
 		select {
 		case j = <-w.jobs:
 		default:
@@ -166,6 +154,11 @@ func (w *writer) group(j *job) (group []*job, next *job) {
 			break
 		}
 		group = append(group, j)
+		if err := j.run(t); err != nil {
+			// The whole transaction is lost.
+			w.fail(group, err)
+			return group, nil
+		}
 	}
 	w.commit(t, group)
 	return group, next
@@ -198,17 +191,10 @@ func (w *writer) fail(group []*job, err error) {
 // run runs a job in a savepoint, so that it can be undone without the others.
 // It returns an error if the transaction cannot continue.
 func (j *job) run(t *tx) error {
-	select {
-	case <-j.ctx.Done():
-		j.err = j.ctx.Err()
-		return nil
-	default:
-	}
 	if err := t.run(`SAVEPOINT job`); err != nil {
 		return err
 	}
-	j.call(t)
-	if j.err != nil || j.panic != nil {
+	if j.call(t); j.failed() {
 		if err := t.run(`ROLLBACK TO job`); err != nil {
 			return errors.Join(j.err, err)
 		}
@@ -216,10 +202,18 @@ func (j *job) run(t *tx) error {
 	return t.run(`RELEASE job`)
 }
 
+// call calls the job's function, unless nobody waits for it any more.
 func (j *job) call(t *tx) {
 	defer func() { j.panic = recover() }() // re-raised in the caller's goroutine
-	j.err = j.f(t)
+	select {
+	case <-j.ctx.Done():
+		j.err = j.ctx.Err()
+	default:
+		j.err = j.f(t)
+	}
 }
+
+func (j *job) failed() bool { return j.err != nil || j.panic != nil }
 
 // tx is a write transaction.
 type tx struct{ *sqlite.Writer }
