@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -89,7 +88,10 @@ func (st *Store) record(x *indexer, in *Incoming, up *NewUpload) error {
 	case !fresh:
 		err = x.again(in.shard)
 	case in.small != nil:
-		err = x.addFrom(in.shard, bytes.NewReader(in.small))
+		var s *sections
+		if s, err = sectionsOf(in.small, in.shard.payload, in.shard.end); err == nil {
+			err = x.addFrom(in.shard, s)
+		}
 	default:
 		err = x.add(in.shard)
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 )
@@ -21,15 +20,15 @@ func (x *indexer) add(sh shard) (err error) {
 		return fmt.Errorf("index shard: %w", err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	return x.addFrom(sh, f)
-}
-
-// addFrom is add for a shard whose bytes are in f.
-func (x *indexer) addFrom(sh shard, f io.ReaderAt) error {
 	in, err := newSections(f, sh.payload, sh.end)
 	if err != nil {
 		return err
 	}
+	return x.addFrom(sh, in)
+}
+
+// addFrom is add for a shard whose sections are known.
+func (x *indexer) addFrom(sh shard, in *sections) error {
 	defer func() { x.run = run{} }()
 	n, there := x.st.turns.run, in.off
 	if err := x.run.read(in, n); err != nil {

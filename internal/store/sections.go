@@ -36,7 +36,7 @@ func firstOf(mh string) uint64 {
 
 // sections reads the framing of a shard file and skips the payloads.
 type sections struct {
-	f      io.ReaderAt
+	f      io.ReaderAt // not used if window is the whole file
 	off    int64
 	end    int64
 	window []byte
@@ -48,17 +48,27 @@ const windowBytes = 64 << 10
 
 // newSections starts at the first block of the CARv1 in f.
 func newSections(f io.ReaderAt, payload, end int64) (*sections, error) {
-	s := &sections{f: f, off: payload, end: end, window: make([]byte, 0, max(0, min(windowBytes, end-payload)))}
+	s := &sections{f: f, off: payload, end: end, window: make([]byte, 0, windowBytes)}
+	return s, s.skipHeader()
+}
+
+// sectionsOf is newSections for a file that is in memory.
+func sectionsOf(file []byte, payload, end int64) (*sections, error) {
+	s := &sections{off: payload, end: end, window: file[:end]}
+	return s, s.skipHeader()
+}
+
+func (s *sections) skipHeader() error {
 	p, err := s.peek(varint.MaxLenUvarint63)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	n, size, err := varint.FromUvarint(p)
-	if err != nil || n > uint64(end-payload-int64(size)) {
-		return nil, fmt.Errorf("shard has no header: %w", errCutShard)
+	if err != nil || n > uint64(s.end-s.off-int64(size)) {
+		return fmt.Errorf("shard has no header: %w", errCutShard)
 	}
 	s.off += int64(size) + int64(n)
-	return s, nil
+	return nil
 }
 
 var errCutShard = errors.New("shard is truncated or not a CAR")
