@@ -142,7 +142,7 @@ func (b *boltFile) carry(ctx context.Context, tx *sqlite.Writer) error {
 				return fmt.Errorf("not a receipt: %w", err), nil
 			}
 			// Uploads and descriptions had the same ids then.
-			fatal = put(ctx, tx, tableReceipts, k[:idSize], int64(binary.BigEndian.Uint32(k[idSize:])), archive.Bytes())
+			fatal = receiptsTable.put(ctx, tx, k[:idSize], int64(binary.BigEndian.Uint32(k[idSize:])), archive.Bytes())
 		case "suspects":
 			u, blocks, err := boltSuspects(data)
 			if err != nil {
@@ -153,7 +153,7 @@ func (b *boltFile) carry(ctx context.Context, tx *sqlite.Writer) error {
 			if len(data) <= 8 || int64(binary.BigEndian.Uint64(data)) < 0 {
 				return errors.New("not a description"), nil
 			}
-			fatal = put(ctx, tx, tableDescriptions, k, int64(binary.BigEndian.Uint64(data)), data[8:])
+			fatal = descriptionsTable.put(ctx, tx, k, int64(binary.BigEndian.Uint64(data)), data[8:])
 		default:
 			return nil, nil // the descriptions contain their order
 		}

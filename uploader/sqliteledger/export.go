@@ -18,7 +18,7 @@ func hasVerified(ctx context.Context, q interface {
 },
 ) bool {
 	var there bool
-	err := q.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = ?)`, tableVerified).Scan(&there)
+	err := q.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = ?)`, verifiedTable.name).Scan(&there)
 	return err == nil && there
 }
 
@@ -42,8 +42,8 @@ func addVerified(ctx context.Context, read *sqlite.Reader, write *sqlite.Writer)
 func putSource(ctx context.Context, tx *sqlite.Writer, s receipts.Source) error {
 	id := sourceID(s.Target, s.Source)
 	return errors.Join(
-		put(ctx, tx, tableSources, id, s.Target, s.Source, s.Root.Bytes(), s.MaxShardBytes, s.Base.Bytes(), micro(s.At)),
-		put(ctx, tx, tableVerified, id, s.Bytes, s.Level.String()),
+		sourcesTable.put(ctx, tx, id, s.Target, s.Source, s.Root.Bytes(), s.MaxShardBytes, s.Base.Bytes(), micro(s.At)),
+		verifiedTable.put(ctx, tx, id, s.Bytes, s.Level.String()),
 	)
 }
 
@@ -102,7 +102,7 @@ func batches[T any](next func() ([]T, error)) iter.Seq2[T, error] {
 func (l *Ledger) exportedUploads(ctx context.Context) iter.Seq2[Upload, error] {
 	last := []byte{}
 	return batches(func() (list []Upload, err error) {
-		err = l.each(ctx, tableUploads, `WHERE id > ? ORDER BY id LIMIT ?`, []any{last, exportBatch}, func(r row) error {
+		err = l.each(ctx, uploadsTable, `WHERE id > ? ORDER BY id LIMIT ?`, []any{last, exportBatch}, func(r row) error {
 			u, err := uploadOf(r)
 			list, last = append(list, u), r[0].([]byte)
 			return err
@@ -114,7 +114,7 @@ func (l *Ledger) exportedUploads(ctx context.Context) iter.Seq2[Upload, error] {
 func (l *Ledger) exportedReceipts(ctx context.Context, u uploader.UploadKey) iter.Seq2[receipts.Receipt, error] {
 	last := -1
 	return batches(func() (list []receipts.Receipt, err error) {
-		err = l.each(ctx, tableReceipts, `WHERE upload = ? AND shard > ? ORDER BY shard LIMIT ?`, []any{uploadID(u), last, exportBatch}, func(r row) error {
+		err = l.each(ctx, receiptsTable, `WHERE upload = ? AND shard > ? ORDER BY shard LIMIT ?`, []any{uploadID(u), last, exportBatch}, func(r row) error {
 			archive, err := cidOf(r[2])
 			last = int(r[1].(int64))
 			list = append(list, receipts.Receipt{UploadKey: u, Index: last, CID: archive})
@@ -128,7 +128,7 @@ func (l *Ledger) exportedSources(ctx context.Context) iter.Seq2[receipts.Source,
 	last := []byte{}
 	return batches(func() (list []receipts.Source, err error) {
 		first, at := last, map[string]int{}
-		err = l.each(ctx, tableSources, `WHERE id > ? ORDER BY id LIMIT ?`, []any{first, exportBatch}, func(r row) error {
+		err = l.each(ctx, sourcesTable, `WHERE id > ? ORDER BY id LIMIT ?`, []any{first, exportBatch}, func(r row) error {
 			s, err := sourceOf(r)
 			last = r[0].([]byte)
 			at[string(last)] = len(list)
@@ -138,7 +138,7 @@ func (l *Ledger) exportedSources(ctx context.Context) iter.Seq2[receipts.Source,
 		if err != nil || len(list) == 0 {
 			return list, err
 		}
-		return list, l.each(ctx, tableVerified, `WHERE id > ? AND id <= ?`, []any{first, last}, func(r row) error {
+		return list, l.each(ctx, verifiedTable, `WHERE id > ? AND id <= ?`, []any{first, last}, func(r row) error {
 			if i, ok := at[string(r[0].([]byte))]; ok {
 				return addVerification(&list[i], r)
 			}
@@ -160,7 +160,7 @@ var errEnough = errors.New("enough")
 // path and then target.
 func (l *Ledger) LastSources(ctx context.Context) iter.Seq2[receipts.Source, error] {
 	return func(yield func(receipts.Source, error) bool) {
-		err := l.each(ctx, tableSources, `ORDER BY source, target`, nil, func(r row) error {
+		err := l.each(ctx, sourcesTable, `ORDER BY source, target`, nil, func(r row) error {
 			s, err := sourceOf(r)
 			if err == nil {
 				err = l.verified(ctx, &s)
@@ -178,7 +178,7 @@ func (l *Ledger) LastSources(ctx context.Context) iter.Seq2[receipts.Source, err
 
 // verified adds what else is known of a source.
 func (l *Ledger) verified(ctx context.Context, s *receipts.Source) error {
-	return l.each(ctx, tableVerified, `WHERE id = ?`, []any{sourceID(s.Target, s.Source)}, func(r row) error {
+	return l.each(ctx, verifiedTable, `WHERE id = ?`, []any{sourceID(s.Target, s.Source)}, func(r row) error {
 		return addVerification(s, r)
 	})
 }
@@ -240,7 +240,7 @@ func take(ctx context.Context, tx *sqlite.Writer, r receipts.Record) error {
 		if err := takeUpload(ctx, tx, Upload{UploadKey: r.UploadKey, Begun: time.Now()}); err != nil {
 			return err
 		}
-		return put(ctx, tx, tableReceipts, id, int64(r.Index), r.CID.Bytes())
+		return receiptsTable.put(ctx, tx, id, int64(r.Index), r.CID.Bytes())
 	case receipts.Source:
 		var at int64
 		err := tx.QueryRowContext(ctx, `SELECT finished FROM sources WHERE id = ?`, sourceID(r.Target, r.Source)).Scan(&at)
@@ -256,7 +256,7 @@ func take(ctx context.Context, tx *sqlite.Writer, r receipts.Record) error {
 		if err := putSource(ctx, tx, r); err != nil {
 			return err
 		}
-		return remove(ctx, tx, tableVerified, sourceID(r.Target, r.Source))
+		return verifiedTable.remove(ctx, tx, sourceID(r.Target, r.Source))
 	}
 	return nil
 }
@@ -264,7 +264,7 @@ func take(ctx context.Context, tx *sqlite.Writer, r receipts.Record) error {
 // takeUpload adds an upload, or what is new in it.
 func takeUpload(ctx context.Context, tx *sqlite.Writer, u Upload) error {
 	known := false
-	err := each(ctx, tx, tableUploads, `WHERE id = ?`, []any{uploadID(u.UploadKey)}, func(r row) error {
+	err := each(ctx, tx, uploadsTable, `WHERE id = ?`, []any{uploadID(u.UploadKey)}, func(r row) error {
 		here, err := uploadOf(r)
 		known = true
 		if here.Begun.Before(u.Begun) || u.Begun.IsZero() {

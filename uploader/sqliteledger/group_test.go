@@ -31,13 +31,13 @@ func TestChangesTogether(t *testing.T) {
 			go func() {
 				errs <- l.change(t.Context(), func(ctx context.Context, tx *sqlite.Writer) error {
 					committed[i] = 0
-					if err := each(ctx, l.read, tableDescriptions, "", nil, func(row) error { committed[i]++; return nil }, nil); err != nil {
+					if err := each(ctx, l.read, descriptionsTable, "", nil, func(row) error { committed[i]++; return nil }, nil); err != nil {
 						return err
 					}
 					if fails && i == 2 {
 						return bad
 					}
-					return put(ctx, tx, tableDescriptions, []byte{byte(i)}, int64(i), []byte{})
+					return descriptionsTable.put(ctx, tx, []byte{byte(i)}, int64(i), []byte{})
 				})
 			}()
 		}
@@ -62,7 +62,7 @@ func TestChangesTogether(t *testing.T) {
 			t.Errorf("rows committed before each: %v", committed)
 		}
 		there := map[byte]bool{}
-		if err := l.each(t.Context(), tableDescriptions, "", nil, func(r row) error { there[r[0].([]byte)[0]] = true; return nil }); err != nil {
+		if err := l.each(t.Context(), descriptionsTable, "", nil, func(r row) error { there[r[0].([]byte)[0]] = true; return nil }); err != nil {
 			t.Error(err)
 		}
 		for i := range byte(n) {

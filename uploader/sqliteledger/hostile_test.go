@@ -31,30 +31,30 @@ func TestHostileLedger(t *testing.T) {
 	}
 	for name, tt := range map[string]struct {
 		statements []string
-		table      string
+		table      *table
 		row        row
 		kept       int
 	}{
-		"sound":           {table: tableUploads, row: upload, kept: 1},
+		"sound":           {table: uploadsTable, row: upload, kept: 1},
 		"view":            {statements: []string{`DROP TABLE uploads`, endless}},
 		"trigger":         {statements: []string{`CREATE TRIGGER t AFTER INSERT ON receipts BEGIN DELETE FROM receipts; END`}},
 		"index":           {statements: []string{`CREATE INDEX i ON uploads (hex(zeroblob(1 << 20)))`}},
 		"fewer columns":   {statements: []string{`DROP TABLE uploads`, `CREATE TABLE uploads (id BLOB PRIMARY KEY, sum INTEGER) WITHOUT ROWID`, `INSERT INTO uploads VALUES (x'00', 0)`}},
 		"generated":       {statements: []string{`ALTER TABLE plans ADD COLUMN g AS (hex(zeroblob(100000000)))`}},
 		"missing table":   {statements: []string{`DROP TABLE suspects`}},
-		"text for root":   {table: tableUploads, row: with(upload, 2, "root")},
-		"text for limit":  {table: tableUploads, row: with(upload, 3, "limit")},
-		"float for limit": {table: tableUploads, row: with(upload, 3, 1.5)},
-		"text for id":     {table: tableUploads, row: with(upload, 0, "id")},
-		"no root":         {table: tableUploads, row: with(upload, 2, []byte{})},
-		"root is no CID":  {table: tableUploads, row: with(upload, 2, []byte{1, 2, 3})},
-		"negative limit":  {table: tableUploads, row: with(upload, 3, int64(-1))},
-		"distant time":    {table: tableUploads, row: with(upload, 5, int64(1<<62))},
-		"negative shard":  {table: tableReceipts, row: row{id, int64(-1), root}},
-		"text for shard":  {table: tableReceipts, row: row{id, "shard", root}},
-		"suspects":        {table: tableSuspects, row: row{id, "target", root, []byte{200}}},
-		"level":           {table: tableVerified, row: row{id, int64(1), "\x1b[31m"}},
-		"large value":     {table: tableDescriptions, row: row{id, int64(1), make([]byte, maxValueBytes+1)}},
+		"text for root":   {table: uploadsTable, row: with(upload, 2, "root")},
+		"text for limit":  {table: uploadsTable, row: with(upload, 3, "limit")},
+		"float for limit": {table: uploadsTable, row: with(upload, 3, 1.5)},
+		"text for id":     {table: uploadsTable, row: with(upload, 0, "id")},
+		"no root":         {table: uploadsTable, row: with(upload, 2, []byte{})},
+		"root is no CID":  {table: uploadsTable, row: with(upload, 2, []byte{1, 2, 3})},
+		"negative limit":  {table: uploadsTable, row: with(upload, 3, int64(-1))},
+		"distant time":    {table: uploadsTable, row: with(upload, 5, int64(1<<62))},
+		"negative shard":  {table: receiptsTable, row: row{id, int64(-1), root}},
+		"text for shard":  {table: receiptsTable, row: row{id, "shard", root}},
+		"suspects":        {table: suspectsTable, row: row{id, "target", root, []byte{200}}},
+		"level":           {table: verifiedTable, row: row{id, int64(1), "\x1b[31m"}},
+		"large value":     {table: descriptionsTable, row: row{id, int64(1), make([]byte, maxValueBytes+1)}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -68,7 +68,7 @@ func TestHostileLedger(t *testing.T) {
 				if tt.row == nil {
 					return nil
 				}
-				return put(t.Context(), tx, tt.table, tt.row...)
+				return tt.table.put(t.Context(), tx, tt.row...)
 			})
 			if err == nil {
 				err = replace(tmp, path)

@@ -94,7 +94,7 @@ func (r *Report) salvage(ctx context.Context, from string, tx *sqlite.Writer) (t
 	}
 	defer db.Close()
 	for _, t := range tables {
-		if t.name == tableVerified && !hasVerified(ctx, db) {
+		if t == verifiedTable && !hasVerified(ctx, db) {
 			continue // not in earlier versions
 		}
 		if !t.isTrue(ctx, db) {
@@ -107,7 +107,7 @@ func (r *Report) salvage(ctx context.Context, from string, tx *sqlite.Writer) (t
 		// other end.
 		for _, order := range []string{"", fmt.Sprintf("ORDER BY %s DESC, %s DESC", t.columns[0].name, t.columns[1].name)} {
 			lost := 0
-			err := each(ctx, db, t.name, order, nil, func(values row) error {
+			err := each(ctx, db, t, order, nil, func(values row) error {
 				key := fmt.Sprint(values[:2])
 				if seen[key] {
 					return nil
@@ -118,7 +118,7 @@ func (r *Report) salvage(ctx context.Context, from string, tx *sqlite.Writer) (t
 					return nil
 				}
 				r.Kept++
-				failed = put(ctx, tx, t.name, values...)
+				failed = t.put(ctx, tx, values...)
 				return failed
 			}, func(error) error { lost++; return nil })
 			if failed != nil {

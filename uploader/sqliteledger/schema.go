@@ -88,20 +88,36 @@ const (
 ) WITHOUT ROWID`
 )
 
-const (
-	tableUploads      = "uploads"
-	tableReceipts     = "receipts"
-	tableSuspects     = "suspects"
-	tableSources      = "sources"
-	tableVerified     = "verified"
-	tableDescriptions = "plans"
-)
-
-// table is a table as carload makes it, and its columns except the sum.
+// table is a table as carload makes it.
 type table struct {
 	name    string
 	schema  string
-	columns []column
+	columns []column // except the sum
+	sound   func(row) error
+
+	selected string // the beginning of a query for whole rows
+	inserted string // adds a row, or replaces the one with the same key
+	removed  string // removes the row with this id
+}
+
+// maxValueBytes limits a value, which is in memory several times while it is
+// read.
+const maxValueBytes = 64 << 20
+
+func newTable(name, schema string, sound func(row) error, columns ...column) *table {
+	var b strings.Builder
+	b.WriteString("SELECT ")
+	for _, c := range columns {
+		// A value that is too large is NULL instead: SQLite knows its size
+		// without reading it.
+		fmt.Fprintf(&b, "CASE WHEN octet_length(%[1]s) <= %[2]d THEN %[1]s END, ", c.name, maxValueBytes)
+	}
+	return &table{
+		name: name, schema: schema, columns: columns, sound: sound,
+		selected: b.String() + "sum FROM " + name + " ",
+		inserted: `INSERT OR REPLACE INTO ` + name + ` VALUES (?` + strings.Repeat(`,?`, len(columns)) + `)`,
+		removed:  `DELETE FROM ` + name + ` WHERE id = ?`,
+	}
 }
 
 // column is a column, and the type of its values.
@@ -130,85 +146,78 @@ func (k kindOfValue) fits(v any) (ok bool) {
 	return ok
 }
 
-var tables = [...]table{
-	{tableUploads, uploadsSchema, []column{
-		{"id", blobValue}, {"target", textValue}, {"root", blobValue}, {"max_shard_bytes", integerValue}, {"base", blobValue}, {"begun", integerValue}, {"finished", integerValue},
-	}},
-	{tableReceipts, receiptsSchema, []column{{"upload", blobValue}, {"shard", integerValue}, {"archive", blobValue}}},
-	{tableSuspects, suspectsSchema, []column{{"id", blobValue}, {"target", textValue}, {"root", blobValue}, {"blocks", blobValue}}},
-	{tableSources, sourcesSchema, []column{
-		{"id", blobValue}, {"target", textValue}, {"source", textValue}, {"root", blobValue}, {"max_shard_bytes", integerValue}, {"base", blobValue}, {"finished", integerValue},
-	}},
-	{tableDescriptions, plansSchema, []column{{"id", blobValue}, {"seq", integerValue}, {"plan", blobValue}}},
-	{tableVerified, verifiedSchema, []column{{"id", blobValue}, {"bytes", integerValue}, {"level", textValue}}},
-}
+var (
+	uploadsTable = newTable("uploads", uploadsSchema, soundUpload,
+		column{"id", blobValue}, column{"target", textValue}, column{"root", blobValue}, column{"max_shard_bytes", integerValue},
+		column{"base", blobValue}, column{"begun", integerValue}, column{"finished", integerValue})
+	receiptsTable = newTable("receipts", receiptsSchema, soundReceipt,
+		column{"upload", blobValue}, column{"shard", integerValue}, column{"archive", blobValue})
+	suspectsTable = newTable("suspects", suspectsSchema, soundSuspects,
+		column{"id", blobValue}, column{"target", textValue}, column{"root", blobValue}, column{"blocks", blobValue})
+	sourcesTable = newTable("sources", sourcesSchema, soundSource,
+		column{"id", blobValue}, column{"target", textValue}, column{"source", textValue}, column{"root", blobValue},
+		column{"max_shard_bytes", integerValue}, column{"base", blobValue}, column{"finished", integerValue})
+	descriptionsTable = newTable("plans", plansSchema, nil,
+		column{"id", blobValue}, column{"seq", integerValue}, column{"plan", blobValue})
+	verifiedTable = newTable("verified", verifiedSchema, func(r row) error { return addVerification(new(receipts.Source), r) },
+		column{"id", blobValue}, column{"bytes", integerValue}, column{"level", textValue})
 
-func tableOf(name string) table {
-	for _, t := range tables {
-		if t.name == name {
-			return t
-		}
-	}
-	panic("there is no table " + name)
-}
-
-// maxValueBytes limits a value, which is in memory several times while it is
-// read.
-const maxValueBytes = 64 << 20
-
-// selection is the beginning of a query for whole rows. A value that is too
-// large is NULL instead: SQLite knows its size without reading it.
-func (t table) selection() string {
-	var b strings.Builder
-	b.WriteString("SELECT ")
-	for _, c := range t.columns {
-		fmt.Fprintf(&b, "CASE WHEN octet_length(%[1]s) <= %[2]d THEN %[1]s END, ", c.name, maxValueBytes)
-	}
-	return b.String() + "sum FROM " + t.name + " "
-}
+	tables = [...]*table{uploadsTable, receiptsTable, suspectsTable, sourcesTable, descriptionsTable, verifiedTable}
+)
 
 // whole returns an error if the values of a row are not what belongs into its
 // columns, or do not match its checksum.
-func (t table) whole(r row, s any) error {
+func (t *table) whole(r row, s any) error {
 	for i, c := range t.columns {
 		if !c.kind.fits(r[i]) {
 			return fmt.Errorf("%w: %s", errValue, c.name)
 		}
 	}
-	if s != any(sum(t.name, r)) {
+	if s != any(t.sum(r)) {
 		return errSum
 	}
 	return nil
 }
 
-// sound returns an error if a row can't have come from carload. Anyone who can
+// check returns an error if a row can't have come from carload. Anyone who can
 // write the file can make the checksum match.
-func (t table) sound(r row) (err error) {
-	switch t.name {
-	case tableUploads:
-		var u Upload
-		if u, err = uploadOf(r); err == nil {
-			err = errors.Join(soundKey(u.UploadKey), soundTime(u.Begun), soundTime(u.Finished))
-		}
-	case tableReceipts:
-		var archive cid.Cid
-		if archive, err = cidOf(r[2]); err == nil && !isShard(r[1].(int64), archive) {
-			err = fmt.Errorf("shard %d with the CID %s", r[1], archive)
-		}
-	case tableSuspects:
-		_, err = decodeCIDs(r[3].([]byte))
-	case tableSources:
-		var s receipts.Source
-		if s, err = sourceOf(r); err == nil {
-			err = errors.Join(soundKey(s.UploadKey), soundTime(s.At))
-		}
-	case tableVerified:
-		err = addVerification(new(receipts.Source), r)
+func (t *table) check(r row) error {
+	if t.sound == nil {
+		return nil
 	}
-	if err != nil {
+	if err := t.sound(r); err != nil {
 		return fmt.Errorf("%w: %w", errValue, err)
 	}
 	return nil
+}
+
+func soundUpload(r row) error {
+	u, err := uploadOf(r)
+	if err != nil {
+		return err
+	}
+	return errors.Join(soundKey(u.UploadKey), soundTime(u.Begun), soundTime(u.Finished))
+}
+
+func soundReceipt(r row) error {
+	archive, err := cidOf(r[2])
+	if err == nil && !isShard(r[1].(int64), archive) {
+		err = fmt.Errorf("shard %d with the CID %s", r[1], archive)
+	}
+	return err
+}
+
+func soundSuspects(r row) error {
+	_, err := decodeCIDs(r[3].([]byte))
+	return err
+}
+
+func soundSource(r row) error {
+	s, err := sourceOf(r)
+	if err != nil {
+		return err
+	}
+	return errors.Join(soundKey(s.UploadKey), soundTime(s.At))
 }
 
 func soundKey(u uploader.UploadKey) error {
@@ -236,23 +245,26 @@ type row []any
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // sum computes the checksum of a row.
-func sum(table string, r row) int64 {
-	h := crc32.Checksum([]byte(table), castagnoli)
-	add := func(kind byte, p []byte) {
-		h = crc32.Update(h, castagnoli, append([]byte{kind}, binary.BigEndian.AppendUint64(nil, uint64(len(p)))...))
-		h = crc32.Update(h, castagnoli, p)
-	}
+func (t *table) sum(r row) int64 {
+	h := crc32.Checksum([]byte(t.name), castagnoli)
+	var head [9]byte // the kind of a value, and its length
+	var number [8]byte
 	for _, v := range r {
+		var p []byte
 		switch v := v.(type) {
 		case int64:
-			add('i', binary.BigEndian.AppendUint64(nil, uint64(v)))
+			head[0], p = 'i', number[:]
+			binary.BigEndian.PutUint64(p, uint64(v))
 		case string:
-			add('t', []byte(v))
+			head[0], p = 't', []byte(v)
 		case []byte:
-			add('b', v)
+			head[0], p = 'b', v
 		default:
-			add('?', nil)
+			head[0] = '?'
 		}
+		binary.BigEndian.PutUint64(head[1:], uint64(len(p)))
+		h = crc32.Update(h, castagnoli, head[:])
+		h = crc32.Update(h, castagnoli, p)
 	}
 	return int64(h)
 }
@@ -270,9 +282,8 @@ var (
 
 // each visits rows of a table. rest is the end of the query. A damaged row is
 // not visited, but is an error; lost, if not nil, may ignore it.
-func each(ctx context.Context, q querier, name, rest string, args []any, visit func(row) error, lost func(error) error) (err error) {
-	t := tableOf(name)
-	rows, err := q.QueryContext(ctx, t.selection()+rest, args...)
+func each(ctx context.Context, q querier, t *table, rest string, args []any, visit func(row) error, lost func(error) error) (err error) {
+	rows, err := q.QueryContext(ctx, t.selected+rest, args...)
 	if err != nil {
 		return err
 	}
@@ -288,7 +299,7 @@ func each(ctx context.Context, q querier, name, rest string, args []any, visit f
 		}
 		if err = t.whole(values[:last], values[last]); err == nil {
 			err = visit(values[:last])
-		} else if err = damaged("%s: %w", name, err); lost != nil {
+		} else if err = damaged("%s: %w", t.name, err); lost != nil {
 			err = lost(err)
 		}
 		if err != nil {
@@ -299,14 +310,20 @@ func each(ctx context.Context, q querier, name, rest string, args []any, visit f
 }
 
 // put adds a row, or replaces the one with the same key.
-func put(ctx context.Context, tx *sqlite.Writer, table string, values ...any) error {
-	args := append(values[:len(values):len(values)], sum(table, values))
+func (t *table) put(ctx context.Context, tx *sqlite.Writer, values ...any) error {
+	args := append(values[:len(values):len(values)], t.sum(values))
 	for i, v := range args {
 		if p, ok := v.([]byte); ok && len(p) == 0 {
 			args[i] = []byte{} // nil would be NULL
 		}
 	}
-	_, err := tx.ExecContext(ctx, `INSERT OR REPLACE INTO `+table+` VALUES (?`+strings.Repeat(`,?`, len(values))+`)`, args...)
+	_, err := tx.ExecContext(ctx, t.inserted, args...)
+	return err
+}
+
+// remove removes a row, if it is there.
+func (t *table) remove(ctx context.Context, tx *sqlite.Writer, id []byte) error {
+	_, err := tx.ExecContext(ctx, t.removed, id)
 	return err
 }
 
@@ -347,7 +364,7 @@ type Upload struct {
 }
 
 func (u *Upload) put(ctx context.Context, tx *sqlite.Writer) error {
-	return put(ctx, tx, tableUploads, uploadID(u.UploadKey), u.Target, u.Root.Bytes(), u.MaxShardBytes, u.Base.Bytes(), micro(u.Begun), micro(u.Finished))
+	return uploadsTable.put(ctx, tx, uploadID(u.UploadKey), u.Target, u.Root.Bytes(), u.MaxShardBytes, u.Base.Bytes(), micro(u.Begun), micro(u.Finished))
 }
 
 func uploadOf(r row) (u Upload, err error) {

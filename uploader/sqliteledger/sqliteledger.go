@@ -174,18 +174,18 @@ func check(ctx context.Context, db *sqlite.Reader) error {
 		return fmt.Errorf("it was written by another version of carload (format %d, not %d): use that version", v, version)
 	}
 	for _, t := range tables {
-		if t.name == tableVerified && !hasVerified(ctx, tx) {
+		if t == verifiedTable && !hasVerified(ctx, tx) {
 			continue
 		}
-		if err := each(ctx, tx, t.name, "", nil, t.soundOrDamaged, nil); err != nil {
+		if err := each(ctx, tx, t, "", nil, t.soundOrDamaged, nil); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (t table) soundOrDamaged(r row) error {
-	if err := t.sound(r); err != nil {
+func (t *table) soundOrDamaged(r row) error {
+	if err := t.check(r); err != nil {
 		return damaged("%s: %w", t.name, err)
 	}
 	return nil
@@ -217,7 +217,7 @@ func checkSchema(ctx context.Context, q querier) (err error) {
 		}
 		delete(missing, name)
 	}
-	delete(missing, tableVerified)
+	delete(missing, verifiedTable.name)
 	for name := range missing {
 		err = damaged("it has no table %q", name)
 	}
@@ -334,11 +334,11 @@ func (l *Ledger) after(err error) error {
 }
 
 // each visits rows of a table.
-func (l *Ledger) each(ctx context.Context, table, rest string, args []any, visit func(row) error) error {
+func (l *Ledger) each(ctx context.Context, t *table, rest string, args []any, visit func(row) error) error {
 	err := l.look()
 	if err == nil {
 		if db := l.read; db != nil {
-			err = each(ctx, db, table, rest, args, visit, nil)
+			err = each(ctx, db, t, rest, args, visit, nil)
 		} else {
 			err = os.ErrClosed
 		}
@@ -405,7 +405,7 @@ func (l *Ledger) update(ctx context.Context, batch []*change) error {
 // Receipts implements [uploader.Ledger].
 func (l *Ledger) Receipts(ctx context.Context, u uploader.UploadKey) (map[int]cid.Cid, error) {
 	receipts := map[int]cid.Cid{}
-	err := l.each(ctx, tableReceipts, `WHERE upload = ?`, []any{uploadID(u)}, func(r row) error {
+	err := l.each(ctx, receiptsTable, `WHERE upload = ?`, []any{uploadID(u)}, func(r row) error {
 		archive, err := cidOf(r[2])
 		receipts[int(r[1].(int64))] = archive
 		return err
@@ -431,14 +431,14 @@ func (l *Ledger) Record(ctx context.Context, u uploader.UploadKey, index int, ar
 				return err
 			}
 		}
-		return put(ctx, tx, tableReceipts, id, int64(index), archive.Bytes())
+		return receiptsTable.put(ctx, tx, id, int64(index), archive.Bytes())
 	})
 }
 
 // isFinished reports whether everything that Finish would write is there.
 func (l *Ledger) isFinished(ctx context.Context, u uploader.UploadKey, f uploader.Finished) (bool, error) {
 	there, suspects := false, false
-	err := l.each(ctx, tableUploads, `WHERE id = ?`, []any{uploadID(u)}, func(r row) error {
+	err := l.each(ctx, uploadsTable, `WHERE id = ?`, []any{uploadID(u)}, func(r row) error {
 		known, err := uploadOf(r)
 		there = !known.Finished.IsZero()
 		return err
@@ -451,7 +451,7 @@ func (l *Ledger) isFinished(ctx context.Context, u uploader.UploadKey, f uploade
 		there = known.UploadKey == u && known.Finished == f
 	}
 	if err == nil && there {
-		err = l.each(ctx, tableSuspects, `WHERE id = ?`, []any{rootID(u)}, func(row) error {
+		err = l.each(ctx, suspectsTable, `WHERE id = ?`, []any{rootID(u)}, func(row) error {
 			suspects = true
 			return nil
 		})
@@ -466,7 +466,7 @@ func (l *Ledger) Finish(ctx context.Context, u uploader.UploadKey, f uploader.Fi
 	}
 	return l.change(ctx, func(ctx context.Context, tx *sqlite.Writer) error {
 		var found []Upload
-		err := each(ctx, tx, tableUploads, `WHERE id = ?`, []any{uploadID(u)}, func(r row) error {
+		err := each(ctx, tx, uploadsTable, `WHERE id = ?`, []any{uploadID(u)}, func(r row) error {
 			known, err := uploadOf(r)
 			known.Finished = time.Now()
 			found = append(found, known)
@@ -481,13 +481,13 @@ func (l *Ledger) Finish(ctx context.Context, u uploader.UploadKey, f uploader.Fi
 		if err != nil {
 			return err
 		}
-		return remove(ctx, tx, tableSuspects, rootID(u))
+		return suspectsTable.remove(ctx, tx, rootID(u))
 	})
 }
 
 // Last implements [uploader.Ledger].
 func (l *Ledger) Last(ctx context.Context, target, source string) (u uploader.UploadKey, err error) {
-	err = l.each(ctx, tableSources, `WHERE id = ?`, []any{sourceID(target, source)}, func(r row) (err error) {
+	err = l.each(ctx, sourcesTable, `WHERE id = ?`, []any{sourceID(target, source)}, func(r row) (err error) {
 		u, err = keyOf(r[1], r[3], r[4], r[5])
 		return err
 	})
@@ -496,17 +496,11 @@ func (l *Ledger) Last(ctx context.Context, target, source string) (u uploader.Up
 
 // Sources implements [uploader.Ledger].
 func (l *Ledger) Sources(ctx context.Context, target string, root cid.Cid) (list []string, err error) {
-	err = l.each(ctx, tableSources, `WHERE target = ? AND root = ? ORDER BY finished DESC`, []any{target, root.Bytes()}, func(r row) error {
+	err = l.each(ctx, sourcesTable, `WHERE target = ? AND root = ? ORDER BY finished DESC`, []any{target, root.Bytes()}, func(r row) error {
 		list = append(list, r[2].(string))
 		return nil
 	})
 	return list, err
-}
-
-// remove removes a row from a table, if it is there.
-func remove(ctx context.Context, tx *sqlite.Writer, table string, id []byte) error {
-	_, err := tx.ExecContext(ctx, `DELETE FROM `+table+` WHERE id = ?`, id)
-	return err
 }
 
 // Forget implements [uploader.Ledger].
@@ -519,12 +513,12 @@ func forget(ctx context.Context, tx *sqlite.Writer, u uploader.UploadKey) error 
 	if _, err := tx.ExecContext(ctx, `DELETE FROM receipts WHERE upload = ?`, id); err != nil {
 		return err
 	}
-	return remove(ctx, tx, tableUploads, id)
+	return uploadsTable.remove(ctx, tx, id)
 }
 
 // Suspects implements [uploader.Ledger].
 func (l *Ledger) Suspects(ctx context.Context, u uploader.UploadKey) (blocks []cid.Cid, err error) {
-	err = l.each(ctx, tableSuspects, `WHERE id = ?`, []any{rootID(u)}, func(r row) (err error) {
+	err = l.each(ctx, suspectsTable, `WHERE id = ?`, []any{rootID(u)}, func(r row) (err error) {
 		blocks, err = decodeCIDs(r[3].([]byte))
 		return err
 	})
@@ -538,18 +532,18 @@ func (l *Ledger) Suspect(ctx context.Context, u uploader.UploadKey, blocks []cid
 
 func suspect(ctx context.Context, tx *sqlite.Writer, u uploader.UploadKey, blocks []cid.Cid) error {
 	if len(blocks) == 0 {
-		return remove(ctx, tx, tableSuspects, rootID(u))
+		return suspectsTable.remove(ctx, tx, rootID(u))
 	}
 	list := encodeCIDs(blocks)
 	if len(list) > maxValueBytes {
 		return fmt.Errorf("%d blocks of %s are missing or wrong, more than a ledger records: make it forget the upload, and send all of it again", len(blocks), u.Root)
 	}
-	return put(ctx, tx, tableSuspects, rootID(u), u.Target, u.Root.Bytes(), list)
+	return suspectsTable.put(ctx, tx, rootID(u), u.Target, u.Root.Bytes(), list)
 }
 
 // Description implements [uploader.Ledger].
 func (l *Ledger) Description(ctx context.Context, key string) (description []byte, err error) {
-	err = l.each(ctx, tableDescriptions, `WHERE id = ?`, []any{descriptionID(key)}, func(r row) error {
+	err = l.each(ctx, descriptionsTable, `WHERE id = ?`, []any{descriptionID(key)}, func(r row) error {
 		description = r[2].([]byte)
 		return nil
 	})
@@ -571,13 +565,13 @@ func (l *Ledger) SaveDescription(ctx context.Context, key string, description []
 // its head until the limit holds.
 func saveDescription(ctx context.Context, tx *sqlite.Writer, id, description []byte, limit int64) error {
 	if len(description) == 0 {
-		return remove(ctx, tx, tableDescriptions, id)
+		return descriptionsTable.remove(ctx, tx, id)
 	}
 	var last int64
 	if err := tx.QueryRowContext(ctx, `SELECT ifnull(max(seq), 0) FROM plans`).Scan(&last); err != nil {
 		return err
 	}
-	if err := put(ctx, tx, tableDescriptions, id, last+1, description); err != nil {
+	if err := descriptionsTable.put(ctx, tx, id, last+1, description); err != nil {
 		return err
 	}
 	_, err := tx.ExecContext(ctx, `DELETE FROM plans WHERE id IN (SELECT id FROM
@@ -588,7 +582,7 @@ func saveDescription(ctx context.Context, tx *sqlite.Writer, id, description []b
 // Uploads returns the uploads that have receipts.
 func (l *Ledger) Uploads(ctx context.Context) ([]Upload, error) {
 	var list []Upload
-	err := l.each(ctx, tableUploads, "", nil, func(r row) error {
+	err := l.each(ctx, uploadsTable, "", nil, func(r row) error {
 		u, err := uploadOf(r)
 		list = append(list, u)
 		return err
