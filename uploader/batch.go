@@ -468,7 +468,7 @@ func (r *batchRun) tellRest(ctx context.Context, changed map[string]bool, tell f
 			continue
 		}
 		g.Go(func() error {
-			errs[i] = ledgerError(u.opts.Ledger.Finish(ctx, u.ofBatch(r.roots[i], root), Finished{Source: at, Bytes: m.Size(), Level: r.sum.Level}))
+			errs[i] = ledgerError(u.opts.Ledger.Finish(ctx, u.ofBatch(r.roots[i], root), nil, Finished{Source: at, Bytes: m.Size(), Level: r.sum.Level}))
 			return nil
 		})
 	}

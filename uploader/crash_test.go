@@ -127,8 +127,8 @@ func (l *mortalLedger) Record(ctx context.Context, u uploader.UploadKey, i int, 
 	return l.write(func() error { return l.Ledger.Record(ctx, u, i, c) })
 }
 
-func (l *mortalLedger) Finish(ctx context.Context, u uploader.UploadKey, f uploader.Finished) error {
-	return l.write(func() error { return l.Ledger.Finish(ctx, u, f) })
+func (l *mortalLedger) Finish(ctx context.Context, u uploader.UploadKey, archives map[int]cid.Cid, f uploader.Finished) error {
+	return l.write(func() error { return l.Ledger.Finish(ctx, u, archives, f) })
 }
 
 func (l *mortalLedger) Forget(ctx context.Context, u uploader.UploadKey) error {

@@ -25,9 +25,11 @@ type Ledger interface {
 	// Record adds one archive.
 	Record(ctx context.Context, u UploadKey, index int, archive cid.Cid) error
 	// Finish marks an upload as verified and clears the suspects of its root.
-	// If its source is not empty, the upload becomes the last one of that
-	// source. An implementation need not write again what it already has.
-	Finish(ctx context.Context, u UploadKey, f Finished) error
+	// It also records archives, by shard index, that Record was not called for;
+	// nil for none. If the source is not empty, the upload becomes the last one
+	// of that source. An implementation need not write again what it already
+	// has.
+	Finish(ctx context.Context, u UploadKey, archives map[int]cid.Cid, f Finished) error
 	// Forget drops everything known of an upload, except for suspects.
 	Forget(ctx context.Context, u UploadKey) error
 
@@ -124,6 +126,11 @@ func (l *MemoryLedger) Receipts(_ context.Context, u UploadKey) (map[int]cid.Cid
 func (l *MemoryLedger) Record(_ context.Context, u UploadKey, index int, archive cid.Cid) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.record(u, index, archive)
+	return nil
+}
+
+func (l *MemoryLedger) record(u UploadKey, index int, archive cid.Cid) {
 	if l.receipts == nil {
 		l.receipts = map[UploadKey]map[int]cid.Cid{}
 	}
@@ -131,13 +138,15 @@ func (l *MemoryLedger) Record(_ context.Context, u UploadKey, index int, archive
 		l.receipts[u] = map[int]cid.Cid{}
 	}
 	l.receipts[u][index] = archive
-	return nil
 }
 
 // Finish implements [Ledger].
-func (l *MemoryLedger) Finish(_ context.Context, u UploadKey, f Finished) error {
+func (l *MemoryLedger) Finish(_ context.Context, u UploadKey, archives map[int]cid.Cid, f Finished) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	for i, c := range archives {
+		l.record(u, i, c)
+	}
 	if f.Source != "" {
 		if l.last == nil {
 			l.last = map[string]map[string]UploadKey{}

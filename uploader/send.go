@@ -88,18 +88,18 @@ func (u *Uploader) send(ctx context.Context, name, uploadName, source string, l 
 		return r, fmt.Errorf("%q (%s): %w", name, root, err)
 	}
 	if err = job.run(ctx, receipts); err != nil {
-		return r, err
+		return r, errors.Join(err, job.recordLate(ctx))
 	}
 	if err = job.finish(ctx); err != nil {
 		return r, fmt.Errorf("%q (%s): %w", name, root, err)
 	}
 	if r.Sample, err = u.verify(ctx, name, l, job.pinned.Load(), job.mend); err != nil {
-		return r, fmt.Errorf("%q (%s): %w", name, root, err)
+		return r, errors.Join(fmt.Errorf("%q (%s): %w", name, root, err), job.recordLate(ctx))
 	}
 	if _, ok := u.target.(StatusChecker); !ok && r.Level == VerifyPinned {
 		r.Level = VerifyReceipt // the target can't be asked for more
 	}
-	if err := u.opts.Ledger.Finish(ctx, l.key, Finished{Source: source, Bytes: l.bytes, Level: r.Level}); err != nil {
+	if err := u.opts.Ledger.Finish(ctx, l.key, job.late, Finished{Source: source, Bytes: l.bytes, Level: r.Level}); err != nil {
 		return r, ledgerError(err)
 	}
 	said := Status{Parts: job.archives}
@@ -127,8 +127,9 @@ type job struct {
 	held   atomic.Int64 // shards that the target had already
 	pinned atomic.Bool  // a receipt said that the DAG is complete
 
-	archives []cid.Cid    // of the shards with a receipt; each is written by one goroutine
-	pieces   []ShardPiece // like archives; nil if pieces are not wanted
+	archives []cid.Cid       // of the shards with a receipt; each is written by one goroutine
+	late     map[int]cid.Cid // of the only shard, if it is recorded when the upload is finished
+	pieces   []ShardPiece    // like archives; nil if pieces are not wanted
 
 	resend map[int]bool // shards with suspect blocks
 	stray  []cid.Cid    // suspect blocks in no shard, because the base has them
@@ -451,8 +452,8 @@ func (j *job) send(ctx context.Context, i int) error {
 	if err != nil {
 		return &ShardError{Name: j.name, Index: i, Count: s.Count, Attempts: attempts, Err: err}
 	}
-	if err := u.opts.Ledger.Record(ctx, j.key, i, archive); err != nil {
-		return ledgerError(err)
+	if err := j.record(ctx, i, archive); err != nil {
+		return err
 	}
 	if err := j.savePiece(ctx, i); err != nil {
 		return err
@@ -462,6 +463,26 @@ func (j *job) send(ctx context.Context, i int) error {
 	j.done.Add(1)
 	u.progress.shardsDone.Add(1)
 	u.observe(ShardSent{Name: j.name, Root: j.root, Index: i, Count: s.Count, CID: archive, Piece: j.piece(i), Bytes: s.Size, Attempts: attempts})
+	return nil
+}
+
+// record records the archive of a shard that was sent. If nothing but the
+// record of the finished upload comes next, they are recorded together.
+func (j *job) record(ctx context.Context, i int, archive cid.Cid) error {
+	if _, more := j.u.target.(Finisher); len(j.plan.Shards) == 1 && j.pinned.Load() && !more && j.u.opts.Verify <= VerifyPinned {
+		j.late = map[int]cid.Cid{i: archive}
+		return nil
+	}
+	return ledgerError(j.u.opts.Ledger.Record(ctx, j.key, i, archive))
+}
+
+// recordLate records what record left to the end of the upload.
+func (j *job) recordLate(ctx context.Context) error {
+	for i, archive := range j.late {
+		if err := j.u.opts.Ledger.Record(ctx, j.key, i, archive); err != nil {
+			return ledgerError(err)
+		}
+	}
 	return nil
 }
 

@@ -64,7 +64,7 @@ func testEmpty(t *testing.T, l uploader.Ledger, _ func() uploader.Ledger) {
 		t.Errorf("description %q, %v", p, err)
 	}
 	// Unknown uploads can be finished and forgotten.
-	must(t, l.Finish(t.Context(), key, uploader.Finished{}))
+	must(t, l.Finish(t.Context(), key, nil, uploader.Finished{}))
 	must(t, l.Forget(t.Context(), key))
 }
 
@@ -79,8 +79,17 @@ func testReceipts(t *testing.T, l uploader.Ledger, reopen func() uploader.Ledger
 	wantReceipts(t, l, key, want)
 	want[7] = CID(8)
 	must(t, l.Record(t.Context(), key, 7, CID(8)))
-	must(t, l.Finish(t.Context(), key, uploader.Finished{}))
-	wantReceipts(t, reopen(), key, want)
+	must(t, l.Finish(t.Context(), key, nil, uploader.Finished{}))
+	l = reopen()
+	wantReceipts(t, l, key, want)
+	want[7], want[9] = CID(7), CID(9)
+	must(t, l.Finish(t.Context(), key, map[int]cid.Cid{7: CID(7), 9: CID(9)}, uploader.Finished{}))
+	fresh := key
+	fresh.Root = CID(2)
+	must(t, l.Finish(t.Context(), fresh, map[int]cid.Cid{0: CID(4)}, uploader.Finished{}))
+	l = reopen()
+	wantReceipts(t, l, key, want)
+	wantReceipts(t, l, fresh, map[int]cid.Cid{0: CID(4)})
 }
 
 func testKeys(t *testing.T, l uploader.Ledger, reopen func() uploader.Ledger) {
@@ -121,7 +130,7 @@ func testSuspects(t *testing.T, l uploader.Ledger, reopen func() uploader.Ledger
 	l = reopen()
 	must(t, l.Suspect(t.Context(), other, []cid.Cid{CID(3)}))
 	wantSuspects(t, l, key, []cid.Cid{CID(3)})
-	must(t, l.Finish(t.Context(), key, uploader.Finished{}))
+	must(t, l.Finish(t.Context(), key, nil, uploader.Finished{}))
 	l = reopen()
 	wantSuspects(t, l, key, nil)
 	must(t, l.Suspect(t.Context(), key, []cid.Cid{CID(4)}))
@@ -194,16 +203,16 @@ func testSources(t *testing.T, l uploader.Ledger, reopen func() uploader.Ledger)
 	other.Target = "elsewhere"
 	grown.Root, grown.Base = CID(2), key.Root
 	must(t, l.Record(t.Context(), key, 0, CID(0)))
-	must(t, l.Finish(t.Context(), key, uploader.Finished{Source: "/a"}))
-	must(t, l.Finish(t.Context(), key, uploader.Finished{Source: "/b"}))
-	must(t, l.Finish(t.Context(), other, uploader.Finished{Source: "/c"}))
+	must(t, l.Finish(t.Context(), key, nil, uploader.Finished{Source: "/a"}))
+	must(t, l.Finish(t.Context(), key, nil, uploader.Finished{Source: "/b"}))
+	must(t, l.Finish(t.Context(), other, nil, uploader.Finished{Source: "/c"}))
 	l = reopen()
 	want(key.Target, "/a", key)
 	want(other.Target, "/c", other)
 	want(key.Target, "/c", uploader.UploadKey{})
 	wantSources(key.Root, "/a", "/b")
-	must(t, l.Finish(t.Context(), grown, uploader.Finished{Source: "/a"}))
-	must(t, l.Finish(t.Context(), key, uploader.Finished{}))
+	must(t, l.Finish(t.Context(), grown, nil, uploader.Finished{Source: "/a"}))
+	must(t, l.Finish(t.Context(), key, nil, uploader.Finished{}))
 	l = reopen()
 	want(key.Target, "/a", grown)
 	wantSources(key.Root, "/b")

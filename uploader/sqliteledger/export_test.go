@@ -47,7 +47,7 @@ func TestExportAndImport(t *testing.T) {
 		if err := from.Record(t.Context(), k, i, ledgertest.CID(i)); err != nil {
 			t.Fatal(err)
 		}
-		if err := from.Finish(t.Context(), k, uploader.Finished{Source: ledgertest.CID(i).String(), Bytes: int64(i), Level: uploader.VerifyFull}); err != nil {
+		if err := from.Finish(t.Context(), k, nil, uploader.Finished{Source: ledgertest.CID(i).String(), Bytes: int64(i), Level: uploader.VerifyFull}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -71,7 +71,7 @@ func TestExportAndImport(t *testing.T) {
 	}
 
 	later := uploader.UploadKey{Target: "t", Root: ledgertest.CID(many + 1), MaxShardBytes: 1}
-	if err := to.Finish(t.Context(), later, uploader.Finished{Source: order[0], Bytes: 7}); err != nil {
+	if err := to.Finish(t.Context(), later, nil, uploader.Finished{Source: order[0], Bytes: 7}); err != nil {
 		t.Fatal(err)
 	}
 	mine := export(t, to)
@@ -92,7 +92,7 @@ func TestImportForgetsWhatIsNotKnown(t *testing.T) {
 	t.Parallel()
 	l := openAt(t, filepath.Join(t.TempDir(), "ledger"))
 	k := uploader.UploadKey{Target: "t", Root: ledgertest.CID(1), MaxShardBytes: 1}
-	if err := l.Finish(t.Context(), k, uploader.Finished{Source: "/a", Bytes: 5}); err != nil {
+	if err := l.Finish(t.Context(), k, nil, uploader.Finished{Source: "/a", Bytes: 5}); err != nil {
 		t.Fatal(err)
 	}
 	newer := receipts.Source{UploadKey: k, Finished: uploader.Finished{Source: "/a"}, At: time.Now().Add(time.Hour)}

@@ -148,7 +148,7 @@ func changes(ctx context.Context, l *sqliteledger.Ledger) []func() error {
 		func() error { return l.Suspect(ctx, key, []cid.Cid{ledgertest.CID(5), ledgertest.CID(6)}) },
 		func() error { return l.Record(ctx, key, 3, ledgertest.CID(333)) },
 		description(300_000, 'b'),
-		func() error { return l.Finish(ctx, key, uploader.Finished{}) },
+		func() error { return l.Finish(ctx, key, nil, uploader.Finished{}) },
 		func() error { return l.Forget(ctx, key) },
 		func() error { return l.Record(ctx, key, 0, ledgertest.CID(0)) },
 		description(50_000, 'c'),

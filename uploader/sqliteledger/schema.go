@@ -92,8 +92,8 @@ const (
 type table struct {
 	name    string
 	schema  string
-	columns []column // except the sum
-	sound   func(row) error
+	columns []column        // except the sum
+	valid   func(row) error // reports values that carload does not write; may be nil
 
 	selected string // the beginning of a query for whole rows
 	inserted string // adds a row, or replaces the one with the same key
@@ -104,7 +104,7 @@ type table struct {
 // read.
 const maxValueBytes = 64 << 20
 
-func newTable(name, schema string, sound func(row) error, columns ...column) *table {
+func newTable(name, schema string, valid func(row) error, columns ...column) *table {
 	var b strings.Builder
 	b.WriteString("SELECT ")
 	for _, c := range columns {
@@ -113,7 +113,7 @@ func newTable(name, schema string, sound func(row) error, columns ...column) *ta
 		fmt.Fprintf(&b, "CASE WHEN octet_length(%[1]s) <= %[2]d THEN %[1]s END, ", c.name, maxValueBytes)
 	}
 	return &table{
-		name: name, schema: schema, columns: columns, sound: sound,
+		name: name, schema: schema, columns: columns, valid: valid,
 		selected: b.String() + "sum FROM " + name + " ",
 		inserted: `INSERT OR REPLACE INTO ` + name + ` VALUES (?` + strings.Repeat(`,?`, len(columns)) + `)`,
 		removed:  `DELETE FROM ` + name + ` WHERE id = ?`,
@@ -147,14 +147,14 @@ func (k kindOfValue) fits(v any) (ok bool) {
 }
 
 var (
-	uploadsTable = newTable("uploads", uploadsSchema, soundUpload,
+	uploadsTable = newTable("uploads", uploadsSchema, validUpload,
 		column{"id", blobValue}, column{"target", textValue}, column{"root", blobValue}, column{"max_shard_bytes", integerValue},
 		column{"base", blobValue}, column{"begun", integerValue}, column{"finished", integerValue})
-	receiptsTable = newTable("receipts", receiptsSchema, soundReceipt,
+	receiptsTable = newTable("receipts", receiptsSchema, validReceipt,
 		column{"upload", blobValue}, column{"shard", integerValue}, column{"archive", blobValue})
-	suspectsTable = newTable("suspects", suspectsSchema, soundSuspects,
+	suspectsTable = newTable("suspects", suspectsSchema, validSuspects,
 		column{"id", blobValue}, column{"target", textValue}, column{"root", blobValue}, column{"blocks", blobValue})
-	sourcesTable = newTable("sources", sourcesSchema, soundSource,
+	sourcesTable = newTable("sources", sourcesSchema, validSource,
 		column{"id", blobValue}, column{"target", textValue}, column{"source", textValue}, column{"root", blobValue},
 		column{"max_shard_bytes", integerValue}, column{"base", blobValue}, column{"finished", integerValue})
 	descriptionsTable = newTable("plans", plansSchema, nil,
@@ -179,19 +179,19 @@ func (t *table) whole(r row, s any) error {
 	return nil
 }
 
-// check returns an error if a row can't have come from carload. Anyone who can
+// sound returns an error if a row can't have come from carload. Anyone who can
 // write the file can make the checksum match.
-func (t *table) check(r row) error {
-	if t.sound == nil {
+func (t *table) sound(r row) error {
+	if t.valid == nil {
 		return nil
 	}
-	if err := t.sound(r); err != nil {
+	if err := t.valid(r); err != nil {
 		return fmt.Errorf("%w: %w", errValue, err)
 	}
 	return nil
 }
 
-func soundUpload(r row) error {
+func validUpload(r row) error {
 	u, err := uploadOf(r)
 	if err != nil {
 		return err
@@ -199,7 +199,7 @@ func soundUpload(r row) error {
 	return errors.Join(soundKey(u.UploadKey), soundTime(u.Begun), soundTime(u.Finished))
 }
 
-func soundReceipt(r row) error {
+func validReceipt(r row) error {
 	archive, err := cidOf(r[2])
 	if err == nil && !isShard(r[1].(int64), archive) {
 		err = fmt.Errorf("shard %d with the CID %s", r[1], archive)
@@ -207,12 +207,12 @@ func soundReceipt(r row) error {
 	return err
 }
 
-func soundSuspects(r row) error {
+func validSuspects(r row) error {
 	_, err := decodeCIDs(r[3].([]byte))
 	return err
 }
 
-func soundSource(r row) error {
+func validSource(r row) error {
 	s, err := sourceOf(r)
 	if err != nil {
 		return err

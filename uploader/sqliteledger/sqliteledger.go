@@ -185,7 +185,7 @@ func check(ctx context.Context, db *sqlite.Reader) error {
 }
 
 func (t *table) soundOrDamaged(r row) error {
-	if err := t.check(r); err != nil {
+	if err := t.sound(r); err != nil {
 		return damaged("%s: %w", t.name, err)
 	}
 	return nil
@@ -416,8 +416,8 @@ func (l *Ledger) Receipts(ctx context.Context, u uploader.UploadKey) (map[int]ci
 // Record implements [uploader.Ledger]. Concurrent calls may share a
 // transaction.
 func (l *Ledger) Record(ctx context.Context, u uploader.UploadKey, index int, archive cid.Cid) error {
-	if !isShard(int64(index), archive) {
-		return fmt.Errorf("record shard %d as %s: not a shard", index, archive)
+	if err := checkShard(index, archive); err != nil {
+		return err
 	}
 	return l.change(ctx, func(ctx context.Context, tx *sqlite.Writer) error {
 		id := uploadID(u)
@@ -433,6 +433,13 @@ func (l *Ledger) Record(ctx context.Context, u uploader.UploadKey, index int, ar
 		}
 		return receiptsTable.put(ctx, tx, id, int64(index), archive.Bytes())
 	})
+}
+
+func checkShard(index int, archive cid.Cid) error {
+	if !isShard(int64(index), archive) {
+		return fmt.Errorf("record shard %d as %s: not a shard", index, archive)
+	}
+	return nil
 }
 
 // isFinished reports whether everything that Finish would write is there.
@@ -460,20 +467,33 @@ func (l *Ledger) isFinished(ctx context.Context, u uploader.UploadKey, f uploade
 }
 
 // Finish implements [uploader.Ledger]. What is already recorded keeps its time.
-func (l *Ledger) Finish(ctx context.Context, u uploader.UploadKey, f uploader.Finished) error {
-	if known, err := l.isFinished(ctx, u, f); known || err != nil {
-		return err
+func (l *Ledger) Finish(ctx context.Context, u uploader.UploadKey, archives map[int]cid.Cid, f uploader.Finished) error {
+	for i, c := range archives {
+		if err := checkShard(i, c); err != nil {
+			return err
+		}
+	}
+	if len(archives) == 0 {
+		if known, err := l.isFinished(ctx, u, f); known || err != nil {
+			return err
+		}
 	}
 	return l.change(ctx, func(ctx context.Context, tx *sqlite.Writer) error {
-		var found []Upload
-		err := each(ctx, tx, uploadsTable, `WHERE id = ?`, []any{uploadID(u)}, func(r row) error {
-			known, err := uploadOf(r)
-			known.Finished = time.Now()
-			found = append(found, known)
+		id := uploadID(u)
+		var upload Upload // no root: not known
+		err := each(ctx, tx, uploadsTable, `WHERE id = ?`, []any{id}, func(r row) (err error) {
+			upload, err = uploadOf(r)
 			return err
 		}, nil)
-		for _, f := range found {
-			err = errors.Join(err, f.put(ctx, tx))
+		if len(archives) > 0 && !upload.Root.Defined() {
+			upload = Upload{UploadKey: u, Begun: time.Now()}
+		}
+		for i, c := range archives {
+			err = errors.Join(err, receiptsTable.put(ctx, tx, id, int64(i), c.Bytes()))
+		}
+		if upload.Root.Defined() {
+			upload.Finished = time.Now()
+			err = errors.Join(err, upload.put(ctx, tx))
 		}
 		if f.Source != "" {
 			err = errors.Join(err, putSource(ctx, tx, receipts.Source{UploadKey: u, Finished: f, At: time.Now()}))

@@ -65,8 +65,8 @@ func filled(tb testing.TB, path string, shards int) map[int]cid.Cid {
 	}
 	err = errors.Join(err,
 		l.Suspect(tb.Context(), key, []cid.Cid{ledgertest.CID(5)}),
-		l.Finish(tb.Context(), uploader.UploadKey{Target: key.Target, Root: ledgertest.CID(2), Base: ledgertest.CID(3)}, uploader.Finished{Source: "/home/me/photos"}),
-		l.Finish(tb.Context(), uploader.UploadKey{Target: key.Target, Root: ledgertest.CID(2)}, uploader.Finished{Source: "/home/me/films"}),
+		l.Finish(tb.Context(), uploader.UploadKey{Target: key.Target, Root: ledgertest.CID(2), Base: ledgertest.CID(3)}, nil, uploader.Finished{Source: "/home/me/photos"}),
+		l.Finish(tb.Context(), uploader.UploadKey{Target: key.Target, Root: ledgertest.CID(2)}, nil, uploader.Finished{Source: "/home/me/films"}),
 		l.SaveDescription(tb.Context(), "small", []byte("plan")),
 		l.SaveDescription(tb.Context(), "large", bytes.Repeat([]byte("p"), 30_000)),
 		// If its newest page is torn, the file falls back to the same contents.
@@ -365,7 +365,7 @@ func TestUploads(t *testing.T) {
 	l := open(t, path)
 	other := key
 	other.Target = "elsewhere"
-	if err := errors.Join(l.Record(t.Context(), other, 3, ledgertest.CID(3)), l.Finish(t.Context(), other, uploader.Finished{})); err != nil {
+	if err := errors.Join(l.Record(t.Context(), other, 3, ledgertest.CID(3)), l.Finish(t.Context(), other, nil, uploader.Finished{})); err != nil {
 		t.Fatal(err)
 	}
 	list, err := l.Uploads(t.Context())

@@ -298,7 +298,7 @@ func TestLocalErrorsExitCode(t *testing.T) {
 	var err error // what fails now
 	good := serviceAt(t, store.URL, nil)
 	ledger := func(op string) *uploader.Uploader {
-		return engine(t, good, uploader.Options{Ledger: &brokenLedger{err: &err, op: op}})
+		return engine(t, good, uploader.Options{Ledger: &brokenLedger{err: &err, op: op}, Verify: uploader.VerifySample})
 	}
 	u, spool, movie := engine(t, good, uploader.Options{}), t.TempDir(), someFile(t)
 	receipts, record, finish := ledger("receipts"), ledger("record"), ledger("finish")
@@ -429,7 +429,7 @@ func (l *brokenLedger) Record(context.Context, uploader.UploadKey, int, cid.Cid)
 	return l.fail("record")
 }
 
-func (l *brokenLedger) Finish(context.Context, uploader.UploadKey, uploader.Finished) error {
+func (l *brokenLedger) Finish(context.Context, uploader.UploadKey, map[int]cid.Cid, uploader.Finished) error {
 	return l.fail("finish")
 }
 
