@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -143,11 +144,7 @@ func (w *writer) group(j *job) (group []*job, next *job) {
 		return group, nil
 	}
 	for !j.patient && len(group) < groupJobs && time.Since(begun) <= w.groupTime {
-		select {
-		case j = <-w.jobs:
-		default:
-			j = nil
-		}
+		j = w.another()
 		w.take(j)
 		if j == nil || j.patient {
 			next = j
@@ -162,6 +159,21 @@ func (w *writer) group(j *job) (group []*job, next *job) {
 	}
 	w.commit(t, group)
 	return group, next
+}
+
+// another returns a job that is there, or that comes as soon as goroutines that
+// can run have run; nil if there is none. A commit costs as much as several
+// small jobs.
+func (w *writer) another() *job {
+	for range 2 {
+		select {
+		case j := <-w.jobs:
+			return j
+		default:
+			runtime.Gosched()
+		}
+	}
+	return nil
 }
 
 func (w *writer) commit(t *tx, group []*job) {
