@@ -8,7 +8,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -286,19 +285,6 @@ func (a *app) ungotten(g gotten, err error, opts unpack.Options) error {
 	}
 	return fmt.Errorf("%s: %w", quotePath(g.String()), lacking(err))
 }
-
-// frugal makes the garbage collector run sooner, until the returned function is
-// called. Most of the memory in use is buffers, which the collector need not
-// scan. GOGC in the environment overrides this.
-func frugal() (restore func()) {
-	if os.Getenv("GOGC") != "" {
-		return func() {}
-	}
-	was := debug.SetGCPercent(frugalPercent)
-	return func() { debug.SetGCPercent(was) }
-}
-
-const frugalPercent = 30
 
 // destination returns where to write a thing of this name.
 func destination(out, name string, several, directory bool) (string, error) {
