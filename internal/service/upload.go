@@ -2,7 +2,6 @@ package service
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -149,13 +148,7 @@ func (s *Service) finish(c *call, in *store.Incoming, up store.NewUpload) error 
 	if err := s.acceptUpload(c, in, up); err != nil {
 		return err
 	}
-	// As in Accept, answer with what is stored even if the client seems to have
-	// hung up: it may have closed only its own side.
-	n, err := s.lookup(context.WithoutCancel(c.r.Context()), c.who.UserID, in.Root.String())
-	if err != nil {
-		return err
-	}
-	return c.reply(http.StatusOK, n)
+	return c.reply(http.StatusOK, asNFT(in.Upload))
 }
 
 // acceptUpload stores a shard as part of an upload of the caller.

@@ -1,7 +1,6 @@
 package service
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -41,7 +40,7 @@ var statuses = map[store.State]string{
 }
 
 // asNFT converts an upload to the form that clients see.
-func (s *Service) asNFT(ctx context.Context, u store.Upload) (*nft, error) {
+func asNFT(u store.Upload) *nft {
 	n := &nft{
 		CID: u.SourceCID, Created: timestamp(u.Inserted), Type: u.Mime, Scope: "session",
 		Files: json.RawMessage(u.Files), Name: u.Name, Deals: []struct{}{},
@@ -62,28 +61,17 @@ func (s *Service) asNFT(ctx context.Context, u store.Upload) (*nft, error) {
 		n.Pin.Size = u.Content.Size
 	}
 	n.Size = *n.Pin.Size
-	var err error
-	n.Parts, err = s.parts(ctx, u.ID, "")
-	return n, err
+	n.Parts = partsOf(u, "")
+	return n
 }
 
-// parts lists the CIDs of an upload's shards, each with a prefix.
-func (s *Service) parts(ctx context.Context, uploadID int64, prefix string) ([]string, error) {
-	shards, err := s.st.Parts(ctx, uploadID)
-	out := make([]string, len(shards))
-	for i, c := range shards {
+// partsOf lists the CIDs of an upload's shards, each with a prefix.
+func partsOf(u store.Upload, prefix string) []string {
+	out := make([]string, len(u.Parts))
+	for i, c := range u.Parts {
 		out[i] = prefix + c.String()
 	}
-	return out, err
-}
-
-// lookup finds a user's upload by the CID it was uploaded under.
-func (s *Service) lookup(ctx context.Context, userID int64, source string) (*nft, error) {
-	u, err := s.st.Upload(ctx, userID, source)
-	if err != nil {
-		return nil, err
-	}
-	return s.asNFT(ctx, u)
+	return out
 }
 
 // parseCID parses a CID in base58 or base32, as the original did.
@@ -103,11 +91,11 @@ func (s *Service) get(c *call) error {
 	if err != nil {
 		return err
 	}
-	n, err := s.lookup(c.r.Context(), c.who.UserID, root.String())
+	u, err := s.st.Upload(c.r.Context(), c.who.UserID, root.String())
 	if err != nil {
 		return err
 	}
-	return c.reply(http.StatusOK, n)
+	return c.reply(http.StatusOK, asNFT(u))
 }
 
 // check answers anyone, about anyone's content.
@@ -146,9 +134,7 @@ func (s *Service) list(c *call) error {
 	}
 	out := make([]*nft, len(uploads))
 	for i, u := range uploads {
-		if out[i], err = s.asNFT(c.r.Context(), u); err != nil {
-			return err
-		}
+		out[i] = asNFT(u)
 	}
 	c.w.Header().Set("Count", strconv.Itoa(count))
 	c.w.Header().Set("Access-Control-Expose-Headers", "Count")
@@ -237,13 +223,9 @@ func (s *Service) rename(c *call) error {
 	if err != nil {
 		return err
 	}
-	parts, err := s.parts(c.r.Context(), u.ID, "/ipfs/")
-	if err != nil {
-		return err
-	}
 	return c.reply(http.StatusOK, uploadRow{
 		ID: u.ID, UserID: u.UserID, KeyID: u.KeyID, ContentCID: u.Content.CID, SourceCID: u.SourceCID, MimeType: u.Mime, Type: u.Kind,
-		Name: u.Name, Files: json.RawMessage(u.Files), Origins: rawOrNull(u.Origins), Meta: rawOrNull(u.Meta), BackupURLs: parts,
+		Name: u.Name, Files: json.RawMessage(u.Files), Origins: rawOrNull(u.Origins), Meta: rawOrNull(u.Meta), BackupURLs: partsOf(u, "/ipfs/"),
 		Inserted: timestamp(u.Inserted), Updated: timestamp(u.Updated),
 	})
 }

@@ -117,6 +117,10 @@ func (st *Store) record(x *indexer, in *Incoming, up *NewUpload) error {
 	}
 	_, err = x.tx.ExecContext(x.ctx, `INSERT INTO upload_shards (upload_id, shard_id, key_id) VALUES (?, ?, ?)
 		ON CONFLICT (upload_id, shard_id) DO UPDATE SET key_id = excluded.key_id`, uploadID, id, key)
+	if err != nil {
+		return err
+	}
+	in.Upload, err = findUpload(x.ctx, x.tx, up.Caller.UserID, in.Root.String())
 	return err
 }
 

@@ -101,12 +101,8 @@ func (s *shelf) upload(root cid.Cid) upload {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	parts, err := s.Parts(s.t.Context(), u.ID)
-	if err != nil {
-		s.t.Fatal(err)
-	}
 	out := upload{Root: root, State: u.Content.State}
-	for _, p := range parts {
+	for _, p := range u.Parts {
 		out.Parts = append(out.Parts, p.String())
 	}
 	return out

@@ -18,8 +18,9 @@ import (
 // it.
 type Incoming struct {
 	Root    cid.Cid
-	Bytes   int64 // size of the file
-	DAGSize int64 // size of everything below the root, as the root claims it; -1 if unknown
+	Bytes   int64  // size of the file
+	DAGSize int64  // size of everything below the root, as the root claims it; -1 if unknown
+	Upload  Upload // that Accept made it part of
 	shard   shard
 
 	st      *Store

@@ -132,6 +132,7 @@ func (st *Store) Keys(ctx context.Context, userID int64) ([]Key, error) {
 // RevokeKey invalidates a key for good. Uploads made with it stay.
 func (st *Store) RevokeKey(ctx context.Context, id int64) error {
 	res, err := st.db.exec(ctx, `UPDATE keys SET deleted = ? WHERE id = ? AND deleted IS NULL`, st.now(), id)
+	st.callers.forget()
 	if err != nil {
 		return fmt.Errorf("revoke key %d: %w", id, err)
 	}
@@ -141,29 +142,28 @@ func (st *Store) RevokeKey(ctx context.Context, id int64) error {
 	return nil
 }
 
-// Caller is the owner of a token, and what the owner may do.
-type Caller struct {
-	UserID           int64
-	UserName         string
-	KeyID            int64 // 0 if no key is involved
-	KeyName          string
-	Restricted       bool // may not write
-	DeleteRestricted bool // may not delete
-	Pinning          bool // may pin content
-	RateLimited      bool
-	QuotaBytes       int64
-}
-
 // Authenticate finds the owner of a token. It checks for these errors in this
 // order: [ErrTokenInvalid], [ErrUserNotFound], [ErrKeyNotFound],
 // [ErrKeyBlocked].
 func (st *Store) Authenticate(ctx context.Context, token string) (*Caller, error) {
+	hash := sha256.Sum256([]byte(token))
+	known, age := st.callers.find(hash)
+	if known != nil {
+		return known, nil
+	}
+	c, err := st.authenticate(ctx, token, hash)
+	if err == nil {
+		st.callers.keep(hash, *c, age)
+	}
+	return c, err
+}
+
+func (st *Store) authenticate(ctx context.Context, token string, hash [sha256.Size]byte) (*Caller, error) {
 	issuer, ok := verifyToken(st.salt, token)
 	if !ok {
 		return nil, ErrTokenInvalid
 	}
 	c := new(Caller)
-	hash := sha256.Sum256([]byte(token))
 	var stored []byte
 	var deleted, blocked bool
 	err := st.db.read.QueryRowContext(ctx,

@@ -52,6 +52,7 @@ type Store struct {
 	hash    sha256mb.Pool
 	pieces  piece.Pool
 	piecing *semaphore.Weighted // held while a piece is computed
+	callers callers
 	buffers sync.Pool           // *[]byte of scanBufferBytes
 	memory  *semaphore.Weighted // bytes of buffers in use
 	fast    *semaphore.Weighted // the part of memory that is used while bytes come in

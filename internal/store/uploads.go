@@ -53,6 +53,7 @@ type Upload struct {
 	Inserted  time.Time
 	Updated   time.Time
 	Content   Content
+	Parts     []cid.Cid // the shards in the order of their arrival, without those that are known to be damaged
 }
 
 // Content is what is known about a root, whoever uploaded it.
@@ -133,15 +134,29 @@ func scanUpload(scan scanRow) (u Upload, err error) {
 // Upload finds a user's upload by the CID that it was uploaded under. If there
 // is none, the error matches [ErrNotFound].
 func (st *Store) Upload(ctx context.Context, userID int64, source string) (Upload, error) {
-	u, err := scanUpload(st.db.read.QueryRowContext(ctx, `SELECT `+uploadColumns+` FROM`+uploadTables+
-		` WHERE u.user_id = ? AND u.source_cid = ? AND u.deleted IS NULL`, userID, source).Scan)
+	return findUpload(ctx, st.db.read, userID, source)
+}
+
+var uploadQuery = `SELECT ` + uploadColumns + ` FROM` + uploadTables + ` WHERE u.user_id = ? AND u.source_cid = ? AND u.deleted IS NULL`
+
+func findUpload(ctx context.Context, q querier, userID int64, source string) (Upload, error) {
+	u, err := scanUpload(q.QueryRowContext(ctx, uploadQuery, userID, source).Scan)
 	if errors.Is(err, sql.ErrNoRows) {
 		return u, ErrNotFound
 	}
 	if err != nil {
 		return u, fmt.Errorf("look up upload: %w", err)
 	}
-	return u, nil
+	return u, u.findParts(ctx, q)
+}
+
+func (u *Upload) findParts(ctx context.Context, q querier) (err error) {
+	u.Parts, err = rowsOf(ctx, q, `SELECT s.cid FROM upload_shards us JOIN shards s ON s.id = us.shard_id
+		WHERE us.upload_id = ? AND NOT EXISTS (SELECT 1 FROM damage d WHERE d.shard = s.id) ORDER BY us.seq`, []any{u.ID}, scanCID)
+	if err != nil {
+		return fmt.Errorf("list parts: %w", err)
+	}
+	return nil
 }
 
 // Filter says which of a user's uploads to list.
@@ -192,6 +207,11 @@ func (st *Store) Uploads(ctx context.Context, f Filter) (page []Upload, count in
 		})
 	if err != nil && !errors.Is(err, full) {
 		return nil, 0, fmt.Errorf("list uploads: %w", err)
+	}
+	for i := range page {
+		if err := page[i].findParts(ctx, st.db.read); err != nil {
+			return nil, 0, err
+		}
 	}
 	return page, count, nil
 }
@@ -248,18 +268,6 @@ func anys[T any](list []T) []any {
 		out[i] = v
 	}
 	return out
-}
-
-// Parts lists the CIDs of an upload's shards in the order of their arrival,
-// without those that are known to be damaged.
-func (st *Store) Parts(ctx context.Context, uploadID int64) ([]cid.Cid, error) {
-	out, err := rowsOf(ctx, st.db.read,
-		`SELECT s.cid FROM upload_shards us JOIN shards s ON s.id = us.shard_id 
-		WHERE us.upload_id = ? AND NOT EXISTS (SELECT 1 FROM damage d WHERE d.shard = s.id) ORDER BY us.seq`, []any{uploadID}, scanCID)
-	if err != nil {
-		return nil, fmt.Errorf("list parts: %w", err)
-	}
-	return out, nil
 }
 
 // Rename gives a user's upload another name. If there is none, the error
