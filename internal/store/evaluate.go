@@ -13,7 +13,7 @@ import (
 func (x *indexer) evaluate(nodes []freshNode) error {
 	var wide []freshNode
 	nodes = slices.DeleteFunc(nodes, func(n freshNode) bool {
-		is := x.yield != nil && !n.broken && len(n.links) > x.st.turns.links
+		is := x.yield != nil && x.isWide(n)
 		if is {
 			wide = append(wide, n)
 		}

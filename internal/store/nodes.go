@@ -111,16 +111,23 @@ func (x *indexer) evaluateAtOnce(nodes []freshNode) error {
 	return chunks(nodes, x.insert)
 }
 
+// isWide reports whether a node has so many links that it may be evaluated in
+// parts. Stores may have nodes that were begun so, hence the limit must not
+// rise.
+func (x *indexer) isWide(n freshNode) bool { return !n.broken && len(n.links) > x.st.turns.links }
+
 // restart removes what was recorded of unread nodes that somebody began to
 // evaluate in parts.
 func (x *indexer) restart(nodes []freshNode) error {
 	var begun []edge
 	err := chunks(nodes, func(part []freshNode) error {
-		keys := make([]nodeKey, 0, len(part))
-		links := make(map[nodeKey][]nodeKey, len(part))
+		var keys []nodeKey
+		links := make(map[nodeKey][]nodeKey)
 		for _, n := range part {
-			keys = append(keys, n.key)
-			links[n.key] = n.links
+			if x.isWide(n) {
+				keys = append(keys, n.key)
+				links[n.key] = n.links
+			}
 		}
 		return x.query(`SELECT id, mh, codec FROM nodes WHERE (mh, codec) IN (VALUES %s) AND +pending = -2`, `(?,?)`, len(keys), pairs(keys), func(scan scanRow) error {
 			var id int64
