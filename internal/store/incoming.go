@@ -69,7 +69,7 @@ func (st *Store) Receive(ctx context.Context, src io.Reader, length int64) (_ *I
 		return nil, err
 	}
 	in.Root, in.Bytes, in.DAGSize = res.root, res.size, res.facts.size
-	in.shard = shard{cid: res.cid, payload: res.payload, end: res.payloadEnd}
+	in.shard = shard{cid: res.cid, payload: res.payload, end: res.payloadEnd, runs: res.runs}
 	return in, in.secure()
 }
 

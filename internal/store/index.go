@@ -34,9 +34,12 @@ func (x *indexer) addFrom(sh shard, in *sections) error {
 	if err := x.run.read(in, n); err != nil {
 		return fmt.Errorf("index shard %s: %w", sh.cid, err)
 	}
-	starts, err := in.starts(n)
-	if err != nil {
-		return fmt.Errorf("index shard %s: %w", sh.cid, err)
+	starts := sh.runs
+	if starts == nil {
+		var err error
+		if starts, err = in.starts(n); err != nil {
+			return fmt.Errorf("index shard %s: %w", sh.cid, err)
+		}
 	}
 	if starts = append([]int64{there}, starts...); x.run.parents {
 		slices.Reverse(starts)

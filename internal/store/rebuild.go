@@ -98,7 +98,7 @@ func (st *Store) rebuild(ctx context.Context, r *FsckReport) error {
 // reindex adds a sound shard to the index.
 func (st *Store) reindex(ctx context.Context, tx execer, owner int64, res *scanResult) error {
 	now := st.now()
-	sh := shard{cid: res.cid, payload: res.payload, end: res.payloadEnd}
+	sh := shard{cid: res.cid, payload: res.payload, end: res.payloadEnd, runs: res.runs}
 	id, fresh, err := recordShard(ctx, tx, sh, res.size, now)
 	if err != nil {
 		return err

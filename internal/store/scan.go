@@ -24,7 +24,8 @@ const scanBatch = 1024
 // holds one buffer, and hashes blocks in place.
 type scanner struct {
 	*input
-	limit int64 // end of the CARv1 in the file; -1 if it extends to the end
+	limit     int64 // end of the CARv1 in the file; -1 if it extends to the end
+	runLength int   // sections in a run
 
 	pending []scanned
 	msgs    [][]byte
@@ -43,6 +44,7 @@ type scanResult struct {
 	root       cid.Cid
 	facts      rootFacts
 	blocks     int
+	runs       []int64 // see shard
 	size       int64
 	cid        cid.Cid // of the file
 	payload    int64   // offset of the CARv1 in the file
@@ -53,7 +55,7 @@ type scanResult struct {
 // CAR is wrong, the error is a [CARError]. Errors of src and sink are returned
 // unchanged.
 func (st *Store) scan(src io.Reader, buf []byte, sink io.Writer, kept keeper) (*scanResult, error) {
-	s := &scanner{input: &input{src: src, sink: sink, kept: kept, pool: &st.hash, buf: buf}, limit: -1}
+	s := &scanner{input: &input{src: src, sink: sink, kept: kept, pool: &st.hash, buf: buf}, limit: -1, runLength: st.turns.run, result: scanResult{runs: []int64{}}}
 	s.moving = s.verify // blocks must be hashed before they are overwritten
 	defer s.waitHashed()
 	if err := s.run(); err != nil {
@@ -223,6 +225,9 @@ func (s *scanner) section() (bool, error) {
 	}
 	data := p[prefix+used : size : size]
 	s.pending = append(s.pending, scanned{c, data})
+	if s.result.blocks > 0 && s.result.blocks%s.runLength == 0 {
+		s.result.runs = append(s.result.runs, s.position())
+	}
 	s.result.blocks++
 	if s.result.facts.size == noRoot && c.Equals(s.result.root) {
 		s.result.facts = inspectRoot(c, data)

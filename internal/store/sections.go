@@ -14,8 +14,9 @@ import (
 type shard struct {
 	id      int64
 	cid     cid.Cid
-	payload int64 // where the CARv1 begins
-	end     int64 // where it ends
+	payload int64   // where the CARv1 begins
+	end     int64   // where it ends
+	runs    []int64 // where runs of sections begin, except the first; nil if that is not known
 }
 
 // section is a block in a shard file.
