@@ -8,30 +8,40 @@ import (
 	"sync"
 )
 
-// The garbage collector runs when this much has piled up: garbageBytes, or
-// garbagePercent of the heap that is in use if that is more.
-const (
-	garbageBytes   = 8 << 20
-	garbagePercent = 30
+// garbage is how much garbage there may be before the collector runs: so many
+// bytes, or a percentage of the heap in use if that is more. A percentage alone
+// would make it run all the time while the heap is small.
+type garbage struct {
+	bytes   uint64
+	percent int
+}
+
+// Most of the memory that commands use is buffers, which the collector need not
+// scan, so it can run often. The service has more room.
+var (
+	littleGarbage = garbage{bytes: 8 << 20, percent: 30}
+	moreGarbage   = garbage{bytes: 24 << 20, percent: 100}
 )
 
-// frugal makes the garbage collector run sooner, until the returned function is
-// called. Most of the memory in use is buffers, which the collector need not
-// scan. GOGC in the environment overrides this.
-func frugal() (restore func()) {
+// limit applies to the process until the returned function is called. GOGC in
+// the environment overrides it.
+func (g garbage) limit() (restore func()) {
 	if os.Getenv("GOGC") != "" {
 		return func() {}
 	}
-	c := &collector{}
-	c.was = debug.SetGCPercent(garbagePercent)
+	c := &collector{limit: g, was: debug.SetGCPercent(g.percent)}
 	c.adjust()
 	return c.restore
 }
 
-// collector sets the percentage of garbage after each collection: a fixed one
-// that is right for large buffers would make the collector run all the time
-// while the heap is small.
+// percentFor returns the percentage for a heap with so many bytes in use.
+func (g garbage) percentFor(live uint64) int {
+	return max(g.percent, int(g.bytes*100/max(live, 1<<20)))
+}
+
+// collector sets the percentage after each collection.
 type collector struct {
+	limit    garbage
 	mu       sync.Mutex
 	was      int
 	restored bool
@@ -48,13 +58,8 @@ func (c *collector) adjust() {
 	}
 	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	metrics.Read(live)
-	debug.SetGCPercent(percentFor(live[0].Value.Uint64()))
+	debug.SetGCPercent(c.limit.percentFor(live[0].Value.Uint64()))
 	runtime.AddCleanup(new(collected), (*collector).adjust, c)
-}
-
-// percentFor returns the percentage for a heap with so many bytes in use.
-func percentFor(live uint64) int {
-	return max(garbagePercent, int(garbageBytes*100/max(live, 1<<20)))
 }
 
 func (c *collector) restore() {

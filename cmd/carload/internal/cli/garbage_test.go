@@ -9,14 +9,14 @@ import (
 func TestPercentOfGarbage(t *testing.T) {
 	t.Parallel()
 	for live, want := range map[uint64]int{0: 800, 1 << 20: 800, 8 << 20: 100, 16 << 20: 50, 100 << 20: 30, 1 << 50: 30} {
-		if got := percentFor(live); got != want {
+		if got := littleGarbage.percentFor(live); got != want {
 			t.Errorf("%d bytes: %d %%, want %d", live, got, want)
 		}
 	}
 }
 
 // The percentage follows the heap until restore, and no longer.
-func TestFrugal(t *testing.T) { //nolint:paralleltest // the percentage is that of the process
+func TestGarbageLimit(t *testing.T) { //nolint:paralleltest // the percentage is that of the process
 	t.Setenv("GOGC", "")
 	was := debug.SetGCPercent(77)
 	defer debug.SetGCPercent(was)
@@ -25,9 +25,9 @@ func TestFrugal(t *testing.T) { //nolint:paralleltest // the percentage is that 
 		debug.SetGCPercent(p)
 		return p
 	}
-	restore := frugal()
+	restore := littleGarbage.limit()
 	buf := make([]byte, 100<<20)
-	for now() != garbagePercent { // the test's deadline ends this
+	for now() != littleGarbage.percent { // the test's deadline ends this
 		runtime.GC()
 	}
 	runtime.KeepAlive(buf)

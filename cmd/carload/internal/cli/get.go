@@ -189,7 +189,7 @@ beginning.`,
 				}
 			}
 			return a.withPool(cmd.Context(), from, func(p *gateway.Pool) error {
-				defer frugal()()
+				defer littleGarbage.limit()()
 				if archive {
 					return a.getArchives(cmd.Context(), p, wanted, out, opts)
 				}

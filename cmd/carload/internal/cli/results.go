@@ -157,7 +157,7 @@ func (r *results) addEntries(res uploader.Result) {
 	if r.target != "" {
 		r.listed[res.Name] = true
 	}
-	defer frugal()()
+	defer littleGarbage.limit()()
 	of := ""
 	if res.Name != "." {
 		of = strings.TrimSuffix(res.Name, "/") + "/"

@@ -105,6 +105,7 @@ after the current requests.`,
 }
 
 func (a *app) serve(ctx context.Context, f serveFlags) (err error) {
+	defer moreGarbage.limit()()
 	if (f.tlsCert == "") != (f.tlsKey == "") {
 		return usagef("--tls-cert and --tls-key must be given together")
 	}

@@ -218,7 +218,7 @@ func setBase(opts *uploader.Options, base string) error {
 // ship runs the engine over the inputs, for each target. It returns the roots
 // of the last input that succeeded there.
 func (a *app) ship(src *inputs, targets []*target, opts uploader.Options, send sendFlags, names phases, what string) (roots map[*target]string, err error) {
-	defer frugal()()
+	defer littleGarbage.limit()()
 	only := ""
 	if len(targets) == 1 {
 		only = targets[0].String()

@@ -83,7 +83,7 @@ case.`,
 							if !full {
 								return a.verifyRemote(cmd.Context(), &target{Target: fetched{p}}, root, uploader.Options{Verify: uploader.VerifySample, SampleBlocks: sample})
 							}
-							defer frugal()()
+							defer littleGarbage.limit()()
 							return a.verifyFetched(cmd.Context(), p, root)
 						})
 					}
@@ -189,7 +189,7 @@ func (a *app) verifyRemote(ctx context.Context, t *target, root cid.Cid, opts up
 	defer context.AfterFunc(a.life.soft, u.Drain)()
 	stop := func() {}
 	if opts.Verify == uploader.VerifyFull {
-		defer frugal()()
+		defer littleGarbage.limit()()
 		stop = a.showProgress(phases{third: "checking"}, u.Progress)
 	}
 	report, err := u.Verify(ctx, root)
