@@ -203,15 +203,11 @@ func recordFetched(ctx context.Context, tx execer, in *Incoming, now int64) erro
 }
 
 func recordShard(ctx context.Context, tx execer, sh shard, size, now int64) (id int64, fresh bool, err error) {
-	err = tx.QueryRowContext(ctx, `SELECT id FROM shards WHERE cid = ?`, sh.cid.Bytes()).Scan(&id)
+	err = tx.QueryRowContext(ctx, `INSERT INTO shards (cid, size, payload, payload_end, created) VALUES (?, ?, ?, ?, ?) ON CONFLICT (cid) DO NOTHING RETURNING id`,
+		sh.cid.Bytes(), size, sh.payload, sh.end, now).Scan(&id)
 	if !errors.Is(err, sql.ErrNoRows) {
-		return id, false, err
+		return id, true, err
 	}
-	res, err := tx.ExecContext(ctx, `INSERT INTO shards (cid, size, payload, payload_end, created) VALUES (?, ?, ?, ?, ?)`,
-		sh.cid.Bytes(), size, sh.payload, sh.end, now)
-	if err != nil {
-		return 0, false, err
-	}
-	id, err = res.LastInsertId()
-	return id, true, err
+	err = tx.QueryRowContext(ctx, `SELECT id FROM shards WHERE cid = ?`, sh.cid.Bytes()).Scan(&id)
+	return id, false, err
 }

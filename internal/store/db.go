@@ -192,7 +192,7 @@ func sized(query, row string, n int, args []any, f func(query string, args []any
 	}
 	for width := len(args) / n; n > 0; {
 		rows := 1
-		for _, size := range []int{statementRows, 32, 6} {
+		for _, size := range []int{statementRows, 32, 6, 2} {
 			if n >= size {
 				rows = size
 				break
