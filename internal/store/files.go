@@ -138,6 +138,52 @@ func (f files) publish(from string, c cid.Cid, sync bool) (bool, error) {
 	return true, err
 }
 
+// put writes the file of a shard, unless it exists. What it writes is not
+// durable yet, and after a crash may be incomplete. It reports whether it wrote
+// the file.
+func (f files) put(c cid.Cid, data []byte) (wrote bool, err error) {
+	path := f.path(c)
+	const flags = os.O_WRONLY | os.O_CREATE | os.O_EXCL
+	out, err := os.OpenFile(path, flags, 0o600)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+			return false, fmt.Errorf("write shard: %w", err)
+		}
+		out, err = os.OpenFile(path, flags, 0o600)
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return f.restore(c, data)
+	}
+	if err != nil {
+		return false, fmt.Errorf("write shard: %w", err)
+	}
+	_, err = out.Write(data)
+	if err = errors.Join(err, out.Close()); err != nil {
+		return false, errors.Join(fmt.Errorf("write shard: %w", err), os.Remove(path))
+	}
+	return true, f.open.drop(c)
+}
+
+// restore writes a shard's file again unless it has these bytes already. What
+// it writes is not durable yet.
+func (f files) restore(c cid.Cid, data []byte) (wrote bool, err error) {
+	if f.has(c, data) {
+		return false, nil
+	}
+	out, err := f.create()
+	if err != nil {
+		return false, err
+	}
+	_, err = out.Write(data)
+	if err = errors.Join(err, out.Close()); err == nil {
+		wrote, err = f.publish(out.Name(), c, false)
+	}
+	if !wrote {
+		err = errors.Join(err, os.Remove(out.Name()))
+	}
+	return wrote, err
+}
+
 // remove deletes a shard's file.
 func (f files) remove(c cid.Cid) error {
 	path := f.path(c)

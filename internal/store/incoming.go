@@ -24,7 +24,7 @@ type Incoming struct {
 	shard   shard
 
 	st      *Store
-	f       *os.File
+	f       *os.File        // nil if small is all there is
 	out     *durable.Writer // nil if Write is not used
 	written int64           // bytes written to it
 	small   []byte          // the bytes of a small shard, for the journal; its file is not synced
@@ -47,19 +47,19 @@ func (st *Store) Receive(ctx context.Context, src io.Reader, length int64) (_ *I
 	if st.db.write == nil {
 		return nil, ErrReadOnly
 	}
-	in, err := st.newIncoming()
-	if err != nil {
-		return nil, err
-	}
+	in := &Incoming{st: st}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, in.Close())
 		}
 	}()
 	var res *scanResult
-	if st.discard {
+	switch {
+	case length >= 0 && st.journal.room(length):
+		res, err = st.receiveSmall(in, src, length)
+	case st.discard:
 		res, err = st.receiveFrame(ctx, in, src, length)
-	} else {
+	default:
 		res, err = st.receive(ctx, in, src, length)
 	}
 	if err != nil {
@@ -73,6 +73,21 @@ func (st *Store) Receive(ctx context.Context, src io.Reader, length int64) (_ *I
 	return in, in.secure()
 }
 
+// receiveSmall reads a small CAR into memory, which takes no more of it than a
+// slow upload does.
+func (st *Store) receiveSmall(in *Incoming, src io.Reader, length int64) (*scanResult, error) {
+	buf := make([]byte, length+1)
+	res, err := st.scan(src, buf, nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	if res.size > length {
+		return nil, fmt.Errorf("receive shard: it is longer than the %d bytes announced", length)
+	}
+	in.small = buf[:res.size]
+	return res, nil
+}
+
 // receiveFrame checks a CAR as it comes in, and keeps everything but the
 // payloads.
 func (st *Store) receiveFrame(ctx context.Context, in *Incoming, src io.Reader, length int64) (*scanResult, error) {
@@ -81,6 +96,9 @@ func (st *Store) receiveFrame(ctx context.Context, in *Incoming, src io.Reader, 
 		return nil, err
 	}
 	defer release()
+	if in.f, err = st.files.create(); err != nil {
+		return nil, err
+	}
 	return st.scan(src, buf, nil, in)
 }
 
@@ -90,14 +108,15 @@ func (st *Store) receiveFrame(ctx context.Context, in *Incoming, src io.Reader, 
 // upload holds a buffer while it waits for its client, or waits for a buffer
 // while its client is sending.
 func (st *Store) receive(ctx context.Context, in *Incoming, src io.Reader, length int64) (*scanResult, error) {
-	in.out = durable.NewWriter(in.f)
+	f, err := st.files.create()
+	if err != nil {
+		return nil, err
+	}
+	in.f, in.out = f, durable.NewWriter(f)
 	buf, release, ok := st.bufferNow(length)
 	if ok {
 		res, err := st.scan(&fastOnly{src: src}, buf, in, nil)
 		release()
-		if err == nil && len(buf) < scanBufferBytes && res.size < int64(len(buf)) {
-			in.small = buf[:res.size] // nobody else gets a buffer of this size
-		}
 		if !errors.Is(err, errSlow) {
 			return res, err
 		}
@@ -109,7 +128,6 @@ func (st *Store) receive(ctx context.Context, in *Incoming, src io.Reader, lengt
 		return nil, err
 	}
 	in.out = nil
-	var err error
 	if buf, release, err = st.buffer(ctx, in.written); err != nil {
 		return nil, err
 	}
@@ -180,7 +198,9 @@ func (in *Incoming) keep(off int64, p []byte) error {
 // secure makes the file durable, or reads its bytes back for the journal.
 func (in *Incoming) secure() error {
 	if !in.st.journal.room(in.Bytes) {
-		in.small = nil
+		if err := in.spill(); err != nil {
+			return err
+		}
 		return in.sync()
 	}
 	if in.small != nil {
@@ -192,6 +212,21 @@ func (in *Incoming) secure() error {
 	if _, err := in.f.ReadAt(in.small, 0); err != nil {
 		return fmt.Errorf("read back shard: %w", err)
 	}
+	return nil
+}
+
+// spill writes a small shard to a file after all, because the journal is full.
+func (in *Incoming) spill() (err error) {
+	if in.small == nil {
+		return nil
+	}
+	if in.f, err = in.st.files.create(); err != nil {
+		return err
+	}
+	if _, err := in.f.Write(in.small); err != nil {
+		return fmt.Errorf("receive shard: %w", err)
+	}
+	in.small = nil
 	return nil
 }
 
@@ -212,8 +247,12 @@ func (in *Incoming) sync() error {
 	return nil
 }
 
-// publish renames the file to the shard's name. The caller holds commit.
+// publish gives the file the shard's name. The caller holds commit.
 func (in *Incoming) publish() (err error) {
+	if in.f == nil {
+		in.done, err = in.st.files.put(in.shard.cid, in.small)
+		return err
+	}
 	if in.small != nil && in.st.files.has(in.shard.cid, in.small) {
 		return nil // the existing file may be durable; this one is not
 	}

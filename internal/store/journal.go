@@ -319,23 +319,3 @@ func readSegment(path string, do func(c cid.Cid, data []byte) error) (err error)
 	}
 	return err
 }
-
-// restore writes a shard's file again unless it has these bytes already. What
-// it writes is not durable yet.
-func (f files) restore(c cid.Cid, data []byte) (wrote bool, err error) {
-	if f.has(c, data) {
-		return false, nil
-	}
-	out, err := f.create()
-	if err != nil {
-		return false, err
-	}
-	_, err = out.Write(data)
-	if err = errors.Join(err, out.Close()); err == nil {
-		wrote, err = f.publish(out.Name(), c, false)
-	}
-	if !wrote {
-		err = errors.Join(err, os.Remove(out.Name()))
-	}
-	return wrote, err
-}

@@ -1,6 +1,8 @@
 package store_test
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -232,6 +234,40 @@ func TestSmallAgain(t *testing.T) {
 	s.put(carOf(leaf))
 	if !s.has(leaf) {
 		t.Error("a damaged file was not replaced")
+	}
+}
+
+// TestSmallOverWreck sends a small shard to a place where a crash left half of
+// it, or somebody else a link.
+func TestSmallOverWreck(t *testing.T) {
+	t.Parallel()
+	for name, wreck := range map[string]func(path string, body []byte) error{
+		"half":      func(path string, body []byte) error { return os.WriteFile(path, body[:len(body)/2], 0o600) },
+		"longer":    func(path string, body []byte) error { return os.WriteFile(path, append(body, 0), 0o600) },
+		"dead link": func(path string, _ []byte) error { return os.Symlink(path+".none", path) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			s := newShelf(t, store.Options{Dir: dir})
+			leaf := raw("leaf")
+			body := carOf(leaf)
+			path := shardFile(dir, carCID(body))
+			if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), wreck(path, bytes.Clone(body))); err != nil {
+				t.Fatal(err)
+			}
+			s.put(body)
+			info, err := os.Lstat(path)
+			if got, rerr := os.ReadFile(path); err != nil || rerr != nil || !info.Mode().IsRegular() || !bytes.Equal(got, body) {
+				t.Errorf("%v, %v, %v: %q", info, err, rerr, got)
+			}
+			if _, err := os.Lstat(path + ".none"); err == nil {
+				t.Error("wrote where the link points")
+			}
+			if left, err := os.ReadDir(filepath.Join(dir, "incoming")); err != nil || len(left) > 0 {
+				t.Errorf("left in incoming: %v, %v", left, err)
+			}
+		})
 	}
 }
 
