@@ -3,8 +3,11 @@ package store
 import (
 	"bytes"
 	"crypto/sha256"
+	"io"
 	"log/slog"
 	"testing"
+
+	"github.com/ipfs/go-cid"
 
 	"github.com/carload/carload/car"
 )
@@ -78,3 +81,54 @@ func TestSegmentsAreSettled(t *testing.T) {
 		t.Errorf("%d bytes count after the end", n)
 	}
 }
+
+// TestJournalFillsMeanwhile: the journal is full by the time a small shard has
+// come in. Then the shard goes to a file that is synced.
+func TestJournalFillsMeanwhile(t *testing.T) {
+	t.Parallel()
+	st, err := Open(t.Context(), Options{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	_, token, err := st.CreateKey(t.Context(), KeyOptions{Name: "key"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	who, err := st.Authenticate(t.Context(), token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf := []byte("leaf")
+	c := cid.NewCidV1(cid.Raw, car.CID(sha256.Sum256(leaf)).Hash())
+	body := car.AppendHeader(nil, c)
+	body = append(append(append(body, byte(c.ByteLen()+len(leaf))), c.Bytes()...), leaf...)
+	src := readerFunc(func(p []byte) (int, error) {
+		st.journal.bytes.Store(journalBytes)
+		n := copy(p, body)
+		body = body[n:]
+		if n == 0 {
+			return 0, io.EOF
+		}
+		return n, nil
+	})
+	in, err := st.Receive(t.Context(), src, int64(len(body)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	if in.small != nil || in.f == nil {
+		t.Error("not in a file")
+	}
+	if err := st.Accept(t.Context(), in, &NewUpload{Caller: who, Kind: KindCAR}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := st.Block(t.Context(), c); err != nil || !bytes.Equal(got, leaf) {
+		t.Errorf("%q, %v", got, err)
+	}
+	st.journal.bytes.Store(0)
+}
+
+type readerFunc func(p []byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
