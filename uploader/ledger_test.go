@@ -84,3 +84,49 @@ func TestReceiptWithEnd(t *testing.T) {
 		})
 	}
 }
+
+// Somebody else is sending a root. An upload of it that has nothing to send does
+// not wait, unless its receipts cannot be read.
+func TestNothingToWaitFor(t *testing.T) {
+	t.Parallel()
+	srv := uploadertest.NewServer(t, uploadertest.Options{})
+	l := &lockedLedger{Ledger: new(uploader.MemoryLedger)}
+	u := newUploader(t, newTarget(t, srv), uploader.Options{Ledger: l})
+	path := randomFile(t, 5000, 1)
+	first, err := uploadOne(t.Context(), u, input(t, path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.locked = true
+	again, err := uploadOne(t.Context(), u, input(t, path))
+	if err != nil || again.Held != 1 || !again.Root.Equals(first.Root) {
+		t.Errorf("%+v, %v", again, err)
+	}
+	l.broken = errors.New("broken")
+	if _, err := uploadOne(t.Context(), u, input(t, path)); !errors.Is(err, l.broken) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// lockedLedger has all its claims taken by somebody else.
+type lockedLedger struct {
+	uploader.Ledger
+	locked bool
+	broken error // of Receipts
+}
+
+func (l *lockedLedger) Begin(ctx context.Context, u uploader.UploadKey, waits func()) (func(), error) {
+	if !l.locked {
+		return l.Ledger.Begin(ctx, u, waits)
+	}
+	waits()
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func (l *lockedLedger) Receipts(ctx context.Context, u uploader.UploadKey) (map[int]cid.Cid, error) {
+	if l.broken != nil {
+		return nil, l.broken
+	}
+	return l.Ledger.Receipts(ctx, u)
+}

@@ -75,17 +75,15 @@ func (u *Uploader) send(ctx context.Context, name, uploadName, source string, l 
 	job := newJob(u, name, uploadName, l, &r)
 	u.progress.toSend.Add(l.plan.Size())
 	u.progress.shards.Add(int64(len(l.plan.Shards)))
-	receipts, err := job.known(ctx)
-	if receipts == nil && err == nil {
-		var end func()
-		if end, err = job.begin(ctx); err != nil {
-			return r, err
-		}
-		defer end()
-		receipts, err = job.resume(ctx)
-	}
+	end, receipts, err := job.begin(ctx)
 	if err != nil {
-		return r, fmt.Errorf("%q (%s): %w", name, root, err)
+		return r, err
+	}
+	defer end()
+	if receipts == nil {
+		if receipts, err = job.resume(ctx); err != nil {
+			return r, fmt.Errorf("%q (%s): %w", name, root, err)
+		}
 	}
 	if err = job.run(ctx, receipts); err != nil {
 		return r, errors.Join(err, job.recordLate(ctx))
@@ -153,21 +151,38 @@ func newJob(u *Uploader, name, uploadName string, l layout, r *Result) *job {
 }
 
 // begin waits until nobody else is sending this root to this target, so that
-// nothing is sent twice.
-func (j *job) begin(ctx context.Context) (end func(), err error) {
-	ctx, cancel := context.WithCancelCause(ctx)
+// nothing is sent twice. There is no need to wait if nothing has to be sent:
+// then it returns all receipts.
+func (j *job) begin(ctx context.Context) (end func(), known map[int]cid.Cid, err error) {
+	claiming, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(j.u.draining, func() { cancel(ErrStopped) })()
-	end, err = j.u.opts.Ledger.Begin(ctx, j.key, func() { j.u.observe(Waiting{Name: j.name, Root: j.root}) })
-	if cause := context.Cause(ctx); err != nil && cause != nil {
-		return nil, cause
+	var failed error
+	end, err = j.u.opts.Ledger.Begin(claiming, j.key, func() {
+		if known, failed = j.known(ctx); known != nil || failed != nil {
+			cancel(nil)
+			return
+		}
+		j.u.observe(Waiting{Name: j.name, Root: j.root})
+	})
+	switch cause := context.Cause(claiming); {
+	case failed != nil:
+		if err == nil {
+			end()
+		}
+		return nil, nil, fmt.Errorf("%q (%s): %w", j.name, j.root, failed)
+	case err == nil:
+		return end, known, nil
+	case known != nil:
+		return func() {}, known, nil
+	case cause != nil:
+		return nil, nil, cause
 	}
-	return end, ledgerError(err)
+	return nil, nil, ledgerError(err)
 }
 
 // known returns the receipts of all shards, if the ledger has them and the
-// target still holds the shards. Then nothing has to be sent, and there is no
-// need to wait for others. Otherwise it returns nil.
+// target still holds the shards. Otherwise it returns nil.
 func (j *job) known(ctx context.Context) (map[int]cid.Cid, error) {
 	if j.u.opts.NoResume {
 		return nil, nil
