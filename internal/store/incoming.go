@@ -28,6 +28,7 @@ type Incoming struct {
 	out     *durable.Writer // nil if Write is not used
 	written int64           // bytes written to it
 	small   []byte          // the bytes of a small shard, for the journal; its file is not synced
+	release func()          // gives back the memory of small; may be nil
 	done    bool            // the file has the name of the shard
 }
 
@@ -55,7 +56,7 @@ func (st *Store) Receive(ctx context.Context, src io.Reader, length int64) (_ *I
 	}()
 	var res *scanResult
 	switch {
-	case length >= 0 && st.journal.room(length):
+	case 0 <= length && length <= slowBytes && st.journal.room(length):
 		res, err = st.receiveSmall(in, src, length)
 	case st.discard:
 		res, err = st.receiveFrame(ctx, in, src, length)
@@ -116,6 +117,10 @@ func (st *Store) receive(ctx context.Context, in *Incoming, src io.Reader, lengt
 	buf, release, ok := st.bufferNow(length)
 	if ok {
 		res, err := st.scan(&fastOnly{src: src}, buf, in, nil)
+		if err == nil && len(buf) < scanBufferBytes && st.journal.room(res.size) && res.size < int64(len(buf)) {
+			in.small, in.release = buf[:res.size], release
+			return res, nil
+		}
 		release()
 		if !errors.Is(err, errSlow) {
 			return res, err
@@ -215,18 +220,18 @@ func (in *Incoming) secure() error {
 	return nil
 }
 
-// spill writes a small shard to a file after all, because the journal is full.
+// spill makes sure that a small shard is in a file, because the journal is full.
 func (in *Incoming) spill() (err error) {
-	if in.small == nil {
+	small := in.small
+	if in.small = nil; small == nil || in.f != nil {
 		return nil
 	}
 	if in.f, err = in.st.files.create(); err != nil {
 		return err
 	}
-	if _, err := in.f.Write(in.small); err != nil {
+	if _, err := in.f.Write(small); err != nil {
 		return fmt.Errorf("receive shard: %w", err)
 	}
-	in.small = nil
 	return nil
 }
 
@@ -263,6 +268,10 @@ func (in *Incoming) publish() (err error) {
 // Close closes the file, and removes it unless it became part of the store. It
 // may be called more than once.
 func (in *Incoming) Close() error {
+	if in.release != nil {
+		in.release()
+		in.release = nil
+	}
 	if in.f == nil {
 		return nil
 	}

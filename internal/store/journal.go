@@ -58,9 +58,9 @@ type segment struct {
 }
 
 const (
-	journalShardBytes = 64 << 10 // longer shards are synced at once
-	segmentBytes      = 8 << 20  // a segment of this size is closed
-	journalBytes      = 64 << 20 // when the journal has this size, small shards are synced at once too
+	journalShardBytes = 256 << 10 // longer shards are synced at once
+	segmentBytes      = 8 << 20   // a segment of this size is closed
+	journalBytes      = 64 << 20  // when the journal has this size, small shards are synced at once too
 
 	// This few files are synced one by one, since the whole file system may
 	// have more to write.
