@@ -140,7 +140,7 @@ func NewReader(r io.Reader, opts ReaderOptions) (*Reader, error) {
 func (r *Reader) Reset(src io.Reader) error {
 	n := bufferBytes
 	if l, ok := src.(interface{ Len() int }); ok { // in memory
-		n = min(n, l.Len()+1)
+		n = max(1, min(n, l.Len()+1))
 	}
 	if len(r.src.buf) < n {
 		r.src.buf = make([]byte, n)

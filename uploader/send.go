@@ -73,6 +73,7 @@ func (u *Uploader) send(ctx context.Context, name, uploadName, source string, l 
 		uploadName = u.opts.UploadName
 	}
 	job := newJob(u, name, uploadName, l, &r)
+	job.late = map[int]cid.Cid{}
 	u.progress.toSend.Add(l.plan.Size())
 	u.progress.shards.Add(int64(len(l.plan.Shards)))
 	end, receipts, err := job.begin(ctx)
@@ -126,7 +127,7 @@ type job struct {
 	pinned atomic.Bool  // a receipt said that the DAG is complete
 
 	archives []cid.Cid       // of the shards with a receipt; each is written by one goroutine
-	late     map[int]cid.Cid // of the only shard, if it is recorded when the upload is finished
+	late     map[int]cid.Cid // of the only shard, if it is recorded when the upload is finished; nil if it never is
 	pieces   []ShardPiece    // like archives; nil if pieces are not wanted
 
 	resend map[int]bool // shards with suspect blocks
@@ -484,8 +485,8 @@ func (j *job) send(ctx context.Context, i int) error {
 // record records the archive of a shard that was sent. If nothing but the
 // record of the finished upload comes next, they are recorded together.
 func (j *job) record(ctx context.Context, i int, archive cid.Cid) error {
-	if _, more := j.u.target.(Finisher); len(j.plan.Shards) == 1 && j.pinned.Load() && !more && j.u.opts.Verify <= VerifyPinned {
-		j.late = map[int]cid.Cid{i: archive}
+	if _, more := j.u.target.(Finisher); j.late != nil && len(j.plan.Shards) == 1 && j.pinned.Load() && !more && j.u.opts.Verify <= VerifyPinned {
+		j.late[i] = archive
 		return nil
 	}
 	return ledgerError(j.u.opts.Ledger.Record(ctx, j.key, i, archive))

@@ -104,7 +104,7 @@ func TestDamagedAtService(t *testing.T) {
 func damageArchive(t *testing.T, store string) {
 	t.Helper()
 	done := false
-	err := filepath.WalkDir(store, func(path string, _ fs.DirEntry, err error) error {
+	err := filepath.WalkDir(filepath.Join(store, "shards"), func(path string, _ fs.DirEntry, err error) error {
 		if err != nil || done || filepath.Ext(path) != ".car" {
 			return err
 		}

@@ -165,15 +165,18 @@ func (w *writer) group(j *job) (group []*job, next *job) {
 // can run have run; nil if there is none. A commit costs as much as several
 // small jobs.
 func (w *writer) another() *job {
-	for range 2 {
-		select {
-		case j := <-w.jobs:
-			return j
-		default:
-			runtime.Gosched()
-		}
+	select {
+	case j := <-w.jobs:
+		return j
+	default:
 	}
-	return nil
+	runtime.Gosched()
+	select {
+	case j := <-w.jobs:
+		return j
+	default:
+		return nil
+	}
 }
 
 func (w *writer) commit(t *tx, group []*job) {
