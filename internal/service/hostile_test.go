@@ -26,8 +26,7 @@ import (
 
 // Any number of trickling uploads must neither take memory that others need nor
 // make others wait.
-func TestSlowUploadsStopNobody(t *testing.T) {
-	t.Parallel()
+func TestSlowUploadsStopNobody(t *testing.T) { // not parallel: it measures the memory of all
 	dir := t.TempDir()
 	s := newServer(t, options{Dir: dir})
 	const slow = 100
