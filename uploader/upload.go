@@ -129,7 +129,7 @@ func (u *Uploader) pull(ctx context.Context, inputs iter.Seq[Input], outcomes ch
 // A small upload mostly waits for disks, so it takes only part of a slot. Many
 // of them share the syncs of the target and the ledger.
 const (
-	wholeSlot     = 8
+	wholeSlot     = 16
 	smallSlot     = 1
 	smallArchives = 256 << 10
 )

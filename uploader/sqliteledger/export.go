@@ -178,7 +178,7 @@ func (l *Ledger) LastSources(ctx context.Context) iter.Seq2[receipts.Source, err
 
 // verified adds what else is known of a source.
 func (l *Ledger) verified(ctx context.Context, s *receipts.Source) error {
-	return l.each(ctx, verifiedTable, `WHERE id = ?`, []any{sourceID(s.Target, s.Source)}, func(r row) error {
+	return l.find(ctx, verifiedTable, `WHERE id = ?`, []any{sourceID(s.Target, s.Source)}, func(r row) error {
 		return addVerification(s, r)
 	})
 }

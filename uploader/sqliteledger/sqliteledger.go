@@ -17,6 +17,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -346,6 +347,15 @@ func (l *Ledger) each(ctx context.Context, t *table, rest string, args []any, vi
 	return l.after(err)
 }
 
+// find is each for the few rows of one key. It does not watch the context
+// meanwhile, which would cost more than the query.
+func (l *Ledger) find(ctx context.Context, t *table, rest string, args []any, visit func(row) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return l.each(context.WithoutCancel(ctx), t, rest, args, visit)
+}
+
 // change is something to do in a transaction.
 type change struct {
 	f    func(context.Context, *sqlite.Writer) error
@@ -365,6 +375,7 @@ func (l *Ledger) change(ctx context.Context, f func(context.Context, *sqlite.Wri
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !c.done {
+		runtime.Gosched() // those who can run may have changes too, and a commit costs more than they do
 		l.queueMu.Lock()
 		batch := l.queue
 		l.queue = nil
@@ -405,7 +416,7 @@ func (l *Ledger) update(ctx context.Context, batch []*change) error {
 // Receipts implements [uploader.Ledger].
 func (l *Ledger) Receipts(ctx context.Context, u uploader.UploadKey) (map[int]cid.Cid, error) {
 	receipts := map[int]cid.Cid{}
-	err := l.each(ctx, receiptsTable, `WHERE upload = ?`, []any{uploadID(u)}, func(r row) error {
+	err := l.find(ctx, receiptsTable, `WHERE upload = ?`, []any{uploadID(u)}, func(r row) error {
 		archive, err := cidOf(r[2])
 		receipts[int(r[1].(int64))] = archive
 		return err
@@ -445,7 +456,7 @@ func checkShard(index int, archive cid.Cid) error {
 // isFinished reports whether everything that Finish would write is there.
 func (l *Ledger) isFinished(ctx context.Context, u uploader.UploadKey, f uploader.Finished) (bool, error) {
 	there, suspects := false, false
-	err := l.each(ctx, uploadsTable, `WHERE id = ?`, []any{uploadID(u)}, func(r row) error {
+	err := l.find(ctx, uploadsTable, `WHERE id = ?`, []any{uploadID(u)}, func(r row) error {
 		known, err := uploadOf(r)
 		there = !known.Finished.IsZero()
 		return err
@@ -458,7 +469,7 @@ func (l *Ledger) isFinished(ctx context.Context, u uploader.UploadKey, f uploade
 		there = known.UploadKey == u && known.Finished == f
 	}
 	if err == nil && there {
-		err = l.each(ctx, suspectsTable, `WHERE id = ?`, []any{rootID(u)}, func(row) error {
+		err = l.find(ctx, suspectsTable, `WHERE id = ?`, []any{rootID(u)}, func(row) error {
 			suspects = true
 			return nil
 		})
@@ -507,7 +518,7 @@ func (l *Ledger) Finish(ctx context.Context, u uploader.UploadKey, archives map[
 
 // Last implements [uploader.Ledger].
 func (l *Ledger) Last(ctx context.Context, target, source string) (u uploader.UploadKey, err error) {
-	err = l.each(ctx, sourcesTable, `WHERE id = ?`, []any{sourceID(target, source)}, func(r row) (err error) {
+	err = l.find(ctx, sourcesTable, `WHERE id = ?`, []any{sourceID(target, source)}, func(r row) (err error) {
 		u, err = keyOf(r[1], r[3], r[4], r[5])
 		return err
 	})
@@ -538,7 +549,7 @@ func forget(ctx context.Context, tx *sqlite.Writer, u uploader.UploadKey) error 
 
 // Suspects implements [uploader.Ledger].
 func (l *Ledger) Suspects(ctx context.Context, u uploader.UploadKey) (blocks []cid.Cid, err error) {
-	err = l.each(ctx, suspectsTable, `WHERE id = ?`, []any{rootID(u)}, func(r row) (err error) {
+	err = l.find(ctx, suspectsTable, `WHERE id = ?`, []any{rootID(u)}, func(r row) (err error) {
 		blocks, err = decodeCIDs(r[3].([]byte))
 		return err
 	})
@@ -563,7 +574,7 @@ func suspect(ctx context.Context, tx *sqlite.Writer, u uploader.UploadKey, block
 
 // Description implements [uploader.Ledger].
 func (l *Ledger) Description(ctx context.Context, key string) (description []byte, err error) {
-	err = l.each(ctx, descriptionsTable, `WHERE id = ?`, []any{descriptionID(key)}, func(r row) error {
+	err = l.find(ctx, descriptionsTable, `WHERE id = ?`, []any{descriptionID(key)}, func(r row) error {
 		description = r[2].([]byte)
 		return nil
 	})
