@@ -216,7 +216,7 @@ func TestStopEarly(t *testing.T) {
 			break
 		}
 	}
-	if pulled > 10+10*uploader.DefaultTransfers { // eight small uploads in each transfer
+	if pulled > 10+18*uploader.DefaultTransfers { // sixteen small uploads in each transfer
 		t.Errorf("%d inputs were pulled for %d results", pulled, results)
 	}
 }
