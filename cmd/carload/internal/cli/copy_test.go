@@ -148,7 +148,7 @@ func TestTargetCopy(t *testing.T) {
 	node := targettest.StartKubo(t)
 	n, transfers, most := 12, 1, 1 // shards in flight
 	if os.Getenv("CARLOAD_TEST_LONG") != "" {
-		n, transfers, most = 200, 3, 3*8 // eight small ones in each transfer
+		n, transfers, most = 200, 3, 3*16 // sixteen small ones in each transfer
 	}
 	url, roots, files := closing(t, home, n)
 	front := uploadertest.NewServer(t, uploadertest.Options{Handler: uploadertest.Forward(t, node.URL), Kind: kuboKind})
