@@ -16,7 +16,8 @@ import (
 // all processes that use the same ledger.
 type Ledger interface {
 	// Begin claims a root at a target: until end is called, no other Begin for
-	// the same root and target returns. If it has to wait, it calls waits once.
+	// the same root and target returns. If it has to wait, it calls waits once,
+	// before it waits.
 	// The key's limit and base do not matter.
 	Begin(ctx context.Context, u UploadKey, waits func()) (end func(), err error)
 

@@ -166,20 +166,19 @@ func (j *job) begin(ctx context.Context) (end func(), known map[int]cid.Cid, err
 		}
 		j.u.observe(Waiting{Name: j.name, Root: j.root})
 	})
+	if err != nil {
+		end = func() {}
+	}
 	switch cause := context.Cause(claiming); {
 	case failed != nil:
-		if err == nil {
-			end()
-		}
+		end()
 		return nil, nil, fmt.Errorf("%q (%s): %w", j.name, j.root, failed)
-	case err == nil:
-		return end, known, nil
 	case known != nil:
-		return func() {}, known, nil
-	case cause != nil:
+		return end, known, nil
+	case err != nil && cause != nil:
 		return nil, nil, cause
 	}
-	return nil, nil, ledgerError(err)
+	return end, nil, ledgerError(err)
 }
 
 // known returns the receipts of all shards, if the ledger has them and the

@@ -11,22 +11,24 @@ import (
 )
 
 // newDatabase makes a database with an empty table t.
-func newDatabase(t *testing.T) (path string, w *sqlite.Writer) {
+func newDatabase(t *testing.T) (*sqlite.Writer, *sqlite.Reader) {
 	t.Helper()
-	path = filepath.Join(t.TempDir(), "a name with ? and % in it.db")
+	path := filepath.Join(t.TempDir(), "a name with ? and % in it.db")
 	w, err := sqlite.OpenWriter(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, err = w.ExecContext(t.Context(), `CREATE TABLE t (n INTEGER PRIMARY KEY)`)
+	r, rerr := sqlite.OpenReader(path, 2)
+	if err := errors.Join(err, rerr); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
-		if err := w.Close(); err != nil {
+		if err := errors.Join(r.Close(), w.Close()); err != nil {
 			t.Error(err)
 		}
 	})
-	if _, err := w.ExecContext(t.Context(), `CREATE TABLE t (n INTEGER PRIMARY KEY)`); err != nil {
-		t.Fatal(err)
-	}
-	return path, w
+	return w, r
 }
 
 func count(t *testing.T, r *sqlite.Reader) (n int) {
@@ -40,12 +42,7 @@ func count(t *testing.T, r *sqlite.Reader) (n int) {
 // An update takes effect as a whole or not at all, and the next one works.
 func TestUpdate(t *testing.T) {
 	t.Parallel()
-	path, w := newDatabase(t)
-	r, err := sqlite.OpenReader(path, 2)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
+	w, r := newDatabase(t)
 	insert := func(n int) func(*sqlite.Writer) error {
 		return func(w *sqlite.Writer) error {
 			_, err := w.ExecContext(t.Context(), `INSERT INTO t VALUES (?)`, n)
@@ -75,12 +72,7 @@ func TestUpdate(t *testing.T) {
 // A statement that ran before sees a schema that has changed since.
 func TestPreparedAfterChange(t *testing.T) {
 	t.Parallel()
-	path, w := newDatabase(t)
-	r, err := sqlite.OpenReader(path, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
+	w, r := newDatabase(t)
 	for i := range 3 {
 		if n := count(t, r); n != i {
 			t.Errorf("%d rows, want %d", n, i)
@@ -97,12 +89,7 @@ func TestPreparedAfterChange(t *testing.T) {
 // More different queries than are kept prepared still work.
 func TestManyQueries(t *testing.T) {
 	t.Parallel()
-	path, w := newDatabase(t)
-	r, err := sqlite.OpenReader(path, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
+	w, r := newDatabase(t)
 	for i := range 600 {
 		query := fmt.Sprintf(`SELECT %d`, i)
 		var a, b int
@@ -115,7 +102,7 @@ func TestManyQueries(t *testing.T) {
 // Every method of a writer checks the context first.
 func TestWriterContext(t *testing.T) {
 	t.Parallel()
-	_, w := newDatabase(t)
+	w, _ := newDatabase(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, execErr := w.ExecContext(ctx, `INSERT INTO t VALUES (1)`)
@@ -142,13 +129,8 @@ func TestWriterContext(t *testing.T) {
 // A reader can't write, and the codes of errors are those of SQLite.
 func TestReaderReads(t *testing.T) {
 	t.Parallel()
-	path, _ := newDatabase(t)
-	r, err := sqlite.OpenReader(path, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	_, err = r.QueryContext(t.Context(), `INSERT INTO t VALUES (1) RETURNING n`)
+	_, r := newDatabase(t)
+	_, err := r.QueryContext(t.Context(), `INSERT INTO t VALUES (1) RETURNING n`)
 	if err == nil || sqlite.Code(err)&0xff != sqlite.ReadOnly {
 		t.Errorf("code %d: %v", sqlite.Code(err), err)
 	}

@@ -33,11 +33,12 @@ type span struct {
 // NewBuilder begins a shard. The final root must have a CID of the same length
 // as root. The caller closes the builder.
 func (st *Store) NewBuilder(root cid.Cid) (*Builder, error) {
-	in, err := st.newIncoming()
+	f, err := st.files.create()
 	if err != nil {
 		return nil, err
 	}
-	b := &Builder{in: in, w: bufio.NewWriterSize(in.f, 256<<10), at: make(map[cid.Cid]span)}
+	in := &Incoming{st: st, f: f}
+	b := &Builder{in: in, w: bufio.NewWriterSize(f, 256<<10), at: make(map[cid.Cid]span)}
 	header := car.AppendHeader(nil, root)
 	b.off = int64(len(header))
 	if _, err := b.w.Write(header); err != nil {

@@ -33,7 +33,7 @@ type knownCaller struct {
 }
 
 const (
-	callerLife  = time.Second // also of what somebody changes in the database by hand
+	callerLife  = time.Second // an operator who changes the database by hand waits no longer than this
 	mostCallers = 1024
 )
 

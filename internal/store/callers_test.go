@@ -5,18 +5,28 @@ import (
 	"testing"
 )
 
-// A revoked key is refused at once, although its owner was just looked up.
-func TestRevokedAtOnce(t *testing.T) {
-	t.Parallel()
+// openWithKey makes a store and a key.
+func openWithKey(t *testing.T) (st *Store, key Key, token string) {
+	t.Helper()
 	st, err := Open(t.Context(), Options{Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer st.Close()
-	key, token, err := st.CreateKey(t.Context(), KeyOptions{Name: "key"})
-	if err != nil {
+	t.Cleanup(func() {
+		if err := st.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if key, token, err = st.CreateKey(t.Context(), KeyOptions{Name: "key"}); err != nil {
 		t.Fatal(err)
 	}
+	return st, key, token
+}
+
+// A revoked key is refused at once, although its owner was just looked up.
+func TestRevokedAtOnce(t *testing.T) {
+	t.Parallel()
+	st, key, token := openWithKey(t)
 	for range 2 {
 		who, err := st.Authenticate(t.Context(), token)
 		if err != nil || who.KeyID != key.ID || who.UserName != DefaultUser {

@@ -32,14 +32,6 @@ type Incoming struct {
 	done    bool            // the file has the name of the shard
 }
 
-func (st *Store) newIncoming() (*Incoming, error) {
-	f, err := st.files.create()
-	if err != nil {
-		return nil, err
-	}
-	return &Incoming{st: st, f: f}, nil
-}
-
 // Receive reads a CAR from src, checks it, and writes it to a file. Length is
 // the CAR's length, or -1 if unknown. If the CAR is wrong, the error is a
 // [CARError]. Errors of src are returned unchanged. Src must not return a bare

@@ -86,15 +86,7 @@ func TestSegmentsAreSettled(t *testing.T) {
 // come in. Then the shard goes to a file that is synced.
 func TestJournalFillsMeanwhile(t *testing.T) {
 	t.Parallel()
-	st, err := Open(t.Context(), Options{Dir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer st.Close()
-	_, token, err := st.CreateKey(t.Context(), KeyOptions{Name: "key"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	st, _, token := openWithKey(t)
 	who, err := st.Authenticate(t.Context(), token)
 	if err != nil {
 		t.Fatal(err)

@@ -147,12 +147,29 @@ func findUpload(ctx context.Context, q querier, userID int64, source string) (Up
 	if err != nil {
 		return u, fmt.Errorf("look up upload: %w", err)
 	}
-	return u, u.findParts(ctx, q)
+	page := []Upload{u}
+	err = findParts(ctx, q, page)
+	return page[0], err
 }
 
-func (u *Upload) findParts(ctx context.Context, q querier) (err error) {
-	u.Parts, err = rowsOf(ctx, q, `SELECT s.cid FROM upload_shards us JOIN shards s ON s.id = us.shard_id
-		WHERE us.upload_id = ? AND NOT EXISTS (SELECT 1 FROM damage d WHERE d.shard = s.id) ORDER BY us.seq`, []any{u.ID}, scanCID)
+// findParts looks up the parts of uploads.
+func findParts(ctx context.Context, q querier, page []Upload) error {
+	at, ids := make(map[int64]int, len(page)), make([]any, len(page))
+	for i := range page {
+		at[page[i].ID], ids[i] = i, page[i].ID
+	}
+	err := sized(`SELECT us.upload_id, s.cid FROM upload_shards us JOIN shards s ON s.id = us.shard_id
+		WHERE us.upload_id IN (%s) AND NOT EXISTS (SELECT 1 FROM damage d WHERE d.shard = s.id) ORDER BY us.seq`, `?`, len(ids), ids,
+		func(query string, args []any) error {
+			return eachRow(ctx, q, query, args, func(scan scanRow) error {
+				var id int64
+				var part cid.Cid
+				err := scan(&id, (*cidColumn)(&part))
+				u := &page[at[id]]
+				u.Parts = append(u.Parts, part)
+				return err
+			})
+		})
 	if err != nil {
 		return fmt.Errorf("list parts: %w", err)
 	}
@@ -208,12 +225,7 @@ func (st *Store) Uploads(ctx context.Context, f Filter) (page []Upload, count in
 	if err != nil && !errors.Is(err, full) {
 		return nil, 0, fmt.Errorf("list uploads: %w", err)
 	}
-	for i := range page {
-		if err := page[i].findParts(ctx, st.db.read); err != nil {
-			return nil, 0, err
-		}
-	}
-	return page, count, nil
+	return page, count, findParts(ctx, st.db.read, page)
 }
 
 func length(s *string) int {

@@ -297,11 +297,11 @@ func TestLocalErrorsExitCode(t *testing.T) {
 	store := uploadertest.NewServer(t, uploadertest.Options{})
 	var err error // what fails now
 	good := serviceAt(t, store.URL, nil)
-	ledger := func(op string) *uploader.Uploader {
-		return engine(t, good, uploader.Options{Ledger: &brokenLedger{err: &err, op: op}, Verify: uploader.VerifySample})
+	ledger := func(op string, level uploader.VerifyLevel) *uploader.Uploader {
+		return engine(t, good, uploader.Options{Ledger: &brokenLedger{err: &err, op: op}, Verify: level})
 	}
 	u, spool, movie := engine(t, good, uploader.Options{}), t.TempDir(), someFile(t)
-	receipts, record, finish := ledger("receipts"), ledger("record"), ledger("finish")
+	receipts, record, finish := ledger("receipts", uploader.VerifyPinned), ledger("record", uploader.VerifySample), ledger("finish", uploader.VerifyPinned)
 	broken, rate := engine(t, brokenTarget{&err}, uploader.Options{}), engine(t, paced(t, store.URL, &err), uploader.Options{})
 	for n := range numbers() {
 		want := func(code int) int {

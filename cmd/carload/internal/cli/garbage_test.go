@@ -16,7 +16,7 @@ func TestPercentOfGarbage(t *testing.T) {
 }
 
 // The percentage follows the heap until restore, and no longer.
-func TestGarbageLimit(t *testing.T) { //nolint:paralleltest // the percentage is that of the process
+func TestGarbageLimit(t *testing.T) {
 	t.Setenv("GOGC", "")
 	was := debug.SetGCPercent(77)
 	defer debug.SetGCPercent(was)
