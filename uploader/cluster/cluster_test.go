@@ -195,7 +195,8 @@ func upload(t *testing.T, opts cluster.Options, name string) (uploader.Result, e
 	if err := os.WriteFile(path, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	u, err := uploader.New(target, uploader.Options{MaxShardBytes: 1_500_000, Retries: 2, Clock: hasty{}})
+	// One shard may meet all the faults of a test.
+	u, err := uploader.New(target, uploader.Options{MaxShardBytes: 1_500_000, Retries: 3, Clock: hasty{}})
 	if err != nil {
 		t.Fatal(err)
 	}
