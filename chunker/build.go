@@ -26,6 +26,7 @@ import (
 	"io/fs"
 	"os"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -223,13 +224,12 @@ func (b *builder) describe(ctx context.Context, n *node, src io.ReaderAt) error 
 	p := b.dag.profileOf(n)
 	switch {
 	case b.oneLeaf(n.size):
-		// Room for more than this one leaf would be most of a small file's
-		// cost.
-		h := &batch{b: b, buf: make([]byte, 0, p.leafBytes(n.size)), sums: make([][sha256mb.Size]byte, 1)}
+		h := batchOfOne(b, p.leafBytes(n.size))
 		if err = h.add(p, n, src, 0, n.size, n.digest[:]); err == nil {
 			h.flush()
 			b.finishLeaf(n)
 		}
+		h.recycle()
 	case b.cutter != nil:
 		err = b.cut(ctx, n, src)
 	default:
@@ -400,6 +400,31 @@ func newBatch(b *builder, leafBytes int) *batch {
 		b:    b,
 		buf:  make([]byte, 0, max(largeLeaves*leafBytes, batchBytes)),
 		sums: make([][sha256mb.Size]byte, batchLeaves),
+	}
+}
+
+// smallBatches are batches with room for batchBytes that builds of small files
+// left. To make one would be most of the cost of such a build.
+var smallBatches sync.Pool
+
+// batchOfOne returns a batch for one leaf of this size. The caller passes it to
+// recycle.
+func batchOfOne(b *builder, leafBytes int) *batch {
+	if leafBytes > batchBytes {
+		return &batch{b: b, buf: make([]byte, 0, leafBytes), sums: make([][sha256mb.Size]byte, 1)}
+	}
+	if h, ok := smallBatches.Get().(*batch); ok {
+		h.b = b
+		return h
+	}
+	return newBatch(b, 0)
+}
+
+// recycle leaves an empty batch for other builds.
+func (h *batch) recycle() {
+	h.b = nil
+	if cap(h.buf) == batchBytes {
+		smallBatches.Put(h)
 	}
 }
 

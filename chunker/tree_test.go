@@ -1,6 +1,8 @@
 package chunker_test
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -249,6 +251,37 @@ func (s shortAt) ReadAt(p []byte, off int64) (int, error) {
 		n += copy(p[n:min(n+s.step, len(p))], s.bytesSource[off+int64(n):])
 	}
 	return n, nil
+}
+
+// endsEarly is a source that is one byte shorter than it says.
+type endsEarly struct{ bytesSource }
+
+func (s endsEarly) Size() int64 { return s.bytesSource.Size() + 1 }
+
+// TestSmallFilesInTurn: builds of small files use the same memory one after the
+// other. What one of them read, or could not read, does not get into the next.
+func TestSmallFilesInTurn(t *testing.T) {
+	t.Parallel()
+	for i, size := range []int{1, 100, 70_000, 262_000, 256 << 10, 1<<20 - 1, 3} {
+		for worker := range 4 {
+			data := bytesSource(random(size, uint64(4*i+worker)))
+			t.Run("", func(t *testing.T) {
+				t.Parallel()
+				for range 10 {
+					if _, err := chunker.Build(t.Context(), endsEarly{data}, chunker.Options{}); !errors.Is(err, car.ErrSourceChanged) {
+						t.Fatalf("%d bytes that end early: %v", size, err)
+					}
+					d, err := chunker.Build(t.Context(), data, chunker.Options{})
+					if err != nil {
+						t.Fatal(err)
+					}
+					if want := sha256.Sum256(data); !bytes.Equal(d.Root().Hash()[2:], want[:]) {
+						t.Fatalf("%d bytes: root %s, want the digest %x", size, d.Root(), want)
+					}
+				}
+			})
+		}
+	}
 }
 
 func TestReadSteps(t *testing.T) {
