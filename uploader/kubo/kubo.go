@@ -158,15 +158,12 @@ var hashes = []uint64{
 func (t *Target) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt, error) {
 	ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
 	defer stop()
-	open := func() (io.ReadCloser, error) { return dog.Request(bulk.NewForm(s.Open(ctx))), nil }
-	body, _ := open()
-	req, err := t.request(ctx, "dag/import", url.Values{"pin-roots": {"false"}, "stats": {"true"}, "fast-provide-root": {"false"}}, body)
+	req, err := t.request(ctx, "dag/import", url.Values{"pin-roots": {"false"}, "stats": {"true"}, "fast-provide-root": {"false"}})
 	if err != nil {
-		return uploader.Receipt{}, errors.Join(err, body.Close())
+		return uploader.Receipt{}, err
 	}
-	req.ContentLength, req.GetBody = bulk.FormBytes+s.Size, open
+	bulk.SetBody(req, bulk.FormBytes+s.Size, func() bulk.Body { return dog.Request(bulk.NewForm(s.Open(ctx))) })
 	req.Header.Set("Content-Type", bulk.FormType)
-	req.Header.Set("Expect", "100-continue")
 	var r uploader.Receipt
 	said := false
 	err = t.stream(req, dog, func(line []byte) error {
@@ -266,7 +263,7 @@ func (t *Target) walk(ctx context.Context, d uploader.Upload) error {
 	ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
 	defer stop()
 	// Progress sends a line for each block, which shows that the walk goes on.
-	req, err := t.request(ctx, "dag/stat", url.Values{"arg": {d.Root.String()}, "offline": {"true"}, "progress": {"true"}}, nil)
+	req, err := t.request(ctx, "dag/stat", url.Values{"arg": {d.Root.String()}, "offline": {"true"}, "progress": {"true"}})
 	if err != nil {
 		return err
 	}
@@ -318,7 +315,7 @@ func (t *Target) pin(ctx context.Context, d uploader.Upload) error {
 	defer stop()
 	req, err := t.request(watched, "pin/add", url.Values{
 		"arg": {d.Root.String()}, "recursive": {"true"}, "progress": {"true"}, "name": {cut(d.Name, maxPinNameBytes)},
-	}, nil)
+	})
 	if err != nil {
 		return err
 	}
@@ -382,7 +379,7 @@ func (t *Target) show(ctx context.Context, d uploader.Upload) error {
 func (t *Target) FetchBlock(ctx context.Context, c cid.Cid, limit int) ([]byte, error) {
 	ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
 	defer stop()
-	req, err := t.request(ctx, "block/get", url.Values{"arg": {c.String()}, "offline": {"true"}}, nil)
+	req, err := t.request(ctx, "block/get", url.Values{"arg": {c.String()}, "offline": {"true"}})
 	if err != nil {
 		return nil, err
 	}
@@ -404,7 +401,7 @@ func (t *Target) FetchBlock(ctx context.Context, c cid.Cid, limit int) ([]byte, 
 // FetchArchive implements [uploader.ArchiveFetcher] with dag/export.
 func (t *Target) FetchArchive(ctx context.Context, root cid.Cid) (io.ReadCloser, error) {
 	ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
-	req, err := t.request(ctx, "dag/export", url.Values{"arg": {root.String()}, "offline": {"true"}, "progress": {"false"}}, nil)
+	req, err := t.request(ctx, "dag/export", url.Values{"arg": {root.String()}, "offline": {"true"}, "progress": {"false"}})
 	if err != nil {
 		stop()
 		return nil, err
@@ -450,7 +447,7 @@ func (t *Target) List(ctx context.Context) iter.Seq2[uploader.Held, error] {
 	return func(yield func(uploader.Held, error) bool) {
 		ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
 		defer stop()
-		req, err := t.request(ctx, "pin/ls", url.Values{"type": {"recursive"}, "names": {"true"}, "stream": {"true"}}, nil)
+		req, err := t.request(ctx, "pin/ls", url.Values{"type": {"recursive"}, "names": {"true"}, "stream": {"true"}})
 		if err != nil {
 			yield(uploader.Held{}, err)
 			return
@@ -495,11 +492,11 @@ func (t *Target) Version(ctx context.Context) (string, error) {
 }
 
 // request makes an RPC request.
-func (t *Target) request(ctx context.Context, command string, args url.Values, body io.Reader) (*http.Request, error) {
+func (t *Target) request(ctx context.Context, command string, args url.Values) (*http.Request, error) {
 	u := *t.at.base
 	u.Path += "/api/v0/" + command
 	u.RawQuery = args.Encode()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), body)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -527,7 +524,7 @@ func (t *Target) send(req *http.Request) (*http.Response, error) {
 func (t *Target) ask(ctx context.Context, command string, args url.Values, v any) error {
 	ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
 	defer stop()
-	req, err := t.request(ctx, command, args, nil)
+	req, err := t.request(ctx, command, args)
 	if err != nil {
 		return err
 	}
