@@ -165,19 +165,16 @@ func TestTargetCopy(t *testing.T) {
 		cmd := command("-q")
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr
-		killed, ended := make(chan struct{}), make(chan struct{})
+		killed := make(chan struct{})
 		front.Script(uploadertest.Upload, append(uploadertest.Repeat(after, uploadertest.Pass), func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
 			_ = cmd.Process.Kill() // it can't have ended, because it waits for this reply
-			<-ended                // or it might still send the shard again
 			uploadertest.Reset(w)
 			close(killed)
 		})...)
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		err := cmd.Wait()
-		close(ended)
-		if exitCode(err) != -1 {
+		if err := cmd.Wait(); exitCode(err) != -1 {
 			t.Fatalf("it was not killed: %v\n%s", err, stderr.String())
 		}
 		<-killed
