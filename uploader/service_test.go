@@ -65,8 +65,7 @@ func TestSelfHosted(t *testing.T) {
 	if err != nil || r.Root != rootOf(t, path) || r.Held != 0 {
 		t.Fatalf("%+v, %v", r, err)
 	}
-	// The transport may repeat a small shard by itself after a lost connection.
-	if p := u.Progress(); p.Retries < 3 || p.BytesSent != p.BytesToSend {
+	if p := u.Progress(); p.Retries < 6 || p.BytesSent != p.BytesToSend {
 		t.Errorf("progress %+v", p)
 	}
 	requests := srv.Count(uploadertest.Upload).Requests

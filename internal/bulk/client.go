@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"sync/atomic"
@@ -70,25 +69,6 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 		return Permanent(fmt.Errorf("refused to follow a redirect from %s to %q, another origin", first.Host, req.URL.Host))
 	}
 	return nil
-}
-
-// askBytes is the length from which on a body waits for the server's go-ahead.
-const askBytes = 256 << 10
-
-// SetBody gives a request a body of a known length. Each call of open returns it
-// from the first byte on. It must do no harm to send it twice.
-//
-// A large body waits for the server's go-ahead (100 Continue), so that it is not
-// sent in vain. A small one would wait longer than it takes to send: it goes
-// out at once, and once more if the server was just closing the connection.
-func SetBody(req *http.Request, length int64, open func() Body) {
-	req.ContentLength, req.Body = length, open()
-	req.GetBody = func() (io.ReadCloser, error) { return open(), nil }
-	if length >= askBytes {
-		req.Header.Set("Expect", "100-continue")
-	} else {
-		req.Header["Idempotency-Key"] = nil // for the transport; it is not sent
-	}
 }
 
 // Send sends a request. The caller closes the body of the reply.

@@ -13,8 +13,8 @@ import (
 
 // NewTransport makes a transport for bodies of 100 MB. It uses one TCP
 // connection per transfer (hence no HTTP/2) and large writes, and waits for the
-// go-ahead (100 Continue) if SetBody asks for it. No timeout covers a whole
-// request. Proxies come from the environment: HTTPS_PROXY, HTTP_PROXY and
+// server's go-ahead (100 Continue) before it sends a body. No timeout covers a
+// whole request. Proxies come from the environment: HTTPS_PROXY, HTTP_PROXY and
 // NO_PROXY.
 func NewTransport() *http.Transport {
 	dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}

@@ -125,13 +125,13 @@ func (t *Target) send(ctx context.Context, s *uploader.Shard, key string, traili
 	defer stop()
 	var scan *scanner
 	length := s.Size
-	open := func() bulk.Body {
+	open := func() (io.ReadCloser, error) {
 		scan = new(scanner) // of the last body, which is read to its end
 		body := bulk.Body(&scanned{s.Open(ctx), scan})
 		if trailing {
 			body = newChunk(body.(*scanned), s.Size)
 		}
-		return dog.Request(body)
+		return dog.Request(body), nil
 	}
 	if trailing {
 		length = chunkBytes(s.Size)
@@ -159,7 +159,9 @@ func (t *Target) send(ctx context.Context, s *uploader.Shard, key string, traili
 	if err != nil {
 		return cid.Undef, nil, err
 	}
-	bulk.SetBody(req, length, open)
+	req.Body, _ = open()
+	req.GetBody = open
+	req.Header.Set("Expect", "100-continue")
 	resp, err := t.client.Send(req)
 	if err != nil {
 		return cid.Undef, nil, err

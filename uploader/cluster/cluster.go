@@ -127,14 +127,17 @@ func (t *Target) peers(q url.Values, adding bool) url.Values {
 func (t *Target) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt, error) {
 	ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
 	defer stop()
+	open := func() (io.ReadCloser, error) { return dog.Request(bulk.NewForm(s.Open(ctx))), nil }
+	body, _ := open()
 	// Without stream channels, the status is reliable, and arrives at the end.
 	q := t.peers(url.Values{"format": {"car"}, "no-pin": {"true"}, "stream-channels": {"false"}}, true)
-	req, err := t.request(ctx, http.MethodPost, "/add", q)
+	req, err := t.request(ctx, http.MethodPost, "/add", q, body)
 	if err != nil {
-		return uploader.Receipt{}, err
+		return uploader.Receipt{}, errors.Join(err, body.Close())
 	}
-	bulk.SetBody(req, bulk.FormBytes+s.Size, func() bulk.Body { return dog.Request(bulk.NewForm(s.Open(ctx))) })
+	req.ContentLength, req.GetBody = bulk.FormBytes+s.Size, open
 	req.Header.Set("Content-Type", bulk.FormType)
+	req.Header.Set("Expect", "100-continue")
 	var added []struct {
 		Cid   text  `json:"cid"`
 		Bytes int64 `json:"bytes"`
@@ -240,11 +243,11 @@ func (t *Target) Delete(ctx context.Context, root cid.Cid) error {
 // that is not known yet.
 func (t *Target) Skew() (time.Duration, bool) { return t.client.Skew() }
 
-func (t *Target) request(ctx context.Context, method, path string, q url.Values) (*http.Request, error) {
+func (t *Target) request(ctx context.Context, method, path string, q url.Values, body io.Reader) (*http.Request, error) {
 	u := *t.base
 	u.Path += path
 	u.RawQuery = q.Encode()
-	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
 	if err != nil {
 		return nil, err
 	}
@@ -257,7 +260,7 @@ func (t *Target) request(ctx context.Context, method, path string, q url.Values)
 func (t *Target) ask(ctx context.Context, method, path string, q url.Values, v any) error {
 	ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
 	defer stop()
-	req, err := t.request(ctx, method, path, q)
+	req, err := t.request(ctx, method, path, q, nil)
 	if err != nil {
 		return err
 	}

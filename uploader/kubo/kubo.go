@@ -158,12 +158,15 @@ var hashes = []uint64{
 func (t *Target) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt, error) {
 	ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
 	defer stop()
-	req, err := t.request(ctx, "dag/import", url.Values{"pin-roots": {"false"}, "stats": {"true"}, "fast-provide-root": {"false"}})
+	open := func() (io.ReadCloser, error) { return dog.Request(bulk.NewForm(s.Open(ctx))), nil }
+	body, _ := open()
+	req, err := t.request(ctx, "dag/import", url.Values{"pin-roots": {"false"}, "stats": {"true"}, "fast-provide-root": {"false"}}, body)
 	if err != nil {
-		return uploader.Receipt{}, err
+		return uploader.Receipt{}, errors.Join(err, body.Close())
 	}
-	bulk.SetBody(req, bulk.FormBytes+s.Size, func() bulk.Body { return dog.Request(bulk.NewForm(s.Open(ctx))) })
+	req.ContentLength, req.GetBody = bulk.FormBytes+s.Size, open
 	req.Header.Set("Content-Type", bulk.FormType)
+	req.Header.Set("Expect", "100-continue")
 	var r uploader.Receipt
 	said := false
 	err = t.stream(req, dog, func(line []byte) error {
@@ -263,7 +266,7 @@ func (t *Target) walk(ctx context.Context, d uploader.Upload) error {
 	ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
 	defer stop()
 	// Progress sends a line for each block, which shows that the walk goes on.
-	req, err := t.request(ctx, "dag/stat", url.Values{"arg": {d.Root.String()}, "offline": {"true"}, "progress": {"true"}})
+	req, err := t.request(ctx, "dag/stat", url.Values{"arg": {d.Root.String()}, "offline": {"true"}, "progress": {"true"}}, nil)
 	if err != nil {
 		return err
 	}
@@ -315,7 +318,7 @@ func (t *Target) pin(ctx context.Context, d uploader.Upload) error {
 	defer stop()
 	req, err := t.request(watched, "pin/add", url.Values{
 		"arg": {d.Root.String()}, "recursive": {"true"}, "progress": {"true"}, "name": {cut(d.Name, maxPinNameBytes)},
-	})
+	}, nil)
 	if err != nil {
 		return err
 	}
@@ -379,7 +382,7 @@ func (t *Target) show(ctx context.Context, d uploader.Upload) error {
 func (t *Target) FetchBlock(ctx context.Context, c cid.Cid, limit int) ([]byte, error) {
 	ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
 	defer stop()
-	req, err := t.request(ctx, "block/get", url.Values{"arg": {c.String()}, "offline": {"true"}})
+	req, err := t.request(ctx, "block/get", url.Values{"arg": {c.String()}, "offline": {"true"}}, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -401,7 +404,7 @@ func (t *Target) FetchBlock(ctx context.Context, c cid.Cid, limit int) ([]byte, 
 // FetchArchive implements [uploader.ArchiveFetcher] with dag/export.
 func (t *Target) FetchArchive(ctx context.Context, root cid.Cid) (io.ReadCloser, error) {
 	ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
-	req, err := t.request(ctx, "dag/export", url.Values{"arg": {root.String()}, "offline": {"true"}, "progress": {"false"}})
+	req, err := t.request(ctx, "dag/export", url.Values{"arg": {root.String()}, "offline": {"true"}, "progress": {"false"}}, nil)
 	if err != nil {
 		stop()
 		return nil, err
@@ -447,7 +450,7 @@ func (t *Target) List(ctx context.Context) iter.Seq2[uploader.Held, error] {
 	return func(yield func(uploader.Held, error) bool) {
 		ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
 		defer stop()
-		req, err := t.request(ctx, "pin/ls", url.Values{"type": {"recursive"}, "names": {"true"}, "stream": {"true"}})
+		req, err := t.request(ctx, "pin/ls", url.Values{"type": {"recursive"}, "names": {"true"}, "stream": {"true"}}, nil)
 		if err != nil {
 			yield(uploader.Held{}, err)
 			return
@@ -492,11 +495,11 @@ func (t *Target) Version(ctx context.Context) (string, error) {
 }
 
 // request makes an RPC request.
-func (t *Target) request(ctx context.Context, command string, args url.Values) (*http.Request, error) {
+func (t *Target) request(ctx context.Context, command string, args url.Values, body io.Reader) (*http.Request, error) {
 	u := *t.at.base
 	u.Path += "/api/v0/" + command
 	u.RawQuery = args.Encode()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), body)
 	if err != nil {
 		return nil, err
 	}
@@ -524,7 +527,7 @@ func (t *Target) send(req *http.Request) (*http.Response, error) {
 func (t *Target) ask(ctx context.Context, command string, args url.Values, v any) error {
 	ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
 	defer stop()
-	req, err := t.request(ctx, command, args)
+	req, err := t.request(ctx, command, args, nil)
 	if err != nil {
 		return err
 	}

@@ -149,12 +149,15 @@ func (t *Target) Put(ctx context.Context, s *uploader.Shard) (uploader.Receipt, 
 	}
 	ctx, dog, stop := bulk.Watch(ctx, t.opts.Stall)
 	defer stop()
-	req, err := t.request(ctx, http.MethodPost, t.base, "/upload", nil)
+	open := func() (io.ReadCloser, error) { return dog.Request(s.Open(ctx)), nil }
+	body, _ := open()
+	req, err := t.request(ctx, http.MethodPost, t.base, "/upload", body)
 	if err != nil {
-		return uploader.Receipt{}, err
+		return uploader.Receipt{}, errors.Join(err, body.Close())
 	}
-	bulk.SetBody(req, s.Size, func() bulk.Body { return dog.Request(s.Open(ctx)) })
+	req.ContentLength, req.GetBody = s.Size, open
 	req.Header.Set("Content-Type", "application/car")
+	req.Header.Set("Expect", "100-continue")
 	if s.Name != "" {
 		req.Header.Set("X-Name", url.PathEscape(s.Name))
 	}
